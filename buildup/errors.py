@@ -1,0 +1,97 @@
+"""Everything that can go wrong through no fault of the program, as one tree.
+
+BuildupError
+├── RequestError      what was asked for is wrong; nothing was started or written (exit 2)
+│   ├── SpaceError    a search space file
+│   ├── LayoutError   a layout string or an edit that does not fit its network
+│   ├── BaseError     a model that cannot be a base
+│   ├── RecipeError   a recipe file
+│   ├── DataError     a dataset that is missing, broken or not what was asked for
+│   ├── TableError    a table of scores
+│   ├── RunError      a run folder that is missing, taken, foreign or damaged
+│   └── ResourceError a device, a worker, a cluster or a storage that cannot be had
+└── SearchError       it was started, and it failed (exit 1)
+    ├── WeakBase      the base did not learn, so no verdict on top of it would mean anything
+    └── ExportError   what was written does not compute what was trained
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class BuildupError(Exception):
+    """The root: its text is one paragraph for a person."""
+
+    exit_code = 1
+
+
+class RequestError(BuildupError):
+    """A wrong request, with every problem that was found in it."""
+
+    exit_code = 2
+
+    def __init__(self, *problems: str) -> None:
+        assert problems
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class SpaceError(RequestError):
+    """A search space file that cannot be used."""
+
+
+class LayoutError(RequestError):
+    """A layout or an edit that does not fit its network."""
+
+
+class BaseError(RequestError):
+    """A model that cannot be a base."""
+
+
+class RecipeError(RequestError):
+    """A recipe that cannot be used."""
+
+
+class DataError(RequestError):
+    """A dataset that is missing, broken, or not what was asked for."""
+
+
+class TableError(RequestError):
+    """A table of scores that cannot be used."""
+
+
+class RunError(RequestError):
+    """A run folder that is missing, taken, foreign or damaged."""
+
+
+class ResourceError(RequestError):
+    """A device, a worker, a cluster or a storage that cannot be had."""
+
+
+class SearchError(BuildupError):
+    """A search that was started and failed."""
+
+
+class WeakBase(SearchError):
+    """A base that did not learn: every change on top of it would look good."""
+
+
+class ExportError(SearchError):
+    """An exported network that does not compute what was trained."""
+
+
+def unknown(what: str, found: str, known: Iterable[str], *, shown: int = 12) -> str:
+    """Say that a name is not known, and which ones are meant or exist.
+
+    >>> unknown("recipe", "quikc", ["quick", "paper"])
+    "unknown recipe 'quikc': did you mean 'quick'? Known: paper, quick."
+    """
+    names = sorted(known)
+    close = get_close_matches(found, names, n=3, cutoff=0.6)
+    hint = f" did you mean {_either(close)}?" if close else ""
+    listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
+    return f"unknown {what} {found!r}:{hint} Known: {listed}."
+
+
+def _either(names: Sequence[str]) -> str:
+    return " or ".join(repr(name) for name in names)

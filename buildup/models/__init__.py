@@ -1,0 +1,1 @@
+"""Graph to timm module and back."""

@@ -1,0 +1,1 @@
+"""What may be searched: YAML to frozen values."""

@@ -1,0 +1,97 @@
+"""YAML to `SearchSpace`: by the name of a space that ships, or by the path of a file."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from buildup.errors import RequestError, SpaceError, unknown
+from buildup.space.schema import SearchSpace, StageSpace
+
+INSTALLED = Path(__file__).parent.parent / "search_spaces"
+CHECKOUT = Path(__file__).parent.parent.parent / "search_spaces"
+
+
+def shipped() -> dict[str, Path]:
+    """The spaces that ship, by name; in a checkout they lie beside the package, in an installation inside it."""
+    folder = INSTALLED if INSTALLED.is_dir() else CHECKOUT
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load(name: str) -> SearchSpace:
+    """The space of a name or a file."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        return _read(path)
+    if name not in shipped():
+        raise SpaceError(unknown("space", name, shipped()) + " A space of your own is given as a path ending in .yaml.")
+    return _read(shipped()[name])
+
+
+def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, Any]:
+    """The mapping in a YAML file, by the safe loader, with one clear error for all that can be wrong."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise error(f"{path}: this {what} can't be read: {problem}.") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeys)  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError) as problem:
+        raise error(f"{path}: not valid YAML: {' '.join(str(problem).split())}.") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise error(f"{path}: a {what} is a mapping of names to values, this is {type(values).__name__}.")
+    return values
+
+
+def _read(path: Path) -> SearchSpace:
+    values = read_mapping(path, SpaceError, "space file")
+    problems = _unknown_keys(values, SearchSpace, "")
+    for key in ("description",):
+        if not isinstance(values.get(key, ""), str):
+            problems.append(f"{key} is {values[key]!r}; a text is needed.")
+    stages = values.pop("stages", None)
+    known_stages: list[StageSpace] = []
+    if stages is not None and not isinstance(stages, list):
+        problems.append(f"stages is {stages!r}; a list with one entry a stage is needed.")
+    else:
+        for number, stage in enumerate(stages or ()):
+            stage = {} if stage is None else stage
+            if not isinstance(stage, dict):
+                problems.append(f"stages[{number}] is {stage!r}; a mapping is needed.")
+                continue
+            problems += _unknown_keys(stage, StageSpace, f"stages[{number}].")
+            known_stages.append(StageSpace(**_known(stage, StageSpace)))
+    settings = {"name": path.stem, "description": "", **_known(values, SearchSpace)}
+    try:
+        space = SearchSpace(**settings, stages=tuple(known_stages) if stages else None)
+    except SpaceError as error:
+        problems += error.problems
+    if problems:
+        raise SpaceError(*(f"{path}: {problem}" for problem in problems))
+    return space
+
+
+def _unknown_keys(values: dict[str, Any], schema: type, prefix: str) -> list[str]:
+    known = {field.name for field in fields(schema)} - ({"name"} if schema is SearchSpace else set())
+    return [f"{prefix}{unknown('key', str(key), known)}" for key in values if key not in known]
+
+
+def _known(values: dict[str, Any], schema: type) -> dict[str, Any]:
+    names = {field.name for field in fields(schema)}
+    return {key: value for key, value in values.items() if key in names}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which also refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be plain", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,122 @@
+"""How a training ended: with a score, or with a failure that has a name and a sentence for people."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Reason(StrEnum):
+    """Why a training has no score."""
+
+    DIVERGED = "diverged"
+    """The loss became infinite or not a number."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The device had too little memory."""
+    BROKEN = "broken"
+    """The code raised; the message is the traceback."""
+    LOST = "lost"
+    """Its worker died again and again."""
+    UNNEEDED = "unneeded"
+    """A verdict fell without it, so it was ended early."""
+
+
+class Failed(Exception):
+    """Raised inside a training to end it with a named failure."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Epoch:
+    """What one epoch of a training showed."""
+
+    number: int
+    """Counted from 1."""
+    metrics: Mapping[str, float]
+    """`accuracy` in percent of the validation images; `train_loss`, `nll`, `ece`, `lr`, `seconds` and more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a finished training is worth on the validation images."""
+
+    accuracy: float
+    """In percent: higher is better, and a difference of 1 is one point."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    correct: bytes | None = None
+    """One bit an image in validation order, packed: right or wrong. None where only a table is known."""
+    images: int = 0
+    """How many validation images there are."""
+    seconds: float = 0.0
+
+    @property
+    def correct_hash(self) -> str:
+        """A short hash of the per-image correctness."""
+        return hashlib.sha256(self.correct or b"").hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A training without a score. It is a result: the search goes on."""
+
+    reason: Reason
+    message: str
+    seconds: float = 0.0
+
+
+Outcome = Score | Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """All that a training leaves: the final record that is written once, atomically, at its end."""
+
+    outcome: Outcome
+    curve: tuple[Epoch, ...]
+
+
+def record_to_values(record: Record) -> dict[str, Any]:
+    """A record, ready for JSON."""
+    outcome = record.outcome
+    if isinstance(outcome, Score):
+        correct = None if outcome.correct is None else base64.b64encode(outcome.correct).decode()
+        ended: dict[str, Any] = {
+            "score": {
+                "accuracy": outcome.accuracy,
+                "metrics": dict(outcome.metrics),
+                "correct": correct,
+                "images": outcome.images,
+                "seconds": outcome.seconds,
+            }
+        }
+    else:
+        ended = {
+            "failure": {
+                "reason": outcome.reason.value,
+                "message": outcome.message,
+                "seconds": outcome.seconds,
+            }
+        }
+    return {
+        **ended,
+        "curve": [{"number": epoch.number, "metrics": dict(epoch.metrics)} for epoch in record.curve],
+    }
+
+
+def record_from_values(values: dict[str, Any]) -> Record:
+    """The record that `record_to_values` wrote down."""
+    outcome: Outcome
+    if "score" in values:
+        score = dict(values["score"])
+        correct = score.pop("correct")
+        outcome = Score(**score, correct=None if correct is None else base64.b64decode(correct))
+    else:
+        failure = values["failure"]
+        outcome = Failure(reason=Reason(failure["reason"]), message=failure["message"], seconds=failure["seconds"])
+    return Record(outcome=outcome, curve=tuple(Epoch(**epoch) for epoch in values["curve"]))

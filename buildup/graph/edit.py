@@ -12,7 +12,7 @@ class Replace:
     """Put another kind where a block stands.
 
     >>> str(Replace(path="layer4.2", old=Conv(), new=LocalAttention(heads=24, window=4)))
-    'layer4.2: conv -> msa(heads=24, head_size=64, window=4)'
+    'layer4.2: conv -> msa(heads=24, window=4)'
     """
 
     path: str
@@ -64,13 +64,15 @@ def replacement(network: Network, path: str, kind: Kind) -> Replace:
 def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
     if block.kind != edit.old:
         raise LayoutError(
-            f"{edit.path} of {network.base} is {describe(block.kind)}, not {describe(edit.old)}: the edit is for another network."
+            f"{edit.path} of {network.base} is {describe(block.kind)}, not {describe(edit.old)}: "
+            "the edit is for another network."
         )
     if isinstance(edit.new, Conv):
         return
     if index == 0 or not block.keeps_shape:
         raise LayoutError(
-            f"{edit.path} of {network.base} turns {block.in_shape} into {block.out_shape}: a block that changes resolution or width can't be replaced."
+            f"{edit.path} of {network.base} turns {block.in_shape} into {block.out_shape}: "
+            "a block that changes resolution or width can't be replaced."
         )
     if isinstance(edit.new, LocalAttention) and edit.new.window > min(block.out_shape[1:]):
         height, width = block.out_shape[1:]
@@ -86,7 +88,8 @@ def _append(network: Network, edit: Append) -> Network:
             last = stage.blocks[-1]
             if not last.keeps_shape:
                 raise LayoutError(
-                    f"{stage.name} of {network.base} ends in a block that changes its shape, so no further one can follow it."
+                    f"{stage.name} of {network.base} ends in a block that changes its shape, "
+                    "so no further one can follow it."
                 )
             parent, _, index = last.path.rpartition(".")
             new = replace(last, path=f"{parent}.{int(index) + 1}", kind=Conv(), added=True)

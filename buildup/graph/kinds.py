@@ -29,8 +29,8 @@ class LocalAttention:
     name: ClassVar[str] = "msa"
 
     heads: int
+    window: int
     head_size: int = 64
-    window: int = 7
 
     def __post_init__(self) -> None:
         wrong = [
@@ -48,12 +48,13 @@ KINDS: dict[str, type[Conv] | type[LocalAttention]] = {kind.letter: kind for kin
 
 
 def describe(kind: Kind) -> str:
-    """A kind with its settings in one short phrase.
+    """A kind in one short phrase, with the settings that are not the usual ones.
 
     >>> describe(LocalAttention(heads=24, window=4))
-    'msa(heads=24, head_size=64, window=4)'
+    'msa(heads=24, window=4)'
     """
-    settings = ", ".join(f"{name}={value}" for name, value in asdict(kind).items())
+    unusual = (field.name for field in fields(kind) if getattr(kind, field.name) != field.default)
+    settings = ", ".join(f"{name}={getattr(kind, name)}" for name in unusual)
     return f"{kind.name}({settings})" if settings else kind.name
 
 

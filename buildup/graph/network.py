@@ -144,7 +144,11 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
         for index, letter in enumerate(letters):
             if letter not in KINDS:
                 raise LayoutError(f"layout {layout!r}: letter {letter!r} is not known; known are {', '.join(KINDS)}.")
-            kind: Kind = LocalAttention(heads=3 * 2**number) if letter == LocalAttention.letter else Conv()
+            kind: Kind = (
+                LocalAttention(heads=3 * 2**number, window=min(7, shape[1]))
+                if letter == LocalAttention.letter
+                else Conv()
+            )
             in_shape = (3, *shape[1:]) if index == 0 and number == 0 else before if index == 0 else shape
             blocks.append(Block(path=f"c{number + 1}.{index}", kind=kind, in_shape=in_shape, out_shape=shape))
         if not blocks:

@@ -1,0 +1,197 @@
+"""The two halves of every search: a rule that proposes, and a judge that says whether the proposal is kept.
+
+Both are pure. `Procedure.view` replays a history through them and says what is decided and what is waited for, so
+resuming a search, following a table of scores and looking ahead are all the same walk.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision, Verdict
+from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Outcome, Score
+from buildup.trials.training import Training
+
+
+class Rule(Protocol):
+    """What to try next."""
+
+    @property
+    def base(self) -> Candidate:
+        """Where the search starts."""
+        ...
+
+    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
+        """The next candidate after these verdicts, in order; None when the search is over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A candidate's and its parent's score with the same seed: same data order, draws and shared initial weights."""
+
+    candidate: Score
+    parent: Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class More:
+    """A judge's answer when it has not seen enough: how many seeds it wants in all."""
+
+    seeds: int
+
+
+class Judge(Protocol):
+    """Whether a candidate is kept."""
+
+    @property
+    def name(self) -> str:
+        """The word that users choose it by."""
+        ...
+
+    def judge(self, pairs: Sequence[Pair], looks: int) -> Verdict | More:
+        """The verdict on pairs of equal seeds at the given look, counted from 1; or how many seeds it wants."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Where a search stands."""
+
+    decisions: tuple[Decision, ...]
+    best: Candidate
+    current: Candidate | None
+    """The candidate that is waited for, the base at first; None at the end."""
+    needed: tuple[Training, ...]
+    """The trainings that the next verdict waits for, most important first."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to try."""
+        return self.current is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procedure:
+    """A rule and a judge over a fixed row of seeds."""
+
+    rule: Rule
+    judge: Judge
+    seeds: int
+    """How many seeds a candidate gets before the first look."""
+    first_seed: int = 0
+    costs: Mapping[str, tuple[int, int]] | None = None
+    """Parameters and MACs by candidate id, where they are known."""
+
+    @cached_property
+    def base(self) -> Candidate:
+        """Where the search starts."""
+        return self.rule.base
+
+    def view(self, history: History) -> View:
+        """What follows from a history. Verdicts that it holds already are taken as they are."""
+        decisions: list[Decision] = []
+        candidates = {self.base.id: self.base}
+        best = self.base
+        if waiting := self._missing(history, self.base, self.seeds):
+            return View(decisions=(), best=best, current=self.base, needed=waiting)
+        while candidate := self.rule.propose(decisions):
+            candidates[candidate.id] = candidate
+            step = len(decisions)
+            if step < len(history.decisions):
+                decision = history.decisions[step]
+                assert decision.candidate == candidate.id, "the history belongs to another search"
+            else:
+                answer = self._decide(history, candidate, step + 1)
+                if not isinstance(answer, Decision):
+                    return View(decisions=tuple(decisions), best=best, current=candidate, needed=answer)
+                decision = answer
+            decisions.append(decision)
+            if decision.kept:
+                best = candidate
+        return View(decisions=tuple(decisions), best=best, current=None, needed=())
+
+    def _decide(self, history: History, candidate: Candidate, step: int) -> Decision | tuple[Training, ...]:
+        """The decision on a candidate, or the trainings that it waits for."""
+        assert candidate.parent is not None
+        looks, seeds = 1, self.seeds
+        while True:
+            if failed := self._failures(history, candidate, seeds):
+                verdict: Verdict | More = _dropped_for(failed)
+            elif waiting := self._missing(history, candidate, seeds) + self._missing(history, candidate.parent, seeds):
+                return waiting
+            else:
+                verdict = self.judge.judge(self._pairs(history, candidate, seeds), looks)
+            if isinstance(verdict, Verdict):
+                return self._decision(history, candidate, step, verdict, looks, seeds)
+            assert verdict.seeds > seeds, "a judge that wants more must ask for more"
+            looks, seeds = looks + 1, verdict.seeds
+
+    def _row(self, seeds: int) -> range:
+        return range(self.first_seed, self.first_seed + seeds)
+
+    def _missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:
+        row = self._row(seeds)
+        return tuple(
+            Training(candidate=candidate, seed=seed) for seed in row if not history.outcome(candidate.id, seed)
+        )
+
+    def _failures(self, history: History, candidate: Candidate, seeds: int) -> list[Failure]:
+        outcomes = (history.outcome(candidate.id, seed) for seed in self._row(seeds))
+        return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+
+    def _pairs(self, history: History, candidate: Candidate, seeds: int) -> list[Pair]:
+        assert candidate.parent is not None
+        pairs = []
+        for seed in self._row(seeds):
+            ours, theirs = history.outcome(candidate.id, seed), history.outcome(candidate.parent.id, seed)
+            # A parent was kept, so the seeds that it was kept with have scores; a later one may have failed.
+            if isinstance(ours, Score) and isinstance(theirs, Score):
+                pairs.append(Pair(candidate=ours, parent=theirs))
+        return pairs
+
+    def _decision(
+        self, history: History, candidate: Candidate, step: int, verdict: Verdict, looks: int, seeds: int
+    ) -> Decision:
+        assert candidate.parent is not None
+        scores = [history.outcome(candidate.id, seed) for seed in self._row(seeds)]
+        parent_scores = [history.outcome(candidate.parent.id, seed) for seed in self._row(seeds)]
+        params, macs = (self.costs or {}).get(candidate.id, (None, None))
+        return Decision(
+            step=step,
+            candidate=candidate.id,
+            parent=candidate.parent.id,
+            edit=candidate.edit,
+            layout=candidate.layout,
+            scores=_accuracies(scores),
+            parent_scores=_accuracies(parent_scores),
+            gain=verdict.gain,
+            ci=verdict.ci,
+            verdict=verdict.verdict,
+            reason=verdict.reason,
+            judge=self.judge.name,
+            level=verdict.level,
+            looks=looks,
+            seeds=seeds,
+            params=params,
+            macs=macs,
+        )
+
+
+def _accuracies(outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
+    return tuple(outcome.accuracy for outcome in outcomes if isinstance(outcome, Score))
+
+
+def _dropped_for(failures: Sequence[Failure]) -> Verdict:
+    first = failures[0]
+    message = first.message.strip().splitlines()[-1] if first.message.strip() else ""
+    return Verdict(
+        verdict="drop",
+        gain=0.0,
+        ci=(0.0, 0.0),
+        level=0.0,
+        reason=f"dropped: a training of it failed ({first.reason.value}): {message}",
+    )

@@ -1,0 +1,58 @@
+"""The loop of every search, on real workers and on a table alike."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from buildup.rules.ahead import wanted
+from buildup.rules.base import Procedure, View
+from buildup.search.evaluate import Evaluator, Event
+from buildup.trials.decision import Decision
+from buildup.trials.history import History
+
+
+class Journal(Protocol):
+    """Where events and decisions are written down before they count."""
+
+    def record(self, history: History, event: Event) -> History:
+        """The history with an event in it."""
+        ...
+
+    def decide(self, history: History, decision: Decision) -> History:
+        """The history with a decision in it."""
+        ...
+
+
+class Watcher(Protocol):
+    """Who looks on: a terminal, a log, or nobody."""
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Called after every event, and once before the first and with None when a while passed without any."""
+        ...
+
+
+def run(
+    procedure: Procedure,
+    evaluator: Evaluator,
+    journal: Journal,
+    watcher: Watcher,
+    history: History,
+    inspect_base: Callable[[History], None],
+) -> tuple[View, History]:
+    """Search until the rule is finished. `inspect_base` raises when the base is not worth building on."""
+    inspected = False
+    event: Event | None = None
+    while True:
+        view = procedure.view(history)
+        if not inspected and view.current is not procedure.base:
+            inspect_base(history)
+            inspected = True
+        for decision in view.decisions[len(history.decisions) :]:
+            history = journal.decide(history, decision)
+        watcher.see(view, history, event)
+        if view.finished:
+            evaluator.want(())
+            return view, history
+        evaluator.want(wanted(view))
+        event = evaluator.next_event(timeout=1.0)
+        if event is not None:
+            history = journal.record(history, event)

@@ -1,0 +1,162 @@
+"""Scores from a table instead of training, on a simulated clock: the evaluator of `simulate` and of our tests."""
+
+import csv
+import heapq
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from buildup.errors import LayoutError, TableError
+from buildup.graph.layout import parse
+from buildup.graph.network import Network
+from buildup.search.evaluate import Ended, Event
+from buildup.trials.decision import Decision
+from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Reason, Record, Score
+from buildup.trials.training import Training
+
+COLUMNS = ("layout", "score", "seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a table says of a layout."""
+
+    score: float
+    seconds: float = 1.0
+
+
+def read_table(path: Path, network: Network) -> dict[str, Row]:
+    """The rows of a CSV file with the columns layout, score and optionally seconds, all problems at once."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as problem:
+        raise TableError(f"{path}: this table can't be read: {problem}.") from None
+    reader = csv.DictReader(lines, skipinitialspace=True)
+    names = [name.strip() for name in reader.fieldnames or ()]
+    reader.fieldnames = names
+    if not {"layout", "score"} <= set(names) or set(names) - set(COLUMNS):
+        raise TableError(
+            f"{path}: line 1 names the columns {', '.join(names) or 'none'}; needed are layout,score[,seconds]."
+        )
+    rows: dict[str, Row] = {}
+    problems = []
+    for values in reader:
+        try:
+            layout, row = _row(values, network)
+            if layout in rows:
+                raise TableError(f"layout {layout} stands there already.")
+            rows[layout] = row
+        except (TableError, LayoutError) as error:
+            problems += [f"{path}, line {reader.line_num}: {problem}" for problem in error.problems]
+    if problems:
+        raise TableError(*problems)
+    if not rows:
+        raise TableError(f"{path}: the table has no rows.")
+    return rows
+
+
+def _row(values: Mapping[str | None, str | list[str] | None], network: Network) -> tuple[str, Row]:
+    if None in values or any(value is None for value in values.values()):
+        raise TableError("it has another number of fields than line 1.")
+    layout = "|".join(parse(str(values["layout"]), network))
+    numbers = {}
+    for name in ("score", "seconds"):
+        text = str(values.get(name) or ("" if name == "score" else "1")).strip()
+        try:
+            numbers[name] = float(text)
+        except ValueError:
+            raise TableError(f"{name} is {text!r}; a number is needed.") from None
+        if not abs(numbers[name]) < float("inf") or (name == "seconds" and numbers[name] <= 0):
+            raise TableError(f"{name} is {text}; a finite number{' above 0' if name == 'seconds' else ''} is needed.")
+    return layout, Row(**numbers)
+
+
+@dataclass(kw_only=True)
+class TableEvaluator:
+    """Virtual workers that look scores up. Time passes only in `next_event`."""
+
+    table: Mapping[str, Row]
+    workers: int = 1
+    noise: float = 0.0
+    """Deviation of a training's score around its row, in points."""
+    seed: int = 0
+    default: Row | None = None
+    """For layouts that the table lacks; without it they are an error that names them."""
+
+    clock: float = 0.0
+    busy: float = 0.0
+    """Worker seconds spent training."""
+    wasted: float = 0.0
+    """Worker seconds spent on trainings that were ended unneeded."""
+    _wanted: dict[str, Training] = field(default_factory=dict)
+    _running: dict[str, tuple[float, Training]] = field(default_factory=dict)
+    _ends: list[tuple[float, int, str]] = field(default_factory=list)
+    _started: int = 0
+    _stopped: list[Training] = field(default_factory=list)
+
+    def want(self, wanted: Sequence[Training]) -> None:
+        """Start what is wanted first on the free workers; drop what runs in vain at once."""
+        self._wanted = {training.id: training for training in wanted}
+        for key in [key for key in self._running if key not in self._wanted]:
+            since, training = self._running.pop(key)
+            self.busy += self.clock - since
+            self.wasted += self.clock - since
+            self._stopped.append(training)
+        for key, training in self._wanted.items():
+            if len(self._running) >= self.workers:
+                break
+            if key not in self._running:
+                self._running[key] = (self.clock, training)
+                self._started += 1
+                heapq.heappush(self._ends, (self.clock + self._look_up(training).seconds, self._started, key))
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        """The training that ends next."""
+        if self._stopped:
+            failure = Failure(reason=Reason.UNNEEDED, message="a verdict fell without it")
+            return Ended(training=self._stopped.pop(0), record=Record(outcome=failure, curve=()))
+        while self._ends:
+            end, _, key = heapq.heappop(self._ends)
+            if key in self._running and end >= self._running[key][0]:
+                since, training = self._running.pop(key)
+                self.clock = end
+                self.busy += end - since
+                return Ended(training=training, record=Record(outcome=self._score(training, end - since), curve=()))
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def _look_up(self, training: Training) -> Row:
+        row = self.table.get(training.candidate.layout, self.default)
+        if row is None:
+            raise TableError(
+                f"the table has no layout {training.candidate.layout}, which the rule wants next "
+                f"({training.candidate.edit or 'the base'}). Add a line for it, or give --default-score."
+            )
+        return row
+
+    def _score(self, training: Training, seconds: float) -> Score:
+        row = self._look_up(training)
+        # Named by training, not drawn in order: the same scores for any number of workers.
+        chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
+        return Score(accuracy=row.score + chance, seconds=seconds)
+
+
+class Memory:
+    """A journal that keeps nothing but the history itself."""
+
+    def record(self, history: History, event: Event) -> History:
+        """The history with an event in it."""
+        if isinstance(event, Ended):
+            outcome = event.record.outcome
+            if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
+                return history
+            return history.with_outcome(event.training.id, outcome)
+        return history
+
+    def decide(self, history: History, decision: Decision) -> History:
+        """The history with a decision in it."""
+        return history.with_decision(decision)

@@ -4,7 +4,7 @@ Both are pure. `Procedure.view` replays a history through them and says what is 
 resuming a search, following a table of scores and looking ahead are all the same walk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -67,6 +67,8 @@ class View:
     """The candidate that is waited for, the base at first; None at the end."""
     needed: tuple[Training, ...]
     """The trainings that the next verdict waits for, most important first."""
+    candidates: tuple[Candidate, ...]
+    """All that were proposed so far, the base first, the current one last."""
 
     @property
     def finished(self) -> bool:
@@ -83,8 +85,8 @@ class Procedure:
     seeds: int
     """How many seeds a candidate gets before the first look."""
     first_seed: int = 0
-    costs: Mapping[str, tuple[int, int]] | None = None
-    """Parameters and MACs by candidate id, where they are known."""
+    costs: Callable[[Candidate], tuple[int, int]] | None = None
+    """Parameters and MACs of a candidate, where they can be known."""
 
     @cached_property
     def base(self) -> Candidate:
@@ -94,12 +96,11 @@ class Procedure:
     def view(self, history: History) -> View:
         """What follows from a history. Verdicts that it holds already are taken as they are."""
         decisions: list[Decision] = []
-        candidates = {self.base.id: self.base}
-        best = self.base
+        best, candidates = self.base, [self.base]
         if waiting := self._missing(history, self.base, self.seeds):
-            return View(decisions=(), best=best, current=self.base, needed=waiting)
+            return View(decisions=(), best=best, current=best, needed=waiting, candidates=(best,))
         while candidate := self.rule.propose(decisions):
-            candidates[candidate.id] = candidate
+            candidates.append(candidate)
             step = len(decisions)
             if step < len(history.decisions):
                 decision = history.decisions[step]
@@ -107,12 +108,25 @@ class Procedure:
             else:
                 answer = self._decide(history, candidate, step + 1)
                 if not isinstance(answer, Decision):
-                    return View(decisions=tuple(decisions), best=best, current=candidate, needed=answer)
+                    return View(
+                        decisions=tuple(decisions),
+                        best=best,
+                        current=candidate,
+                        needed=answer,
+                        candidates=tuple(candidates),
+                    )
                 decision = answer
             decisions.append(decision)
             if decision.kept:
                 best = candidate
-        return View(decisions=tuple(decisions), best=best, current=None, needed=())
+        return View(decisions=tuple(decisions), best=best, current=None, needed=(), candidates=tuple(candidates))
+
+    def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
+        """How many verdicts are still to come if all of them are the same."""
+        imagined = list(decisions)
+        while candidate := self.rule.propose(imagined):
+            imagined.append(imagine(candidate, kept))
+        return len(imagined) - len(decisions)
 
     def _decide(self, history: History, candidate: Candidate, step: int) -> Decision | tuple[Training, ...]:
         """The decision on a candidate, or the trainings that it waits for."""
@@ -159,7 +173,7 @@ class Procedure:
         assert candidate.parent is not None
         scores = [history.outcome(candidate.id, seed) for seed in self._row(seeds)]
         parent_scores = [history.outcome(candidate.parent.id, seed) for seed in self._row(seeds)]
-        params, macs = (self.costs or {}).get(candidate.id, (None, None))
+        params, macs = self.costs(candidate) if self.costs else (None, None)
         return Decision(
             step=step,
             candidate=candidate.id,
@@ -179,6 +193,27 @@ class Procedure:
             params=params,
             macs=macs,
         )
+
+
+def imagine(candidate: Candidate, kept: bool) -> Decision:
+    """A decision that has not fallen, for asking a rule what would follow from it."""
+    return Decision(
+        step=0,
+        candidate=candidate.id,
+        parent=candidate.parent.id if candidate.parent else "",
+        edit=candidate.edit,
+        layout=candidate.layout,
+        scores=(),
+        parent_scores=(),
+        gain=0.0,
+        ci=(0.0, 0.0),
+        verdict="keep" if kept else "drop",
+        reason="imagined",
+        judge="",
+        level=0.0,
+        looks=0,
+        seeds=0,
+    )
 
 
 def _accuracies(outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:

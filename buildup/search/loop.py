@@ -30,6 +30,13 @@ class Watcher(Protocol):
         ...
 
 
+class Silence:
+    """Nobody looks on."""
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Says nothing."""
+
+
 def run(
     procedure: Procedure,
     evaluator: Evaluator,
@@ -37,8 +44,12 @@ def run(
     watcher: Watcher,
     history: History,
     inspect_base: Callable[[History], None],
+    limit: Callable[[History], str | None],
 ) -> tuple[View, History]:
-    """Search until the rule is finished. `inspect_base` raises when the base is not worth building on."""
+    """Search until the rule is finished, or `limit` gives a reason to stop.
+
+    `inspect_base` raises when the base is not worth building on.
+    """
     inspected = False
     event: Event | None = None
     while True:
@@ -49,7 +60,7 @@ def run(
         for decision in view.decisions[len(history.decisions) :]:
             history = journal.decide(history, decision)
         watcher.see(view, history, event)
-        if view.finished:
+        if view.finished or limit(history):
             evaluator.want(())
             return view, history
         evaluator.want(wanted(view))

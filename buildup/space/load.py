@@ -29,6 +29,12 @@ def load(name: str) -> SearchSpace:
     return _read(shipped()[name])
 
 
+def space_from_values(values: dict[str, Any]) -> SearchSpace:
+    """The space that `dataclasses.asdict` took apart."""
+    stages = values.get("stages")
+    return SearchSpace(**{**values, "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None})
+
+
 def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, Any]:
     """The mapping in a YAML file, by the safe loader, with one clear error for all that can be wrong."""
     try:
@@ -60,7 +66,7 @@ def _read(path: Path) -> SearchSpace:
             if not isinstance(stage, dict):
                 problems.append(f"stages[{number}] is {stage!r}; a mapping is needed.")
                 continue
-            problems += _unknown_keys(stage, StageSpace, f"stages[{number}].")
+            problems += _unknown_keys(stage, StageSpace, f"stages[{number}]: ")
             known_stages.append(StageSpace(**_known(stage, StageSpace)))
     settings = {"name": path.stem, "description": "", **_known(values, SearchSpace)}
     try:

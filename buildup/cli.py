@@ -1,0 +1,375 @@
+"""The command line: arguments in, one call, text out. It decides nothing, and it alone imports late."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from buildup import __version__
+from buildup.errors import BuildupError, RequestError, unknown
+
+Flags = dict[str, Any]
+
+RESUME_HINT = "Interrupted."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flag:
+    """One option of a command."""
+
+    name: str
+    help: str
+    metavar: str | None = None
+    """None for a switch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """One command, with what is called when it is typed."""
+
+    name: str
+    help: str
+    example: str
+    run: Callable[[Flags], int]
+    positional: tuple[tuple[str, str], ...] = ()
+    """Names and helps; a name in brackets may be left out."""
+    flags: tuple[Flag, ...] = ()
+
+
+JSON = Flag(name="json", help="print one JSON document on stdout; messages go to stderr")
+VERBOSE = Flag(name="verbose", help="show what Ray says, too")
+BASE = Flag(name="base", metavar="NAME", help="a timm model that `buildup models` lists, such as resnet50")
+DATASET = Flag(name="dataset", metavar="NAME", help="digits, cifar10, cifar100 or folder:DIR")
+DATA_DIR = Flag(name="data-dir", metavar="DIR", help="where cifar10 and cifar100 are, or are downloaded to")
+SPACE = Flag(name="space", metavar="NAME|FILE", help="what may be searched: a name of `buildup spaces` or a YAML file")
+STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
+LIMITS = (
+    Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
+    Flag(name="time-budget", metavar="DURATION", help="stop after this long, such as 90m or 2h30m"),
+)
+SEARCH_FLAGS = (
+    BASE,
+    DATASET,
+    DATA_DIR,
+    SPACE,
+    Flag(name="recipe", metavar="NAME|FILE", help="how a network is trained: quick (default), paper, or a YAML file"),
+    Flag(name="epochs", metavar="N", help="epochs of each training (default: the recipe's)"),
+    Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
+    Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 3)"),
+    Flag(name="strategy", metavar="NAME", help="alternet (default): the build-up rule"),
+    Flag(name="judge", metavar="NAME", help="likely, proven or point (default: the space's; point for one seed)"),
+    Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
+    Flag(name="workers", metavar="N", help="trainings side by side (default: one a GPU; on a CPU up to one a core)"),
+    Flag(name="gpus-per-trial", metavar="F", help="GPUs of one training (default: 1 where there is one)"),
+    Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+    Flag(name="run", metavar="NAME|DIR", help="name of the run, kept in runs/NAME (default: BASE-DATASET)"),
+    Flag(
+        name="storage", metavar="URL", help="an Optuna storage, such as postgresql://... (default: study.db in the run)"
+    ),
+    Flag(name="ray", metavar="ADDRESS", help="a Ray cluster; without it Ray is started on this machine"),
+    Flag(name="seed", metavar="N", help="first seed (default: 0)"),
+    *LIMITS,
+    Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
+)
+
+
+def _search(flags: Flags) -> int:
+    from buildup.search.assemble import search
+
+    return search(flags)
+
+
+def _resume(flags: Flags) -> int:
+    from buildup.search.assemble import resume
+
+    return resume(flags)
+
+
+def _plan(flags: Flags) -> int:
+    from buildup.search.plan import plan
+
+    return _print(plan(flags), flags)
+
+
+def _simulate(flags: Flags) -> int:
+    from buildup.search.simulate import simulate
+
+    return _print(simulate(flags, _read), flags)
+
+
+def _read(*arguments: Any, **named: Any) -> Any:
+    """Torch and timm take seconds to load: only a base that is not in the cache is worth them."""
+    from buildup.models.read import read
+
+    return read(*arguments, **named)
+
+
+def _status(flags: Flags) -> int:
+    from buildup.search.status import status
+
+    return _print(status(flags), flags)
+
+
+def _export(flags: Flags) -> int:
+    from buildup.search.winner import export
+
+    return _print(export(flags), flags)
+
+
+def _dashboard(flags: Flags) -> int:
+    from buildup.search.dashboard import dashboard
+
+    return dashboard(flags)
+
+
+def _graph(flags: Flags) -> int:
+    from buildup.search.show import graph
+
+    return _print(graph(flags), flags)
+
+
+def _models(flags: Flags) -> int:
+    from buildup.search.show import models
+
+    return _print(models(flags), flags)
+
+
+def _spaces(flags: Flags) -> int:
+    from buildup.search.show import spaces
+
+    return _print(spaces(flags), flags)
+
+
+def _doctor(flags: Flags) -> int:
+    from buildup.search.doctor import doctor
+
+    text, values, healthy = doctor(flags)
+    _print((text, values), flags)
+    return 0 if healthy else 1
+
+
+COMMANDS = (
+    Command(
+        name="search",
+        help="search where attention helps, to the end",
+        example="buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
+        run=_search,
+        flags=(*SEARCH_FLAGS, VERBOSE, JSON),
+    ),
+    Command(
+        name="resume",
+        help="go on with a run after any stop, kill or crash",
+        example="buildup resume demo",
+        run=_resume,
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(
+            *LIMITS,
+            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
+            Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),
+            VERBOSE,
+            JSON,
+        ),
+    ),
+    Command(
+        name="plan",
+        help="what a search would train and cost; trains nothing",
+        example="buildup plan --base resnet50 --dataset cifar100 --data-dir data",
+        run=_plan,
+        flags=(*SEARCH_FLAGS, JSON),
+    ),
+    Command(
+        name="simulate",
+        help="the same rule on a table of scores",
+        example="buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point",
+        run=_simulate,
+        flags=(
+            Flag(name="scores", metavar="FILE", help="CSV with the columns layout,score[,seconds]"),
+            BASE,
+            Flag(name="layout", metavar="LAYOUT", help="where to start, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
+            SPACE,
+            Flag(name="judge", metavar="NAME", help="likely, proven or point (default: point for one seed)"),
+            Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
+            Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 1)"),
+            Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),
+            Flag(name="noise", metavar="SD", help="deviation of a score around its row, in points (default: 0)"),
+            Flag(name="seed", metavar="N", help="seed of the noise (default: 0)"),
+            Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
+            JSON,
+        ),
+    ),
+    Command(
+        name="status",
+        help="what runs, what was decided, what is left",
+        example="buildup status demo",
+        run=_status,
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(JSON,),
+    ),
+    Command(
+        name="export",
+        help="the discovered network as a timm model",
+        example="buildup export demo --to alternet-digits",
+        run=_export,
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(
+            Flag(name="to", metavar="DIR", help="the folder to make"),
+            Flag(name="candidate", metavar="ID", help="a step number, a layout or a fingerprint (default: the winner)"),
+            JSON,
+        ),
+    ),
+    Command(
+        name="dashboard",
+        help="optuna-dashboard on a run, for this machine only",
+        example="buildup dashboard demo --port 8080",
+        run=_dashboard,
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(
+            Flag(name="host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)"),
+            Flag(name="port", metavar="N", help="port to listen on (default: 8080)"),
+        ),
+    ),
+    Command(
+        name="graph",
+        help="the staged graph of a base or a layout",
+        example="buildup graph resnet50 --dataset cifar100",
+        run=_graph,
+        positional=(("base", "a timm model"),),
+        flags=(
+            DATASET,
+            DATA_DIR,
+            SPACE,
+            Flag(name="layout", metavar="LAYOUT", help="show this layout of the base, such as CC|CC|CM|CM"),
+            Flag(name="size", metavar="PIXELS", help="input size, where no dataset is given (default: 224)"),
+            STEM,
+            Flag(name="format", metavar="FORMAT", help="text (default), json, dot or svg"),
+            JSON,
+        ),
+    ),
+    Command(
+        name="models",
+        help="which timm names can be a base, and for the others why not",
+        example="buildup models 'resnet*'",
+        run=_models,
+        positional=(("[pattern]", "names to list, with * for any letters"),),
+        flags=(JSON,),
+    ),
+    Command(
+        name="spaces",
+        help="the search spaces that ship, and what each allows",
+        example="buildup spaces",
+        run=_spaces,
+        flags=(JSON,),
+    ),
+    Command(
+        name="doctor",
+        help="what works here, what does not, and what to do",
+        example="buildup doctor --dataset cifar100",
+        run=_doctor,
+        flags=(
+            DATASET,
+            DATA_DIR,
+            Flag(name="storage", metavar="URL", help="an Optuna storage to try"),
+            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster to try"),
+            JSON,
+        ),
+    ),
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, whose errors are ours."""
+
+    def error(self, message: str) -> NoReturn:
+        raise RequestError(f"{self.prog}: {message}. See {self.prog} --help.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        command, flags = _parse(arguments)
+        return command.run(flags)
+    except BuildupError as error:
+        print(_paragraph(error), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(RESUME_HINT, file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader left, as `head` does. Python would complain once more when it flushes stdout.
+        sys.stderr.close()
+        return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
+    parser = _Parser(
+        prog="buildup",
+        description="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
+        epilog="A first search, on images that come along:\n  " + COMMANDS[0].example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"buildup {__version__}")
+    by_name = {command.name: command for command in COMMANDS}
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
+    for command in COMMANDS:
+        _add(commands.add_parser, command)
+    first = next((argument for argument in arguments if not argument.startswith("-")), None)
+    if first is not None and first not in by_name:
+        raise RequestError(unknown("command", first, by_name, shown=20))
+    known, extra = parser.parse_known_args(arguments)
+    if known.command is None:
+        parser.print_help()
+        raise SystemExit(2 if extra else 0)
+    command = by_name[known.command]
+    if extra:
+        names = [f"--{flag.name}" for flag in command.flags]
+        raise RequestError(
+            *(
+                _stray(argument, command, names)
+                for argument in extra
+                if argument.startswith("-") or not any(e.startswith("-") for e in extra)
+            )
+        )
+    return command, vars(known)
+
+
+def _stray(argument: str, command: Command, names: Sequence[str]) -> str:
+    if argument.startswith("-"):
+        return unknown(f"flag of {command.name}", argument.partition("=")[0], names, shown=40)
+    return f"{command.name}: {argument!r} is one word too many. See buildup {command.name} --help."
+
+
+def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -> None:
+    parser = add_parser(
+        command.name,
+        help=command.help,
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        epilog=f"Example:\n  {command.example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for name, text in command.positional:
+        optional = name.startswith("[")
+        parser.add_argument(
+            name.strip("[]"), help=text, nargs="?" if optional else None, metavar=name.strip("[]").upper()
+        )
+    for flag in command.flags:
+        if flag.metavar is None:
+            parser.add_argument(f"--{flag.name}", help=flag.help, action="store_true")
+        else:
+            parser.add_argument(f"--{flag.name}", help=flag.help, metavar=flag.metavar)
+
+
+def _print(result: tuple[str, Any], flags: Flags) -> int:
+    text, values = result
+    print(json.dumps(values, indent=2, ensure_ascii=False) if flags.get("json") else text)
+    return 0
+
+
+def _paragraph(error: BuildupError) -> str:
+    problems = str(error).split("\n") if not isinstance(error, RequestError) else error.problems
+    return "\n".join(
+        f"buildup: {problem}" if number == 0 else f"         {problem}" for number, problem in enumerate(problems)
+    )

@@ -1,0 +1,149 @@
+"""Who looks on: one live block on a terminal, plain lines elsewhere. All of it goes to stderr."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from buildup.rules.base import Procedure, View
+from buildup.search.evaluate import Ended, Event, Started
+from buildup.trials.history import History
+from buildup.trials.outcome import Epoch, Score
+from buildup.trials.training import Training
+
+
+def watcher(
+    procedure: Procedure, epochs: int, workers: int, stream: TextIO | None = None
+) -> "PlainWatcher | LiveWatcher":
+    """The watcher that fits where stderr goes."""
+    stream = stream or sys.stderr
+    plain = PlainWatcher(procedure=procedure, workers=workers, stream=stream)
+    return LiveWatcher(lines=plain, epochs=epochs) if stream.isatty() else plain
+
+
+@dataclass(kw_only=True)
+class PlainWatcher:
+    """One line a training and one a decision."""
+
+    procedure: Procedure
+    workers: int
+    stream: TextIO
+    told: int = 0
+    """How many decisions were printed."""
+    ended: int = 0
+    seconds: float = 0.0
+
+    def __enter__(self) -> "PlainWatcher":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        return None
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Print what is new."""
+        for line in self.news(view, history, event):
+            print(line, file=self.stream, flush=True)
+
+    def news(self, view: View, history: History, event: Event | None) -> list[str]:
+        """What is new, as lines."""
+        lines = []
+        if isinstance(event, Ended):
+            outcome = event.record.outcome
+            self.ended, self.seconds = self.ended + 1, self.seconds + outcome.seconds
+            score = f"{outcome.accuracy:.2f} %" if isinstance(outcome, Score) else f"failed: {outcome.reason.value}"
+            lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
+        lines += [
+            f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in view.decisions[self.told :]
+        ]
+        if self.told < len(view.decisions) and not view.finished:
+            lines.append(f"           {view.best.layout}; {self.left(view)}")
+        self.told = len(view.decisions)
+        return lines
+
+    def left(self, view: View) -> str:
+        """How much is left, in trainings and in time."""
+        least, most = (self.procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
+        seeds = self.procedure.seeds
+        low, high = sorted((least * seeds, most * seeds))
+        if not self.ended:
+            return f"{low} to {high} trainings left"
+        each = self.seconds / self.ended / min(self.workers, seeds)
+        return f"{low} to {high} trainings left, about {duration(low * each)} to {duration(high * each)}"
+
+
+@dataclass(kw_only=True)
+class LiveWatcher:
+    """A block that is drawn anew: the decisions so far, the trainings that run, what is left."""
+
+    lines: PlainWatcher
+    epochs: int
+    _running: dict[str, tuple[Training, float, str]] = field(default_factory=dict)
+    _live: Live | None = None
+
+    def __enter__(self) -> "LiveWatcher":
+        console = Console(file=self.lines.stream)
+        self._live = Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False)
+        self._live.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._live is not None
+        self._live.__exit__(None, None, None)
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Print what is new above the block, and draw the block."""
+        assert self._live is not None
+        if isinstance(event, Started):
+            self._running[event.training.id] = (event.training, time.monotonic(), event.worker)
+        if isinstance(event, Ended):
+            self._running.pop(event.training.id, None)
+        for line in self.lines.news(view, history, event):
+            self._live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)
+        self._live.update(self._block(view, history, event))
+
+    def _block(self, view: View, history: History, event: Event | None) -> Group:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("training", "epoch", "accuracy", "left", "worker"):
+            table.add_column(column, no_wrap=column != "training")
+        for training, since, worker in self._running.values():
+            curve = history.curves.get(training.id, ())
+            table.add_row(
+                name_of(training), f"{len(curve)}/{self.epochs}", _accuracy(curve), self._eta(curve, since), worker
+            )
+        return Group(table, Text(f"{view.best.layout}; {self.lines.left(view)}", style="dim"))
+
+    def _eta(self, curve: tuple[Epoch, ...], since: float) -> str:
+        known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
+        if not known:
+            return "..."
+        return duration(sum(known) / len(known) * (self.epochs - len(curve)))
+
+
+def name_of(training: Training) -> str:
+    """A training as people follow it."""
+    return f"{training.candidate.edit or 'the base'}  seed {training.seed}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> [duration(value) for value in (4.2, 75, 4000, 200000)]
+    ['4 s', '1 min 15 s', '1 h 07 min', '2 d 08 h']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
+
+
+def _accuracy(curve: tuple[Epoch, ...]) -> str:
+    return f"{curve[-1].metrics['accuracy']:.2f} %" if curve else "..."

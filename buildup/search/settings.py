@@ -1,0 +1,64 @@
+"""What a search was asked for, resolved: every value of it stands in `run.yaml`, and `resume` reads it from there."""
+
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of a run. Names are those of the flags."""
+
+    base: str
+    dataset: str
+    data_dir: str | None
+    image_size: int
+    space: str
+    recipe: str
+    epochs: int
+    seeds: int
+    strategy: str
+    judge: str
+    look_ahead: bool
+    workers: int
+    gpus_per_trial: float
+    threads: int
+    """CPU threads of one training. It stands in `run.yaml` because sums depend on it in their last digits."""
+    device: str
+    fraction: str
+    seed: int
+    storage: str | None
+    ray: str | None
+    max_trials: int | None
+    time_budget: float | None
+    """Seconds."""
+    allow_weak_base: bool
+
+
+def settings_to_values(settings: Settings) -> dict[str, Any]:
+    """The settings, ready for YAML."""
+    return asdict(settings)
+
+
+def settings_from_values(values: dict[str, Any]) -> Settings:
+    """The settings that `settings_to_values` wrote down."""
+    return Settings(**values)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    match = re.fullmatch(
+        r"\s*(?:(\d+(?:\.\d+)?)d)?\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*", text
+    )
+    seconds = (
+        sum(float(part or 0) * unit for part, unit in zip(match.groups(), (86400, 3600, 60, 1), strict=True))
+        if match
+        else 0
+    )
+    if not seconds > 0:
+        raise ValueError(f"{text!r} is not a duration; write it like 90m, 2h30m or 45s.")
+    return float(seconds)

@@ -1,0 +1,116 @@
+"""`simulate`: the same rule, judge and loop, on a table of scores and virtual workers."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from buildup.errors import LayoutError, RequestError
+from buildup.graph.network import Network, sketch
+from buildup.graph.values import network_from_values, network_to_values
+from buildup.report.table import decisions_table
+from buildup.rules.moves import start, with_look_ahead
+from buildup.rules.strategies import procedure_of
+from buildup.search.folder import write_whole
+from buildup.search.loop import Silence, run
+from buildup.search.problems import Problems
+from buildup.search.table import Memory, Row, TableEvaluator, read_table
+from buildup.space.load import load
+from buildup.space.schema import SearchSpace
+from buildup.trials.history import History
+
+PIXELS, CLASSES = 32, 100
+"""A table names layouts, not images; networks are followed at the size of the published trace."""
+
+
+def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
+    """Follow the rule; the trace as text, and as values. `read` makes a graph of a base that is not in the cache yet."""
+    problems = Problems()
+    seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
+    workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
+    noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    default = problems.number("--default-score", flags["default_score"], 0.0, least=-1e9)
+    space = None
+    with problems.caught():
+        space = load(flags["space"] or "alternet")
+        space = with_look_ahead(space) if flags["look_ahead"] else space
+    judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
+    network, table = None, None
+    with problems.caught():
+        network = _start(flags["base"], flags["layout"], space, read)
+    if not flags["scores"]:
+        problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
+    elif network:
+        with problems.caught():
+            table = read_table(Path(flags["scores"]), network)
+    problems.raise_any()
+    assert space is not None
+    assert network is not None
+    assert table is not None
+
+    procedure = procedure_of(network, space, judge=judge, seeds=seeds)
+    evaluator = TableEvaluator(
+        table=table,
+        workers=workers,
+        noise=noise,
+        seed=seed,
+        default=Row(score=default) if flags["default_score"] is not None else None,
+    )
+    view, history = run(
+        procedure, evaluator, Memory(), Silence(), History(), lambda history: None, lambda history: None
+    )
+    busy = evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0
+    values = {
+        "verdicts": [
+            {"layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
+            for decision in view.decisions
+        ],
+        "layout": view.best.layout,
+        "trainings": len(history.outcomes),
+        "makespan": evaluator.clock,
+        "busy": busy,
+        "wasted": evaluator.wasted,
+        "workers": workers,
+        "judge": judge,
+        "seeds": seeds,
+    }
+    text = "\n".join(
+        [
+            decisions_table(view.decisions),
+            "",
+            f"{view.best.layout} is left after {len(history.outcomes)} trainings, the base included (judge {judge}).",
+            f"makespan {evaluator.clock:g} s on {workers} worker{'s' if workers > 1 else ''}, "
+            f"{busy:.0%} busy, {evaluator.wasted:g} worker seconds wasted.",
+        ]
+    )
+    return text, values
+
+
+def _start(base: str | None, layout: str | None, space: SearchSpace | None, read: Callable[..., Network]) -> Network:
+    """Where to start: from letters, which need neither torch nor timm, or from a base."""
+    if bool(base) == bool(layout):
+        raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")
+    network = sketch(layout.strip()) if layout else _cached_graph(str(base), space.stem if space else "auto", read)
+    if layout and set(layout) - set("C|"):
+        raise LayoutError(f"--layout {layout}: the rule starts from Conv blocks alone, so only C may stand in it.")
+    return start(network, space) if space else network
+
+
+def _cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
+    """The staged graph of a base. Reading it takes torch and timm seconds; the cache is keyed by timm's version."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "buildup" / "graphs" / version("timm")
+    path = cache / f"{base.replace('/', '_')}-{stem}.json"
+    try:
+        return network_from_values(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass  # not there, or of another version: made anew
+    network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(network_to_values(network)).encode())
+    except OSError:
+        pass  # a cache that can't be written is only slow
+    return network

@@ -1,0 +1,112 @@
+"""Imports point down the stack, heavy libraries have one door each, and the thinking half knows no torch."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import buildup
+
+PACKAGE = Path(buildup.__file__).parent
+
+STACK = (
+    {"cli", "__main__"},
+    {"search"},
+    {"rules", "models", "training", "diagnostics", "report"},
+    {"trials"},
+    {"space", "graph"},
+    {"errors"},
+)
+NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}
+"""The only imports between parts that stand on one line of the stack."""
+
+DOORS = {
+    "ray": {"search/workers.py"},
+    "optuna": {"search/journal.py", "search/storage.py", "search/dashboard.py", "search/study.py"},
+    "optuna_dashboard": {"search/journal.py", "search/storage.py", "search/dashboard.py", "search/study.py"},
+}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[str, bool]]:
+    """Every module that a file imports, and whether the import stands inside a function."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    late = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield name.name, node in late
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or "", node in late
+
+
+def part_of(path: Path) -> str:
+    place = path.relative_to(PACKAGE)
+    return place.parts[0] if len(place.parts) > 1 else place.stem
+
+
+def line_of(part: str) -> int:
+    return next(number for number, parts in enumerate(STACK) if part in parts)
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_the_stack(path: Path) -> None:
+    own = part_of(path)
+    if own == "__init__":
+        return
+    for module, _ in imported(path):
+        parts = module.split(".")
+        if parts[0] != "buildup" or len(parts) == 1 or parts[1] == own:
+            continue
+        below = line_of(parts[1]) > line_of(own)
+        assert below or (own, parts[1]) in NEIGHBOURS or own == "__main__", f"{own} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_heavy_libraries_are_imported_at_their_door_only(path: Path) -> None:
+    place = str(path.relative_to(PACKAGE))
+    for module, _ in imported(path):
+        doors = DOORS.get(module.split(".")[0])
+        assert doors is None or place in doors, f"{place} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_imports_late(path: Path) -> None:
+    late = [module for module, is_late in imported(path) if is_late and module.startswith("buildup")]
+    assert not late or part_of(path) == "cli", f"{path.name} imports {late} inside a function"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "buildup.cli",
+        "buildup.space.load",
+        "buildup.graph.values",
+        "buildup.trials.history",
+        "buildup.rules.strategies",
+        "buildup.report.page",
+        "buildup.search.loop",
+    ],
+)
+def test_the_thinking_half_loads_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'torch', 'timm', 'ray', 'optuna'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["buildup.training.fit", "buildup.models"])
+def test_training_and_models_load_without_ray_and_optuna(module: str) -> None:
+    code = f"import sys, {module}; print(sorted({{'ray', 'optuna'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

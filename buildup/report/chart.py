@@ -1,0 +1,198 @@
+"""The charts of the report as SVG, drawn with the classes of its style sheet."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, isfinite, log10
+from statistics import fmean
+
+from buildup.report.findings import Role
+from buildup.report.words import escape, gain, has_failed, interval, places
+from buildup.trials.decision import Decision
+
+WIDTH = 900
+PANEL_TOP, PANEL_BOTTOM = 14, 300
+LINE = 17
+"""Height of a line of text."""
+ENLARGED_FROM = 6
+"""Epochs of the longest training from which on its last third is drawn once more, enlarged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """Validation accuracy of one training, epoch by epoch."""
+
+    name: str
+    role: Role
+    accuracy: tuple[float, ...]
+
+
+def gains_svg(decisions: Sequence[Decision]) -> str:
+    """Gains with their intervals, a row a step: a filled circle was kept, an open diamond dropped, x has no score."""
+    left, right, top, row = 250, 720, 12, 30
+    drawn = [decision for decision in decisions if _can_be_drawn(decision)]
+    ends = [0.0, *(end for decision in drawn for end in (decision.gain, *decision.ci))]
+    ticks = _ticks(min(ends), max(ends), 7)
+    bottom = top + row * len(decisions)
+
+    def x(value: float) -> float:
+        return round(left + (value - ticks[0]) / (ticks[-1] - ticks[0]) * (right - left), 1)
+
+    parts = []
+    for tick in ticks:
+        kind = "zero" if tick == 0 else "grid"
+        parts.append(f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>')
+        label = f"{tick:+g}" if tick else "0"
+        parts.append(f'<text class="axis" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    parts.append(
+        f'<text class="axis" x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">'
+        "gain over its parent, in points of validation accuracy</text>"
+    )
+    for number, decision in enumerate(decisions):
+        parts.append(_gain_row(decision, top + row * (number + 0.5), left, right, x(0.0), _marks(decision, x)))
+    return _svg(bottom + 48, "Gain of each step over its parent, with its interval", parts)
+
+
+def curves_svg(curves: Sequence[Curve]) -> str:
+    """Accuracy by epoch, a thin line a training; base and winner stand out and are named where they end.
+
+    What decides happens at the end, in a range that is small beside the whole: longer trainings show their last
+    third once more, enlarged, on the right.
+    """
+    ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
+    epochs = max(len(curve.accuracy) for curve in ordered)
+    if epochs < ENLARGED_FROM:
+        panels = [_panel(ordered, 1, max(2, epochs), 52, 720)]
+    else:
+        panels = [_panel(ordered, 1, epochs, 52, 366), _panel(ordered, ceil(2 * epochs / 3), epochs, 424, 738)]
+    parts = [part for panel in panels for part in _draw(panel, ordered)]
+    parts += _end_labels(panels[-1], ordered)
+    return _svg(PANEL_BOTTOM + 48, "Validation accuracy of each training by epoch, in percent", parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Panel:
+    """A range of epochs and accuracies, and where it lies in the picture."""
+
+    first: int
+    last: int
+    ticks: tuple[float, ...]
+    left: int
+    right: int
+
+    def x(self, epoch: float) -> float:
+        share = (epoch - self.first) / (self.last - self.first)
+        return round(self.left + share * (self.right - self.left), 1)
+
+    def y(self, accuracy: float) -> float:
+        share = (accuracy - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+        return round(PANEL_BOTTOM - share * (PANEL_BOTTOM - PANEL_TOP), 1)
+
+    def dots(self, curve: Curve) -> list[tuple[float, float]]:
+        """The part of a curve that falls into it."""
+        return [(self.x(epoch), self.y(value)) for epoch, value in _between(curve, self.first, self.last)]
+
+
+def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int) -> _Panel:
+    values = [value for curve in curves for _, value in _between(curve, first, last)]
+    ticks = _ticks(min(values, default=0.0), max(values, default=1.0), 7)
+    return _Panel(first=first, last=last, ticks=tuple(ticks), left=left, right=right)
+
+
+def _between(curve: Curve, first: int, last: int) -> list[tuple[int, float]]:
+    epochs = enumerate(curve.accuracy, start=1)
+    return [(epoch, value) for epoch, value in epochs if first <= epoch <= last and isfinite(value)]
+
+
+def _draw(panel: _Panel, curves: Sequence[Curve]) -> Iterator[str]:
+    for tick in panel.ticks:
+        y = panel.y(tick)
+        yield f'<line class="grid" x1="{panel.left}" x2="{panel.right}" y1="{y}" y2="{y}"/>'
+        yield f'<text class="axis" x="{panel.left - 8}" y="{y + 4}" text-anchor="end">{tick:g}</text>'
+    below = PANEL_BOTTOM + 20
+    for epoch in _ticks(panel.first, panel.last, 7):
+        if epoch == int(epoch) and panel.first <= epoch <= panel.last:
+            yield f'<text class="axis" x="{panel.x(epoch)}" y="{below}" text-anchor="middle">{epoch:g}</text>'
+    middle = (panel.left + panel.right) / 2
+    which = "epoch" if panel.first == 1 else "epoch, the last third enlarged"
+    yield f'<text class="axis" x="{middle}" y="{below + 20}" text-anchor="middle">{which}</text>'
+    for curve in curves:
+        if dots := panel.dots(curve):
+            # A lone dot needs a line of some length to be seen; its round cap makes it one.
+            way = "L".join(f"{x} {y}" for x, y in dots) + ("h0.01" if len(dots) == 1 else "")
+            yield f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>'
+
+
+def _end_labels(panel: _Panel, curves: Sequence[Curve]) -> Iterator[str]:
+    """One label a role at the mean height of its ends, pushed apart until none covers another."""
+    ends: dict[Role, list[float]] = {}
+    for curve in curves:
+        if dots := panel.dots(curve):
+            ends.setdefault(curve.role, []).append(dots[-1][1])
+    lowest = 0.0
+    for number, (height, role) in enumerate(sorted((fmean(heights), role) for role, heights in ends.items())):
+        room_below = LINE * (len(ends) - 1 - number)
+        lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LINE if number else 0.0)
+        several = len(ends[role]) > 1
+        name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
+        yield f'<text class="{role}" x="{panel.right + 12}" y="{lowest + 4:.1f}">{name}</text>'
+
+
+def _can_be_drawn(decision: Decision) -> bool:
+    return not has_failed(decision) and all(isfinite(value) for value in (decision.gain, *decision.ci))
+
+
+def _marks(decision: Decision, x: Callable[[float], float]) -> tuple[float, float, float] | None:
+    return (x(decision.ci[0]), x(decision.gain), x(decision.ci[1])) if _can_be_drawn(decision) else None
+
+
+def _gain_row(
+    decision: Decision, y: float, left: int, right: int, zero: float, marks: tuple[float, float, float] | None
+) -> str:
+    kind = "kept" if decision.kept else "dropped"
+    place = places(decision.edit)
+    place = place if len(place) <= 24 else f"{place[:23]}…"
+    parts = [
+        f"<title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>",
+        f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>',
+        f'<text x="34" y="{y + 4}">{escape(place)}</text>',
+        f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>',
+    ]
+    if marks is None:
+        parts.append(f'<path class="dropped" d="M{zero - 5} {y - 5}l10 10m0 -10l-10 10"/>')
+        parts.append(f'<text class="axis" x="{zero + 14}" y="{y + 4}">no score</text>')
+    else:
+        low, middle, high = marks
+        if low != high:
+            caps = f"M{low} {y - 5}v10M{high} {y - 5}v10"
+            parts.append(f'<path class="{kind}" d="M{low} {y}H{high}{caps}"/>')
+        shape = (
+            f'<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
+            if decision.kept
+            else f'<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
+        )
+        parts.append(shape)
+        ends = "" if not decision.level else f' <tspan class="axis">{escape(interval(decision))}</tspan>'
+        parts.append(f'<text class="value" x="{right + 18}" y="{y + 4}">{gain(decision)}{ends}</text>')
+    return f"<g>{''.join(parts)}</g>"
+
+
+def _ticks(low: float, high: float, most: int) -> list[float]:
+    """Round numbers that reach from below the lowest value to above the highest.
+
+    >>> _ticks(-0.63, 0.97, 7)
+    [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
+    # Scores have two digits after the point: a narrower range would only enlarge their rounding.
+    high = max(high, low + 0.1)
+    span = high - low
+    power = 10.0 ** floor(log10(span / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= most)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+
+
+def _svg(height: float, label: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {WIDTH} {height:g}">{"".join(parts)}</svg>'
+    )

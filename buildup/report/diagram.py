@@ -1,0 +1,272 @@
+"""A network as a picture: a self-contained SVG, and DOT for Graphviz."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from math import ceil
+
+from buildup.graph.kinds import Conv, describe
+from buildup.graph.layout import layout
+from buildup.graph.network import Block, Network, Stage
+from buildup.report.style import MONO, SANS, palette
+from buildup.report.table import STEMS, shape_text
+from buildup.report.words import clean, escape
+
+WIDTH = 900
+MARGIN = 12
+LABELS = 150
+"""Where the labels of the stages end and the blocks begin."""
+BOX_WIDTH, BOX_HEIGHT = 66, 56
+GAP, ROW_GAP = 14, 20
+PADDING = 12
+"""Inside a stage's band."""
+PILL_HEIGHT = 26
+BOXES_IN_A_ROW = (WIDTH - MARGIN - LABELS - PADDING + GAP) // (BOX_WIDTH + GAP)
+
+_STYLE = (
+    palette(".buildup-network")
+    + f".buildup-network text{{font-family:{SANS};font-size:12px;fill:var(--ink)}}"
+    + f".buildup-network .mono{{font-family:{MONO}}}"
+    ".buildup-network .surface{fill:var(--surface)}"
+    ".buildup-network .band{fill:var(--band);stroke:var(--grid)}"
+    ".buildup-network .strong{font-weight:650;font-size:13.5px}"
+    ".buildup-network .muted{fill:var(--muted)}"
+    ".buildup-network .box{fill:var(--conv);stroke:var(--line)}"
+    ".buildup-network .pill{fill:none;stroke:var(--line)}"
+    ".buildup-network .added .box{stroke:var(--muted);stroke-dasharray:4 3}"
+    ".buildup-network .letter{font-weight:700;font-size:17px;fill:var(--conv-ink)}"
+    ".buildup-network .inside{font-size:10px;fill:var(--conv-ink)}"
+    ".buildup-network .replaced .box{fill:var(--accent);stroke:var(--accent)}"
+    ".buildup-network .replaced .letter,.buildup-network .replaced .inside{fill:var(--on-accent)}"
+    ".buildup-network .edge{fill:none;stroke:var(--muted);stroke-width:1.4}"
+    ".buildup-network .skip{stroke-dasharray:3 3}"
+    ".buildup-network .tip{fill:var(--muted)}"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """Where a node lies in the picture."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    order: int
+    """Counted from the stem."""
+
+    @property
+    def middle(self) -> float:
+        return self.y + self.height / 2
+
+
+def graph_svg(network: Network) -> str:
+    """A network as one SVG of 900 px: a band a stage, a box a block, everything but the base's own blocks in blue."""
+    places, bands, height = _arrange(network)
+    parts = [f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>', *_caption(network)]
+    for stage, (top, bottom) in zip(network.stages, bands, strict=True):
+        parts += _band(stage, top, bottom)
+    parts += [_edge(places[source], places[target]) for source, target in network.edges]
+    parts += [_box(block, places[block.path], index) for index, block in _indexed(network)]
+    parts.append(_pill(places["stem"], _stem_text(network)))
+    parts.append(_pill(places["head"], _head_text(network)))
+    parts += _legend(network, places["head"].middle)
+    label = escape(f"{network.base} as {layout(network)}")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="buildup-network" role="img" aria-label="{label}" '
+        f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
+        f"<style>{_STYLE}</style>"
+        '<defs><marker id="buildup-tip" viewBox="0 0 6 6" refX="5.5" refY="3" markerWidth="6" markerHeight="6" '
+        'orient="auto"><path class="tip" d="M0 0L6 3L0 6z"/></marker></defs>'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def graph_dot(network: Network) -> str:
+    """A network in the DOT language, a cluster a stage."""
+    lines = [
+        "digraph network {",
+        f"  label={_quoted(f'{network.base}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
+        '  node [shape=box, style="rounded,filled", fillcolor="#e3e8ee", color="#9fabb9", fontname=Helvetica];',
+        f"  {_quoted('stem')} [label={_quoted('stem', STEMS[network.stem])}, fillcolor=white];",
+        f"  {_quoted('head')} [label={_quoted('head', f'{network.num_classes} classes')}, fillcolor=white];",
+    ]
+    for number, stage in enumerate(network.stages):
+        lines += [
+            f"  subgraph cluster_{number} {{",
+            f"    label={_quoted(stage.name, _map(stage))}; style=rounded; color={_quoted('#9fabb9')};",
+            *(f"    {_dot_node(block)}" for block in stage.blocks),
+            "  }",
+        ]
+    lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in network.edges]
+    return "\n".join([*lines, "}", ""])
+
+
+def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
+    """Places by node, top and bottom of each stage's band, and the height of it all."""
+    stem = _pill_width(_stem_text(network))
+    places = {"stem": _Place(x=LABELS, y=46, width=stem, height=PILL_HEIGHT, order=0)}
+    bands = []
+    top = 46 + PILL_HEIGHT + ROW_GAP
+    for stage in network.stages:
+        rows = ceil(len(stage.blocks) / BOXES_IN_A_ROW)
+        in_a_row = ceil(len(stage.blocks) / rows)
+        for index, block in enumerate(stage.blocks):
+            row, column = divmod(index, in_a_row)
+            places[block.path] = _Place(
+                x=LABELS + column * (BOX_WIDTH + GAP),
+                y=top + PADDING + row * (BOX_HEIGHT + ROW_GAP),
+                width=BOX_WIDTH,
+                height=BOX_HEIGHT,
+                order=len(places),
+            )
+        bottom = top + 2 * PADDING + rows * BOX_HEIGHT + (rows - 1) * ROW_GAP
+        bands.append((top, bottom))
+        top = bottom + ROW_GAP
+    head = _pill_width(_head_text(network))
+    places["head"] = _Place(x=LABELS, y=top, width=head, height=PILL_HEIGHT, order=len(places))
+    return places, bands, top + PILL_HEIGHT + MARGIN
+
+
+def _caption(network: Network) -> Iterator[str]:
+    letters = layout(network)
+    yield f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(network.base)}</text>'
+    yield f'<text class="muted" x="{MARGIN + 4}" y="64">input {shape_text(network.input_shape)}</text>'
+    # The letters of a deep network fit beside its name when they are set a little smaller.
+    size = 12 if len(letters) < 90 else 9
+    yield (
+        f'<text class="mono muted" x="{WIDTH - MARGIN - 4}" y="30" text-anchor="end" style="font-size:{size}px">'
+        f"{escape(letters)}</text>"
+    )
+
+
+def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
+    yield (f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>')
+    first = top + PADDING + 16
+    height, width = stage.size
+    channels = stage.blocks[-1].out_shape[0]
+    yield f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>'
+    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{height} × {width} map</text>'
+    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{channels} channels</text>'
+
+
+def _box(block: Block, place: _Place, index: int) -> str:
+    classes = " ".join(
+        name for name, holds in (("replaced", not isinstance(block.kind, Conv)), ("added", block.added)) if holds
+    )
+    centre = place.x + place.width / 2
+    lines = _lines(block)
+    letter_y = place.y + (24 if lines else 34)
+    inside = "".join(
+        f'<text class="inside" x="{centre}" y="{place.y + 38 + 12 * number}" text-anchor="middle">{escape(line)}</text>'
+        for number, line in enumerate(lines)
+    )
+    return (
+        f'<g class="{classes}"><title>{escape(_title(block))}</title>'
+        f'<rect class="box" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="8"/>'
+        f'<text class="inside" x="{place.x + 6}" y="{place.y + 14}">{index}</text>'
+        f'<text class="letter" x="{centre}" y="{letter_y}" text-anchor="middle">{escape(block.kind.letter)}</text>'
+        f"{inside}</g>"
+    )
+
+
+def _lines(block: Block) -> list[str]:
+    """At most two short lines under the letter: the settings of a replacement, or what a block does to its input."""
+    settings = [
+        f"{field.name} {getattr(block.kind, field.name)}"
+        for field in fields(block.kind)
+        if getattr(block.kind, field.name) != field.default
+    ]
+    if settings:
+        return settings[:2]
+    if block.added:
+        return ["added"]
+    if block.keeps_shape:
+        return []
+    before, after = block.in_shape, block.out_shape
+    lines = [f"{before[1]} → {after[1]} px"] if before[1:] != after[1:] else []
+    return [*lines, f"{before[0]} → {after[0]}"] if before[0] != after[0] else lines
+
+
+def _title(block: Block) -> str:
+    added = ", added" if block.added else ""
+    shapes = f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}"
+    return f"{block.path}: {describe(block.kind)}{added}, {block.module} of the base, {shapes}"
+
+
+def _stem_text(network: Network) -> str:
+    return f"stem {STEMS[network.stem]}"
+
+
+def _head_text(network: Network) -> str:
+    return f"head for {network.num_classes} classes"
+
+
+def _pill_width(text: str) -> float:
+    return 28 + 6.6 * len(text)
+
+
+def _pill(place: _Place, text: str) -> str:
+    return (
+        f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>'
+        f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>'
+    )
+
+
+def _edge(source: _Place, target: _Place) -> str:
+    if target.order != source.order + 1:
+        return f'<path class="edge skip" d="{_arc(source, target)}" marker-end="url(#buildup-tip)"/>'
+    straight = f"M{source.x + source.width} {source.middle}H{target.x}"
+    way = straight if source.y == target.y else _elbow(source, target)
+    return f'<path class="edge" d="{way}" marker-end="url(#buildup-tip)"/>'
+
+
+def _elbow(source: _Place, target: _Place) -> str:
+    """From the right of one box to the left of a box in a lower row, through the gap above it."""
+    out, back = source.x + source.width + 9, target.x - 9
+    # The gap above the target's own row or band is free of boxes; that under a pill or a band is as high.
+    level = source.y + source.height + (target.y - source.y - source.height) / 2
+    r = 6
+    return (
+        f"M{out - 9} {source.middle}H{out - r}Q{out} {source.middle} {out} {source.middle + r}"
+        f"V{level - r}Q{out} {level} {out - r} {level}"
+        f"H{back + r}Q{back} {level} {back} {level + r}"
+        f"V{target.middle - r}Q{back} {target.middle} {back + r} {target.middle}H{target.x}"
+    )
+
+
+def _arc(source: _Place, target: _Place) -> str:
+    """Over the boxes between two that don't follow each other."""
+    start, end = source.x + source.width / 2, target.x + target.width / 2
+    lift = min(source.y, target.y) - 14
+    return f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
+
+
+def _legend(network: Network, y: float) -> Iterator[str]:
+    kinds: Mapping[str, str] = {block.kind.letter: block.kind.name for block in network.blocks}
+    x = WIDTH - MARGIN - 4.0
+    for letter, name in sorted(kinds.items(), reverse=True):
+        text = f"{letter}  {'the base’s own block' if letter == Conv.letter else name}"
+        x -= 7 * len(text) + 10
+        kind = "" if letter == Conv.letter else "replaced"
+        yield f'<g class="{kind}"><rect class="box" x="{x - 20}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
+        yield f'<text class="muted" x="{x}" y="{y + 4}">{escape(text)}</text>'
+        x -= 34
+
+
+def _indexed(network: Network) -> Iterator[tuple[int, Block]]:
+    return ((index, block) for stage in network.stages for index, block in enumerate(stage.blocks))
+
+
+def _map(stage: Stage) -> str:
+    return shape_text(stage.blocks[-1].out_shape)
+
+
+def _dot_node(block: Block) -> str:
+    colours = "" if isinstance(block.kind, Conv) else f", fillcolor={_quoted('#0b69ad')}, fontcolor=white"
+    title = _quoted(_title(block))
+    return f"{_quoted(block.path)} [label={_quoted(block.path, describe(block.kind))}, tooltip={title}{colours}];"
+
+
+def _quoted(*lines: str) -> str:
+    """A quoted DOT string; its lines are broken by DOT's own escape."""
+    return '"' + "\\n".join(clean(line).replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'

@@ -221,9 +221,9 @@ def _edge(source: _Place, target: _Place) -> str:
 
 
 def _elbow(source: _Place, target: _Place) -> str:
-    """From the right of one box to the left of a box in a lower row, through the gap above it."""
+    """From the right of one box to the left of a box in a lower row, through the gap between the rows."""
     out, back = source.x + source.width + 9, target.x - 9
-    # The gap above the target's own row or band is free of boxes; that under a pill or a band is as high.
+    # Half way between two rows there is never a box.
     level = source.y + source.height + (target.y - source.y - source.height) / 2
     r = 6
     return (

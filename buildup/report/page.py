@@ -76,7 +76,7 @@ def _tiles(findings: Findings) -> Iterator[str]:
     for name, network in (("base", findings.base), ("winner", findings.winner)):
         scores = findings.accuracy(network)
         value = mean(scores)
-        by_seed = f"seed {', '.join(scores)}: {accuracies(list(scores.values()))}"
+        by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {accuracies(list(scores.values()))}"
         yield (
             _tile(f"{name} accuracy", "–", "", "no training of it has ended")
             if value is None

@@ -183,8 +183,8 @@ def _lines(block: Block) -> list[str]:
     if block.keeps_shape:
         return []
     before, after = block.in_shape, block.out_shape
-    lines = [f"{before[1]} → {after[1]} px"] if before[1:] != after[1:] else []
-    return [*lines, f"{before[0]} → {after[0]}"] if before[0] != after[0] else lines
+    lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
+    return [*lines, f"{before[0]}→{after[0]}"] if before[0] != after[0] else lines
 
 
 def _title(block: Block) -> str:

@@ -140,8 +140,8 @@ class Findings:
             return "No claim: the winner is the base."
         if self.is_proven:
             return (
-                "Proven steps: the interval of every kept step is corrected for all verdicts of the search, so each is a "
-                "gain. How large it is stays flattered, because the steps were chosen by the very scores shown here."
+                "Proven steps: the interval of every kept step is corrected for all verdicts of the search, so each is "
+                "a gain. How large it is stays flattered, because the steps were chosen by the very scores shown here."
             )
         if self.judge == "point":
             how = "the larger mean was kept at each step, and chance is not ruled out"

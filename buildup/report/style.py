@@ -105,7 +105,8 @@ font:.9rem/1.5 {MONO}}}
 @media (max-width:640px){{main{{padding:20px 12px 40px}}section{{padding:16px 14px;border-radius:10px}}
 .headline{{font-size:1.3rem}}.tiles{{grid-template-columns:1fr 1fr}}.layouts dd{{letter-spacing:.04em}}}}
 @media print{{body{{font-size:10.5pt;background:none}}main{{max-width:none;padding:0}}
-section{{border:0;border-radius:0;padding:0;margin:14pt 0}}.tile,svg,tr,.warning{{break-inside:avoid}}h2,h3{{break-after:avoid}}
+section{{border:0;border-radius:0;padding:0;margin:14pt 0}}.tile,svg,tr,.warning{{break-inside:avoid}}
+h2,h3{{break-after:avoid}}
 *{{-webkit-print-color-adjust:exact;print-color-adjust:exact}}.scroll{{overflow:visible}}.scroll svg{{min-width:0}}
 details::details-content{{content-visibility:visible;display:block;height:auto}}}}
 """

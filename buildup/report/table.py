@@ -23,8 +23,8 @@ class PlanRow:
     edit: str
     params: int | None
     macs: int | None
-    role: Literal["base", "needed", "possible"]
-    """`needed`: trained whatever the verdicts are; `possible`: only after some of them."""
+    role: Literal["base", "first", "possible"]
+    """`first`: tried whatever the verdicts are; `possible`: only after some of them."""
 
 
 def decisions_table(decisions: Sequence[Decision]) -> str:
@@ -47,10 +47,7 @@ def markdown_table(decisions: Sequence[Decision]) -> str:
 
 def candidates_table(rows: Sequence[PlanRow]) -> str:
     """The candidates of a plan, one a line."""
-    cells = [
-        [str(row.number), row.role, row.layout, row.edit or "none", _known(row.params), _known(row.macs)]
-        for row in rows
-    ]
+    cells = [[str(row.number), row.role, row.layout, row.edit, _known(row.params), _known(row.macs)] for row in rows]
     return "\n".join(aligned([["no.", "role", "layout", "edit", "params", "MACs"], *cells], right={0, 4, 5}))
 
 

@@ -58,12 +58,12 @@ def test_unknown_costs_are_shown_as_unknown(published: Findings) -> None:
 
 def test_a_plan_lists_its_candidates() -> None:
     rows = [
-        PlanRow(number=0, layout="CC|CC", edit="", params=23_700_000, macs=1_300_000_000, role="base"),
+        PlanRow(number=0, layout="CC|CC", edit="the base", params=23_700_000, macs=1_300_000_000, role="base"),
         PlanRow(number=1, layout="CC|CM", edit="c2.1: conv -> msa(heads=6)", params=None, macs=None, role="possible"),
     ]
     header, base, possible = candidates_table(rows).splitlines()
     assert header.split() == ["no.", "role", "layout", "edit", "params", "MACs"]
-    assert base.split() == ["0", "base", "CC|CC", "none", "23.7M", "1.30G"]
+    assert base.split() == ["0", "base", "CC|CC", "the", "base", "23.7M", "1.30G"]
     assert possible.split()[-2:] == ["?", "?"]
 
 

@@ -1,1 +1,3 @@
-"""Graph to timm module and back."""
+"""Graph to timm module and back; importing it registers our models with timm."""
+
+from buildup.models import zoo as zoo

@@ -1,0 +1,124 @@
+"""A network as a timm model: the base, with some of its blocks replaced in place or added at its stages' ends."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+from timm.models import build_model_with_cfg
+from torch import nn
+
+from buildup.graph.kinds import Conv
+from buildup.graph.network import Network
+from buildup.graph.values import network_to_values
+from buildup.models.blocks import BUILDERS
+from buildup.models.stem import SMALL_STEMS
+
+ENTRY_POINT = "alternet"
+"""The name under which timm knows all built networks; see `zoo.py`."""
+
+
+def build(
+    network: Network, *, seed: int | None = None, device: torch.device | str = "cpu", **overrides: Any
+) -> nn.Module:
+    """The timm model of a network.
+
+    Args:
+        network: what to build.
+        seed: The base starts as `torch.manual_seed(seed)` makes it start, and every other block from a seed of its
+            own, found by the seed and its path: two networks share all initial weights of the blocks they share.
+            The caller's random numbers are not touched. Without a seed, the global generator is used.
+        device: Where the model goes. It is initialised on the CPU, so that a seed means the same on every device,
+            unless this is `meta`.
+        overrides: What timm's `create_model` takes beside the name: `num_classes`, `in_chans`, `drop_path_rate`,
+            `features_only`, `out_indices` and more.
+    """
+    return create(network, seed=seed, device=device, **overrides)
+
+
+def create(
+    network: Network,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+    pretrained: bool = False,
+    pretrained_cfg: Any = None,
+    **overrides: Any,
+) -> nn.Module:
+    """`build` with what timm gives an entry point in addition."""
+    model: nn.Module = build_model_with_cfg(
+        partial(_edited, network, seed, torch.device(device)),
+        ENTRY_POINT,
+        pretrained,
+        pretrained_cfg=pretrained_cfg or data_config(network),
+        # This wrapper leaves the model whole, so it wraps any family in the same way.
+        feature_cfg={"feature_cls": "getter"},
+        **overrides,
+    )
+    return model
+
+
+def data_config(network: Network) -> dict[str, Any]:
+    """timm's `pretrained_cfg` for a network: its own input and classes, its base's habits for the rest."""
+    base = timm.get_pretrained_cfg(network.base)
+    kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
+    return {
+        "architecture": ENTRY_POINT,
+        "input_size": network.input_shape,
+        "num_classes": network.num_classes,
+        **{name: getattr(base, name) for name in kept},
+    }
+
+
+def _edited(network: Network, seed: int | None, device: torch.device, **overrides: Any) -> Any:
+    arguments = {
+        "num_classes": network.num_classes,
+        "in_chans": network.input_shape[0],
+        **network.base_args,
+        **overrides,
+    }
+    with torch.device("meta" if device.type == "meta" else "cpu"):
+        with _seeded(seed):
+            model: Any = timm.create_model(network.base, **arguments)
+        if network.stem == "small":
+            with _seeded(seed, "stem"):
+                SMALL_STEMS[type(model)](model)
+        for stage in network.stages:
+            last = [block for block in stage.blocks if not block.added][-1]
+            for block in stage.blocks:
+                with _seeded(seed, block.path):
+                    if block.added:
+                        # The last block of one more fresh base has timm's own start for this place.
+                        fresh = timm.create_model(network.base, **arguments)
+                        _put(model, block.path, fresh.get_submodule(last.path))
+                if not isinstance(block.kind, Conv):
+                    with _seeded(seed, block.path):
+                        replaced = model.get_submodule(block.path)
+                        _put(model, block.path, BUILDERS[type(block.kind)](block.kind, replaced))
+    model._model_args = {"network": network_to_values(network)}
+    return model.to(device)
+
+
+def _put(model: nn.Module, path: str, block: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).add_module(name, block)
+
+
+@contextmanager
+def _seeded(seed: int | None, path: str | None = None) -> Iterator[None]:
+    """Inside, the CPU's generator starts from the seed, or from one of a path's own; afterwards it is as before."""
+    if seed is None:
+        yield
+        return
+    if path is not None:
+        seed = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8])
+    # Not torch.manual_seed and fork_rng: they would also reset the generators of every accelerator.
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)

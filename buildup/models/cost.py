@@ -1,0 +1,38 @@
+"""What a network costs: parameters, and multiply-accumulate operations for one image."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from buildup.graph.fingerprint import fingerprint
+from buildup.graph.network import Network, Shape
+from buildup.models.build import build
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """Parameters, and MACs of one forward pass at the network's input shape."""
+
+    params: int
+    macs: int
+    """Convolutions, linear layers and attention products, as in paper.md 2.4."""
+
+
+_known: dict[tuple[str, Shape], Cost] = {}
+
+
+def cost(network: Network) -> Cost:
+    """The cost of a network, counted without memory or arithmetic."""
+    # The fingerprint leaves the size of the images out, since it is no part of the function.
+    key = fingerprint(network), network.input_shape
+    if key not in _known:
+        model = build(network, device="meta").eval()
+        counter = FlopCounterMode(display=False)
+        with torch.no_grad(), counter:
+            model(torch.empty(1, *network.input_shape, device="meta"))
+        _known[key] = Cost(
+            params=sum(parameter.numel() for parameter in model.parameters()),
+            macs=counter.get_total_flops() // 2,
+        )
+    return _known[key]

@@ -1,11 +1,32 @@
 """What the search asks of those who train: an ordered set of wanted trainings in, events out."""
 
-from collections.abc import Sequence
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
-from buildup.trials.outcome import Epoch, Record
+from buildup.errors import RunError
+from buildup.trials.outcome import (
+    Epoch,
+    Failed,
+    Failure,
+    Outcome,
+    Reason,
+    Record,
+    Score,
+    record_from_values,
+    record_to_values,
+)
 from buildup.trials.training import Training
+
+ATTEMPT = "attempt-"
+FINAL = "final.json"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,3 +81,86 @@ class Evaluator(Protocol):
     def close(self) -> None:
         """End all that runs. Trainings keep their checkpoints."""
         ...
+
+
+def attempt(
+    train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path, earlier: tuple[Epoch, ...]
+) -> Generator[Epoch, None, Record]:
+    """Run a training in its attempt folder, whatever happens in it, and leave its final record there.
+
+    `earlier` are the epochs of former attempts; those that this one goes through again count anew.
+    """
+    started = time.monotonic()
+    curve = {epoch.number: epoch for epoch in earlier}
+    outcome: Outcome
+    try:
+        with closing(train(job)) as steps:
+            while True:
+                try:
+                    epoch = next(steps)
+                except StopIteration as end:
+                    outcome = end.value
+                    break
+                curve[epoch.number] = epoch
+                yield epoch
+    except Failed as failed:
+        outcome = Failure(reason=failed.reason, message=failed.message, seconds=time.monotonic() - started)
+    except Exception:  # noqa: BLE001 - a broken candidate is a result, and this is the one place where it becomes one
+        message = traceback.format_exc()
+        outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
+    record = Record(outcome=outcome, curve=tuple(curve[number] for number in sorted(curve)))
+    write_atomically(folder / FINAL, json.dumps(record_to_values(record)).encode())
+    return record
+
+
+def final_record(training_folder: Path) -> tuple[int, Record] | None:
+    """The final record of a training and the attempt that wrote it, the newest if there are several."""
+    for number in reversed(attempts(training_folder)):
+        path = attempt_folder(training_folder, number) / FINAL
+        if path.is_file():
+            try:
+                return number, record_from_values(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError, AttributeError) as problem:
+                raise RunError(
+                    f"{path}: this is no final record of a training ({type(problem).__name__}: {problem}). "
+                    f"Remove the file, and the training goes on from its checkpoint."
+                ) from None
+    return None
+
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
+    """The epochs in a `metrics.jsonl`, up to the first line that a crash left unfinished."""
+    if not path.is_file():
+        return ()
+    epochs: list[Epoch] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            values = json.loads(line)
+            epoch = Epoch(number=values["number"], metrics=values["metrics"])
+        except (ValueError, KeyError, TypeError):
+            break
+        if not line.endswith("\n"):
+            break
+        epochs.append(epoch)
+    return tuple(epochs)
+
+
+def attempts(training_folder: Path) -> list[int]:
+    """The numbers of a training's attempts so far, in order."""
+    names = (path.name.removeprefix(ATTEMPT) for path in training_folder.glob(f"{ATTEMPT}*"))
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
+def attempt_folder(training_folder: Path, number: int) -> Path:
+    """Where an attempt writes: no attempt can touch another's files, even when its driver is gone."""
+    return training_folder / f"{ATTEMPT}{number}"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put a whole file in place: after a crash there is the old one or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)

@@ -1,0 +1,371 @@
+"""The journal of a run: every event goes here before it counts, and the history is read back from here.
+
+The Optuna study is the truth about what ended and what was decided. Beside it lie files that people and the judge
+read: `decisions.jsonl`, and for each training its epochs and which validation images it got right.
+"""
+
+import fcntl
+import json
+import os
+import re
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from optuna_dashboard import get_note, save_note
+
+from buildup.errors import RunError
+from buildup.graph.fingerprint import fingerprint
+from buildup.graph.network import Network
+from buildup.search import entry
+from buildup.search.evaluate import (
+    METRICS,
+    Ended,
+    EpochDone,
+    Event,
+    Started,
+    final_record,
+    read_epochs,
+    write_atomically,
+)
+from buildup.search.storage import lost, open_storage, shown
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision, decision_from_values, decision_to_values
+from buildup.trials.history import History
+from buildup.trials.outcome import Epoch, Outcome, Record, Score
+from buildup.trials.training import Training
+
+TRAININGS = "trainings"
+CORRECT = "correct.bits"
+DECISIONS = "decisions.jsonl"
+LOCK = ".lock"
+TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
+FORMAT = 1
+MOST_HEADS = 4096
+
+Costs = Callable[[Candidate], tuple[int, int] | None]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Open:
+    """A trial that was asked for and not told yet."""
+
+    trial: optuna.Trial
+    known: dict[str, Any]
+    reported: set[int]
+    attempt: int = 0
+    worker: str = ""
+
+
+class Journal:
+    """Writes a run and reads it back. One process at a time: the run's lock file names it."""
+
+    history: History
+    """What the run holds at opening."""
+
+    def __init__(self, *, folder: Path, storage_url: str | None, study: optuna.Study, lock: IO[str], costs: Costs):
+        """Use `create` or `open`."""
+        self._folder = folder
+        self._what = f"the study in {shown(storage_url)}"
+        self._study = study
+        self._lock = lock
+        self._costs = costs
+        self._open: dict[str, _Open] = {}
+        self._firsts: dict[str, int] = {}
+
+    @classmethod
+    def create(
+        cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
+    ) -> "Journal":
+        """Begin a run in its folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = _lock(folder)
+        try:
+            storage = open_storage(storage_url, folder)
+            try:
+                study = optuna.create_study(
+                    storage=storage,
+                    study_name=study_name,
+                    direction="maximize",
+                    sampler=optuna.samplers.RandomSampler(),
+                )
+            except optuna.exceptions.DuplicatedStudyError:
+                raise RunError(
+                    f"{shown(storage_url)} holds a study {study_name!r} already. "
+                    f"Go on with it by `resume`, or choose another name for the run."
+                ) from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names(["accuracy"])
+            study.set_user_attr("buildup", {"format": FORMAT, "base": fingerprint(base)})
+            journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
+            journal.history = History()
+        except BaseException:
+            lock.close()
+            raise
+        return journal
+
+    @classmethod
+    def open(
+        cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
+    ) -> "Journal":
+        """Go on with a run: what its workers finished meanwhile is told, torn files are repaired."""
+        lock = _lock(folder)
+        try:
+            study = _load(folder, storage_url, study_name)
+            found, expected = study.user_attrs["buildup"]["base"], fingerprint(base)
+            if found != expected:
+                raise RunError(
+                    f"the study {study_name!r} in {shown(storage_url)} began with another base "
+                    f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
+                )
+            journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
+            journal.history = _history(folder, study)
+            with lost(journal._what):
+                journal._catch_up()
+        except BaseException:
+            lock.close()
+            raise
+        return journal
+
+    def record(self, history: History, event: Event) -> History:
+        """Write an event down; the history with it. Events of a training that has ended are old news."""
+        training = event.training
+        if training.id in history.outcomes:
+            return history
+        with lost(self._what):
+            one = self._open.get(training.id) or self._ask(training, history)
+            match event:
+                case Started(attempt=attempt, worker=worker):
+                    one.attempt, one.worker = attempt, worker
+                    return history
+                case EpochDone(epoch=epoch):
+                    return self._add_epoch(one, history, epoch)
+                case Ended(record=record):
+                    return self._tell(one, history, record)
+
+    def decide(self, history: History, decision: Decision) -> History:
+        """Write a decision down: first into the study, then where people look."""
+        values = decision_to_values(decision)
+        with lost(self._what):
+            self._study.set_user_attr(_decision_key(decision.step), values)
+            with (self._folder / DECISIONS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            history = history.with_decision(decision)
+            self._write_notes(history)
+        return history
+
+    def close(self) -> None:
+        """Give the run free for others."""
+        self._lock.close()
+
+    def _catch_up(self) -> None:
+        for frozen in self._study.get_trials(deepcopy=False):
+            self._firsts.setdefault(frozen.user_attrs["candidate"], frozen._trial_id)
+        for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            self._study.ask()
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            key = frozen.user_attrs["training"]
+            self._repair_metrics(key)
+            one = _Open(
+                trial=optuna.Trial(self._study, frozen._trial_id),
+                known=dict(frozen.user_attrs),
+                reported=set(frozen.intermediate_values),
+            )
+            self._open[key] = one
+            for epoch in self.history.curves.get(key, ()):
+                self._report(one, epoch)
+            if found := final_record(self._folder / TRAININGS / key):
+                one.attempt, record = found
+                self.history = self._tell(one, self.history, record)
+        lines = "".join(json.dumps(decision_to_values(decision)) + "\n" for decision in self.history.decisions)
+        path = self._folder / DECISIONS
+        if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != lines:
+            write_atomically(path, lines.encode())
+        if self.history.decisions:
+            self._write_notes(self.history)
+
+    def _ask(self, training: Training, history: History) -> _Open:
+        values = entry.params(training.candidate.network)
+        known = entry.description(training, self._costs(training.candidate))
+        # A whole trial at once is one transaction, where suggesting each parameter would be a dozen.
+        self._study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=values,
+                distributions=_distributions(training.candidate.network, values),
+                user_attrs=known,
+            )
+        )
+        trial = self._study.ask()
+        assert trial.user_attrs["training"] == training.id
+        one = self._open[training.id] = _Open(trial=trial, known=known, reported=set())
+        self._firsts.setdefault(training.candidate.id, trial._trial_id)
+        self._repair_metrics(training.id)
+        for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was ended unneeded
+            self._report(one, epoch)
+        return one
+
+    def _add_epoch(self, one: _Open, history: History, epoch: Epoch) -> History:
+        key = one.known["training"]
+        grown = history.with_epoch(key, epoch)
+        if grown is not history:
+            line = json.dumps({"number": epoch.number, "metrics": dict(epoch.metrics)})
+            with (self._folder / TRAININGS / key / METRICS).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._report(one, epoch)
+        return grown
+
+    def _report(self, one: _Open, epoch: Epoch) -> None:
+        if epoch.number not in one.reported and "accuracy" in epoch.metrics:
+            one.trial.report(epoch.metrics["accuracy"], epoch.number)
+            one.reported.add(epoch.number)
+
+    def _tell(self, one: _Open, history: History, record: Record) -> History:
+        key = one.known["training"]
+        for epoch in record.curve:
+            history = self._add_epoch(one, history, epoch)
+        outcome = entry.written(record.outcome)
+        if isinstance(outcome, Score) and outcome.correct is not None:
+            write_atomically(self._folder / TRAININGS / key / CORRECT, outcome.correct)
+        ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
+        for name, value in ended.items():
+            one.trial.set_user_attr(name, value)
+        if isinstance(outcome, Score):
+            self._study.tell(one.trial, outcome.accuracy, state=TrialState.COMPLETE)
+        else:
+            self._study.tell(one.trial, state=TrialState.FAIL)
+        del self._open[key]
+        # Not to be needed is no outcome: should the training be wanted again, it goes on in a new trial.
+        return history.with_outcome(key, outcome) if entry.counts(outcome) else history
+
+    def _repair_metrics(self, key: str) -> None:
+        path = self._folder / TRAININGS / key / METRICS
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps({"number": one.number, "metrics": dict(one.metrics)}) + "\n" for one in read_epochs(path)]
+        text = "".join(lines)
+        if path.exists() and path.stat().st_size != len(text.encode()):
+            write_atomically(path, text.encode())
+
+    def _write_notes(self, history: History) -> None:
+        last = history.decisions[-1]
+        notes: list[tuple[optuna.Study | optuna.Trial, str]] = [(self._study, entry.table(history.decisions))]
+        if last.candidate in self._firsts:
+            notes.append((optuna.Trial(self._study, self._firsts[last.candidate]), entry.note(last)))
+        for where, text in notes:
+            if get_note(where) != text:
+                save_note(where, text)
+
+
+def read_history(folder: Path, storage_url: str | None, study_name: str) -> History:
+    """What a run holds, read by someone who only looks: another process may be writing it."""
+    return _history(folder, _load(folder, storage_url, study_name))
+
+
+def driver_of(folder: Path) -> str | None:
+    """The process that writes a run, as `pid on host`; None when nobody does."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return file.read().strip() or "unknown"
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def _load(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
+    if storage_url is None and not (folder / "study.db").is_file():
+        raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
+    storage = open_storage(storage_url, folder)
+    try:
+        study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    except KeyError:
+        names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
+        raise RunError(f"{shown(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
+    mark = study.user_attrs.get("buildup")
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT:
+        raise RunError(
+            f"the study {study_name!r} in {shown(storage_url)} was not written by this program "
+            f"(its mark is {mark!r}, not format {FORMAT}). Choose another run or another storage."
+        )
+    return study
+
+
+def _history(folder: Path, study: optuna.Study) -> History:
+    outcomes: dict[str, Outcome] = {}
+    curves: dict[str, tuple[Epoch, ...]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        key = trial.user_attrs.get("training")
+        if not isinstance(key, str) or not TRAINING_ID.fullmatch(key):  # it becomes a path
+            raise RunError(
+                f"trial {trial.number} of the study {study.study_name!r} is no training of this run ({key!r}): "
+                f"someone else wrote into the study."
+            )
+        if key not in curves and (curve := read_epochs(folder / TRAININGS / key / METRICS)):
+            curves[key] = curve
+        if trial.state is TrialState.COMPLETE:
+            outcomes[key] = _score(folder, trial)
+        elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
+            outcomes[key] = failure
+    decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(_decision_key()))
+    return History(
+        outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
+    )
+
+
+def _score(folder: Path, trial: FrozenTrial) -> Score:
+    attributes = trial.user_attrs
+    path = folder / TRAININGS / attributes["training"] / CORRECT
+    correct = path.read_bytes() if "correct_hash" in attributes and path.is_file() else None
+    assert trial.value is not None
+    score = entry.score(trial.value, attributes, correct)
+    if "correct_hash" in attributes and score.correct_hash != attributes["correct_hash"]:
+        raise RunError(
+            f"{path}: it is {'damaged' if correct else 'missing'}, and verdicts need it: its hash would have to be "
+            f"{attributes['correct_hash']}. Put it back from a copy of the run."
+        )
+    return score
+
+
+def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDistribution]:
+    """The ranges of a trial's parameters, the same for all networks of a run."""
+    highs = {}
+    for stage in network.stages:
+        highs[f"{stage.name}.msa"] = len(stage.blocks)
+        highs[f"{stage.name}.window"] = max(stage.size)
+        highs[f"{stage.name}.heads"] = MOST_HEADS
+    return {name: IntDistribution(0, max(highs[name], value)) for name, value in values.items()}
+
+
+def _decision_key(step: int | None = None) -> str:
+    return "decision:" if step is None else f"decision:{step:04d}"
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Take the run for this process."""
+    if not folder.is_dir():
+        raise RunError(f"{folder}: there is no such run.")
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(
+            f"{folder}: this run is being written by process {holder}. Wait for it, or end it first."
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file

@@ -1,0 +1,155 @@
+"""Where the Optuna study lies: a file of the run, or a database that several machines can read."""
+
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from buildup.errors import ResourceError, RunError, SearchError
+
+PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
+ANSWER = 5
+"""Seconds that a database server gets to answer."""
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The storage at a URL, or `study.db` in the run folder without one.
+
+    Beside the URLs of SQLAlchemy, `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if url is None:
+        return _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
+    if journal := _journal_file(url):
+        return _journal(journal)
+    return _database(_parsed(url))
+
+
+def check_storage(url: str | None, study_name: str | None = None) -> None:
+    """Refuse a storage that can't be had, or that holds a study of this name already. Nothing is written to a file."""
+    if url is None:
+        return
+    if journal := _journal_file(url):
+        if not journal.parent.is_dir():
+            raise ResourceError(f"storage {journal}: the folder {journal.parent} does not exist.")
+        if not journal.exists():
+            return
+    elif url.startswith("sqlite:") and not Path(_parsed(url).database or "").exists():
+        _check_file(_parsed(url))
+        return
+    storage = open_storage(url, Path())
+    if study_name in {study.study_name for study in storage.get_all_studies()}:
+        raise RunError(
+            f"{shown(url)} holds a study {study_name!r} already. "
+            f"Go on with it by `resume`, or choose another name for the run."
+        )
+
+
+def shown(url: str | None) -> str:
+    """A storage as it may be printed: without its password."""
+    if url is None:
+        return "study.db of the run"
+    return url if _journal_file(url) else make_url(url).render_as_string(hide_password=True)
+
+
+@contextmanager
+def lost(what: str) -> Iterator[None]:
+    """Say so when a storage or a disk fails in the middle of a search."""
+    try:
+        yield
+    except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
+        raise SearchError(
+            f"{what} can't be written any more: {_cause(error)}. Nothing that was written is lost; "
+            f"`resume` goes on once it works again."
+        ) from error
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise ResourceError(
+            f"storage {url.split('@')[-1]!r} is no URL. Examples: sqlite:///study.db, "
+            f"postgresql://user:password@host/database, journal:///study.log."
+        ) from None
+
+
+def _journal_file(url: str) -> Path | None:
+    if url.startswith("journal://"):
+        return Path(url.removeprefix("journal://").removeprefix("/"))
+    return Path(url) if "://" not in url and url.endswith(".log") else None
+
+
+def _journal(path: Path) -> JournalStorage:
+    try:
+        if path.exists():
+            with path.open("rb") as file:
+                start = file.read(1)
+            if start not in {b"", b"{"}:
+                raise RunError(f"{path}: this is no journal file of Optuna. Give another file.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return JournalStorage(JournalFileBackend(str(path)))
+    except OSError as error:
+        raise ResourceError(f"storage {path} can't be used: {error}.") from None
+    except (ValueError, KeyError) as error:
+        raise RunError(f"{path}: this is no journal file of Optuna, or a damaged one ({error}).") from None
+
+
+def _database(url: URL) -> RDBStorage:
+    name = url.render_as_string(hide_password=True)
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        _check_file(url)
+    elif backend not in PACKAGES:
+        raise ResourceError(f"storage {name}: {backend!r} is not known; known are sqlite, postgresql, mysql, journal.")
+    if backend == "mysql" and url.drivername == "mysql":
+        url = url.set(drivername="mysql+pymysql")
+    timeout = "timeout" if backend == "sqlite" else "connect_timeout"
+    engine: dict[str, Any] = {"connect_args": {timeout: 6 * ANSWER if backend == "sqlite" else ANSWER}}
+    if backend != "sqlite":
+        engine["pool_pre_ping"] = True  # trainings take long, and servers drop connections that idle
+    try:
+        return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
+    except (ImportError, NoSuchModuleError) as error:
+        raise ResourceError(
+            f"storage {name} needs a driver that is not installed: {_cause(error)}. "
+            f"Install it with `pip install {PACKAGES.get(backend, backend)}`."
+        ) from None
+    except SQLAlchemyError as error:
+        raise ResourceError(f"storage {name} can't be used: {_cause(error)}.") from None
+    except RuntimeError as error:
+        raise RunError(f"storage {name} was written by another version of Optuna: {error}") from None
+
+
+def _check_file(url: URL) -> None:
+    """Refuse a file that holds something else: Optuna would put its tables into any database."""
+    path = Path(url.database or "")
+    if not path.name:
+        raise ResourceError("storage sqlite:// keeps the study in memory, where no `resume` finds it. Name a file.")
+    if not path.parent.is_dir():
+        raise ResourceError(f"storage {path}: the folder {path.parent} does not exist.")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
+    except sqlite3.DatabaseError as error:
+        raise RunError(f"{path}: this is no study database ({error}). Move it away, or choose another run.") from None
+    if not {"studies", "trials", "version_info"} <= tables:
+        raise RunError(f"{path}: this is a database of something else (tables {', '.join(sorted(tables)) or 'none'}).")
+
+
+def _cause(error: BaseException) -> str:
+    """What the driver said, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")

@@ -112,6 +112,12 @@ def _status(flags: Flags) -> int:
     return _print(status(flags), flags)
 
 
+def _report(flags: Flags) -> int:
+    from buildup.search.winner import report
+
+    return _print(report(flags), flags)
+
+
 def _export(flags: Flags) -> int:
     from buildup.search.winner import export
 
@@ -206,6 +212,14 @@ COMMANDS = (
         run=_status,
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(JSON,),
+    ),
+    Command(
+        name="report",
+        help="write report.html of a run anew, also while it runs",
+        example="buildup report demo --format md",
+        run=_report,
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(Flag(name="format", metavar="FORMAT", help="html (default), or md to print it"), JSON),
     ),
     Command(
         name="export",

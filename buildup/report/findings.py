@@ -151,7 +151,7 @@ class Findings:
             how = f"a step was kept when a gain was likely{sure}"
         return (
             f"Unproven: {how}. The steps were chosen by the very scores shown here, so the difference between winner "
-            "and base flatters the winner. Only buildup final, which trains both anew with fresh seeds, makes a claim."
+            "and base flatters the winner. Only both trained anew, with fresh seeds and on images that no verdict saw, prove it."
         )
 
     @property
@@ -186,7 +186,6 @@ class Findings:
         """How to go on: a command, and what it is for."""
         run = self.quoted_run
         return (
-            (f"buildup final {run}", "prove or refute the winner: base and winner anew, the test set once"),
             (f"buildup export {run} --to DIR", "write the winner as a timm model"),
             (f"buildup dashboard {run}", "look at every training in the browser"),
         )

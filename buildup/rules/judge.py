@@ -4,9 +4,10 @@ Both were trained with the same seeds on the same validation images, so the gain
 d_i, in points. Its deviation has two parts. Two trainings of one network disagree on some images; with a share q of
 n images disagreeing and a gain g, that alone makes a variance of (q - g^2) / n (McNemar), and q is measured. On top
 comes what the seed does to the network as a whole. From three seeds alone a variance can't be estimated, so the
-measured squares are pooled with that expectation, which counts like `PRIOR_SEEDS` further seeds:
+measured squares S = sum of (d_i - mean)^2 are pooled with that expectation, which counts like `PRIOR_SEEDS` further
+seeds. Where the seeds differ more than expected, as they do for networks that have hardly learned, they are believed:
 
-    v   = (PRIOR_SEEDS * (image part + SEED_DEVIATION^2) + sum of (d_i - mean)^2) / (PRIOR_SEEDS + n - 1)
+    v   = max((PRIOR_SEEDS * (image part + SEED_DEVIATION^2) + S) / (PRIOR_SEEDS + n - 1),  S / (n - 1))
     t   = mean / sqrt(v / n),   with PRIOR_SEEDS + n - 1 degrees of freedom
 
 A bootstrap over seeds is no substitute: over three to five seeds it keeps something in 23 to 33 % of searches in
@@ -68,7 +69,7 @@ class LikelyJudge:
 
     def judge(self, pairs: Sequence[Pair], looks: int) -> Verdict | More:
         """Keep when P(gain > 0) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
-        return _by_interval(pairs, level=2 * LIKELY - 1, label=" (unproven)")
+        return _by_interval(pairs, level=round(2 * LIKELY - 1, 9), label=" (unproven)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +101,8 @@ def interval(pairs: Sequence[Pair], level: float) -> tuple[float, float, float]:
     gain = fmean(gains)
     freedom = PRIOR_SEEDS + len(gains) - 1
     expected = fmean(_image_variance(pair) for pair in pairs) + SEED_DEVIATION**2
-    variance = (PRIOR_SEEDS * expected + sum((d - gain) ** 2 for d in gains)) / freedom
+    squares = sum((d - gain) ** 2 for d in gains)
+    variance = max((PRIOR_SEEDS * expected + squares) / freedom, squares / max(1, len(gains) - 1))
     half = float(stdtrit(freedom, (1 + level) / 2)) * sqrt(variance / len(gains))
     return gain, gain - half, gain + half
 

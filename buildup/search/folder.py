@@ -55,9 +55,9 @@ class Run:
         return self.folder / "trainings"
 
     @property
-    def storage(self) -> str:
-        """The URL of its Optuna storage."""
-        return self.settings.storage or f"sqlite:///{self.folder.resolve() / 'study.db'}"
+    def study(self) -> str:
+        """The name of its Optuna study."""
+        return self.folder.name
 
 
 def folder_of(name: str) -> Path:
@@ -98,10 +98,9 @@ def save(run: Run) -> None:
         "recipe": run.recipe,
         "data": run.data,
         "environment": run.environment,
-        "network": network_to_values(run.network),
     }
-    # Through JSON, so that tuples and mappings of any kind become what the safe loader reads back.
-    text = yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=False, default_flow_style=None, width=120)
+    # One setting a line, but one block of the network a line.
+    text = _yaml(values, flow=False) + _yaml({"network": network_to_values(run.network)}, flow=None)
     write_whole(run.folder / "run.yaml", text.encode())
 
 
@@ -150,7 +149,7 @@ def environment(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "device": device,
         "versions": {name: _version(name) for name in VERSIONED},
     }
@@ -171,10 +170,21 @@ def write_whole(path: Path, content: bytes) -> None:
         raise
 
 
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def free_gib(folder: Path) -> float:
     """Free disk space where a folder is or would be, in GiB."""
     parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     return shutil.disk_usage(parent).free / 2**30
+
+
+def _yaml(values: dict[str, Any], *, flow: bool | None) -> str:
+    # Through JSON, so that tuples and mappings of any kind become what the safe loader reads back.
+    plain = json.loads(json.dumps(values))
+    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True))
 
 
 def _version(name: str) -> str | None:

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
 from buildup.trials.history import History
@@ -66,14 +67,21 @@ class PlainWatcher:
         return lines
 
     def left(self, view: View) -> str:
-        """How much is left, in trainings and in time."""
-        least, most = (self.procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
-        seeds = self.procedure.seeds
-        low, high = sorted((least * seeds, most * seeds))
-        if not self.ended:
-            return f"{low} to {high} trainings left"
-        each = self.seconds / self.ended / min(self.workers, seeds)
-        return f"{low} to {high} trainings left, about {duration(low * each)} to {duration(high * each)}"
+        """How much is left."""
+        each = self.seconds / self.ended if self.ended else None
+        return left(self.procedure, view, self.workers, each)
+
+
+def left(procedure: Procedure, view: View, workers: int, each: float | None) -> str:
+    """How much of a search is left, in trainings and, where the seconds of one are known, in time."""
+    least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
+    seeds = procedure.seeds
+    count = f"{least * seeds} to {most * seeds} trainings left" if least < most else f"{most * seeds} trainings left"
+    if each is None:
+        return count
+    pace = each / min(workers, seeds)
+    low, high = duration(least * seeds * pace), duration(most * seeds * pace)
+    return f"{count}, about {low if low == high else f'{low} to {high}'}"
 
 
 @dataclass(kw_only=True)
@@ -127,22 +135,6 @@ class LiveWatcher:
 def name_of(training: Training) -> str:
     """A training as people follow it."""
     return f"{training.candidate.edit or 'the base'}  seed {training.seed}"
-
-
-def duration(seconds: float) -> str:
-    """A time as people say it.
-
-    >>> [duration(value) for value in (4.2, 75, 4000, 200000)]
-    ['4 s', '1 min 15 s', '1 h 07 min', '2 d 08 h']
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600:02} h"
 
 
 def _accuracy(curve: tuple[Epoch, ...]) -> str:

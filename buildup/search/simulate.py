@@ -26,7 +26,7 @@ PIXELS, CLASSES = 32, 100
 
 
 def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    """Follow the rule; the trace as text, and as values. `read` makes a graph of a base that is not in the cache yet."""
+    """Follow the rule; the trace as text and as values. `read` makes the graph of a base that no cache knows."""
     problems = Problems()
     seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)

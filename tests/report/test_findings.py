@@ -44,7 +44,7 @@ def test_a_winner_that_is_the_base_claims_nothing(published: Findings, empty: Fi
 
 
 def test_commands_quote_a_run_with_a_space(empty: Findings) -> None:
-    assert empty.commands[0][0] == "buildup final 'a run'"
+    assert empty.commands[0][0] == "buildup export 'a run' --to DIR"
 
 
 def test_the_cost_of_the_winner_comes_from_its_decision(published: Findings) -> None:

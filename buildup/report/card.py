@@ -1,0 +1,81 @@
+"""The model card of an exported network: what it is, how it came about, how sure that is, how to load it."""
+
+from buildup.graph.layout import layout
+from buildup.graph.network import Network
+from buildup.report.findings import Findings, cost_text, flat
+from buildup.report.table import code, graph_text, markdown_table
+from buildup.report.words import accuracies, clean
+from buildup.trials.outcome import Score
+
+LOADING = """\
+```python
+import timm
+import buildup.models  # registers the entry point
+
+model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True)
+```
+
+Without buildup, with torch and timm alone: `alternet.py` in this folder is the same network in one file.
+
+```python
+from alternet import load
+
+model = load()
+```
+"""
+
+
+def model_card(findings: Findings, network: Network, exported: Score) -> str:
+    """The card of one network of a search, as Markdown."""
+    base, own = findings.accuracy(findings.base), findings.accuracy(network)
+    cost = findings.cost(network)
+    dataset = str(findings.settings.get("dataset", ""))
+    lines = [
+        "---",
+        "library_name: timm",
+        "tags: [image-classification, timm, alternet, buildup]",
+        "---",
+        "",
+        f"# {clean(network.base)} as `{clean(layout(network))}`",
+        "",
+        f"Made by the build-up rule from timm's {code(network.base)} on {code(dataset)}. "
+        f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
+        "",
+        "```",
+        graph_text(network),
+        "```",
+        "",
+        "## Scores",
+        "",
+        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images. They are those of "
+        "the seed that did best, so this figure flatters them; the means do less.",
+        "",
+        "| network | validation accuracy, every seed | mean |",
+        "| --- | --- | --- |",
+        _row("base", list(base.values())),
+        _row("this one", list(own.values())),
+        "",
+        f"{cost_text(cost)}." if cost else "",
+        "",
+        findings.claim,
+        findings.images,
+        *[f"\n> {clean(warning)}" for warning in findings.warnings],
+        "",
+        "## Load it",
+        "",
+        LOADING,
+        "## Decisions",
+        "",
+        markdown_table(findings.decisions),
+        "",
+        "## Settings",
+        "",
+        *[f"- {clean(name)}: {code(str(value))}" for name, value in flat(findings.settings)],
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _row(name: str, scores: list[float]) -> str:
+    average = f"{sum(scores) / len(scores):.2f} %" if scores else "not known"
+    return f"| {name} | {accuracies(scores)} | {average} |"

@@ -1,0 +1,303 @@
+"""The wiring of `search` and `resume`: a request in, a run with its winner out."""
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from buildup.errors import DataError, WeakBase
+from buildup.report.table import decisions_table
+from buildup.report.words import duration
+from buildup.rules.base import Procedure, View
+from buildup.search.folder import Run, create, environment, mark, open_run
+from buildup.search.journal import Journal
+from buildup.search.loop import run as run_loop
+from buildup.search.problems import Problems
+from buildup.search.progress import watcher
+from buildup.search.request import Request, resolve
+from buildup.search.settings import parse_duration
+from buildup.search.state import costs_of, procedure
+from buildup.search.storage import check_storage
+from buildup.search.winner import keep_winner
+from buildup.search.workers import RayEvaluator
+from buildup.training.data import load_data, parse_fraction
+from buildup.training.fit import Job, fit
+from buildup.training.health import check_base
+from buildup.training.recipe import recipe_from_values, recipe_to_values
+from buildup.trials.history import History
+from buildup.trials.training import Training, training_id
+
+
+def search(flags: Mapping[str, Any]) -> int:
+    """Run a search from its request to its end."""
+    request = resolve(flags)
+    check_storage(request.settings.storage, request.folder.name)
+
+    def work() -> int:
+        run = _new_run(request)
+        # The workers come first: what they lack is said before anything is written.
+        with ExitStack() as stack:
+            evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
+            create(run)
+            journal = stack.enter_context(closing(Journal.create(**_journal(run))))
+            return _drive(run, journal, evaluator, as_json=bool(flags["json"]))
+
+    return interruptible(request.folder, work)
+
+
+def resume(flags: Mapping[str, Any]) -> int:
+    """Go on with a run."""
+    run = _with_flags(open_run(flags["run"]), flags)
+
+    def work() -> int:
+        with ExitStack() as stack:
+            journal = stack.enter_context(closing(_opened_journal(run)))
+            view = procedure(run).view(journal.history)
+            if view.finished and run.status == "finished":
+                _say(f"{run.folder}: this run is finished; nothing is left to do.")
+                return _summary(run, view, journal.history, as_json=bool(flags["json"]))
+            _check_data(run)
+            evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
+            return _drive(mark(run, "running", ""), journal, evaluator, as_json=bool(flags["json"]))
+
+    return interruptible(run.folder, work)
+
+
+def interruptible(folder: Path, work: Callable[[], int]) -> int:
+    """Do the work; Ctrl-C and a request to terminate both end it in order, and say how to go on."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return work()
+    except KeyboardInterrupt:
+        started = (folder / "run.yaml").exists()
+        _say(f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written.")
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+
+
+def _new_run(request: Request) -> Run:
+    settings = request.settings
+    data = load_data(settings.dataset, settings.data_dir, settings.image_size)
+    return Run(
+        folder=request.folder,
+        settings=settings,
+        space=request.space,
+        recipe=recipe_to_values(request.recipe.resolved(train_images=request.data.train_images)),
+        data={
+            "name": settings.dataset,
+            "hash": data.hash,
+            "train_images": request.data.train_images,
+            "val_images": request.data.val_images,
+            "num_classes": data.num_classes,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "image_size": data.image_size,
+            "channels": data.channels,
+            "split_seed": settings.seed,
+            "test_set": "not opened",
+        },
+        network=request.network,
+        environment=environment(settings.device),
+    )
+
+
+def _with_flags(run: Run, flags: Mapping[str, Any]) -> Run:
+    """A resumed run keeps its settings, but for the limits and for where the workers are."""
+    problems = Problems()
+    changes: dict[str, Any] = {
+        "max_trials": problems.whole("--max-trials", flags["max_trials"], 0) or None,
+        "time_budget": problems.parsed("--time-budget", parse_duration, flags["time_budget"]),
+    }
+    problems.raise_any()
+    if flags["ray"]:
+        changes["ray"] = flags["ray"]
+    if flags["allow_weak_base"]:
+        changes["allow_weak_base"] = True
+    return replace(run, settings=replace(run.settings, **changes))
+
+
+def _check_data(run: Run) -> None:
+    data = load_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size)
+    if data.hash != run.data["hash"]:
+        raise DataError(
+            f"{run.settings.dataset}: this dataset is not the one that the run began with "
+            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data['hash'][:12]}). "
+            "Give back the files of then, or start a new run."
+        )
+
+
+def _opened_journal(run: Run) -> Journal:
+    """The journal of a run. A driver that died between making the folder and the study left a run without one."""
+    if run.settings.storage is None and not (run.folder / "study.db").exists():
+        return Journal.create(**_journal(run))
+    return Journal.open(**_journal(run))
+
+
+def _journal(run: Run) -> dict[str, Any]:
+    return {
+        "folder": run.folder,
+        "storage_url": run.settings.storage,
+        "study_name": run.study,
+        "base": run.network,
+        "costs": costs_of,
+    }
+
+
+def _workers(run: Run, verbose: bool) -> RayEvaluator:
+    settings = run.settings
+    return RayEvaluator(
+        folder=run.trainings.absolute(),
+        train=fit,
+        job=_job_maker(run),
+        workers=settings.workers,
+        cpus_per_worker=settings.threads,
+        gpus_per_worker=settings.gpus_per_trial,
+        address=settings.ray,
+        verbose=verbose,
+    )
+
+
+def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
+    settings, recipe = run.settings, recipe_from_values(run.recipe)
+
+    def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
+        return Job(
+            network=training.candidate.network,
+            seed=training.seed,
+            dataset=settings.dataset,
+            data_dir=settings.data_dir,
+            image_size=settings.image_size,
+            fraction=parse_fraction(settings.fraction),
+            split_seed=run.data["split_seed"],
+            recipe=recipe,
+            device=settings.device,
+            threads=settings.threads,
+            folder=str(folder),
+            resume_from=None if resume_from is None else str(resume_from),
+        )
+
+    return job
+
+
+def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:
+    """Follow the loop to its end, and leave the run in the state that it came to."""
+    steps = procedure(run)
+    warnings: list[str] = []
+    _say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
+    if run.settings.judge == "point":
+        warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
+    try:
+        with watcher(steps, run.settings.epochs, run.settings.workers) as look:
+            view, history = run_loop(
+                steps, evaluator, journal, look, journal.history, _inspector(run, steps, warnings), _limit(run)
+            )
+    except WeakBase as weak:
+        mark(run, "stopped", str(weak), warnings)
+        raise
+    except KeyboardInterrupt:
+        mark(run, "stopped", "interrupted", warnings)
+        raise
+    if not view.finished:
+        reason = f"a limit was reached: {_limit(run)(history)}"
+        mark(run, "stopped", reason, warnings)
+        _say(f"Stopped: {reason}. Go on with: buildup resume {run.folder}")
+        return 0
+    evaluator.close()
+    run = mark(run, "finished", "the rule has nothing left to try", warnings)
+    keep_winner(run, view, history)
+    return _summary(run, view, history, as_json=as_json)
+
+
+def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[History], None]:
+    """Is the base worth building on? Every change of a base that did not learn looks good."""
+
+    def inspect(history: History) -> None:
+        seeds = range(steps.first_seed, steps.first_seed + steps.seeds)
+        ids = [training_id(steps.base.id, seed) for seed in seeds]
+        problems = check_base(
+            [history.curves.get(key, ()) for key in ids],
+            num_classes=run.data["num_classes"],
+            images=run.data["val_images"],
+            expected=recipe_from_values(run.recipe).expectation(run.settings.base, run.settings.dataset),
+        )
+        if not problems:
+            return
+        message = f"the base {run.settings.base} has not learned: {' '.join(problems)}"
+        if not run.settings.allow_weak_base:
+            raise WeakBase(
+                f"{message} Every change on top of it would look good, so the search stops here. Train it longer "
+                f"(--epochs, --fraction), or go on all the same: buildup resume {run.folder} --allow-weak-base"
+            )
+        warnings.append(f"weak base: {message}")
+        _say(f"warning: {message}")
+
+    return inspect
+
+
+def _limit(run: Run) -> Callable[[History], str | None]:
+    """Why a search that is not finished should stop; None while it may go on."""
+    began = time.monotonic()
+
+    def limit(history: History) -> str | None:
+        most, budget = run.settings.max_trials, run.settings.time_budget
+        if most is not None and len(history.outcomes) >= most:
+            return f"--max-trials {most}"
+        if budget is not None and time.monotonic() - began >= budget:
+            return f"--time-budget {duration(budget)}"
+        return None
+
+    return limit
+
+
+def _summary(run: Run, view: View, history: History, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(result(run, view, history), indent=2))
+        return 0
+    print(decisions_table(view.decisions))
+    print()
+    same = "No replacement was kept: the base stays as it is." if view.best is view.candidates[0] else ""
+    print(f"{run.settings.base} became {view.best.layout}. {same}".strip())
+    for warning in run.warnings:
+        print(f"warning: {warning}")
+    print(
+        f"\nNext:\n"
+        f"  {run.folder / 'report.html'}  the evidence for each decision, in a browser\n"
+        f"  {run.folder / 'export'}  the network as a timm model; its README.md says how to load it\n"
+        f"  buildup dashboard {run.folder}  curves and timeline\n"
+        f"  buildup export {run.folder} --to DIR  the same network, or another candidate, elsewhere"
+    )
+    return 0
+
+
+def result(run: Run, view: View, history: History) -> dict[str, Any]:
+    """What a run came to, as values."""
+    return {
+        "run": str(run.folder),
+        "status": run.status,
+        "reason": run.reason,
+        "base": run.settings.base,
+        "dataset": run.settings.dataset,
+        "layout": view.best.layout,
+        "fingerprint": view.best.id,
+        "trainings": len(history.outcomes),
+        "verdicts": [
+            {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
+            for decision in view.decisions
+        ],
+        "warnings": list(run.warnings),
+    }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

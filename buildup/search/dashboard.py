@@ -1,0 +1,46 @@
+"""`dashboard`: optuna-dashboard on one run, for this machine only unless asked otherwise."""
+
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import optuna_dashboard
+
+from buildup.errors import ResourceError
+from buildup.search.folder import open_run
+from buildup.search.problems import Problems
+from buildup.search.storage import open_storage
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+
+
+def dashboard(flags: Mapping[str, Any]) -> int:
+    """Serve until interrupted."""
+    run = open_run(flags["run"])
+    problems = Problems()
+    port = problems.whole("--port", flags["port"], 8080, most=65535)
+    problems.raise_any()
+    host = flags["host"] or LOCAL[0]
+    if host not in LOCAL:
+        print(f"warning: {host} lets others on the network read and change this study.", file=sys.stderr)
+    app = optuna_dashboard.wsgi(open_storage(run.settings.storage, run.folder))
+    try:
+        server = make_server(host, port, app, handler_class=_QuietHandler)
+    except (OSError, socket.gaierror) as problem:
+        raise ResourceError(f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port.") from None
+    print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+    with server:
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
+class _QuietHandler(WSGIRequestHandler):
+    """Says nothing of each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing."""

@@ -1,0 +1,143 @@
+"""What a person typed, turned into `Settings` with everything they name at hand; every problem is named at once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from buildup.graph.network import Network
+from buildup.models.read import read
+from buildup.rules.moves import start, with_look_ahead
+from buildup.rules.strategies import STRATEGIES
+from buildup.search.folder import check_free, cores, folder_of
+from buildup.search.problems import Problems
+from buildup.search.settings import Settings, parse_duration
+from buildup.space.load import load
+from buildup.space.schema import SearchSpace
+from buildup.training.data import DataInfo, describe_data, parse_fraction
+from buildup.training.device import check_device, device_count
+from buildup.training.recipe import Recipe, load_recipe
+
+DEFAULT_SEEDS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request that can be carried out."""
+
+    folder: Path
+    settings: Settings
+    space: SearchSpace
+    recipe: Recipe
+    data: DataInfo
+    network: Network
+    """Where the search starts: the base, with the blocks that the space adds."""
+
+
+def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> Request:
+    """The request behind the flags of `search` and `plan`; raises with all problems at once and writes nothing."""
+    text = {name: value if isinstance(value, str) else None for name, value in flags.items()}
+    problems = Problems()
+    for name in ("base", "dataset"):
+        if not text.get(name):
+            problems.found.append(f"--{name} is missing.")
+
+    device = "cpu"
+    with problems.caught():
+        device = check_device(text.get("device") or "auto")
+    seeds = problems.whole("--seeds", text.get("seeds"), DEFAULT_SEEDS, most=1000)
+    workers = problems.whole("--workers", text.get("workers"), _default_workers(device, seeds), most=100_000)
+    gpus = problems.number(
+        "--gpus-per-trial", text.get("gpus_per_trial"), 1.0 if device.startswith("cuda") else 0.0, most=1024
+    )
+    if gpus and not device.startswith("cuda") and not text.get("ray"):
+        problems.found.append(
+            f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
+        )
+    strategy = problems.choice("strategy", text.get("strategy"), "alternet", tuple(STRATEGIES))
+    fraction = text.get("fraction") or "1"
+    share = 1.0
+    with problems.caught():
+        share = parse_fraction(fraction)
+    budget = problems.parsed("--time-budget", parse_duration, text.get("time_budget"))
+
+    space = None
+    with problems.caught():
+        space = load(text.get("space") or "alternet")
+        space = with_look_ahead(space) if flags.get("look_ahead") else space
+    recipe = None
+    with problems.caught():
+        recipe = load_recipe(text.get("recipe") or "quick")
+    epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
+    judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
+
+    data = None
+    if text.get("dataset"):
+        with problems.caught():
+            data = describe_data(str(text["dataset"]), text.get("data_dir"), fraction=share)
+    network = None
+    if text.get("base"):
+        with problems.caught():
+            network = read(
+                str(text["base"]),
+                input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
+                num_classes=data.num_classes if data else 1000,
+                stem=space.stem if space else "auto",
+            )
+    if network and space and data:
+        with problems.caught():
+            network = start(network, space)
+
+    folder = folder_of(
+        text.get("run") or f"{text.get('base')}-{str(text.get('dataset')).replace('/', '_').replace(':', '_')}"
+    )
+    if new_run:
+        with problems.caught():
+            check_free(folder)
+    first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
+    max_trials = problems.whole("--max-trials", text.get("max_trials"), 0) or None
+    problems.raise_any()
+    assert data is not None
+    assert network is not None
+    assert space is not None
+    assert recipe is not None
+    settings = Settings(
+        base=network.base,
+        dataset=str(text["dataset"]),
+        data_dir=_absolute(text.get("data_dir")),
+        image_size=data.image_size,
+        space=text.get("space") or "alternet",
+        recipe=text.get("recipe") or "quick",
+        epochs=epochs,
+        seeds=seeds,
+        strategy=strategy,
+        judge=judge,
+        look_ahead=bool(flags.get("look_ahead")),
+        workers=workers,
+        gpus_per_trial=gpus,
+        threads=max(1, cores() // workers) if not gpus else max(1, min(4, cores() // workers)),
+        device=device,
+        fraction=fraction,
+        seed=first_seed,
+        storage=text.get("storage"),
+        ray=text.get("ray"),
+        max_trials=max_trials,
+        time_budget=budget,
+        allow_weak_base=bool(flags.get("allow_weak_base")),
+    )
+    return Request(
+        folder=folder,
+        settings=settings,
+        space=space,
+        recipe=recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe,
+        data=data,
+        network=network,
+    )
+
+
+def _default_workers(device: str, seeds: int) -> int:
+    """One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side."""
+    return device_count(device) if device.startswith("cuda") else max(1, min(cores(), seeds))
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())

@@ -1,0 +1,65 @@
+"""`status`: where a run stands, read from its study without touching it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from buildup.report.table import decisions_table
+from buildup.search.folder import open_run
+from buildup.search.journal import driver_of
+from buildup.search.progress import left, name_of
+from buildup.search.state import procedure, state_of
+
+
+def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """What runs, what was decided and what is left, as text and as values."""
+    run = open_run(flags["run"])
+    view, history = state_of(run)
+    driver = driver_of(run.folder)
+    state = run.status if run.status != "running" or driver else "stopped"
+    reason = run.reason if state == run.status else "its driver is gone"
+    seconds = [outcome.seconds for outcome in history.outcomes.values()]
+    each = sum(seconds) / len(seconds) if seconds else None
+    rest = None if view.finished else left(procedure(run), view, run.settings.workers, each)
+    running = [
+        {
+            "training": training.id,
+            "edit": training.candidate.edit or "the base",
+            "seed": training.seed,
+            "epoch": len(history.curves.get(training.id, ())),
+            "accuracy": next((epoch.metrics["accuracy"] for epoch in history.curves.get(training.id, ())[-1:]), None),
+        }
+        for training in view.needed
+    ]
+    values = {
+        "run": str(run.folder),
+        "status": state,
+        "reason": reason,
+        "driver": driver,
+        "base": run.settings.base,
+        "dataset": run.settings.dataset,
+        "layout": view.best.layout,
+        "trainings": len(history.outcomes),
+        "waiting_for": running,
+        "verdicts": [
+            {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
+            for decision in view.decisions
+        ],
+        "left": rest,
+        "warnings": list(run.warnings),
+    }
+    lines = [
+        f"{run.folder}: {state}{f' ({reason})' if reason else ''}",
+        f"{run.settings.base} on {run.settings.dataset}, now {view.best.layout}",
+    ]
+    if view.decisions:
+        lines += ["", decisions_table(view.decisions)]
+    if not view.finished:
+        lines += ["", "waiting for:"]
+        for training, row in zip(view.needed, running, strict=True):
+            accuracy = f", {row['accuracy']:.2f} %" if row["accuracy"] is not None else ""
+            lines.append(f"  {name_of(training)}: epoch {row['epoch']} of {run.settings.epochs}{accuracy}")
+        lines.append(str(rest))
+        if state != "running":
+            lines.append(f"go on with: buildup resume {run.folder}")
+    lines += [f"warning: {warning}" for warning in run.warnings]
+    return "\n".join(lines), values

@@ -1,0 +1,133 @@
+"""What a search leaves for people: the winner as a timm model, the report, and both again on request."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from buildup.errors import RequestError, RunError
+from buildup.models.export import check_target
+from buildup.models.export import export as export_network
+from buildup.report.card import model_card
+from buildup.report.findings import Findings
+from buildup.report.markdown import markdown
+from buildup.report.page import page
+from buildup.rules.base import View
+from buildup.search.folder import Run, open_run, write_whole
+from buildup.search.problems import Problems
+from buildup.search.state import costs_of, state_of
+from buildup.trials.candidate import Candidate
+from buildup.trials.history import History
+from buildup.trials.outcome import Score
+from buildup.trials.training import training_id
+
+WEIGHTS = "weights.safetensors"
+
+
+def keep_winner(run: Run, view: View, history: History) -> None:
+    """Write the winner and the report into the run's folder."""
+    target = run.folder / "export"
+    if target.exists():  # of an earlier end of the same search
+        shutil.rmtree(target)
+    findings = findings_of(run, view, history)
+    _export(run, findings, view.best, target)
+    write_whole(run.folder / "report.html", page(findings).encode())
+
+
+def report(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The command: write `report.html` anew, also while the search runs; or print the report as Markdown."""
+    run = open_run(flags["run"])
+    problems = Problems()
+    form = problems.choice("format", flags["format"], "html", ("html", "md"))
+    problems.raise_any()
+    findings = findings_of(run, *state_of(run))
+    if form == "md":
+        return markdown(findings), {"markdown": markdown(findings)}
+    path = run.folder / "report.html"
+    write_whole(path, page(findings).encode())
+    return f"{path}: written.", {"report": str(path)}
+
+
+def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The command: export the winner, or the candidate asked for."""
+    run = open_run(flags["run"])
+    problems = Problems()
+    view, history = state_of(run)
+    candidate = view.best
+    with problems.caught():
+        candidate = _choose(run, view, flags["candidate"])
+    target = Path(flags["to"] or "")
+    if not flags["to"]:
+        problems.found.append("--to is missing: the folder to write the network to.")
+    else:
+        with problems.caught():
+            check_target(target)
+    problems.raise_any()
+    _export(run, findings_of(run, view, history), candidate, target)
+    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
+    text = (
+        f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
+        f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
+        f"  or, with torch and timm alone, {target / 'alternet.py'}"
+    )
+    return text, values
+
+
+def findings_of(run: Run, view: View, history: History) -> Findings:
+    """A run as the reports tell it."""
+    return Findings(
+        title=f"{run.settings.base} on {run.settings.dataset}",
+        run=str(run.folder),
+        settings={
+            **{name: value for name, value in asdict(run.settings).items() if value is not None},
+            "stem": run.network.stem,
+            "recipe values": run.recipe,
+            "data": run.data,
+            "environment": run.environment,
+        },
+        base=view.candidates[0].network,
+        winner=view.best.network,
+        history=history,
+        costs={candidate.id: costs_of(candidate) for candidate in (view.candidates[0], view.best)},
+        warnings=run.warnings,
+        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
+    )
+
+
+def _choose(run: Run, view: View, wish: str | None) -> Candidate:
+    if wish is None:
+        if not view.finished:
+            raise RunError(
+                f"{run.folder}: the search has not ended, so there is no winner. Go on with "
+                f"`buildup resume {run.folder}`, or choose a network by --candidate."
+            )
+        return view.best
+    for number, candidate in enumerate(view.candidates):
+        if wish in {str(number), candidate.layout} or (len(wish) >= 4 and candidate.id.startswith(wish)):
+            return candidate
+    known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
+    raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
+
+
+def _export(run: Run, findings: Findings, candidate: Candidate, target: Path) -> None:
+    training, score = _best_training(run, findings.history, candidate)
+    weights = sorted((run.trainings / training).glob(f"attempt-*/{WEIGHTS}"))
+    if not weights:
+        raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
+    card = model_card(findings, candidate.network, score)
+    data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
+    export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data)
+
+
+def _best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:
+    """The training of a candidate that did best on the validation images; the first of equals."""
+    row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
+    outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]
+    scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]
+    if not scored:
+        raise RunError(f"{run.folder}: {candidate.layout} has no finished training to export.")
+    seed, score = max(scored, key=lambda entry: entry[1].accuracy)
+    return training_id(candidate.id, seed), score

@@ -1,0 +1,54 @@
+"""How fast this machine trains a network, measured with a few steps: what plans and time estimates stand on."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from buildup.graph.network import Network
+from buildup.models.build import build
+
+BATCH = 32
+STEPS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """Seconds an image."""
+
+    train: float
+    evaluate: float
+
+
+def measure_speed(network: Network, *, device: str, threads: int) -> Speed:
+    """Time a few training and evaluation steps on random images, after one step to warm up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model = build(network, seed=0).to(device)
+        images = torch.randn(BATCH, *network.input_shape, device=device)
+        labels = torch.randint(network.num_classes, (BATCH,), device=device)
+        return Speed(train=_time(model, images, labels, train=True), evaluate=_time(model, images, labels, train=False))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _time(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *, train: bool) -> float:
+    model.train(train)
+    began = 0.0
+    for step in range(STEPS + 1):
+        if step == 1:
+            began = _now(images.device)
+        with torch.set_grad_enabled(train):
+            loss = F.cross_entropy(model(images), labels)
+        if train:
+            loss.backward()
+            model.zero_grad(set_to_none=True)
+    return (_now(images.device) - began) / (STEPS * len(images))
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

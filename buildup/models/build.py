@@ -54,8 +54,7 @@ def create(
         ENTRY_POINT,
         pretrained,
         pretrained_cfg=pretrained_cfg or data_config(network),
-        # This wrapper leaves the model whole, so it wraps any family in the same way.
-        feature_cfg={"feature_cls": "getter"},
+        feature_cfg=feature_config(network),
         **overrides,
     )
     return model
@@ -71,6 +70,11 @@ def data_config(network: Network) -> dict[str, Any]:
         "num_classes": network.num_classes,
         **{name: getattr(base, name) for name in kept},
     }
+
+
+def feature_config(network: Network) -> dict[str, Any]:
+    """How timm takes features: its wrapper finds stages that lie a level below the model only when it flattens."""
+    return {"flatten_sequential": "." in network.stages[0].name}
 
 
 def _edited(network: Network, seed: int | None, device: torch.device, **overrides: Any) -> Any:

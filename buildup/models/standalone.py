@@ -19,6 +19,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models import blocks, stem
 from buildup.models.attention import LocalAttention2d
+from buildup.models.build import feature_config
 
 IMPORTS = (
     ("from pathlib import", ("Path",)),
@@ -55,7 +56,7 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     shrink = stem.SMALL_STEMS[type(base)]
     if network.stem == "small":
         parts += _sources(shrink, stem.shrink_conv, stem.shrunk_features)
-    body = "\n\n\n".join([*parts, _assembly(network, shrink.__name__), _entry(name)])
+    body = "\n\n\n".join([*parts, _assembly(network, shrink.__name__), _entry(network, name)])
     return f'"""{_about(network, name)}"""\n\n{_imports(body)}\n\n{body}\n'
 
 
@@ -177,11 +178,11 @@ def _assembly(network: Network, shrink: str) -> str:
     return "\n".join(lines)
 
 
-def _entry(name: str) -> str:
+def _entry(network: Network, name: str) -> str:
     return f'''@register_model
 def {name}(pretrained: bool = False, **overrides: Any) -> nn.Module:
     """What timm calls to make the model."""
-    return build_model_with_cfg(edited, NAME, pretrained, feature_cfg={{"feature_cls": "getter"}}, **overrides)
+    return build_model_with_cfg(edited, NAME, pretrained, feature_cfg={_text(feature_config(network))}, **overrides)
 
 
 def load(**overrides: Any) -> nn.Module:

@@ -1,0 +1,120 @@
+import networkx as nx
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from buildup.errors import LayoutError
+from buildup.graph.edit import Append, Edit, Replace, apply, replacement
+from buildup.graph.fingerprint import fingerprint
+from buildup.graph.kinds import Conv, LocalAttention
+from buildup.graph.network import Network, sketch
+
+LAYOUTS = st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=4).map(
+    lambda lengths: "|".join("C" * length for length in lengths)
+)
+
+
+def legal_edits(network: Network) -> list[Edit]:
+    edits: list[Edit] = [Append(stage=stage.name) for stage in network.stages if stage.blocks[-1].keeps_shape]
+    for number, stage in enumerate(network.stages):
+        for position in stage.positions(step=1):
+            block = stage.blocks[position]
+            attention = LocalAttention(heads=3 * 2**number, window=min(4, *stage.size))
+            new = attention if isinstance(block.kind, Conv) else Conv()
+            edits.append(replacement(network, block.path, new))
+    return edits
+
+
+@st.composite
+def edited(draw: st.DrawFn) -> tuple[Network, Network]:
+    """A network, and what some legal edits make of it."""
+    before = network = sketch(draw(LAYOUTS))
+    for _ in range(draw(st.integers(min_value=0, max_value=6))):
+        if edits := legal_edits(network):
+            network = apply(network, draw(st.sampled_from(edits)))
+    return before, network
+
+
+@given(edited())
+def test_any_edits_keep_the_graph_acyclic_and_whole(networks: tuple[Network, Network]) -> None:
+    _, network = networks
+    graph = network.graph
+    assert nx.is_directed_acyclic_graph(graph)
+    assert set(graph) == {"stem", "head", *(block.path for block in network.blocks)}
+    assert nx.has_path(graph, "stem", "head")
+    assert all(degree <= 1 for _, degree in graph.in_degree())
+
+
+@given(edited())
+def test_any_edits_keep_the_shapes_joined(networks: tuple[Network, Network]) -> None:
+    _, network = networks
+    inner = [edge for edge in network.edges if "stem" not in edge and "head" not in edge]
+    for source, target in inner:
+        assert network.block(source).out_shape == network.block(target).in_shape
+
+
+@given(edited())
+def test_an_edit_leaves_the_network_it_was_given(networks: tuple[Network, Network]) -> None:
+    before, _ = networks
+    assert not before.replaced
+    assert not any(block.added for block in before.blocks)
+
+
+@given(edited(), st.data())
+def test_a_replacement_undone_gives_the_network_back(networks: tuple[Network, Network], data: st.DataObject) -> None:
+    _, network = networks
+    replacements = [edit for edit in legal_edits(network) if isinstance(edit, Replace)]
+    assume(replacements)
+    edit = data.draw(st.sampled_from(replacements))
+    changed = apply(network, edit)
+    assert fingerprint(changed) != fingerprint(network)
+    again = apply(changed, edit.undone)
+    assert again == network
+    assert fingerprint(again) == fingerprint(network)
+
+
+@given(edited())
+def test_only_the_blocks_that_were_replaced_are_not_conv(networks: tuple[Network, Network]) -> None:
+    _, network = networks
+    assert network.replaced.keys() == {block.path for block in network.blocks if block.kind.letter == "M"}
+
+
+def test_an_appended_block_is_named_after_the_last_and_read_by_the_next_stage() -> None:
+    network = apply(sketch("CC|CC"), Append(stage="c1"))
+    assert [block.path for block in network.stages[0].blocks] == ["c1.0", "c1.1", "c1.2"]
+    assert ("c1.2", "c2.0") in network.edges
+    assert network.block("c1.2").added
+
+
+def test_a_block_appended_after_attention_is_conv() -> None:
+    network = apply(apply(sketch("CC"), attention("c1.1")), Append(stage="c1"))
+    assert network.stages[0].letters == "CMC"
+
+
+def test_an_edit_says_what_it_does() -> None:
+    assert str(attention("c1.1")) == "c1.1: conv -> msa(heads=3, window=4)"
+    assert str(Append(stage="c1")) == "c1: one more conv"
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (Replace(path="c1.0", old=Conv(), new=LocalAttention(heads=3, window=4)), "changes resolution or width"),
+        (Replace(path="c1.9", old=Conv(), new=LocalAttention(heads=3, window=4)), "has no block 'c1.9'"),
+        (Replace(path="c1.1", old=LocalAttention(heads=3, window=4), new=Conv()), "is for another network"),
+        (Replace(path="c2.1", old=Conv(), new=LocalAttention(heads=3, window=17)), "does not fit into its 16x16 map"),
+        (Append(stage="c3"), "has no stage 'c3'"),
+    ],
+)
+def test_an_edit_that_does_not_fit_is_refused(edit: Edit, says: str) -> None:
+    with pytest.raises(LayoutError, match=says):
+        apply(sketch("CC|CC"), edit)
+
+
+def test_a_stage_of_one_block_that_changes_its_shape_takes_no_further_one() -> None:
+    with pytest.raises(LayoutError, match="no further one can follow"):
+        apply(sketch("CC|C"), Append(stage="c2"))
+
+
+def attention(path: str) -> Replace:
+    return Replace(path=path, old=Conv(), new=LocalAttention(heads=3, window=4))

@@ -38,7 +38,7 @@ from buildup.search.storage import lost, open_storage, shown
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_from_values, decision_to_values
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Outcome, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score
 from buildup.trials.training import Training
 
 TRAININGS = "trainings"
@@ -162,6 +162,13 @@ class Journal:
             history = history.with_decision(decision)
             self._write_notes(history)
         return history
+
+    def finish(self, history: History) -> None:
+        """The search is over: what still runs was started ahead and is not needed."""
+        failure = Failure(reason=Reason.UNNEEDED, message="the search was over before it ended")
+        with lost(self._what):
+            for one in list(self._open.values()):
+                self._tell(one, history, Record(outcome=failure, curve=()))
 
     def close(self) -> None:
         """Give the run free for others."""

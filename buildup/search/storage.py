@@ -15,7 +15,9 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from buildup.errors import ResourceError, RunError, SearchError
 
-PACKAGES = {"postgresql": "psycopg2-binary", "mysql": "pymysql"}
+DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
+"""What connects to a server when its URL does not say: SQLAlchemy's own choice changes with its version."""
+PACKAGES = {"psycopg2": "psycopg2-binary"}
 ANSWER = 5
 """Seconds that a database server gets to answer."""
 
@@ -109,10 +111,10 @@ def _database(url: URL) -> RDBStorage:
     backend = url.get_backend_name()
     if backend == "sqlite":
         _check_file(url)
-    elif backend not in PACKAGES:
+    elif backend not in DRIVERS:
         raise ResourceError(f"storage {name}: {backend!r} is not known; known are sqlite, postgresql, mysql, journal.")
-    if backend == "mysql" and url.drivername == "mysql":
-        url = url.set(drivername="mysql+pymysql")
+    elif "+" not in url.drivername:
+        url = url.set(drivername=f"{backend}+{DRIVERS[backend]}")
     timeout = "timeout" if backend == "sqlite" else "connect_timeout"
     engine: dict[str, Any] = {"connect_args": {timeout: 6 * ANSWER if backend == "sqlite" else ANSWER}}
     if backend != "sqlite":
@@ -120,9 +122,10 @@ def _database(url: URL) -> RDBStorage:
     try:
         return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
     except (ImportError, NoSuchModuleError) as error:
+        driver = url.drivername.rpartition("+")[2]
         raise ResourceError(
             f"storage {name} needs a driver that is not installed: {_cause(error)}. "
-            f"Install it with `pip install {PACKAGES.get(backend, backend)}`."
+            f"Install it with `pip install {PACKAGES.get(driver, driver)}`."
         ) from None
     except SQLAlchemyError as error:
         raise ResourceError(f"storage {name} can't be used: {_cause(error)}.") from None

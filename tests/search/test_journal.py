@@ -8,16 +8,18 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
-from buildup.errors import ResourceError, RunError
+from buildup.errors import ResourceError, RunError, SearchError
 from buildup.graph.edit import Edit, apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
@@ -319,6 +321,17 @@ def test_a_trial_that_was_only_announced_is_asked_for_again(tmp_path: Path) -> N
     assert second.user_attrs["seed"] == 1
 
 
+def test_nothing_is_left_running_when_a_search_is_over(tmp_path: Path) -> None:
+    journal = begin(tmp_path)
+    history = tell(journal, journal.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
+    history = tell(journal, history, lived(Training(candidate=BASE, seed=1), UNNEEDED)[:2])
+    journal.finish(history)
+    journal.close()
+    [_, left] = trials(tmp_path)
+    assert (left.state, left.user_attrs["outcome"]) == (TrialState.FAIL, "unneeded")
+    assert read_history(tmp_path, None, "run") == history
+
+
 def test_events_after_the_end_of_a_training_are_ignored(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
     journal = begin(tmp_path)
@@ -462,21 +475,28 @@ def test_checking_a_storage_writes_nothing_and_finds_a_study_of_that_name(tmp_pa
 
 
 @pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
+def postgres() -> Iterator[str]:
+    """A PostgreSQL server of our own, as another user where we are root: it refuses to run as root."""
     pytest.importorskip("psycopg2")
-    found = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
-    if found is None or os.getuid() == 0:
-        pytest.skip("needs PostgreSQL's own programs, and a user that is not root")
-    programs, data = Path(found).parent, tmp_path / "data"
-    subprocess.run([found, "-D", data, "-U", "me", "-A", "trust"], check=True, stdout=subprocess.DEVNULL)
-    with socket.socket() as free:
+    initdb = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    if initdb is None:
+        pytest.skip("needs PostgreSQL's own programs")
+    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
+        if os.getuid() == 0:
+            shutil.chown(name, "nobody")
+        user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = f"-p {port} -k {tmp_path} -c listen_addresses=127.0.0.1"
-    control: list[str | Path] = [programs / "pg_ctl", "-D", data, "-w"]
-    subprocess.run([*control, "-l", tmp_path / "log", "-o", options, "start"], check=True, stdout=subprocess.DEVNULL)
-    yield f"postgresql://me@127.0.0.1:{port}/postgres"
-    subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
+        free.close()
+        data = ["-D", f"{name}/data"]
+        options = f"-p {port} -k {name} -c listen_addresses=127.0.0.1"
+        control = [*user, str(Path(initdb).with_name("pg_ctl")), *data, "-w", "-l", f"{name}/log", "-o", options]
+        subprocess.run([*user, initdb, *data, "-U", "me", "-A", "trust"], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL)
+        try:
+            yield f"postgresql://me@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow
@@ -488,4 +508,18 @@ def test_a_run_in_postgresql_reads_back_equal(tmp_path: Path, postgres: str) -> 
         journal.close()
         journal = reopen(tmp_path / "run", postgres)
         assert journal.history == history
+    journal.close()
+
+
+@pytest.mark.slow
+def test_a_server_that_breaks_ends_the_search_and_says_so(tmp_path: Path, postgres: str) -> None:
+    journal = begin(tmp_path / "run", postgres)
+    history = tell(journal, journal.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
+    engine = sqlalchemy.create_engine(postgres.replace("postgresql:", "postgresql+psycopg2:"))
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("drop table trial_user_attributes cascade"))
+        connection.commit()
+    engine.dispose()
+    with pytest.raises(SearchError, match="can't be written any more"):
+        tell(journal, history, lived(Training(candidate=BASE, seed=1), score(60.0, 1)))
     journal.close()

@@ -1,0 +1,142 @@
+"""Datasets by name: `digits`, `cifar10`, `cifar100`, `folder:DIR`.
+
+`load_data` gives the images that a search may see; the test images are another function, which only `final` calls.
+A process decodes a dataset once, however many candidates it trains on it.
+"""
+
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor
+from torch.nn import functional as F
+
+from buildup.errors import DataError, unknown
+from buildup.training import cifar, folder
+from buildup.training.dataset import DataInfo, Dataset, count_split, parse_fraction, split
+
+__all__ = ["DATASETS", "DataInfo", "Dataset", "data_folder", "describe_data", "load_data", "load_test", "split"]
+__all__ += ["parse_fraction"]
+
+DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR")
+DIGITS_SIZE = 16
+DIGITS_TEST_SEED = 20220214
+"""Fixed for good: what it holds out is the test set of the bundled digits."""
+DIGITS_SHARE = 0.2
+"""Of the digits, for the test; and again of the rest, for validation."""
+
+
+def load_data(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+    """The training images of a dataset, validation included."""
+    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size), True)
+
+
+def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+    """The test images of a dataset. A search never opens them."""
+    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size), False)
+
+
+def describe_data(
+    name: str, data_dir: str | None = None, image_size: int | None = None, fraction: float = 1.0
+) -> DataInfo:
+    """Sizes of a dataset without decoding its images, and without fetching it."""
+    size = _checked_size(name, image_size)
+    if name == "digits":
+        digits = load_data(name, data_dir, size)
+        members, classes, share, present = digits.labels.bincount().tolist(), digits.class_names, DIGITS_SHARE, True
+    elif name in cifar.ARCHIVES:
+        archive = cifar.ARCHIVES[name]
+        members, classes, share = [cifar.TRAIN_IMAGES // archive.num_classes] * archive.num_classes, (), 0.1
+        present = archive.is_present(data_folder(data_dir))
+    else:
+        files = folder.list_images(_folder_path(name), train=True)
+        members, classes, share, present = [len(paths) for paths in files.values()], tuple(files), 0.1, True
+    train_images, val_images = count_split(members, share, fraction)
+    return DataInfo(
+        image_size=size,
+        channels=1 if name == "digits" else 3,
+        num_classes=len(members),
+        train_images=train_images,
+        val_images=val_images,
+        present=present,
+        classes=classes,
+    )
+
+
+def data_folder(data_dir: str | None = None) -> Path:
+    """Where datasets lie: the folder given, else `BUILDUP_DATA`, else the user's cache."""
+    if chosen := data_dir or os.environ.get("BUILDUP_DATA"):
+        return Path(chosen).expanduser().resolve()
+    if sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "buildup" / "data"
+
+
+def _checked_size(name: str, image_size: int | None) -> int:
+    if name in cifar.ARCHIVES:
+        if image_size not in (None, cifar.IMAGE_SIZE):
+            raise DataError(f"{name} has images of {cifar.IMAGE_SIZE} px, not {image_size}. Leave the image size out.")
+        return cifar.IMAGE_SIZE
+    if name != "digits":
+        _folder_path(name)
+    size = image_size or (DIGITS_SIZE if name == "digits" else folder.IMAGE_SIZE)
+    if not 8 <= size <= 4096:
+        raise DataError(f"image size is {image_size}; 8 to 4096 px are possible.")
+    return size
+
+
+@lru_cache(maxsize=4)
+def _load(name: str, data_dir: str, image_size: int, train: bool) -> Dataset:
+    if name == "digits":
+        return _digits(image_size, train)
+    if name in cifar.ARCHIVES:
+        return cifar.load(name, Path(data_dir), train=train)
+    return folder.load(_folder_path(name), image_size, train=train)
+
+
+def _folder_path(name: str) -> Path:
+    kind, _, path = name.partition(":")
+    if kind != "folder" or not path:
+        raise DataError(unknown("dataset", name, DATASETS))
+    return Path(path).expanduser()
+
+
+def _digits(image_size: int, train: bool) -> Dataset:
+    """The 1,797 digits that come with scikit-learn: 8x8 pixels from 0 to 16, scaled up bilinearly."""
+    bunch = load_digits()
+    pixels = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+    if image_size != pixels.shape[-1]:
+        pixels = F.interpolate(pixels, size=(image_size, image_size), mode="bilinear", align_corners=False)
+    everything = Dataset(
+        name="digits",
+        images=pixels.round().clamp(0, 255).to(torch.uint8),
+        labels=torch.from_numpy(np.asarray(bunch.target, dtype=np.int64)),
+        class_names=tuple(str(name) for name in bunch.target_names),
+        mean=(0.306,),
+        std=(0.376,),
+        mirror=False,
+        val_share=DIGITS_SHARE,
+    )
+    kept, held = split(everything, DIGITS_TEST_SEED)
+    return _part(everything, kept if train else held)
+
+
+def _part(dataset: Dataset, index: Tensor) -> Dataset:
+    return Dataset(
+        name=dataset.name,
+        images=dataset.images[index].contiguous(),
+        labels=dataset.labels[index].contiguous(),
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        mirror=dataset.mirror,
+        val_share=dataset.val_share,
+    )

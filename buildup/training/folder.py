@@ -1,0 +1,114 @@
+"""Images of one's own, one folder a class: `DIR/train/<class>/` beside `DIR/test/<class>/`, or `DIR/<class>/`."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from buildup.errors import DataError
+from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+
+IMAGE_SIZE = 224
+LEAST_IMAGES = 5
+"""A class needs some to train on and some to validate on."""
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
+
+
+def list_images(root: Path, *, train: bool) -> dict[str, list[Path]]:
+    """The image files of each class, classes and files in the order of their names."""
+    place = _place(root, train)
+    classes = _classes(place, skipped={"test"} if place == root else set())
+    problems = []
+    if len(classes) < 2:
+        found = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
+        problems.append(f"{place}: {found} is there; at least two are needed. {LAYOUT}")
+    least = LEAST_IMAGES if train else 1
+    problems += [
+        f"{place / name}: {len(paths)} images; a class needs at least {least}."
+        for name, paths in classes.items()
+        if len(paths) < least
+    ]
+    if problems:
+        raise DataError(*problems)
+    if not train:
+        known = set(list_images(root, train=True))
+        if known != classes.keys():
+            odd = ", ".join(sorted(known ^ classes.keys()))
+            raise DataError(
+                f"{place}: the test images must have the classes of the training images; they differ in {odd}."
+            )
+    return classes
+
+
+def load(root: Path, image_size: int, *, train: bool) -> Dataset:
+    """The training or the test images: the shorter side scaled to the size, the centre cut out, in RGB."""
+    classes = list_images(root, train=train)
+    paths = [path for members in classes.values() for path in members]
+    _check_memory(root, len(paths), image_size)
+    with ThreadPoolExecutor() as pool:
+        images = torch.stack(list(pool.map(partial(_decode, image_size=image_size), paths)))
+    labels = [label for label, members in enumerate(classes.values()) for _ in members]
+    return Dataset(
+        name=f"folder:{root}",
+        images=images,
+        labels=torch.tensor(labels),
+        class_names=tuple(classes),
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+def _place(root: Path, train: bool) -> Path:
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. {LAYOUT}")
+    if train:
+        return root / "train" if (root / "train").is_dir() else root
+    if not (root / "test").is_dir():
+        raise DataError(
+            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
+        )
+    return root / "test"
+
+
+def _classes(place: Path, skipped: set[str]) -> dict[str, list[Path]]:
+    folders = [entry for entry in sorted(place.iterdir()) if entry.is_dir() and entry.name not in skipped]
+    return {
+        folder.name: [path for path in sorted(folder.rglob("*")) if _is_image(path)]
+        for folder in folders
+        if folder.name[0] != "."
+    }
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _check_memory(root: Path, images: int, size: int) -> None:
+    """All images are held decoded, so a set that can't be is refused before hours go into decoding it."""
+    if not hasattr(os, "sysconf"):  # Windows tells its memory another way
+        return
+    needed = images * 3 * size * size
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there / 2:
+        raise DataError(
+            f"{root}: {images} images of {size} px take {needed / 2**30:.1f} GiB decoded, over half of the "
+            f"{there / 2**30:.1f} GiB of memory here. Use a smaller image size or fewer images."
+        )
+
+
+def _decode(path: Path, *, image_size: int) -> Tensor:
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            # By way of RGBA, because a palette may hold transparency that RGB can't take over.
+            image = image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
+            image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{path} can't be read as an image: {problem}. Remove or replace it.") from None
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -1,0 +1,79 @@
+"""Whether a base has learned what it should: on top of a broken one every change looks good."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from buildup.trials.outcome import Epoch
+
+STANDARD_ERRORS = 3
+MARGIN = 10.0
+"""Points over chance that count as learning, where chance itself is at least so many."""
+SHORTFALL = 0.1
+"""So large a share of what is expected may be missing, and at least `LEAST_SHORTFALL` points."""
+LEAST_SHORTFALL = 5.0
+FALL = 0.99
+"""The training loss of the last epoch must be below so large a part of that of the first."""
+
+
+def check_base(
+    curves: Sequence[Sequence[Epoch]], *, num_classes: int, images: int, expected: float | None
+) -> list[str]:
+    """Say what is wrong with the trainings of a base; nothing when it is sound.
+
+    Args:
+        curves: The epochs of each training of it.
+        num_classes: How many classes there are to guess from.
+        images: How many validation images there are.
+        expected: The accuracy in percent that the recipe states for this base and dataset, if it does.
+    """
+    curves = [curve for curve in curves if curve]
+    if not curves:
+        return ["The base has no finished epoch, so nothing is known about it."]
+    accuracy = _last(curves, "accuracy")
+    floor = _floor(num_classes, images * len(curves))
+    problems = []
+    if accuracy < floor:
+        problems.append(_near_chance(curves, accuracy, floor, num_classes))
+    if (loss := _losses(curves)) and not loss[1] < FALL * loss[0]:
+        problems.append(
+            f"The training loss does not fall: {loss[0]:.3f} in the first epoch, {loss[1]:.3f} in the last. "
+            "Try a lower learning rate, and check the images and labels."
+        )
+    if expected is not None and accuracy < expected - max(LEAST_SHORTFALL, SHORTFALL * expected):
+        problems.append(
+            f"The base reaches {accuracy:.2f} % of the validation images; by this recipe it should reach about "
+            f"{expected:.1f} %. Check data, recipe and device before building on it."
+        )
+    return problems
+
+
+def _near_chance(curves: Sequence[Sequence[Epoch]], accuracy: float, floor: float, num_classes: int) -> str:
+    chance = 100 / num_classes
+    said = f"The base reaches {accuracy:.2f} % of the validation images, where guessing reaches {chance:.2f} %"
+    if all("train_accuracy" in curve[-1].metrics for curve in curves):
+        seen = _last(curves, "train_accuracy")
+        if seen >= 2 * floor or seen >= (floor + 100) / 2:
+            return (
+                f"{said}, but it gets {seen:.2f} % of its training images right: training and evaluation do not "
+                "match. Batch norm statistics (a tiny batch, a high rate) or wrong labels are the usual causes."
+            )
+    return f"{said} and learning shows from {floor:.2f} % on. Train longer or on more data, or check the labels."
+
+
+def _floor(num_classes: int, images: int) -> float:
+    """The accuracy in percent from which on a base has learned something for certain."""
+    p = 1 / num_classes
+    luck = 100 * STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images))
+    return 100 * p + max(luck, min(100 * p, MARGIN))
+
+
+def _losses(curves: Sequence[Sequence[Epoch]]) -> tuple[float, float] | None:
+    """The mean training loss of the first and of the last epoch, where there are two."""
+    if any(len(curve) < 2 or "train_loss" not in curve[-1].metrics for curve in curves):
+        return None
+    return fmean(curve[0].metrics["train_loss"] for curve in curves), _last(curves, "train_loss")
+
+
+def _last(curves: Sequence[Sequence[Epoch]], name: str) -> float:
+    return fmean(curve[-1].metrics[name] for curve in curves)

@@ -1,0 +1,178 @@
+"""Datasets by name: what is there is read, and what is wrong is said."""
+
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from buildup.errors import DataError
+from buildup.training import cifar
+from buildup.training.data import describe_data, load_data, load_test, split
+
+
+def test_digits_hold_out_a_balanced_test_set_that_shares_nothing_with_training() -> None:
+    train, test = load_data("digits"), load_test("digits")
+    assert len(train.images) + len(test.images) == 1797
+    assert test.labels.bincount().min() >= 34
+    assert not train.mirror
+    pixels = [set(map(bytes, part.images.numpy())) for part in (train, test)]
+    assert not pixels[0] & pixels[1]
+
+
+def test_digits_are_what_was_described() -> None:
+    info = describe_data("digits", fraction=1 / 4)
+    dataset = load_data("digits")
+    train, val = split(dataset, 0, fraction=1 / 4)
+    assert (info.train_images, info.val_images) == (len(train), len(val))
+    assert (info.channels, info.image_size, info.num_classes) == (1, 16, 10)
+    assert dataset.images.shape[1:] == (1, 16, 16)
+    assert load_data("digits", image_size=8).images.shape[1:] == (1, 8, 8)
+    assert load_data("digits") is dataset
+
+
+@pytest.mark.parametrize("name", ["digit", "folder", "folder:", "imagenet"])
+def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(DataError, match=r"unknown dataset .* Known: cifar10, cifar100, digits, folder:DIR"):
+        describe_data(name)
+
+
+def test_cifar_is_described_without_its_files(tmp_path: Path) -> None:
+    info = describe_data("cifar100", str(tmp_path), fraction=1 / 64)
+    assert (info.train_images, info.val_images, info.num_classes, info.present) == (700, 5000, 100, False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_changed_cifar_file_is_refused_before_it_is_unpickled(tmp_path: Path) -> None:
+    place = tmp_path / "cifar-100-python"
+    place.mkdir()
+    bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "ran").encode() + b"'\ntR."
+    for name in ("train", "test", "meta"):
+        (place / name).write_bytes(bomb)
+    with pytest.raises(DataError, match="is not the published file"):
+        load_data("cifar100", str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[cifar.Archive]:
+    """A tiny archive in CIFAR's form, which stands at a file URL."""
+    pixels = np.arange(2 * 3072, dtype=np.uint64).reshape(2, 3072).astype(np.uint8)
+    contents = {
+        "train": pickle.dumps({"data": pixels, "fine_labels": [1, 0]}),
+        "test": pickle.dumps({"data": pixels, "fine_labels": [0, 1]}),
+        "meta": pickle.dumps({"fine_label_names": ["cat", "dog"]}),
+    }
+    packed = tmp_path / "tiny.tar.gz"
+    with tarfile.open(packed, "w:gz") as tar:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(f"cifar-100-python/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
+    tiny = replace(
+        cifar.ARCHIVES["cifar100"],
+        url=packed.as_uri(),
+        md5=hashlib.md5(packed.read_bytes()).hexdigest(),
+        train={"train": sums["train"]},
+        test={"test": sums["test"]},
+        meta={"meta": sums["meta"]},
+    )
+    cifar.ARCHIVES["tiny"] = tiny
+    yield tiny
+    del cifar.ARCHIVES["tiny"]
+
+
+def test_a_missing_archive_is_fetched_checked_and_read(archive: cifar.Archive, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    dataset = load_data("tiny", str(root))
+    assert dataset.labels.tolist() == [1, 0]
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.images.flatten()[:4].tolist() == [0, 1, 2, 3]
+    assert load_test("tiny", str(root)).labels.tolist() == [0, 1]
+    assert [path.name for path in root.iterdir()] == ["cifar-100-python"]
+
+
+def test_an_archive_that_is_not_the_published_one_leaves_nothing(archive: cifar.Archive, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it should be 0000"):
+        cifar.fetch(replace(archive, md5="0000"), tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_without_a_network_the_error_says_what_was_looked_for_and_leaves_nothing(
+    archive: cifar.Archive, tmp_path: Path
+) -> None:
+    gone = replace(archive, url=(tmp_path / "gone.tar.gz").as_uri())
+    with pytest.raises(DataError) as error:
+        cifar.fetch(gone, tmp_path / "data")
+    said = str(error.value)
+    assert f"{tmp_path / 'data' / 'cifar-100-python'} lacks train, test, meta" in said
+    assert "--data-dir" in said
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.skipif("BUILDUP_TEST_CIFAR100" not in os.environ, reason="BUILDUP_TEST_CIFAR100 names no folder")
+def test_the_published_cifar100_is_read() -> None:
+    dataset = load_data("cifar100", os.environ["BUILDUP_TEST_CIFAR100"])
+    assert dataset.images.shape == (50_000, 3, 32, 32)
+    assert dataset.labels.bincount().tolist() == [500] * 100
+    assert dataset.class_names[0] == "apple"
+    channels = dataset.images[::50].float().div(255).mean(dim=(0, 2, 3)).tolist()
+    assert channels == pytest.approx(dataset.mean, abs=0.02)
+
+
+def draw(path: Path, mode: str = "RGB", size: tuple[int, int] = (20, 14)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, 128 if mode in {"L", "P"} else (200, 0, 0, 128)[: len(mode)]).save(path)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for name in ("ant", "bee"):
+        for number in range(5):
+            draw(tmp_path / "train" / name / f"{number}.png")
+        draw(tmp_path / "test" / name / "0.png")
+    return tmp_path
+
+
+def test_folder_of_odd_images_is_read_as_rgb_of_one_size(pictures: Path) -> None:
+    for number, mode in enumerate(("L", "RGBA", "P")):
+        draw(pictures / "train" / "ant" / f"odd{number}.png", mode, (9, 31))
+    (pictures / "train" / "ant" / "notes.txt").write_text("no image")
+    dataset = load_data(f"folder:{pictures}", image_size=16)
+    assert dataset.images.shape == (13, 3, 16, 16)
+    assert dataset.labels.bincount().tolist() == [8, 5]
+    assert load_test(f"folder:{pictures}", image_size=16).images.shape[0] == 2
+    assert describe_data(f"folder:{pictures}", image_size=16).train_images == 11
+
+
+def test_folder_without_a_train_folder_is_read_too(pictures: Path) -> None:
+    assert load_data(f"folder:{pictures / 'train'}", image_size=8).class_names == ("ant", "bee")
+    with pytest.raises(DataError, match="no test images"):
+        load_test(f"folder:{pictures / 'train'}", image_size=8)
+
+
+def test_an_unreadable_image_is_named(pictures: Path) -> None:
+    broken = pictures / "train" / "bee" / "broken.png"
+    broken.write_bytes((pictures / "train" / "bee" / "0.png").read_bytes()[:40])
+    with pytest.raises(DataError, match=r"bee.broken\.png can't be read"):
+        load_data(f"folder:{pictures}", image_size=16)
+
+
+def test_folders_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a folder"):
+        describe_data(f"folder:{tmp_path / 'none'}")
+    with pytest.raises(DataError, match="no class folder"):
+        describe_data(f"folder:{tmp_path}")
+    draw(tmp_path / "ant" / "0.png")
+    with pytest.raises(DataError) as error:
+        describe_data(f"folder:{tmp_path}")
+    assert "only the class folder 'ant'" in str(error.value)
+    assert "1 images; a class needs at least 5" in str(error.value)

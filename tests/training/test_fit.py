@@ -1,0 +1,180 @@
+"""Trainings of a tiny network on a part of the digits."""
+
+import pickle
+from collections.abc import Generator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from buildup.errors import RunError
+from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.models.read import read
+from buildup.training.data import load_data, split
+from buildup.training.dataset import Dataset
+from buildup.training.fit import Job, batch_starts, evaluate, fit, resolve_precision
+from buildup.training.health import check_base
+from buildup.training.recipe import Recipe, load_recipe
+from buildup.trials.outcome import Epoch, Failed, Reason, Score
+
+
+@cache
+def tiny(size: int = 8) -> Network:
+    return read("resnet10t", input_shape=(1, size, size), num_classes=10)
+
+
+def job(folder: Path, *, epochs: int = 2, fraction: float = 0.25, **changes: object) -> Job:
+    settings = {
+        "network": tiny(),
+        "seed": 1,
+        "dataset": "digits",
+        "image_size": 8,
+        "fraction": fraction,
+        "recipe": load_recipe("quick").with_epochs(epochs),
+        "precision": "float32",
+        "folder": str(folder),
+    }
+    return Job(**{**settings, **changes})  # type: ignore[arg-type]  # a test may change any field
+
+
+def run(given: Job) -> tuple[list[Epoch], Score]:
+    return follow(fit(given))
+
+
+def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]:
+    epochs = []
+    while True:
+        try:
+            epochs.append(next(training))
+        except StopIteration as end:
+            return epochs, end.value
+
+
+def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path) -> None:
+    epochs, score = run(job(tmp_path / "a", epochs=3, fraction=0.5))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert score.accuracy > 50
+    assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
+    assert check_base([epochs], num_classes=10, images=score.images, expected=None) == []
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "log.txt", "metrics.jsonl", "weights.safetensors",
+    ]  # fmt: skip
+    assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 3
+    # The weights that were left give the score that was given.
+    dataset = load_data("digits", None, 8)
+    val = split(dataset, 0)[1]
+    model = build(tiny())
+    model.load_state_dict(load_file(tmp_path / "a" / "weights.safetensors"))
+    found = evaluate(model, dataset.images[val], dataset.labels[val], dataset, batch_size=512)
+    assert score.correct is not None
+    bits = np.unpackbits(np.frombuffer(score.correct, np.uint8), count=score.images)
+    assert np.mean(bits) * 100 == pytest.approx(score.accuracy)
+    assert np.array_equal(bits.astype(bool), found.correct.numpy())
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, recipe: str) -> None:
+    whole = job(tmp_path / "whole", epochs=3, fraction=0.1, recipe=load_recipe(recipe).with_epochs(3))
+    unbroken, score = run(whole)
+
+    first = fit(replace(whole, folder=str(tmp_path / "attempt-1")))
+    next(first)
+    first.close()
+    torch.rand(3)
+    # The second attempt dies before its first epoch, and the third still finds what the first one did.
+    second = fit(replace(whole, folder=str(tmp_path / "attempt-2"), resume_from=str(tmp_path / "attempt-1")))
+    next(second)
+    second.close()
+    third, resumed = run(replace(whole, folder=str(tmp_path / "attempt-3"), resume_from=str(tmp_path / "attempt-2")))
+
+    assert [epoch.number for epoch in third] == [3]
+    assert resumed.correct == score.correct
+    assert resumed.metrics == score.metrics
+    timeless = {key: value for key, value in unbroken[-1].metrics.items() if key != "seconds"}
+    assert {key: value for key, value in third[-1].metrics.items() if key != "seconds"} == timeless
+    assert len((tmp_path / "attempt-3" / "metrics.jsonl").read_text().splitlines()) == 3
+    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "attempt-3")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_training_that_died_between_its_end_and_its_record_is_not_repeated(tmp_path: Path) -> None:
+    done = job(tmp_path / "1", epochs=1, fraction=0.05)
+    _, score = run(done)
+    epochs, again = run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1")))
+    assert epochs == []
+    assert again == score
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    done = job(tmp_path / "1", epochs=1, fraction=0.05)
+    run(done)
+    with pytest.raises(RunError, match="belongs to another training"):
+        run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1"), seed=2))
+    with pytest.raises(RunError, match="is not the folder of an earlier attempt"):
+        run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "none")))
+
+
+def test_a_diverging_training_is_a_named_failure(tmp_path: Path) -> None:
+    wild = replace(load_recipe("quick").with_epochs(2), lr=1e20)
+    with pytest.raises(Failed, match="loss became") as failed:
+        run(job(tmp_path, recipe=wild, fraction=0.1))
+    assert failed.value.reason is Reason.DIVERGED
+
+
+def test_health_finds_a_rate_a_thousand_times_too_high(tmp_path: Path) -> None:
+    recipe = load_recipe("quick").with_epochs(2)
+    # Clipping keeps it from diverging, which would be found at once.
+    epochs, score = run(job(tmp_path, recipe=replace(recipe, lr=recipe.lr * 1000, clip_grad=1.0)))
+    assert check_base([epochs], num_classes=10, images=score.images, expected=None) != []
+
+
+def test_health_finds_shuffled_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_data("digits", None, 8)
+    order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(0))
+    shuffled = Dataset(
+        name="shuffled", images=dataset.images, labels=dataset.labels[order], class_names=dataset.class_names,
+        mean=dataset.mean, std=dataset.std, mirror=False, val_share=0.2,
+    )  # fmt: skip
+    monkeypatch.setattr("buildup.training.fit.load_data", lambda *_: shuffled)
+    epochs, score = run(job(tmp_path))
+    assert check_base([epochs], num_classes=10, images=score.images, expected=None) != []
+
+
+def test_a_job_travels_to_a_worker(tmp_path: Path) -> None:
+    given = job(tmp_path)
+    assert pickle.loads(pickle.dumps(given)) == given
+
+
+def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
+    threads = torch.get_num_threads()
+    training = fit(job(tmp_path, fraction=0.05, threads=threads + 1, deterministic=True))
+    next(training)
+    assert torch.get_num_threads() == threads + 1
+    training.close()
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_last_batch_of_few_images_is_left_out() -> None:
+    assert [list(batch_starts(*sizes)) for sizes in ((7, 8), (20, 8), (19, 8))] == [[0], [0, 8, 16], [0, 8]]
+
+
+def test_a_recipe_without_mixed_precision_is_followed_on_every_device() -> None:
+    paper: Recipe = load_recipe("paper")
+    assert resolve_precision("auto", paper, torch.device("cpu")) == "float32"
+    assert resolve_precision("bf16", paper, torch.device("cpu")) == "bf16"
+
+
+@pytest.mark.slow
+def test_resnet18_reads_digits(tmp_path: Path) -> None:
+    network = read("resnet18", input_shape=(1, 16, 16), num_classes=10)
+    recipe = load_recipe("quick").with_epochs(6)
+    _, score = run(
+        job(tmp_path, network=network, image_size=16, recipe=recipe, fraction=1.0, precision="auto", threads=2)
+    )
+    assert score.accuracy > 95

@@ -1,0 +1,46 @@
+"""Planted faults are found, and sound trainings pass."""
+
+import pytest
+
+from buildup.training.health import check_base
+from buildup.trials.outcome import Epoch
+
+
+def curve(accuracy: list[float], loss: list[float], train: float = 50.0) -> list[Epoch]:
+    return [
+        Epoch(number=number, metrics={"accuracy": found, "train_loss": value, "train_accuracy": train})
+        for number, (found, value) in enumerate(zip(accuracy, loss, strict=True), start=1)
+    ]
+
+
+def test_a_base_that_learned_has_no_problems() -> None:
+    good = curve([30.0, 55.0, 66.0], [4.0, 3.0, 2.5])
+    assert check_base([good, good], num_classes=100, images=5000, expected=68.6) == []
+
+
+@pytest.mark.parametrize(("classes", "accuracy"), [(2, 55.0), (10, 15.0), (100, 1.4)])
+def test_accuracy_near_chance_is_a_problem(classes: int, accuracy: float) -> None:
+    (problem,) = check_base(
+        [curve([accuracy] * 2, [2.0, 1.0], train=accuracy)], num_classes=classes, images=1000, expected=None
+    )
+    assert "where guessing reaches" in problem
+    assert "Train longer" in problem
+
+
+def test_a_loss_that_does_not_fall_is_a_problem() -> None:
+    (problem,) = check_base([curve([50.0, 50.0], [2.3, 2.3])], num_classes=10, images=1000, expected=None)
+    assert problem.startswith("The training loss does not fall: 2.300 in the first epoch, 2.300 in the last.")
+
+
+def test_training_and_validation_that_do_not_match_are_a_problem() -> None:
+    (problem,) = check_base([curve([9.0, 10.0], [2.0, 1.0], train=95.0)], num_classes=10, images=1000, expected=None)
+    assert "training and evaluation do not match" in problem
+
+
+def test_far_below_the_expectation_is_a_problem() -> None:
+    (problem,) = check_base([curve([20.0, 40.0], [4.0, 3.0])], num_classes=100, images=5000, expected=68.6)
+    assert "should reach about 68.6 %" in problem
+
+
+def test_no_epoch_at_all_is_a_problem() -> None:
+    assert check_base([[]], num_classes=10, images=100, expected=None) != []

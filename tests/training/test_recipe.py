@@ -1,0 +1,118 @@
+"""What a recipe promises."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from buildup.errors import RecipeError
+from buildup.training.recipe import (
+    Recipe,
+    learning_rate,
+    load_recipe,
+    recipe_from_values,
+    recipe_to_values,
+    shipped_recipes,
+)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipe_survives_the_way_through_plain_values(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe_from_values(recipe_to_values(recipe)) == recipe
+
+
+def test_every_problem_of_a_file_is_named_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "epochs: 0\nbatch_size: 32\noptimizer: sdg\nschedule: cosine\nlr: 1e-3\nflipp: true\nbetas: 3\nmix_prob: 0.5\n"
+    )
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(path))
+    said = "\n".join(error.value.problems)
+    for found in ("epochs is 0", "eval_batch_size is missing", "'sdg'", "1.0e-4", "did you mean 'flip'", "betas is 3"):
+        assert found in said
+    assert "mix_prob is 0.5, which has no effect" in said
+    assert all(problem.startswith(f"{path}: ") for problem in error.value.problems)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("epochs: 1\nepochs: 2\n")
+    with pytest.raises(RecipeError, match="stands twice"):
+        load_recipe(str(path))
+
+
+def test_unknown_name_gets_the_closest_one() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'quick'"):
+        load_recipe("quikc")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"randaugment": {"magnitude": 9}},
+        {"randaugment": 9},
+        {"expected": {"resnet50": 68.6}},
+        {"expected": 7},
+        {"milestones": [5, 3]},
+        {"momentum": True},
+        {"clip_grad": 0},
+        {"amp": "yes"},
+        {"lr": float("nan")},
+        {"description": 3},
+        {"schedule": "steps"},
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_name(values: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=next(iter(values)) if "schedule" not in values else "milestones"):
+        recipe_from_values({**recipe_to_values(load_recipe("quick")), **values})
+
+
+def test_the_paper_recipe_is_the_papers() -> None:
+    """Section 5 of the paper's specification, column "CIFAR strong"."""
+    recipe = load_recipe("paper")
+    rates = [learning_rate(recipe, epoch * 10, 10) for epoch in range(recipe.epochs)]
+    assert rates[0] == 0.0
+    assert rates[4] == pytest.approx(1e-4)
+    assert rates[5] == pytest.approx(1.25e-4)
+    assert rates[155] == pytest.approx(1.25e-4 / 2)
+    assert learning_rate(recipe, 1559, 10) == rates[155]
+    assert 0 < rates[-1] < 1e-8
+    assert not recipe.amp
+
+
+@settings(deadline=None, max_examples=40)
+@given(epochs=st.integers(1, 400), steps=st.integers(2, 40), name=st.sampled_from(sorted(shipped_recipes())))
+def test_the_rate_stays_between_zero_and_its_top_over_any_number_of_epochs(epochs: int, steps: int, name: str) -> None:
+    recipe = load_recipe(name).with_epochs(epochs)
+    rates = [learning_rate(recipe, step, steps) for step in range(epochs * steps)]
+    assert all(0 <= rate <= recipe.lr * (1 + 1e-12) for rate in rates)
+    assert max(rates) > 0
+
+
+def test_steps_fall_at_their_milestones_after_the_warmup() -> None:
+    recipe = Recipe(
+        name="weak", epochs=201, warmup_epochs=1, batch_size=128, eval_batch_size=256, optimizer="sgd", lr=0.1,
+        schedule="steps", milestones=(60, 120, 160), gamma=0.2,
+    )  # fmt: skip
+    assert [learning_rate(recipe, epoch, 1) for epoch in (60, 61, 121, 161)] == pytest.approx([0.1, 0.02, 4e-3, 8e-4])
+    assert recipe.with_epochs(101).milestones == (30, 60, 80)
+
+
+def test_fewer_epochs_shrink_the_warmup_and_drop_what_was_expected() -> None:
+    recipe = replace(load_recipe("quick"), expected={"resnet18 digits": 98.0})
+    short = recipe.with_epochs(7)
+    assert short.warmup_epochs == pytest.approx(recipe.warmup_epochs / 2)
+    assert recipe.expectation("resnet18", "digits") == 98.0
+    assert recipe.expectation("resnet18", "digits", fraction=0.5) is None
+    assert short.expectation("resnet18", "digits") is None
+
+
+@given(images=st.integers(1, 100_000))
+def test_resolving_twice_changes_nothing_more(images: int) -> None:
+    recipe = load_recipe("quick").resolved(train_images=images)
+    assert recipe.resolved(train_images=images) == recipe
+    assert recipe.batch_size <= max(8, images // 32)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from buildup.errors import DataError, WeakBase
+from buildup.errors import DataError, RunError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
@@ -139,9 +139,12 @@ def _check_data(run: Run) -> None:
 
 def _opened_journal(run: Run) -> Journal:
     """The journal of a run. A driver that died between making the folder and the study left a run without one."""
-    if run.settings.storage is None and not (run.folder / "study.db").exists():
-        return Journal.create(**_journal(run))
-    return Journal.open(**_journal(run))
+    try:
+        return Journal.open(**_journal(run))
+    except RunError:
+        if any(run.trainings.iterdir()):
+            raise
+    return Journal.create(**_journal(run))
 
 
 def _journal(run: Run) -> dict[str, Any]:
@@ -214,6 +217,7 @@ def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool
         _say(f"Stopped: {reason}. Go on with: buildup resume {run.folder}")
         return 0
     evaluator.close()
+    journal.finish(history)
     run = mark(run, "finished", "the rule has nothing left to try", warnings)
     keep_winner(run, view, history)
     return _summary(run, view, history, as_json=as_json)

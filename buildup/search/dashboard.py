@@ -11,7 +11,7 @@ import optuna_dashboard
 from buildup.errors import ResourceError
 from buildup.search.folder import open_run
 from buildup.search.problems import Problems
-from buildup.search.storage import open_storage
+from buildup.search.storage import artifact_store, open_storage
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -25,7 +25,7 @@ def dashboard(flags: Mapping[str, Any]) -> int:
     host = flags["host"] or LOCAL[0]
     if host not in LOCAL:
         print(f"warning: {host} lets others on the network read and change this study.", file=sys.stderr)
-    app = optuna_dashboard.wsgi(open_storage(run.settings.storage, run.folder))
+    app = optuna_dashboard.wsgi(open_storage(run.settings.storage, run.folder), artifact_store(run.folder))
     try:
         server = make_server(host, port, app, handler_class=_QuietHandler)
     except (OSError, socket.gaierror) as problem:

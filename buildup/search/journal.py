@@ -13,9 +13,11 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 import optuna
+from optuna.artifacts import upload_artifact
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import get_note, save_note
@@ -23,6 +25,7 @@ from optuna_dashboard import get_note, save_note
 from buildup.errors import RunError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
+from buildup.report.diagram import graph_svg
 from buildup.search import entry
 from buildup.search.evaluate import (
     METRICS,
@@ -34,7 +37,7 @@ from buildup.search.evaluate import (
     read_epochs,
     write_atomically,
 )
-from buildup.search.storage import lost, open_storage, shown
+from buildup.search.storage import artifact_store, lost, open_storage, shown
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_from_values, decision_to_values
 from buildup.trials.history import History
@@ -215,11 +218,25 @@ class Journal:
         trial = self._study.ask()
         assert trial.user_attrs["training"] == training.id
         one = self._open[training.id] = _Open(trial=trial, known=known, reported=set())
-        self._firsts.setdefault(training.candidate.id, trial._trial_id)
+        if training.candidate.id not in self._firsts:
+            self._firsts[training.candidate.id] = trial._trial_id
+            self._attach_diagram(trial, training.candidate)
         self._repair_metrics(training.id)
         for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was ended unneeded
             self._report(one, epoch)
         return one
+
+    def _attach_diagram(self, trial: optuna.Trial, candidate: Candidate) -> None:
+        """One diagram a candidate, on its first trial, where the dashboard shows it."""
+        with TemporaryDirectory() as temporary:
+            path = Path(temporary) / "network.svg"
+            path.write_text(graph_svg(candidate.network), encoding="utf-8")
+            upload_artifact(
+                artifact_store=artifact_store(self._folder),
+                file_path=str(path),
+                study_or_trial=trial,
+                mimetype="image/svg+xml",
+            )
 
     def _add_epoch(self, one: _Open, history: History, epoch: Epoch) -> History:
         key = one.known["training"]

@@ -36,6 +36,8 @@ class PlainWatcher:
     stream: TextIO
     told: int = 0
     """How many decisions were printed."""
+    running: set[str] = field(default_factory=set)
+    silent_since: float = field(default_factory=time.monotonic)
     ended: int = 0
     seconds: float = 0.0
 
@@ -52,7 +54,7 @@ class PlainWatcher:
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
         """What is new, as lines."""
-        lines = []
+        lines = self._waiting(event)
         if isinstance(event, Ended):
             outcome = event.record.outcome
             self.ended, self.seconds = self.ended + 1, self.seconds + outcome.seconds
@@ -65,6 +67,23 @@ class PlainWatcher:
             lines.append(f"           {view.best.layout}; {self.left(view)}")
         self.told = len(view.decisions)
         return lines
+
+    def _waiting(self, event: Event | None) -> list[str]:
+        """Say so, once a while, when no worker takes anything up."""
+        if isinstance(event, Started):
+            self.running.add(event.training.id)
+        if isinstance(event, Ended):
+            self.running.discard(event.training.id)
+        now = time.monotonic()
+        if event is not None or self.running:
+            self.silent_since = now
+        if now - self.silent_since < PATIENCE:
+            return []
+        self.silent_since = now
+        return [
+            f"waiting    no worker has started for {PATIENCE:g} s: Ray has no room for {self.workers} workers just now. "
+            "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed."
+        ]
 
     def left(self, view: View) -> str:
         """How much is left."""

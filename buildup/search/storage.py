@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.engine import URL, make_url
@@ -53,6 +54,13 @@ def check_storage(url: str | None, study_name: str | None = None) -> None:
             f"{shown(url)} holds a study {study_name!r} already. "
             f"Go on with it by `resume`, or choose another name for the run."
         )
+
+
+def artifact_store(folder: Path) -> FileSystemArtifactStore:
+    """Where a run keeps the pictures of its trials."""
+    path = folder / "artifacts"
+    path.mkdir(exist_ok=True)
+    return FileSystemArtifactStore(path)
 
 
 def shown(url: str | None) -> str:

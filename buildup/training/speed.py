@@ -43,7 +43,7 @@ def _time(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, *,
         with torch.set_grad_enabled(train):
             loss = F.cross_entropy(model(images), labels)
         if train:
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             model.zero_grad(set_to_none=True)
     return (_now(images.device) - began) / (STEPS * len(images))
 

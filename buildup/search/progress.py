@@ -18,6 +18,10 @@ from buildup.trials.outcome import Epoch, Score
 from buildup.trials.training import Training
 
 
+PATIENCE = 60.0
+"""Seconds without any worker after which the watcher says that it waits."""
+
+
 def watcher(
     procedure: Procedure, epochs: int, workers: int, stream: TextIO | None = None
 ) -> "PlainWatcher | LiveWatcher":
@@ -81,7 +85,7 @@ class PlainWatcher:
             return []
         self.silent_since = now
         return [
-            f"waiting    no worker has started for {PATIENCE:g} s: Ray has no room for {self.workers} workers just now. "
+            f"waiting    no worker has started for {PATIENCE:g} s: Ray has no room for one just now. "
             "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed."
         ]
 

@@ -47,8 +47,8 @@ def model_card(findings: Findings, network: Network, exported: Score) -> str:
         "",
         "## Scores",
         "",
-        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images. They are those of "
-        "the seed that did best, so this figure flatters them; the means do less.",
+        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images. "
+        "They are those of the seed that did best, so this figure flatters them; the means do less.",
         "",
         "| network | validation accuracy, every seed | mean |",
         "| --- | --- | --- |",

@@ -151,7 +151,8 @@ class Findings:
             how = f"a step was kept when a gain was likely{sure}"
         return (
             f"Unproven: {how}. The steps were chosen by the very scores shown here, so the difference between winner "
-            "and base flatters the winner. Only both trained anew, with fresh seeds and on images that no verdict saw, prove it."
+            "and base flatters the winner. Only both trained anew, with fresh seeds and on images that no verdict saw, "
+            "prove it."
         )
 
     @property

@@ -17,7 +17,6 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Score
 from buildup.trials.training import Training
 
-
 PATIENCE = 60.0
 """Seconds without any worker after which the watcher says that it waits."""
 

@@ -1,0 +1,170 @@
+"""One real search on real images: Ray's workers, Optuna's database, an export that timm loads."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from buildup.cli import main
+from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.search.folder import open_run
+from buildup.search.state import state_of
+from buildup.training.recipe import shipped_recipes
+
+ASKED = ["--base", "resnet18", "--dataset", "digits", "--epochs", "1", "--seeds", "1", "--fraction", "1/8"]
+IDLE = shipped_recipes()["quick"].read_text().replace("lr: 0.4", "lr: 0.0000001")
+"""A recipe that learns nothing, so that every base is weak."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with one finished run; it learns too little for anything but a test."""
+    folder = tmp_path_factory.mktemp("search")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        Path("idle.yaml").write_text(IDLE)
+        assert main(["search", *ASKED, "--recipe", "idle.yaml", "--run", "demo", "--allow-weak-base"]) == 0
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
+    run = place / "runs" / "demo"
+    assert {"run.yaml", "study.db", "decisions.jsonl", "trainings", "export", "report.html"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert len(list(run.glob("trainings/*/metrics.jsonl"))) == 5
+    assert {path.name for path in (run / "export").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "alternet.py",
+        "README.md",
+    }
+
+
+def test_every_stage_of_resnet18_is_tried_once_from_the_last_to_the_first(place: Path) -> None:
+    lines = [json.loads(line) for line in (place / "runs/demo/decisions.jsonl").read_text().splitlines()]
+    assert [line["edit"].split(":")[0] for line in lines] == ["layer4.1", "layer3.1", "layer2.1", "layer1.1"]
+    for line in lines:
+        assert line["judge"] == "point"
+        assert (line["verdict"] == "keep") == (line["ci"][0] > 0)
+        assert line["params"] > 0
+
+
+def test_the_study_holds_one_complete_trial_a_training(place: Path) -> None:
+    study = optuna.load_study(study_name="demo", storage=f"sqlite:///{place}/runs/demo/study.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+    for trial in study.trials:
+        assert trial.intermediate_values == {1: pytest.approx(trial.intermediate_values[1])}
+        assert {"layout", "seed", "params", "macs", "outcome", "correct_hash"} <= trial.user_attrs.keys()
+        assert trial.datetime_start is not None
+        assert trial.datetime_complete is not None
+        assert trial.datetime_start < trial.datetime_complete
+
+
+def test_a_run_on_a_weak_base_is_marked(place: Path) -> None:
+    run = open_run("demo")
+    assert run.status == "finished"
+    assert any("weak base" in warning for warning in run.warnings)
+    assert "has not learned" in (place / "runs/demo/report.html").read_text()
+
+
+def test_the_export_computes_what_was_trained(place: Path) -> None:
+    run = open_run("demo")
+    view, _ = state_of(run)
+    assert view.finished
+    expected = _logits_of_training(run.trainings / f"{view.best.id}-s0", view.best.network)
+    loaded = timm.create_model(f"local-dir:{place}/runs/demo/export", pretrained=True).eval()
+    with torch.inference_mode():
+        assert torch.equal(loaded(_images()), expected)
+
+
+def test_the_same_search_again_points_to_resume(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", *ASKED, "--run", "demo"]) == 2
+    assert "buildup resume" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_trains_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["resume", "demo"]) == 0
+    said = capsys.readouterr()
+    assert "nothing is left to do" in said.err
+    assert "training " not in said.err
+
+
+def test_status_tells_the_same_story_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "demo", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["status"] == "finished"
+    assert len(values["verdicts"]) == 4
+    assert values["left"] is None
+
+
+def test_any_candidate_can_be_exported(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "demo", "--to", "first", "--candidate", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["layout"] == "CC|CC|CC|CM"
+    assert "CC|CC|CC|CM" in (place / "first" / "README.md").read_text()
+
+
+def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", *ASKED, "--recipe", "idle.yaml", "--run", "weak"]) == 1
+    assert "the base resnet18 has not learned" in capsys.readouterr().err
+    assert main(["status", "weak", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["status"] == "stopped"
+
+
+@pytest.mark.slow
+def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path) -> None:
+    asked = [*ASKED[:5], "2", *ASKED[6:], "--workers", "1", "--allow-weak-base"]
+    _buildup(tmp_path, "search", *asked, "--run", "whole")
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert killed.stderr is not None
+    seen = 0
+    for line in killed.stderr:
+        seen += line.startswith("training")
+        if seen == 2:
+            break
+    killed.kill()
+    killed.wait()
+    _buildup(tmp_path, "resume", "killed")
+    decisions = [
+        [json.loads(line) for line in (tmp_path / "runs" / run / "decisions.jsonl").read_text().splitlines()]
+        for run in ("whole", "killed")
+    ]
+    assert decisions[0] == decisions[1]
+    study = optuna.load_study(study_name="killed", storage=f"sqlite:///{tmp_path}/runs/killed/study.db")
+    trainings = [trial.user_attrs["training"] for trial in study.trials]
+    assert len(trainings) == len(set(trainings)) == 5
+
+
+def _buildup(place: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "buildup", *arguments], cwd=place, check=True, capture_output=True)
+
+
+def _images() -> torch.Tensor:
+    return torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def _logits_of_training(folder: Path, network: Network) -> torch.Tensor:
+    model = build(network)
+    model.load_state_dict(load_file(next(folder.glob("attempt-*/weights.safetensors"))))
+    with torch.inference_mode():
+        logits: torch.Tensor = model.eval()(_images())
+    return logits

@@ -233,7 +233,9 @@ def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[His
             [history.curves.get(key, ()) for key in ids],
             num_classes=run.data["num_classes"],
             images=run.data["val_images"],
-            expected=recipe_from_values(run.recipe).expectation(run.settings.base, run.settings.dataset),
+            expected=recipe_from_values(run.recipe).expectation(
+                run.settings.base, run.settings.dataset, parse_fraction(run.settings.fraction)
+            ),
         )
         if not problems:
             return

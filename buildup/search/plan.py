@@ -47,7 +47,7 @@ def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     )
     candidates = list(_reachable(steps))
     costs = _Costs(request.network)
-    speed = measure_speed(request.network, device=settings.device, threads=settings.threads)
+    speed = measure_speed(request.network, request.recipe, device=settings.device, threads=settings.threads)
     base_macs = cost(request.network).macs
     estimates = []
     for candidate in candidates:

@@ -71,7 +71,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 
         extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
         model = build(job.network, seed=job.seed, device=device, **extra)
-        model = model.to(memory_format=_memory_format(device))
+        model = model.to(memory_format=memory_format(device))
         optimizer = make_optimizer(model, recipe)
         augment = augmentation(recipe, dataset)
         batches = batch_starts(len(train), recipe.batch_size)
@@ -84,6 +84,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             f"validate on, batch {recipe.batch_size}, lr {recipe.lr:.4g}, {precision} on {device}",
         )
 
+        found: Metrics | None = None
         for number in range(len(curve) + 1, recipe.epochs + 1):
             started = time.perf_counter()
             # What a network draws itself (dropped paths) starts anew with each epoch, so a resumed one draws the same.
@@ -101,7 +102,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
                 targets = soft_targets(labels[index], dataset.num_classes, recipe.label_smoothing)
                 inputs, targets = mix(augment(images[index], draws), targets, draws, recipe)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = model(inputs.contiguous(memory_format=_memory_format(device)))
+                    logits = model(inputs.contiguous(memory_format=memory_format(device)))
                 loss = F.cross_entropy(logits.float(), targets)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
@@ -114,7 +115,14 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             seen = min(len(train), batches[-1] + recipe.batch_size)
             train_loss = (loss_sum / seen).item()
             found = evaluate(
-                model, val_images, val_labels, dataset, batch_size=recipe.eval_batch_size, precision=precision
+                model,
+                val_images,
+                val_labels,
+                dataset,
+                batch_size=recipe.eval_batch_size,
+                # The score is that of the network as it is exported, and bfloat16 can give an image two equally good
+                # classes.
+                precision=precision if number < recipe.epochs else "float32",
             )
             _check_finite(number, lr, train_loss, found.nll)
             epoch = Epoch(
@@ -131,9 +139,8 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             attempt.save(job.folder, identity, model, optimizer, curve)
             yield epoch
 
-        # The score is that of the network as it is exported. bfloat16 can give an image two equally good classes, so
-        # the curve may differ from it by a hair.
-        found = evaluate(model, val_images, val_labels, dataset, batch_size=recipe.eval_batch_size)
+        if found is None:  # an earlier attempt trained to the end and left no score
+            found = evaluate(model, val_images, val_labels, dataset, batch_size=recipe.eval_batch_size)
         attempt.finish(job.folder, identity, model, curve)
         return Score(
             accuracy=found.accuracy,
@@ -164,7 +171,7 @@ def evaluate(
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for start in range(0, len(images), batch_size):
             inputs = normalise(images[start : start + batch_size].to(device), dataset.mean, dataset.std)
-            logits.append(model(inputs.contiguous(memory_format=_memory_format(device))).float())
+            logits.append(model(inputs.contiguous(memory_format=memory_format(device))).float())
     model.train(was_training)
     return measure(torch.cat(logits), labels)
 
@@ -213,7 +220,8 @@ def batch_starts(images: int, batch_size: int) -> range:
     return range(0, images if images <= batch_size or rest * 2 >= batch_size else images - rest, batch_size)
 
 
-def _memory_format(device: torch.device) -> torch.memory_format:
+def memory_format(device: torch.device) -> torch.memory_format:
+    """How tensors lie: channels-last wherever it is known (`resolve_precision` says what it gains)."""
     return torch.contiguous_format if device.type == "mps" else torch.channels_last
 
 

@@ -8,6 +8,8 @@ from torch.nn import functional as F
 
 from buildup.graph.network import Network
 from buildup.models.build import build
+from buildup.training.fit import memory_format, resolve_precision
+from buildup.training.recipe import Recipe
 
 BATCH = 32
 STEPS = 2
@@ -21,15 +23,20 @@ class Speed:
     evaluate: float
 
 
-def measure_speed(network: Network, *, device: str, threads: int) -> Speed:
-    """Time a few training and evaluation steps on random images, after one step to warm up."""
+def measure_speed(network: Network, recipe: Recipe, *, device: str, threads: int) -> Speed:
+    """Time a few training and evaluation steps on random images, as `fit` makes them, after one to warm up."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        model = build(network, seed=0).to(device)
-        images = torch.randn(BATCH, *network.input_shape, device=device)
-        labels = torch.randint(network.num_classes, (BATCH,), device=device)
-        return Speed(train=_time(model, images, labels, train=True), evaluate=_time(model, images, labels, train=False))
+        place = torch.device(device)
+        layout = memory_format(place)
+        model = build(network, seed=0, device=place).to(memory_format=layout)
+        images = torch.randn(BATCH, *network.input_shape, device=place).contiguous(memory_format=layout)
+        labels = torch.randint(network.num_classes, (BATCH,), device=place)
+        with torch.autocast(place.type, torch.bfloat16, enabled=resolve_precision("auto", recipe, place) == "bf16"):
+            return Speed(
+                train=_time(model, images, labels, train=True), evaluate=_time(model, images, labels, train=False)
+            )
     finally:
         torch.set_num_threads(before)
 

@@ -14,6 +14,7 @@ from buildup.rules.base import imagine
 from buildup.rules.moves import moves, with_look_ahead
 from buildup.space.schema import SearchSpace, StageSpace
 from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision
 
 SPACE = SearchSpace(name="test", description="")
 CIFAR = "CCC|CCCC|CCCCCC|CCCC"
@@ -21,7 +22,8 @@ CIFAR = "CCC|CCCC|CCCCCC|CCCC"
 
 def visited(rule: AlterNetRule, verdicts: Sequence[bool]) -> list[str]:
     """The layouts that a rule proposes under a row of verdicts; drops follow when the row is at its end."""
-    decisions, layouts = [], []
+    decisions: list[Decision] = []
+    layouts: list[str] = []
     while candidate := rule.propose(decisions):
         layouts.append(candidate.layout)
         kept = verdicts[len(decisions)] if len(decisions) < len(verdicts) else False
@@ -91,7 +93,7 @@ def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(verdicts:
     whole = visited(rule_on(CIFAR, space), verdicts)
     for length in range(len(whole)):
         rule = rule_on(CIFAR, space)
-        decisions = []
+        decisions: list[Decision] = []
         for number in range(length):
             candidate = rule.propose(decisions)
             assert candidate is not None

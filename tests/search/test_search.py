@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,23 +128,37 @@ def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(
 
 
 @pytest.mark.slow
-def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path) -> None:
-    asked = [*ASKED[:5], "2", *ASKED[6:], "--workers", "1", "--allow-weak-base"]
-    _buildup(tmp_path, "search", *asked, "--run", "whole")
-    killed = subprocess.Popen(
-        [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"],
+def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path) -> None:
+    search = subprocess.Popen(
+        [sys.executable, "-m", "buildup", "search", *ASKED, "--epochs", "50", "--run", "demo"],
         cwd=tmp_path,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert killed.stderr is not None
-    seen = 0
-    for line in killed.stderr:
-        seen += line.startswith("training")
-        if seen == 2:
-            break
-    killed.kill()
-    killed.wait()
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("runs/demo/trainings/*/metrics.jsonl")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    search.send_signal(signal.SIGINT)
+    out, err = search.communicate(timeout=60)
+    assert search.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == "Interrupted. Go on with: buildup resume runs/demo"
+    assert len(err.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path) -> None:
+    asked = [*ASKED[:5], "2", *ASKED[6:], "--workers", "1", "--allow-weak-base"]
+    _buildup(tmp_path, "search", *asked, "--run", "whole")
+    command = [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as killed:
+        assert killed.stderr is not None
+        seen = 0
+        while seen < 2:
+            seen += killed.stderr.readline().startswith("training")
+        killed.kill()
     _buildup(tmp_path, "resume", "killed")
     decisions = [
         [json.loads(line) for line in (tmp_path / "runs" / run / "decisions.jsonl").read_text().splitlines()]

@@ -76,25 +76,25 @@ SEARCH_FLAGS = (
 
 
 def _search(flags: Flags) -> int:
-    from buildup.search.assemble import search
+    from buildup.commands.search import search
 
     return search(flags)
 
 
 def _resume(flags: Flags) -> int:
-    from buildup.search.assemble import resume
+    from buildup.commands.search import resume
 
     return resume(flags)
 
 
 def _plan(flags: Flags) -> int:
-    from buildup.search.plan import plan
+    from buildup.commands.plan import plan
 
     return _print(plan(flags), flags)
 
 
 def _simulate(flags: Flags) -> int:
-    from buildup.search.simulate import simulate
+    from buildup.commands.simulate import simulate
 
     return _print(simulate(flags, _read), flags)
 
@@ -107,49 +107,49 @@ def _read(*arguments: Any, **named: Any) -> Any:
 
 
 def _status(flags: Flags) -> int:
-    from buildup.search.status import status
+    from buildup.commands.status import status
 
     return _print(status(flags), flags)
 
 
 def _report(flags: Flags) -> int:
-    from buildup.search.winner import report
+    from buildup.commands.export import report
 
     return _print(report(flags), flags)
 
 
 def _export(flags: Flags) -> int:
-    from buildup.search.winner import export
+    from buildup.commands.export import export
 
     return _print(export(flags), flags)
 
 
 def _dashboard(flags: Flags) -> int:
-    from buildup.search.dashboard import dashboard
+    from buildup.commands.dashboard import dashboard
 
     return dashboard(flags)
 
 
 def _graph(flags: Flags) -> int:
-    from buildup.search.show import graph
+    from buildup.commands.show import graph
 
     return _print(graph(flags), flags)
 
 
 def _models(flags: Flags) -> int:
-    from buildup.search.show import models
+    from buildup.commands.show import models
 
     return _print(models(flags), flags)
 
 
 def _spaces(flags: Flags) -> int:
-    from buildup.search.show import spaces
+    from buildup.commands.show import spaces
 
     return _print(spaces(flags), flags)
 
 
 def _doctor(flags: Flags) -> int:
-    from buildup.search.doctor import doctor
+    from buildup.commands.doctor import doctor
 
     text, values, healthy = doctor(flags)
     _print((text, values), flags)

@@ -14,6 +14,7 @@ PACKAGE = Path(buildup.__file__).parent
 
 STACK = (
     {"cli", "__main__"},
+    {"commands"},
     {"search"},
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
@@ -25,8 +26,8 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 
 DOORS = {
     "ray": {"search/workers.py"},
-    "optuna": {"search/journal.py", "search/storage.py", "search/dashboard.py", "search/study.py"},
-    "optuna_dashboard": {"search/journal.py", "search/storage.py", "search/dashboard.py", "search/study.py"},
+    "optuna": {"search/journal.py", "search/storage.py"},
+    "optuna_dashboard": {"search/journal.py", "commands/dashboard.py"},
 }
 
 

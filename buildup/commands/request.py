@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from buildup.commands.problems import Problems
 from buildup.graph.network import Network
 from buildup.models.read import read
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import STRATEGIES
 from buildup.search.folder import check_free, cores, folder_of
-from buildup.search.problems import Problems
 from buildup.search.settings import Settings, parse_duration
+from buildup.search.storage import check_storage
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.training.data import DataInfo, describe_data, parse_fraction
@@ -18,6 +19,8 @@ from buildup.training.device import check_device, device_count
 from buildup.training.recipe import Recipe, load_recipe
 
 DEFAULT_SEEDS = 3
+GPU_THREADS = 4
+"""CPU threads beside a GPU, which has little for them to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +44,8 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         if not text.get(name):
             problems.found.append(f"--{name} is missing.")
 
-    device = "cpu"
-    with problems.caught():
-        device = check_device(text.get("device") or "auto")
     seeds = problems.whole("--seeds", text.get("seeds"), DEFAULT_SEEDS, most=1000)
-    workers = problems.whole("--workers", text.get("workers"), _default_workers(device, seeds), most=100_000)
-    gpus = problems.number(
-        "--gpus-per-trial", text.get("gpus_per_trial"), 1.0 if device.startswith("cuda") else 0.0, most=1024
-    )
-    if gpus and not device.startswith("cuda") and not text.get("ray"):
-        problems.found.append(
-            f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
-        )
+    hardware = _hardware(problems, text, seeds)
     strategy = problems.choice("strategy", text.get("strategy"), "alternet", tuple(STRATEGIES))
     fraction = text.get("fraction") or "1"
     share = 1.0
@@ -70,10 +63,10 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
     judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
 
-    data = None
-    if text.get("dataset"):
+    data, dataset = None, _absolute_dataset(text.get("dataset") or "")
+    if dataset:
         with problems.caught():
-            data = describe_data(str(text["dataset"]), text.get("data_dir"), fraction=share)
+            data = describe_data(dataset, text.get("data_dir"), fraction=share)
     network = None
     if text.get("base"):
         with problems.caught():
@@ -87,12 +80,12 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         with problems.caught():
             network = start(network, space)
 
-    folder = folder_of(
-        text.get("run") or f"{text.get('base')}-{str(text.get('dataset')).replace('/', '_').replace(':', '_')}"
-    )
+    folder = folder_of(text.get("run") or f"{text.get('base')}-{Path(dataset.partition(':')[2] or dataset).name}")
     if new_run:
         with problems.caught():
             check_free(folder)
+        with problems.caught():
+            check_storage(text.get("storage"), folder.name)
     first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
     max_trials = problems.whole("--max-trials", text.get("max_trials"), 0) or None
     problems.raise_any()
@@ -102,7 +95,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     assert recipe is not None
     settings = Settings(
         base=network.base,
-        dataset=str(text["dataset"]),
+        dataset=dataset,
         data_dir=_absolute(text.get("data_dir")),
         image_size=data.image_size,
         space=text.get("space") or "alternet",
@@ -112,10 +105,10 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         strategy=strategy,
         judge=judge,
         look_ahead=bool(flags.get("look_ahead")),
-        workers=workers,
-        gpus_per_trial=gpus,
-        threads=max(1, cores() // workers) if not gpus else max(1, min(4, cores() // workers)),
-        device=device,
+        workers=hardware.workers,
+        gpus_per_trial=hardware.gpus,
+        threads=hardware.threads,
+        device=hardware.device,
         fraction=fraction,
         seed=first_seed,
         storage=text.get("storage"),
@@ -134,10 +127,42 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     )
 
 
-def _default_workers(device: str, seeds: int) -> int:
-    """One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side."""
-    return device_count(device) if device.startswith("cuda") else max(1, min(cores(), seeds))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hardware:
+    device: str
+    workers: int
+    gpus: float
+    """Of one training."""
+    threads: int
+    """Of one training."""
+
+
+def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) -> _Hardware:
+    """What trains. On a given cluster this machine's own devices and cores say nothing, so little is assumed."""
+    cluster = text.get("ray") is not None
+    gpus = problems.number("--gpus-per-trial", text.get("gpus_per_trial"), 0.0, most=1024)
+    device = text.get("device") or ("cuda" if cluster and gpus else "auto")
+    with problems.caught():
+        device = device if cluster and device.startswith("cuda") else check_device(device)
+    on_gpu = device.startswith("cuda")
+    if gpus and not on_gpu:
+        problems.found.append(
+            f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
+        )
+    if text.get("gpus_per_trial") is None and on_gpu:
+        gpus = 1.0
+    # One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side.
+    usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores(), seeds))
+    workers = problems.whole("--workers", text.get("workers"), usual, most=100_000)
+    most_threads = GPU_THREADS if on_gpu else cores()
+    threads = most_threads if on_gpu and cluster else 1 if cluster else max(1, min(most_threads, cores() // workers))
+    return _Hardware(device=device, workers=workers, gpus=gpus, threads=threads)
 
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
+
+
+def _absolute_dataset(name: str) -> str:
+    kind, _, folder = name.partition(":")
+    return f"{kind}:{Path(folder).absolute()}" if folder else name

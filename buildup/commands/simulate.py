@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from buildup.commands.problems import Problems
 from buildup.errors import LayoutError, RequestError
 from buildup.graph.network import Network, sketch
 from buildup.graph.values import network_from_values, network_to_values
@@ -15,7 +16,6 @@ from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import write_whole
 from buildup.search.loop import Silence, run
-from buildup.search.problems import Problems
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from buildup.commands.request import resolve
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import Kind
 from buildup.graph.layout import layout
@@ -14,7 +15,6 @@ from buildup.report.table import PlanRow, candidates_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, imagine
 from buildup.rules.strategies import procedure_of
-from buildup.search.request import resolve
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from buildup.commands.problems import Problems
 from buildup.errors import RequestError, RunError
 from buildup.models.export import check_target
 from buildup.models.export import export as export_network
@@ -17,7 +18,6 @@ from buildup.report.markdown import markdown
 from buildup.report.page import page
 from buildup.rules.base import View
 from buildup.search.folder import Run, open_run, write_whole
-from buildup.search.problems import Problems
 from buildup.search.state import costs_of, state_of
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any, Literal, cast
 
+from buildup.commands.problems import Problems
 from buildup.errors import RequestError
 from buildup.graph.edit import apply, replacement
 from buildup.graph.layout import parse
@@ -15,7 +16,6 @@ from buildup.models.read import bases, read, refusal
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.table import graph_text
 from buildup.rules.moves import moves, start
-from buildup.search.problems import Problems
 from buildup.space.load import load, shipped
 from buildup.space.schema import STEMS
 from buildup.training.data import describe_data

@@ -8,9 +8,9 @@ from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna_dashboard
 
+from buildup.commands.problems import Problems
 from buildup.errors import ResourceError
 from buildup.search.folder import open_run
-from buildup.search.problems import Problems
 from buildup.search.storage import artifact_store, open_storage
 
 LOCAL = ("127.0.0.1", "localhost", "::1")

@@ -11,6 +11,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from buildup.commands.export import keep_winner
+from buildup.commands.problems import Problems
+from buildup.commands.progress import watcher
+from buildup.commands.request import Request, resolve
 from buildup.errors import DataError, RunError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
@@ -18,13 +22,8 @@ from buildup.rules.base import Procedure, View
 from buildup.search.folder import Run, create, environment, mark, open_run
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
-from buildup.search.problems import Problems
-from buildup.search.progress import watcher
-from buildup.search.request import Request, resolve
 from buildup.search.settings import parse_duration
 from buildup.search.state import costs_of, procedure
-from buildup.search.storage import check_storage
-from buildup.search.winner import keep_winner
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import load_data, parse_fraction
 from buildup.training.fit import Job, fit
@@ -37,7 +36,6 @@ from buildup.trials.training import Training, training_id
 def search(flags: Mapping[str, Any]) -> int:
     """Run a search from its request to its end."""
     request = resolve(flags)
-    check_storage(request.settings.storage, request.folder.name)
 
     def work() -> int:
         run = _new_run(request)

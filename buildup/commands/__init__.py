@@ -1,0 +1,1 @@
+"""One file a command: a request in, one answer out."""

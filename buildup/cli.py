@@ -314,6 +314,9 @@ def main(arguments: Sequence[str]) -> int:
         # The reader left, as `head` does. Python would complain once more when it flushes stdout.
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"buildup: {error}", file=sys.stderr)
+        return 1
 
 
 def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:

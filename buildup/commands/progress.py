@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -53,7 +54,7 @@ class PlainWatcher:
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Print what is new."""
         for line in self.news(view, history, event):
-            print(line, file=self.stream, flush=True)
+            say(line, self.stream)
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
         """What is new, as lines."""
@@ -92,6 +93,12 @@ class PlainWatcher:
         """How much is left."""
         each = self.seconds / self.ended if self.ended else None
         return left(self.procedure, view, self.workers, each)
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Tell a person. A search does not end because nobody listens any more."""
+    with suppress(BrokenPipeError):
+        print(text, file=stream or sys.stderr, flush=True)
 
 
 def left(procedure: Procedure, view: View, workers: int, each: float | None) -> str:

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import torch
 
 from buildup.commands.problems import Problems
 from buildup.graph.network import Network
@@ -16,9 +19,12 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.training.data import DataInfo, describe_data, parse_fraction
 from buildup.training.device import check_device, device_count
+from buildup.training.fit import resolve_precision
 from buildup.training.recipe import Recipe, load_recipe
 
 DEFAULT_SEEDS = 3
+MOST_WORKERS_A_CORE = 4
+"""Without a cluster or GPUs, more trainings side by side only wait for each other and fill the memory."""
 GPU_THREADS = 4
 """CPU threads beside a GPU, which has little for them to do."""
 
@@ -109,6 +115,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         gpus_per_trial=hardware.gpus,
         threads=hardware.threads,
         device=hardware.device,
+        precision=_precision(recipe, hardware.device, cluster=text.get("ray") is not None),
         fraction=fraction,
         seed=first_seed,
         storage=text.get("storage"),
@@ -153,10 +160,18 @@ def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) ->
         gpus = 1.0
     # One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side.
     usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores(), seeds))
-    workers = problems.whole("--workers", text.get("workers"), usual, most=100_000)
+    most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
+    workers = problems.whole("--workers", text.get("workers"), usual, most=most_workers)
     most_threads = GPU_THREADS if on_gpu else cores()
     threads = most_threads if on_gpu and cluster else 1 if cluster else max(1, min(most_threads, cores() // workers))
     return _Hardware(device=device, workers=workers, gpus=gpus, threads=threads)
+
+
+def _precision(recipe: Recipe, device: str, *, cluster: bool) -> Literal["float32", "bf16"]:
+    """What this machine would choose; the GPUs of a cluster are taken to know bfloat16, if the recipe allows it."""
+    if cluster and device.startswith("cuda"):
+        return "bf16" if recipe.amp else "float32"
+    return resolve_precision("auto", recipe, torch.device(device))
 
 
 def _absolute(path: str | None) -> str | None:

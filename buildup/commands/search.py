@@ -2,10 +2,9 @@
 
 import json
 import signal
-import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -13,13 +12,13 @@ from typing import Any
 
 from buildup.commands.export import keep_winner
 from buildup.commands.problems import Problems
-from buildup.commands.progress import watcher
+from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
-from buildup.errors import DataError, RunError, WeakBase
+from buildup.errors import DataError, RunError, SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
-from buildup.search.folder import Run, create, environment, mark, open_run
+from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
 from buildup.search.settings import parse_duration
@@ -30,6 +29,7 @@ from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.history import History
+from buildup.trials.outcome import Failure
 from buildup.trials.training import Training, training_id
 
 
@@ -57,12 +57,15 @@ def resume(flags: Mapping[str, Any]) -> int:
         with ExitStack() as stack:
             journal = stack.enter_context(closing(_opened_journal(run)))
             view = procedure(run).view(journal.history)
-            if view.finished and run.status == "finished":
-                _say(f"{run.folder}: this run is finished; nothing is left to do.")
-                return _summary(run, view, journal.history, as_json=bool(flags["json"]))
+            as_json = bool(flags["json"])
+            if run.status == "finished":
+                say(f"{run.folder}: this run is finished; nothing is left to do.")
+                return _summary(run, view, journal.history, as_json=as_json)
+            if view.finished:
+                return _finish(run, journal, view, journal.history, (), as_json=as_json)
             _check_data(run)
             evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
-            return _drive(mark(run, "running", ""), journal, evaluator, as_json=bool(flags["json"]))
+            return _drive(mark(run, "running", ""), journal, evaluator, as_json=as_json)
 
     return interruptible(run.folder, work)
 
@@ -73,15 +76,17 @@ def interruptible(folder: Path, work: Callable[[], int]) -> int:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    earlier = signal.signal(signal.SIGTERM, interrupt)
+    # A shell that starts us in its background has Ctrl-C ignored; one that is sent to us is meant for us.
+    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         return work()
     except KeyboardInterrupt:
         started = (folder / "run.yaml").exists()
-        _say(f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written.")
+        say(f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written.")
         return 130
     finally:
-        signal.signal(signal.SIGTERM, earlier)
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def _new_run(request: Request) -> Run:
@@ -184,6 +189,7 @@ def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
             recipe=recipe,
             device=settings.device,
             threads=settings.threads,
+            precision=settings.precision,
             folder=str(folder),
             resume_from=None if resume_from is None else str(resume_from),
         )
@@ -193,32 +199,39 @@ def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
 
 def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:
     """Follow the loop to its end, and leave the run in the state that it came to."""
-    steps = procedure(run)
+    steps, limit = procedure(run), _limit(run)
     warnings: list[str] = []
-    _say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
+    say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
     if run.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
     try:
         with watcher(steps, run.settings.epochs, run.settings.workers) as look:
-            view, history = run_loop(
-                steps, evaluator, journal, look, journal.history, _inspector(run, steps, warnings), _limit(run)
-            )
+            inspect = _inspector(run, steps, warnings)
+            view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit)
     except WeakBase as weak:
         mark(run, "stopped", str(weak), warnings)
         raise
     except KeyboardInterrupt:
         mark(run, "stopped", "interrupted", warnings)
         raise
+    except SearchError as error:
+        with suppress(OSError):  # a full disk may be the very error
+            mark(run, "failed", str(error), warnings)
+        raise
     if not view.finished:
-        reason = f"a limit was reached: {_limit(run)(history)}"
-        mark(run, "stopped", reason, warnings)
-        _say(f"Stopped: {reason}. Go on with: buildup resume {run.folder}")
+        mark(run, "stopped", f"{limit(history)} was reached", warnings)
+        say(f"Stopped: {limit(history)} was reached. Go on with: buildup resume {run.folder}")
         return 0
     evaluator.close()
+    return _finish(run, journal, view, history, warnings, as_json=as_json)
+
+
+def _finish(run: Run, journal: Journal, view: View, history: History, warnings: Sequence[str], *, as_json: bool) -> int:
     journal.finish(history)
-    run = mark(run, "finished", "the rule has nothing left to try", warnings)
-    keep_winner(run, view, history)
-    return _summary(run, view, history, as_json=as_json)
+    ended = marked(run, "finished", "the rule has nothing left to try", warnings)
+    keep_winner(ended, view, history)
+    save(ended)
+    return _summary(ended, view, history, as_json=as_json)
 
 
 def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[History], None]:
@@ -227,7 +240,9 @@ def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[His
     def inspect(history: History) -> None:
         seeds = range(steps.first_seed, steps.first_seed + steps.seeds)
         ids = [training_id(steps.base.id, seed) for seed in seeds]
-        problems = check_base(
+        failures = [outcome for key in ids if isinstance(outcome := history.outcomes[key], Failure)]
+        problems = [f"A training of it failed ({failure.reason}): {failure.summary}" for failure in failures]
+        problems += check_base(
             [history.curves.get(key, ()) for key in ids],
             num_classes=run.data["num_classes"],
             images=run.data["val_images"],
@@ -244,7 +259,7 @@ def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[His
                 f"(--epochs, --fraction), or go on all the same: buildup resume {run.folder} --allow-weak-base"
             )
         warnings.append(f"weak base: {message}")
-        _say(f"warning: {message}")
+        say(f"warning: {message}")
 
     return inspect
 
@@ -301,7 +316,3 @@ def result(run: Run, view: View, history: History) -> dict[str, Any]:
         ],
         "warnings": list(run.warnings),
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

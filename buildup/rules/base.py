@@ -134,11 +134,13 @@ class Procedure:
         looks, seeds = 1, self.seeds
         while True:
             if failed := self._failures(history, candidate, seeds):
-                verdict: Verdict | More = _dropped_for(failed)
+                verdict: Verdict | More = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
             elif waiting := self._missing(history, candidate, seeds) + self._missing(history, candidate.parent, seeds):
                 return waiting
+            elif pairs := self._pairs(history, candidate, seeds):
+                verdict = self.judge.judge(pairs, looks)
             else:
-                verdict = self.judge.judge(self._pairs(history, candidate, seeds), looks)
+                verdict = _dropped("no training of its parent has a score to compare with")
             if isinstance(verdict, Verdict):
                 return self._decision(history, candidate, step, verdict, looks, seeds)
             assert verdict.seeds > seeds, "a judge that wants more must ask for more"
@@ -220,13 +222,6 @@ def _accuracies(outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
     return tuple(outcome.accuracy for outcome in outcomes if isinstance(outcome, Score))
 
 
-def _dropped_for(failures: Sequence[Failure]) -> Verdict:
-    first = failures[0]
-    message = first.message.strip().splitlines()[-1] if first.message.strip() else ""
-    return Verdict(
-        verdict="drop",
-        gain=0.0,
-        ci=(0.0, 0.0),
-        level=0.0,
-        reason=f"dropped: a training of it failed ({first.reason.value}): {message}",
-    )
+def _dropped(why: str) -> Verdict:
+    """The verdict on a candidate that can't be compared."""
+    return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped: {why}")

@@ -104,10 +104,15 @@ def save(run: Run) -> None:
     write_whole(run.folder / "run.yaml", text.encode())
 
 
+def marked(run: Run, status: Status, reason: str, warnings: Sequence[str] = ()) -> Run:
+    """The run with a new status."""
+    fresh = tuple(warning for warning in warnings if warning not in run.warnings)
+    return replace(run, status=status, reason=reason, warnings=(*run.warnings, *fresh))
+
+
 def mark(run: Run, status: Status, reason: str, warnings: Sequence[str] = ()) -> Run:
     """The run with a new status, written down."""
-    fresh = tuple(warning for warning in warnings if warning not in run.warnings)
-    run = replace(run, status=status, reason=reason, warnings=(*run.warnings, *fresh))
+    run = marked(run, status, reason, warnings)
     save(run)
     return run
 

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class Settings:
     threads: int
     """CPU threads of one training. It stands in `run.yaml` because sums depend on it in their last digits."""
     device: str
+    precision: Literal["float32", "bf16"]
+    """Chosen once for the whole run, so that candidate and parent are computed alike wherever they are trained."""
     fraction: str
     seed: int
     storage: str | None

@@ -69,6 +69,11 @@ class Failure:
     message: str
     seconds: float = 0.0
 
+    @property
+    def summary(self) -> str:
+        """The last line of the message: of a traceback, what was raised."""
+        return self.message.strip().rpartition("\n")[2]
+
 
 Outcome = Score | Failure
 

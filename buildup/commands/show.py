@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from fnmatch import fnmatchcase
+from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from buildup.commands.problems import Problems
-from buildup.errors import RequestError
+from buildup.errors import RequestError, unknown
 from buildup.graph.edit import apply, replacement
 from buildup.graph.layout import parse
 from buildup.graph.network import Network
 from buildup.graph.values import network_to_values
-from buildup.models.read import bases, read, refusal
+from buildup.models.read import bases, catalogue, read, refusal
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.table import graph_text
 from buildup.rules.moves import moves, start
@@ -21,6 +20,8 @@ from buildup.space.schema import STEMS
 from buildup.training.data import describe_data
 
 StemChoice = Literal["auto", "small", "base"]
+SHOWN = 6
+"""So many names of a refused group are listed."""
 FORMATS = ("text", "json", "dot", "svg")
 
 
@@ -60,14 +61,27 @@ def graph(flags: Mapping[str, Any]) -> tuple[str, Any]:
 
 
 def models(flags: Mapping[str, Any]) -> tuple[str, Any]:
-    """Which timm names can be a base."""
+    """Which timm names can be a base, and for the others why not."""
     pattern = flags["pattern"] or "*"
-    supported = [name for name in bases() if fnmatchcase(name, pattern)]
-    refused = refusal(pattern) if not supported else None
-    if refused:
-        raise RequestError(refused)
-    lines = [*supported, "", f"{len(supported)} of timm's models can be a base."]
-    return "\n".join(lines), [{"name": name, "supported": True} for name in supported]
+    rows = catalogue(pattern)
+    if not rows:
+        raise RequestError(unknown("model", pattern, bases()))
+    if len(rows) == 1:  # one name is worth a close look
+        rows = [replace(rows[0], reason=refusal(rows[0].name))]
+    fit = [row for row in rows if row.reason is None]
+    others: dict[str, list[str]] = {}
+    for row in rows:
+        if row.reason is not None:
+            others.setdefault(row.reason, []).append(row.name)
+    lines = [row.name for row in fit]
+    lines += ["", f"{len(fit)} of {len(rows)} can be a base."] if len(rows) > 1 else []
+    for reason, names in others.items():
+        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        lines.append(f"{len(names)} can't ({shown}): {reason}")
+    values = [
+        {"name": row.name, "family": row.family, "supported": row.reason is None, "reason": row.reason} for row in rows
+    ]
+    return "\n".join(lines).strip(), values
 
 
 def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:

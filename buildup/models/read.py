@@ -1,7 +1,7 @@
 """A timm model as a network: its stages and blocks, found and traced without weights."""
 
-import fnmatch
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -26,23 +26,41 @@ TAKEN = {"device", "features_only", "in_chans", "num_classes", "pretrained"}
 """Arguments of timm's `create_model` that are no settings of a base."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A timm name, and whether it can be a base."""
+
+    name: str
+    family: str
+    """timm's module."""
+    reason: str | None
+    """Why it cannot; None where it can."""
+
+
 def bases() -> list[str]:
     """The timm names that can be a base."""
     return [name for family in FAMILIES for name in timm.list_models(module=family)]
 
 
-def refusal(pattern: str) -> str | None:
-    """Why no timm model of this name, or of a pattern such as `vit*`, can be a base; None when one can."""
-    if fnmatch.filter(bases(), pattern):
-        return None
-    names = timm.list_models(pattern) or [pattern]
-    more = f" The other {len(names) - 1} models that match {pattern!r} cannot be one either." if len(names) > 1 else ""
+def catalogue(pattern: str = "*") -> list[Listed]:
+    """All timm names of a pattern such as `resnet*`, without making their models: a family is read or it is not."""
+    known = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
+    not_yet = f"bases are read from timm's families {' and '.join(FAMILIES)} so far"
+    return [
+        Listed(name=name, family=known[name], reason=None if known[name] in FAMILIES else not_yet)
+        for name in timm.list_models(pattern)
+        if name in known
+    ]
+
+
+def refusal(base: str) -> str | None:
+    """Why a timm model can't be a base, found by making it; None when it can."""
     try:
-        name = _name(names[0])
+        name = _name(base)
         with torch.device("meta"):
             _stages(name, _create(name, {}))
     except BaseError as error:
-        return f"{error}{more}"
+        return str(error)
     return None
 
 

@@ -1,6 +1,7 @@
 from typing import Any
 
 import pytest
+import timm
 import torch
 
 from buildup.errors import BaseError
@@ -8,7 +9,7 @@ from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import Conv, LocalAttention
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.models.read import bases, read, refusal
+from buildup.models.read import bases, catalogue, read, refusal
 
 
 def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None:
@@ -90,12 +91,17 @@ def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object]
 
 def test_a_name_that_can_be_a_base_is_not_refused() -> None:
     assert refusal("resnet50") is None
-    assert refusal("resnetv2_*") is None
 
 
-def test_a_pattern_that_names_no_base_is_refused_with_a_reason() -> None:
-    assert "no convolutional stages" in str(refusal("mixer_*"))
-    assert "unknown base 'nothing*'" in str(refusal("nothing*"))
+def test_a_name_that_cannot_be_a_base_is_refused_with_a_reason() -> None:
+    assert "no convolutional stages" in str(refusal("mixer_b16_224"))
+    assert "unknown base 'nothing'" in str(refusal("nothing"))
+
+
+def test_the_catalogue_lists_every_name_of_timm_with_its_family_and_a_verdict() -> None:
+    rows = catalogue()
+    assert len(rows) == len(timm.list_models())
+    assert {row.name for row in rows if row.reason is None} == set(bases())
 
 
 def everywhere(network: Network) -> Network:

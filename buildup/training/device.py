@@ -1,5 +1,7 @@
 """Which device trains: checked by name before anything starts."""
 
+from pathlib import Path
+
 import torch
 
 from buildup.errors import ResourceError, unknown
@@ -33,3 +35,12 @@ def check_device(name: str) -> str:
 def device_count(name: str) -> int:
     """How many devices a name stands for."""
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware. torch 2.10 can't say, so the kernel is asked, on Linux."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)

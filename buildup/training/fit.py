@@ -22,6 +22,7 @@ from buildup.training import attempt
 from buildup.training.augment import augmentation, data_order, epoch_draws, epoch_seed, mix, normalise, soft_targets
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
+from buildup.training.device import cpu_has_bfloat16
 from buildup.training.metrics import Metrics, measure
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
@@ -189,8 +190,7 @@ def resolve_precision(wanted: Precision, recipe: Recipe, device: torch.device) -
     if device.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        known = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        fast = bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+        fast = device.type == "cpu" and cpu_has_bfloat16()
     return "bf16" if fast else "float32"
 
 

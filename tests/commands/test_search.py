@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import optuna
 import pytest
@@ -116,6 +118,27 @@ def test_any_candidate_can_be_exported(place: Path, capsys: pytest.CaptureFixtur
     assert main(["export", "demo", "--to", "first", "--candidate", "1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["layout"] == "CC|CC|CC|CM"
     assert "CC|CC|CC|CM" in (place / "first" / "README.md").read_text()
+
+
+def test_the_dashboard_serves_the_study_to_this_machine(place: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "buildup", "dashboard", "demo", "--port", str(port)]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert f"http://127.0.0.1:{port}/dashboard" in server.stderr.readline()
+        with urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
+            studies = json.load(answer)["study_summaries"]
+        assert [study["study_name"] for study in studies] == ["demo"]
+        server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=30) == 0
+
+
+def test_each_candidate_has_its_diagram_in_the_study(place: Path) -> None:
+    artifacts = list((place / "runs/demo/artifacts").iterdir())
+    assert len(artifacts) == 5
+    assert all(artifact.read_text().startswith("<svg") for artifact in artifacts)
 
 
 def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from buildup.search.evaluate import (
-    METRICS,
     Ended,
     EpochDone,
     Event,
@@ -24,7 +23,6 @@ from buildup.search.evaluate import (
     attempt_folder,
     attempts,
     final_record,
-    read_epochs,
 )
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
@@ -48,7 +46,6 @@ class Order:
     train: Train
     job: Any
     folder: Path
-    earlier: tuple[Epoch, ...]
 
     def __deepcopy__(self, memo: object) -> "Order":
         # Frozen, and the scheduler copies its configurations many times.
@@ -101,8 +98,6 @@ class Post:
     folder: Path
     fresh: bool
     """Whether a new worker is being started for it, as against an idle one taking over."""
-    untold: tuple[Epoch, ...]
-    """Epochs of earlier attempts that no event told of yet."""
     since: float = field(default_factory=time.monotonic)
     state: State = State.STARTING
     begun: Begun | None = None
@@ -122,7 +117,6 @@ class Desk:
         self._lock = threading.Lock()
         self._wanted: dict[str, Training] = {}
         self._ended: set[str] = set()
-        self._curves: dict[str, dict[int, Epoch]] = {}
         self._deaths: Counter[str] = Counter()
         self._reserved: Training | None = None
 
@@ -162,12 +156,8 @@ class Desk:
             before = (attempt_folder(folder, earlier) for earlier in reversed(earlier_attempts))
             resumed = next((one for one in before if any((one / file).is_file() for file in RESUMABLE)), None)
             job = self._job(training, own, resumed)
-            known = self._curve(training)
-            # An epoch whose worker or driver died before it was told of is in its attempt's own file only.
-            kept = () if resumed is None else read_epochs(resumed / METRICS)
-            untold = tuple(epoch for epoch in kept if epoch.number not in {one.number for one in known})
-            self.posts[name] = Post(training=training, attempt=number, folder=own, fresh=fresh, untold=untold)
-            return Order(train=self._train, job=job, folder=own, earlier=known + untold)
+            self.posts[name] = Post(training=training, attempt=number, folder=own, fresh=fresh)
+            return Order(train=self._train, job=job, folder=own)
 
     def hand_in(self, name: str, report: Report) -> bool:
         """Take a worker's report; True when the worker should be handed to the next training."""
@@ -181,10 +171,8 @@ class Desk:
                     if training.id in self._wanted:
                         worker = f"{report.host}:{report.pid}"
                         self.events.put(Started(training=training, attempt=post.attempt, worker=worker))
-                    for epoch in post.untold:
-                        self._pass_on(training, epoch)
                 case Epoch() if post.state is State.TRAINING:
-                    self._pass_on(training, report)
+                    self.events.put(EpochDone(training=training, epoch=report))
                 case Record():
                     if post.state is State.TRAINING:
                         self._end(training, report)
@@ -249,21 +237,10 @@ class Desk:
         self._reserved = next(iter(self._waiting()), None)
         return self._reserved is not None
 
-    def _curve(self, training: Training) -> tuple[Epoch, ...]:
-        if training.id not in self._curves:  # an earlier driver may have been told of epochs
-            written = read_epochs(self._folder / training.id / METRICS)
-            self._curves[training.id] = {epoch.number: epoch for epoch in written}
-        known = self._curves[training.id]
-        return tuple(known[number] for number in sorted(known))
-
-    def _pass_on(self, training: Training, epoch: Epoch) -> None:
-        self._curves[training.id][epoch.number] = epoch
-        self.events.put(EpochDone(training=training, epoch=epoch))
-
     def _end(self, training: Training, record: Record) -> None:
         self._ended.add(training.id)
         self.events.put(Ended(training=training, record=record))
 
     def _fail(self, training: Training, reason: Reason, message: str) -> None:
-        record = Record(outcome=Failure(reason=reason, message=message), curve=self._curve(training))
+        record = Record(outcome=Failure(reason=reason, message=message), curve=())
         self.events.put(Ended(training=training, record=record))

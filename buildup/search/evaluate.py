@@ -84,14 +84,14 @@ class Evaluator(Protocol):
 
 
 def attempt(
-    train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path, earlier: tuple[Epoch, ...]
+    train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path
 ) -> Generator[Epoch, None, Record]:
     """Run a training in its attempt folder, whatever happens in it, and leave its final record there.
 
-    `earlier` are the epochs of former attempts; those that this one goes through again count anew.
+    A training tells all its epochs, those of earlier attempts too: it remembers them, and nobody else is sure to.
     """
     started = time.monotonic()
-    curve = {epoch.number: epoch for epoch in earlier}
+    curve: list[Epoch] = []
     outcome: Outcome
     try:
         with closing(train(job)) as steps:
@@ -101,14 +101,14 @@ def attempt(
                 except StopIteration as end:
                     outcome = end.value
                     break
-                curve[epoch.number] = epoch
+                curve.append(epoch)
                 yield epoch
     except Failed as failed:
         outcome = Failure(reason=failed.reason, message=failed.message, seconds=time.monotonic() - started)
     except Exception:  # noqa: BLE001 - a broken candidate is a result, and this is the one place where it becomes one
         message = traceback.format_exc()
         outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
-    record = Record(outcome=outcome, curve=tuple(curve[number] for number in sorted(curve)))
+    record = Record(outcome=outcome, curve=tuple(curve))
     write_atomically(folder / FINAL, json.dumps(record_to_values(record)).encode())
     return record
 

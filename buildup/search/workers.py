@@ -251,7 +251,7 @@ def _work(order: Order) -> Generator[Report, None, None]:
     """What a worker does with an order, one report after the other, until it gets the next order."""
     yield Begun(host=socket.gethostname(), pid=os.getpid())
     record: Record | None = None
-    with closing(attempt(order.train, order.job, order.folder, order.earlier)) as epochs:
+    with closing(attempt(order.train, order.job, order.folder)) as epochs:
         while not (order.folder / STOP).exists():
             try:
                 yield next(epochs)

@@ -57,9 +57,9 @@ class Job:
 def fit(job: Job) -> Generator[Epoch, None, Score]:
     """Train, giving an epoch at a time, and give back the score.
 
-    An attempt goes on from the checkpoint of an earlier one as if it had not been interrupted; only new epochs are
-    given then, while `metrics.jsonl` and the score's seconds cover them all. `Failed` is raised for a training that
-    diverged or did not fit into memory.
+    An attempt goes on from the checkpoint of an earlier one as if it had not been interrupted, and tells the epochs
+    that it remembers once more: whoever listened then may have died before they were written down. `Failed` is raised
+    for a training that diverged or did not fit into memory.
     """
     with _settings(job), _named_failures():
         device = torch.device(job.device)
@@ -85,6 +85,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             f"validate on, batch {recipe.batch_size}, lr {recipe.lr:.4g}, {precision} on {device}",
         )
 
+        yield from curve
         found: Metrics | None = None
         for number in range(len(curve) + 1, recipe.epochs + 1):
             started = time.perf_counter()

@@ -28,8 +28,9 @@ DRIVER = """
     def train(job):
         folder, earlier, seed = job
         first = int((earlier / "checkpoint.pt").read_text()) if earlier else 0
-        for number in range(first + 1, 9):
-            time.sleep(0.1)
+        for number in range(1, 9):
+            if number > first:
+                time.sleep(0.1)
             (folder / "checkpoint.pt").write_text(str(number))
             yield Epoch(number=number, metrics={"accuracy": 10.0 * seed + number})
         return Score(accuracy=10.0 * seed, correct=bytes([seed]), images=8)

@@ -3,12 +3,14 @@
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import optuna_dashboard
 
 from buildup.commands.problems import Problems
+from buildup.commands.signals import interruptible
 from buildup.errors import ResourceError
 from buildup.search.folder import open_run
 from buildup.search.storage import artifact_store, open_storage
@@ -31,11 +33,8 @@ def dashboard(flags: Mapping[str, Any]) -> int:
     except (OSError, socket.gaierror) as problem:
         raise ResourceError(f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port.") from None
     print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    with server:
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return 0
+    with server, suppress(KeyboardInterrupt), interruptible():
+        server.serve_forever()
     return 0
 
 

@@ -3,9 +3,11 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import ceil
+from statistics import fmean
 from typing import Any
 
-from buildup.commands.request import resolve
+from buildup.commands.request import Request, resolve
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import Kind
 from buildup.graph.layout import layout
@@ -33,10 +35,42 @@ class Estimate:
     """Of one training of it."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search could come to. Pairs are the least and the most."""
+
+    request: Request
+    estimates: tuple[Estimate, ...]
+    images_per_second: float
+    """While training the base, measured just now."""
+    networks: tuple[int, int]
+
+    @property
+    def trainings(self) -> tuple[int, int]:
+        """How many trainings there will be."""
+        return self.networks[0] * self.request.settings.seeds, self.networks[1] * self.request.settings.seeds
+
+    @property
+    def each(self) -> float:
+        """Seconds of a training, on average over the candidates."""
+        return fmean(estimate.seconds for estimate in self.estimates)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Until the end. Candidates follow one another; only their seeds are trained side by side."""
+        settings = self.request.settings
+        rounds = ceil(settings.seeds / settings.workers) * self.each
+        return self.networks[0] * rounds, self.networks[1] * rounds
+
+
 def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The candidates with their costs, as text and as values."""
-    request = resolve(flags, new_run=False)
-    settings = request.settings
+    made = _plan(resolve(flags, new_run=False))
+    return _text(made), _values(made)
+
+
+def _plan(request: Request) -> Plan:
+    settings, data = request.settings, request.data
     steps = procedure_of(
         request.network,
         request.space,
@@ -45,21 +79,19 @@ def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         seeds=settings.seeds,
         first_seed=settings.seed,
     )
-    candidates = list(_reachable(steps))
     costs = _Costs(request.network)
     speed = measure_speed(request.network, request.recipe, device=settings.device, threads=settings.threads)
-    base_macs = cost(request.network).macs
+    of_base = settings.epochs * (data.train_images * speed.train + data.val_images * speed.evaluate)
     estimates = []
-    for candidate in candidates:
+    for candidate in _reachable(steps):
         known = costs.of(candidate.network)
-        images = settings.epochs * (request.data.train_images * speed.train + request.data.val_images * speed.evaluate)
-        estimates.append(Estimate(candidate=candidate, cost=known, seconds=images * known.macs / base_macs))
-    least, most = (steps.verdicts_left((), kept) for kept in (False, True))
-    least, most = sorted((least, most))
-    each = sum(estimate.seconds for estimate in estimates) / len(estimates)
-    side_by_side = min(settings.workers, settings.seeds)
-    totals = [(1 + verdicts) * settings.seeds for verdicts in (least, most)]
-    times = [(1 + verdicts) * settings.seeds * each / side_by_side for verdicts in (least, most)]
+        estimates.append(Estimate(candidate=candidate, cost=known, seconds=of_base * known.macs / costs.base.macs))
+    least, most = sorted(1 + steps.verdicts_left((), kept) for kept in (False, True))
+    return Plan(request=request, estimates=tuple(estimates), images_per_second=1 / speed.train, networks=(least, most))
+
+
+def _text(made: Plan) -> str:
+    request, settings, data = made.request, made.request.settings, made.request.data
     rows = [
         PlanRow(
             number=number,
@@ -69,33 +101,44 @@ def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             macs=estimate.cost.macs,
             role="base" if number == 0 else "first" if number == 1 else "possible",
         )
-        for number, estimate in enumerate(estimates)
+        for number, estimate in enumerate(made.estimates)
     ]
-    text = "\n".join(
-        [
-            f"{settings.base} on {settings.dataset}: {request.data.train_images:,} images to train on, "
-            f"{request.data.val_images:,} to validate on, {request.data.image_size} px, stem {request.network.stem}.",
-            "" if request.data.present else f"{settings.dataset} is not on this disk yet; a search fetches it first.",
-            candidates_table(rows),
-            "",
-            f"{totals[0]} to {totals[1]} trainings ({1 + least} to {1 + most} networks x {settings.seeds} seeds), "
-            f"{settings.epochs} epochs each.",
-            f"About {duration(each)} a training on {settings.device} with {settings.threads} threads "
-            f"({1 / speed.train:.1f} images/s while training, measured now), "
-            f"{duration(times[0])} to {duration(times[1])} in all on {settings.workers} workers.",
-        ]
-    )
-    values = {
+    lines = [
+        f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
+        f"validate on, {data.image_size} px, stem {request.network.stem}."
+    ]
+    if not data.present:
+        lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
+    lines += ["", candidates_table(rows), ""]
+    if len(made.estimates) >= MOST_ROWS:
+        lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
+    lines += [
+        f"{_range(*made.trainings)} trainings ({_range(*made.networks)} networks x {settings.seeds} seeds), "
+        f"{settings.epochs} epochs each.",
+        f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
+        f"({made.images_per_second:.1f} images/s while training, measured now), "
+        f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
+    ]
+    return "\n".join(lines)
+
+
+def _range(low: object, high: object) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _values(made: Plan) -> dict[str, Any]:
+    settings = made.request.settings
+    return {
         "base": settings.base,
         "dataset": settings.dataset,
-        "layout": layout(request.network),
-        "stem": request.network.stem,
+        "layout": layout(made.request.network),
+        "stem": made.request.network.stem,
         "epochs": settings.epochs,
         "seeds": settings.seeds,
         "workers": settings.workers,
-        "trainings": {"least": totals[0], "most": totals[1]},
-        "seconds": {"least": times[0], "most": times[1]},
-        "complete": len(candidates) < MOST_ROWS,
+        "trainings": dict(zip(("least", "most"), made.trainings, strict=True)),
+        "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
+        "complete": len(made.estimates) < MOST_ROWS,
         "candidates": [
             {
                 "layout": estimate.candidate.layout,
@@ -105,10 +148,9 @@ def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
                 "macs": estimate.cost.macs,
                 "seconds": estimate.seconds,
             }
-            for estimate in estimates
+            for estimate in made.estimates
         ],
     }
-    return text.replace("\n\n\n", "\n\n"), values
 
 
 def _reachable(steps: Procedure) -> Iterator[Candidate]:
@@ -131,22 +173,20 @@ class _Costs:
     """Costs of candidates, added up block by block: a block costs the same wherever its neighbours come from."""
 
     def __init__(self, base: Network) -> None:
-        self._base = base
-        self._start = cost(base)
+        self._network = base
+        self.base = cost(base)
         self._known: dict[tuple[str, Kind], Cost] = {}
 
     def of(self, network: Network) -> Cost:
         """The cost of a network made from the base by replacements alone."""
         changes = [self._change(path, kind) for path, kind in network.replaced.items()]
         return Cost(
-            params=self._start.params + sum(change.params for change in changes),
-            macs=self._start.macs + sum(change.macs for change in changes),
+            params=self.base.params + sum(change.params for change in changes),
+            macs=self.base.macs + sum(change.macs for change in changes),
         )
 
     def _change(self, path: str, kind: Kind) -> Cost:
         if (path, kind) not in self._known:
-            changed = cost(apply(self._base, replacement(self._base, path, kind)))
-            self._known[path, kind] = Cost(
-                params=changed.params - self._start.params, macs=changed.macs - self._start.macs
-            )
+            changed = cost(apply(self._network, replacement(self._network, path, kind)))
+            self._known[path, kind] = Cost(params=changed.params - self.base.params, macs=changed.macs - self.base.macs)
         return self._known[path, kind]

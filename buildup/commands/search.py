@@ -1,19 +1,18 @@
 """The wiring of `search` and `resume`: a request in, a run with its winner out."""
 
 import json
-import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from buildup.commands.export import keep_winner
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
+from buildup.commands.signals import interruptible
 from buildup.errors import DataError, RunError, SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
@@ -46,7 +45,7 @@ def search(flags: Mapping[str, Any]) -> int:
             journal = stack.enter_context(closing(Journal.create(**_journal(run))))
             return _drive(run, journal, evaluator, as_json=bool(flags["json"]))
 
-    return interruptible(request.folder, work)
+    return _resumable(request.folder, work)
 
 
 def resume(flags: Mapping[str, Any]) -> int:
@@ -67,26 +66,18 @@ def resume(flags: Mapping[str, Any]) -> int:
             evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
             return _drive(mark(run, "running", ""), journal, evaluator, as_json=as_json)
 
-    return interruptible(run.folder, work)
+    return _resumable(run.folder, work)
 
 
-def interruptible(folder: Path, work: Callable[[], int]) -> int:
-    """Do the work; Ctrl-C and a request to terminate both end it in order, and say how to go on."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    # A shell that starts us in its background has Ctrl-C ignored; one that is sent to us is meant for us.
-    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+def _resumable(folder: Path, work: Callable[[], int]) -> int:
+    """Do the work; when it is interrupted, it ends in order and says how to go on."""
     try:
-        return work()
+        with interruptible():
+            return work()
     except KeyboardInterrupt:
         started = (folder / "run.yaml").exists()
         say(f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written.")
         return 130
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _new_run(request: Request) -> Run:

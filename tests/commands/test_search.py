@@ -24,7 +24,20 @@ from buildup.search.folder import open_run
 from buildup.search.state import state_of
 from buildup.training.recipe import shipped_recipes
 
-ASKED = ["--base", "resnet18", "--dataset", "digits", "--epochs", "1", "--seeds", "1", "--fraction", "1/8"]
+ASKED = [
+    "--base",
+    "resnet18",
+    "--dataset",
+    "digits",
+    "--epochs",
+    "1",
+    "--seeds",
+    "1",
+    "--fraction",
+    "1/8",
+    "--workers",
+    "2",
+]
 IDLE = shipped_recipes()["quick"].read_text().replace("lr: 0.4", "lr: 0.0000001")
 """A recipe that learns nothing, so that every base is weak."""
 
@@ -131,7 +144,7 @@ def test_the_dashboard_serves_the_study_to_this_machine(place: Path) -> None:
         with urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
             studies = json.load(answer)["study_summaries"]
         assert [study["study_name"] for study in studies] == ["demo"]
-        server.send_signal(signal.SIGINT)
+        server.terminate()
         assert server.wait(timeout=30) == 0
 
 
@@ -173,7 +186,7 @@ def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path
 
 @pytest.mark.slow
 def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path) -> None:
-    asked = [*ASKED[:5], "2", *ASKED[6:], "--workers", "1", "--allow-weak-base"]
+    asked = [*ASKED, "--epochs", "2", "--allow-weak-base"]
     _buildup(tmp_path, "search", *asked, "--run", "whole")
     command = [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as killed:

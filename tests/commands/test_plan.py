@@ -1,0 +1,42 @@
+"""What a plan says before anything is trained."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from buildup.commands.plan import MOST_ROWS, _Costs, _reachable, plan
+from buildup.models.cost import cost
+from buildup.models.read import read
+from buildup.rules.strategies import procedure_of
+from buildup.space.load import load
+
+FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
+
+
+@pytest.mark.parametrize("base", ["resnet26", "resnetv2_18"])
+def test_costs_added_up_block_by_block_are_those_of_the_whole_network(base: str) -> None:
+    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    costs = _Costs(network)
+    for candidate in _reachable(procedure_of(network, load("alternet"), judge="point", seeds=1)):
+        assert costs.of(candidate.network) == cost(candidate.network)
+
+
+def test_every_row_of_verdicts_is_covered_once() -> None:
+    network = read("resnet50", input_shape=(3, 32, 32), num_classes=10)
+    candidates = list(_reachable(procedure_of(network, load("alternet"), judge="point", seeds=1)))
+    # c4 has 1 place, c3 has 3, c2 has 2, c1 has 1; a stage with m places ends in one of m + 1 ways.
+    assert len(candidates) == 1 + 1 + 2 * 3 + 2 * 4 * 2 + 2 * 4 * 3 * 1
+    assert len({candidate.id for candidate in candidates}) == len(candidates)
+
+
+def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
+    network = read("resnet152", input_shape=(3, 32, 32), num_classes=10)
+    candidates = list(_reachable(procedure_of(network, load("alternet"), judge="point", seeds=1)))
+    assert len(candidates) <= MOST_ROWS
+
+
+def test_more_workers_than_seeds_save_no_time() -> None:
+    times = [plan({**FLAGS, "workers": workers})[1] for workers in ("2", "8")]
+    rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
+    assert rounds[0] == pytest.approx(rounds[1])

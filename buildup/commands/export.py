@@ -17,7 +17,8 @@ from buildup.report.findings import Findings
 from buildup.report.markdown import markdown
 from buildup.report.page import page
 from buildup.rules.base import View
-from buildup.search.folder import Run, open_run, write_whole
+from buildup.search.files import write_whole
+from buildup.search.folder import Run, open_run
 from buildup.search.state import costs_of, state_of
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History

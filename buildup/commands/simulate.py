@@ -14,7 +14,7 @@ from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of
-from buildup.search.folder import write_whole
+from buildup.search.files import write_whole
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load

@@ -6,7 +6,7 @@ from typing import Any
 from buildup.commands.progress import left, name_of
 from buildup.report.table import decisions_table
 from buildup.search.folder import open_run
-from buildup.search.journal import driver_of
+from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
 
 

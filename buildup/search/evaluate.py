@@ -1,7 +1,6 @@
 """What the search asks of those who train: an ordered set of wanted trainings in, events out."""
 
 import json
-import os
 import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from buildup.errors import RunError
+from buildup.search.files import write_whole
 from buildup.trials.outcome import (
     Epoch,
     Failed,
@@ -109,7 +109,7 @@ def attempt(
         message = traceback.format_exc()
         outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
     record = Record(outcome=outcome, curve=tuple(curve))
-    write_atomically(folder / FINAL, json.dumps(record_to_values(record)).encode())
+    write_whole(folder / FINAL, json.dumps(record_to_values(record)).encode())
     return record
 
 
@@ -154,13 +154,3 @@ def attempts(training_folder: Path) -> list[int]:
 def attempt_folder(training_folder: Path, number: int) -> Path:
     """Where an attempt writes: no attempt can touch another's files, even when its driver is gone."""
     return training_folder / f"{ATTEMPT}{number}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put a whole file in place: after a crash there is the old one or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)

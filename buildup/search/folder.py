@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ import yaml
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.graph.values import network_from_values, network_to_values
+from buildup.search.files import write_whole
 from buildup.search.settings import Settings, settings_from_values, settings_to_values
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
@@ -158,21 +158,6 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "versions": {name: _version(name) for name in VERSIONED},
     }
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old or the new content, also after a crash."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def cores() -> int:

@@ -1,14 +1,11 @@
-"""The journal of a run: every event goes here before it counts, and the history is read back from here.
+"""The journal of a run: every event goes here before it counts (`study.py` reads the history back).
 
 The Optuna study is the truth about what ended and what was decided. Beside it lie files that people and the judge
 read: `decisions.jsonl`, and for each training its epochs and which validation images it got right.
 """
 
-import fcntl
 import json
 import os
-import re
-import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from typing import IO, Any
 import optuna
 from optuna.artifacts import upload_artifact
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from optuna_dashboard import get_note, save_note
 
 from buildup.errors import RunError
@@ -35,21 +32,18 @@ from buildup.search.evaluate import (
     Started,
     final_record,
     read_epochs,
-    write_atomically,
 )
+from buildup.search.files import write_whole
+from buildup.search.lock import take
 from buildup.search.storage import artifact_store, lost, open_storage, shown
+from buildup.search.study import CORRECT, FORMAT, MARK, TRAININGS, decision_key, history_of, load_study
 from buildup.trials.candidate import Candidate
-from buildup.trials.decision import Decision, decision_from_values, decision_to_values
+from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
-TRAININGS = "trainings"
-CORRECT = "correct.bits"
 DECISIONS = "decisions.jsonl"
-LOCK = ".lock"
-TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
-FORMAT = 1
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]
@@ -88,7 +82,7 @@ class Journal:
     ) -> "Journal":
         """Begin a run in its folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        lock = _lock(folder)
+        lock = take(folder)
         try:
             storage = open_storage(storage_url, folder)
             try:
@@ -106,7 +100,7 @@ class Journal:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(["accuracy"])
-            study.set_user_attr("buildup", {"format": FORMAT, "base": fingerprint(base)})
+            study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base)})
             journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
             journal.history = History()
         except BaseException:
@@ -119,17 +113,17 @@ class Journal:
         cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
     ) -> "Journal":
         """Go on with a run: what its workers finished meanwhile is told, torn files are repaired."""
-        lock = _lock(folder)
+        lock = take(folder)
         try:
-            study = _load(folder, storage_url, study_name)
-            found, expected = study.user_attrs["buildup"]["base"], fingerprint(base)
+            study = load_study(folder, storage_url, study_name)
+            found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
             if found != expected:
                 raise RunError(
                     f"the study {study_name!r} in {shown(storage_url)} began with another base "
                     f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
                 )
             journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
-            journal.history = _history(folder, study)
+            journal.history = history_of(folder, study)
             with lost(journal._what):
                 journal._catch_up()
         except BaseException:
@@ -157,7 +151,7 @@ class Journal:
         """Write a decision down: first into the study, then where people look."""
         values = decision_to_values(decision)
         with lost(self._what):
-            self._study.set_user_attr(_decision_key(decision.step), values)
+            self._study.set_user_attr(decision_key(decision.step), values)
             with (self._folder / DECISIONS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
                 file.flush()
@@ -199,7 +193,7 @@ class Journal:
         lines = "".join(json.dumps(decision_to_values(decision)) + "\n" for decision in self.history.decisions)
         path = self._folder / DECISIONS
         if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != lines:
-            write_atomically(path, lines.encode())
+            write_whole(path, lines.encode())
         if self.history.decisions:
             self._write_notes(self.history)
 
@@ -259,7 +253,7 @@ class Journal:
             history = self._add_epoch(one, history, epoch)
         outcome = entry.written(record.outcome)
         if isinstance(outcome, Score) and outcome.correct is not None:
-            write_atomically(self._folder / TRAININGS / key / CORRECT, outcome.correct)
+            write_whole(self._folder / TRAININGS / key / CORRECT, outcome.correct)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
         for name, value in ended.items():
             one.trial.set_user_attr(name, value)
@@ -277,7 +271,7 @@ class Journal:
         lines = [json.dumps({"number": one.number, "metrics": dict(one.metrics)}) + "\n" for one in read_epochs(path)]
         text = "".join(lines)
         if path.exists() and path.stat().st_size != len(text.encode()):
-            write_atomically(path, text.encode())
+            write_whole(path, text.encode())
 
     def _write_notes(self, history: History) -> None:
         last = history.decisions[-1]
@@ -289,78 +283,6 @@ class Journal:
                 save_note(where, text)
 
 
-def read_history(folder: Path, storage_url: str | None, study_name: str) -> History:
-    """What a run holds, read by someone who only looks: another process may be writing it."""
-    return _history(folder, _load(folder, storage_url, study_name))
-
-
-def driver_of(folder: Path) -> str | None:
-    """The process that writes a run, as `pid on host`; None when nobody does."""
-    try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                return file.read().strip() or "unknown"
-    except FileNotFoundError:
-        pass
-    return None
-
-
-def _load(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
-    if storage_url is None and not (folder / "study.db").is_file():
-        raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
-    storage = open_storage(storage_url, folder)
-    try:
-        study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
-    except KeyError:
-        names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
-        raise RunError(f"{shown(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
-    mark = study.user_attrs.get("buildup")
-    if not isinstance(mark, dict) or mark.get("format") != FORMAT:
-        raise RunError(
-            f"the study {study_name!r} in {shown(storage_url)} was not written by this program "
-            f"(its mark is {mark!r}, not format {FORMAT}). Choose another run or another storage."
-        )
-    return study
-
-
-def _history(folder: Path, study: optuna.Study) -> History:
-    outcomes: dict[str, Outcome] = {}
-    curves: dict[str, tuple[Epoch, ...]] = {}
-    for trial in study.get_trials(deepcopy=False):
-        key = trial.user_attrs.get("training")
-        if not isinstance(key, str) or not TRAINING_ID.fullmatch(key):  # it becomes a path
-            raise RunError(
-                f"trial {trial.number} of the study {study.study_name!r} is no training of this run ({key!r}): "
-                f"someone else wrote into the study."
-            )
-        if key not in curves and (curve := read_epochs(folder / TRAININGS / key / METRICS)):
-            curves[key] = curve
-        if trial.state is TrialState.COMPLETE:
-            outcomes[key] = _score(folder, trial)
-        elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
-            outcomes[key] = failure
-    decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(_decision_key()))
-    return History(
-        outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
-    )
-
-
-def _score(folder: Path, trial: FrozenTrial) -> Score:
-    attributes = trial.user_attrs
-    path = folder / TRAININGS / attributes["training"] / CORRECT
-    correct = path.read_bytes() if "correct_hash" in attributes and path.is_file() else None
-    assert trial.value is not None
-    score = entry.score(trial.value, attributes, correct)
-    if "correct_hash" in attributes and score.correct_hash != attributes["correct_hash"]:
-        raise RunError(
-            f"{path}: it is {'damaged' if correct else 'missing'}, and verdicts need it: its hash would have to be "
-            f"{attributes['correct_hash']}. Put it back from a copy of the run."
-        )
-    return score
-
-
 def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDistribution]:
     """The ranges of a trial's parameters, the same for all networks of a run."""
     highs = {}
@@ -369,27 +291,3 @@ def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDi
         highs[f"{stage.name}.window"] = max(stage.size)
         highs[f"{stage.name}.heads"] = MOST_HEADS
     return {name: IntDistribution(0, max(highs[name], value)) for name, value in values.items()}
-
-
-def _decision_key(step: int | None = None) -> str:
-    return "decision:" if step is None else f"decision:{step:04d}"
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Take the run for this process."""
-    if not folder.is_dir():
-        raise RunError(f"{folder}: there is no such run.")
-    file = (folder / LOCK).open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
-        file.close()
-        raise RunError(
-            f"{folder}: this run is being written by process {holder}. Wait for it, or end it first."
-        ) from None
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file

@@ -4,7 +4,7 @@ from buildup.models.cost import cost
 from buildup.rules.base import Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import Run
-from buildup.search.journal import read_history
+from buildup.search.study import read_history
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 

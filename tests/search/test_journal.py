@@ -23,9 +23,12 @@ from buildup.errors import ResourceError, RunError, SearchError
 from buildup.graph.edit import Edit, apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
-from buildup.search.evaluate import Ended, EpochDone, Event, Started, write_atomically
-from buildup.search.journal import Journal, driver_of, read_history
+from buildup.search.evaluate import Ended, EpochDone, Event, Started
+from buildup.search.files import write_whole
+from buildup.search.journal import Journal
+from buildup.search.lock import driver_of
 from buildup.search.storage import check_storage, open_storage, shown
+from buildup.search.study import read_history
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -272,7 +275,7 @@ def test_a_training_that_ended_while_nobody_looked_is_told_at_opening(tmp_path: 
     attempt = tmp_path / "trainings" / training.id / "attempt-2"
     attempt.mkdir()
     record = Record(outcome=score(60.0, 0), curve=tuple(epoch(number) for number in (1, 2, 3)))
-    write_atomically(attempt / "final.json", json.dumps(record_to_values(record)).encode())
+    write_whole(attempt / "final.json", json.dumps(record_to_values(record)).encode())
     journal = reopen(tmp_path)
     journal.close()
     assert journal.history == History(outcomes={training.id: record.outcome}, curves={training.id: record.curve})

@@ -12,8 +12,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from buildup.search.journal import read_history
 from buildup.search.storage import open_storage
+from buildup.search.study import read_history
 
 DRIVER = """
     import sys, time

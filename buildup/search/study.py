@@ -1,0 +1,88 @@
+"""The Optuna study of a run, read: the truth about what ended and what was decided."""
+
+import re
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from buildup.errors import RunError
+from buildup.search import entry
+from buildup.search.evaluate import METRICS, read_epochs
+from buildup.search.storage import open_storage, shown
+from buildup.trials.decision import decision_from_values
+from buildup.trials.history import History
+from buildup.trials.outcome import Epoch, Outcome, Score
+
+TRAININGS = "trainings"
+CORRECT = "correct.bits"
+MARK = "buildup"
+"""The study attribute that says who wrote it."""
+FORMAT = 1
+TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
+
+
+def read_history(folder: Path, storage_url: str | None, study_name: str) -> History:
+    """What a run holds, read by someone who only looks: another process may be writing it."""
+    return history_of(folder, load_study(folder, storage_url, study_name))
+
+
+def load_study(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
+    """The study of a run; raises when there is none, or one that is somebody else's."""
+    if storage_url is None and not (folder / "study.db").is_file():
+        raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
+    storage = open_storage(storage_url, folder)
+    try:
+        study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    except KeyError:
+        names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
+        raise RunError(f"{shown(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
+    mark = study.user_attrs.get(MARK)
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT:
+        raise RunError(
+            f"the study {study_name!r} in {shown(storage_url)} was not written by this program "
+            f"(its mark is {mark!r}, not format {FORMAT}). Choose another run or another storage."
+        )
+    return study
+
+
+def history_of(folder: Path, study: optuna.Study) -> History:
+    """What a study holds, with what lies beside it in the run's folder."""
+    outcomes: dict[str, Outcome] = {}
+    curves: dict[str, tuple[Epoch, ...]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        key = trial.user_attrs.get("training")
+        if not isinstance(key, str) or not TRAINING_ID.fullmatch(key):  # it becomes a path
+            raise RunError(
+                f"trial {trial.number} of the study {study.study_name!r} is no training of this run ({key!r}): "
+                f"someone else wrote into the study."
+            )
+        if key not in curves and (curve := read_epochs(folder / TRAININGS / key / METRICS)):
+            curves[key] = curve
+        if trial.state is TrialState.COMPLETE:
+            outcomes[key] = _score(folder, trial)
+        elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
+            outcomes[key] = failure
+    decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key()))
+    return History(
+        outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
+    )
+
+
+def _score(folder: Path, trial: FrozenTrial) -> Score:
+    attributes = trial.user_attrs
+    path = folder / TRAININGS / attributes["training"] / CORRECT
+    correct = path.read_bytes() if "correct_hash" in attributes and path.is_file() else None
+    assert trial.value is not None
+    score = entry.score(trial.value, attributes, correct)
+    if "correct_hash" in attributes and score.correct_hash != attributes["correct_hash"]:
+        raise RunError(
+            f"{path}: it is {'damaged' if correct else 'missing'}, and verdicts need it: its hash would have to be "
+            f"{attributes['correct_hash']}. Put it back from a copy of the run."
+        )
+    return score
+
+
+def decision_key(step: int | None = None) -> str:
+    """The name of the study attribute that holds a decision, or what all of them begin with."""
+    return "decision:" if step is None else f"decision:{step:04d}"

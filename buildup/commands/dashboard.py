@@ -1,6 +1,5 @@
 """`dashboard`: optuna-dashboard on one run, for this machine only unless asked otherwise."""
 
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,8 @@ from buildup.commands.problems import Problems
 from buildup.commands.signals import interruptible
 from buildup.errors import ResourceError
 from buildup.search.folder import open_run
-from buildup.search.storage import artifact_store, open_storage
+from buildup.search.storage import artifact_store
+from buildup.search.study import existing_storage
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -27,14 +27,17 @@ def dashboard(flags: Mapping[str, Any]) -> int:
     host = flags["host"] or LOCAL[0]
     if host not in LOCAL:
         print(f"warning: {host} lets others on the network read and change this study.", file=sys.stderr)
-    app = optuna_dashboard.wsgi(open_storage(run.settings.storage, run.folder), artifact_store(run.folder))
-    try:
-        server = make_server(host, port, app, handler_class=_QuietHandler)
-    except (OSError, socket.gaierror) as problem:
-        raise ResourceError(f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port.") from None
-    print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
-    with server, suppress(KeyboardInterrupt), interruptible():
-        server.serve_forever()
+    with existing_storage(run.folder, run.settings.storage) as storage:
+        app = optuna_dashboard.wsgi(storage, artifact_store(run.folder))
+        try:
+            server = make_server(host, port, app, handler_class=_QuietHandler)
+        except OSError as problem:
+            raise ResourceError(
+                f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
+            ) from None
+        print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
+        with server, suppress(KeyboardInterrupt), interruptible():
+            server.serve_forever()
     return 0
 
 

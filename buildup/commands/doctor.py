@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from buildup.errors import BuildupError
 from buildup.search.folder import cores, free_gib
-from buildup.search.storage import open_storage, shown
+from buildup.search.storage import opened_storage, shown
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import data_folder, describe_data
 from buildup.training.fit import fit
@@ -130,8 +130,8 @@ def _one_worker(folder: Path, address: str | None) -> RayEvaluator:
 
 
 def _storage(url: str | None) -> str:
-    with TemporaryDirectory() as folder:
-        open_storage(url, Path(folder)).get_all_studies()
+    with TemporaryDirectory() as folder, opened_storage(url, Path(folder)) as storage:
+        storage.get_all_studies()
     return "SQLite files work" if url is None else f"{shown(url)} answers"
 
 

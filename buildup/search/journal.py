@@ -8,10 +8,11 @@ import json
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Any
+from typing import Any
 
 import optuna
 from optuna.artifacts import upload_artifact
@@ -35,8 +36,17 @@ from buildup.search.evaluate import (
 )
 from buildup.search.files import write_whole
 from buildup.search.lock import take
-from buildup.search.storage import artifact_store, lost, open_storage, shown
-from buildup.search.study import CORRECT, FORMAT, MARK, TRAININGS, decision_key, history_of, load_study
+from buildup.search.storage import artifact_store, lost, opened_storage, shown
+from buildup.search.study import (
+    CORRECT,
+    FORMAT,
+    MARK,
+    TRAININGS,
+    decision_key,
+    existing_storage,
+    history_of,
+    load_study,
+)
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.history import History
@@ -66,13 +76,23 @@ class Journal:
     history: History
     """What the run holds at opening."""
 
-    def __init__(self, *, folder: Path, storage_url: str | None, study: optuna.Study, lock: IO[str], costs: Costs):
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        storage_url: str | None,
+        study: optuna.Study,
+        history: History,
+        costs: Costs,
+        held: ExitStack,
+    ) -> None:
         """Use `create` or `open`."""
+        self.history = history
         self._folder = folder
         self._what = f"the study in {shown(storage_url)}"
         self._study = study
-        self._lock = lock
         self._costs = costs
+        self._held = held
         self._open: dict[str, _Open] = {}
         self._firsts: dict[str, int] = {}
 
@@ -82,9 +102,9 @@ class Journal:
     ) -> "Journal":
         """Begin a run in its folder."""
         folder.mkdir(parents=True, exist_ok=True)
-        lock = take(folder)
-        try:
-            storage = open_storage(storage_url, folder)
+        with ExitStack() as held:
+            held.callback(take(folder).close)
+            storage = held.enter_context(opened_storage(storage_url, folder))
             try:
                 study = optuna.create_study(
                     storage=storage,
@@ -101,35 +121,36 @@ class Journal:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(["accuracy"])
             study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base)})
-            journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
-            journal.history = History()
-        except BaseException:
-            lock.close()
-            raise
-        return journal
+            return cls(
+                folder=folder,
+                storage_url=storage_url,
+                study=study,
+                history=History(),
+                costs=costs,
+                held=held.pop_all(),
+            )
 
     @classmethod
     def open(
         cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
     ) -> "Journal":
         """Go on with a run: what its workers finished meanwhile is told, torn files are repaired."""
-        lock = take(folder)
-        try:
-            study = load_study(folder, storage_url, study_name)
+        with ExitStack() as held:
+            held.callback(take(folder).close)
+            storage = held.enter_context(existing_storage(folder, storage_url))
+            study = load_study(storage, storage_url, study_name)
             found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
             if found != expected:
                 raise RunError(
                     f"the study {study_name!r} in {shown(storage_url)} began with another base "
                     f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
                 )
-            journal = cls(folder=folder, storage_url=storage_url, study=study, lock=lock, costs=costs)
-            journal.history = history_of(folder, study)
+            history = history_of(folder, study)
+            journal = cls(folder=folder, storage_url=storage_url, study=study, history=history, costs=costs, held=held)
             with lost(journal._what):
                 journal._catch_up()
-        except BaseException:
-            lock.close()
-            raise
-        return journal
+            journal._held = held.pop_all()
+            return journal
 
     def record(self, history: History, event: Event) -> History:
         """Write an event down; the history with it. Events of a training that has ended are old news."""
@@ -168,8 +189,8 @@ class Journal:
                 self._tell(one, history, Record(outcome=failure, curve=()))
 
     def close(self) -> None:
-        """Give the run free for others."""
-        self._lock.close()
+        """Give the run and its storage free for others."""
+        self._held.close()
 
     def _catch_up(self) -> None:
         for frozen in self._study.get_trials(deepcopy=False):

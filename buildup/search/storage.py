@@ -23,17 +23,19 @@ ANSWER = 5
 """Seconds that a database server gets to answer."""
 
 
-def open_storage(url: str | None, folder: Path) -> BaseStorage:
-    """The storage at a URL, or `study.db` in the run folder without one.
+@contextmanager
+def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
+    """The storage at a URL, or `study.db` in the run folder without one, until the end of the block.
 
     Beside the URLs of SQLAlchemy, `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if url is None:
-        return _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
-    if journal := _journal_file(url):
-        return _journal(journal)
-    return _database(_parsed(url))
+    storage = _open(url, folder)
+    try:
+        yield storage
+    finally:
+        if isinstance(storage, RDBStorage):
+            storage.remove_session()
+            storage.engine.dispose()
 
 
 def check_storage(url: str | None, study_name: str | None = None) -> None:
@@ -48,8 +50,9 @@ def check_storage(url: str | None, study_name: str | None = None) -> None:
     elif url.startswith("sqlite:") and not Path(_parsed(url).database or "").exists():
         _check_file(_parsed(url))
         return
-    storage = open_storage(url, Path())
-    if study_name in {study.study_name for study in storage.get_all_studies()}:
+    with opened_storage(url, Path()) as storage:
+        names = {study.study_name for study in storage.get_all_studies()}
+    if study_name in names:
         raise RunError(
             f"{shown(url)} holds a study {study_name!r} already. "
             f"Go on with it by `resume`, or choose another name for the run."
@@ -90,6 +93,15 @@ def _parsed(url: str) -> URL:
             f"storage {url.split('@')[-1]!r} is no URL. Examples: sqlite:///study.db, "
             f"postgresql://user:password@host/database, journal:///study.log."
         ) from None
+
+
+def _open(url: str | None, folder: Path) -> BaseStorage:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if url is None:
+        return _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
+    if journal := _journal_file(url):
+        return _journal(journal)
+    return _database(_parsed(url))
 
 
 def _journal_file(url: str) -> Path | None:

@@ -1,15 +1,18 @@
 """The Optuna study of a run, read: the truth about what ended and what was decided."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from buildup.errors import RunError
 from buildup.search import entry
 from buildup.search.evaluate import METRICS, read_epochs
-from buildup.search.storage import open_storage, shown
+from buildup.search.storage import opened_storage, shown
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Outcome, Score
@@ -24,14 +27,21 @@ TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
 
 def read_history(folder: Path, storage_url: str | None, study_name: str) -> History:
     """What a run holds, read by someone who only looks: another process may be writing it."""
-    return history_of(folder, load_study(folder, storage_url, study_name))
+    with existing_storage(folder, storage_url) as storage:
+        return history_of(folder, load_study(storage, storage_url, study_name))
 
 
-def load_study(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
-    """The study of a run; raises when there is none, or one that is somebody else's."""
+@contextmanager
+def existing_storage(folder: Path, storage_url: str | None) -> Iterator[BaseStorage]:
+    """The storage of a run that was begun: nothing is made where nothing is."""
     if storage_url is None and not (folder / "study.db").is_file():
         raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
-    storage = open_storage(storage_url, folder)
+    with opened_storage(storage_url, folder) as storage:
+        yield storage
+
+
+def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> optuna.Study:
+    """The study of a run; raises when there is none, or one that is somebody else's."""
     try:
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
     except KeyError:

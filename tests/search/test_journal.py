@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import optuna
@@ -27,7 +28,7 @@ from buildup.search.evaluate import Ended, EpochDone, Event, Started
 from buildup.search.files import write_whole
 from buildup.search.journal import Journal
 from buildup.search.lock import driver_of
-from buildup.search.storage import check_storage, open_storage, shown
+from buildup.search.storage import check_storage, opened_storage, shown
 from buildup.search.study import read_history
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -116,12 +117,22 @@ def tell(journal: Journal, history: History, story: Sequence[Event | Decision]) 
     return history
 
 
+OPENED = ExitStack()
+"""The storages through which a test looks at a study."""
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    OPENED.close()
+
+
 def trials(folder: Path, url: str | None = None) -> list[optuna.trial.FrozenTrial]:
     return study(folder, url).get_trials()
 
 
 def study(folder: Path, url: str | None = None) -> optuna.Study:
-    return optuna.load_study(study_name="run", storage=open_storage(url, folder))
+    return optuna.load_study(study_name="run", storage=OPENED.enter_context(opened_storage(url, folder)))
 
 
 @pytest.fixture(scope="module")
@@ -406,7 +417,7 @@ def test_a_foreign_database_is_refused_and_left_as_it_is(tmp_path: Path, content
 
 
 def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
-    storage = open_storage(None, tmp_path)
+    storage = OPENED.enter_context(opened_storage(None, tmp_path))
     optuna.create_study(storage=storage, study_name="run")
     with pytest.raises(RunError, match="not written by this program"):
         reopen(tmp_path)

@@ -12,7 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from buildup.search.storage import open_storage
+from buildup.search.storage import opened_storage
 from buildup.search.study import read_history
 
 DRIVER = """
@@ -82,7 +82,8 @@ def test_a_driver_that_is_killed_twice_repeats_no_training_and_no_epoch(tmp_path
     history = read_history(run, None, "run")
     assert sorted(outcome.seconds for outcome in history.outcomes.values()) == [0.0] * 6
     assert all([epoch.number for epoch in curve] == list(range(1, 9)) for curve in history.curves.values())
-    trials = optuna.load_study(study_name="run", storage=open_storage(None, run)).get_trials()
+    with opened_storage(None, run) as storage:
+        trials = optuna.load_study(study_name="run", storage=storage).get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     assert all(len(trial.intermediate_values) == 8 for trial in trials)
     assert len(list(run.glob("trainings/*/attempt-*"))) > 6, "nothing was interrupted, so nothing was tested"

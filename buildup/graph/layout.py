@@ -15,11 +15,6 @@ def layout(network: Network) -> str:
     return "|".join(stage.letters for stage in network.stages)
 
 
-def count(network: Network, letter: str) -> int:
-    """How many blocks of a network are of the kind with this letter."""
-    return layout(network).count(letter)
-
-
 def parse(text: str, network: Network) -> tuple[str, ...]:
     """The stages of a layout, checked letter by letter against the network it is meant for."""
     stages = text.strip().split("|")

@@ -210,8 +210,10 @@ def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool
             mark(run, "failed", str(error), warnings)
         raise
     if not view.finished:
-        mark(run, "stopped", f"{limit(history)} was reached", warnings)
-        say(f"Stopped: {limit(history)} was reached. Go on with: buildup resume {run.folder}")
+        run = mark(run, "stopped", f"{limit(history)} was reached", warnings)
+        say(f"Stopped: {run.reason}. Go on with: buildup resume {run.folder}")
+        if as_json:
+            print(json.dumps(result(run, view, history), indent=2))
         return 0
     evaluator.close()
     return _finish(run, journal, view, history, warnings, as_json=as_json)

@@ -20,6 +20,7 @@ from buildup.search.workers import RayEvaluator
 from buildup.training.data import data_folder, describe_data
 from buildup.training.fit import fit
 
+SHOWN = ("torch", "timm", "ray", "optuna")
 ROOM = 5.0
 """GiB that a run should find free: the weights of a ResNet-50 take 0.1, and a run keeps those of all trainings."""
 
@@ -80,9 +81,6 @@ def _packages() -> list[Check]:
                 )
             )
     return checks or [Check(name="packages", state="ok", found=", ".join(f"{name} {version(name)}" for name in SHOWN))]
-
-
-SHOWN = ("torch", "timm", "ray", "optuna")
 
 
 def _device() -> Check:

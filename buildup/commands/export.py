@@ -1,7 +1,7 @@
 """What a search leaves for people: the winner as a timm model, the report, and both again on request."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from buildup.rules.base import View
 from buildup.search.files import write_whole
 from buildup.search.folder import Run, open_run
 from buildup.search.state import costs_of, state_of
+from buildup.search.storage import shown
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -77,13 +78,16 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return text, values
 
 
-def findings_of(run: Run, view: View, history: History) -> Findings:
+def findings_of(
+    run: Run, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
+) -> Findings:
     """A run as the reports tell it."""
     return Findings(
         title=f"{run.settings.base} on {run.settings.dataset}",
         run=str(run.folder),
         settings={
             **{name: value for name, value in asdict(run.settings).items() if value is not None},
+            "storage": shown(run.settings.storage),  # reports and cards travel, a password must not
             "stem": run.network.stem,
             "recipe values": run.recipe,
             "data": run.data,
@@ -92,7 +96,7 @@ def findings_of(run: Run, view: View, history: History) -> Findings:
         base=view.candidates[0].network,
         winner=view.best.network,
         history=history,
-        costs={candidate.id: costs_of(candidate) for candidate in (view.candidates[0], view.best)},
+        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )

@@ -110,7 +110,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         seeds=seeds,
         strategy=strategy,
         judge=judge,
-        look_ahead=bool(flags.get("look_ahead")),
         workers=hardware.workers,
         gpus_per_trial=hardware.gpus,
         threads=hardware.threads,

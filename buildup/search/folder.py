@@ -101,7 +101,8 @@ def save(run: Run) -> None:
     }
     # One setting a line, but one block of the network a line.
     text = _yaml(values, flow=False) + _yaml({"network": network_to_values(run.network)}, flow=None)
-    write_whole(run.folder / "run.yaml", text.encode())
+    # The URL of a storage may hold a password, which `resume` needs.
+    write_whole(run.folder / "run.yaml", text.encode(), mode=0o600 if run.settings.storage else 0o644)
 
 
 def marked(run: Run, status: Status, reason: str, warnings: Sequence[str] = ()) -> Run:

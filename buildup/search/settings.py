@@ -19,7 +19,6 @@ class Settings:
     seeds: int
     strategy: str
     judge: str
-    look_ahead: bool
     workers: int
     gpus_per_trial: float
     threads: int

@@ -83,7 +83,6 @@ class RayEvaluator:
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
         """
-        self._workers = workers
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
         self._desk = Desk(folder=folder.absolute(), train=train, job=job, workers=workers)
@@ -100,11 +99,6 @@ class RayEvaluator:
         except BaseException:
             self.close()
             raise
-
-    @property
-    def workers(self) -> int:
-        """How many trainings can run side by side."""
-        return self._workers
 
     def want(self, wanted: Sequence[Training]) -> None:
         """Start the first of these as workers get free, in this order, and end what runs but is not among them."""

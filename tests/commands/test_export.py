@@ -1,0 +1,71 @@
+"""What a report and a model card tell of a run, and what they keep to themselves."""
+
+import stat
+from pathlib import Path
+
+from buildup.commands.export import findings_of
+from buildup.graph.network import sketch
+from buildup.report.card import model_card
+from buildup.report.markdown import markdown
+from buildup.report.page import page
+from buildup.rules.base import View
+from buildup.search.folder import Run, environment, open_run, save
+from buildup.search.settings import Settings
+from buildup.space.load import load
+from buildup.trials.candidate import Candidate
+from buildup.trials.history import History
+from buildup.trials.outcome import Score
+
+SETTINGS = Settings(
+    base="resnet18",
+    dataset="digits",
+    data_dir=None,
+    image_size=16,
+    space="alternet",
+    recipe="quick",
+    epochs=2,
+    seeds=1,
+    strategy="alternet",
+    judge="point",
+    workers=1,
+    gpus_per_trial=0.0,
+    threads=1,
+    device="cpu",
+    precision="float32",
+    fraction="1",
+    seed=0,
+    storage="postgresql://team:secret@db.local/studies",
+    ray=None,
+    max_trials=None,
+    time_budget=None,
+    allow_weak_base=False,
+)
+
+
+def run_in(folder: Path) -> Run:
+    return Run(
+        folder=folder,
+        settings=SETTINGS,
+        space=load("alternet"),
+        recipe={},
+        data={},
+        network=sketch("CC|CC"),
+        environment=environment("cpu"),
+    )
+
+
+def test_the_password_of_a_storage_stays_in_the_run_folder(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    base = Candidate(network=run.network)
+    view = View(decisions=(), best=base, current=None, needed=(), candidates=(base,))
+    findings = findings_of(run, view, History(), costs=lambda candidate: (1, 1))
+    for text in (page(findings), markdown(findings), model_card(findings, base.network, Score(accuracy=50.0))):
+        assert "secret" not in text
+    assert "db.local" in page(findings)
+
+
+def test_a_run_file_that_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> None:
+    run = run_in(tmp_path)
+    save(run)
+    assert stat.S_IMODE((tmp_path / "run.yaml").stat().st_mode) == 0o600
+    assert open_run(str(tmp_path)).settings == SETTINGS

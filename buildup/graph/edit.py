@@ -1,6 +1,6 @@
 """One change of a network: a block replaced in place, or a block added at the end of a stage."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from buildup.errors import LayoutError
 from buildup.graph.kinds import Conv, Kind, LocalAttention, describe
@@ -30,12 +30,17 @@ class Replace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Append:
-    """Add a block of the base's own kind at the end of a stage."""
+    """Add a block at the end of a stage: one of the base's own, or another kind in its place.
+
+    >>> str(Append(stage="layer4"))
+    'layer4: one more conv'
+    """
 
     stage: str
+    kind: Kind = field(default_factory=Conv)
 
     def __str__(self) -> str:
-        return f"{self.stage}: one more conv"
+        return f"{self.stage}: one more {describe(self.kind)}"
 
 
 Edit = Replace | Append
@@ -69,15 +74,18 @@ def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
         )
     if isinstance(edit.new, Conv):
         return
-    if index == 0 or not block.keeps_shape:
+    stage = next(stage for stage in network.stages if block in stage.blocks)
+    if obstacle := stage.obstacle(index):
+        raise LayoutError(f"{edit.path} of {network.base} {obstacle}, so it can't be replaced.")
+    _check_size(network, block, edit.new)
+
+
+def _check_size(network: Network, block: Block, kind: Kind) -> None:
+    height, width = block.out_shape[1:]
+    side = kind.window if isinstance(kind, LocalAttention) else 1
+    if side > min(height, width):
         raise LayoutError(
-            f"{edit.path} of {network.base} turns {block.in_shape} into {block.out_shape}: "
-            "a block that changes resolution or width can't be replaced."
-        )
-    if isinstance(edit.new, LocalAttention) and edit.new.window > min(block.out_shape[1:]):
-        height, width = block.out_shape[1:]
-        raise LayoutError(
-            f"{edit.path} of {network.base}: window {edit.new.window} does not fit into its {height}x{width} map. "
+            f"{block.path} of {network.base}: window {side} does not fit into its {height}x{width} map. "
             f"Use a window of at most {min(height, width)}."
         )
 
@@ -91,8 +99,10 @@ def _append(network: Network, edit: Append) -> Network:
                     f"{stage.name} of {network.base} ends in a block that changes its shape, "
                     "so no further one can follow it."
                 )
-            parent, _, index = last.path.rpartition(".")
-            new = replace(last, path=f"{parent}.{int(index) + 1}", kind=Conv(), added=True)
+            if not stage.grows:
+                raise LayoutError(f"{stage.name} of {network.base} runs just its own blocks, so none can be added.")
+            new = replace(last, path=_next_path(last.path), kind=edit.kind, added=True)
+            _check_size(network, new, edit.kind)
             edges = [(new.path if source == last.path else source, target) for source, target in network.edges]
             return network.with_stage(
                 number, replace(stage, blocks=(*stage.blocks, new)), [*edges, (last.path, new.path)]
@@ -100,3 +110,13 @@ def _append(network: Network, edit: Append) -> Network:
     raise LayoutError(
         f"{network.base} has no stage {edit.stage!r}; it has {', '.join(stage.name for stage in network.stages)}."
     )
+
+
+def _next_path(path: str) -> str:
+    """`layer4.2` to `layer4.3`, and `s4.b2` to `s4.b3`.
+
+    >>> _next_path("stages.3.blocks.9")
+    'stages.3.blocks.10'
+    """
+    digits = len(path) - len(path.rstrip("0123456789"))
+    return f"{path[:-digits]}{int(path[-digits:]) + 1}"

@@ -35,10 +35,8 @@ def parse(text: str, network: Network) -> tuple[str, ...]:
                 problems.append(
                     f"layout {text!r}: letter {letter!r} at {block.path} is not known; known are {', '.join(KINDS)}."
                 )
-            elif letter != "C" and (index == 0 or not block.keeps_shape):
-                problems.append(
-                    f"layout {text!r}: {block.path} changes the shape of its input, so only C can stand there."
-                )
+            elif letter != "C" and (obstacle := stage.obstacle(index)):
+                problems.append(f"layout {text!r}: {block.path} {obstacle}, so only C can stand there.")
     if problems:
         raise LayoutError(*problems)
     return tuple(stages)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import networkx as nx
 
 from buildup.errors import LayoutError
-from buildup.graph.kinds import KINDS, Conv, Kind, LocalAttention
+from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -40,10 +40,16 @@ class Block:
     out_shape: Shape
     added: bool = False
     """Whether the base has no such block: it was added at the end of its stage."""
+    params: int | None = None
+    """Parameters of the base's own block, which a replacement should not exceed by much; None where unknown."""
+    expansion: int | None = None
+    """The paper's attention reads a ResNet block's channels divided by this: 4 in bottlenecks, 1 in basic blocks."""
+    fixed: str = ""
+    """Why nothing else can stand here although the shapes would allow it."""
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether something else can stand here without a change elsewhere."""
+        """Whether the block gives out maps like those that it takes."""
         return self.in_shape == self.out_shape
 
 
@@ -53,6 +59,8 @@ class Stage:
 
     name: str
     blocks: tuple[Block, ...]
+    grows: bool = True
+    """Whether blocks can be added at its end."""
 
     @property
     def letters(self) -> str:
@@ -64,13 +72,25 @@ class Stage:
         """Height and width of the maps that the stage gives out."""
         return self.blocks[-1].out_shape[1:]
 
+    def obstacle(self, index: int) -> str | None:
+        """Why only the base's own block can stand at a place; None where another kind can."""
+        block = self.blocks[index]
+        if not block.keeps_shape:
+            return f"turns {block.in_shape} into {block.out_shape}: a block that changes resolution or width stays"
+        if index == 0:
+            return f"is the first block of {self.name}, where the paper's rule replaces nothing"
+        return block.fixed or None
+
     def positions(self, step: int = 2) -> tuple[int, ...]:
         """Where another kind may stand, in the order of the rule: n-1, n-3, ... down to 1.
 
-        Never the first block, which changes resolution or width, and never one that changes its shape.
+        Places where only the base's own block can stand are stepped over.
         """
-        candidates = range(len(self.blocks) - 1, 0, -step)
-        return tuple(index for index in candidates if self.blocks[index].keeps_shape)
+        found: list[int] = []
+        for index in range(len(self.blocks) - 1, 0, -1):
+            if self.obstacle(index) is None and (not found or found[-1] - index >= step):
+                found.append(index)
+        return tuple(found)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +164,7 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
         for index, letter in enumerate(letters):
             if letter not in KINDS:
                 raise LayoutError(f"layout {layout!r}: letter {letter!r} is not known; known are {', '.join(KINDS)}.")
-            kind: Kind = (
-                LocalAttention(heads=3 * 2**number, window=min(7, shape[1]))
-                if letter == LocalAttention.letter
-                else Conv()
-            )
+            kind = _sketched(letter, heads=3 * 2**number, window=min(7, shape[1]))
             in_shape = (3, *shape[1:]) if index == 0 and number == 0 else before if index == 0 else shape
             blocks.append(Block(path=f"c{number + 1}.{index}", kind=kind, in_shape=in_shape, out_shape=shape))
         if not blocks:
@@ -156,3 +172,8 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
         stages.append(Stage(name=f"c{number + 1}", blocks=tuple(blocks)))
     paths = [block.path for stage in stages for block in stage.blocks]
     return Network(base=base, input_shape=(3, size, size), num_classes=100, stages=tuple(stages), edges=chain(paths))
+
+
+def _sketched(letter: str, heads: int, window: int) -> Kind:
+    usual = (Conv(), LocalAttention(heads=heads, window=window), GlobalAttention(heads=heads))
+    return {kind.letter: kind for kind in (*usual, ConvAttention(heads=heads), Smoothing())}[letter]

@@ -7,6 +7,9 @@ from buildup.graph.kinds import from_values, to_values
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Shape, Stage
 
+TOLD = ("added", "params", "expansion", "fixed")
+"""What is written of a block only where there is something to tell."""
+
 
 def network_to_values(network: Network) -> dict[str, Any]:
     """Everything of a network, ready for JSON."""
@@ -19,7 +22,11 @@ def network_to_values(network: Network) -> dict[str, Any]:
         "layout": layout(network),
         "fingerprint": fingerprint(network),
         "stages": [
-            {"name": stage.name, "blocks": [_block_to_values(block) for block in stage.blocks]}
+            {
+                "name": stage.name,
+                **({} if stage.grows else {"grows": False}),
+                "blocks": [_block_to_values(block) for block in stage.blocks],
+            }
             for stage in network.stages
         ],
         "edges": [list(edge) for edge in network.edges],
@@ -35,7 +42,11 @@ def network_from_values(values: dict[str, Any]) -> Network:
         input_shape=_shape(values["input_shape"]),
         num_classes=values["num_classes"],
         stages=tuple(
-            Stage(name=stage["name"], blocks=tuple(_block_from_values(block) for block in stage["blocks"]))
+            Stage(
+                name=stage["name"],
+                grows=stage.get("grows", True),
+                blocks=tuple(_block_from_values(block) for block in stage["blocks"]),
+            )
             for stage in values["stages"]
         ),
         edges=tuple((source, target) for source, target in values["edges"]),
@@ -43,25 +54,26 @@ def network_from_values(values: dict[str, Any]) -> Network:
 
 
 def _block_to_values(block: Block) -> dict[str, Any]:
+    told = {name: getattr(block, name) for name in TOLD if getattr(block, name)}
     return {
         "path": block.path,
         **to_values(block.kind),
         "module": block.module,
         "in_shape": list(block.in_shape),
         "out_shape": list(block.out_shape),
-        "added": block.added,
+        **told,
     }
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:
-    own = {"path", "module", "in_shape", "out_shape", "added"}
+    own = {"path", "module", "in_shape", "out_shape", *TOLD}
     return Block(
         path=values["path"],
         module=values["module"],
         in_shape=_shape(values["in_shape"]),
         out_shape=_shape(values["out_shape"]),
-        added=values["added"],
         kind=from_values({key: value for key, value in values.items() if key not in own}),
+        **{name: values[name] for name in TOLD if name in values},
     )
 
 

@@ -32,7 +32,7 @@ def test_every_problem_of_a_layout_is_named_at_once() -> None:
     with pytest.raises(LayoutError) as caught:
         parse("MC|CXC", sketch("CC|CCCC"))
     assert len(caught.value.problems) == 2
-    assert "c1.0 changes the shape" in caught.value.problems[0]
+    assert "c1.0 turns (3, 32, 32) into (64, 32, 32)" in caught.value.problems[0]
     assert "c2 of sketch has 4 blocks, not 3" in caught.value.problems[1]
 
 

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -19,10 +19,12 @@ from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.training import attempt
-from buildup.training.augment import augmentation, data_order, epoch_draws, epoch_seed, mix, normalise, soft_targets
+from buildup.training.augment import normalise
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import cpu_has_bfloat16
+from buildup.training.draws import epoch_seed
+from buildup.training.feed import Feed, Resident, batch_starts, on_device
 from buildup.training.metrics import Metrics, measure
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
@@ -67,14 +69,14 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
         dataset = load_data(job.dataset, job.data_dir, job.image_size)
         train, val = split(dataset, job.split_seed, fraction=job.fraction)
         recipe = job.recipe.resolved(train_images=len(train))
-        images, labels = dataset.images[train].to(device), dataset.labels[train].to(device)
-        val_images, val_labels = dataset.images[val].to(device), dataset.labels[val].to(device)
+        feed = Resident(
+            recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
+        )
 
         extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
         model = build(job.network, seed=job.seed, device=device, **extra)
         model = model.to(memory_format=memory_format(device))
         optimizer = make_optimizer(model, recipe)
-        augment = augmentation(recipe, dataset)
         batches = batch_starts(len(train), recipe.batch_size)
 
         identity = _identity(job, recipe, dataset, precision)
@@ -91,18 +93,13 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             started = time.perf_counter()
             # What a network draws itself (dropped paths) starts anew with each epoch, so a resumed one draws the same.
             torch.manual_seed(epoch_seed(job.seed, number, "network"))
-            draws = epoch_draws(job.seed, number, device)
-            order = data_order(job.seed, number, len(train)).to(device)
             # Sums stay on the device: reading them in a step would make it wait.
             loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
             model.train()
-            for step, start in enumerate(batches):
+            for step, (inputs, targets) in enumerate(feed.epoch(number)):
                 lr = learning_rate(recipe, (number - 1) * len(batches) + step, len(batches))
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                index = order[start : start + recipe.batch_size]
-                targets = soft_targets(labels[index], dataset.num_classes, recipe.label_smoothing)
-                inputs, targets = mix(augment(images[index], draws), targets, draws, recipe)
                 with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                     logits = model(inputs.contiguous(memory_format=memory_format(device)))
                 loss = F.cross_entropy(logits.float(), targets)
@@ -111,21 +108,14 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
                 if recipe.clip_grad is not None:
                     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
                 optimizer.step()
-                loss_sum += loss.detach() * len(index)
+                loss_sum += loss.detach() * len(inputs)
                 hits += (logits.detach().argmax(1) == targets.argmax(1)).sum()
 
             seen = min(len(train), batches[-1] + recipe.batch_size)
             train_loss = (loss_sum / seen).item()
-            found = evaluate(
-                model,
-                val_images,
-                val_labels,
-                dataset,
-                batch_size=recipe.eval_batch_size,
-                # The score is that of the network as it is exported, and bfloat16 can give an image two equally good
-                # classes.
-                precision=precision if number < recipe.epochs else "float32",
-            )
+            # The score is that of the network as it is exported, and bfloat16 can give an image two equally good
+            # classes.
+            found = validate(model, feed, precision if number < recipe.epochs else "float32")
             _check_finite(number, lr, train_loss, found.nll)
             epoch = Epoch(
                 number=number,
@@ -142,7 +132,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             yield epoch
 
         if found is None:  # an earlier attempt trained to the end and left no score
-            found = evaluate(model, val_images, val_labels, dataset, batch_size=recipe.eval_batch_size)
+            found = validate(model, feed, "float32")
         attempt.finish(job.folder, identity, model, curve)
         return Score(
             accuracy=found.accuracy,
@@ -153,29 +143,36 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
         )
 
 
-def evaluate(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    dataset: Dataset,
-    *,
-    batch_size: int,
-    precision: Literal["float32", "bf16"] = "float32",
-) -> Metrics:
-    """Measure a model on images of a dataset; they may lie elsewhere than the model.
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset, *, batch_size: int) -> Metrics:
+    """Measure a model on images of a dataset; they may lie elsewhere than the model."""
+    device = next(model.parameters()).device
+    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
+    return _measured(
+        model,
+        ((normalise(some.to(device), dataset.mean, dataset.std), their.to(device)) for some, their in parts),
+        "float32",
+    )
 
-    The model is left in the mode it was in.
-    """
+
+def validate(model: nn.Module, feed: Feed, precision: Literal["float32", "bf16"]) -> Metrics:
+    """Measure a model on the validation images of a feed."""
+    return _measured(model, feed.validation(), precision)
+
+
+def _measured(
+    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Literal["float32", "bf16"]
+) -> Metrics:
+    """Measure a model, and leave it in the mode it was in."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    logits = []
+    logits, labels = [], []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for start in range(0, len(images), batch_size):
-            inputs = normalise(images[start : start + batch_size].to(device), dataset.mean, dataset.std)
+        for inputs, truth in batches:
             logits.append(model(inputs.contiguous(memory_format=memory_format(device))).float())
+            labels.append(truth)
     model.train(was_training)
-    return measure(torch.cat(logits), labels)
+    return measure(torch.cat(logits), torch.cat(labels))
 
 
 def resolve_precision(wanted: Precision, recipe: Recipe, device: torch.device) -> Literal["float32", "bf16"]:
@@ -208,17 +205,6 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
     )
-
-
-def batch_starts(images: int, batch_size: int) -> range:
-    """Where each batch of an epoch starts. A last one of less than half the size is left out: its few images would
-    get the step, and the batch norm statistics, of a whole one.
-
-    >>> list(batch_starts(100, 30)), list(batch_starts(50_000, 96))[-1]
-    ([0, 30, 60], 49920)
-    """
-    rest = images % batch_size
-    return range(0, images if images <= batch_size or rest * 2 >= batch_size else images - rest, batch_size)
 
 
 def memory_format(device: torch.device) -> torch.memory_format:

@@ -67,6 +67,8 @@ class Recipe:
     flip: bool = False
     """Mirror half of the images, where the dataset allows it."""
     randaugment: RandAugment | None = None
+    colour_jitter: float = 0.0
+    """Brightness, contrast and saturation each change by a factor within 1 +- this."""
     erasing: float = 0.0
     """Probability that a rectangle of an image is erased."""
     mixup: float = 0.0
@@ -196,6 +198,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         ("momentum", 0.0, 1.0, True),
         ("eps", 0.0, 1.0, False),
         ("gamma", 0.0, 1.0, False),
+        ("colour_jitter", 0.0, 1.0, True),
         ("erasing", 0.0, 1.0, True),
         ("mixup", 0.0, math.inf, True),
         ("cutmix", 0.0, math.inf, True),

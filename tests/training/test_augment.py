@@ -1,108 +1,52 @@
-"""Augmentation: what each transform does, and that its draws are nobody's but seed's and epoch's."""
+"""Augmentation: what each transform does with what was drawn for it, and that timm's does the same."""
 
 import random
-from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
+from timm.data.mixup import Mixup
+from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from buildup.training.augment import (
-    Draws,
-    augmentation,
-    crop,
-    data_order,
-    epoch_draws,
-    erase,
-    flip,
-    mix,
-    normalise,
-    soft_targets,
-)
-from buildup.training.data import load_data
-from buildup.training.dataset import Dataset
-from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.augment import crop, erase, flip, mix, normalise, soft_targets
+from buildup.training.draws import Mixture, crop_shifts, cut, data_order, erased_boxes, flips, mixture, stream
 
-CPU = torch.device("cpu")
-EVERYTHING = replace(load_recipe("paper"), erasing=0.5)
-
-
-def draws(epoch: int = 1) -> Draws:
-    return epoch_draws(0, epoch, CPU)
+SETTINGS = {"mixup": 1.0, "cutmix": 0.8, "mix_prob": 1.0, "mix_switch_prob": 0.5}
 
 
 def pictures(count: int = 6, channels: int = 3, size: int = 16) -> Tensor:
     return torch.randint(1, 256, (count, channels, size, size), generator=torch.Generator().manual_seed(3)).byte()
 
 
-def dataset(channels: int = 3) -> Dataset:
-    return Dataset(
-        name="made up",
-        images=pictures(channels=channels),
-        labels=torch.arange(6) % 3,
-        class_names=("a", "b", "c"),
-        mean=(0.5,) * channels,
-        std=(0.25,) * channels,
-    )
-
-
-def batch(recipe: Recipe, data: Dataset, given: Draws) -> tuple[Tensor, Tensor]:
-    inputs = augmentation(recipe, data)(data.images, given)
-    return mix(inputs, soft_targets(data.labels, 3, 0.1), given, recipe)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("recipe", [load_recipe("quick"), EVERYTHING], ids=["quick", "everything"])
-def test_draws_depend_on_seed_and_epoch_alone(recipe: Recipe, channels: int) -> None:
-    data = dataset(channels)
-    inputs, targets = batch(recipe, data, draws())
-    # What a network may do between two batches: draw from every global generator.
-    torch.rand(5)
-    random.random()
-    again, same_targets = batch(recipe, data, draws())
-    assert torch.equal(inputs, again)
-    assert torch.equal(targets, same_targets)
-    assert not torch.equal(inputs, batch(recipe, data, draws(epoch=2))[0])
-    assert inputs.shape == data.images.shape
-    assert targets.sum(1).tolist() == pytest.approx([1.0] * 6)
-
-
-def test_augmentation_leaves_the_global_generators_as_they_were() -> None:
-    before = random.getstate(), torch.get_rng_state()
-    batch(EVERYTHING, dataset(), draws())
-    assert random.getstate() == before[0]
-    assert torch.equal(torch.get_rng_state(), before[1])
-
-
 def test_order_is_a_permutation_by_seed_and_epoch() -> None:
-    assert sorted(data_order(0, 1, 50).tolist()) == list(range(50))
-    assert torch.equal(data_order(0, 1, 50), data_order(0, 1, 50))
-    assert not torch.equal(data_order(0, 1, 50), data_order(0, 2, 50))
-    assert not torch.equal(data_order(0, 1, 50), data_order(1, 1, 50))
+    def order(seed: int, epoch: int) -> list[int]:
+        return [int(index) for index in data_order(stream(seed, epoch, "order"), 50)]
+
+    assert sorted(order(0, 1)) == list(range(50))
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
 
 
 def test_a_crop_is_the_image_moved_with_a_black_border() -> None:
     images = pictures(40)
-    found = crop(images, draws(), 2)
+    shifts = crop_shifts(stream(0, 1, "crop"), 40, 2)
+    assert {int(value) for value in shifts.flatten()} == set(range(5))
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    for image, source in zip(found, padded, strict=True):
-        windows = [source[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
-        assert sum(torch.equal(image, window) for window in windows) == 1
+    for image, source, (y, x) in zip(crop(images, torch.from_numpy(shifts), 2), padded, shifts, strict=True):
+        assert torch.equal(image, source[:, y : y + 16, x : x + 16])
 
 
 def test_a_flip_mirrors_some_images_and_leaves_the_others() -> None:
     images = pictures(40)
-    mirrored = [torch.equal(new, old.flip(2)) for new, old in zip(flip(images, draws()), images, strict=True)]
-    kept = [torch.equal(new, old) for new, old in zip(flip(images, draws()), images, strict=True)]
-    assert all(one != other for one, other in zip(mirrored, kept, strict=True))
-    assert 10 < sum(mirrored) < 30
-
-
-def test_digits_are_never_mirrored() -> None:
-    digits = load_data("digits")
-    recipe = replace(load_recipe("quick"), crop_padding=0)
-    plain = normalise(digits.images[:64], digits.mean, digits.std)
-    assert torch.equal(augmentation(recipe, digits)(digits.images[:64], draws()), plain)
+    chosen = torch.from_numpy(flips(stream(0, 1, "flip"), 40))
+    assert 10 < chosen.sum() < 30
+    changed = flip(images, chosen)
+    assert torch.equal(changed[chosen], images[chosen].flip(3))
+    assert torch.equal(changed[~chosen], images[~chosen])
 
 
 def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:
@@ -113,27 +57,62 @@ def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:
     assert found.std().item() == pytest.approx(1, abs=1e-3)
 
 
-def test_erasing_takes_one_rectangle_from_its_share_of_the_images() -> None:
-    holes = erase(torch.ones(400, 3, 32, 32), draws(), 0.25)[:, 0] == 0
-    erased = [hole for hole in holes if hole.any()]
-    assert 70 < len(erased) < 130
-    for hole in erased:
-        rows, columns = hole.any(1), hole.any(0)
-        assert hole.sum() == rows.sum() * columns.sum()
-        assert 0.01 < hole.float().mean() < 0.36
+def test_erasing_takes_one_rectangle_from_its_share_of_the_images_as_timm_does() -> None:
+    count = 4000
+    boxes = erased_boxes(stream(0, 1, "erase"), count, (32, 32), 0.25)
+    holes = erase(torch.ones(count, 1, 32, 32), torch.from_numpy(boxes))[:, 0] == 0
+    for hole, (top, bottom, left, right) in zip(holes[:100], boxes, strict=False):
+        assert hole.sum() == (bottom - top) * (right - left) == hole[top:bottom, left:right].sum()
+
+    before = random.getstate()
+    random.seed(0)
+    by_timm: Any = RandomErasing(0.25, mode="const", device="cpu")  # type: ignore[no-untyped-call]
+    theirs = by_timm(torch.ones(count, 1, 32, 32))[:, 0] == 0
+    random.setstate(before)
+    for measure in (lambda h: h.flatten(1).sum(1), lambda h: h.any(2).sum(1), lambda h: h.flatten(1).float().argmax(1)):
+        assert stats.ks_2samp(measure(holes).numpy(), measure(theirs).numpy()).pvalue > 1e-3
 
 
 def test_mixing_gives_targets_the_share_that_each_image_keeps() -> None:
     """Images of one colour each tell by their mean how much of them is left."""
-    recipe = replace(load_recipe("paper"), label_smoothing=0.0)
     # An odd batch: the image in the middle is mixed with itself.
     colours = torch.arange(5.0)
-    given, kinds = draws(), set()
+    draws, kinds = stream(0, 1, "mix"), set()
     for _ in range(20):
-        images, targets = mix(colours[:, None, None, None].expand(5, 3, 16, 16).clone(), torch.eye(5), given, recipe)
+        how = mixture(draws, (16, 16), **SETTINGS)
+        images, targets = mix(colours[:, None, None, None].expand(5, 3, 16, 16).clone(), torch.eye(5), how)
         torch.testing.assert_close(images.mean(dim=(1, 2, 3)), targets @ colours)
-        kinds.add(bool(images[0].std() > 0))
+        kinds.add(how.box is None)
     assert kinds == {True, False}
+
+
+def test_a_fixed_mixture_gives_the_images_and_targets_of_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs: Any = Mixup(mixup_alpha=1.0, cutmix_alpha=1.0, num_classes=4)  # type: ignore[no-untyped-call]
+    images, labels = torch.randn(6, 3, 15, 16), torch.tensor([0, 1, 2, 3, 3, 1])
+    for own, centre in ((0.7, (3, 9)), (0.4, (14, 0)), (0.81, (7, 7))):
+        for how in (Mixture(own=own), cut((15, 16), own, centre)):
+            places = iter(centre)
+            monkeypatch.setattr(theirs, "_params_per_batch", lambda own=own, how=how: (own, how.box is not None))
+            monkeypatch.setattr(np.random, "randint", lambda *_, places=places, **__: next(places))
+            expected = theirs(images.clone(), labels)
+            torch.testing.assert_close(mix(images, soft_targets(labels, 4, 0.1), how), expected)
+
+
+def test_mixtures_are_as_often_and_as_strong_as_those_of_timm() -> None:
+    theirs: Any = Mixup(mixup_alpha=1.0, cutmix_alpha=0.8, prob=0.8, switch_prob=0.3)  # type: ignore[no-untyped-call]
+    before = np.random.get_state()
+    np.random.seed(0)
+    drawn = [theirs._params_per_batch() for _ in range(4000)]
+    np.random.set_state(before)
+    draws = stream(0, 1, "mix")
+    settings = {**SETTINGS, "mix_prob": 0.8, "mix_switch_prob": 0.3}
+    ours = [mixture(draws, (32, 32), **settings) for _ in range(4000)]
+    assert np.mean([how.own == 1 for how in ours]) == pytest.approx(0.2, abs=0.03)
+    assert np.mean([how.box is not None for how in ours]) == pytest.approx(
+        np.mean([cuts for _, cuts in drawn]), abs=0.03
+    )
+    mixed = [how.own for how in ours if how.own != 1 and how.box is None]
+    assert stats.ks_2samp(mixed, [own for own, cuts in drawn if own != 1 and not cuts]).pvalue > 1e-3
 
 
 def test_smoothed_targets_are_those_of_the_loss() -> None:

@@ -17,7 +17,7 @@ from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
-from buildup.training.fit import Job, batch_starts, evaluate, fit, resolve_precision
+from buildup.training.fit import Job, evaluate, fit, resolve_precision
 from buildup.training.health import check_base
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
@@ -158,10 +158,6 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
     training.close()
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
-
-
-def test_a_last_batch_of_few_images_is_left_out() -> None:
-    assert [list(batch_starts(*sizes)) for sizes in ((7, 8), (20, 8), (19, 8))] == [[0], [0, 8, 16], [0, 8]]
 
 
 def test_a_recipe_without_mixed_precision_is_followed_on_every_device() -> None:

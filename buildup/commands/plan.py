@@ -8,8 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from buildup.commands.request import Request, resolve
-from buildup.graph.edit import apply, replacement
-from buildup.graph.kinds import Kind
+from buildup.graph.edit import Edit, apply, edits_between
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
@@ -175,18 +174,18 @@ class _Costs:
     def __init__(self, base: Network) -> None:
         self._network = base
         self.base = cost(base)
-        self._known: dict[tuple[str, Kind], Cost] = {}
+        self._known: dict[Edit, Cost] = {}
 
     def of(self, network: Network) -> Cost:
-        """The cost of a network made from the base by replacements alone."""
-        changes = [self._change(path, kind) for path, kind in network.replaced.items()]
+        """The cost of a network made from the base."""
+        changes = [self._change(edit) for edit in edits_between(self._network, network)]
         return Cost(
             params=self.base.params + sum(change.params for change in changes),
             macs=self.base.macs + sum(change.macs for change in changes),
         )
 
-    def _change(self, path: str, kind: Kind) -> Cost:
-        if (path, kind) not in self._known:
-            changed = cost(apply(self._network, replacement(self._network, path, kind)))
-            self._known[path, kind] = Cost(params=changed.params - self.base.params, macs=changed.macs - self.base.macs)
-        return self._known[path, kind]
+    def _change(self, edit: Edit) -> Cost:
+        if edit not in self._known:
+            changed = cost(apply(self._network, edit))
+            self._known[edit] = Cost(params=changed.params - self.base.params, macs=changed.macs - self.base.macs)
+        return self._known[edit]

@@ -1,22 +1,20 @@
 """`graph`, `models` and `spaces`: what there is to search, shown before anything is searched."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
 from buildup.commands.problems import Problems
 from buildup.errors import RequestError, unknown
-from buildup.graph.edit import apply, replacement
-from buildup.graph.layout import parse
-from buildup.graph.network import Network
+from buildup.graph.kinds import KINDS
 from buildup.graph.values import network_to_values
 from buildup.models.read import bases, catalogue, read, refusal
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.table import graph_text
-from buildup.rules.moves import moves, start
+from buildup.rules.moves import from_layout, moves, start
 from buildup.space.load import load, shipped
-from buildup.space.schema import STEMS
+from buildup.space.schema import SETTINGS, STEMS, SearchSpace
 from buildup.training.data import describe_data
 
 StemChoice = Literal["auto", "small", "base"]
@@ -42,17 +40,18 @@ def graph(flags: Mapping[str, Any]) -> tuple[str, Any]:
     with problems.caught():
         space = load(flags["space"] or "alternet")
     network = None
+    tries: tuple[str, ...] = ()
     with problems.caught():
         network = read(flags["base"], input_shape=shape, num_classes=classes, stem=stem)
         if space:
-            network = start(network, space)
-            if flags["layout"]:
-                network = _with_layout(network, flags["layout"], flags["space"] or "alternet")
+            begin = start(network, space)
+            tries = tuple(move.path for stage in reversed(moves(begin, space)) for move in stage)
+            network = from_layout(flags["layout"], network, space) if flags["layout"] else begin
     problems.raise_any()
     assert network is not None
     values = network_to_values(network)
     texts = {
-        "text": lambda: graph_text(network),
+        "text": lambda: graph_text(network, tries),
         "json": lambda: json.dumps(values, indent=2),
         "dot": lambda: graph_dot(network),
         "svg": lambda: graph_svg(network),
@@ -89,40 +88,24 @@ def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:
     loaded = {name: load(name) for name in shipped()}
     lines = []
     for name, space in loaded.items():
-        lines += [
-            f"{name}: {space.description}",
-            f"    blocks {space.kind}, heads {space.heads} in the first stage and twice as many in each later one, "
-            f"head size {space.head_size}, window {space.window}",
-            f"    stem {space.stem}, a try at every {_ordinal(space.step)} block from a stage's end, "
-            f"look-ahead {space.look_ahead}, judge {space.judge}",
-        ]
-        if space.stages:
-            wishes = (
-                {key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages
-            )
-            lines.append(
-                "    stages "
-                + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
-            )
+        lines += [f"{name}: {space.description}", *(f"    {line}" for line in _allows(space))]
     lines += ["", "A space of your own is a YAML file with the same keys: --space FILE."]
     return "\n".join(lines), [{**asdict(space), "file": str(shipped()[name])} for name, space in loaded.items()]
 
 
-def _with_layout(network: Network, text: str, space: str) -> Network:
-    """The network with the kinds of a layout, with the settings that the space gives them."""
-    wanted = parse(text, network)
-    kinds = {move.path: move.kind for stage in moves(network, load(space)) for move in stage}
-    # Every place that a layout may name, not only those that the rule would try.
-    for stage, letters in zip(network.stages, wanted, strict=True):
-        for block, letter in zip(stage.blocks, letters, strict=True):
-            if letter == "C":
-                continue
-            usual = next((kinds[other.path] for other in stage.blocks if other.path in kinds), None)
-            kind = kinds.get(block.path, usual)
-            if kind is None:
-                raise RequestError(f"--layout {text}: space {space} allows no {letter} in {stage.name}.")
-            network = apply(network, replacement(network, block.path, kind))
-    return network
+def _allows(space: SearchSpace) -> Iterator[str]:
+    """What a space allows, in a few lines."""
+    kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.kinds)
+    if space.place == "end":
+        yield f"one more block of kind {kinds} at the end of each stage, from the last stage to the first"
+    else:
+        yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end, look-ahead {space.look_ahead}"
+    names = [name for letter in space.kinds for name in SETTINGS[letter] if getattr(space, name) is not None]
+    settings = [f"{name.replace('_', ' ')} {getattr(space, name)}" for name in dict.fromkeys(names)]
+    yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
+    if space.stages:
+        wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
+        yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
 
 
 def _ordinal(number: int) -> str:

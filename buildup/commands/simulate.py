@@ -45,7 +45,7 @@ def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[st
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
     elif network:
         with problems.caught():
-            table = read_table(Path(flags["scores"]), network)
+            table = read_table(Path(flags["scores"]), network, ends=space is not None and space.place == "end")
     problems.raise_any()
     assert space is not None
     assert network is not None

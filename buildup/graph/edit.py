@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 from buildup.errors import LayoutError
 from buildup.graph.kinds import Conv, Kind, LocalAttention, describe
-from buildup.graph.network import Block, Network
+from buildup.graph.network import Block, Network, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +66,26 @@ def replacement(network: Network, path: str, kind: Kind) -> Replace:
     return Replace(path=path, old=network.block(path).kind, new=kind)
 
 
+def edits_between(base: Network, network: Network) -> tuple[Edit, ...]:
+    """The edits that make a network from its base, in the order of its blocks."""
+    own = {block.path: block.kind for block in base.blocks}
+    edits: list[Edit] = []
+    for stage in network.stages:
+        for block in stage.blocks:
+            if block.path not in own:
+                edits.append(Append(stage=stage.name, kind=block.kind))
+            elif block.kind != own[block.path]:
+                edits.append(Replace(path=block.path, old=own[block.path], new=block.kind))
+    return tuple(edits)
+
+
+def next_path(stage: Stage) -> str:
+    """Where a block added at the end of a stage stands: after `layer4.2` is `layer4.3`, after `s4.b9` is `s4.b10`."""
+    path = stage.blocks[-1].path
+    digits = len(path) - len(path.rstrip("0123456789"))
+    return f"{path[:-digits]}{int(path[-digits:]) + 1}"
+
+
 def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
     if block.kind != edit.old:
         raise LayoutError(
@@ -94,14 +114,11 @@ def _append(network: Network, edit: Append) -> Network:
     for number, stage in enumerate(network.stages):
         if stage.name == edit.stage:
             last = stage.blocks[-1]
-            if not last.keeps_shape:
-                raise LayoutError(
-                    f"{stage.name} of {network.base} ends in a block that changes its shape, "
-                    "so no further one can follow it."
-                )
-            if not stage.grows:
-                raise LayoutError(f"{stage.name} of {network.base} runs just its own blocks, so none can be added.")
-            new = replace(last, path=_next_path(last.path), kind=edit.kind, added=True)
+            if stage.closed:
+                raise LayoutError(f"{stage.name} of {network.base} {stage.closed}.")
+            if stage.is_point and not isinstance(edit.kind, Conv):
+                raise LayoutError(f"{stage.name} of {network.base} has maps of one point, so only C can be added.")
+            new = replace(last, path=next_path(stage), kind=edit.kind, added=True)
             _check_size(network, new, edit.kind)
             edges = [(new.path if source == last.path else source, target) for source, target in network.edges]
             return network.with_stage(
@@ -110,13 +127,3 @@ def _append(network: Network, edit: Append) -> Network:
     raise LayoutError(
         f"{network.base} has no stage {edit.stage!r}; it has {', '.join(stage.name for stage in network.stages)}."
     )
-
-
-def _next_path(path: str) -> str:
-    """`layer4.2` to `layer4.3`, and `s4.b2` to `s4.b3`.
-
-    >>> _next_path("stages.3.blocks.9")
-    'stages.3.blocks.10'
-    """
-    digits = len(path) - len(path.rstrip("0123456789"))
-    return f"{path[:-digits]}{int(path[-digits:]) + 1}"

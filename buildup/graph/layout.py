@@ -5,9 +5,11 @@
 'CCC|CCCM'
 """
 
+from collections.abc import Iterator
+
 from buildup.errors import LayoutError
-from buildup.graph.kinds import KINDS
-from buildup.graph.network import Network
+from buildup.graph.kinds import KINDS, Conv
+from buildup.graph.network import Network, Stage
 
 
 def layout(network: Network) -> str:
@@ -15,28 +17,38 @@ def layout(network: Network) -> str:
     return "|".join(stage.letters for stage in network.stages)
 
 
-def parse(text: str, network: Network) -> tuple[str, ...]:
-    """The stages of a layout, checked letter by letter against the network it is meant for."""
+def parse(text: str, network: Network, *, ends: bool = False) -> tuple[str, ...]:
+    """The stages of a layout, checked letter by letter against the network it is meant for.
+
+    With `ends`, a stage may have one letter more than the network: a block that is added at its end.
+    """
     stages = text.strip().split("|")
     shape = layout(network)
     if len(stages) != len(network.stages):
         raise LayoutError(
             f"layout {text!r} has {len(stages)} stages, {network.base} has {len(network.stages)}: {shape}."
         )
-    problems = []
-    for letters, stage in zip(stages, network.stages, strict=True):
-        if len(letters) != len(stage.blocks):
-            problems.append(
-                f"layout {text!r}: {stage.name} of {network.base} has {len(stage.blocks)} blocks, not {len(letters)}."
-            )
-            continue
-        for index, (letter, block) in enumerate(zip(letters, stage.blocks, strict=True)):
-            if letter not in KINDS:
-                problems.append(
-                    f"layout {text!r}: letter {letter!r} at {block.path} is not known; known are {', '.join(KINDS)}."
-                )
-            elif letter != "C" and (obstacle := stage.obstacle(index)):
-                problems.append(f"layout {text!r}: {block.path} {obstacle}, so only C can stand there.")
+    problems = [
+        f"layout {text!r}: {problem}"
+        for letters, stage in zip(stages, network.stages, strict=True)
+        for problem in _problems(letters, stage, network.base, ends)
+    ]
     if problems:
         raise LayoutError(*problems)
     return tuple(stages)
+
+
+def _problems(letters: str, stage: Stage, base: str, ends: bool) -> Iterator[str]:
+    count = len(stage.blocks)
+    if not count <= len(letters) <= count + ends:
+        more = f" or {count + 1}" if ends else ""
+        yield f"{stage.name} of {base} has {count}{more} blocks, not {len(letters)}: {stage.letters}."
+        return
+    for index, letter in enumerate(letters):
+        path = stage.blocks[index].path if index < count else f"the end of {stage.name}"
+        if letter not in KINDS:
+            yield f"letter {letter!r} at {path} is not known; known are {', '.join(KINDS)}."
+        elif index < count and letter != Conv.letter and (obstacle := stage.obstacle(index)):
+            free = ", ".join(stage.blocks[place].path for place in sorted(stage.positions(step=1)))
+            where = free or f"no block of {stage.name}"
+            yield f"{path} {obstacle}, so only C can stand there. {letter} fits at {where}."

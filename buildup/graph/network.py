@@ -72,6 +72,18 @@ class Stage:
         """Height and width of the maps that the stage gives out."""
         return self.blocks[-1].out_shape[1:]
 
+    @property
+    def is_point(self) -> bool:
+        """Whether its maps are one point, which has no other to attend to or to be averaged with."""
+        return max(self.size) == 1
+
+    @property
+    def closed(self) -> str | None:
+        """Why no block can be added at its end; None where one can."""
+        if not self.blocks[-1].keeps_shape:
+            return "ends in a block that changes its shape, so no further one can follow it"
+        return None if self.grows else "runs just its own blocks, so none can be added"
+
     def obstacle(self, index: int) -> str | None:
         """Why only the base's own block can stand at a place; None where another kind can."""
         block = self.blocks[index]
@@ -79,6 +91,8 @@ class Stage:
             return f"turns {block.in_shape} into {block.out_shape}: a block that changes resolution or width stays"
         if index == 0:
             return f"is the first block of {self.name}, where the paper's rule replaces nothing"
+        if self.is_point:
+            return "sees maps of one point, which has no other to attend to"
         return block.fixed or None
 
     def positions(self, step: int = 2) -> tuple[int, ...]:

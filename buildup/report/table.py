@@ -51,9 +51,9 @@ def candidates_table(rows: Sequence[PlanRow]) -> str:
     return "\n".join(aligned([["no.", "role", "layout", "edit", "params", "MACs"], *cells], right={0, 4, 5}))
 
 
-def graph_text(network: Network) -> str:
-    """A network stage by stage, a line a block, with the places that the rule may try in their order."""
-    order = try_order(network)
+def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
+    """A network stage by stage, a line a block, with the paths that are tried: those of the usual rule if not given."""
+    order = try_order(network) if tries is None else {path: number for number, path in enumerate(tries, start=1)}
     head = [
         ["base", network.base],
         ["layout", layout(network)],
@@ -78,19 +78,17 @@ def graph_text(network: Network) -> str:
         height, width = stage.size
         lines += ["", f"{clean(stage.name)}: {height} x {width}, {stage.blocks[-1].out_shape[0]} channels"]
         lines += [next(block_lines) for _ in stage.blocks]
-    if order:
-        lines += ["", "try n: where attention may stand, in the order of the rule; a dropped try ends its stage."]
+    own = {block.path for block in network.blocks}
+    if added := [f"try {number}: one more block, {clean(path)}" for path, number in order.items() if path not in own]:
+        lines += ["", *added]
+    elif order:
+        lines += ["", "try n: where another kind may stand, in the order of the rule; a dropped try ends its stage."]
     return "\n".join(lines)
 
 
 def try_order(network: Network) -> dict[str, int]:
     """The places where attention may stand, numbered from 1 in the order in which the rule comes to them."""
-    paths = (
-        stage.blocks[index].path
-        for stage in reversed(network.stages)
-        if max(stage.size) > 1  # one point has no other to attend to
-        for index in stage.positions()
-    )
+    paths = (stage.blocks[index].path for stage in reversed(network.stages) for index in stage.positions())
     return {path: number for number, path in enumerate(paths, start=1)}
 
 

@@ -7,13 +7,13 @@ place of the same stage on top of the dropped one before it gives the stage up, 
     >>> from buildup.graph.network import sketch
     >>> rule = AlterNetRule(base=Candidate(network=sketch("CC|CC")), space=SearchSpace(name="s", description=""))
     >>> rule.propose(()).edit
-    'c2.1: conv -> msa(heads=6, window=4)'
+    'c2.1: conv -> msa(heads=24, window=4)'
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
-from buildup.graph.edit import apply, replacement
+from buildup.graph.edit import apply
 from buildup.rules.moves import Move, moves
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
@@ -55,6 +55,6 @@ class AlterNetRule:
 
 
 def _step(best: Candidate, built_on: Candidate, place: Move) -> Candidate:
-    edit = replacement(built_on.network, place.path, place.kind)
+    edit = place.edit(built_on.network)
     pending = built_on.edits if built_on is not best else ()
     return Candidate(network=apply(built_on.network, edit), parent=best, edits=(*pending, edit))

@@ -1,22 +1,38 @@
 """What a space allows on a network: where the search starts, and which single steps it may take."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import get_args
 
-from buildup.errors import SpaceError
-from buildup.graph.edit import Append, apply
-from buildup.graph.kinds import Kind, LocalAttention
-from buildup.graph.network import Network, Stage
-from buildup.space.schema import SearchSpace, StageSpace
+from buildup.errors import LayoutError, SpaceError
+from buildup.graph.edit import Append, Edit, apply, next_path, replacement
+from buildup.graph.kinds import Attention, Conv, Kind, LocalAttention, from_values
+from buildup.graph.layout import parse
+from buildup.graph.network import Block, Network, Stage
+from buildup.rules.size import AttentionSize, attention_size
+from buildup.space.schema import SearchSpace
 
+ATTENTION = {kind.letter for kind in get_args(Attention)}
 LARGEST_WINDOW = 7
+FIRST_HEADS = 3
+"""In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One place where a block may be replaced, and by what."""
+    """One change that a search may try: a block replaced, or one added at the end of a stage."""
 
     path: str
+    """Where the block stands, or will stand."""
     kind: Kind
+    added_to: str | None = None
+    """The stage that gets one more block; None where a block is replaced."""
+
+    def edit(self, network: Network) -> Edit:
+        """The edit that makes this move on a network."""
+        if self.added_to is None:
+            return replacement(network, self.path, self.kind)
+        return Append(stage=self.added_to, kind=self.kind)
 
 
 def start(base: Network, space: SearchSpace) -> Network:
@@ -24,23 +40,66 @@ def start(base: Network, space: SearchSpace) -> Network:
 
     All problems of a space with this base are raised at once.
     """
-    if problems := _misfits(base, space):
+    if space.stages is not None and len(space.stages) != len(base.stages):
+        found = f"stages has {len(space.stages)} entries, but {base.base} has {len(base.stages)} stages."
+        raise SpaceError(f"space {space.name}: {found}")
+    problems = [
+        f"space {space.name}: {problem}"
+        for number, stage in enumerate(base.stages)
+        for problem in _stage_misfits(base, stage, number, space)
+    ]
+    if problems:
         raise SpaceError(*problems)
     network = base
-    for stage, wish in zip(base.stages, space.stages or (), strict=False):
-        for _ in range((wish.blocks or len(stage.blocks)) - len(stage.blocks)):
+    for number, stage in enumerate(base.stages):
+        for _ in range((space.stage(number).blocks or len(stage.blocks)) - len(stage.blocks)):
             network = apply(network, Append(stage=stage.name))
+    if not any(moves(network, space)):
+        height, width = base.input_shape[1:]
+        change = "be replaced" if space.place == "replace" else "be followed by one more"
+        raise SpaceError(f"space {space.name}: no block of {base.base} can {change} at {height}x{width} pixels.")
     return network
 
 
 def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
-    """The places of each stage in the order of the rule: from its end backwards, stage by stage from first to last.
+    """The moves in each stage in the order of the rule: from its end backwards, stage by stage from first to last.
 
     >>> from buildup.graph.network import sketch
     >>> [[move.path for move in stage] for stage in moves(sketch("CCC|CCCC"), SearchSpace(name="s", description=""))]
     [['c1.2'], ['c2.3', 'c2.1']]
     """
     return tuple(_moves_in(network, number, space) for number in range(len(network.stages)))
+
+
+def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
+    """The network that a layout names; each letter takes its settings from the space, as at that place in a search.
+
+    A layout may name kinds that the space does not try. All problems are raised at once, those of the space with the
+    base before those of the layout.
+
+    >>> from buildup.graph.network import sketch
+    >>> network = from_layout("CC|CK", sketch("CC|CC"), SearchSpace(name="s", description=""))
+    >>> network.block("c2.1").kind
+    ConvAttention(heads=24, kernel=3, head_size=64, width=None, borders='masked')
+    """
+    first = network = start(base, space)
+    problems: list[str] = []
+    for number, letters in enumerate(parse(text, first, ends=space.place == "end")):
+        stage = first.stages[number]
+        for index, letter in enumerate(letters):
+            added = index == len(stage.blocks)
+            if letter == Conv.letter and not added:
+                continue
+            block = stage.blocks[min(index, len(stage.blocks) - 1)]
+            kind = _kind(letter, first, number, block, space)
+            move = Move(path=block.path, kind=kind, added_to=stage.name if added else None)
+            try:
+                network = apply(network, move.edit(network))
+            except LayoutError as error:
+                problems += [f"layout {text!r}: {problem}" for problem in error.problems]
+    if problems:
+        raise LayoutError(*problems)
+    return network
 
 
 def window_for(size: tuple[int, int]) -> int:
@@ -55,60 +114,86 @@ def window_for(size: tuple[int, int]) -> int:
     return dividing[0] if dividing else LARGEST_WINDOW
 
 
+def heads_at(first: int, number: int, stages: int) -> int:
+    """Heads of a stage, counted from the last: they double, and `first` belongs to the fourth stage from the end.
+
+    >>> [heads_at(3, number, 4) for number in range(4)], [heads_at(3, number, 5) for number in range(5)]
+    ([3, 6, 12, 24], [1, 3, 6, 12, 24])
+    """
+    doublings = number - (stages - 4)
+    return max(1, first << doublings if doublings >= 0 else first >> -doublings)
+
+
 def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:
-    stage, wish = network.stages[number], _wish(space, number)
-    if max(stage.size) == 1:
-        return ()  # one point has no other to attend to
-    heads = wish.heads or space.heads * 2**number
-    window = wish.window or (window_for(stage.size) if space.window == "auto" else space.window)
-    kind = LocalAttention(heads=heads, head_size=space.head_size, window=window)
-    places = [Move(path=stage.blocks[index].path, kind=kind) for index in stage.positions(space.step)]
-    return tuple(places[: wish.max_replaced])
-
-
-def _wish(space: SearchSpace, number: int) -> StageSpace:
-    return space.stages[number] if space.stages else StageSpace()
-
-
-def _misfits(base: Network, space: SearchSpace) -> list[str]:
-    problems = []
-    if space.stages is not None and len(space.stages) != len(base.stages):
-        problems.append(
-            f"space {space.name}: stages has {len(space.stages)} entries, "
-            f"but {base.base} has {len(base.stages)} stages."
+    stage, wish = network.stages[number], space.stage(number)
+    letter, added_to = wish.kind or space.kind, stage.name if space.place == "end" else None
+    return tuple(
+        Move(
+            path=next_path(stage) if added_to else stage.blocks[index].path,
+            kind=_kind(letter, network, number, stage.blocks[index], space),
+            added_to=added_to,
         )
-        return problems
-    for number, stage in enumerate(base.stages):
-        problems += [f"space {space.name}: {problem}" for problem in _stage_misfits(base, stage, number, space)]
-    if not problems and not any(moves(base, space)):
-        problems.append(
-            f"space {space.name}: no block of {base.base} can be replaced at {base.input_shape[1:]} pixels."
-        )
-    return problems
+        for index in _places(stage, number, space)[: wish.max_replaced]
+    )
 
 
-def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace) -> list[str]:
-    problems, wish = [], _wish(space, number)
+def _places(stage: Stage, number: int, space: SearchSpace) -> tuple[int, ...]:
+    """The blocks of a stage that can be replaced, in the order of the rule, or the one that another can follow."""
+    if space.place == "replace":
+        return stage.positions(space.step)
+    letter = space.stage(number).kind or space.kind
+    return () if stage.closed or (stage.is_point and letter != Conv.letter) else (len(stage.blocks) - 1,)
+
+
+def _kind(letter: str, network: Network, number: int, block: Block, space: SearchSpace) -> Kind:
+    """A kind with the settings that the space gives it in place of a block, or after it."""
+    values: dict[str, object] = {"kind": letter, **space.given(letter)}
+    if letter in ATTENTION:
+        values |= asdict(_attention_size(network, number, block, space))
+    if letter == LocalAttention.letter:
+        wish = space.stage(number).window or space.window
+        values["window"] = window_for(network.stages[number].size) if wish == "auto" else wish
+    return from_values(values)
+
+
+def _attention_size(network: Network, number: int, block: Block, space: SearchSpace) -> AttentionSize:
+    stages = len(network.stages)
+    asked = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
+    return attention_size(
+        block,
+        usual_heads=heads_at(FIRST_HEADS, number, stages),
+        heads=asked,
+        head_size=None if space.head_size == "auto" else space.head_size,
+    )
+
+
+def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace) -> Iterator[str]:
+    wish, owner = space.stage(number), f"{stage.name} of {base.base}"
     depth = wish.blocks or len(stage.blocks)
     if depth < len(stage.blocks):
-        problems.append(
-            f"stages[{number}].blocks is {depth}, but {stage.name} of {base.base} has {len(stage.blocks)} blocks. "
+        yield (
+            f"stages[{number}].blocks is {depth}, but {owner} has {len(stage.blocks)} blocks. "
             "Blocks can be added, not taken away."
         )
-    room = len(range(depth - 1, 0, -space.step))
+    if depth > len(stage.blocks) and stage.closed:
+        yield f"stages[{number}].blocks is {depth}, but {owner} {stage.closed}. Leave it out."
+        return
+    deeper = replace(stage, blocks=(*stage.blocks, *[stage.blocks[-1]] * (depth - len(stage.blocks))))
+    room = len(_places(deeper, number, space))
     if wish.max_replaced is not None and wish.max_replaced > room:
-        problems.append(
-            f"stages[{number}].max_replaced is {wish.max_replaced}, but {stage.name} of {base.base} "
-            f"has {depth} blocks, of which {room} can be replaced. Use 0 to {room}, or leave it out to allow them all."
+        change, has = ("replaced", "of which") if space.place == "replace" else ("added at its end", "and of any kind")
+        yield (
+            f"stages[{number}].max_replaced is {wish.max_replaced}, but {owner} "
+            f"has {depth} blocks, {has} {room} can be {change}. Use 0 to {room}, or leave it out to allow them all."
         )
-    window = wish.window or (None if space.window == "auto" else space.window)
-    if window is not None and window > min(stage.size) and room and wish.max_replaced != 0:
+    window = wish.window or space.window
+    local = (wish.kind or space.kind) == LocalAttention.letter
+    if local and window != "auto" and window > min(stage.size) and room and wish.max_replaced != 0:
         height, width = stage.size
-        problems.append(
-            f"window {window} is larger than the {height}x{width} map of {stage.name} of {base.base}. "
+        yield (
+            f"window {window} is larger than the {height}x{width} map of {owner}. "
             f"Use at most {min(stage.size)} there (stages[{number}].window), or window: auto."
         )
-    return problems
 
 
 def with_look_ahead(space: SearchSpace) -> SearchSpace:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Network
+from buildup.graph.kinds import Attention, ConvAttention, LocalAttention, Smoothing
+from buildup.graph.network import Network, Stage
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
@@ -20,19 +20,29 @@ LARGEST_METRICS = 1200
 
 
 def params(network: Network) -> dict[str, int]:
-    """A network as the parameters of its trial: three numbers a stage, 0 for none.
+    """A network as the parameters of its trial: four numbers a stage, 0 for none.
+
+    Window is the side of what one place attends to; others are blocks of smoothing and those that the base lacks.
 
     >>> from buildup.graph.network import sketch
-    >>> params(sketch("CC|CM"))
-    {'c1.msa': 0, 'c1.window': 0, 'c1.heads': 0, 'c2.msa': 1, 'c2.window': 7, 'c2.heads': 6}
+    >>> params(sketch("CCMK"))
+    {'c1.msa': 2, 'c1.window': 7, 'c1.heads': 3, 'c1.others': 0}
     """
     values = {}
     for stage in network.stages:
-        attention = [block.kind for block in stage.blocks if isinstance(block.kind, LocalAttention)]
+        attention = [block.kind for block in stage.blocks if isinstance(block.kind, Attention)]
+        others = [block for block in stage.blocks if isinstance(block.kind, Smoothing) or block.added]
         values[f"{stage.name}.msa"] = len(attention)
-        values[f"{stage.name}.window"] = max((kind.window for kind in attention), default=0)
+        values[f"{stage.name}.window"] = max((_reach(kind, stage) for kind in attention), default=0)
         values[f"{stage.name}.heads"] = max((kind.heads for kind in attention), default=0)
+        values[f"{stage.name}.others"] = len(others)
     return values
+
+
+def _reach(kind: Attention, stage: Stage) -> int:
+    if isinstance(kind, LocalAttention):
+        return kind.window
+    return kind.kernel if isinstance(kind, ConvAttention) else max(stage.size)
 
 
 def description(training: Training, costs: tuple[int, int] | None) -> dict[str, Any]:

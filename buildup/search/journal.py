@@ -308,7 +308,8 @@ def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDi
     """The ranges of a trial's parameters, the same for all networks of a run."""
     highs = {}
     for stage in network.stages:
-        highs[f"{stage.name}.msa"] = len(stage.blocks)
+        own = sum(not block.added for block in stage.blocks)
+        highs[f"{stage.name}.msa"] = highs[f"{stage.name}.others"] = own + 1  # one may be added at the end
         highs[f"{stage.name}.window"] = max(stage.size)
         highs[f"{stage.name}.heads"] = MOST_HEADS
     return {name: IntDistribution(0, max(highs[name], value)) for name, value in values.items()}

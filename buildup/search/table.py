@@ -27,8 +27,11 @@ class Row:
     seconds: float = 1.0
 
 
-def read_table(path: Path, network: Network) -> dict[str, Row]:
-    """The rows of a CSV file with the columns layout, score and optionally seconds, all problems at once."""
+def read_table(path: Path, network: Network, *, ends: bool = False) -> dict[str, Row]:
+    """The rows of a CSV file with the columns layout, score and optionally seconds, all problems at once.
+
+    With `ends`, layouts may have one block more at the end of a stage.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
@@ -44,7 +47,7 @@ def read_table(path: Path, network: Network) -> dict[str, Row]:
     problems = []
     for values in reader:
         try:
-            layout, row = _row(values, network)
+            layout, row = _row(values, network, ends)
             if layout in rows:
                 raise TableError(f"layout {layout} stands there already.")
             rows[layout] = row
@@ -57,10 +60,10 @@ def read_table(path: Path, network: Network) -> dict[str, Row]:
     return rows
 
 
-def _row(values: Mapping[str | None, str | list[str] | None], network: Network) -> tuple[str, Row]:
+def _row(values: Mapping[str | None, str | list[str] | None], network: Network, ends: bool) -> tuple[str, Row]:
     if None in values or any(value is None for value in values.values()):
         raise TableError("it has another number of fields than line 1.")
-    layout = "|".join(parse(str(values["layout"]), network))
+    layout = "|".join(parse(str(values["layout"]), network, ends=ends))
     numbers = {}
     for name in ("score", "seconds"):
         text = str(values.get(name) or ("" if name == "score" else "1")).strip()

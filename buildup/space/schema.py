@@ -1,4 +1,9 @@
-"""What may be searched: a frozen value that checks itself."""
+"""What may be searched: a frozen value that checks itself.
+
+>>> SearchSpace(name="mine", description="", kind="K", window=7)
+Traceback (most recent call last):
+buildup.errors.SpaceError: window is 7, but kind K has no window. Leave it out.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,18 +11,28 @@ from typing import Literal
 
 from buildup.errors import SpaceError
 
+Letter = Literal["C", "M", "G", "K", "S"]
+
 STEMS = ("auto", "small", "base")
-JUDGES = ("likely", "proven", "point")
+SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+    "C": {},
+    "M": {"heads": (), "head_size": (), "window": (), "tables": ("shared", "heads")},
+    "G": {"heads": (), "head_size": ()},
+    "K": {"heads": (), "head_size": (), "kernel": (), "borders": ("masked", "attended")},
+    "S": {"kernel": (), "temperature": (), "borders": ("replicate", "grow")},
+}
+"""By the letter of a kind, which of its settings a space has a say in, with the words that a setting may be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpace:
     """What may be searched in one stage; what is left out comes from the space or from the base."""
 
+    kind: Letter | None = None
     max_replaced: int | None = None
-    """At most so many blocks of this stage are replaced; all that can be where left out."""
+    """At most so many blocks of this stage are tried; all that can be where left out."""
     blocks: int | None = None
-    """The stage has so many blocks; those that the base lacks are added at its end."""
+    """The stage has so many blocks before the search; those that the base lacks are added at its end."""
     heads: int | None = None
     window: int | None = None
 
@@ -28,13 +43,24 @@ class SearchSpace:
 
     name: str
     description: str
-    kind: Literal["M"] = "M"
-    """The letter of the kind that replaces Conv blocks."""
-    heads: int = 3
-    """Heads in the first stage; each later stage has twice as many (paper.md 3, rule c)."""
-    head_size: int = 64
+    kind: Letter = "M"
+    """The letter of the kind that is tried."""
+    place: Literal["replace", "end"] = "replace"
+    """`replace` puts it in place of the base's blocks, `end` adds one block of it at the end of each stage."""
+    heads: int | Literal["auto"] = "auto"
+    """Heads in the fourth stage from the end; each later stage has twice as many (paper.md 3, rule c).
+
+    `auto` is 3, and where the replaced block is not the paper's, what fits its size.
+    """
+    head_size: int | Literal["auto"] = "auto"
+    """`auto` is 64 in the paper's block, and what fits the size of the replaced block elsewhere."""
     window: int | Literal["auto"] = "auto"
     """Side of the attention windows; `auto` is 7 where it divides the map, else its largest divisor up to 7."""
+    kernel: int | None = None
+    """Side of what one place sees: odd for K, any for S. Here and below, left out means the kind's usual value."""
+    tables: Literal["shared", "heads"] | None = None
+    borders: Literal["masked", "attended", "replicate", "grow"] | None = None
+    temperature: int | None = None
     stem: Literal["auto", "small", "base"] = "auto"
     """`small` puts a 3x3 stem of stride 1 without pooling; `auto` does so at inputs of up to 64 px."""
     step: int = 2
@@ -45,23 +71,86 @@ class SearchSpace:
     stages: tuple[StageSpace, ...] | None = None
 
     def __post_init__(self) -> None:
-        if problems := list(self._problems()):
+        if problems := [*self._values(), *self._stage_values()]:
+            raise SpaceError(*problems)
+        if problems := [*self._combinations()]:  # of values that are right by themselves
             raise SpaceError(*problems)
 
-    def _problems(self) -> Iterator[str]:
-        for name, choices in (("kind", ("M",)), ("stem", STEMS), ("judge", JUDGES)):
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The letters of all kinds that are tried in some stage."""
+        return tuple(dict.fromkeys(stage.kind or self.kind for stage in self.stages or (StageSpace(),)))
+
+    def stage(self, number: int) -> StageSpace:
+        """What is asked of one stage."""
+        return self.stages[number] if self.stages else StageSpace()
+
+    def given(self, letter: str) -> dict[str, int | str]:
+        """What was set for a kind, besides the settings that depend on the stage."""
+        names = ("kernel", "tables", "borders", "temperature") if letter in self.kinds else ()
+        values = {name: getattr(self, name) for name in names if name in SETTINGS[letter]}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _values(self) -> Iterator[str]:
+        known = {"kind": tuple(SETTINGS), "place": ("replace", "end"), "stem": STEMS}
+        for name, choices in {**known, "judge": ("likely", "proven", "point")}.items():
             if getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
-        for name, least in (("heads", 1), ("head_size", 1), ("step", 1), ("look_ahead", 0)):
+        for name, least in (("step", 1), ("look_ahead", 0)):
             if problem := _count(getattr(self, name), least):
                 yield f"{name} {problem}"
-        if self.window != "auto" and (problem := _count(self.window, 1)):
-            yield f"window {problem.removesuffix('.')}, or 'auto'."
+        for name in ("heads", "head_size", "window"):
+            if getattr(self, name) != "auto" and (problem := _count(getattr(self, name), 1)):
+                yield f"{name} {problem.removesuffix('.')}, or 'auto'."
+        for name in ("kernel", "temperature"):
+            if getattr(self, name) is not None and (problem := _count(getattr(self, name), 1)):
+                yield f"{name} {problem}"
+        for name in ("tables", "borders"):
+            choices = tuple(word for settings in SETTINGS.values() for word in settings.get(name, ()))
+            if getattr(self, name) is not None and getattr(self, name) not in choices:
+                yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
+
+    def _stage_values(self) -> Iterator[str]:
         for number, stage in enumerate(self.stages or ()):
+            if stage.kind is not None and stage.kind not in tuple(SETTINGS):
+                yield f"stages[{number}].kind is {stage.kind!r}; it must be one of {', '.join(SETTINGS)}."
             for name, least in (("max_replaced", 0), ("blocks", 1), ("heads", 1), ("window", 1)):
                 value = getattr(stage, name)
                 if value is not None and (problem := _count(value, least)):
                     yield f"stages[{number}].{name} {problem}"
+
+    def _combinations(self) -> Iterator[str]:
+        if self.place == "replace" and "C" in self.kinds:
+            yield (
+                "kind C in place of the base's own blocks changes nothing. Use place: end, which adds one more block "
+                "to a stage, or max_replaced: 0 for a stage that is left alone."
+            )
+        for name, usual in (("step", 2), ("look_ahead", 0)) if self.place == "end" else ():
+            if getattr(self, name) != usual:
+                yield f"{name} is {getattr(self, name)}, but with place: end every stage has one try. Leave it out."
+        for name in ("heads", "head_size", "window", "kernel", "tables", "borders", "temperature"):
+            value = getattr(self, name)
+            takers = [letter for letter in self.kinds if name in SETTINGS[letter]]
+            if value in (None, "auto"):
+                continue
+            if not takers:
+                yield f"{name} is {value}, but {_have(self.kinds)} no {name}. Leave it out."
+            for letter in takers:
+                words = SETTINGS[letter][name]
+                if words and value not in words:
+                    yield f"{name} is {value}, but for kind {letter} it must be {' or '.join(words)}."
+                if letter == "K" and name == "kernel" and value % 2 == 0:
+                    yield f"kernel is {value}, but for kind K an odd number is needed, such as {value + 1}."
+        for number, stage in enumerate(self.stages or ()):
+            letter = stage.kind or self.kind
+            for name in ("heads", "window"):
+                if getattr(stage, name) is not None and name not in SETTINGS[letter]:
+                    found = f"stages[{number}].{name} is {getattr(stage, name)}"
+                    yield f"{found}, but {_have((letter,))} no {name}. Leave it out."
+
+
+def _have(letters: tuple[str, ...]) -> str:
+    return f"kind {letters[0]} has" if len(letters) == 1 else f"kinds {' and '.join(letters)} have"
 
 
 def _count(value: object, least: int) -> str | None:

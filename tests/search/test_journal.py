@@ -184,11 +184,14 @@ def test_a_run_that_is_reopened_after_every_event_reads_back_equal(
     assert (tmp_path / "decisions.jsonl").read_text() == (told[0] / "decisions.jsonl").read_text()
 
 
+PARAMS = ("msa", "window", "heads", "others")
+
+
 def test_a_trial_says_what_was_trained_and_how_it_ended(run: Path) -> None:
     [first, _, child, unneeded, failed, again] = trials(run)
     assert first.state is TrialState.COMPLETE
     assert first.value == 60.0
-    assert first.params == {f"c{stage}.{name}": 0 for stage in range(1, 5) for name in ("msa", "window", "heads")}
+    assert first.params == {f"c{stage}.{name}": 0 for stage in range(1, 5) for name in PARAMS}
     assert {name: value for name, value in child.params.items() if value} == {
         "c4.msa": 1,
         "c4.window": 4,

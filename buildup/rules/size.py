@@ -1,0 +1,63 @@
+"""How large attention is that takes the place of a block: about as many parameters as the block had."""
+
+from dataclasses import dataclass
+from math import ceil, sqrt
+
+from buildup.graph.network import Block
+
+HEAD_SIZE = 64
+"""Of the paper's block, and the largest that is fitted elsewhere."""
+LEAST_HEAD_SIZE = 16
+"""Heads are lowered before their size falls below this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionSize:
+    """Heads, channels of a head, and channels that attention reads; None for those of the paper's block."""
+
+    heads: int
+    head_size: int
+    width: int | None
+
+
+def attention_size(
+    block: Block, *, usual_heads: int, heads: int | None = None, head_size: int | None = None
+) -> AttentionSize:
+    """The size of attention in place of a block.
+
+    The paper's block stands in a ResNet, where its width follows from the block that it replaces and heads are 64 wide.
+    Elsewhere it is fitted: with C channels, width w and inner size i = heads * head size, its convolutions have
+    C*w + 3*w*i + i*C weights (into the block, to query, key and value, and out of it). The paper has i = 3*w; setting
+    the sum to the P parameters of the replaced block gives
+
+        w = (sqrt(16*C^2 + 36*P) - 4*C) / 18.
+
+    From there heads stay as usual where each then has 16 to 64 channels, a multiple of 8, and are lowered or raised
+    where not; at last w takes up what this rounding left of P. That hits P within 15 % for P from C^2 to 18*C^2 and
+    C from 16 to 2048, and is as close as it can be without falling below one head of 8 elsewhere.
+
+    >>> convnext = Block(path="stages.0.blocks.2", in_shape=(96, 56, 56), out_shape=(96, 56, 56), params=79296)
+    >>> attention_size(convnext, usual_heads=3)
+    AttentionSize(heads=4, head_size=56, width=72)
+
+    Args:
+        block: What is replaced.
+        usual_heads: Heads that the rule gives the stage.
+        heads: Heads that were asked for; they are kept whatever the block is.
+        head_size: Likewise the size of a head.
+    """
+    if block.expansion is not None or block.params is None:
+        return AttentionSize(heads=heads or usual_heads, head_size=head_size or HEAD_SIZE, width=None)
+    channels, budget = block.in_shape[0], block.params
+    inner = (sqrt(16 * channels**2 + 36 * budget) - 4 * channels) / 6
+    if heads is None and head_size is None:
+        most, least = max(1, int(inner / LEAST_HEAD_SIZE)), ceil(inner / HEAD_SIZE)
+        heads = max(least, min(usual_heads, most))
+    heads = heads or max(1, round(inner / (head_size or HEAD_SIZE)))
+    head_size = head_size or min(HEAD_SIZE, max(8, 8 * round(inner / heads / 8)))
+    inner = heads * head_size
+    width = (budget - inner * channels) / (channels + 3 * inner)
+    unit = 8 if width >= 16 else 2
+    # The bound at the top matters only where few heads were asked for: attention can't read more than there is.
+    width = min(max(unit, unit * round(width / unit)), 2 * channels)
+    return AttentionSize(heads=heads, head_size=head_size, width=width)

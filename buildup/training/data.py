@@ -1,9 +1,10 @@
 """Datasets by name: `digits`, `cifar10`, `cifar100`, `folder:DIR`.
 
 `load_data` gives the images that a search may see; the test images are another function, which only `final` calls.
-A process decodes a dataset once, however many candidates it trains on it.
+A machine decodes a dataset once, however many candidates are trained on it (`decoded.py`).
 """
 
+import hashlib
 import os
 import sys
 from functools import lru_cache
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 from buildup.errors import DataError, unknown
 from buildup.training import cifar, folder
 from buildup.training.dataset import DataInfo, Dataset, count_split, parse_fraction, split
+from buildup.training.decoded import shared
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "data_folder", "describe_data", "load_data", "load_test", "split"]
 __all__ += ["parse_fraction"]
@@ -97,9 +99,23 @@ def _checked_size(name: str, image_size: int | None) -> int:
 def _load(name: str, data_dir: str, image_size: int, train: bool) -> Dataset:
     if name == "digits":
         return _digits(image_size, train)
+    part = "train" if train else "test"
+    decoded = Path(data_dir) / "decoded"
     if name in cifar.ARCHIVES:
-        return cifar.load(name, Path(data_dir), train=train)
-    return folder.load(_folder_path(name), image_size, train=train)
+        archive = cifar.ARCHIVES[name]
+        return shared(
+            decoded,
+            f"{name}-{image_size}-{part}",
+            archive.train if train else archive.test,
+            lambda: cifar.load(name, Path(data_dir), train=train),
+        )
+    root = _folder_path(name).resolve()
+    return shared(
+        decoded,
+        f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}-{image_size}-{part}",
+        [str(root), folder.state(root, train=train)],
+        lambda: folder.load(_folder_path(name), image_size, train=train),
+    )
 
 
 def _folder_path(name: str) -> Path:

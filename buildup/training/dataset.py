@@ -32,6 +32,8 @@ class Dataset:
     """Whether a mirrored image still shows what its label says."""
     val_share: float = 0.1
     """The share of the training images that is kept for validation."""
+    origin: str = ""
+    """Who decoded the images and when, for the logs."""
 
     def __post_init__(self) -> None:
         assert self.images.dtype == torch.uint8

@@ -86,6 +86,8 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             f"{fingerprint(job.network)} seed {job.seed}: {len(train)} images, {len(val)} to "
             f"validate on, batch {recipe.batch_size}, lr {recipe.lr:.4g}, {precision} on {device}",
         )
+        if dataset.origin:
+            attempt.log(job.folder, f"{dataset.name}: {dataset.origin}")
 
         yield from curve
         found: Metrics | None = None

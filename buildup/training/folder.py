@@ -46,6 +46,13 @@ def list_images(root: Path, *, train: bool) -> dict[str, list[Path]]:
     return classes
 
 
+def state(root: Path, *, train: bool) -> list[tuple[str, int, int]]:
+    """Each image file with its size and time: other than before when anything was changed."""
+    paths = [path for members in list_images(root, train=train).values() for path in members]
+    found = [(path, path.stat()) for path in paths]
+    return [(str(path.relative_to(root)), known.st_size, known.st_mtime_ns) for path, known in found]
+
+
 def load(root: Path, image_size: int, *, train: bool) -> Dataset:
     """The training or the test images: the shorter side scaled to the size, the centre cut out, in RGB."""
     classes = list_images(root, train=train)

@@ -70,7 +70,7 @@ def test_erasing_takes_one_rectangle_from_its_share_of_the_images_as_timm_does()
     theirs = by_timm(torch.ones(count, 1, 32, 32))[:, 0] == 0
     random.setstate(before)
     for measure in (lambda h: h.flatten(1).sum(1), lambda h: h.any(2).sum(1), lambda h: h.flatten(1).float().argmax(1)):
-        assert stats.ks_2samp(measure(holes).numpy(), measure(theirs).numpy()).pvalue > 1e-3
+        assert stats.ks_2samp(measure(holes).numpy(), measure(theirs).numpy()).pvalue > 1e-3  # type: ignore[no-untyped-call]
 
 
 def test_mixing_gives_targets_the_share_that_each_image_keeps() -> None:

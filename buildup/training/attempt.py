@@ -3,6 +3,7 @@
     checkpoint.pt        the last finished epoch, while it runs
     metrics.jsonl        one line an epoch
     weights.safetensors  at the end, in place of the checkpoint
+    reliability.json     the bins of the reliability diagram, at the end
     log.txt              the same for people
 
 An attempt that goes on from an earlier one only reads that one's folder, for its worker may still be alive.
@@ -11,6 +12,7 @@ An attempt that goes on from an earlier one only reads that one's folder, for it
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from buildup.errors import RunError
+from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
+RELIABILITY = "reliability.json"
 LOG = "log.txt"
 
 
@@ -64,7 +68,7 @@ def save(
     log(folder, f"epoch {last.number}  {numbers}")
 
 
-def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch]) -> None:
+def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch], bins: Sequence[Bin]) -> None:
     """Put the weights in the place of the checkpoint.
 
     They carry the curve and say whose they are, so that a training whose process died between its end and its record
@@ -75,6 +79,7 @@ def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch])
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
     os.replace(temporary, place / WEIGHTS)
+    _write(place / RELIABILITY, json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     log(folder, "finished")
 

@@ -8,6 +8,8 @@ import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Literal
 
 import numpy as np
@@ -25,7 +27,7 @@ from buildup.training.dataset import Dataset
 from buildup.training.device import cpu_has_bfloat16
 from buildup.training.draws import epoch_seed
 from buildup.training.feed import Feed, Resident, batch_starts, on_device
-from buildup.training.metrics import Metrics, measure
+from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
@@ -135,7 +137,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 
         if found is None:  # an earlier attempt trained to the end and left no score
             found = validate(model, feed, "float32")
-        attempt.finish(job.folder, identity, model, curve)
+        attempt.finish(job.folder, identity, model, curve, found.bins)
         return Score(
             accuracy=found.accuracy,
             metrics=found.values,
@@ -168,13 +170,12 @@ def _measured(
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    logits, labels = [], []
+    tallies = []
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for inputs, truth in batches:
-            logits.append(model(inputs.contiguous(memory_format=memory_format(device))).float())
-            labels.append(truth)
+            tallies.append(tally(model(inputs.contiguous(memory_format=memory_format(device))), truth.to(device)))
     model.train(was_training)
-    return measure(torch.cat(logits), torch.cat(labels))
+    return metrics(reduce(add, tallies))
 
 
 def resolve_precision(wanted: Precision, recipe: Recipe, device: torch.device) -> Literal["float32", "bf16"]:

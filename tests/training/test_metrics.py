@@ -1,6 +1,8 @@
 """Metrics by hand."""
 
 import math
+from functools import reduce
+from operator import add
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from buildup.training.metrics import measure
+from buildup.training.metrics import measure, metrics, tally
 
 
 def test_a_case_by_hand() -> None:
@@ -20,11 +22,27 @@ def test_a_case_by_hand() -> None:
     assert found.nll == pytest.approx(-sum(map(math.log, (0.7, 0.3, 0.5, 0.8))) / 4)
     assert found.brier == pytest.approx((0.14 + 0.86 + 0.38 + 0.06) / 4)
     assert found.ece == pytest.approx((0.3 + 0.6 + 0.5 + 0.2) / 4)
+    assert found.ecse == pytest.approx((-0.3 + 0.6 - 0.5 - 0.2) / 4)
+    assert found.iou == pytest.approx((1 / 2 + 1 / 2 + 1 / 1) / 3)
+    # None is sure, so nothing is said of those who are; the one that is wrong is rightly unsure.
+    assert (found.acc90, found.unc90, found.freq90, found.iou90) == (None, 1.0, 0.0, None)
+    assert "acc90" not in found.values
+    assert [(bar.images, bar.accuracy) for bar in found.bins if bar.images] == [(1, 1.0), (1, 0.0), (1, 1.0), (1, 1.0)]
+
+
+def test_confident_predictions_are_told_apart() -> None:
+    p = torch.tensor([[0.95, 0.05], [0.92, 0.08], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    found = measure(p.log(), torch.tensor([0, 1, 1, 0]))
+    assert found.acc90 == 50.0
+    assert found.unc90 == 0.5
+    assert found.freq90 == 0.5
+    assert found.iou90 == pytest.approx((1 / 2 + 0) / 2)
 
 
 def test_a_perfect_and_saturated_model_is_calibrated() -> None:
     found = measure(1e4 * torch.eye(10), torch.arange(10))
-    assert (found.ece, found.nll, found.brier, found.accuracy) == (0.0, 0.0, 0.0, 100.0)
+    assert (found.ece, found.ecse, found.nll, found.brier, found.accuracy) == (0.0, 0.0, 0.0, 0.0, 100.0)
+    assert (found.acc90, found.unc90, found.freq90, found.iou) == (100.0, None, 1.0, 1.0)
 
 
 def test_one_confident_error_leaves_the_likelihood_finite() -> None:
@@ -46,7 +64,8 @@ def test_metrics_of_parts_add_up_to_those_of_the_whole(images: int, cut: int, se
     labels = torch.randint(7, (images,), generator=generator)
     whole = measure(logits, labels)
     parts = [part for part in (slice(0, cut), slice(cut, images)) if logits[part].numel()]
-    for name in ("accuracy", "top5", "nll", "brier"):
-        means = [(measure(logits[part], labels[part]).values[name], len(labels[part])) for part in parts]
-        assert sum(mean * count for mean, count in means) / images == pytest.approx(whole.values[name])
+    added = metrics(reduce(add, (tally(logits[part], labels[part]) for part in parts)))
+    assert added.values == pytest.approx(whole.values)
+    assert added.correct.equal(whole.correct)
+    assert [bar.images for bar in added.bins] == [bar.images for bar in whole.bins]
     assert whole.nll == pytest.approx(float(F.cross_entropy(logits.double(), labels)))

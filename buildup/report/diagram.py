@@ -1,10 +1,10 @@
 """A network as a picture: a self-contained SVG, and DOT for Graphviz."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import ceil
 
-from buildup.graph.kinds import Conv, describe
+from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing, describe
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.report.style import MONO, SANS, palette
@@ -21,6 +21,21 @@ PADDING = 12
 """Inside a stage's band."""
 PILL_HEIGHT = 26
 BOXES_IN_A_ROW = (WIDTH - MARGIN - LABELS - PADDING + GAP) // (BOX_WIDTH + GAP)
+LEGEND_HEIGHT = 34
+NAMES = {
+    Conv.letter: "the base’s own",
+    LocalAttention.letter: "local attention",
+    GlobalAttention.letter: "global attention",
+    ConvAttention.letter: "k×k attention",
+    Smoothing.letter: "smoothing",
+}
+DOT_COLOURS = {
+    LocalAttention.letter: ("#0b69ad", "white"),
+    GlobalAttention.letter: ("#4a1942", "white"),
+    ConvAttention.letter: ("#35a583", "black"),
+    Smoothing.letter: ("#f4b63c", "black"),
+}
+"""Fill and text, where they are not those of the base's own blocks."""
 
 _STYLE = (
     palette(".buildup-network")
@@ -32,11 +47,19 @@ _STYLE = (
     ".buildup-network .muted{fill:var(--muted)}"
     ".buildup-network .box{fill:var(--conv);stroke:var(--line)}"
     ".buildup-network .pill{fill:none;stroke:var(--line)}"
-    ".buildup-network .added .box{stroke:var(--muted);stroke-dasharray:4 3}"
     ".buildup-network .letter{font-weight:700;font-size:17px;fill:var(--conv-ink)}"
     ".buildup-network .inside{font-size:10px;fill:var(--conv-ink)}"
-    ".buildup-network .replaced .box{fill:var(--accent);stroke:var(--accent)}"
-    ".buildup-network .replaced .letter,.buildup-network .replaced .inside{fill:var(--on-accent)}"
+    + "".join(
+        f".buildup-network .{kind} .box{{fill:{fill}}}"
+        f".buildup-network .{kind} .letter,.buildup-network .{kind} .inside{{fill:{ink}}}"
+        for kind, (fill, ink) in {
+            LocalAttention.name: ("var(--accent)", "var(--on-accent)"),
+            GlobalAttention.name: ("var(--global)", "var(--on-accent)"),
+            ConvAttention.name: ("var(--kernel)", "#06243a"),
+            Smoothing.name: ("var(--smooth)", "#06243a"),
+        }.items()
+    )
+    + ".buildup-network .added .box{stroke:var(--ink);stroke-width:1.6;stroke-dasharray:4 3}"
     ".buildup-network .edge{fill:none;stroke:var(--muted);stroke-width:1.4}"
     ".buildup-network .skip{stroke-dasharray:3 3}"
     ".buildup-network .tip{fill:var(--muted)}"
@@ -60,7 +83,7 @@ class _Place:
 
 
 def graph_svg(network: Network) -> str:
-    """A network as one SVG of 900 px: a band a stage, a box a block, everything but the base's own blocks in blue."""
+    """A network as one SVG of 900 px: a band a stage, a box a block, each kind but the base's own in its colour."""
     places, bands, height = _arrange(network)
     parts = [f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>', *_caption(network)]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
@@ -69,7 +92,7 @@ def graph_svg(network: Network) -> str:
     parts += [_box(block, places[block.path], index) for index, block in _indexed(network)]
     parts.append(_pill(places["stem"], _stem_text(network)))
     parts.append(_pill(places["head"], _head_text(network)))
-    parts += _legend(network, places["head"].middle)
+    parts += _legend(network, height - LEGEND_HEIGHT / 2 - MARGIN / 2)
     label = escape(f"{network.base} as {layout(network)}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="buildup-network" role="img" aria-label="{label}" '
@@ -124,7 +147,7 @@ def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]]
         top = bottom + ROW_GAP
     head = _pill_width(_head_text(network))
     places["head"] = _Place(x=LABELS, y=top, width=head, height=PILL_HEIGHT, order=len(places))
-    return places, bands, top + PILL_HEIGHT + MARGIN
+    return places, bands, top + PILL_HEIGHT + LEGEND_HEIGHT + MARGIN
 
 
 def _caption(network: Network) -> Iterator[str]:
@@ -150,9 +173,9 @@ def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
 
 
 def _box(block: Block, place: _Place, index: int) -> str:
-    classes = " ".join(
-        name for name, holds in (("replaced", not isinstance(block.kind, Conv)), ("added", block.added)) if holds
-    )
+    classes = " ".join([block.kind.name, "added"] if block.added else [block.kind.name])
+    corner = place.x + place.width - 6
+    plus = f'<text class="inside" x="{corner}" y="{place.y + 14}" text-anchor="end">+</text>' if block.added else ""
     centre = place.x + place.width / 2
     lines = _lines(block)
     letter_y = place.y + (24 if lines else 34)
@@ -165,7 +188,7 @@ def _box(block: Block, place: _Place, index: int) -> str:
         f'<rect class="box" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="8"/>'
         f'<text class="inside" x="{place.x + 6}" y="{place.y + 14}">{index}</text>'
         f'<text class="letter" x="{centre}" y="{letter_y}" text-anchor="middle">{escape(block.kind.letter)}</text>'
-        f"{inside}</g>"
+        f"{plus}{inside}</g>"
     )
 
 
@@ -242,15 +265,16 @@ def _arc(source: _Place, target: _Place) -> str:
 
 
 def _legend(network: Network, y: float) -> Iterator[str]:
-    kinds: Mapping[str, str] = {block.kind.letter: block.kind.name for block in network.blocks}
-    x = WIDTH - MARGIN - 4.0
-    for letter, name in sorted(kinds.items(), reverse=True):
-        text = f"{letter}  {'the base’s own block' if letter == Conv.letter else name}"
-        x -= 7 * len(text) + 10
-        kind = "" if letter == Conv.letter else "replaced"
-        yield f'<g class="{kind}"><rect class="box" x="{x - 20}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
-        yield f'<text class="muted" x="{x}" y="{y + 4}">{escape(text)}</text>'
-        x -= 34
+    """The kinds that the network has, and whether a dashed block means anything in it."""
+    kinds = {block.kind.letter: block.kind.name for block in network.blocks}
+    entries = [(kinds[letter], f"{letter}  {NAMES[letter]}") for letter in NAMES if letter in kinds]
+    if any(block.added for block in network.blocks):
+        entries.append((f"{Conv.name} added", "+  added to the base"))
+    x = MARGIN + 14.0
+    for classes, text in entries:
+        yield f'<g class="{classes}"><rect class="box" x="{x}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
+        yield f'<text class="muted legend" x="{x + 20}" y="{y + 4}">{escape(text)}</text>'
+        x += 36 + 6.3 * len(text)
 
 
 def _indexed(network: Network) -> Iterator[tuple[int, Block]]:
@@ -262,9 +286,14 @@ def _map(stage: Stage) -> str:
 
 
 def _dot_node(block: Block) -> str:
-    colours = "" if isinstance(block.kind, Conv) else f", fillcolor={_quoted('#0b69ad')}, fontcolor=white"
+    look = ""
+    if block.kind.letter in DOT_COLOURS:
+        fill, ink = DOT_COLOURS[block.kind.letter]
+        look = f", fillcolor={_quoted(fill)}, fontcolor={ink}"
+    if block.added:
+        look += f", style={_quoted('rounded,filled,dashed')}"
     title = _quoted(_title(block))
-    return f"{_quoted(block.path)} [label={_quoted(block.path, describe(block.kind))}, tooltip={title}{colours}];"
+    return f"{_quoted(block.path)} [label={_quoted(block.path, describe(block.kind))}, tooltip={title}{look}];"
 
 
 def _quoted(*lines: str) -> str:

@@ -57,7 +57,7 @@ def attention_size(
     head_size = head_size or min(HEAD_SIZE, max(8, 8 * round(inner / heads / 8)))
     inner = heads * head_size
     width = (budget - inner * channels) / (channels + 3 * inner)
-    unit = 8 if width >= 16 else 2
+    unit = 8 if width >= 24 else 2  # where eights would be too coarse
     # The bound at the top matters only where few heads were asked for: attention can't read more than there is.
     width = min(max(unit, unit * round(width / unit)), 2 * channels)
     return AttentionSize(heads=heads, head_size=head_size, width=width)

@@ -19,7 +19,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 RESNET152 = sketch(f"CCC|CCCCCCCM|{'C' * 30}CMCMCM|CMCM", base="resnet152")
 HOSTILE = '"]; x [label="\\</title><script>alert(1)</script>&\x00\n\''
 
-layouts = st.lists(st.text("CM", min_size=1, max_size=40), min_size=1, max_size=5).map("|".join)
+layouts = st.lists(st.text("CMGKS", min_size=1, max_size=40), min_size=1, max_size=5).map("|".join)
 networks = layouts.map(sketch)
 
 
@@ -65,15 +65,30 @@ def test_a_block_names_its_timm_path_and_settings() -> None:
     assert titles[-1] == "c2.1: msa(heads=6, window=7), Block of the base, 128x16x16 -> 128x16x16"
 
 
-def test_a_replaced_and_an_added_block_look_different_from_the_base() -> None:
-    groups = ElementTree.fromstring(graph_svg(apply(sketch("CM|CC"), Append(stage="c2")))).iter(f"{SVG}g")
-    assert [group.get("class") for group in groups if group.find(f"{SVG}title") is not None] == [
-        "",
-        "replaced",
-        "",
-        "",
-        "added",
-    ]
+def test_every_kind_and_an_added_block_have_a_look_of_their_own() -> None:
+    svg = graph_svg(apply(sketch("CM|CG|CK|CS"), Append(stage="c2")))
+    groups = ElementTree.fromstring(svg).iter(f"{SVG}g")
+    looks = [group.get("class") or "" for group in groups if group.find(f"{SVG}title") is not None]
+    assert looks == ["conv", "msa", "conv", "global-msa", "conv added", "conv", "conv-msa", "conv", "smoothing"]
+    fills = re.findall(r"\.buildup-network \.([\w-]+) \.box\{fill:([^}]+)\}", svg)
+    assert [name for name, _ in fills] == ["msa", "global-msa", "conv-msa", "smoothing"]
+    assert len({fill for _, fill in fills}) == 4
+
+
+@given(networks, st.booleans())
+def test_the_legend_lists_the_kinds_that_are_there_and_no_others(network: Network, add: bool) -> None:
+    stage = network.stages[-1]
+    network = apply(network, Append(stage=stage.name)) if add and not stage.closed else network
+    legend = [text for text in ElementTree.fromstring(graph_svg(network)).iter(f"{SVG}text") if _is_legend(text)]
+    marks = {(text.text or "")[0] for text in legend}
+    added = {"+"} if any(block.added for block in network.blocks) else set()
+    assert marks == {block.kind.letter for block in network.blocks} | added
+    # A letter of 12 px takes about 6.3 px.
+    assert all(float(text.get("x", "")) + 6.3 * len(text.text or "") < 890 for text in legend)
+
+
+def _is_legend(text: ElementTree.Element) -> bool:
+    return "legend" in (text.get("class") or "")
 
 
 def test_an_edge_that_skips_blocks_is_drawn_as_an_arc() -> None:

@@ -64,6 +64,9 @@ class Recipe:
 
     crop_padding: int = 0
     """A random crop after padding by so many pixels of a 32 px image; other sizes in proportion."""
+    resized_crop: tuple[float, float] | None = None
+    """In its place, for sets that are read from their files: a random crop of so large a share of the area, scaled to
+    the input size, with timm's aspect ratios and interpolations."""
     flip: bool = False
     """Mirror half of the images, where the dataset allows it."""
     randaugment: RandAugment | None = None
@@ -171,7 +174,7 @@ def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     needed = ("epochs", "batch_size", "eval_batch_size", "optimizer", "lr", "schedule")
     problems += [f"{key} is missing." for key in needed if key not in values]
     settings = {key: value for key, value in values.items() if key in known}
-    for key in ("betas", "milestones"):
+    for key in ("betas", "milestones", "resized_crop"):
         if isinstance(settings.get(key), list):
             settings[key] = tuple(settings[key])
     if isinstance(operations := settings.get("randaugment"), dict):
@@ -215,6 +218,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     betas: object = recipe.betas
     if not isinstance(betas, tuple) or len(betas) != 2 or any(_number(beta, 0.0, 1.0) for beta in betas):
         yield f"betas is {betas!r}; two numbers from 0 to 1 are needed."
+    yield from _crop_problems(recipe)
     operations: object = recipe.randaugment
     if operations is not None and not isinstance(operations, RandAugment):
         yield f"randaugment is {operations!r}; a mapping with magnitude, layers and std is needed."
@@ -232,6 +236,18 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             if len(str(pair).split()) != 2 or _number(percent, 0.0, 100.0):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
     yield from _ignored(recipe)
+
+
+def _crop_problems(recipe: Recipe) -> Iterator[str]:
+    share: object = recipe.resized_crop
+    if share is None:
+        return
+    if not isinstance(share, tuple) or len(share) != 2 or any(_number(end, 0.0, 1.0, False) for end in share):
+        yield f"resized_crop is {share!r}; two shares of the area above 0 and up to 1 are needed, such as [0.08, 1.0]."
+    elif share[0] > share[1]:
+        yield f"resized_crop is {share!r}; the smaller share comes first."
+    if recipe.crop_padding:
+        yield f"crop_padding is {recipe.crop_padding!r} beside a resized_crop; an image is cropped in one way only."
 
 
 def _wrong_types(recipe: Recipe) -> Iterator[str]:

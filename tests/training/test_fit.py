@@ -161,7 +161,7 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
 
 
 def test_a_recipe_without_mixed_precision_is_followed_on_every_device() -> None:
-    paper: Recipe = load_recipe("paper")
+    paper: Recipe = replace(load_recipe("paper"), amp=False)
     assert resolve_precision("auto", paper, torch.device("cpu")) == "float32"
     assert resolve_precision("bf16", paper, torch.device("cpu")) == "bf16"
 

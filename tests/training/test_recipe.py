@@ -61,6 +61,10 @@ def test_unknown_name_gets_the_closest_one() -> None:
         {"momentum": True},
         {"clip_grad": 0},
         {"amp": "yes"},
+        {"colour_jitter": 2},
+        {"crop_padding": 4, "resized_crop": [0.08, 1.0]},
+        {"resized_crop": [1.0, 0.08], "crop_padding": 0},
+        {"resized_crop": 0.5, "crop_padding": 0},
         {"lr": float("nan")},
         {"description": 3},
         {"schedule": "steps"},
@@ -81,7 +85,12 @@ def test_the_paper_recipe_is_the_papers() -> None:
     assert rates[155] == pytest.approx(1.25e-4 / 2)
     assert learning_rate(recipe, 1559, 10) == rates[155]
     assert 0 < rates[-1] < 1e-8
-    assert not recipe.amp
+
+
+def test_the_weak_recipe_is_the_papers() -> None:
+    recipe = load_recipe("paper-weak")
+    rates = [learning_rate(recipe, epoch, 1) for epoch in (0, 1, 60, 61, 121, 161)]
+    assert rates == pytest.approx([0, 0.1, 0.1, 0.02, 4e-3, 8e-4])
 
 
 @settings(deadline=None, max_examples=40)

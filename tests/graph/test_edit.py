@@ -1,27 +1,40 @@
+from collections.abc import Callable
+from dataclasses import replace
+
 import networkx as nx
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from buildup.errors import LayoutError
-from buildup.graph.edit import Append, Edit, Replace, apply, replacement
+from buildup.graph.edit import Append, Edit, Replace, apply, edits_between, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import Conv, LocalAttention
-from buildup.graph.network import Network, sketch
+from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.layout import parse
+from buildup.graph.network import Network, Stage, sketch
 
 LAYOUTS = st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=4).map(
     lambda lengths: "|".join("C" * length for length in lengths)
 )
 
 
+def kinds(stage: Stage) -> list[Kind]:
+    window = min(4, *stage.size)
+    return [
+        Conv(),
+        LocalAttention(heads=3, window=window),
+        GlobalAttention(heads=3),
+        ConvAttention(heads=3),
+        Smoothing(),
+    ]
+
+
 def legal_edits(network: Network) -> list[Edit]:
-    edits: list[Edit] = [Append(stage=stage.name) for stage in network.stages if stage.blocks[-1].keeps_shape]
-    for number, stage in enumerate(network.stages):
-        for position in stage.positions(step=1):
-            block = stage.blocks[position]
-            attention = LocalAttention(heads=3 * 2**number, window=min(4, *stage.size))
-            new = attention if isinstance(block.kind, Conv) else Conv()
-            edits.append(replacement(network, block.path, new))
+    edits: list[Edit] = []
+    for stage in network.stages:
+        edits += [Append(stage=stage.name, kind=kind) for kind in kinds(stage) if not stage.closed]
+        for block in (stage.blocks[position] for position in stage.positions(step=1)):
+            edits += [replacement(network, block.path, kind) for kind in kinds(stage) if kind != block.kind]
     return edits
 
 
@@ -76,7 +89,64 @@ def test_a_replacement_undone_gives_the_network_back(networks: tuple[Network, Ne
 @given(edited())
 def test_only_the_blocks_that_were_replaced_are_not_conv(networks: tuple[Network, Network]) -> None:
     _, network = networks
-    assert network.replaced.keys() == {block.path for block in network.blocks if block.kind.letter == "M"}
+    assert network.replaced.keys() == {block.path for block in network.blocks if block.kind.letter != "C"}
+
+
+@given(edited(), st.data())
+def test_edits_at_different_places_commute(networks: tuple[Network, Network], data: st.DataObject) -> None:
+    _, network = networks
+    edits = legal_edits(network)
+    assume(edits)
+    one = data.draw(st.sampled_from(edits))
+    others = [other for other in edits if place(other) != place(one)]
+    assume(others)
+    other = data.draw(st.sampled_from(others))
+    first, second = apply(apply(network, one), other), apply(apply(network, other), one)
+    assert first.stages == second.stages
+    assert set(first.edges) == set(second.edges)
+    assert fingerprint(first) == fingerprint(second)
+
+
+def place(edit: Edit) -> str:
+    return edit.stage if isinstance(edit, Append) else edit.path
+
+
+@given(edited())
+def test_the_edits_between_two_networks_turn_one_into_the_other(networks: tuple[Network, Network]) -> None:
+    before, network = networks
+    for edit in edits_between(before, network):
+        before = apply(before, edit)
+    assert before.stages == network.stages
+    assert fingerprint(before) == fingerprint(network)
+    assert edits_between(network, network) == ()
+
+
+@given(LAYOUTS, st.sampled_from([1, 2, 4, 32]), st.data())
+def test_edits_layouts_and_positions_agree_on_where_another_kind_may_stand(
+    text: str, size: int, data: st.DataObject
+) -> None:
+    network = sketch(text, size=size)
+    for number, stage in enumerate(network.stages):
+        fixed = data.draw(st.sets(st.sampled_from(range(len(stage.blocks)))))
+        blocks = [
+            replace(block, fixed="stays") if index in fixed else block for index, block in enumerate(stage.blocks)
+        ]
+        network = network.with_stage(number, replace(stage, blocks=tuple(blocks)))
+    for number, stage in enumerate(network.stages):
+        free = set(stage.positions(step=1))
+        for index, block in enumerate(stage.blocks):
+            letters = [other.letters for other in network.stages]
+            letters[number] = f"{stage.letters[:index]}S{stage.letters[index + 1 :]}"
+            assert (index in free) == accepted(apply, network, replacement(network, block.path, Smoothing()))
+            assert (index in free) == accepted(parse, "|".join(letters), network)
+
+
+def accepted(attempt: Callable[..., object], *arguments: object) -> bool:
+    try:
+        attempt(*arguments)
+    except LayoutError:
+        return False
+    return True
 
 
 def test_an_appended_block_is_named_after_the_last_and_read_by_the_next_stage() -> None:
@@ -109,6 +179,21 @@ def test_an_edit_says_what_it_does() -> None:
 def test_an_edit_that_does_not_fit_is_refused(edit: Edit, says: str) -> None:
     with pytest.raises(LayoutError, match=says):
         apply(sketch("CC|CC"), edit)
+
+
+def test_a_map_of_one_point_takes_no_kind_but_the_base_s_own() -> None:
+    network = sketch("CC|CC", size=2)
+    with pytest.raises(LayoutError, match=r"c2\.1 of sketch sees maps of one point"):
+        apply(network, replacement(network, "c2.1", Smoothing()))
+    with pytest.raises(LayoutError, match="only C can be added"):
+        apply(network, Append(stage="c2", kind=GlobalAttention(heads=3)))
+    assert apply(network, Append(stage="c2")).stages[1].letters == "CCC"
+
+
+def test_an_added_block_of_another_kind_is_named_in_the_edit() -> None:
+    edit = Append(stage="c1", kind=Smoothing())
+    assert str(edit) == "c1: one more smoothing"
+    assert apply(sketch("CC"), edit).replaced == {"c1.2": Smoothing()}
 
 
 def test_a_stage_of_one_block_that_changes_its_shape_takes_no_further_one() -> None:

@@ -1,23 +1,42 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
+from random import Random
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import Conv, LocalAttention
+from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 from buildup.graph.network import Network, chain, sketch
 from buildup.graph.values import network_from_values, network_to_values
 
 BASE = sketch("CCC|CCCM")
+COMMON = {"heads": 3, "head_size": 32, "width": 24}
+KINDS: list[Kind] = [
+    Conv(),
+    LocalAttention(heads=6, window=4),
+    GlobalAttention(heads=6),
+    ConvAttention(heads=6),
+    Smoothing(),
+]
+OTHERWISE: dict[type[Kind], dict[str, Any]] = {
+    Conv: {},
+    LocalAttention: {**COMMON, "window": 2, "tables": "heads"},
+    GlobalAttention: COMMON,
+    ConvAttention: {**COMMON, "kernel": 5, "borders": "attended"},
+    Smoothing: {"kernel": 3, "temperature": 5, "borders": "grow"},
+}
+"""Every setting of every kind, at another value than above."""
 
 
-def with_attention(path: str, **settings: int) -> Network:
-    network = BASE if isinstance(BASE.block(path).kind, Conv) else sketch("CCC|CCCC")
-    kind = LocalAttention(**{"heads": 6, "head_size": 64, "window": 4} | settings)
-    return apply(network, replacement(network, path, kind))
+def with_kind(path: str, kind: Kind) -> Network:
+    network = sketch("CCC|CCCC")
+    return apply(network, replacement(network, path, kind)) if kind != Conv() else network
 
 
 DIFFERENT = {
@@ -32,12 +51,21 @@ DIFFERENT = {
     "another value of a base argument": replace(BASE, base_args={"drop_path_rate": 0.2}),
     "other classes": replace(BASE, num_classes=10),
     "other channels": replace(BASE, input_shape=(1, 32, 32)),
-    "a window of 4": with_attention("c2.3"),
-    "a window of 2": with_attention("c2.3", window=2),
-    "other heads": with_attention("c2.3", heads=3),
-    "another head size": with_attention("c2.3", head_size=32),
-    "another place": with_attention("c2.2"),
+    "another place": with_kind("c2.2", KINDS[1]),
+    **{f"{kind.name} at the end": apply(sketch("CCC|CCCC"), Append(stage="c2", kind=kind)) for kind in KINDS},
+    **{f"{kind.name} in place": with_kind("c2.3", kind) for kind in KINDS[1:]},
+    **{
+        f"{kind.name} with {name} {value}": with_kind("c2.3", replace(kind, **{name: value}))
+        for kind in KINDS
+        for name, value in OTHERWISE[type(kind)].items()
+    },
 }
+
+
+def test_no_setting_of_a_kind_is_left_out_below() -> None:
+    assert {kind: set(settings) for kind, settings in OTHERWISE.items()} == {
+        type(kind): {field.name for field in fields(kind)} for kind in KINDS
+    }
 
 
 def test_any_difference_in_function_changes_the_fingerprint() -> None:
@@ -67,14 +95,32 @@ def test_names_of_blocks_and_order_of_edges_do_not_count() -> None:
     assert fingerprint(replace(BASE, stages=stages, edges=edges[::-1])) == fingerprint(BASE)
 
 
+@given(st.lists(st.text("CMGKS", max_size=4).map("C".__add__), min_size=1, max_size=4), st.randoms())
+def test_isomorphic_networks_have_one_fingerprint(stages: list[str], random: Random) -> None:
+    network = sketch("|".join(stages))
+    paths = [block.path for block in network.blocks]
+    names = dict(zip(paths, random.sample(range(1000), len(paths)), strict=True))
+    renamed = tuple(
+        replace(stage, blocks=tuple(replace(block, path=f"n.{names[block.path]}") for block in stage.blocks))
+        for stage in network.stages
+    )
+    edges = list(chain(f"n.{names[path]}" for path in paths))
+    random.shuffle(edges)
+    assert fingerprint(replace(network, stages=renamed, edges=tuple(edges))) == fingerprint(network)
+
+
 def test_equal_fingerprints_come_from_another_process_with_another_hash_seed() -> None:
     code = (
-        "from buildup.graph.network import sketch; from buildup.graph.fingerprint import fingerprint;"
-        "print(fingerprint(sketch('CCC|CCCM')))"
+        "import json, sys; from buildup.graph.values import network_from_values;"
+        "from buildup.graph.fingerprint import fingerprint;"
+        "print(*(fingerprint(network_from_values(values)) for values in json.load(sys.stdin)))"
     )
     environment = {"PYTHONHASHSEED": "12345", "PYTHONPATH": ":".join(sys.path)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert ended.stdout.strip() == fingerprint(BASE)
+    values = json.dumps([network_to_values(network) for network in DIFFERENT.values()])
+    ended = subprocess.run(
+        [sys.executable, "-c", code], env=environment, input=values, capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == [fingerprint(network) for network in DIFFERENT.values()]
 
 
 def test_the_fingerprint_of_a_known_network_stays_what_it_is() -> None:

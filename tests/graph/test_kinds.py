@@ -3,18 +3,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.errors import LayoutError
-from buildup.graph.kinds import Conv, Kind, LocalAttention, describe, from_values, to_values
+from buildup.graph.kinds import (
+    Conv,
+    ConvAttention,
+    GlobalAttention,
+    Kind,
+    LocalAttention,
+    Smoothing,
+    describe,
+    from_values,
+    to_values,
+)
 
 COUNT = st.integers(min_value=1, max_value=64)
+SIZE = {"heads": COUNT, "head_size": COUNT, "width": st.none() | COUNT}
 KIND = st.one_of(
     st.builds(Conv),
-    st.builds(LocalAttention, heads=COUNT, head_size=COUNT, window=COUNT),
+    st.builds(LocalAttention, **SIZE, window=COUNT, tables=st.sampled_from(["shared", "heads"])),
+    st.builds(GlobalAttention, **SIZE),
+    st.builds(
+        ConvAttention,
+        **SIZE,
+        kernel=COUNT.map(lambda half: 2 * half - 1),
+        borders=st.sampled_from(["masked", "attended"]),
+    ),
+    st.builds(Smoothing, kernel=COUNT, temperature=COUNT, borders=st.sampled_from(["replicate", "grow"])),
 )
 
 
 @given(KIND)
 def test_plain_values_keep_a_kind(kind: Kind) -> None:
     assert from_values(to_values(kind)) == kind
+
+
+def test_a_kernel_of_attention_is_odd() -> None:
+    with pytest.raises(LayoutError, match="kernel is 4; an odd number is needed"):
+        ConvAttention(heads=3, kernel=4)
 
 
 def test_a_phrase_leaves_out_the_usual_settings() -> None:

@@ -6,7 +6,7 @@ from buildup.errors import LayoutError
 from buildup.graph.layout import layout, parse
 from buildup.graph.network import sketch
 
-STAGES = st.lists(st.text("CM", min_size=0, max_size=5).map(lambda rest: f"C{rest}"), min_size=1, max_size=4)
+STAGES = st.lists(st.text("CMGKS", min_size=0, max_size=5).map(lambda rest: f"C{rest}"), min_size=1, max_size=4)
 
 
 @given(STAGES)
@@ -34,6 +34,18 @@ def test_every_problem_of_a_layout_is_named_at_once() -> None:
     assert len(caught.value.problems) == 2
     assert "c1.0 turns (3, 32, 32) into (64, 32, 32)" in caught.value.problems[0]
     assert "c2 of sketch has 4 blocks, not 3" in caught.value.problems[1]
+
+
+def test_a_letter_that_can_t_stand_somewhere_is_told_where_it_fits() -> None:
+    with pytest.raises(LayoutError, match=r"only C can stand there\. K fits at c2\.1, c2\.2\."):
+        parse("CC|KCC", sketch("CC|CCC"))
+
+
+def test_a_stage_may_have_one_block_more_where_the_space_adds_at_ends() -> None:
+    assert parse("CCS|CC", sketch("CC|CC"), ends=True) == ("CCS", "CC")
+    for text, ends in (("CCS|CC", False), ("CCSS|CC", True)):
+        with pytest.raises(LayoutError, match="c1 of sketch has 2"):
+            parse(text, sketch("CC|CC"), ends=ends)
 
 
 @pytest.mark.parametrize(

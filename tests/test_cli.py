@@ -155,6 +155,14 @@ def test_spaces_and_models_answer_in_json(capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)[0]["name"] == "resnet18"
 
 
+def test_simulate_follows_a_space_that_adds_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("table.csv").write_text("layout,score\nCC|CC,80\nCC|CCS,79\nCCS|CC,81\n")
+    assert main(["simulate", "--layout", "CC|CC", "--space", "smoothing", "--scores", "table.csv", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [verdict["verdict"] for verdict in values["verdicts"]] == ["drop", "keep"]
+    assert values["layout"] == "CCS|CC"
+
+
 def test_simulate_follows_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     Path("table.csv").write_text("layout,score\nCC|CC,80\nCC|CM,81\nCM|CM,80.5\n")
     assert main(["simulate", "--layout", "CC|CC", "--scores", "table.csv", "--json"]) == 0

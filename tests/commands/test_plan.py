@@ -10,6 +10,7 @@ from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.rules.strategies import procedure_of
 from buildup.space.load import load
+from buildup.space.schema import SearchSpace
 
 FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
 
@@ -19,6 +20,14 @@ def test_costs_added_up_block_by_block_are_those_of_the_whole_network(base: str)
     network = read(base, input_shape=(3, 32, 32), num_classes=10)
     costs = _Costs(network)
     for candidate in _reachable(procedure_of(network, load("alternet"), judge="point", seeds=1)):
+        assert costs.of(candidate.network) == cost(candidate.network)
+
+
+def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
+    network = read("resnet26", input_shape=(3, 32, 32), num_classes=10)
+    costs = _Costs(network)
+    space = SearchSpace(name="control", description="", kind="C", place="end")
+    for candidate in _reachable(procedure_of(network, space, judge="point", seeds=1)):
         assert costs.of(candidate.network) == cost(candidate.network)
 
 

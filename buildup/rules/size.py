@@ -7,8 +7,8 @@ from buildup.graph.network import Block
 
 HEAD_SIZE = 64
 """Of the paper's block, and the largest that is fitted elsewhere."""
-LEAST_HEAD_SIZE = 16
-"""Heads are lowered before their size falls below this."""
+LEAST_HEAD_SIZE, MOST_HEAD_SIZE = 16, 80
+"""Heads that would have fewer channels than this become fewer, and those that would have more become more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,13 +32,13 @@ def attention_size(
 
         w = (sqrt(16*C^2 + 36*P) - 4*C) / 18.
 
-    From there heads stay as usual where each then has 16 to 64 channels, a multiple of 8, and are lowered or raised
-    where not; at last w takes up what this rounding left of P. That hits P within 15 % for P from C^2 to 18*C^2 and
-    C from 16 to 2048, and is as close as it can be without falling below one head of 8 elsewhere.
+    From there heads stay as usual where each would have 16 to 80 channels, and are lowered or raised where not; they
+    get a multiple of 8 channels, 64 at most. At last w takes up what this left of P. That hits P within 15 % for P
+    from C^2 to 18*C^2 and C from 16 to 2048. One head of 8 channels and a width of 2 are the least there is.
 
     >>> convnext = Block(path="stages.0.blocks.2", in_shape=(96, 56, 56), out_shape=(96, 56, 56), params=79296)
     >>> attention_size(convnext, usual_heads=3)
-    AttentionSize(heads=4, head_size=56, width=72)
+    AttentionSize(heads=3, head_size=64, width=88)
 
     Args:
         block: What is replaced.
@@ -51,8 +51,7 @@ def attention_size(
     channels, budget = block.in_shape[0], block.params
     inner = (sqrt(16 * channels**2 + 36 * budget) - 4 * channels) / 6
     if heads is None and head_size is None:
-        most, least = max(1, int(inner / LEAST_HEAD_SIZE)), ceil(inner / HEAD_SIZE)
-        heads = max(least, min(usual_heads, most))
+        heads = max(ceil(inner / MOST_HEAD_SIZE), min(usual_heads, int(inner / LEAST_HEAD_SIZE)), 1)
     heads = heads or max(1, round(inner / (head_size or HEAD_SIZE)))
     head_size = head_size or min(HEAD_SIZE, max(8, 8 * round(inner / heads / 8)))
     inner = heads * head_size

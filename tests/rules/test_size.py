@@ -39,10 +39,21 @@ def test_attention_has_about_the_parameters_of_the_block_it_replaces(
 
 
 @given(CHANNELS, RATIO, HEADS)
-def test_usual_heads_stay_where_they_can_have_16_to_64_channels(channels: int, ratio: float, usual_heads: int) -> None:
+def test_heads_change_only_where_they_would_be_far_too_small_or_too_large(
+    channels: int, ratio: float, usual_heads: int
+) -> None:
     params = round(ratio * channels**2)
     size = attention_size(block(channels, params), usual_heads=usual_heads)
-    assert size.heads == usual_heads or not 16 * usual_heads < size.heads * size.head_size < 60 * usual_heads
+    inner = size.heads * size.head_size
+    assert size.heads == usual_heads or not 20 * usual_heads < inner < 64 * usual_heads
+
+
+def test_a_convnext_keeps_the_heads_of_the_paper() -> None:
+    stages = [(96, 79_296), (192, 306_048), (384, 1_201_920), (768, 4_763_136)]  # timm's convnext_tiny
+    usual = [3, 6, 12, 24]
+    sizes = [attention_size(block(*stage), usual_heads=heads) for stage, heads in zip(stages, usual, strict=True)]
+    assert [size.heads for size in sizes] == usual
+    assert {size.head_size for size in sizes} == {64}
 
 
 @given(CHANNELS, st.integers(min_value=1, max_value=10**9), st.integers(1, 64), st.integers(1, 256))

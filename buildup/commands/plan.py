@@ -79,7 +79,12 @@ def _plan(request: Request) -> Plan:
         first_seed=settings.seed,
     )
     costs = _Costs(request.network)
-    speed = measure_speed(request.network, request.recipe, device=settings.device, threads=settings.threads)
+    if request.speeds:
+        speed = request.speeds[0]
+    else:
+        speed = measure_speed(
+            request.network, request.recipe, settings.execution, device=settings.device, threads=settings.threads
+        )
     of_base = settings.epochs * (data.train_images * speed.train + data.val_images * speed.evaluate)
     estimates = []
     for candidate in _reachable(steps):

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from buildup.commands.problems import Problems
 from buildup.graph.network import Network
@@ -19,8 +16,8 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.training.data import DataInfo, describe_data, parse_fraction
 from buildup.training.device import check_device, device_count
-from buildup.training.fit import resolve_precision
 from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.speed import Speed, choose, usual
 
 DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4
@@ -40,6 +37,8 @@ class Request:
     data: DataInfo
     network: Network
     """Where the search starts: the base, with the blocks that the space adds."""
+    speeds: tuple[Speed, ...]
+    """What this machine was measured to do, the chosen execution first; nothing for another machine's devices."""
 
 
 def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> Request:
@@ -99,6 +98,11 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     assert network is not None
     assert space is not None
     assert recipe is not None
+    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
+    # On a given cluster this machine may have no such device, or another one of its kind.
+    speeds = (
+        () if text.get("ray") else _measured(network, recipe, data, device=hardware.device, threads=hardware.threads)
+    )
     settings = Settings(
         base=network.base,
         dataset=dataset,
@@ -114,7 +118,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         gpus_per_trial=hardware.gpus,
         threads=hardware.threads,
         device=hardware.device,
-        precision=_precision(recipe, hardware.device, cluster=text.get("ray") is not None),
+        execution=speeds[0].execution if speeds else usual(recipe, hardware.device),
         fraction=fraction,
         seed=first_seed,
         storage=text.get("storage"),
@@ -127,9 +131,10 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         folder=folder,
         settings=settings,
         space=space,
-        recipe=recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe,
+        recipe=recipe,
         data=data,
         network=network,
+        speeds=speeds,
     )
 
 
@@ -166,11 +171,10 @@ def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) ->
     return _Hardware(device=device, workers=workers, gpus=gpus, threads=threads)
 
 
-def _precision(recipe: Recipe, device: str, *, cluster: bool) -> Literal["float32", "bf16"]:
-    """What this machine would choose; the GPUs of a cluster are taken to know bfloat16, if the recipe allows it."""
-    if cluster and device.startswith("cuda"):
-        return "bf16" if recipe.amp else "float32"
-    return resolve_precision("auto", recipe, torch.device(device))
+def _measured(network: Network, recipe: Recipe, data: DataInfo, *, device: str, threads: int) -> tuple[Speed, ...]:
+    resolved = recipe.resolved(train_images=data.train_images)
+    steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
+    return choose(network, resolved, device=device, threads=threads, steps=steps)
 
 
 def _absolute(path: str | None) -> str | None:

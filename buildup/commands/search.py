@@ -102,7 +102,10 @@ def _new_run(request: Request) -> Run:
             "test_set": "not opened",
         },
         network=request.network,
-        environment=environment(settings.device),
+        environment={
+            **environment(settings.device),
+            "measured": {str(speed.execution): f"{1 / speed.train:.1f} images/s" for speed in request.speeds},
+        },
     )
 
 
@@ -180,7 +183,8 @@ def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
             recipe=recipe,
             device=settings.device,
             threads=settings.threads,
-            precision=settings.precision,
+            execution=settings.execution,
+            data_hash=run.data["hash"],
             folder=str(folder),
             resume_from=None if resume_from is None else str(resume_from),
         )

@@ -2,7 +2,9 @@
 
 import re
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
+
+from buildup.training.execution import Execution
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +26,7 @@ class Settings:
     threads: int
     """CPU threads of one training. It stands in `run.yaml` because sums depend on it in their last digits."""
     device: str
-    precision: Literal["float32", "bf16"]
+    execution: Execution
     """Chosen once for the whole run, so that candidate and parent are computed alike wherever they are trained."""
     fraction: str
     seed: int
@@ -43,7 +45,7 @@ def settings_to_values(settings: Settings) -> dict[str, Any]:
 
 def settings_from_values(values: dict[str, Any]) -> Settings:
     """The settings that `settings_to_values` wrote down."""
-    return Settings(**values)
+    return Settings(**{**values, "execution": Execution(**values["execution"])})
 
 
 def parse_duration(text: str) -> float:

@@ -84,6 +84,12 @@ def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch],
     log(folder, "finished")
 
 
+def epochs_done(folder: str) -> int:
+    """How many epochs an attempt has kept."""
+    curve = Path(folder) / CURVE
+    return len(curve.read_bytes().splitlines()) if curve.is_file() else 0
+
+
 def log(folder: str, line: str) -> None:
     """One more line for people."""
     with (Path(folder) / LOG).open("a", encoding="utf-8") as file:

@@ -73,13 +73,18 @@ def data_folder(data_dir: str | None = None) -> Path:
     """Where datasets lie: the folder given, else `BUILDUP_DATA`, else the user's cache."""
     if chosen := data_dir or os.environ.get("BUILDUP_DATA"):
         return Path(chosen).expanduser().resolve()
+    return user_cache() / "data"
+
+
+def user_cache() -> Path:
+    """The user's folder for what can be had again."""
     if sys.platform == "win32":
         cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
         cache = Path.home() / "Library" / "Caches"
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "buildup" / "data"
+    return cache / "buildup"
 
 
 def _checked_size(name: str, image_size: int | None) -> int:

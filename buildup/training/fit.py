@@ -1,5 +1,6 @@
 """One training, read from top to bottom: data, split, model, optimiser, epochs, score."""
 
+import errno
 import hashlib
 import json
 import math
@@ -7,16 +8,16 @@ import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Literal
+from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.models.build import build
@@ -24,14 +25,16 @@ from buildup.training import attempt
 from buildup.training.augment import normalise
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
-from buildup.training.device import cpu_has_bfloat16
 from buildup.training.draws import epoch_seed
+from buildup.training.execution import Execution
 from buildup.training.feed import Feed, Resident, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
+from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
-Precision = Literal["auto", "float32", "bf16"]
+PARTS_AFTER_LACK = 2
+"""Micro-batches of the one retry after memory ran out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +46,8 @@ class Job:
     """Decides over first weights, data order and augmentation."""
     dataset: str
     data_dir: str | None = None
+    data_hash: str | None = None
+    """What the data was when the run began; other data is refused."""
     image_size: int | None = None
     fraction: float = 1.0
     """Share of the training images; the validation images stay the same."""
@@ -51,7 +56,8 @@ class Job:
     device: str = "cpu"
     threads: int = 1
     deterministic: bool = False
-    precision: Precision = "auto"
+    execution: Execution = field(default_factory=Execution)
+    """How its steps are computed, the same for all trainings of a run."""
     folder: str
     """Where this attempt writes."""
     resume_from: str | None = None
@@ -63,88 +69,95 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 
     An attempt goes on from the checkpoint of an earlier one as if it had not been interrupted, and tells the epochs
     that it remembers once more: whoever listened then may have died before they were written down. `Failed` is raised
-    for a training that diverged or did not fit into memory.
+    for a training that diverged, found its disk full, or did not fit into memory, even in two parts.
     """
-    with _settings(job), _named_failures():
-        device = torch.device(job.device)
-        precision = resolve_precision(job.precision, job.recipe, device)
-        dataset = load_data(job.dataset, job.data_dir, job.image_size)
-        train, val = split(dataset, job.split_seed, fraction=job.fraction)
-        recipe = job.recipe.resolved(train_images=len(train))
-        feed = Resident(
-            recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
+    with _settings(job):
+        try:
+            with _named_failures(job):
+                return (yield from _train(job, parts=1, told=0))
+        except Failed as failed:
+            if failed.reason is not Reason.OUT_OF_MEMORY or job.recipe.batch_size < 2 * PARTS_AFTER_LACK:
+                raise
+            attempt.log(job.folder, f"{failed.message} Once more, with each batch in {PARTS_AFTER_LACK} parts.")
+        # Outside of the except clause: while that lasts, the error holds all that filled the memory.
+        if job.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        told = attempt.epochs_done(job.folder)
+        with _named_failures(job):
+            again = replace(job, resume_from=job.folder if told else job.resume_from)
+            return (yield from _train(again, parts=PARTS_AFTER_LACK, told=told))
+
+
+def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
+    """A training whose first epochs were told already, with its batches in so many parts."""
+    device = torch.device(job.device)
+    dataset = load_data(job.dataset, job.data_dir, job.image_size)
+    _check_fit(job, dataset)
+    train, val = split(dataset, job.split_seed, fraction=job.fraction)
+    recipe = job.recipe.resolved(train_images=len(train))
+    feed = Resident(
+        recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
+    )
+
+    extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    model = build(job.network, seed=job.seed, device=device, **extra)
+    model = prepare(model, job.network, job.execution)
+    optimizer = make_optimizer(model, recipe, job.execution)
+    batches = batch_starts(feed.train_images, recipe.batch_size)
+
+    identity = _identity(job, recipe, dataset)
+    curve = attempt.begin(job.folder, job.resume_from, identity, model, optimizer)
+    for line in _opening(job, recipe, feed, dataset, parts):
+        attempt.log(job.folder, line)
+    yield from curve[told:]
+
+    stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
+    if len(curve) < recipe.epochs:
+        model.train()
+        shape = (min(recipe.batch_size, feed.train_images), *job.network.input_shape)
+        stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], feed.num_classes, device=device))
+    found: Metrics | None = None
+    for number in range(len(curve) + 1, recipe.epochs + 1):
+        started = time.perf_counter()
+        # What a network draws itself (dropped paths) starts anew with each epoch, so a resumed one draws the same.
+        torch.manual_seed(epoch_seed(job.seed, number, "network"))
+        model.train()
+        for step, (inputs, targets) in enumerate(feed.epoch(number)):
+            lr = learning_rate(recipe, (number - 1) * len(batches) + step, len(batches))
+            stepper(inputs, targets, lr)
+
+        seen = min(feed.train_images, batches[-1] + recipe.batch_size)
+        # Only now are they read: in a step that would make it wait for the device.
+        train_loss, hits = ((total / seen).item() for total in stepper.take_sums())
+        trained = time.perf_counter()
+        # The score is that of the network as it is exported, and bfloat16 can give an image two equally good classes.
+        found = validate(model, feed, job.execution if number < recipe.epochs else Execution())
+        _check_finite(number, lr, train_loss, found.nll)
+        epoch = Epoch(
+            number=number,
+            metrics={
+                **found.values,
+                "train_loss": train_loss,
+                "train_accuracy": 100 * hits,
+                "lr": lr,
+                "throughput": seen / (trained - started),
+                "seconds": time.perf_counter() - started,
+            },
         )
+        curve.append(epoch)
+        attempt.save(job.folder, identity, model, optimizer, curve)
+        yield epoch
 
-        extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-        model = build(job.network, seed=job.seed, device=device, **extra)
-        model = model.to(memory_format=memory_format(device))
-        optimizer = make_optimizer(model, recipe)
-        batches = batch_starts(len(train), recipe.batch_size)
-
-        identity = _identity(job, recipe, dataset, precision)
-        curve = attempt.begin(job.folder, job.resume_from, identity, model, optimizer)
-        attempt.log(
-            job.folder,
-            f"{fingerprint(job.network)} seed {job.seed}: {len(train)} images, {len(val)} to "
-            f"validate on, batch {recipe.batch_size}, lr {recipe.lr:.4g}, {precision} on {device}",
-        )
-        if dataset.origin:
-            attempt.log(job.folder, f"{dataset.name}: {dataset.origin}")
-
-        yield from curve
-        found: Metrics | None = None
-        for number in range(len(curve) + 1, recipe.epochs + 1):
-            started = time.perf_counter()
-            # What a network draws itself (dropped paths) starts anew with each epoch, so a resumed one draws the same.
-            torch.manual_seed(epoch_seed(job.seed, number, "network"))
-            # Sums stay on the device: reading them in a step would make it wait.
-            loss_sum, hits = torch.zeros((), device=device), torch.zeros((), device=device)
-            model.train()
-            for step, (inputs, targets) in enumerate(feed.epoch(number)):
-                lr = learning_rate(recipe, (number - 1) * len(batches) + step, len(batches))
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                    logits = model(inputs.contiguous(memory_format=memory_format(device)))
-                loss = F.cross_entropy(logits.float(), targets)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-                if recipe.clip_grad is not None:
-                    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
-                optimizer.step()
-                loss_sum += loss.detach() * len(inputs)
-                hits += (logits.detach().argmax(1) == targets.argmax(1)).sum()
-
-            seen = min(len(train), batches[-1] + recipe.batch_size)
-            train_loss = (loss_sum / seen).item()
-            # The score is that of the network as it is exported, and bfloat16 can give an image two equally good
-            # classes.
-            found = validate(model, feed, precision if number < recipe.epochs else "float32")
-            _check_finite(number, lr, train_loss, found.nll)
-            epoch = Epoch(
-                number=number,
-                metrics={
-                    **found.values,
-                    "train_loss": train_loss,
-                    "train_accuracy": 100 * (hits / seen).item(),
-                    "lr": lr,
-                    "seconds": time.perf_counter() - started,
-                },
-            )
-            curve.append(epoch)
-            attempt.save(job.folder, identity, model, optimizer, curve)
-            yield epoch
-
-        if found is None:  # an earlier attempt trained to the end and left no score
-            found = validate(model, feed, "float32")
-        attempt.finish(job.folder, identity, model, curve, found.bins)
-        return Score(
-            accuracy=found.accuracy,
-            metrics=found.values,
-            correct=np.packbits(found.correct.numpy()).tobytes(),
-            images=len(val),
-            seconds=sum(epoch.metrics["seconds"] for epoch in curve),
-        )
+    if found is None:  # an earlier attempt trained to the end and left no score
+        found = validate(model, feed, Execution())
+    attempt.finish(job.folder, identity, model, curve, found.bins)
+    return Score(
+        accuracy=found.accuracy,
+        metrics={**found.values, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)},
+        correct=np.packbits(found.correct.numpy()).tobytes(),
+        images=feed.val_images,
+        seconds=sum(epoch.metrics["seconds"] for epoch in curve),
+    )
 
 
 def evaluate(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset, *, batch_size: int) -> Metrics:
@@ -154,73 +167,71 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset,
     return _measured(
         model,
         ((normalise(some.to(device), dataset.mean, dataset.std), their.to(device)) for some, their in parts),
-        "float32",
+        Execution(),
     )
 
 
-def validate(model: nn.Module, feed: Feed, precision: Literal["float32", "bf16"]) -> Metrics:
+def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
     """Measure a model on the validation images of a feed."""
-    return _measured(model, feed.validation(), precision)
+    return _measured(model, feed.validation(), execution)
 
 
-def _measured(
-    model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], precision: Literal["float32", "bf16"]
-) -> Metrics:
+def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], execution: Execution) -> Metrics:
     """Measure a model, and leave it in the mode it was in."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     tallies = []
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        for inputs, truth in batches:
-            tallies.append(tally(model(inputs.contiguous(memory_format=memory_format(device))), truth.to(device)))
+    with (
+        torch.inference_mode(),
+        # Blocks are compiled for training; anew for this would cost more than it gives.
+        torch.compiler.set_stance("force_eager"),
+        torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
+    ):
+        for inputs, labels in batches:
+            tallies.append(tally(model(laid_out(inputs, execution)), labels.to(device)))
     model.train(was_training)
     return metrics(reduce(add, tallies))
 
 
-def resolve_precision(wanted: Precision, recipe: Recipe, device: torch.device) -> Literal["float32", "bf16"]:
-    """What the steps run in: bfloat16 where the recipe allows it and the device has instructions for it.
-
-    Measured: resnet18 with the small stem, 96 images of 32 px, 2 cores with avx512_bf16, torch 2.15: a step takes
-    1.37 s in float32, 0.76 s channels-last, 0.43 s channels-last in bfloat16.
-    """
-    if wanted != "auto":
-        return wanted
-    if not recipe.amp:
-        return "float32"
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = device.type == "cpu" and cpu_has_bfloat16()
-    return "bf16" if fast else "float32"
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a recipe. Decay is for every parameter, norms and biases too, as in the paper."""
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            nesterov=recipe.nesterov,
-            weight_decay=recipe.weight_decay,
-        )
-    return torch.optim.AdamW(
-        model.parameters(), lr=recipe.lr, betas=recipe.betas, eps=recipe.eps, weight_decay=recipe.weight_decay
+def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset, parts: int) -> Iterator[str]:
+    """What a log begins with."""
+    yield (
+        f"{fingerprint(job.network)} seed {job.seed}: {feed.train_images} images, {feed.val_images} to "
+        f"validate on, batch {recipe.batch_size}{f' in {parts} parts' if parts > 1 else ''}, lr {recipe.lr:.4g}, "
+        f"{job.execution} on {job.device}"
     )
+    if job.fraction < 1:
+        yield f"a share of {job.fraction:g} of the training images, for as many epochs: fewer steps, not more epochs"
+    if dataset.origin:
+        yield f"{dataset.name}: {dataset.origin}"
 
 
-def memory_format(device: torch.device) -> torch.memory_format:
-    """How tensors lie: channels-last wherever it is known (`resolve_precision` says what it gains)."""
-    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+def _check_fit(job: Job, dataset: Dataset) -> None:
+    """Refuse data that the network cannot take, or that is not what the run began with."""
+    channels, height, _ = job.network.input_shape
+    problems = []
+    if job.network.num_classes != dataset.num_classes:
+        problems.append(f"it has {dataset.num_classes} classes, and the network tells {job.network.num_classes} apart")
+    if channels != dataset.channels:
+        problems.append(f"its images have {dataset.channels} channels, and the network takes {channels}")
+    if height != dataset.image_size:
+        problems.append(f"its images have {dataset.image_size} px, and the network was made for {height}")
+    if job.data_hash not in (None, dataset.hash):
+        problems.append(
+            f"it is not the data that the run began with ({len(dataset.labels)} images, hash {dataset.hash[:12]}; "
+            f"then {str(job.data_hash)[:12]}). Give back the files of then, or start a new run"
+        )
+    if problems:
+        raise DataError(*(f"{dataset.name}: {problem}." for problem in problems))
 
 
-def _identity(job: Job, recipe: Recipe, dataset: Dataset, precision: str) -> str:
+def _identity(job: Job, recipe: Recipe, dataset: Dataset) -> str:
     """What must be equal for one attempt to go on from another."""
     known = {
         "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),
         "split": [dataset.hash, job.split_seed, job.fraction],
-        "precision": precision,
+        "execution": str(job.execution),
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
     return f"network {fingerprint(job.network)}, seed {job.seed}, settings {digest}"
@@ -255,20 +266,34 @@ def _settings(job: Job) -> Iterator[None]:
 
 
 @contextmanager
-def _named_failures() -> Iterator[None]:
-    """A lack of memory, in all the ways it is reported, as a failure with a name."""
+def _named_failures(job: Job) -> Iterator[None]:
+    """A lack of memory or of disk, in all the ways it is reported, as a failure with a name."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _out_of_memory(error) from error
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise _out_of_memory(error) from error
+        raise _disk_full(job, error) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise _out_of_memory(error) from error
+        # torch.save hides what the disk said.
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            raise _disk_full(job, error) from error
+        raise
 
 
 def _out_of_memory(error: Exception) -> Failed:
     first = str(error).partition("\n")[0]
     return Failed(
         Reason.OUT_OF_MEMORY, f"Too little memory: {first}. Use a smaller batch, or fewer trainings a device."
+    )
+
+
+def _disk_full(job: Job, error: Exception) -> Failed:
+    return Failed(
+        Reason.DISK_FULL,
+        f"{job.folder} can't be written ({error}). Free some space there; what was saved before is whole.",
     )

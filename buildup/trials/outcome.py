@@ -15,6 +15,8 @@ class Reason(StrEnum):
     """The loss became infinite or not a number."""
     OUT_OF_MEMORY = "out_of_memory"
     """The device had too little memory."""
+    DISK_FULL = "disk_full"
+    """Its folder could not be written."""
     BROKEN = "broken"
     """The code raised; the message is the traceback."""
     LOST = "lost"

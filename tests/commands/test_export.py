@@ -12,6 +12,7 @@ from buildup.rules.base import View
 from buildup.search.folder import Run, environment, open_run, save
 from buildup.search.settings import Settings
 from buildup.space.load import load
+from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -31,7 +32,7 @@ SETTINGS = Settings(
     gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    precision="float32",
+    execution=Execution(),
     fraction="1",
     seed=0,
     storage="postgresql://team:secret@db.local/studies",

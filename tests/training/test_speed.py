@@ -1,0 +1,90 @@
+"""The execution of a run is measured, and whatever it is, the same training comes out."""
+
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+
+from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.models.read import read
+from buildup.training.device import cpu_has_bfloat16
+from buildup.training.execution import Execution
+from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.speed import choose, usual
+from buildup.training.step import Stepper, make_optimizer, prepare
+
+QUICK = replace(load_recipe("quick"), batch_size=8)
+CPU = torch.device("cpu")
+
+
+@cache
+def tiny() -> Network:
+    return read("resnet10t", input_shape=(3, 16, 16), num_classes=5)
+
+
+def losses(execution: Execution, recipe: Recipe = QUICK, device: str = "cpu", steps: int = 4) -> list[float]:
+    """The loss of each step of a short training on the same batch."""
+    place = torch.device(device)
+    model = prepare(build(tiny(), seed=0, device=place), tiny(), execution).train()
+    stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(8, 3, 16, 16, generator=generator).to(place)
+    targets = torch.randn(8, 5, generator=generator).softmax(1).to(place)
+    stepper.capture(inputs, targets)
+    found = []
+    for _ in range(steps):
+        stepper(inputs, targets, 0.01)
+        found.append(stepper.take_sums()[0].item() / 8)
+    assert found[-1] < found[0]
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_each_execution_makes_the_same_training(recipe: str) -> None:
+    settings = replace(load_recipe(recipe), batch_size=8)
+    plain = losses(Execution(), settings)
+    assert losses(Execution(channels_last=True), settings) == pytest.approx(plain, rel=1e-4)
+    assert losses(Execution(precision="bf16", channels_last=True), settings) == pytest.approx(plain, rel=0.05)
+    assert losses(Execution(), settings) == plain
+
+
+@pytest.mark.slow
+def test_compiled_blocks_make_the_same_training() -> None:
+    assert losses(Execution(steps="compiled")) == pytest.approx(losses(Execution()), rel=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("steps", ["captured", "compiled"])
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_captured_steps_make_the_same_training(steps: str, recipe: str) -> None:
+    settings = replace(load_recipe(recipe), batch_size=8, drop_path=0.0)
+    plain = losses(Execution(), settings, "cuda")
+    execution = Execution(steps=steps)  # type: ignore[arg-type]
+    assert losses(execution, settings, "cuda") == pytest.approx(plain, rel=1e-3)
+
+
+def test_the_best_execution_comes_first_and_the_others_are_told() -> None:
+    tried = choose(tiny(), QUICK, device="cpu", threads=1, steps=100)
+    assert {speed.execution.precision for speed in tried} <= {"float32", "bf16"}
+    assert len(tried) == (3 if cpu_has_bfloat16() else 2)
+    assert all(speed.train > 0 and speed.evaluate > 0 for speed in tried)
+    assert tried[0].train <= min(speed.train for speed in tried) / 0.9
+
+
+def test_a_recipe_without_mixed_precision_gets_none() -> None:
+    strict = replace(QUICK, amp=False)
+    assert {speed.execution.precision for speed in choose(tiny(), strict, device="cpu", threads=1, steps=9)} == {
+        "float32"
+    }
+    assert usual(strict, "cuda").precision == "float32"
+    assert usual(QUICK, "cuda:1").precision == "bf16"
+    assert usual(QUICK, "cpu").precision == "float32"
+
+
+def test_measuring_leaves_the_threads_and_the_generators_as_they_were() -> None:
+    before = torch.get_num_threads(), torch.get_rng_state()
+    choose(tiny(), QUICK, device="cpu", threads=before[0] + 1, steps=1)
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])

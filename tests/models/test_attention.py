@@ -1,101 +1,172 @@
-import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models import create_feature_extractor
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from buildup.models.attention import LocalAttention2d
+from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
 
 HEADS, SIZE = 2, 3
+Layer = LocalAttention2d | GlobalAttention2d | ConvAttention2d
+Made = Callable[..., Layer]
+
+LAYERS: dict[str, Made] = {
+    "local": partial(LocalAttention2d, 5, 7, HEADS, SIZE, 4),
+    "local, a table per head": partial(LocalAttention2d, 5, 7, HEADS, SIZE, 3, "heads"),
+    "global": partial(GlobalAttention2d, 5, 7, HEADS, SIZE),
+    "conv": partial(ConvAttention2d, 5, 7, HEADS, SIZE, 3),
+    "conv, borders attended": partial(ConvAttention2d, 5, 7, HEADS, SIZE, 5, "attended"),
+}
+every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 
-def layer(window: int, seed: int = 0) -> LocalAttention2d:
+def local(window: int, seed: int = 0, tables: str = "shared") -> LocalAttention2d:
     torch.manual_seed(seed)
-    made = LocalAttention2d(5, 7, HEADS, SIZE, window, dtype=torch.float64)
+    made = LocalAttention2d(5, 7, HEADS, SIZE, window, tables, dtype=torch.float64)
     nn.init.normal_(made.position_bias)
     return made
 
 
+def conv(kernel: int, borders: str = "masked") -> ConvAttention2d:
+    torch.manual_seed(0)
+    return ConvAttention2d(5, 7, HEADS, SIZE, kernel, borders, dtype=torch.float64)
+
+
 def values_only(made: LocalAttention2d) -> LocalAttention2d:
-    """The layer with queries and keys that are zero, so that its table alone decides."""
-    inner = HEADS * SIZE
+    """The layer with queries, keys and a table that are zero, so that nothing prefers a place."""
     with torch.no_grad():
-        made.query.weight.zero_()
-        made.key_value.weight[:inner].zero_()
+        made.qkv.weight[: 2 * HEADS * SIZE].zero_()
+    nn.init.zeros_(made.position_bias)
     return made
 
 
-def projected(made: LocalAttention2d, x: Tensor) -> Tensor:
-    """What the layer's values are."""
-    both: Tensor = made.key_value(x)
-    return both[:, HEADS * SIZE :]
+def projected(made: Layer, x: Tensor) -> list[Tensor]:
+    """Queries, keys and values as three convolutions give them: (B, h, d, H, W) each."""
+    return [torch.unflatten(F.conv2d(x, weight), 1, (HEADS, SIZE)) for weight in made.qkv.weight.chunk(3)]
 
 
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 100))
-@settings(deadline=None, max_examples=10)
-def test_every_window_attends_as_a_picture_of_its_own(window: int, rows: int, columns: int, seed: int) -> None:
-    made = layer(window, seed)
-    x = torch.randn(2, 5, rows * window, columns * window, dtype=torch.float64)
-    windows = x.unfold(2, window, window).unfold(3, window, window)
-    expected = torch.empty(2, 7, *x.shape[-2:], dtype=torch.float64)
-    for row in range(rows):
-        for column in range(columns):
-            place = (..., slice(row * window, (row + 1) * window), slice(column * window, (column + 1) * window))
-            expected[place] = global_attention(made, windows[:, :, row, column])
-    torch.testing.assert_close(made(x), expected, rtol=0, atol=1e-12)
+def table_of(made: LocalAttention2d, head: int) -> Tensor:
+    return made.position_bias[head] if made.position_bias.ndim == 3 else made.position_bias
 
 
-def global_attention(made: LocalAttention2d, x: Tensor) -> Tensor:
-    """Attention over a whole picture by torch's own function, its bias found entry by entry."""
-    batch, _, height, width = x.shape
+def whole(made: LocalAttention2d, x: Tensor) -> Tensor:
+    """Attention over a whole picture by torch's own function, head by head, its bias found entry by entry."""
+    height, width = x.shape[-2:]
     tokens = [(row, column) for row in range(height) for column in range(width)]
-    bias = torch.stack(
-        [torch.stack([made.position_bias[c - a + height - 1, d - b + width - 1] for c, d in tokens]) for a, b in tokens]
-    )
-    query, key, value = (
-        part.reshape(batch, HEADS, SIZE, -1).transpose(2, 3)
-        for part in (made.query(x), *made.key_value(x).chunk(2, dim=1))
-    )
-    y = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    result: Tensor = made.out(y.transpose(2, 3).reshape(batch, -1, height, width))
+    results = []
+    for head in range(HEADS):
+        query, key, value = (part[:, head].flatten(2).transpose(1, 2) for part in projected(made, x))
+        table, middle = table_of(made, head), made.window - 1
+        bias = torch.stack([torch.stack([table[c - a + middle, d - b + middle] for c, d in tokens]) for a, b in tokens])
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        results.append(torch.unflatten(y.transpose(1, 2), 2, (height, width)))
+    result: Tensor = made.out(torch.cat(results, dim=1))
     return result
 
 
+def window_by_window(made: LocalAttention2d, x: Tensor) -> Tensor:
+    """Every window as a picture of its own; those at the bottom and right may be smaller."""
+    height, width = x.shape[-2:]
+    y = torch.empty(len(x), 7, height, width, dtype=x.dtype)
+    for row in range(0, height, made.window):
+        for column in range(0, width, made.window):
+            window = (..., slice(row, row + made.window), slice(column, column + made.window))
+            y[window] = whole(made, x[window])
+    return y
+
+
+def surroundings(made: ConvAttention2d, x: Tensor, zeros: bool) -> Tensor:
+    """Convolution-shaped attention, place by place; what lies outside is left out, or is a key and value of zeros."""
+    query, key, value = projected(made, x)
+    _, _, _, height, width = query.shape
+    reach = made.kernel // 2
+    y = torch.zeros_like(query)
+    for row in range(height):
+        for column in range(width):
+            around = [
+                (row + down, column + right) for down in range(-reach, reach + 1) for right in range(-reach, reach + 1)
+            ]
+            inside = [(a, b) for a, b in around if 0 <= a < height and 0 <= b < width]
+            keys = torch.stack([key[..., a, b] for a, b in inside], dim=2)
+            values = torch.stack([value[..., a, b] for a, b in inside], dim=2)
+            outside = (0, 0, 0, len(around) - len(inside)) if zeros else (0, 0)
+            here = query[..., row, column].unsqueeze(2)
+            y[..., row, column] = F.scaled_dot_product_attention(here, F.pad(keys, outside), F.pad(values, outside))[
+                :, :, 0
+            ]
+    result: Tensor = made.out(y.flatten(1, 2))
+    return result
+
+
+@contextmanager
+def second_derivatives() -> Iterator[None]:
+    """torch's fast attention kernels have none."""
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+def exactly(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+@given(
+    st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 100), st.sampled_from(["shared", "heads"])
+)
+@settings(deadline=None, max_examples=10)
+def test_every_window_attends_as_a_picture_of_its_own(
+    window: int, rows: int, columns: int, seed: int, tables: str
+) -> None:
+    made = local(window, seed, tables)
+    x = torch.randn(2, 5, rows * window, columns * window, dtype=torch.float64)
+    exactly(made(x), window_by_window(made, x))
+
+
+@given(st.integers(1, 7), st.integers(1, 7), st.integers(2, 5))
+@settings(deadline=None, max_examples=10)
+def test_a_window_at_the_border_attends_as_the_smaller_picture_that_it_holds(
+    height: int, width: int, window: int
+) -> None:
+    made = local(window)
+    x = torch.randn(2, 5, height, width, dtype=torch.float64)
+    exactly(made(x), window_by_window(made, x))
+
+
 def test_one_window_over_the_whole_map_is_global_attention() -> None:
-    made = layer(6)
+    made = local(6)
     x = torch.randn(2, 5, 6, 6, dtype=torch.float64)
-    torch.testing.assert_close(made(x), global_attention(made, x), rtol=0, atol=1e-12)
+    exactly(made(x), whole(made, x))
 
 
 def test_without_queries_keys_and_table_it_is_the_mean_of_the_window() -> None:
-    made = values_only(layer(3))
-    nn.init.zeros_(made.position_bias)
+    made = values_only(local(3))
     x = torch.randn(2, 5, 6, 9, dtype=torch.float64)
-    means = nn.functional.avg_pool2d(projected(made, x), 3)
-    expected = made.out(means.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3))
-    torch.testing.assert_close(made(x), expected, rtol=0, atol=1e-12)
+    means = F.avg_pool2d(projected(made, x)[2].flatten(1, 2), 3)
+    exactly(made(x), made.out(means.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)))
 
 
 @pytest.mark.parametrize(("down", "right"), [(0, 0), (1, 0), (0, 2), (2, 1), (-1, 0), (-2, -1)])
 def test_a_large_entry_of_the_table_picks_the_key_at_that_place_from_the_query(down: int, right: int) -> None:
-    made = values_only(layer(3))
-    nn.init.zeros_(made.position_bias)
+    made = values_only(local(3))
     with torch.no_grad():
         made.position_bias[down + 2, right + 2] = 1000.0
     x = torch.randn(1, 5, 3, 3, dtype=torch.float64)
-    y, values = made(x), made.out(projected(made, x))
+    y, values = made(x), made.out(projected(made, x)[2].flatten(1, 2))
     for row in range(max(0, -down), min(3, 3 - down)):
         for column in range(max(0, -right), min(3, 3 - right)):
-            picked = values[:, :, row + down, column + right]
-            torch.testing.assert_close(y[:, :, row, column], picked, rtol=0, atol=1e-12)
+            exactly(y[:, :, row, column], values[:, :, row + down, column + right])
 
 
 def test_exchanging_windows_exchanges_their_results() -> None:
-    made = layer(2)
+    made = local(2)
     x = torch.randn(1, 5, 4, 6, dtype=torch.float64)
-    torch.testing.assert_close(made(exchanged(x)), exchanged(made(x)), rtol=0, atol=1e-12)
+    exactly(made(exchanged(x)), exchanged(made(x)))
 
 
 def exchanged(x: Tensor) -> Tensor:
@@ -106,27 +177,11 @@ def exchanged(x: Tensor) -> Tensor:
     return windows.reshape(batch, channels, 2, 3, 2, 2).transpose(3, 4).reshape(batch, channels, 4, 6)
 
 
-@pytest.mark.parametrize("shape", [(2, 4), (3, 2)])
-def test_its_gradients_are_right_in_float64(shape: tuple[int, int]) -> None:
-    made = LocalAttention2d(1, 1, 1, 2, 2, dtype=torch.float64)
-    x = torch.randn(1, 1, *shape, dtype=torch.float64, requires_grad=True)
-    names = [name for name, _ in made.named_parameters()]
-
-    def run(x: Tensor, *parameters: Tensor) -> Tensor:
-        y: Tensor = torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (x,))
-        return y
-
-    assert torch.autograd.gradcheck(run, (x, *made.parameters()))
-
-
-@given(st.integers(1, 7), st.integers(1, 7), st.integers(2, 5))
-@settings(deadline=None, max_examples=10)
-def test_padding_gets_no_weight_at_any_size(height: int, width: int, window: int) -> None:
-    made = values_only(layer(window))
-    nn.init.zeros_(made.position_bias)
-    x = torch.ones(1, 5, height, width, dtype=torch.float64)
-    # The mean over real pixels only: had padding any weight, it would be less at the border.
-    torch.testing.assert_close(made(x), made.out(projected(made, x)), rtol=0, atol=1e-12)
+@pytest.mark.parametrize(("tables", "count"), [("shared", 49), ("heads", 2 * 49)])
+def test_it_has_the_parameters_of_the_paper(tables: str, count: int) -> None:
+    made = LocalAttention2d(5, 7, HEADS, SIZE, 4, tables)
+    inner = HEADS * SIZE
+    assert sum(weight.numel() for weight in made.parameters()) == 3 * 5 * inner + inner * 7 + 7 + count
 
 
 def test_the_table_starts_with_a_deviation_of_a_fiftieth() -> None:
@@ -136,16 +191,185 @@ def test_the_table_starts_with_a_deviation_of_a_fiftieth() -> None:
     assert float(table.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
-def test_a_layer_made_without_memory_works_once_it_has_weights() -> None:
-    made = layer(2)
-    empty = LocalAttention2d(5, 7, HEADS, SIZE, 2, device="meta", dtype=torch.float64)
+def test_global_attention_is_that_of_torch_head_by_head() -> None:
+    made = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    heads = []
+    for head in range(HEADS):
+        query, key, value = (part[:, head].flatten(2).transpose(1, 2) for part in projected(made, x))
+        y = F.scaled_dot_product_attention(query, key, value)
+        heads.append(torch.unflatten(y.transpose(1, 2), 2, (4, 3)))
+    exactly(made(x), made.out(torch.cat(heads, dim=1)))
+
+
+def test_global_attention_does_not_know_places() -> None:
+    made = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    exactly(made(exchanged(x)), exchanged(made(x)))
+
+
+@given(st.sampled_from([1, 3, 5, 7]), st.integers(1, 7), st.integers(1, 7))
+@settings(deadline=None, max_examples=10)
+def test_masked_borders_are_left_out(kernel: int, height: int, width: int) -> None:
+    made = conv(kernel)
+    x = torch.randn(1, 5, height, width, dtype=torch.float64)
+    exactly(made(x), surroundings(made, x, zeros=False))
+
+
+@given(st.sampled_from([1, 3, 5, 7]), st.integers(1, 7), st.integers(1, 7))
+@settings(deadline=None, max_examples=10)
+def test_attended_borders_are_zeros_as_in_the_reference_code(kernel: int, height: int, width: int) -> None:
+    made = conv(kernel, "attended")
+    x = torch.randn(1, 5, height, width, dtype=torch.float64)
+    exactly(made(x), surroundings(made, x, zeros=True))
+
+
+def test_a_kernel_that_reaches_everything_is_global_attention() -> None:
+    made = conv(9)
+    everywhere = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
+    everywhere.load_state_dict(made.state_dict())
+    x = torch.randn(2, 5, 5, 4, dtype=torch.float64)
+    exactly(made(x), everywhere(x))
+
+
+@pytest.mark.parametrize("kernel", [3, 5, 7, 9])
+def test_keys_and_values_are_not_copied_for_every_place_of_the_kernel(kernel: int) -> None:
+    made = conv(kernel)
+    x = torch.randn(1, 5, 24, 24, dtype=torch.float64)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        made(x)
+    one = HEADS * SIZE * 24 * 24
+    weights = HEADS * 24 * 24 * (made.tile + kernel - 1) ** 2
+    assert max(kept) <= max(4 * one, weights)
+
+
+@every_layer
+@pytest.mark.parametrize("shape", [(3, 2), (4, 5)])
+def test_first_and_second_derivatives_are_right_in_float64(make: Made, shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    made = make(dtype=torch.float64)
+    x = torch.randn(1, 5, *shape, dtype=torch.float64, requires_grad=True)
+    names = [name for name, _ in made.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        y: Tensor = torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (x,))
+        return y
+
+    assert torch.autograd.gradcheck(run, (x, *made.parameters()), fast_mode=True)
+    with second_derivatives():
+        assert torch.autograd.gradgradcheck(run, (x, *made.parameters()), fast_mode=True)
+
+
+@every_layer
+@pytest.mark.parametrize("shape", [(8, 8), (7, 9), (1, 2)])
+def test_a_map_keeps_its_size_and_memory_format_whatever_they_are(make: Made, shape: tuple[int, int]) -> None:
+    made = make(dtype=torch.float64)
+    x = torch.randn(2, 5, *shape, dtype=torch.float64)
+    y = made(x)
+    assert y.shape == (2, 7, *shape)
+    assert y.is_contiguous()
+    last = made(x.to(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    exactly(last, y)
+
+
+@every_layer
+def test_bfloat16_costs_rounding_and_no_more(make: Made) -> None:
+    torch.manual_seed(0)
+    made = make()
+    x = torch.randn(2, 5, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = made(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), made(x), rtol=0.05, atol=0.02)
+    torch.testing.assert_close(made.bfloat16()(x.bfloat16()).float(), y.float(), rtol=0.05, atol=0.02)
+
+
+@every_layer
+def test_huge_logits_give_numbers_and_gradients(make: Made) -> None:
+    made = make()
+    with torch.no_grad():
+        made.qkv.weight.mul_(100)
+    x = torch.randn(2, 5, 9, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = made(x)
+    y.sum().backward()
+    assert x.grad is not None
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+@every_layer
+def test_a_layer_made_without_memory_works_once_it_has_weights(make: Made) -> None:
+    made = make()
+    empty = make(device="meta")
     empty.load_state_dict(made.state_dict(), assign=True)
-    x = torch.randn(1, 5, 4, 4, dtype=torch.float64)
+    x = torch.randn(1, 5, 6, 4)
     assert torch.equal(empty(x), made(x))
-    assert torch.equal(copy.deepcopy(made)(x), made(x))
+    assert make(device="meta")(x.to("meta")).shape == (1, 7, 6, 4)
 
 
-def test_channels_last_maps_give_the_same_result() -> None:
-    made = layer(2)
-    x = torch.randn(2, 5, 4, 5, dtype=torch.float64)
-    torch.testing.assert_close(made(x.to(memory_format=torch.channels_last)), made(x), rtol=0, atol=1e-12)
+@every_layer
+def test_the_same_input_gives_the_same_gradients_in_deterministic_mode(make: Made) -> None:
+    made = make()
+    x = torch.randn(4, 5, 9, 8)
+
+    def gradients() -> list[Tensor]:
+        made.zero_grad()
+        made(x).square().sum().backward()
+        return [weight.grad for weight in made.parameters() if weight.grad is not None]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert all(torch.equal(one, other) for one, other in zip(gradients(), gradients(), strict=True))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@every_layer
+@pytest.mark.filterwarnings("ignore:.*torch.jit.* is deprecated")
+def test_a_scripted_layer_gives_the_same_at_any_size(make: Made) -> None:
+    made = make()
+    scripted = torch.jit.script(made)
+    for size in (8, 7):
+        x = torch.randn(2, 5, size, 9)
+        assert torch.equal(scripted(x), made(x))
+
+
+@every_layer
+def test_timms_feature_extractor_gives_the_same_at_any_size(make: Made) -> None:
+    made = make()
+    traced = create_feature_extractor(nn.Sequential(made, nn.ReLU()), ["0"])
+    for size in (8, 7):
+        x = torch.randn(2, 5, size, 9)
+        assert torch.equal(traced(x)["0"], made(x))
+
+
+@every_layer
+@pytest.mark.parametrize("size", [11, pytest.param(8, marks=pytest.mark.slow)])
+def test_an_exported_layer_gives_the_same_at_any_size(make: Made, size: int) -> None:
+    made = make().eval()
+    free = torch.export.Dim.DYNAMIC
+    shapes = {"x": {0: free, 2: free, 3: free}}
+    exported = torch.export.export(made, (torch.randn(2, 5, size, size + 1),), dynamic_shapes=shapes).module()
+    for height, width in ((8, 8), (12, 8), (9, 23)):
+        x = torch.randn(3, 5, height, width)
+        torch.testing.assert_close(exported(x), made(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local", "global", "conv"])
+def test_a_compiled_layer_gives_the_same_at_any_size(name: str) -> None:
+    made = LAYERS[name]()
+    compiled = torch.compile(made)
+    for size in (8, 7, 9):
+        x = torch.randn(2, 5, size, 9, requires_grad=True)
+        expected = torch.autograd.grad(made(x).square().sum(), (x, made.qkv.weight))
+        found = torch.autograd.grad(compiled(x).square().sum(), (x, made.qkv.weight))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -60,7 +60,7 @@ def test_a_block_keeps_the_habits_of_the_one_it_replaces(case: Case) -> None:
     assert {type(module) for name, module in block.named_children() if "norm" in name} == {case.norm}
     attention = block.get_submodule("attention")
     assert isinstance(attention, LocalAttention2d)
-    assert attention.query.weight.shape == (24, case.width, 1, 1)
+    assert attention.qkv.weight.shape == (3 * 24, case.width, 1, 1)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.base}-{case.args}")

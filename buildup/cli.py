@@ -137,9 +137,15 @@ def _graph(flags: Flags) -> int:
 
 
 def _models(flags: Flags) -> int:
-    from buildup.commands.show import models
+    from buildup.commands.models import models
 
-    return _print(models(flags), flags)
+    def learn(known: dict[str, Any], pattern: str | None) -> dict[str, Any]:
+        """Torch and timm take seconds to load: only names that are not remembered are worth them."""
+        from buildup.models.catalogue import learn
+
+        return learn(known, pattern)
+
+    return _print(models(flags, learn), flags)
 
 
 def _spaces(flags: Flags) -> int:
@@ -154,6 +160,12 @@ def _doctor(flags: Flags) -> int:
     text, values, healthy = doctor(flags)
     _print((text, values), flags)
     return 0 if healthy else 1
+
+
+def _bench_train(flags: Flags) -> int:
+    from buildup.commands.bench_train import bench_train
+
+    return _print(bench_train(flags), flags)
 
 
 COMMANDS = (
@@ -277,6 +289,22 @@ COMMANDS = (
         flags=(JSON,),
     ),
     Command(
+        name="bench train",
+        help="images/s of a plain loop, of mixed precision and of ours",
+        example="buildup bench train --base resnet50 --batch 96,512 --json",
+        run=_bench_train,
+        flags=(
+            BASE,
+            Flag(name="layout", metavar="LAYOUT", help="train this layout of the base, such as CC|CC|CM|CM"),
+            Flag(name="recipe", metavar="NAME|FILE", help="its optimiser and augmentation (default: paper)"),
+            Flag(name="batch", metavar="N,N", help="images of a step; several are measured in turn (default: 96)"),
+            Flag(name="size", metavar="PIXELS", help="image size (default: 32)"),
+            Flag(name="classes", metavar="N", help="how many classes (default: 100)"),
+            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+            JSON,
+        ),
+    ),
+    Command(
         name="doctor",
         help="what works here, what does not, and what to do",
         example="buildup doctor --dataset cifar100",
@@ -332,6 +360,8 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for command in COMMANDS:
         _add(commands.add_parser, command)
+    if len(arguments) > 1 and f"{arguments[0]} {arguments[1]}" in by_name:  # `bench train` is one name
+        arguments = [f"{arguments[0]} {arguments[1]}", *arguments[2:]]
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if first is not None and first not in by_name:
         raise RequestError(unknown("command", first, by_name, shown=20))

@@ -6,7 +6,6 @@ A machine decodes a dataset once, however many candidates are trained on it (`de
 
 import hashlib
 import os
-import sys
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 
+from buildup.cache import user_cache
 from buildup.errors import DataError, unknown
 from buildup.training import cifar, folder
 from buildup.training.dataset import DataInfo, Dataset, count_split, parse_fraction, split
@@ -74,17 +74,6 @@ def data_folder(data_dir: str | None = None) -> Path:
     if chosen := data_dir or os.environ.get("BUILDUP_DATA"):
         return Path(chosen).expanduser().resolve()
     return user_cache() / "data"
-
-
-def user_cache() -> Path:
-    """The user's folder for what can be had again."""
-    if sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "buildup"
 
 
 def _checked_size(name: str, image_size: int | None) -> int:

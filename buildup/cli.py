@@ -168,6 +168,12 @@ def _bench_train(flags: Flags) -> int:
     return _print(bench_train(flags), flags)
 
 
+def _bench_attention(flags: Flags) -> int:
+    from buildup.commands.bench_attention import bench_attention
+
+    return _print(bench_attention(flags), flags)
+
+
 COMMANDS = (
     Command(
         name="search",
@@ -300,6 +306,18 @@ COMMANDS = (
             Flag(name="batch", metavar="N,N", help="images of a step; several are measured in turn (default: 96)"),
             Flag(name="size", metavar="PIXELS", help="image size (default: 32)"),
             Flag(name="classes", metavar="N", help="how many classes (default: 100)"),
+            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+            JSON,
+        ),
+    ),
+    Command(
+        name="bench attention",
+        help="the attention layer beside plain versions of it and timm's Swin",
+        example="buildup bench attention --device cpu --batch 16",
+        run=_bench_attention,
+        flags=(
+            Flag(name="batch", metavar="N", help="images of a step (default: 16 on a CPU, 512 on a GPU)"),
+            Flag(name="compile", help="compile every version before it is timed"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
             JSON,
         ),

@@ -44,6 +44,9 @@ BASE = Flag(name="base", metavar="NAME", help="a timm model that `buildup models
 DATASET = Flag(name="dataset", metavar="NAME", help="digits, cifar10, cifar100 or folder:DIR")
 DATA_DIR = Flag(name="data-dir", metavar="DIR", help="where cifar10 and cifar100 are, or are downloaded to")
 SPACE = Flag(name="space", metavar="NAME|FILE", help="what may be searched: a name of `buildup spaces` or a YAML file")
+RECIPE = Flag(
+    name="recipe", metavar="NAME|FILE", help="quick (default), standard, paper, paper-weak, imagenet, or a YAML file"
+)
 STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
 LIMITS = (
     Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
@@ -54,7 +57,7 @@ SEARCH_FLAGS = (
     DATASET,
     DATA_DIR,
     SPACE,
-    Flag(name="recipe", metavar="NAME|FILE", help="how a network is trained: quick (default), paper, or a YAML file"),
+    RECIPE,
     Flag(name="epochs", metavar="N", help="epochs of each training (default: the recipe's)"),
     Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
     Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 3)"),
@@ -160,6 +163,12 @@ def _doctor(flags: Flags) -> int:
     text, values, healthy = doctor(flags)
     _print((text, values), flags)
     return 0 if healthy else 1
+
+
+def _train(flags: Flags) -> int:
+    from buildup.commands.train import train
+
+    return _print(train(flags), flags)
 
 
 def _bench_train(flags: Flags) -> int:
@@ -293,6 +302,27 @@ COMMANDS = (
         example="buildup spaces",
         run=_spaces,
         flags=(JSON,),
+    ),
+    Command(
+        name="train",
+        help="one training of any timm model or layout; the same command goes on after a stop",
+        example="buildup train resnet18 --layout 'CC|CC|CM|CM' --dataset digits --epochs 6",
+        run=_train,
+        positional=(("name", "a timm model"),),
+        flags=(
+            Flag(name="layout", metavar="LAYOUT", help="train this layout of it, such as CC|CC|CM|CM"),
+            DATASET,
+            DATA_DIR,
+            RECIPE,
+            Flag(name="epochs", metavar="N", help="epochs (default: the recipe's)"),
+            Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
+            Flag(name="seed", metavar="N", help="of weights, order and augmentation (default: 0)"),
+            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+            Flag(name="precision", metavar="NAME", help="auto (default), float32 or bf16"),
+            Flag(name="deterministic", help="the same bits again on a device of this type, at some cost"),
+            Flag(name="to", metavar="DIR", help="where it is kept (default: trainings/NAME-DATASET-sSEED)"),
+            JSON,
+        ),
     ),
     Command(
         name="bench train",

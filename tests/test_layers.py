@@ -19,7 +19,7 @@ STACK = (
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
     {"space", "graph"},
-    {"errors"},
+    {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}
 """The only imports between parts that stand on one line of the stack."""

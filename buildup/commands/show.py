@@ -1,15 +1,14 @@
-"""`graph`, `models` and `spaces`: what there is to search, shown before anything is searched."""
+"""`graph` and `spaces`: what there is to search, shown before anything is searched."""
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from buildup.commands.problems import Problems
-from buildup.errors import RequestError, unknown
 from buildup.graph.kinds import KINDS
 from buildup.graph.values import network_to_values
-from buildup.models.read import bases, catalogue, read, refusal
+from buildup.models.read import read
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.table import graph_text
 from buildup.rules.moves import from_layout, moves, start
@@ -18,8 +17,6 @@ from buildup.space.schema import SETTINGS, STEMS, SearchSpace
 from buildup.training.data import describe_data
 
 StemChoice = Literal["auto", "small", "base"]
-SHOWN = 6
-"""So many names of a refused group are listed."""
 FORMATS = ("text", "json", "dot", "svg")
 
 
@@ -57,30 +54,6 @@ def graph(flags: Mapping[str, Any]) -> tuple[str, Any]:
         "svg": lambda: graph_svg(network),
     }
     return texts[form](), values
-
-
-def models(flags: Mapping[str, Any]) -> tuple[str, Any]:
-    """Which timm names can be a base, and for the others why not."""
-    pattern = flags["pattern"] or "*"
-    rows = catalogue(pattern)
-    if not rows:
-        raise RequestError(unknown("model", pattern, bases()))
-    if len(rows) == 1:  # one name is worth a close look
-        rows = [replace(rows[0], reason=refusal(rows[0].name))]
-    fit = [row for row in rows if row.reason is None]
-    others: dict[str, list[str]] = {}
-    for row in rows:
-        if row.reason is not None:
-            others.setdefault(row.reason, []).append(row.name)
-    lines = [row.name for row in fit]
-    lines += ["", f"{len(fit)} of {len(rows)} can be a base."] if len(rows) > 1 else []
-    for reason, names in others.items():
-        shown = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-        lines.append(f"{len(names)} can't ({shown}): {reason}")
-    values = [
-        {"name": row.name, "family": row.family, "supported": row.reason is None, "reason": row.reason} for row in rows
-    ]
-    return "\n".join(lines).strip(), values
 
 
 def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:

@@ -7,11 +7,13 @@ their order in memory do not count, while base, stem, kinds and settings do.
 
 import hashlib
 import json
+from typing import Any
 
 import networkx as nx
 
-from buildup.graph.kinds import to_values
-from buildup.graph.network import Network
+from buildup.graph.form import form_to_values
+from buildup.graph.kinds import Conv, to_values
+from buildup.graph.network import Block, Network
 
 
 def fingerprint(network: Network) -> str:
@@ -19,17 +21,18 @@ def fingerprint(network: Network) -> str:
     graph = network.graph
     hashes: dict[str, str] = {}
     for node in nx.topological_sort(graph):
-        block = graph.nodes[node]["block"]
-        label = (
-            node
-            if block is None
-            else [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
-        )
+        block: Block | None = graph.nodes[node]["block"]
+        label = node if block is None else _label(block)
         hashes[node] = _digest([label, sorted(hashes[before] for before in graph.predecessors(node))])
-    channels = network.input_shape[0]
-    return _digest(
-        [network.base, dict(network.base_args), network.stem, channels, network.num_classes, hashes["head"]]
-    )[:16]
+    whole = [network.base, dict(network.base_args), network.stem, network.input_shape[0], network.num_classes]
+    return _digest([*whole, *([dict(network.shrunk)] if network.shrunk else []), hashes["head"]])[:16]
+
+
+def _label(block: Block) -> list[Any]:
+    label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
+    if block.form is not None and not isinstance(block.kind, Conv):
+        label.append(form_to_values(block.form))
+    return label
 
 
 def _digest(value: object) -> str:

@@ -19,12 +19,16 @@ from typing import Any, Literal
 import networkx as nx
 
 from buildup.errors import LayoutError
+from buildup.graph.form import Form
 from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
 
 Stem = Literal["base", "small"]
+
+Shrink = Literal["3x3", "stride 1", "none"]
+"""What a small stem makes of a module: a 3x3 convolution of stride 1, the same module with stride 1, or nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,8 @@ class Block:
     """Parameters of the base's own block, which a replacement should not exceed by much; None where unknown."""
     expansion: int | None = None
     """The paper's attention reads a ResNet block's channels divided by this: 4 in bottlenecks, 1 in basic blocks."""
+    form: Form | None = None
+    """The habits of the base's block that a replacement follows; None where the network is a sketch."""
     fixed: str = ""
     """Why nothing else can stand here although the shapes would allow it."""
 
@@ -115,6 +121,8 @@ class Network:
     base_args: Mapping[str, Any] = field(default_factory=dict)
     """What timm's `create_model` gets beside the name, as plain values."""
     stem: Stem = "base"
+    shrunk: tuple[tuple[str, Shrink], ...] = ()
+    """What the small stem changes in the base, by timm path."""
     input_shape: Shape
     num_classes: int
     stages: tuple[Stage, ...]

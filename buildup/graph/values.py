@@ -3,6 +3,7 @@
 from typing import Any
 
 from buildup.graph.fingerprint import fingerprint
+from buildup.graph.form import form_from_values, form_to_values
 from buildup.graph.kinds import from_values, to_values
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Shape, Stage
@@ -17,6 +18,7 @@ def network_to_values(network: Network) -> dict[str, Any]:
         "base": network.base,
         "base_args": dict(network.base_args),
         "stem": network.stem,
+        **({"shrunk": dict(network.shrunk)} if network.shrunk else {}),
         "input_shape": list(network.input_shape),
         "num_classes": network.num_classes,
         "layout": layout(network),
@@ -39,6 +41,7 @@ def network_from_values(values: dict[str, Any]) -> Network:
         base=values["base"],
         base_args=dict(values["base_args"]),
         stem=values["stem"],
+        shrunk=tuple(values.get("shrunk", {}).items()),
         input_shape=_shape(values["input_shape"]),
         num_classes=values["num_classes"],
         stages=tuple(
@@ -61,18 +64,20 @@ def _block_to_values(block: Block) -> dict[str, Any]:
         "module": block.module,
         "in_shape": list(block.in_shape),
         "out_shape": list(block.out_shape),
+        **({"form": form_to_values(block.form)} if block.form else {}),
         **told,
     }
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:
-    own = {"path", "module", "in_shape", "out_shape", *TOLD}
+    own = {"path", "module", "in_shape", "out_shape", "form", *TOLD}
     return Block(
         path=values["path"],
         module=values["module"],
         in_shape=_shape(values["in_shape"]),
         out_shape=_shape(values["out_shape"]),
         kind=from_values({key: value for key, value in values.items() if key not in own}),
+        form=form_from_values(values["form"]) if "form" in values else None,
         **{name: values[name] for name in TOLD if name in values},
     )
 

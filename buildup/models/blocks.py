@@ -1,99 +1,100 @@
 """What stands at a place of a network, as modules: one builder for every kind that can replace a timm block.
 
-The attention blocks are those of paper.md 2.2. Its post-activation variant ends with the sum; ours then takes the final
-activation of the block it replaces, because the next block of such a base expects an input that went through it
-(paper.md 13).
+The attention blocks are those of paper.md 2.2, with the habits of the block that they replace. The post-activation
+variant of the paper ends with the sum; ours then takes the final activation of the replaced block where it has one,
+because the next block of such a base expects an input that went through it (paper.md 13).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from math import gcd
 from typing import Any
 
-from timm.layers.evo_norm import EvoNorm2dS0
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
+from timm.layers.norm import LayerNorm2d, RmsNorm2d
 from timm.layers.std_conv import StdConv2d
-from timm.models import resnet, resnetv2
 from torch import Tensor, nn
 
-from buildup.graph.kinds import Kind, LocalAttention
-from buildup.models.attention import LocalAttention2d
+from buildup.errors import LayoutError
+from buildup.graph.form import Form, Norm
+from buildup.graph.kinds import Attention, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.graph.network import Block
+from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
+from buildup.models.smoothing import Smoothing2d
 
 
 class PreActAttentionBlock(nn.Module):
-    """Local self-attention in place of a pre-activation block.
+    """Self-attention in place of a pre-activation block.
 
-    norm, GELU, 1x1 conv, norm, attention, drop path; then the input is added as it came. Nothing follows the sum:
-    the next block begins with a norm and an activation of its own.
+    norm, GELU, 1x1 conv, norm, attention, scale, drop path; then the input is added as it came. Nothing follows the
+    sum: the next block begins with a norm and an activation of its own.
     """
 
     def __init__(
         self,
         chs: int,
+        width: int,
+        attention: nn.Module,
         *,
-        expansion: int,
-        heads: int,
-        head_size: int,
-        window: int,
-        conv: nn.Module,
-        norm: nn.Module,
+        conv: Callable[[int, int], nn.Module],
+        norm: Callable[[int], nn.Module],
+        scale: Tensor | None,
         drop_path: nn.Module | None,
     ) -> None:
         super().__init__()
-        width = chs // expansion
-        self.norm1 = norm_like(norm, chs)
+        self.norm1 = norm(chs)
         self.act1 = nn.GELU()
-        self.conv = conv1x1_like(conv, chs, width)
-        self.norm2 = norm_like(norm, width)
-        self.attention = LocalAttention2d(width, chs, heads, head_size, window)
+        self.conv = conv(chs, width)
+        self.norm2 = norm(width)
+        self.attention = attention
+        self.scale = None if scale is None else nn.Parameter(scale.detach().clone().view(-1, 1, 1))
         self.drop_path = drop_path or nn.Identity()
         init_convs(self)
 
     def zero_init_last(self) -> None:
         """Let the block start as the identity."""
-        nn.init.zeros_(self.attention.out.weight)
+        nn.init.zeros_(self.attention.get_parameter("out.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
-        y = self.norm2(self.conv(self.act1(self.norm1(x))))
-        branch: Tensor = self.drop_path(self.attention(y))
-        return x + branch
+        branch = self.attention(self.norm2(self.conv(self.act1(self.norm1(x)))))
+        if self.scale is not None:
+            branch = branch * self.scale
+        y: Tensor = x + self.drop_path(branch)
+        return y
 
 
 class PostActAttentionBlock(nn.Module):
-    """Local self-attention in place of a post-activation block.
+    """Self-attention in place of a block that ends in a norm or in an activation.
 
     1x1 conv, norm, GELU, attention, norm, drop path; then the input is added, and the final activation of the
-    replaced block follows: the next block expects an input that went through it. What else the replaced block had
-    (squeeze-excitation, DropBlock) goes with it.
+    replaced block follows, where it has one: the next block expects an input that went through it. What else the
+    replaced block had (squeeze-excitation, DropBlock) goes with it.
     """
 
     def __init__(
         self,
         chs: int,
+        width: int,
+        attention: nn.Module,
         *,
-        expansion: int,
-        heads: int,
-        head_size: int,
-        window: int,
-        conv: nn.Module,
-        norm: nn.Module,
-        act: nn.Module,
+        conv: Callable[[int, int], nn.Module],
+        norm: Callable[[int], nn.Module],
+        act: nn.Module | None,
         drop_path: nn.Module | None,
     ) -> None:
         super().__init__()
-        width = chs // expansion
-        self.conv = conv1x1_like(conv, chs, width)
-        self.norm1 = norm_like(norm, width)
+        self.conv = conv(chs, width)
+        self.norm1 = norm(width)
         self.act1 = nn.GELU()
-        self.attention = LocalAttention2d(width, chs, heads, head_size, window)
-        self.norm2 = norm_like(norm, chs)
+        self.attention = attention
+        self.norm2 = norm(chs)
         self.drop_path = drop_path or nn.Identity()
-        self.act2 = act
+        self.act2 = act or nn.Identity()
         init_convs(self)
 
     def zero_init_last(self) -> None:
-        """Let the block start as the identity."""
-        nn.init.zeros_(self.norm2.weight)
+        """Let the block start as the identity, up to its last activation."""
+        nn.init.zeros_(self.norm2.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape."""
@@ -102,24 +103,104 @@ class PostActAttentionBlock(nn.Module):
         return y
 
 
-def norm_like(norm: Any, chs: int) -> Any:
-    """A norm of the same sort, without the activation that timm may fuse into it."""
-    if isinstance(norm, nn.BatchNorm2d):
-        return nn.BatchNorm2d(chs, eps=norm.eps, momentum=norm.momentum)
-    if isinstance(norm, nn.GroupNorm):
-        return nn.GroupNorm(norm.num_groups, chs, eps=norm.eps)
-    if isinstance(norm, EvoNorm2dS0):
-        # Without its activation it would not normalise at all; the norm inside it is a group norm.
-        return nn.GroupNorm(norm.groups, chs, eps=norm.eps)
-    assert isinstance(norm, FilterResponseNormTlu2d)
-    return FilterResponseNormTlu2d(chs, apply_act=False, eps=norm.eps)
+class ChannelsLast(nn.Module):
+    """A block for a base whose maps are height, width, channels."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) to the same shape."""
+        y: Tensor = self.block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return y
 
 
-def conv1x1_like(conv: Any, in_chs: int, out_chs: int) -> nn.Conv2d:
-    """A 1x1 convolution without bias, with standardised weights where the other has them."""
-    if isinstance(conv, StdConv2d):
-        return StdConv2d(in_chs, out_chs, 1, eps=conv.eps)
-    return nn.Conv2d(in_chs, out_chs, 1, bias=False)
+def build_block(block: Block, replaced: nn.Module) -> nn.Module:
+    """The module of a block that is not the base's own, in place of the timm block that the base has there."""
+    if block.form is None:
+        raise LayoutError(
+            f"{block.path} has no form: the network is a sketch, and only what `read` gives can be built."
+        )
+    if isinstance(block.kind, Smoothing):
+        module: nn.Module = Smoothing2d(block.kind.kernel, block.kind.temperature, block.kind.borders)
+    else:
+        assert isinstance(block.kind, Attention)
+        module = _attention_block(block, block.kind, block.form, replaced)
+    return ChannelsLast(module) if block.form.channels_last else module
+
+
+def width_of(block: Block) -> int:
+    """How many channels attention reads: as its settings say, else as the paper does for the block it replaces."""
+    assert isinstance(block.kind, Attention)
+    width = block.kind.width or (block.expansion and block.in_shape[0] // block.expansion)
+    if not width:
+        raise LayoutError(
+            f"{block.path}: its {block.kind.name} has no width, and the paper says none for {block.module} blocks. "
+            f"Set width, the channels that attention reads; {max(8, block.in_shape[0] // 4)} is usual."
+        )
+    return width
+
+
+def _attention_block(block: Block, kind: Attention, form: Form, replaced: nn.Module) -> nn.Module:
+    chs, width = block.in_shape[0], width_of(block)
+    parts: dict[str, Any] = {
+        "conv": conv_layer(form.standardised),
+        "norm": norm_layer(form.norm),
+        "drop_path": _part(replaced, form.drop_path),
+    }
+    attention = _attention(kind, width, chs)
+    if form.order == "pre":
+        scale = _part(replaced, form.scale)
+        made: PreActAttentionBlock | PostActAttentionBlock = PreActAttentionBlock(
+            chs, width, attention, scale=scale, **parts
+        )
+    else:
+        made = PostActAttentionBlock(chs, width, attention, act=_part(replaced, form.act), **parts)
+    if starts_as_identity(replaced):
+        made.zero_init_last()
+    return made.to(next(replaced.parameters()))
+
+
+def _attention(kind: Attention, width: int, chs: int) -> nn.Module:
+    match kind:
+        case LocalAttention():
+            return LocalAttention2d(width, chs, kind.heads, kind.head_size, kind.window, kind.tables)
+        case GlobalAttention():
+            return GlobalAttention2d(width, chs, kind.heads, kind.head_size)
+        case ConvAttention():
+            return ConvAttention2d(width, chs, kind.heads, kind.head_size, kind.kernel, kind.borders)
+
+
+def _part(block: nn.Module, path: str) -> Any:
+    """What a path inside a block leads to; None where there is nothing."""
+    part: Any = block
+    for name in path.split(".") if path else ():
+        part = getattr(part, name, None)
+    return part if path else None
+
+
+def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
+    """From a number of channels to a norm of a sort."""
+    match norm.kind:
+        case "batch":
+            return lambda chs: nn.BatchNorm2d(chs, eps=norm.eps, momentum=norm.momentum)
+        case "group":
+            groups = norm.groups or 32
+            return lambda chs: nn.GroupNorm(gcd(groups, chs), chs, eps=norm.eps)
+        case "layer":
+            return lambda chs: LayerNorm2d(chs, eps=norm.eps)
+        case "rms":
+            return lambda chs: RmsNorm2d(chs, eps=norm.eps)
+        case "frn":
+            return lambda chs: FilterResponseNormTlu2d(chs, apply_act=False, eps=norm.eps)
+
+
+def conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
+    """From two numbers of channels to a 1x1 convolution, with standardised weights where an eps for them is given."""
+    if standardised is None:
+        return lambda in_chs, out_chs: nn.Conv2d(in_chs, out_chs, 1, bias=False)
+    return lambda in_chs, out_chs: StdConv2d(in_chs, out_chs, 1, eps=standardised)
 
 
 def init_convs(block: nn.Module) -> None:
@@ -135,51 +216,3 @@ def starts_as_identity(block: nn.Module) -> bool:
     """Whether timm has set the last weight of a block's branch to zero."""
     weights = [weight for name, weight in block.named_parameters() if name.endswith(".weight")]
     return any(not weight.is_meta and not weight.any() for weight in weights)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Form:
-    """How an attention block fits one class of timm blocks."""
-
-    block: type[PreActAttentionBlock] | type[PostActAttentionBlock]
-    expansion: int
-    """The block's width is its channels divided by this."""
-    parts: dict[str, str]
-    """What the attention block takes over, by the name that timm gives it in the replaced block."""
-
-
-def _form(block: type[PreActAttentionBlock] | type[PostActAttentionBlock], expansion: int, **parts: str) -> Form:
-    return Form(block=block, expansion=expansion, parts={"conv": "conv1", **parts, "drop_path": "drop_path"})
-
-
-FORMS: dict[type[nn.Module], Form] = {
-    resnet.BasicBlock: _form(PostActAttentionBlock, 1, norm="bn1", act="act2"),
-    resnet.Bottleneck: _form(PostActAttentionBlock, 4, norm="bn1", act="act3"),
-    resnetv2.Bottleneck: _form(PostActAttentionBlock, 4, norm="norm1", act="act3"),
-    resnetv2.PreActBasic: _form(PreActAttentionBlock, 1, norm="norm1"),
-    resnetv2.PreActBottleneck: _form(PreActAttentionBlock, 4, norm="norm1"),
-}
-"""The timm blocks that can be replaced."""
-
-NORMS = (nn.BatchNorm2d, nn.GroupNorm, EvoNorm2dS0, FilterResponseNormTlu2d)
-"""The norms that a replaced block may have."""
-
-
-def _local_attention(kind: LocalAttention, replaced: Any) -> nn.Module:
-    form = FORMS[type(replaced)]
-    parts: dict[str, Any] = {name: getattr(replaced, part) for name, part in form.parts.items()}
-    block = form.block(
-        replaced.conv1.in_channels,
-        expansion=form.expansion,
-        heads=kind.heads,
-        head_size=kind.head_size,
-        window=kind.window,
-        **parts,
-    )
-    if starts_as_identity(replaced):
-        block.zero_init_last()
-    return block.to(next(replaced.parameters()))
-
-
-BUILDERS: dict[type[Kind], Callable[[Any, Any], nn.Module]] = {LocalAttention: _local_attention}
-"""For every kind but Conv: from its settings and the timm block that it replaces to its module."""

@@ -8,14 +8,21 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import build_model_with_cfg
+from timm.models import (
+    FeatureDictNet,
+    FeatureGraphNet,
+    FeatureHookNet,
+    FeatureListNet,
+    build_model_with_cfg,
+)
+from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from buildup.graph.kinds import Conv
 from buildup.graph.network import Network
 from buildup.graph.values import network_to_values
-from buildup.models.blocks import BUILDERS
-from buildup.models.stem import SMALL_STEMS
+from buildup.models.blocks import build_block
+from buildup.models.stem import shrink
 
 ENTRY_POINT = "alternet"
 """The name under which timm knows all built networks; see `zoo.py`."""
@@ -54,7 +61,7 @@ def create(
         ENTRY_POINT,
         pretrained,
         pretrained_cfg=pretrained_cfg or data_config(network),
-        feature_cfg=feature_config(network),
+        feature_cfg=feature_config(network) if overrides.get("features_only") else None,
         **overrides,
     )
     return model
@@ -72,9 +79,27 @@ def data_config(network: Network) -> dict[str, Any]:
     }
 
 
+WRAPPERS: dict[type, str] = {
+    FeatureDictNet: "dict",
+    FeatureGetterNet: "getter",
+    FeatureGraphNet: "fx",
+    FeatureHookNet: "hook",
+    FeatureListNet: "list",
+}
+"""timm's wrappers that give out features, by the names that its builder has for them."""
+
+
 def feature_config(network: Network) -> dict[str, Any]:
-    """How timm takes features: its wrapper finds stages that lie a level below the model only when it flattens."""
-    return {"flatten_sequential": "." in network.stages[0].name}
+    """How timm takes features from a network: as from its base, and by hooks where the base has a class of its own."""
+    with torch.device("meta"):
+        wrapped: Any = timm.create_model(network.base, features_only=True, **network.base_args)
+    wrapper = WRAPPERS.get(type(wrapped), "hook")
+    return {
+        "feature_cls": wrapper,
+        "out_indices": tuple(wrapped.feature_info.out_indices),
+        # The wrapper that lists modules finds those that lie a level below the model only when it flattens.
+        "flatten_sequential": any("." in row["module"] for row in wrapped.feature_info.info),
+    }
 
 
 def _edited(network: Network, seed: int | None, device: torch.device, **overrides: Any) -> Any:
@@ -87,9 +112,8 @@ def _edited(network: Network, seed: int | None, device: torch.device, **override
     with torch.device("meta" if device.type == "meta" else "cpu"):
         with _seeded(seed):
             model: Any = timm.create_model(network.base, **arguments)
-        if network.stem == "small":
-            with _seeded(seed, "stem"):
-                SMALL_STEMS[type(model)](model)
+        with _seeded(seed, "stem"):
+            shrink(model, dict(network.shrunk))
         for stage in network.stages:
             last = [block for block in stage.blocks if not block.added][-1]
             for block in stage.blocks:
@@ -101,7 +125,7 @@ def _edited(network: Network, seed: int | None, device: torch.device, **override
                 if not isinstance(block.kind, Conv):
                     with _seeded(seed, block.path):
                         replaced = model.get_submodule(block.path)
-                        _put(model, block.path, BUILDERS[type(block.kind)](block.kind, replaced))
+                        _put(model, block.path, build_block(block, replaced))
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
 

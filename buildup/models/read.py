@@ -1,67 +1,28 @@
-"""A timm model as a network: its stages and blocks, found and traced without weights."""
+"""A timm model as a network: its stages and blocks, found and traced without weights.
+
+Nothing here knows a family of models. The model runs once on the meta device with a picture of its own size, which
+tells blocks, stages, habits and the small stem; and once more with the size that is asked for, which tells the shapes.
+"""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
-import timm
 import torch
-from timm.models import get_deprecated_models
 from torch import Tensor, nn
 
-from buildup.errors import BaseError, unknown
-from buildup.graph.network import Block, Network, Shape, Stage, Stem, chain
-from buildup.models.blocks import FORMS, NORMS
-from buildup.models.stem import SMALL_STEMS
+from buildup.errors import BaseError
+from buildup.graph.network import Block, Network, Shape, Shrink, Stage, chain
+from buildup.models.find import Found, create_on_meta, find
+from buildup.models.form import EXPANSIONS, find_form
+from buildup.models.stages import FoundStage, obstacle
+from buildup.models.stem import GAIN, find_shrunk, shrink
+from buildup.models.trace import Call, trace
 
 SMALL = 64
 """Images up to this side get the small stem, unless the space says otherwise."""
 
-FAMILIES = ("resnet", "resnetv2")
-"""The timm modules whose models can be a base; `read` looks at the model itself, this is for listing names."""
-
-
 TAKEN = {"device", "features_only", "in_chans", "num_classes", "pretrained"}
 """Arguments of timm's `create_model` that are no settings of a base."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A timm name, and whether it can be a base."""
-
-    name: str
-    family: str
-    """timm's module."""
-    reason: str | None
-    """Why it cannot; None where it can."""
-
-
-def bases() -> list[str]:
-    """The timm names that can be a base."""
-    return [name for family in FAMILIES for name in timm.list_models(module=family)]
-
-
-def catalogue(pattern: str = "*") -> list[Listed]:
-    """All timm names of a pattern such as `resnet*`, without making their models: a family is read or it is not."""
-    known = {name: family for family in timm.list_modules() for name in timm.list_models(module=family)}
-    not_yet = f"bases are read from timm's families {' and '.join(FAMILIES)} so far"
-    return [
-        Listed(name=name, family=known[name], reason=None if known[name] in FAMILIES else not_yet)
-        for name in timm.list_models(pattern)
-        if name in known
-    ]
-
-
-def refusal(base: str) -> str | None:
-    """Why a timm model can't be a base, found by making it; None when it can."""
-    try:
-        name = _name(base)
-        with torch.device("meta"):
-            _stages(name, _create(name, {}))
-    except BaseError as error:
-        return str(error)
-    return None
 
 
 def read(
@@ -79,107 +40,109 @@ def read(
             are no part of a network.
         input_shape: What the shapes of all blocks are traced with.
         num_classes: The size of the classifier.
-        stem: `auto` is `small` at inputs of up to 64 px, else `base`.
+        stem: `auto` is `small` at inputs of up to 64 px where the base lets itself be given one, else `base`.
         base_args: What timm's `create_model` gets beside the name.
     """
-    name = _name(base)
     arguments = dict(base_args or {})
     if taken := sorted(arguments.keys() & TAKEN):
-        raise BaseError(f"base_args of {name} has {', '.join(taken)}, which the network itself says.")
-    chosen: Stem = ("small" if max(input_shape[1:]) <= SMALL else "base") if stem == "auto" else stem
-    with torch.device("meta"):
-        model = _create(name, {"in_chans": input_shape[0], "num_classes": num_classes, **arguments})
-        stages = _stages(name, model)
-        if chosen == "small":
-            SMALL_STEMS[type(model)](model)
-        shapes = _trace(name, model.eval(), [path for stage in stages.values() for path in stage], input_shape)
+        raise BaseError(f"base_args of {base} has {', '.join(taken)}, which the network itself says.")
+    found = find(base, arguments)
+    asked = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}
+    shrunk = find_shrunk(found.root) if stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL) else {}
+    shapes = _shapes(found, asked, input_shape, shrunk)
+    if shrunk and not _larger(found, shapes, input_shape):
+        shrunk = {}
+        shapes = _shapes(found, asked, input_shape, shrunk)
+    if stem == "small" and not shrunk:
+        raise BaseError(
+            f"{found.name} can't be given the small stem: its first halvings are no convolutions or poolings. "
+            "Use stem: base, or stem: auto, which takes the small stem only where there can be one."
+        )
+    stages = tuple(_stage(found, stage, shapes) for stage in found.stages)
     return Network(
-        base=name,
+        base=found.name,
         base_args=arguments,
-        stem=chosen,
+        stem="small" if shrunk else "base",
+        shrunk=tuple(shrunk.items()),
         input_shape=input_shape,
         num_classes=num_classes,
-        stages=tuple(
-            Stage(
-                name=stage,
-                blocks=tuple(
-                    Block(path=path, module=type(block).__name__, in_shape=shapes[path][0], out_shape=shapes[path][1])
-                    for path, block in blocks.items()
-                ),
-            )
-            for stage, blocks in stages.items()
-        ),
-        edges=chain(shapes),
+        stages=stages,
+        edges=chain(sorted((block.path for stage in stages for block in stage.blocks), key=list(shapes).index)),
     )
 
 
-def _name(base: str) -> str:
-    """The name of an architecture in timm, without tag; old names are followed to their new ones."""
-    current = get_deprecated_models().get(base) or base
-    name, _, tag = current.partition(".")
-    if not timm.is_model(name):
-        raise BaseError(unknown("base", base, bases()))
-    known = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
-    if tag and tag not in (*known, "untrained"):
-        raise BaseError(unknown(f"pretrained tag of {name}", tag, known))
-    return name
-
-
-def _create(name: str, arguments: dict[str, Any]) -> Any:
-    try:
-        return timm.create_model(name, **arguments)
-    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # Whatever a model's code says to arguments it does not take, or to being made without memory.
-        raise BaseError(f"{name} cannot be made by timm with {arguments}: {error}") from error
-
-
-def _stages(name: str, model: Any) -> dict[str, dict[str, nn.Module]]:
-    """Paths and blocks of every stage, by the stage's path: timm's table of features says where stages end."""
-    if not any(_looks_around(module) for module in model.modules()):
-        raise BaseError(f"{name} has no convolutional stages, so there is nothing in it to replace. {_supported()}")
-    if type(model) not in SMALL_STEMS:
-        raise BaseError(f"{name} is of timm's class {type(model).__name__}, which can't be a base yet. {_supported()}")
-    stages = {}
-    for path in (row["module"] for row in model.feature_info[1:]):
-        stage = model.get_submodule(path)
-        container, prefix = (stage, path) if isinstance(stage, nn.Sequential) else (stage.blocks, f"{path}.blocks")
-        stages[path] = {f"{prefix}.{index}": block for index, block in container.named_children()}
-    for block in (block for stage in stages.values() for block in stage.values()):
-        if type(block) not in FORMS:
-            found = type(block).__name__
-            raise BaseError(f"{name} is made of {found} blocks, which have no attention form yet. {_supported()}")
-        norm = getattr(block, FORMS[type(block)].parts["norm"])
-        if not isinstance(norm, NORMS):
-            known = ", ".join(norm.__name__ for norm in NORMS)
-            raise BaseError(f"{name} normalises by {type(norm).__name__}; attention blocks know {known}.")
-    return stages
-
-
-def _looks_around(module: nn.Module) -> bool:
-    """Whether a module is a convolution whose windows overlap, unlike those that cut a picture into patches."""
-    return isinstance(module, nn.Conv2d) and module.kernel_size > module.stride
-
-
-def _trace(name: str, model: nn.Module, paths: list[str], input_shape: Shape) -> dict[str, tuple[Shape, Shape]]:
+def _shapes(
+    found: Found, arguments: dict[str, Any], input_shape: Shape, shrunk: Mapping[str, Shrink]
+) -> dict[str, tuple[Shape, Shape]]:
     """Shapes before and after every block, in the order in which the model runs them."""
-    shapes: dict[str, tuple[Shape, Shape]] = {}
-
-    def note(path: str, module: nn.Module, before: tuple[Tensor], after: Tensor) -> None:
-        shapes[path] = _shape(before[0]), _shape(after)
-
-    for path in paths:
-        model.get_submodule(path).register_forward_hook(partial(note, path))
-    try:
-        model(torch.empty(1, *input_shape))
-    except (RuntimeError, ValueError) as error:
-        raise BaseError(f"{name} cannot take images of shape {input_shape}: {error}") from error
-    return shapes
+    model = create_on_meta(found.name, arguments)
+    shrink(model, shrunk)
+    calls = {call.path: call for call in trace(found.name, model, input_shape).inside}
+    paths = {call.path: call for stage in found.stages for call in stage.blocks}
+    last = {path: find_form(call, found.root).channels_last for path, call in paths.items()}
+    return {
+        path: (_shape(call.took, last[path]), _shape(call.gave, last[path]))
+        for path, call in calls.items()
+        if path in paths
+    }
 
 
-def _shape(tensor: Tensor) -> Shape:
-    _, channels, height, width = tensor.shape
+def _shape(tensor: Tensor | None, channels_last: bool) -> Shape:
+    if tensor is None or tensor.ndim != 4:
+        return (0, 0, 0)
+    _, *sides = tensor.shape
+    channels, height, width = (sides[2], *sides[:2]) if channels_last else sides
     return channels, height, width
 
 
-def _supported() -> str:
-    return f"A base is a model of timm's {' or '.join(f'{family}.py' for family in FAMILIES)}, such as resnet50."
+def _larger(found: Found, shapes: dict[str, tuple[Shape, Shape]], input_shape: Shape) -> bool:
+    """Whether the maps of the last stage became larger by what the small stem is for."""
+    last = found.stages[-1].blocks[-1]
+    assert last.gave is not None
+    assert found.root.took is not None
+    reduction = found.root.took.shape[-1] / last.gave.shape[2]
+    return shapes[last.path][1][2] * reduction > input_shape[2] * GAIN / 1.5
+
+
+def _stage(found: Found, stage: FoundStage, shapes: dict[str, tuple[Shape, Shape]]) -> Stage:
+    last = stage.blocks[-1]
+    return Stage(
+        name=stage.name,
+        blocks=tuple(
+            Block(
+                path=call.path,
+                module=type(call.module).__name__,
+                in_shape=shapes[call.path][0],
+                out_shape=shapes[call.path][1],
+                params=sum(weight.numel() for weight in call.module.parameters()),
+                expansion=EXPANSIONS.get(type(call.module)),
+                form=find_form(call, found.root),
+                fixed=(obstacle(call) or "") if call.keeps_shape else "",
+            )
+            for call in stage.blocks
+        ),
+        grows=obstacle(last) is None and _grows(found.root, last),
+    )
+
+
+def _grows(root: Call, last: Call) -> bool:
+    """Whether a module set behind the last block would be run, found by trying where that is not plain."""
+    parent_path, _, name = last.path.rpartition(".")
+    parent: Any = root.module.get_submodule(parent_path)
+    if not name[-1].isdigit() or list(parent.named_children())[-1][0] != name:
+        return False
+    if type(parent) is nn.Sequential:
+        return True
+    call = next((call for call in last.above if call.path == parent_path), None)
+    if call is None or call.took is None or call.given != 1:
+        return False
+    ran: list[bool] = []
+    probe = nn.Identity()
+    probe.register_forward_hook(lambda *_: ran.append(True))
+    parent.add_module("probe", probe)
+    try:
+        with torch.no_grad():
+            parent(call.took)
+    finally:
+        del parent.probe
+    return bool(ran)

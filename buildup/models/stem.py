@@ -1,52 +1,85 @@
-"""The stem for small images: 3x3 of stride 1 without pooling, so that stages see 32, 16, 8 and 4 as in the paper."""
+"""The stem for small images: the first two halvings go, so that stages see 32, 16, 8 and 4 as in the paper.
 
-from collections.abc import Callable
+Which modules halve the maps, and what has to become of them, is found from what the base does. In a ResNet that is
+a 3x3 convolution of stride 1 without pooling; in a ConvNeXt a 3x3 convolution in place of the 4x4 patches; where a stem
+halves only once, as in EfficientNet or RegNet, the first stage that halves keeps the resolution, too.
+"""
+
+from collections.abc import Mapping
+from math import log2
 from typing import Any
 
-from timm.models.resnet import ResNet
-from timm.models.resnetv2 import ResNetV2
-from torch import nn
+from timm.layers.blur_pool import BlurPool2d
+from torch import Tensor, nn
+
+from buildup.graph.network import Shrink
+from buildup.models.trace import Call
+
+GAIN = 4
+"""By how much the small stem makes the maps of all stages larger."""
+
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 
 
-def shrink_resnet_stem(model: Any) -> None:
-    """Give a timm ResNet the stem for small images, in place."""
-    deep = isinstance(model.conv1, nn.Sequential)
-    shrink_conv(model.conv1[0] if deep else model.conv1)
-    model.maxpool = nn.Identity()
-    model.feature_info = shrunk_features(model.feature_info)
+def find_shrunk(root: Call) -> dict[str, Shrink]:
+    """What the small stem changes in a traced base, by path; nothing where the first halvings are of other sorts."""
+    halvings = [call for call in root.inside if _halves(call) and _reduction(root, call.took) < GAIN]
+    if not halvings or max(_reduction(root, call.gave) for call in halvings) != GAIN:
+        return {}
+    found = {call.path: _change(root, call) for call in halvings}
+    pooled = [call.took for call in halvings if found[call.path] == "none"]
+    # What only prepares a pooling that goes, goes with it: padding, or the maximum before a blur.
+    prepares = (call for call in root.inside if any(call.gave is took for took in pooled) and _prepares(call))
+    return found | {call.path: "none" for call in prepares}
 
 
-def shrink_resnetv2_stem(model: Any) -> None:
-    """Give a timm ResNetV2 the stem for small images, in place."""
-    shrink_conv(model.stem[0])
-    for name in ("pad", "pool"):
-        # timm counts the stem's modules to find its feature, so they are emptied and not taken out.
-        if name in dict(model.stem.named_children()):
-            setattr(model.stem, name, nn.Identity())
-    model.feature_info = shrunk_features(model.feature_info)
+def shrink(model: Any, shrunk: Mapping[str, str]) -> None:
+    """Give a base the small stem, in place."""
+    for path, change in shrunk.items():
+        if change == "none":
+            parent, _, name = path.rpartition(".")
+            # Emptied and not taken out: timm counts the modules of some stems.
+            setattr(model.get_submodule(parent), name, nn.Identity())
+        else:
+            shrink_conv(model.get_submodule(path), change)
+    if shrunk and getattr(model, "feature_info", None):
+        model.feature_info = [info | {"reduction": max(1, info["reduction"] // 4)} for info in model.feature_info]
 
 
-def shrink_conv(conv: nn.Conv2d) -> None:
-    """Make a convolution 3x3 with stride 1, in place: its class and other settings stay.
-
-    A convolution that is 3x3 already, as in deep stems, keeps its weights.
-    """
+def shrink_conv(conv: Any, change: str) -> None:
+    """Make a convolution one of stride 1, in place, and of 3x3 where asked; its class and other settings stay."""
     conv.stride = (1, 1)
-    if conv.kernel_size != (3, 3):
+    if change == "3x3":
         conv.kernel_size = (3, 3)
-        conv.padding = (1, 1)
         conv.weight = nn.Parameter(conv.weight.new_empty(*conv.weight.shape[:2], 3, 3))
         nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    if not type(conv).__name__.endswith("Same"):  # these pad by themselves
+        conv.padding = tuple(side // 2 * step for side, step in zip(conv.kernel_size, conv.dilation, strict=True))
 
 
-def shrunk_features(feature_info: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """timm's feature table without the strides of the stem: 2 of the first conv, and 2 more of the pooling."""
-    first, *later = feature_info
-    return [first | {"reduction": 1}, *(info | {"reduction": info["reduction"] // 4} for info in later)]
+def _halves(call: Call) -> bool:
+    if not isinstance(call.module, (nn.Conv2d, *POOLS)) or call.took is None or call.gave is None:
+        return False
+    return call.took.ndim == 4 and bool(call.took.shape[-1] > 1.4 * call.gave.shape[-1])
 
 
-SMALL_STEMS: dict[type[nn.Module], Callable[[Any], None]] = {
-    ResNet: shrink_resnet_stem,
-    ResNetV2: shrink_resnetv2_stem,
-}
-"""For every timm class that can be a base: what gives it the small stem."""
+def _reduction(root: Call, tensor: Tensor | None) -> int:
+    """How many times smaller than the picture a map is, to the nearest power of 2: borders may cost some points."""
+    assert root.took is not None
+    assert tensor is not None
+    return int(2 ** round(log2(root.took.shape[-1] / tensor.shape[-1])))
+
+
+def _change(root: Call, call: Call) -> Shrink:
+    if not isinstance(call.module, nn.Conv2d):
+        return "none"
+    side = max(call.module.kernel_size)
+    reads_picture = _reduction(root, call.took) == 1
+    return "3x3" if side % 2 == 0 or (reads_picture and side > 3) else "stride 1"
+
+
+def _prepares(call: Call) -> bool:
+    if isinstance(call.module, POOLS):
+        return True
+    weightless = not call.calls and not any(True for _ in call.module.parameters())
+    return weightless and call.took is not None and call.gave is not None and call.took.shape[-1] < call.gave.shape[-1]

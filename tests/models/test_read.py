@@ -1,15 +1,10 @@
-from typing import Any
-
 import pytest
-import timm
-import torch
 
-from buildup.errors import BaseError
-from buildup.graph.edit import Append, apply, replacement
-from buildup.graph.kinds import Conv, LocalAttention
-from buildup.graph.network import Network
-from buildup.models.build import build
-from buildup.models.read import bases, catalogue, read, refusal
+from buildup.errors import BaseError, LayoutError
+from buildup.graph.edit import apply, replacement
+from buildup.graph.kinds import LocalAttention
+from buildup.graph.layout import layout
+from buildup.models.read import read
 
 
 def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None:
@@ -61,14 +56,11 @@ def test_tags_and_old_names_lead_to_the_same_network(name: str, base: str) -> No
         ("resnet50.a9_in1k", "Known: a1_in1k, a1h_in1k"),
         ("", "unknown base ''"),
         ("local-dir:/nowhere", "unknown base"),
-        ("vit_tiny_patch16_224", "has no convolutional stages"),
-        ("swin_tiny_patch4_window7_224", "has no convolutional stages"),
+        ("vit_tiny_patch16_224", r"has attention of its own \(blocks.0.attn.qkv\)"),
+        ("mobilevit_xxs", "has attention of its own"),
+        ("alter_resnet18", "has attention of its own"),
         ("mixer_b16_224", "has no convolutional stages"),
-        ("vgg11", "timm's class VGG"),
-        ("convnext_atto", "timm's class ConvNeXt"),
-        ("hrnet_w18_small", "timm's class HighResolutionNet"),
-        ("skresnet18", "SelectiveKernelBasic blocks"),
-        ("alter_resnet18", "PreActAttentionBlock blocks"),
+        ("densenet121", "no stage has, after its first block, one that gives out maps like those that it takes"),
     ],
 )
 def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, says: str) -> None:
@@ -81,7 +73,6 @@ def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, say
     [
         ({"colour": 1}, "unexpected keyword argument 'colour'"),
         ({"num_classes": 5}, "num_classes, which the network itself says"),
-        ({"norm_layer": "layernorm2d"}, "normalises by LayerNorm2d; attention blocks know BatchNorm2d"),
     ],
 )
 def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object], says: str) -> None:
@@ -89,38 +80,71 @@ def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object]
         read("resnet18", input_shape=(3, 32, 32), num_classes=10, base_args=arguments)
 
 
-def test_a_name_that_can_be_a_base_is_not_refused() -> None:
-    assert refusal("resnet50") is None
+SIZES = {
+    # A base of each sort, its layout, and the side of its stages' maps for pictures of 32 px.
+    "resnext26ts": ("CC|CC|CC|CC", [32, 16, 8, 4]),
+    "regnety_002": ("C|C|CCCC|CCCCCCC", [32, 16, 8, 4]),
+    "convnext_atto": ("CC|CC|CCCCCC|CC", [32, 16, 8, 4]),
+    "convnextv2_atto": ("CC|CC|CCCCCC|CC", [32, 16, 8, 4]),
+    "inception_next_atto": ("CC|CC|CCCCCC|CC", [32, 16, 8, 4]),
+    "mambaout_femto": ("CCC|CCC|CCCCCCCCC|CCC", [32, 16, 8, 4]),
+    "efficientnet_b0": ("CC|CC|CCCCCC|CCCCC", [32, 16, 8, 4]),
+    "tf_efficientnetv2_b0": ("CC|CC|CCCCCCCC|CCCCCCCC", [32, 16, 8, 4]),
+    "mobilenetv3_small_050": ("CC|CCCCC|CCC", [16, 8, 4]),
+    "mobilenetv4_conv_small": ("CCCCCC|CCCCCC", [8, 4]),
+    "ghostnet_050": ("C|CC|CC|CCCCCC|CCCCC", [32, 32, 16, 8, 4]),
+    "repvgg_a0": ("CC|CCCC|CCCCCCCCCCCCCC|C", [32, 16, 8, 4]),
+    "repvit_m0_9": ("CCC|CCC|CCCCCCCCCCCCCCC|CC", [32, 16, 8, 4]),
+    "starnet_s1": ("CC|CC|CCCCCCCC|CCC", [32, 16, 8, 4]),
+    "nf_resnet26": ("CC|CC|CC|CC", [32, 16, 8, 4]),
+    "cspresnet50": ("CCC|CCC|CCCCC|CC", [32, 16, 8, 4]),
+    "darknet53": ("C|CC|CCCCCCCC|CCCCCCCC|CCCC", [32, 32, 16, 8, 4]),
+    "dla34": ("CC|CCCC|CCCC|CC", [32, 16, 8, 4]),
+    "hrnet_w18_small": ("CCCCCC|CCCCCC|CCCC|CC", [32, 16, 8, 4]),
+    "hgnetv2_b0": ("C|C|CC|C", [32, 16, 8, 4]),
+    "skresnet18": ("CC|CC|CC|CC", [32, 16, 8, 4]),
+    "dpn48b": ("CCC|CCCC|CCCCCC|CCC", [32, 16, 8, 4]),
+    "vgg11_bn": ("CC|CC|CC", [32, 16, 8]),
+    "ese_vovnet19b_dw": ("CCC|CCC|CCC|CCC", [32, 16, 8, 4]),
+    "xception41": ("C|C|CCCCCCCCC|CC", [32, 16, 8, 4]),
+    "convmixer_768_32": ("C" * 32, [4]),
+    "fasternet_t0": ("C|CC|CCCCCCCC|CC", [32, 16, 8, 4]),
+}
 
 
-def test_a_name_that_cannot_be_a_base_is_refused_with_a_reason() -> None:
-    assert "no convolutional stages" in str(refusal("mixer_b16_224"))
-    assert "unknown base 'nothing'" in str(refusal("nothing"))
+@pytest.mark.parametrize("base", SIZES)
+def test_every_sort_of_base_is_read_by_the_same_means(base: str) -> None:
+    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    expected, sides = SIZES[base]
+    assert layout(network) == expected
+    assert [stage.size for stage in network.stages] == [(side, side) for side in sides]
+    assert len({stage.name for stage in network.stages}) == len(network.stages)
 
 
-def test_the_catalogue_lists_every_name_of_timm_with_its_family_and_a_verdict() -> None:
-    rows = catalogue()
-    assert len(rows) == len(timm.list_models())
-    assert {row.name for row in rows if row.reason is None} == set(bases())
+def test_single_convolutions_are_the_blocks_of_a_net_without_others() -> None:
+    network = read("vgg11_bn", input_shape=(3, 224, 224), num_classes=10)
+    assert [block.path for block in network.stages[1].blocks] == ["features.15", "features.18"]
+    assert [stage.name for stage in network.stages] == ["features.13", "features.20", "features.27"]
 
 
-def everywhere(network: Network) -> Network:
-    """The network with attention wherever it may stand, and a block more where one can follow."""
-    for number, stage in enumerate(network.stages):
-        for position in stage.positions(step=1):
-            if isinstance(stage.blocks[position].kind, Conv):
-                kind = LocalAttention(heads=number + 1, head_size=8, window=min(4, *stage.size))
-                network = apply(network, replacement(network, stage.blocks[position].path, kind))
-        if stage.blocks[-1].keeps_shape:
-            network = apply(network, Append(stage=stage.name))
-    return network
+def test_a_block_that_is_given_more_than_one_map_stays() -> None:
+    network = read("dla34", input_shape=(3, 224, 224), num_classes=10)
+    block = network.block("level3.tree2.tree1")
+    assert block.keeps_shape
+    assert "given 2 things" in block.fixed
+    with pytest.raises(LayoutError, match="given 2 things"):
+        apply(network, replacement(network, block.path, LocalAttention(heads=1, window=7, width=8)))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("size", [32, 224])
-@pytest.mark.parametrize("base", bases())
-def test_every_listed_name_can_be_read_edited_and_built(base: str, size: int) -> None:
-    network = everywhere(read(base, input_shape=(3, size, size), num_classes=10))
-    model: Any = build(network, device="meta", features_only=True)
-    features = model(torch.empty(1, 3, size, size, device="meta"))
-    assert [size // feature.shape[2] for feature in features] == model.feature_info.reduction()
+@pytest.mark.parametrize(
+    ("base", "grows"),
+    [("resnet18", True), ("regnety_002", True), ("dla34", False), ("efficientnet_b0", False), ("vgg11", False)],
+)
+def test_a_stage_grows_where_a_module_behind_its_last_block_would_run(base: str, grows: bool) -> None:
+    assert read(base, input_shape=(3, 64, 64), num_classes=10).stages[-1].grows == grows
+
+
+def test_a_base_without_a_small_stem_keeps_its_own_or_is_refused() -> None:
+    assert read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10).stem == "base"
+    with pytest.raises(BaseError, match="can't be given the small stem"):
+        read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10, stem="small")

@@ -1,0 +1,167 @@
+"""What a timm model does with one image: its modules in the order in which they run, as a tree of calls.
+
+A model on the meta device runs without memory or arithmetic. Which tensor goes from one module into the next is
+known by identity, so that a chain of modules can be told from a sum or a concatenation.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from buildup.errors import BaseError
+from buildup.graph.network import Shape
+
+
+@dataclass(kw_only=True, eq=False)
+class Call:
+    """One run of one module."""
+
+    path: str
+    """Its name in the model; empty for the model itself."""
+    module: nn.Module
+    parent: "Call | None"
+    calls: list["Call"] = field(default_factory=list)
+    """The runs of modules inside this one, in order."""
+    given: int
+    """How many arguments that are not None it was called with."""
+    took: Tensor | None
+    took_version: int
+    gave: Tensor | None = None
+    gave_version: int = 0
+    started: int
+    ended: int = 0
+    """Its place in the order of all starts and ends."""
+
+    @property
+    def inside(self) -> Iterator["Call"]:
+        """This call and all calls inside it, in order of their starts."""
+        yield self
+        for call in self.calls:
+            yield from call.inside
+
+    @property
+    def above(self) -> Iterator["Call"]:
+        """The calls that this one is inside of, from the nearest on."""
+        call = self.parent
+        while call is not None:
+            yield call
+            call = call.parent
+
+    @cached_property
+    def keeps_shape(self) -> bool:
+        """Whether it turns one map into another of the same shape."""
+        return (
+            self.took is not None
+            and self.gave is not None
+            and self.took.ndim == 4 == self.gave.ndim
+            and (self.took.shape == self.gave.shape)
+        )
+
+    @cached_property
+    def is_chain(self) -> bool:
+        """Whether it does nothing but hand its input from one module to the next."""
+        if not self.calls or self.took is None:
+            return False
+        tensor, version = self.took, self.took_version
+        for call in self.calls:
+            if call.took is not tensor or call.took_version != version or call.gave is None:
+                return False
+            tensor, version = call.gave, call.gave_version
+        return self.gave is tensor and self.gave_version == version
+
+    @cached_property
+    def looks_around(self) -> bool:
+        """Whether there is a convolution in it whose windows overlap, unlike those that cut a picture into patches."""
+        return _looks_around(self.module) or any(call.looks_around for call in self.calls)
+
+
+def trace(name: str, model: nn.Module, input_shape: Shape) -> Call:
+    """The call of a model on the meta device, in evaluation mode, with one image."""
+    calls: list[Call] = []
+    open_calls: list[Call] = []
+    clock = iter(range(1_000_000))
+
+    def start(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = [value for value in (*args, *kwargs.values()) if value is not None]
+        took = given[0] if given and isinstance(given[0], Tensor) else None
+        parent = open_calls[-1] if open_calls else None
+        call = Call(
+            path=path,
+            module=module,
+            parent=parent,
+            given=len(given),
+            took=took,
+            took_version=_version(took),
+            started=next(clock),
+        )
+        if parent is not None:
+            parent.calls.append(call)
+        calls.append(call)
+        open_calls.append(call)
+
+    def end(module: nn.Module, args: Any, result: Any) -> None:
+        call = open_calls.pop()
+        call.gave = result if isinstance(result, Tensor) else None
+        call.gave_version = _version(call.gave)
+        call.ended = next(clock)
+
+    training = model.training
+    with ExitStack() as hooks, _ShapesOnly():
+        for path, module in model.named_modules():
+            hooks.enter_context(module.register_forward_pre_hook(partial(start, path), with_kwargs=True))
+            hooks.enter_context(module.register_forward_hook(end))
+        try:
+            with torch.no_grad():
+                model.eval()(torch.empty(1, *input_shape, device="meta"))
+        except (AssertionError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+            raise BaseError(f"{name} cannot take images of shape {input_shape}: {error}") from error
+        finally:
+            model.train(training)
+    return calls[0]
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Answers with an empty tensor where the shape stays: what torch does on the meta device takes twice the time."""
+
+    KEEP_SHAPE = frozenset(
+        [
+            "batch_norm",
+            "dropout",
+            "gelu",
+            "group_norm",
+            "hardsigmoid",
+            "hardswish",
+            "layer_norm",
+            "relu",
+            "relu6",
+            "relu_",
+            "sigmoid",
+            "silu",
+        ]
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """What torch calls in place of each of its functions."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name not in self.KEEP_SHAPE:
+            return func(*args, **kwargs)
+        tensor = args[0] if args else kwargs["input"]
+        return tensor if kwargs.get("inplace") or name.endswith("_") else torch.empty_like(tensor)
+
+
+def _version(tensor: Tensor | None) -> int:
+    """Changes when a tensor is changed in place."""
+    return 0 if tensor is None else tensor._version
+
+
+def _looks_around(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d) and module.kernel_size > module.stride

@@ -1,0 +1,186 @@
+"""Every convolutional family of timm: what is read computes what timm's model does, and what is edited trains."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from buildup.commands.models import models
+from buildup.errors import BaseError
+from buildup.graph.edit import apply
+from buildup.graph.network import Network
+from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
+from buildup.models.build import build
+from buildup.models.catalogue import learn
+from buildup.models.read import read
+from buildup.rules.moves import moves
+from buildup.space.load import load
+
+ALTERNET = load("alternet")
+
+SMALL = (
+    "convnext_atto",
+    "dla46_c",
+    "efficientnet_lite0",
+    "fasternet_t0",
+    "ghostnet_050",
+    "hgnetv2_b0",
+    "mambaout_femto",
+    "mobilenetv3_small_050",
+    "nf_regnet_b0",
+    "regnety_002",
+    "repvgg_a0",
+    "starnet_s1",
+)
+
+
+def last_of_every_stage(network: Network) -> Network:
+    """The network with attention at the last legal position of every stage."""
+    for places in moves(network, ALTERNET):
+        if places:
+            network = apply(network, places[0].edit(network))
+    return network
+
+
+def pictures(network: Network, number: int = 2) -> Tensor:
+    return torch.randn(number, *network.input_shape, generator=torch.Generator().manual_seed(0))
+
+
+def check_equal(base: str, size: int) -> None:
+    network = read(base, input_shape=(3, size, size), num_classes=7, stem="base")
+    ours = build(network).eval()
+    theirs = timm.create_model(base, num_classes=7, device="meta").eval()
+    theirs.load_state_dict(ours.state_dict(), assign=True)
+    with torch.inference_mode():
+        assert torch.equal(ours(pictures(network)), theirs(pictures(network)))
+
+
+def check_trains(base: str, size: int) -> None:
+    network = last_of_every_stage(read(base, input_shape=(3, size, size), num_classes=7))
+    assert network.replaced
+    model = build(network)
+    logits = model(pictures(network))
+    logits.square().sum().backward()
+    assert torch.isfinite(logits).all()
+    for path in network.replaced:
+        gradients = [weight.grad for weight in model.get_submodule(path).parameters()]
+        assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients), path
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_a_base_that_is_read_and_built_is_the_base(base: str) -> None:
+    check_equal(base, 64)
+
+
+@pytest.mark.parametrize("base", SMALL)
+def test_attention_at_the_end_of_every_stage_trains(base: str) -> None:
+    check_trains(base, 32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Habit:
+    """What the attention block of a base is expected to take over."""
+
+    base: str
+    path: str
+    block: type[nn.Module]
+    norm: type[nn.Module]
+    act: type[nn.Module] = nn.Identity
+    scale: float | None = None
+
+
+HABITS = [
+    Habit(base="convnext_atto", path="stages.3.blocks.1", block=PreActAttentionBlock, norm=nn.LayerNorm, scale=1e-6),
+    Habit(base="efficientnet_lite0", path="blocks.5.3", block=PostActAttentionBlock, norm=nn.BatchNorm2d),
+    Habit(base="regnety_002", path="s4.b7", block=PostActAttentionBlock, norm=nn.BatchNorm2d, act=nn.ReLU),
+    Habit(base="nf_regnet_b0", path="stages.3.5", block=PreActAttentionBlock, norm=nn.LayerNorm),
+    Habit(base="repvgg_a0", path="stages.2.13", block=PostActAttentionBlock, norm=nn.BatchNorm2d, act=nn.ReLU),
+    Habit(base="dpn48b", path="features.conv5_3.c3x3_b", block=PreActAttentionBlock, norm=nn.BatchNorm2d),
+]
+
+
+@pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.base)
+def test_attention_takes_over_the_habits_of_a_family(habit: Habit) -> None:
+    network = last_of_every_stage(read(habit.base, input_shape=(3, 64, 64), num_classes=7))
+    block: Any = build(network).get_submodule(habit.path)
+    assert type(block) is habit.block
+    assert isinstance(block.norm2, habit.norm)
+    assert isinstance(getattr(block, "act2", nn.Identity()), habit.act)
+    scale = getattr(block, "scale", None)
+    assert (None if scale is None else pytest.approx(scale.detach().mean().item())) == habit.scale
+
+
+def test_a_base_of_maps_with_channels_last_gets_blocks_that_turn_them() -> None:
+    network = last_of_every_stage(read("mambaout_femto", input_shape=(3, 64, 64), num_classes=7))
+    assert network.block("stages.3.blocks.2").out_shape == (288, 8, 8)
+    assert isinstance(build(network, device="meta").get_submodule("stages.3.blocks.2"), ChannelsLast)
+
+
+def test_attention_costs_about_what_it_replaces_in_families_that_the_paper_does_not_speak_of() -> None:
+    network = read("convnext_atto", input_shape=(3, 64, 64), num_classes=7)
+    edited = last_of_every_stage(network)
+    model = build(edited, device="meta")
+    for path in edited.replaced:
+        params = sum(weight.numel() for weight in model.get_submodule(path).parameters())
+        assert params == pytest.approx(network.block(path).params, rel=0.1)
+
+
+def test_a_pattern_is_looked_into_once_and_then_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    text, rows = models({"pattern": "resnet1[48]t*"}, learn)
+    assert "resnet14t can't be a base" in text
+    row = {"name": "resnet14t", "family": "resnet", "supported": False, "stages": 0, "positions": 0}
+    assert rows == [row | {"reason": text.splitlines()[0]}]
+    assert models({"pattern": "resnet14t"}, forget)[1] == rows
+
+
+def forget(known: dict[str, Any], pattern: str | None) -> dict[str, Any]:
+    raise AssertionError(f"{pattern} was not remembered")
+
+
+def test_a_model_that_is_no_cnn_is_told_from_one_that_cannot_be_a_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    rows = learn({}, "vit_tiny_patch16_224")["rows"] | learn({}, "densenet121")["rows"]
+    assert (rows["vit_tiny_patch16_224"]["convolutional"], rows["densenet121"]["convolutional"]) == (False, True)
+    assert not rows["densenet121"]["supported"]
+
+
+@pytest.fixture(scope="session")
+def listed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return [name for name, row in learn({}, None)["rows"].items() if row["supported"]]
+
+
+@pytest.mark.slow
+def test_the_catalogue_has_most_convolutional_names(listed: list[str]) -> None:
+    assert len(listed) >= 560
+
+
+def fitting_size(base: str) -> int:
+    """The smallest of a few sizes that the base takes: some are made for one."""
+    for size in (64, 128, 224, 256, 299, 331):
+        try:
+            read(base, input_shape=(3, size, size), num_classes=7, stem="base")
+        except BaseError:
+            continue
+        return size
+    raise AssertionError(f"{base} takes no size")
+
+
+@pytest.mark.slow
+def test_every_listed_name_computes_what_its_base_does_and_trains_when_edited(listed: list[str]) -> None:
+    """One test for all, so that the names are found once; what failed is told together."""
+    failed = []
+    for base in listed:
+        try:
+            size = fitting_size(base)
+            check_equal(base, size)
+            check_trains(base, size)
+        except Exception as error:  # noqa: BLE001
+            failed.append(f"{base}: {error!r}")
+    assert not failed

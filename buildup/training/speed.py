@@ -15,7 +15,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.training.augment import soft_targets
 from buildup.training.device import cpu_has_bfloat16
-from buildup.training.execution import Execution
+from buildup.training.execution import Execution, Precision
 from buildup.training.recipe import Recipe
 from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
 
@@ -44,13 +44,15 @@ def usual(recipe: Recipe, device: str) -> Execution:
     return Execution(precision="bf16" if on_gpu and recipe.amp else "float32", channels_last=on_gpu)
 
 
-def choose(network: Network, recipe: Recipe, *, device: str, threads: int, steps: int) -> tuple[Speed, ...]:
+def choose(
+    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, precision: Precision | None = None
+) -> tuple[Speed, ...]:
     """Measure the executions that may pay for a training of so many steps; the best one comes first.
 
-    An execution that this machine cannot carry out is left out.
+    An execution that this machine cannot carry out is left out. With a precision, only that one is tried.
     """
     place = torch.device(device)
-    best, *others = _layouts(recipe, place)
+    best, *others = _layouts(recipe, place, precision)
     tried = [measure_speed(network, recipe, best, device=device, threads=threads)]
     batch = _batch(recipe, place)
 
@@ -112,12 +114,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and cpu_has_bfloat16()
 
 
-def _layouts(recipe: Recipe, device: torch.device) -> list[Execution]:
+def _layouts(recipe: Recipe, device: torch.device, precision: Precision | None) -> list[Execution]:
     """What may be fastest, the simplest first."""
     plain = [Execution()]
-    if device.type == "mps":
-        return plain
-    plain.append(Execution(channels_last=True))
+    if device.type != "mps":
+        plain.append(Execution(channels_last=True))
+    if precision is not None or device.type == "mps":
+        return [replace(execution, precision=precision or "float32") for execution in plain]
     fast = [replace(execution, precision="bf16") for execution in plain]
     if not (recipe.amp and has_bfloat16(device)):
         return plain

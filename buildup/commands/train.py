@@ -1,0 +1,177 @@
+"""`train`: one training of any timm model or layout by a recipe, in this process: no Ray and no study."""
+
+import json
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import timm
+import torch
+
+from buildup.commands.problems import Problems
+from buildup.commands.progress import say
+from buildup.commands.signals import interruptible
+from buildup.errors import BaseError, RunError, SearchError
+from buildup.graph.network import Network
+from buildup.models.read import read
+from buildup.report.words import duration
+from buildup.rules.moves import from_layout
+from buildup.search.evaluate import attempt, attempt_folder, attempts, final_record
+from buildup.search.files import write_whole
+from buildup.search.folder import cores
+from buildup.space.load import load
+from buildup.training.data import DataInfo, describe_data, load_data, parse_fraction
+from buildup.training.device import check_device
+from buildup.training.execution import Execution, Precision
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.speed import choose
+from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
+
+EXECUTION = "execution.json"
+PRECISIONS = ("auto", "float32", "bf16")
+
+
+def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Train, and give back what came of it. The same command goes on after any stop."""
+    job, place = _request(flags)
+    number = max(attempts(place), default=0) + 1
+    folder = attempt_folder(place, number)
+    folder.mkdir(parents=True)
+    write_whole(place / EXECUTION, json.dumps(asdict(job.execution)).encode())
+    with interruptible():
+        record = _follow(job, folder)
+    outcome = record.outcome
+    if isinstance(outcome, Failure):
+        raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
+    values = {
+        "folder": str(folder),
+        "weights": str(folder / "weights.safetensors"),
+        "execution": asdict(job.execution),
+        **record_to_values(record),
+    }
+    values["score"].pop("correct")  # for programs it is in the final record
+    return _text(outcome, job, folder), values
+
+
+def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
+    problems = Problems()
+    if not flags["dataset"]:
+        problems.found.append("--dataset is missing.")
+    recipe, data, network, share, device = None, None, None, 1.0, "cpu"
+    with problems.caught():
+        recipe = load_recipe(flags["recipe"] or "quick")
+    epochs = problems.whole("--epochs", flags["epochs"], recipe.epochs if recipe else 1, most=100_000)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    with problems.caught():
+        share = parse_fraction(flags["fraction"] or "1")
+    with problems.caught():
+        device = check_device(flags["device"] or "auto")
+    precision = problems.choice("precision", flags["precision"], "auto", PRECISIONS)
+    if flags["dataset"]:
+        with problems.caught():
+            data = describe_data(flags["dataset"], flags["data_dir"], fraction=share)
+    if data:
+        with problems.caught():
+            network = _network(flags["name"], flags["layout"], data)
+    problems.raise_any()
+    assert recipe is not None
+    assert data is not None
+    assert network is not None
+    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
+
+    place = Path(flags["to"] or f"trainings/{flags['name']}-{Path(flags['dataset']).name}-s{seed}")
+    if final_record(place) is not None:
+        raise RunError(f"{place}: this training is finished. Name another folder with --to, or remove that one.")
+    earlier = attempts(place)
+    kept = place / EXECUTION
+    # Measured once: a second measurement may choose otherwise, and the training would not go on from its checkpoint.
+    if earlier and kept.is_file():
+        execution = Execution(**json.loads(kept.read_text(encoding="utf-8")))
+    else:
+        execution = _execution(network, recipe, data, device, precision)
+    job = Job(
+        network=network,
+        seed=seed,
+        dataset=flags["dataset"],
+        data_dir=flags["data_dir"],
+        data_hash=load_data(flags["dataset"], flags["data_dir"], data.image_size).hash,
+        image_size=data.image_size,
+        fraction=share,
+        recipe=recipe,
+        device=device,
+        threads=cores(),
+        deterministic=bool(flags["deterministic"]),
+        execution=execution,
+        folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
+        resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
+    )
+    return job, place
+
+
+def _network(name: str, layout: str | None, data: DataInfo) -> Network:
+    """The network of a layout or of a name; a model that cannot be a base is one piece without stages."""
+    shape = (data.channels, data.image_size, data.image_size)
+    try:
+        base = read(name, input_shape=shape, num_classes=data.num_classes)
+    except BaseError:
+        if layout or not timm.is_model(name.partition(".")[0]):
+            raise
+        return _whole(name.partition(".")[0], shape, data.num_classes)
+    return from_layout(layout, base, load("alternet")) if layout else base
+
+
+def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
+    arguments: dict[str, Any] = {"img_size": shape[1]}
+    with torch.device("meta"):
+        try:
+            timm.create_model(name, **arguments)
+        except TypeError:  # it takes images of any size
+            arguments = {}
+    return Network(
+        base=name,
+        base_args=arguments,
+        input_shape=shape,
+        num_classes=num_classes,
+        stages=(),
+        edges=(("stem", "head"),),
+    )
+
+
+def _execution(network: Network, recipe: Recipe, data: DataInfo, device: str, precision: str) -> Execution:
+    resolved = recipe.resolved(train_images=data.train_images)
+    steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
+    asked = None if precision == "auto" else cast(Precision, precision)
+    return choose(network, resolved, device=device, threads=cores(), steps=steps, precision=asked)[0].execution
+
+
+def _follow(job: Job, folder: Path) -> Record:
+    say(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
+    with closing(attempt(fit, job, folder)) as steps:
+        while True:
+            try:
+                epoch = next(steps)
+            except StopIteration as end:
+                return cast(Record, end.value)
+            say(_line(epoch, job.recipe.epochs))
+
+
+def _line(epoch: Epoch, epochs: int) -> str:
+    found = epoch.metrics
+    return (
+        f"epoch {epoch.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
+        f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
+    )
+
+
+def _text(score: Score, job: Job, folder: Path) -> str:
+    found = score.metrics
+    wide = max(map(len, found))
+    return "\n".join([
+        f"{score.accuracy:.2f} % of {score.images:,} validation images after {job.recipe.epochs} epochs, "
+        f"{duration(score.seconds)}.",
+        *(f"  {name:{wide}}  {value:.4g}" for name, value in found.items()),
+        f"Weights: {folder / 'weights.safetensors'}",
+    ])  # fmt: skip

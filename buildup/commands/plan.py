@@ -43,11 +43,13 @@ class Plan:
     images_per_second: float
     """While training the base, measured just now."""
     networks: tuple[int, int]
+    seeds: tuple[int, int]
+    """Of each network: before the judge's first look, and before its last."""
 
     @property
     def trainings(self) -> tuple[int, int]:
         """How many trainings there will be."""
-        return self.networks[0] * self.request.settings.seeds, self.networks[1] * self.request.settings.seeds
+        return self.networks[0] * self.seeds[0], self.networks[1] * self.seeds[1]
 
     @property
     def each(self) -> float:
@@ -56,10 +58,9 @@ class Plan:
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Until the end. Candidates follow one another; only their seeds are trained side by side."""
-        settings = self.request.settings
-        rounds = ceil(settings.seeds / settings.workers) * self.each
-        return self.networks[0] * rounds, self.networks[1] * rounds
+        """Until the end, at most: that candidates are trained ahead of the verdicts before them is not counted on."""
+        least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
+        return self.networks[0] * least, self.networks[1] * most
 
 
 def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -91,7 +92,13 @@ def _plan(request: Request) -> Plan:
         known = costs.of(candidate.network)
         estimates.append(Estimate(candidate=candidate, cost=known, seconds=of_base * known.macs / costs.base.macs))
     least, most = sorted(1 + steps.verdicts_left((), kept) for kept in (False, True))
-    return Plan(request=request, estimates=tuple(estimates), images_per_second=1 / speed.train, networks=(least, most))
+    return Plan(
+        request=request,
+        estimates=tuple(estimates),
+        images_per_second=1 / speed.train,
+        networks=(least, most),
+        seeds=(steps.seeds, steps.most_seeds),
+    )
 
 
 def _text(made: Plan) -> str:
@@ -117,7 +124,7 @@ def _text(made: Plan) -> str:
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
     lines += [
-        f"{_range(*made.trainings)} trainings ({_range(*made.networks)} networks x {settings.seeds} seeds), "
+        f"{_range(*made.trainings)} trainings ({_range(*made.networks)} networks x {_range(*made.seeds)} seeds), "
         f"{settings.epochs} epochs each.",
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "

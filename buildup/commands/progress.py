@@ -104,12 +104,11 @@ def say(text: str, stream: TextIO | None = None) -> None:
 def left(procedure: Procedure, view: View, workers: int, each: float | None) -> str:
     """How much of a search is left, in trainings and, where the seconds of one are known, in time."""
     least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
-    seeds = procedure.seeds
-    count = f"{least * seeds} to {most * seeds} trainings left" if least < most else f"{most * seeds} trainings left"
+    fewest, largest = least * procedure.seeds, most * procedure.most_seeds
+    count = f"{fewest} to {largest} trainings left" if fewest < largest else f"{largest} trainings left"
     if each is None:
         return count
-    pace = each / min(workers, seeds)
-    low, high = duration(least * seeds * pace), duration(most * seeds * pace)
+    low, high = (duration(number * each / min(workers, procedure.seeds)) for number in (fewest, largest))
     return f"{count}, about {low if low == high else f'{low} to {high}'}"
 
 

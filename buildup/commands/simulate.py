@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from buildup.commands.chance import USUAL, Where, false_claims, power, usual_chances
 from buildup.commands.problems import Problems
 from buildup.errors import LayoutError, RequestError
+from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
 from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
@@ -27,6 +29,41 @@ PIXELS, CLASSES = 32, 100
 
 def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
     """Follow the rule; the trace as text and as values. `read` makes the graph of a base that no cache knows."""
+    return _chance(flags, read) if flags["aa"] or flags["power"] else _follow(flags, read)
+
+
+def _chance(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
+    """How often the judges err: searches on drawn images, of the usual kinds or from where the flags say."""
+    problems = Problems()
+    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
+    runs = problems.whole("--runs", flags["runs"], 1000)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
+    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    if flags["aa"] and flags["power"]:
+        problems.found.append("--aa and --power are two studies; ask for one of them.")
+    places: Sequence[Where] = USUAL
+    if flags["base"] or flags["layout"]:
+        with problems.caught():
+            space = _space(flags)
+            network = _start(flags["base"], flags["layout"], space, read)
+            places = [Where(name=layout(network), network=network, space=space)]
+            if flags["scores"]:  # what the layouts are worth is no matter where none is better than another
+                read_table(Path(flags["scores"]), network)
+    problems.raise_any()
+    chances = usual_chances() if flags["noise"] is None else usual_chances((deviation,))
+    if flags["power"]:
+        return power(places, chances, seeds=seeds, runs=runs, seed=seed)
+    judges = (judge,) if judge else ("proven", "likely")
+    return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
+
+
+def _space(flags: Mapping[str, Any]) -> SearchSpace:
+    space = load(flags["space"] or "alternet")
+    return with_look_ahead(space) if flags["look_ahead"] else space
+
+
+def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
     problems = Problems()
     seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
@@ -35,8 +72,7 @@ def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[st
     default = problems.number("--default-score", flags["default_score"], 0.0, least=-1e9)
     space = None
     with problems.caught():
-        space = load(flags["space"] or "alternet")
-        space = with_look_ahead(space) if flags["look_ahead"] else space
+        space = _space(flags)
     judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
     network, table = None, None
     with problems.caught():
@@ -89,13 +125,13 @@ def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[st
     return text, values
 
 
-def _start(base: str | None, layout: str | None, space: SearchSpace | None, read: Callable[..., Network]) -> Network:
+def _start(base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]) -> Network:
     """Where to start: from letters, which need neither torch nor timm, or from a base."""
-    if bool(base) == bool(layout):
+    if bool(base) == bool(letters):
         raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")
-    network = sketch(layout.strip()) if layout else _cached_graph(str(base), space.stem if space else "auto", read)
-    if layout and set(layout) - set("C|"):
-        raise LayoutError(f"--layout {layout}: the rule starts from Conv blocks alone, so only C may stand in it.")
+    network = sketch(letters.strip()) if letters else _cached_graph(str(base), space.stem if space else "auto", read)
+    if letters and set(letters) - set("C|"):
+        raise LayoutError(f"--layout {letters}: the rule starts from Conv blocks alone, so only C may stand in it.")
     return start(network, space) if space else network
 
 

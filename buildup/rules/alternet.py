@@ -8,53 +8,111 @@ place of the same stage on top of the dropped one before it gives the stage up, 
     >>> rule = AlterNetRule(base=Candidate(network=sketch("CC|CC")), space=SearchSpace(name="s", description=""))
     >>> rule.propose(()).edit
     'c2.1: conv -> msa(heads=24, window=4)'
+
+The error that a search may make is shared out over its stages. Within a strict stage it need not be: the first drop
+ends the stage, so only one candidate without a gain can be tried there, and whatever comes after a keep is tried at
+the same level. A stage that ends without a drop has spent nothing, and passes its share on to the next (the fallback
+procedure of multiple testing). With a look-ahead a stage may see several drops, and its share is split among them.
 """
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from buildup.graph.edit import apply
+from buildup.rules.base import Step, walk
 from buildup.rules.moves import Move, moves
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class AlterNetRule:
     """The strict rule, and with the space's `look_ahead` the paper's own form of it."""
 
     base: Candidate
     space: SearchSpace
 
+    @cached_property
+    def first(self) -> Step | None:
+        """The last place of the last stage."""
+        stages = tuple(places for places in reversed(moves(self.base.network, self.space)) if places)
+        return _enter(stages, best=self.base, look_ahead=self.space.look_ahead, part=1 / max(1, len(stages)))
+
     def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The candidate that follows from the verdicts so far; None at the end. It remembers nothing: it walks anew."""
-        walk = self._walk()
-        try:
-            candidate = next(walk)
-            for decision in decisions:
-                candidate = walk.send(decision.kept)
-        except StopIteration:
-            return None
-        return candidate
-
-    def _walk(self) -> Generator[Candidate, bool, None]:
-        best = self.base
-        for places in reversed(moves(self.base.network, self.space)):
-            built_on, failures = best, 0
-            for place in places:
-                candidate = _step(best, built_on, place)
-                if (yield candidate):
-                    best = built_on = candidate
-                    failures = 0
-                    continue
-                failures += 1
-                if failures > self.space.look_ahead:
-                    break
-                built_on = candidate
+        """The candidate that follows from the verdicts so far; None at the end."""
+        step = walk(self.first, decisions)
+        return step.candidate if step else None
 
 
-def _step(best: Candidate, built_on: Candidate, place: Move) -> Candidate:
-    edit = place.edit(built_on.network)
-    pending = built_on.edits if built_on is not best else ()
-    return Candidate(network=apply(built_on.network, edit), parent=best, edits=(*pending, edit))
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """One place that the rule tries, with where both verdicts lead. What was walked once is remembered."""
+
+    stages: tuple[tuple[Move, ...], ...]
+    """The places of this stage and of those still to come."""
+    number: int = 0
+    """The place in this stage."""
+    best: Candidate
+    built_on: Candidate
+    failures: int = 0
+    """Drops in a row."""
+    look_ahead: int
+    part: float
+    """What a stage gets of the error."""
+    budget: float
+    """What this stage has of it, with what earlier stages passed on."""
+    unspent: bool = True
+    """Whether nothing was dropped in this stage yet."""
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        edit = self.stages[0][self.number].edit(self.built_on.network)
+        pending = self.built_on.edits if self.built_on is not self.best else ()
+        return Candidate(network=apply(self.built_on.network, edit), parent=self.best, edits=(*pending, edit))
+
+    @property
+    def share(self) -> float:
+        places = len(self.stages[0])
+        most_drops = places - (places - 1) // (self.look_ahead + 1)
+        return self.budget / most_drops
+
+    def after(self, decision: Decision) -> Step | None:
+        return self.foreseen(decision.kept)
+
+    def foreseen(self, kept: bool) -> Step | None:
+        return self._kept if kept else self._dropped
+
+    def left(self, kept: bool) -> int:
+        count, step = 0, self.foreseen(kept)
+        while step is not None:
+            count, step = count + 1, step.foreseen(kept)
+        return count + 1
+
+    @cached_property
+    def _kept(self) -> Step | None:
+        best = self.candidate
+        return self._next(replace(self, best=best, built_on=best, failures=0))
+
+    @cached_property
+    def _dropped(self) -> Step | None:
+        failures = self.failures + 1
+        if failures > self.look_ahead:
+            return _enter(self.stages[1:], best=self.best, look_ahead=self.look_ahead, part=self.part)
+        return self._next(replace(self, built_on=self.candidate, failures=failures, unspent=False))
+
+    def _next(self, state: "_Try") -> Step | None:
+        if self.number + 1 < len(self.stages[0]):
+            return replace(state, number=self.number + 1)
+        passed_on = self.budget if state.unspent else 0.0
+        return _enter(self.stages[1:], best=state.best, look_ahead=self.look_ahead, part=self.part, passed_on=passed_on)
+
+
+def _enter(
+    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, look_ahead: int, part: float, passed_on: float = 0.0
+) -> Step | None:
+    """The first try in the first of these stages."""
+    if not stages:
+        return None
+    return _Try(stages=stages, best=best, built_on=best, look_ahead=look_ahead, part=part, budget=part + passed_on)

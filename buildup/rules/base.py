@@ -4,16 +4,44 @@ Both are pure. `Procedure.view` replays a history through them and says what is 
 resuming a search, following a table of scores and looking ahead are all the same walk.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
+from buildup.rules.judge import Judge
+from buildup.rules.paired import Pair, Spread, spread_of
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Score
 from buildup.trials.training import Training
+
+
+class Step(Protocol):
+    """A candidate in its place in the search. It never changes, so what follows from it may be remembered."""
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is tried."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """The part of the search's error that the verdict on it may use."""
+        ...
+
+    def after(self, decision: Decision) -> "Step | None":
+        """What follows from its verdict; None at the end of the search."""
+        ...
+
+    def foreseen(self, kept: bool) -> "Step | None":
+        """What would follow from a verdict, as far as that can be known before it falls; None where it can't."""
+        ...
+
+    def left(self, kept: bool) -> int:
+        """How many verdicts are to come from here on, this one included, if all of them are the same."""
+        ...
 
 
 class Rule(Protocol):
@@ -24,37 +52,24 @@ class Rule(Protocol):
         """Where the search starts."""
         ...
 
+    @property
+    def first(self) -> Step | None:
+        """What is tried first; None where there is nothing to try."""
+        ...
+
     def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
         """The next candidate after these verdicts, in order; None when the search is over."""
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """A candidate's and its parent's score with the same seed: same data order, draws and shared initial weights."""
-
-    candidate: Score
-    parent: Score
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class More:
-    """A judge's answer when it has not seen enough: how many seeds it wants in all."""
-
-    seeds: int
-
-
-class Judge(Protocol):
-    """Whether a candidate is kept."""
-
-    @property
-    def name(self) -> str:
-        """The word that users choose it by."""
-        ...
-
-    def judge(self, pairs: Sequence[Pair], looks: int) -> Verdict | More:
-        """The verdict on pairs of equal seeds at the given look, counted from 1; or how many seeds it wants."""
-        ...
+def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
+    """The step that these verdicts lead to."""
+    step = first
+    for decision in decisions:
+        if step is None:
+            break
+        step = step.after(decision)
+    return step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,11 +84,45 @@ class View:
     """The trainings that the next verdict waits for, most important first."""
     candidates: tuple[Candidate, ...]
     """All that were proposed so far, the base first, the current one last."""
+    step: Step | None = None
+    """The try that is waited for, or that follows when the base is done; None at the end."""
+    look: int = 1
+    """At which look the next verdict is expected to fall, from 1 on."""
+    spread: Spread = Spread()
+    """What the verdicts so far have shown of the seeds."""
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left to try."""
         return self.current is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """There is no verdict yet: which trainings the given look still lacks."""
+
+    look: int
+    needed: tuple[Training, ...]
+
+
+@dataclass(slots=True)
+class _Walked:
+    """The part of a history that was replayed already: decisions are only ever added to one."""
+
+    decisions: list[Decision] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    best: list[Candidate] = field(default_factory=list)
+    spreads: list[Spread] = field(default_factory=list)
+
+    def cut(self, decisions: Sequence[Decision]) -> None:
+        """Forget what another history does not share."""
+        same = 0
+        for mine, theirs in zip(self.decisions, decisions, strict=False):
+            if mine is not theirs and mine != theirs:
+                break
+            same += 1
+        for row in (self.decisions, self.steps, self.best, self.spreads):
+            del row[same:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,64 +136,95 @@ class Procedure:
     first_seed: int = 0
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Parameters and MACs of a candidate, where they can be known."""
+    _walked: _Walked = field(default_factory=_Walked, init=False, repr=False, compare=False)
 
     @cached_property
     def base(self) -> Candidate:
         """Where the search starts."""
         return self.rule.base
 
+    @property
+    def most_seeds(self) -> int:
+        """How many seeds a candidate gets before the last look."""
+        return self.seeds * self.judge.looks[-1]
+
     def view(self, history: History) -> View:
         """What follows from a history. Verdicts that it holds already are taken as they are."""
-        decisions: list[Decision] = []
-        best, candidates = self.base, [self.base]
-        if waiting := self._missing(history, self.base, self.seeds):
-            return View(decisions=(), best=best, current=best, needed=waiting, candidates=(best,))
-        while candidate := self.rule.propose(decisions):
-            candidates.append(candidate)
-            step = len(decisions)
-            if step < len(history.decisions):
-                decision = history.decisions[step]
-                assert decision.candidate == candidate.id, "the history belongs to another search"
+        walked = self._walked
+        walked.cut(history.decisions)
+        step = walk(walked.steps[-1], walked.decisions[-1:]) if walked.steps else self.rule.first
+        decisions, candidates = list(walked.decisions), [self.base, *(done.candidate for done in walked.steps)]
+        best = walked.best[-1] if walked.best else self.base
+        spread = walked.spreads[-1] if walked.spreads else Spread()
+        waiting: Waiting | None = None
+        if missing := self._missing(history, self.base, self.seeds):
+            waiting = Waiting(look=1, needed=missing)
+        current: Candidate | None = self.base
+        while waiting is None:
+            if step is None:
+                current = None
+                break
+            current = step.candidate
+            candidates.append(current)
+            number = len(decisions)
+            if number < len(history.decisions):
+                decision = history.decisions[number]
+                assert decision.candidate == current.id, "the history belongs to another search"
             else:
-                answer = self._decide(history, candidate, step + 1)
-                if not isinstance(answer, Decision):
-                    return View(
-                        decisions=tuple(decisions),
-                        best=best,
-                        current=candidate,
-                        needed=answer,
-                        candidates=tuple(candidates),
-                    )
+                answer = self.decide(history, step, number + 1, spread)
+                if isinstance(answer, Waiting):
+                    waiting = answer
+                    break
                 decision = answer
             decisions.append(decision)
-            if decision.kept:
-                best = candidate
-        return View(decisions=tuple(decisions), best=best, current=None, needed=(), candidates=tuple(candidates))
+            spread += self._shown(history, step.candidate, decision)
+            best = current if decision.kept else best
+            if number < len(history.decisions):
+                walked.decisions.append(decision)
+                walked.steps.append(step)
+                walked.best.append(best)
+                walked.spreads.append(spread)
+            step = step.after(decision)
+        return View(
+            decisions=tuple(decisions),
+            best=best,
+            current=current,
+            needed=waiting.needed if waiting else (),
+            candidates=tuple(candidates),
+            step=step,
+            look=waiting.look if waiting else 1,
+            spread=spread,
+        )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
         """How many verdicts are still to come if all of them are the same."""
-        imagined = list(decisions)
-        while candidate := self.rule.propose(imagined):
-            imagined.append(imagine(candidate, kept))
-        return len(imagined) - len(decisions)
+        step = walk(self.rule.first, decisions)
+        return step.left(kept) if step else 0
 
-    def _decide(self, history: History, candidate: Candidate, step: int) -> Decision | tuple[Training, ...]:
-        """The decision on a candidate, or the trainings that it waits for."""
+    def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:
+        """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
+        candidate = step.candidate
         assert candidate.parent is not None
-        looks, seeds = 1, self.seeds
-        while True:
+        for look, multiple in enumerate(self.judge.looks, start=1):
+            seeds = self.seeds * multiple
+            verdict: Verdict | None
             if failed := self._failures(history, candidate, seeds):
-                verdict: Verdict | More = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
-            elif waiting := self._missing(history, candidate, seeds) + self._missing(history, candidate.parent, seeds):
-                return waiting
+                verdict = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
+            elif missing := self.missing(history, candidate, look):
+                return Waiting(look=look, needed=missing)
             elif pairs := self._pairs(history, candidate, seeds):
-                verdict = self.judge.judge(pairs, looks)
+                verdict = self.judge.judge(pairs, look, step.share, spread)
             else:
                 verdict = _dropped("no training of its parent has a score to compare with")
-            if isinstance(verdict, Verdict):
-                return self._decision(history, candidate, step, verdict, looks, seeds)
-            assert verdict.seeds > seeds, "a judge that wants more must ask for more"
-            looks, seeds = looks + 1, verdict.seeds
+            if verdict is not None:
+                return self._decision(history, candidate, number, verdict, look, seeds)
+        raise AssertionError("a judge must come to a verdict at its last look")
+
+    def missing(self, history: History, candidate: Candidate, look: int) -> tuple[Training, ...]:
+        """What a look lacks: trainings of the candidate first, then of its parent."""
+        seeds = self.seeds * self.judge.looks[look - 1]
+        parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
+        return self._missing(history, candidate, seeds) + parent
 
     def _row(self, seeds: int) -> range:
         return range(self.first_seed, self.first_seed + seeds)
@@ -169,15 +249,22 @@ class Procedure:
                 pairs.append(Pair(candidate=ours, parent=theirs))
         return pairs
 
+    def _shown(self, history: History, candidate: Candidate, decision: Decision) -> Spread:
+        """What a verdict shows of the seeds. It stands on the seeds of its row, whatever else was trained ahead."""
+        if not decision.level:  # nothing was compared, or nothing was measured
+            return Spread()
+        pairs = self._pairs(history, candidate, decision.seeds)
+        return spread_of(pairs) if pairs else Spread()
+
     def _decision(
-        self, history: History, candidate: Candidate, step: int, verdict: Verdict, looks: int, seeds: int
+        self, history: History, candidate: Candidate, number: int, verdict: Verdict, look: int, seeds: int
     ) -> Decision:
         assert candidate.parent is not None
         scores = [history.outcome(candidate.id, seed) for seed in self._row(seeds)]
         parent_scores = [history.outcome(candidate.parent.id, seed) for seed in self._row(seeds)]
         params, macs = self.costs(candidate) if self.costs else (None, None)
         return Decision(
-            step=step,
+            step=number,
             candidate=candidate.id,
             parent=candidate.parent.id,
             edit=candidate.edit,
@@ -190,7 +277,7 @@ class Procedure:
             reason=verdict.reason,
             judge=self.judge.name,
             level=verdict.level,
-            looks=looks,
+            looks=look,
             seeds=seeds,
             params=params,
             macs=macs,

@@ -6,7 +6,6 @@ from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
 from buildup.rules.base import Procedure, Rule
 from buildup.rules.judge import JUDGES
-from buildup.rules.moves import moves
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 
@@ -26,10 +25,9 @@ def procedure_of(
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
 ) -> Procedure:
     """The procedure that starts from a network."""
-    verdicts = sum(len(places) for places in moves(network, space))
     return Procedure(
         rule=STRATEGIES[strategy](Candidate(network=network), space),
-        judge=JUDGES[judge](verdicts),
+        judge=JUDGES[judge],
         seeds=seeds,
         first_seed=first_seed,
         costs=costs,

@@ -1,0 +1,134 @@
+"""`simulate --aa` and `simulate --power`: how often the judges err, and what they find, over many drawn searches."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from buildup.graph.network import Network, sketch
+from buildup.report.table import aligned
+from buildup.rules.chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
+from buildup.rules.strategies import procedure_of
+from buildup.space.schema import SearchSpace
+
+DEVIATIONS = (0.0, 0.2, 0.4)
+"""True seed deviations of a paired difference, in points."""
+OWN_IMAGES = 0.1
+GAINS = (0.2, 0.5, 1.0)
+STEPS = 0.4
+"""What each of four steps is worth where the whole search is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Where:
+    """A search to be repeated: with no gain anywhere it comes to this many verdicts."""
+
+    name: str
+    network: Network
+    space: SearchSpace
+
+
+STRICT = SearchSpace(name="strict", description="")
+USUAL = (
+    Where(name="4 verdicts", network=sketch("CC|CC|CC|CC"), space=STRICT),
+    Where(name="8 verdicts", network=sketch("CCCC|CCCC|CCCC|CCCC"), space=replace(STRICT, look_ahead=1)),
+)
+
+
+def false_claims(
+    places: Sequence[Where], judges: Sequence[str], chances: Sequence[Chance], *, seeds: int, runs: int, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """The A/A study: nothing helps, and whatever is kept or claimed is a mistake."""
+    rows, values = [], []
+    for where in places:
+        for judge in judges:
+            for chance in chances:
+                found = _tally(where, judge, chance, {}, seeds=seeds, runs=runs, seed=seed)
+                rows.append(
+                    [
+                        where.name,
+                        judge,
+                        *_named(chance),
+                        f"{100 * found.kept_anything:.1f} %",
+                        f"{100 * found.claimed:.1f} %",
+                        f"{found.trainings:.1f}",
+                    ]
+                )
+                values.append(_values(where, judge, chance, found))
+    head = ["search", "judge", "seed deviation", "own images", "keeps anything", "final claims", "trainings"]
+    return _text(head, rows, runs, "no block helps"), {"runs": runs, "searches": values}
+
+
+def power(
+    places: Sequence[Where], chances: Sequence[Chance], *, seeds: int, runs: int, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """What is found where something helps: one step by `proven`, four steps by `likely` and then `final`."""
+    rows, values = [], []
+    for chance in chances:
+        for where in places:
+            last = where.network.stages[-1].blocks[-1].path
+            for gain in GAINS:
+                found = _tally(where, "proven", chance, {last: gain}, seeds=seeds, runs=runs, seed=seed)
+                rows.append([where.name, "proven", *_named(chance), f"one of {gain:+.1f}", *_found(found)])
+                values.append(_values(where, "proven", chance, found, gain=gain))
+        steps = {stage.blocks[-1].path: STEPS for stage in USUAL[0].network.stages}
+        for judge in ("likely", "proven"):
+            found = _tally(USUAL[0], judge, chance, steps, seeds=seeds, runs=runs, seed=seed)
+            rows.append([USUAL[0].name, judge, *_named(chance), f"four of {STEPS:+.1f}", *_found(found)])
+            values.append(_values(USUAL[0], judge, chance, found, gain=STEPS))
+    head = [
+        "search",
+        "judge",
+        "seed deviation",
+        "own images",
+        "true gains",
+        "kept of them",
+        "final claims",
+        "trainings",
+    ]
+    return _text(head, rows, runs, "the blocks named help"), {"runs": runs, "searches": values}
+
+
+def usual_chances(deviations: Sequence[float] = DEVIATIONS, accuracy: float = 70.0) -> tuple[Chance, ...]:
+    """The models of chance that the studies run under."""
+    plain = [Chance(seed_deviation=deviation, accuracy=accuracy) for deviation in deviations]
+    return (*plain, replace(plain[len(plain) // 2], own_images=OWN_IMAGES))
+
+
+def _tally(
+    where: Where, judge: str, chance: Chance, worth: Mapping[str, float], *, seeds: int, runs: int, seed: int
+) -> Tally:
+    procedure = procedure_of(where.network, where.space, judge=judge, seeds=seeds)
+    return Study(procedure=procedure, chance=chance, worth=worth).tally(runs, seed)
+
+
+def _named(chance: Chance) -> tuple[str, str]:
+    return f"{chance.seed_deviation:g}", f"{100 * chance.own_images:g} %"
+
+
+def _found(found: Tally) -> list[str]:
+    return [f"{found.kept_true:.2f}", f"{found.claimed:.2f}", f"{found.trainings:.1f}"]
+
+
+def _text(head: Sequence[str], rows: Sequence[Sequence[str]], runs: int, what: str) -> str:
+    model = (
+        f"{runs:,} searches a line; {what}. Two trainings of one network disagree on "
+        f"{100 * Chance().disagreement:g} % of {Chance().images:,} images; `final` takes {FINAL_SEEDS} fresh seeds "
+        f"and {FINAL_IMAGES:,} fresh images."
+    )
+    return "\n".join([*aligned([head, *rows]), "", model])
+
+
+def _values(where: Where, judge: str, chance: Chance, found: Tally, **more: float) -> dict[str, Any]:
+    return {
+        "search": where.name,
+        "judge": judge,
+        "seed_deviation": chance.seed_deviation,
+        "own_images": chance.own_images,
+        **more,
+        "kept_anything": found.kept_anything,
+        "kept_true": found.kept_true,
+        "kept_false": found.kept_false,
+        "claimed": found.claimed,
+        "claimed_falsely": found.claimed_falsely,
+        "trainings": found.trainings,
+    }

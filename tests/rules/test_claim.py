@@ -1,0 +1,31 @@
+"""The claim that is made once, from fresh trainings."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from buildup.rules.claim import claim
+from buildup.rules.paired import Pair, Spread
+from buildup.trials.outcome import Score
+
+
+def pairs_of(*gains: float) -> list[Pair]:
+    return [Pair(candidate=Score(accuracy=80 + gain), parent=Score(accuracy=80)) for gain in gains]
+
+
+@given(gains=st.lists(st.floats(-5, 5), min_size=2, max_size=8), claims=st.integers(1, 4))
+def test_a_gain_is_claimed_exactly_where_the_whole_interval_is_gain(gains: list[float], claims: int) -> None:
+    made = claim(pairs_of(*gains), Spread(), claims)
+    assert made.claimed == (made.ci[0] > 0)
+    assert made.ci[0] <= made.gain <= made.ci[1]
+
+
+def test_claims_side_by_side_share_the_error() -> None:
+    one, two = (claim(pairs_of(0.9, 1.0, 1.1, 0.8, 1.2), Spread(), claims) for claims in (1, 2))
+    assert (one.level, two.level) == pytest.approx((0.95, 0.975))
+    assert two.ci[0] < one.ci[0]
+
+
+@pytest.mark.parametrize(("gain", "words"), [(2.0, "a gain of +2.00"), (-2.0, "a loss of -2.00"), (0.1, "not enough")])
+def test_a_claim_says_in_words_what_its_interval_says(gain: float, words: str) -> None:
+    assert words in claim(pairs_of(*[gain] * 5), Spread()).sentence

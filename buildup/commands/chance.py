@@ -55,7 +55,12 @@ def false_claims(
                 )
                 values.append(_values(where, judge, chance, found))
     head = ["search", "judge", "seed deviation", "own images", "keeps anything", "final claims", "trainings"]
-    return _text(head, rows, runs, "no block helps"), {"runs": runs, "searches": values}
+    return _text(head, rows, runs, "no block helps"), {
+        "runs": runs,
+        "kept_anything": max(one["kept_anything"] for one in values),
+        "claimed": max(one["claimed"] for one in values),
+        "searches": values,
+    }
 
 
 def power(

@@ -88,7 +88,7 @@ class View:
     """The try that is waited for, or that follows when the base is done; None at the end."""
     look: int = 1
     """At which look the next verdict is expected to fall, from 1 on."""
-    spread: Spread = Spread()
+    spread: Spread = field(default_factory=Spread)
     """What the verdicts so far have shown of the seeds."""
 
     @property

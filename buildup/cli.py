@@ -321,6 +321,7 @@ COMMANDS = (
             Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
             Flag(name="seed", metavar="N", help="of weights, order and augmentation (default: 0)"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+            Flag(name="threads", metavar="N", help="CPU threads (default: all cores)"),
             Flag(name="precision", metavar="NAME", help="auto (default), float32 or bf16"),
             Flag(name="deterministic", help="the same bits again on a device of this type, at some cost"),
             Flag(name="to", metavar="DIR", help="where it is kept (default: trainings/NAME-DATASET-sSEED)"),

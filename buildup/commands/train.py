@@ -69,6 +69,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
         share = parse_fraction(flags["fraction"] or "1")
     with problems.caught():
         device = check_device(flags["device"] or "auto")
+    threads = problems.whole("--threads", flags["threads"], cores(), most=4096)
     precision = problems.choice("precision", flags["precision"], "auto", PRECISIONS)
     if flags["dataset"]:
         with problems.caught():
@@ -91,7 +92,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     if earlier and kept.is_file():
         execution = Execution(**json.loads(kept.read_text(encoding="utf-8")))
     else:
-        execution = _execution(network, recipe, data, device, precision)
+        execution = _execution(network, recipe, data, device, threads, precision)
     job = Job(
         network=network,
         seed=seed,
@@ -102,7 +103,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
         fraction=share,
         recipe=recipe,
         device=device,
-        threads=cores(),
+        threads=threads,
         deterministic=bool(flags["deterministic"]),
         execution=execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
@@ -140,11 +141,13 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
     )
 
 
-def _execution(network: Network, recipe: Recipe, data: DataInfo, device: str, precision: str) -> Execution:
+def _execution(
+    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, precision: str
+) -> Execution:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
     asked = None if precision == "auto" else cast(Precision, precision)
-    return choose(network, resolved, device=device, threads=cores(), steps=steps, precision=asked)[0].execution
+    return choose(network, resolved, device=device, threads=threads, steps=steps, precision=asked)[0].execution
 
 
 def _follow(job: Job, folder: Path) -> Record:

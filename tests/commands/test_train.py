@@ -12,7 +12,7 @@ import pytest
 
 from buildup.cli import main
 
-TINY = ["train", "resnet10t", "--dataset", "digits", "--fraction", "1/10", "--device", "cpu"]
+TINY = ["train", "resnet10t", "--dataset", "digits", "--fraction", "1/10", "--device", "cpu", "--threads", "1"]
 
 
 def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,10 @@ from buildup.search.folder import cores
 from buildup.training.device import check_device
 
 Variant = Literal["ours", "einsum", "convs", "swin"]
+Precision = Literal["float32", "bf16"]
 
 HEAD_SIZE = 64
+PRECISIONS: dict[Precision, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16}
 CPU_BATCH, GPU_BATCH = 16, 512
 ROUNDS = 10
 """After three to warm up."""
@@ -49,7 +51,7 @@ class Row:
 
     setting: Setting
     variant: Variant
-    precision: Literal["float32", "bf16"]
+    precision: Precision
     milliseconds: float
     """The median."""
     ratio: float
@@ -178,18 +180,19 @@ def compare(
     """Time the versions of one layer in turns, so that a busy machine is busy for all of them."""
     torch.manual_seed(0)
     ours = LocalAttention2d(setting.in_chs, setting.out_chs, setting.heads, HEAD_SIZE, setting.window)
-    x = torch.randn(batch, setting.in_chs, setting.size, setting.size)
-    x = x.to(device, memory_format=torch.channels_last).requires_grad_()
+    image = torch.randn(batch, setting.in_chs, setting.size, setting.size, device=device)
     layers = {name: make(ours).to(device).to(memory_format=torch.channels_last) for name, make in VERSIONS.items()}
     if compiled:
         for layer in layers.values():
             layer.compile()
-    for precision in ("float32", "bf16"):
+    for precision in PRECISIONS:
+        # In a network, what stands before the layer has given its result in this precision.
+        x = image.to(PRECISIONS[precision], memory_format=torch.channels_last).requires_grad_()
         times: dict[Variant, list[float]] = {name: [] for name in layers}
-        peaks = {name: _step(layer, x, precision)[1] for name, layer in layers.items()}
+        peaks = {name: _step(layer, x)[1] for name, layer in layers.items()}
         for number in range(rounds + 2):
             for name, layer in layers.items():
-                seconds, _ = _step(layer, x, precision)
+                seconds, _ = _step(layer, x)
                 times[name] += [seconds] if number >= 2 else []
         for name in layers:
             yield Row(
@@ -202,13 +205,13 @@ def compare(
             )
 
 
-def _step(layer: nn.Module, x: Tensor, precision: str) -> tuple[float, float | None]:
+def _step(layer: nn.Module, x: Tensor) -> tuple[float, float | None]:
     """Seconds of one pass forth and back, and the memory that it took at most."""
     on_gpu = x.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(x.device)
     began = _now(x.device)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.autocast(x.device.type, x.dtype, enabled=x.dtype == torch.bfloat16):
         y = layer(x)
     y.backward(torch.ones_like(y))
     seconds = _now(x.device) - began
@@ -224,10 +227,10 @@ def _now(device: torch.device) -> float:
 
 
 def _text(head: str, rows: list[Row]) -> str:
-    lines = [head, "", f"{'layer':34} {'precision':9} {'version':7} {'ms':>8} {'to ours':>7} {'peak MiB':>8}"]
+    lines = [head, "", f"{'layer':36} {'precision':9} {'version':7} {'ms':>8} {'to ours':>7} {'peak MiB':>8}"]
     for row in rows:
         s = row.setting
         layer = f"{s.in_chs}->{s.out_chs} at {s.size}x{s.size}, {s.heads} heads, window {s.window}"
         peak = "" if row.peak_mib is None else f"{row.peak_mib:8.0f}"
-        lines.append(f"{layer:34} {row.precision:9} {row.variant:7} {row.milliseconds:8.1f} {row.ratio:7.2f} {peak:>8}")
+        lines.append(f"{layer:36} {row.precision:9} {row.variant:7} {row.milliseconds:8.1f} {row.ratio:7.2f} {peak:>8}")
     return "\n".join(lines)

@@ -1,8 +1,10 @@
 """Self-attention on maps: inside windows, over the whole map, or in the shape of a convolution (paper.md 2.1, 8.10).
 
 All three take any size of map, in either memory format, and give one of the same size and format. Their projections
-are 1x1 convolutions. The rows of `qkv` are all queries, then all keys, then all values, each head by head: weights that
-were trained as two convolutions go in as `torch.cat([query.weight, key_value.weight])`.
+are 1x1 convolutions. The rows of `qkv` are all queries, then all keys, then all values, each head by head: the weights
+of two convolutions, as in the reference code, go in as `torch.cat([query.weight, key_value.weight])`.
+
+`torch.export` with a free height and width needs an example with more than one row and column of windows.
 
 Nothing here is a buffer: tables and masks are made from views and sizes, so a module can be made on the meta device and
 be filled later. The classes are copied by their source into exported files, so each stands alone.
@@ -23,6 +25,10 @@ class LocalAttention2d(nn.Module):
     A learned table is added to the logits: one for all heads, or one for each. Its entry for a query and a key is found
     by the key's place minus the query's: the opposite sign of Swin's. A map that the windows do not divide is padded at
     its bottom and right, and nothing attends to the padding.
+
+    Forward and backward it is 1.7 to 2.1 times as fast in float32 as its equations written with einsum, and 1.1 to 2.3
+    times in bf16, over three usual settings (`buildup bench attention`: batch 16, channels last, eager torch 2.15, one
+    core of an AMD EPYC with AVX-512 on a busy machine, medians of ten rounds in turns).
     """
 
     def __init__(
@@ -54,8 +60,9 @@ class LocalAttention2d(nn.Module):
         rows, columns = (height + side - 1) // side, (width + side - 1) // side
         padding = [0, columns * side - width, 0, rows * side - height]
 
-        # One copy cuts the windows and puts the heads apart; in channels-last it moves whole rows of d.
-        qkv = self.qkv(F.pad(x.contiguous(memory_format=torch.channels_last), padding)).permute(0, 2, 3, 1)
+        # One copy cuts the windows and puts the heads apart, whole rows of d at a time.
+        padded = F.pad(x.contiguous(memory_format=torch.channels_last), padding).permute(0, 2, 3, 1)
+        qkv = self._project(padded, self.qkv.weight, None)
         parts = qkv.reshape(images, rows, side, columns, side, 3, heads, -1).unbind(5)
         windows = [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, side * side, part.shape[-1]) for part in parts]
 
@@ -63,24 +70,27 @@ class LocalAttention2d(nn.Module):
         nowhere = nowhere.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, 1, side * side)
         y = self._attend(windows[0], windows[1], windows[2], self._bias() + nowhere)
 
-        y = y.view(images, rows, columns, heads, side, side, -1)
-        if x.is_contiguous(memory_format=torch.channels_last):
-            y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(images, rows * side, columns * side, -1).permute(0, 3, 1, 2)
-        else:
-            y = y.permute(0, 3, 6, 1, 4, 2, 5).reshape(images, -1, rows * side, columns * side)
+        y = y.view(images, rows, columns, heads, side, side, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        y = y.reshape(images, rows * side, columns * side, -1)
         # A slice would tie an exported graph to sizes that the windows divide, or to sizes that they don't.
         exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # type: ignore[attr-defined]
         if exporting:
-            y = y.index_select(2, torch.arange(height, device=y.device))
-            y = y.index_select(3, torch.arange(width, device=y.device))
+            y = y.index_select(1, torch.arange(height, device=y.device))
+            y = y.index_select(2, torch.arange(width, device=y.device))
         else:
-            y = y[:, :, :height, :width]
-        z: Tensor = self.out(y)
-        return z
+            y = y[:, :height, :width]
+        y = self._project(y, self.out.weight, self.out.bias).permute(0, 3, 1, 2)
+        return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+
+    def _project(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A 1x1 convolution of (B, H, W, C): as torch's convolution where that is the faster, else as a product."""
+        if x.dtype == torch.float32 and x.is_cpu:
+            return F.conv2d(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
+        return F.linear(x, weight.flatten(1), bias)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
         """(B * R * S * h, N, d) three times, and a bias for (R * S, h, N, N), to (B * R * S * h, N, d)."""
-        # Plain products: they are faster than torch's fused attention on so few tokens, and have second derivatives.
+        # Plain products: on 16 to 49 tokens they are faster than torch's fused attention, and have second derivatives.
         logits = query @ key.transpose(1, 2)
         tokens = logits.shape[-1]
         logits = torch.add(bias, logits.view(-1, bias.shape[0], self.heads, tokens, tokens), alpha=self.scale)
@@ -134,7 +144,8 @@ class ConvAttention2d(nn.Module):
     take their share of the softmax, as in the reference code.
 
     The map is cut into tiles, and each meets its surroundings in one matrix product; what lies too far away is masked.
-    Surroundings overlap, so keys and values are copied ((tile + k - 1) / tile)^2 times, at most 4, and not k^2 times.
+    Surroundings overlap, so keys and values are copied ((tile + k - 1) / tile)^2 times, at most 4; unfolding makes k^2
+    copies. Every place then has (tile + k - 1)^2 logits a head.
     """
 
     def __init__(

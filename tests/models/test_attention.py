@@ -234,8 +234,8 @@ def test_a_kernel_that_reaches_everything_is_global_attention() -> None:
 
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9])
 def test_keys_and_values_are_not_copied_for_every_place_of_the_kernel(kernel: int) -> None:
-    made = conv(kernel)
-    x = torch.randn(1, 5, 24, 24, dtype=torch.float64)
+    made = ConvAttention2d(5, 7, HEADS, 32, kernel)
+    x = torch.randn(1, 5, 24, 24)
     kept: list[int] = []
 
     def note(tensor: Tensor) -> Tensor:
@@ -244,9 +244,8 @@ def test_keys_and_values_are_not_copied_for_every_place_of_the_kernel(kernel: in
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         made(x)
-    one = HEADS * SIZE * 24 * 24
-    weights = HEADS * 24 * 24 * (made.tile + kernel - 1) ** 2
-    assert max(kept) <= max(4 * one, weights)
+    logits = HEADS * 24 * 24 * (made.tile + kernel - 1) ** 2
+    assert max(kept) <= max(4 * HEADS * 32 * 24 * 24, logits)
 
 
 @every_layer

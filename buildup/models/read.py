@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
-from buildup.graph.network import Block, Network, Shape, Shrink, Stage, chain
+from buildup.graph.network import Block, Network, Shape, Shrink, Stage
 from buildup.models.find import Found, create_on_meta, find
 from buildup.models.form import EXPANSIONS, find_form
 from buildup.models.stages import FoundStage, obstacle
 from buildup.models.stem import GAIN, find_shrunk, shrink
-from buildup.models.trace import Call, trace
+from buildup.models.trace import Call, sources, trace
 
 SMALL = 64
 """Images up to this side get the small stem, unless the space says otherwise."""
@@ -48,43 +48,62 @@ def read(
         raise BaseError(f"base_args of {base} has {', '.join(taken)}, which the network itself says.")
     found = find(base, arguments)
     asked = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}
-    shrunk = find_shrunk(found.root) if stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL) else {}
-    shapes = _shapes(found, asked, input_shape, shrunk)
-    if shrunk and not _larger(found, shapes, input_shape):
-        shrunk = {}
-        shapes = _shapes(found, asked, input_shape, shrunk)
-    if stem == "small" and not shrunk:
+    wants_small = stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL)
+    shrunk = find_shrunk(found.root) if wants_small else {}
+    seen = _seen_small(found, asked, input_shape, shrunk) if shrunk else None
+    if stem == "small" and seen is None:
         raise BaseError(
             f"{found.name} can't be given the small stem: its first halvings are no convolutions or poolings. "
             "Use stem: base, or stem: auto, which takes the small stem only where there can be one."
         )
-    stages = tuple(_stage(found, stage, shapes) for stage in found.stages)
+    small = seen is not None
+    seen = seen or _seen(found, asked, input_shape, {})
     return Network(
         base=found.name,
         base_args=arguments,
-        stem="small" if shrunk else "base",
-        shrunk=tuple(shrunk.items()),
+        stem="small" if small else "base",
+        shrunk=tuple(shrunk.items()) if small else (),
         input_shape=input_shape,
         num_classes=num_classes,
-        stages=stages,
-        edges=chain(sorted((block.path for stage in stages for block in stage.blocks), key=list(shapes).index)),
+        stages=tuple(_stage(found, stage, seen) for stage in found.stages),
+        edges=_edges(seen),
     )
 
 
-def _shapes(
-    found: Found, arguments: dict[str, Any], input_shape: Shape, shrunk: Mapping[str, Shrink]
-) -> dict[str, tuple[Shape, Shape]]:
-    """Shapes before and after every block, in the order in which the model runs them."""
+Seen = dict[str, Call]
+"""The calls of all blocks in the order in which they start, and that of the model itself with an empty path."""
+
+
+def _seen(found: Found, arguments: dict[str, Any], input_shape: Shape, shrunk: Mapping[str, Shrink]) -> Seen:
+    """What the blocks of a base do with a picture of the size that is asked for."""
     model = create_on_meta(found.name, arguments)
     shrink(model, shrunk)
-    calls = {call.path: call for call in trace(found.name, model, input_shape).inside}
-    paths = {call.path: call for stage in found.stages for call in stage.blocks}
-    last = {path: find_form(call, found.root).channels_last for path, call in paths.items()}
-    return {
-        path: (_shape(call.took, last[path]), _shape(call.gave, last[path]))
-        for path, call in calls.items()
-        if path in paths
-    }
+    blocks = {call.path for stage in found.stages for call in stage.blocks}
+    root = trace(found.name, model, input_shape, blocks)
+    return {call.path: call for call in root.inside if call is root or call.path in blocks}
+
+
+def _seen_small(
+    found: Found, arguments: dict[str, Any], input_shape: Shape, shrunk: Mapping[str, Shrink]
+) -> Seen | None:
+    """The same with the small stem; None where the base does not become what the stem is for."""
+    try:
+        seen = _seen(found, arguments, input_shape, shrunk)
+    except BaseError:
+        return None
+    before, after = found.stages[-1].blocks[-1].gave, seen[found.stages[-1].blocks[-1].path].gave
+    assert before is not None
+    assert after is not None
+    assert found.root.took is not None
+    usual = before.shape[2] / found.root.took.shape[2] * input_shape[1]
+    return seen if after.shape[2] > usual * GAIN / 1.5 else None
+
+
+def _edges(seen: Seen) -> tuple[tuple[str, str], ...]:
+    """Which block reads which block's output; what goes around a block, as in CSPNet or DLA, is an edge, too."""
+    reads = {path: call.reads for path, call in seen.items() if path} | {"head": sources([seen[""].gave])}
+    order = ["stem", *reads]
+    return tuple((source, path) for path, blocks in reads.items() for source in sorted(blocks, key=order.index))
 
 
 def _shape(tensor: Tensor | None, channels_last: bool) -> Shape:
@@ -95,33 +114,27 @@ def _shape(tensor: Tensor | None, channels_last: bool) -> Shape:
     return channels, height, width
 
 
-def _larger(found: Found, shapes: dict[str, tuple[Shape, Shape]], input_shape: Shape) -> bool:
-    """Whether the maps of the last stage became larger by what the small stem is for."""
-    last = found.stages[-1].blocks[-1]
-    assert last.gave is not None
-    assert found.root.took is not None
-    reduction = found.root.took.shape[-1] / last.gave.shape[2]
-    return shapes[last.path][1][2] * reduction > input_shape[2] * GAIN / 1.5
-
-
-def _stage(found: Found, stage: FoundStage, shapes: dict[str, tuple[Shape, Shape]]) -> Stage:
+def _stage(found: Found, stage: FoundStage, seen: Seen) -> Stage:
     last = stage.blocks[-1]
     return Stage(
         name=stage.name,
-        blocks=tuple(
-            Block(
-                path=call.path,
-                module=type(call.module).__name__,
-                in_shape=shapes[call.path][0],
-                out_shape=shapes[call.path][1],
-                params=sum(weight.numel() for weight in call.module.parameters()),
-                expansion=EXPANSIONS.get(type(call.module)),
-                form=find_form(call, found.root),
-                fixed=(obstacle(call) or "") if call.keeps_shape else "",
-            )
-            for call in stage.blocks
-        ),
+        blocks=tuple(_block(found, call, seen[call.path]) for call in stage.blocks),
         grows=obstacle(last) is None and _grows(found.root, last),
+    )
+
+
+def _block(found: Found, own: Call, seen: Call) -> Block:
+    """A block by what it does at the base's own size, and at the size that is asked for."""
+    form = find_form(own, found.root)
+    return Block(
+        path=own.path,
+        module=type(own.module).__name__,
+        in_shape=_shape(seen.took, form.channels_last),
+        out_shape=_shape(seen.gave, form.channels_last),
+        params=sum(weight.numel() for weight in own.module.parameters()),
+        expansion=EXPANSIONS.get(type(own.module)),
+        form=form,
+        fixed=(obstacle(own) or "") if own.keeps_shape else "",
     )
 
 

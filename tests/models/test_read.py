@@ -1,10 +1,13 @@
 import pytest
+import timm
 
 from buildup.errors import BaseError, LayoutError
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
+from buildup.graph.network import chain
 from buildup.models.read import read
+from buildup.models.trace import trace
 
 
 def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None:
@@ -148,3 +151,20 @@ def test_a_base_without_a_small_stem_keeps_its_own_or_is_refused() -> None:
     assert read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10).stem == "base"
     with pytest.raises(BaseError, match="can't be given the small stem"):
         read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10, stem="small")
+
+
+def test_edges_say_what_every_block_reads_around_others_too() -> None:
+    plain = read("resnet50", input_shape=(3, 64, 64), num_classes=10)
+    assert plain.edges == chain(block.path for block in plain.blocks)
+    crossing = read("cspresnet50", input_shape=(3, 64, 64), num_classes=10)
+    assert set(crossing.graph.predecessors("stages.1.blocks.0")) == {"stem", "stages.0.blocks.2"}
+    tree = read("dla34", input_shape=(3, 64, 64), num_classes=10)
+    assert set(tree.graph.predecessors("level3.tree1.tree1")) == {"level2.tree1", "level2.tree2"}
+
+
+def test_tracing_leaves_the_model_as_it_was() -> None:
+    model = timm.create_model("resnet18", device="meta").train()
+    before = {name: id(module) for name, module in model.named_modules()}
+    trace("resnet18", model, (3, 64, 64))
+    assert {name: id(module) for name, module in model.named_modules()} == before
+    assert all(module.training and not module._forward_hooks for module in model.modules())

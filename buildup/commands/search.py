@@ -23,7 +23,7 @@ from buildup.search.loop import run as run_loop
 from buildup.search.settings import parse_duration
 from buildup.search.state import costs_of, procedure
 from buildup.search.workers import RayEvaluator
-from buildup.training.data import load_data, parse_fraction
+from buildup.training.data import open_data, parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import recipe_from_values, recipe_to_values
@@ -82,7 +82,7 @@ def _resumable(folder: Path, work: Callable[[], int]) -> int:
 
 def _new_run(request: Request) -> Run:
     settings = request.settings
-    data = load_data(settings.dataset, settings.data_dir, settings.image_size)
+    data = open_data(settings.dataset, settings.data_dir, settings.image_size, request.recipe)
     return Run(
         folder=request.folder,
         settings=settings,
@@ -125,7 +125,8 @@ def _with_flags(run: Run, flags: Mapping[str, Any]) -> Run:
 
 
 def _check_data(run: Run) -> None:
-    data = load_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size)
+    recipe = recipe_from_values(run.recipe)
+    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, recipe)
     if data.hash != run.data["hash"]:
         raise DataError(
             f"{run.settings.dataset}: this dataset is not the one that the run began with "

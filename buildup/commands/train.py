@@ -22,7 +22,7 @@ from buildup.search.evaluate import attempt, attempt_folder, attempts, final_rec
 from buildup.search.files import write_whole
 from buildup.search.folder import cores
 from buildup.space.load import load
-from buildup.training.data import DataInfo, describe_data, load_data, parse_fraction
+from buildup.training.data import DataInfo, describe_data, open_data, parse_fraction
 from buildup.training.device import check_device
 from buildup.training.execution import Execution, Precision
 from buildup.training.fit import Job, fit
@@ -98,7 +98,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
         seed=seed,
         dataset=flags["dataset"],
         data_dir=flags["data_dir"],
-        data_hash=load_data(flags["dataset"], flags["data_dir"], data.image_size).hash,
+        data_hash=open_data(flags["dataset"], flags["data_dir"], data.image_size, recipe).hash,
         image_size=data.image_size,
         fraction=share,
         recipe=recipe,

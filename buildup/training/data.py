@@ -1,4 +1,4 @@
-"""Datasets by name: `digits`, `cifar10`, `cifar100`, `folder:DIR`.
+"""Datasets by name: `digits`, `cifar10`, `cifar100`, and those that `source.py` reads, such as `folder:DIR`.
 
 `load_data` gives the images that a search may see; the test images are another function, which only `final` calls.
 A machine decodes a dataset once, however many candidates are trained on it (`decoded.py`).
@@ -6,6 +6,7 @@ A machine decodes a dataset once, however many candidates are trained on it (`de
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,15 +17,28 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buildup.cache import user_cache
-from buildup.errors import DataError, unknown
+from buildup.errors import DataError, RecipeError, unknown
 from buildup.training import cifar, folder
-from buildup.training.dataset import DataInfo, Dataset, count_split, parse_fraction, split
+from buildup.training.dataset import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    DataInfo,
+    Dataset,
+    count_split,
+    parse_fraction,
+    split,
+)
 from buildup.training.decoded import shared
+from buildup.training.recipe import Recipe
+from buildup.training.source import Source, open_source, size_of
+from buildup.training.stream import Streamed
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "data_folder", "describe_data", "load_data", "load_test", "split"]
-__all__ += ["parse_fraction"]
+__all__ += ["open_data", "parse_fraction"]
 
-DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR")
+DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR", "torch/NAME", "hfds/NAME", "wds:DIR")
+LARGEST_SHARE = 0.25
+"""Of the memory, what decoded images may take."""
 DIGITS_SIZE = 16
 DIGITS_TEST_SEED = 20220214
 """Fixed for good: what it holds out is the test set of the bundled digits."""
@@ -34,19 +48,40 @@ DIGITS_SHARE = 0.2
 
 def load_data(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
     """The training images of a dataset, validation included."""
-    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size), True)
+    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), True)
+
+
+def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | Streamed:
+    """The training images as a recipe needs them: decoded, or read anew in each epoch.
+
+    Read anew are sets that would fill the memory, and those of whose whole images a recipe cuts resized crops.
+    """
+    size = _checked_size(name, image_size, data_dir)
+    if not _is_source(name):
+        if recipe.resized_crop is not None:
+            raise RecipeError(
+                f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
+                "Use one with crop_padding, such as paper."
+            )
+        return load_data(name, data_dir, size)
+    source = open_source(name, str(data_folder(data_dir)))
+    if recipe.resized_crop is not None or len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory():
+        return Streamed(source=source, image_size=size)
+    return load_data(name, data_dir, size)
 
 
 def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
     """The test images of a dataset. A search never opens them."""
-    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size), False)
+    if _is_source(name) and not name.startswith("folder:"):
+        raise DataError(f"{name}: the test images of such a set can't be opened yet. Use folder:DIR for its files.")
+    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), False)
 
 
 def describe_data(
     name: str, data_dir: str | None = None, image_size: int | None = None, fraction: float = 1.0
 ) -> DataInfo:
     """Sizes of a dataset without decoding its images, and without fetching it."""
-    size = _checked_size(name, image_size)
+    size = _checked_size(name, image_size, data_dir)
     if name == "digits":
         digits = load_data(name, data_dir, size)
         members, classes, share, present = digits.labels.bincount().tolist(), digits.class_names, DIGITS_SHARE, True
@@ -55,8 +90,14 @@ def describe_data(
         members, classes, share = [cifar.TRAIN_IMAGES // archive.num_classes] * archive.num_classes, (), 0.1
         present = archive.is_present(data_folder(data_dir))
     else:
-        files = folder.list_images(_folder_path(name), train=True)
-        members, classes, share, present = [len(paths) for paths in files.values()], tuple(files), 0.1, True
+        source = open_source(name, str(data_folder(data_dir)))
+        members = source.labels.bincount(minlength=len(source.class_names)).tolist()
+        classes, share, present = source.class_names, 0.1, True
+        if few := [kind for kind, count in zip(classes, members, strict=True) if count < folder.LEAST_IMAGES]:
+            raise DataError(
+                f"{name}: {', '.join(few[:5])}{' and more' if len(few) > 5 else ''} have fewer than "
+                f"{folder.LEAST_IMAGES} images; each class needs some to train on and some to validate on."
+            )
     train_images, val_images = count_split(members, share, fraction)
     return DataInfo(
         image_size=size,
@@ -76,17 +117,37 @@ def data_folder(data_dir: str | None = None) -> Path:
     return user_cache() / "data"
 
 
-def _checked_size(name: str, image_size: int | None) -> int:
+def _is_source(name: str) -> bool:
+    """Whether a set is read by `source.py`."""
+    kind, mark, rest = name.partition(":")
+    if mark:
+        known = kind in {"folder", "wds"} and bool(rest)
+    else:
+        kind, mark, rest = name.partition("/")
+        known = kind in {"torch", "hfds"} and bool(rest)
+    if not known and name != "digits" and name not in cifar.ARCHIVES:
+        raise DataError(unknown("dataset", name, DATASETS))
+    return known
+
+
+def _checked_size(name: str, image_size: int | None, data_dir: str | None) -> int:
     if name in cifar.ARCHIVES:
         if image_size not in (None, cifar.IMAGE_SIZE):
             raise DataError(f"{name} has images of {cifar.IMAGE_SIZE} px, not {image_size}. Leave the image size out.")
         return cifar.IMAGE_SIZE
-    if name != "digits":
-        _folder_path(name)
-    size = image_size or (DIGITS_SIZE if name == "digits" else folder.IMAGE_SIZE)
+    size = image_size
+    if _is_source(name) and size is None:
+        large = name.startswith("folder:")
+        size = folder.IMAGE_SIZE if large else size_of(open_source(name, str(data_folder(data_dir))))
+    size = size or DIGITS_SIZE
     if not 8 <= size <= 4096:
         raise DataError(f"image size is {image_size}; 8 to 4096 px are possible.")
     return size
+
+
+def _memory() -> float:
+    """Bytes of memory here; without an end where the system tells it another way."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else float("inf")
 
 
 @lru_cache(maxsize=4)
@@ -103,20 +164,29 @@ def _load(name: str, data_dir: str, image_size: int, train: bool) -> Dataset:
             archive.train if train else archive.test,
             lambda: cifar.load(name, Path(data_dir), train=train),
         )
-    root = _folder_path(name).resolve()
-    return shared(
-        decoded,
-        f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:8]}-{image_size}-{part}",
-        [str(root), folder.state(root, train=train)],
-        lambda: folder.load(_folder_path(name), image_size, train=train),
-    )
+    place = Path(name.partition(":")[2] or name)
+    known = f"{place.name}-{hashlib.sha256(f'{data_dir}/{place.absolute()}'.encode()).hexdigest()[:8]}"
+    if not train:
+        root = place.expanduser()
+        state = [str(root.resolve()), folder.state(root, train=False)]
+        return shared(
+            decoded, f"{known}-{image_size}-{part}", state, lambda: folder.load(root, image_size, train=False)
+        )
+    source = open_source(name, data_dir)
+    return shared(decoded, f"{known}-{image_size}-{part}", source.state, lambda: _decoded(source, image_size))
 
 
-def _folder_path(name: str) -> Path:
-    kind, _, path = name.partition(":")
-    if kind != "folder" or not path:
-        raise DataError(unknown("dataset", name, DATASETS))
-    return Path(path).expanduser()
+def _decoded(source: Source, image_size: int) -> Dataset:
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(lambda index: folder.fit(source.open(index), image_size), range(len(source.labels)))
+        return Dataset(
+            name=source.name,
+            images=torch.stack(list(images)),
+            labels=source.labels,
+            class_names=source.class_names,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        )
 
 
 def _digits(image_size: int, train: bool) -> Dataset:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -79,8 +80,27 @@ class DataInfo:
     classes: tuple[str, ...] = field(default=(), repr=False)
 
 
+class Labelled(Protocol):
+    """What a split needs to know of a dataset."""
+
+    @property
+    def labels(self) -> Tensor:
+        """int64."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels know."""
+        ...
+
+    @property
+    def val_share(self) -> float:
+        """The share of the training images that is kept for validation."""
+        ...
+
+
 def split(
-    dataset: Dataset, seed: int, *, val_share: float | None = None, fraction: float = 1.0
+    dataset: Labelled, seed: int, *, val_share: float | None = None, fraction: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both rising.
 

@@ -23,7 +23,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.training import attempt
 from buildup.training.augment import normalise
-from buildup.training.data import load_data, split
+from buildup.training.data import open_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.draws import epoch_seed
 from buildup.training.execution import Execution
@@ -31,6 +31,7 @@ from buildup.training.feed import Feed, Resident, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
+from buildup.training.stream import Stream, Streamed
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 PARTS_AFTER_LACK = 2
@@ -91,13 +92,11 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     """A training whose first epochs were told already, with its batches in so many parts."""
     device = torch.device(job.device)
-    dataset = load_data(job.dataset, job.data_dir, job.image_size)
+    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
     _check_fit(job, dataset)
     train, val = split(dataset, job.split_seed, fraction=job.fraction)
     recipe = job.recipe.resolved(train_images=len(train))
-    feed = Resident(
-        recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
-    )
+    feed = _feed(job, recipe, dataset, train, val)
 
     extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     model = build(job.network, seed=job.seed, device=device, **extra)
@@ -194,7 +193,18 @@ def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], execut
     return metrics(reduce(add, tallies))
 
 
-def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset, parts: int) -> Iterator[str]:
+def _feed(job: Job, recipe: Recipe, dataset: Dataset | Streamed, train: Tensor, val: Tensor) -> Feed:
+    device = torch.device(job.device)
+    if isinstance(dataset, Dataset):
+        return Resident(
+            recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
+        )
+    # Beside a GPU the threads have little else to do; on a CPU they are all in the steps.
+    workers = job.threads if device.type == "cuda" else 0
+    return Stream(recipe=recipe, dataset=dataset, train=train, val=val, seed=job.seed, device=device, workers=workers)
+
+
+def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset | Streamed, parts: int) -> Iterator[str]:
     """What a log begins with."""
     yield (
         f"{fingerprint(job.network)} seed {job.seed}: {feed.train_images} images, {feed.val_images} to "
@@ -207,7 +217,7 @@ def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset, parts: int)
         yield f"{dataset.name}: {dataset.origin}"
 
 
-def _check_fit(job: Job, dataset: Dataset) -> None:
+def _check_fit(job: Job, dataset: Dataset | Streamed) -> None:
     """Refuse data that the network cannot take, or that is not what the run began with."""
     channels, height, _ = job.network.input_shape
     problems = []
@@ -226,7 +236,7 @@ def _check_fit(job: Job, dataset: Dataset) -> None:
         raise DataError(*(f"{dataset.name}: {problem}." for problem in problems))
 
 
-def _identity(job: Job, recipe: Recipe, dataset: Dataset) -> str:
+def _identity(job: Job, recipe: Recipe, dataset: Dataset | Streamed) -> str:
     """What must be equal for one attempt to go on from another."""
     known = {
         "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),

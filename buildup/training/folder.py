@@ -1,9 +1,8 @@
 """Images of one's own, one folder a class: `DIR/train/<class>/` beside `DIR/test/<class>/`, or `DIR/<class>/`."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
@@ -57,9 +56,8 @@ def load(root: Path, image_size: int, *, train: bool) -> Dataset:
     """The training or the test images: the shorter side scaled to the size, the centre cut out, in RGB."""
     classes = list_images(root, train=train)
     paths = [path for members in classes.values() for path in members]
-    _check_memory(root, len(paths), image_size)
     with ThreadPoolExecutor() as pool:
-        images = torch.stack(list(pool.map(partial(_decode, image_size=image_size), paths)))
+        images = torch.stack(list(pool.map(lambda path: fit(open_image(path), image_size), paths)))
     labels = [label for label, members in enumerate(classes.values()) for _ in members]
     return Dataset(
         name=f"folder:{root}",
@@ -96,26 +94,18 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def _check_memory(root: Path, images: int, size: int) -> None:
-    """All images are held decoded, so a set that can't be is refused before hours go into decoding it."""
-    if not hasattr(os, "sysconf"):  # Windows tells its memory another way
-        return
-    needed = images * 3 * size * size
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > there / 2:
-        raise DataError(
-            f"{root}: {images} images of {size} px take {needed / 2**30:.1f} GiB decoded, over half of the "
-            f"{there / 2**30:.1f} GiB of memory here. Use a smaller image size or fewer images."
-        )
-
-
-def _decode(path: Path, *, image_size: int) -> Tensor:
+def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
+    """An image file in RGB, as its camera held it."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             image = ImageOps.exif_transpose(opened)
             # By way of RGBA, because a palette may hold transparency that RGB can't take over.
-            image = image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
-            image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BILINEAR)
+            return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{path} can't be read as an image: {problem}. Remove or replace it.") from None
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
+
+
+def fit(image: Image.Image, size: int) -> Tensor:
+    """The shorter side scaled to a size, the centre cut out."""
+    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()

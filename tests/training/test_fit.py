@@ -141,7 +141,7 @@ def test_health_finds_shuffled_labels(tmp_path: Path, monkeypatch: pytest.Monkey
         name="shuffled", images=dataset.images, labels=dataset.labels[order], class_names=dataset.class_names,
         mean=dataset.mean, std=dataset.std, mirror=False, val_share=0.2,
     )  # fmt: skip
-    monkeypatch.setattr("buildup.training.fit.load_data", lambda *_: shuffled)
+    monkeypatch.setattr("buildup.training.fit.open_data", lambda *_: shuffled)
     epochs, score = run(job(tmp_path))
     assert check_base([epochs], num_classes=10, images=score.images, expected=None) != []
 

@@ -1,0 +1,184 @@
+"""Sets that are read from their files: the same law as for those in memory, and the same images."""
+
+import io
+import os
+import random
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from buildup.errors import DataError, RecipeError
+from buildup.models.read import read
+from buildup.training.augment import normalise
+from buildup.training.data import describe_data, load_data, open_data, split
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.source import open_source
+from buildup.training.stream import Stream, Streamed
+
+IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)
+PLAIN = replace(load_recipe("quick"), batch_size=6, crop_padding=0, flip=False, label_smoothing=0.0)
+
+
+def picture(label: int, number: int) -> Image.Image:
+    draws = np.random.RandomState(100 * label + number)
+    return Image.fromarray(draws.randint(0, 256, (40, 40, 3)).astype(np.uint8))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    for label, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for number in range(10):
+            picture(label, number).save(root / name / f"{number:02}.png")
+    return root
+
+
+def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> Streamed:
+    found = open_data(name, None, size, recipe)
+    assert isinstance(found, Streamed)
+    return found
+
+
+def feed(dataset: Streamed, recipe: Recipe, workers: int = 0, seed: int = 0) -> Stream:
+    train, val = split(dataset, 0)
+    return Stream(
+        recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=torch.device("cpu"), workers=workers
+    )
+
+
+def epoch(given: Stream, number: int = 1) -> tuple[Tensor, Tensor]:
+    inputs, targets = zip(*given.epoch(number), strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def test_draws_depend_on_seed_and_epoch_and_not_on_who_reads(images: Path) -> None:
+    data = streamed(f"folder:{images}")
+    before = random.getstate(), torch.get_rng_state()
+    inputs, targets = epoch(feed(data, IMAGENET))
+    assert random.getstate() == before[0]
+    assert torch.equal(torch.get_rng_state(), before[1])
+    ahead, same = epoch(feed(data, IMAGENET, workers=2))
+    assert torch.equal(inputs, ahead)
+    assert torch.equal(targets, same)
+    assert not torch.equal(inputs, epoch(feed(data, IMAGENET), 2)[0])
+    assert not torch.equal(inputs, epoch(feed(data, IMAGENET, seed=1))[0])
+    assert inputs.shape == (18, 3, 40, 40)
+
+
+def test_without_augmentation_the_images_are_those_in_memory(images: Path) -> None:
+    data = streamed(f"folder:{images}")
+    resident = load_data(f"folder:{images}", None, 40)
+    given = feed(data, PLAIN)
+    known = normalise(resident.images, resident.mean, resident.std)
+    inputs, targets = epoch(given)
+    for image, target in zip(inputs, targets, strict=True):
+        distance = (known - image).abs().flatten(1).amax(1)
+        assert distance.min() < 1e-5
+        assert resident.labels[distance.argmin()] == target.argmax()
+    val, labels = (torch.cat(parts) for parts in zip(*given.validation(), strict=True))
+    torch.testing.assert_close(val, known[given.val], rtol=0, atol=1e-5)
+    assert torch.equal(labels, resident.labels[given.val])
+
+
+def test_sets_are_read_from_their_files_when_they_would_fill_the_memory(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN), Streamed)
+    monkeypatch.setattr("buildup.training.data._memory", lambda: 1000.0)
+    assert isinstance(open_data(f"folder:{images}", None, 40, PLAIN), Streamed)
+
+
+def test_a_recipe_with_resized_crops_is_refused_for_small_images() -> None:
+    with pytest.raises(RecipeError, match="Use one with crop_padding, such as paper"):
+        open_data("digits", None, None, IMAGENET)
+
+
+def test_changed_files_are_another_set(images: Path) -> None:
+    before = streamed(f"folder:{images}").hash
+    assert streamed(f"folder:{images}").hash == before
+    Image.new("RGB", (8, 8)).save(images / "cat" / "00.png")
+    open_source.cache_clear()
+    assert streamed(f"folder:{images}").hash != before
+
+
+def test_a_broken_image_is_named_by_whoever_reads_it(images: Path) -> None:
+    (images / "cat" / "03.png").write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(DataError, match=r"03\.png can't be read as an image"):
+            given = feed(streamed(f"folder:{images}"), PLAIN, workers)
+            list(given.validation())
+            epoch(given)
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    root = tmp_path / "shards"
+    root.mkdir()
+    for shard in range(2):
+        with tarfile.open(root / f"train-{shard:04}.tar", "w") as tar:
+            for number in range(shard * 5, shard * 5 + 5):
+                for label in (0, 1):
+                    content = io.BytesIO()
+                    picture(label, number).save(content, "PNG")
+                    for suffix, data in (("png", content.getvalue()), ("cls", str(label).encode())):
+                        member = tarfile.TarInfo(f"{label}-{number:02}.{suffix}")
+                        member.size = len(data)
+                        tar.addfile(member, io.BytesIO(data))
+    return root
+
+
+def test_a_webdataset_holds_the_same_images_as_a_folder(images: Path, shards: Path) -> None:
+    ours, theirs = load_data(f"wds:{shards}"), load_data(f"folder:{images}", None, 40)
+    assert describe_data(f"wds:{shards}").train_images == describe_data(f"folder:{images}").train_images == 18
+    assert ours.image_size == 40
+    assert {(bytes(image.numpy()), int(label)) for image, label in zip(ours.images, ours.labels, strict=True)} == {
+        (bytes(image.numpy()), int(label)) for image, label in zip(theirs.images, theirs.labels, strict=True)
+    }
+
+
+def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no tar file is there"):
+        describe_data(f"wds:{tmp_path}")
+
+
+def test_a_set_that_timm_cannot_open_is_refused(tmp_path: Path) -> None:
+    for name in ("torch/cifar100", "torch/nothing", "hfds/nobody/nothing"):
+        with pytest.raises(DataError, match="timm can't open this set"):
+            describe_data(name, str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("BUILDUP_TEST_CIFAR100" not in os.environ, reason="needs CIFAR-100")
+def test_torchvisions_cifar100_is_ours() -> None:
+    folder = os.environ["BUILDUP_TEST_CIFAR100"]
+    info = describe_data("torch/cifar100", folder)
+    assert (info.train_images, info.val_images, info.image_size) == (45_000, 5_000, 32)
+    ours, theirs = load_data("cifar100", folder), load_data("torch/cifar100", folder)
+    assert torch.equal(ours.images, theirs.images)
+    assert torch.equal(ours.labels, theirs.labels)
+
+
+def test_a_training_from_files_goes_on_after_a_stop_as_if_unbroken(images: Path, tmp_path: Path) -> None:
+    whole = Job(
+        network=read("resnet10t", input_shape=(3, 16, 16), num_classes=2),
+        seed=0,
+        dataset=f"folder:{images}",
+        image_size=16,
+        recipe=IMAGENET,
+        folder=str(tmp_path / "whole"),
+    )
+    unbroken = list(fit(whole))
+    first = fit(replace(whole, folder=str(tmp_path / "1")))
+    next(first)
+    first.close()
+    resumed = list(fit(replace(whole, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1"))))
+    assert [epoch.metrics["train_loss"] for epoch in resumed] == [epoch.metrics["train_loss"] for epoch in unbroken]
+    assert resumed[-1].metrics["nll"] == unbroken[-1].metrics["nll"]

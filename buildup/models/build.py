@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import ceil
 from typing import Any
 
 import timm
@@ -19,7 +20,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from buildup.graph.kinds import Conv
-from buildup.graph.network import Network
+from buildup.graph.network import Network, Shape
 from buildup.graph.values import network_to_values
 from buildup.models.blocks import build_block
 from buildup.models.stem import shrink
@@ -69,14 +70,33 @@ def create(
 
 def data_config(network: Network) -> dict[str, Any]:
     """timm's `pretrained_cfg` for a network: its own input and classes, its base's habits for the rest."""
-    base = timm.get_pretrained_cfg(network.base)
-    kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
+    reduction = 1 / 4 if network.stem == "small" else 1
     return {
         "architecture": ENTRY_POINT,
-        "input_size": network.input_shape,
-        "num_classes": network.num_classes,
-        **{name: getattr(base, name) for name in kept},
+        **base_config(network.base, network.input_shape, network.num_classes, reduction=reduction),
     }
+
+
+def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: float = 1) -> dict[str, Any]:
+    """What timm's `pretrained_cfg` says of a base, for other images and classes.
+
+    Args:
+        base: its name in timm.
+        input_shape: that of the images.
+        num_classes: the size of the classifier.
+        reduction: how much more the maps are reduced than in the base; 1/4 with the small stem.
+    """
+    habits: Any = timm.get_pretrained_cfg(base)
+    kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
+    config = {
+        "input_size": input_shape,
+        "num_classes": num_classes,
+        **{name: getattr(habits, name) for name in kept},
+    }
+    if habits.pool_size:
+        whole, pooled = habits.input_size[-1], habits.pool_size[-1]
+        config["pool_size"] = tuple(ceil(side * pooled / whole / reduction) for side in input_shape[1:])
+    return config
 
 
 WRAPPERS: dict[type, str] = {

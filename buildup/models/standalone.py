@@ -4,26 +4,27 @@ The file's modules are the source text of our own, so there is one truth about w
 """
 
 import inspect
-import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from buildup import __version__
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.form import Form, Norm
-from buildup.graph.kinds import KINDS, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network
 from buildup.models import blocks, stem
 from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
 from buildup.models.build import feature_config
+from buildup.models.literal import Call, Name, written
 from buildup.models.smoothing import Smoothing2d
 
 IMPORTS = (
     ("from collections.abc import", ("Callable", "Mapping")),
+    ("from functools import", ("partial",)),
     ("from math import", ("gcd",)),
     ("from pathlib import", ("Path",)),
     ("from typing import", ("Any",)),
@@ -34,7 +35,10 @@ IMPORTS = (
     ("from timm.layers.filter_response_norm import", ("FilterResponseNormTlu2d",)),
     ("from timm.layers.norm import", ("LayerNorm2d", "RmsNorm2d")),
     ("from timm.layers.std_conv import", ("StdConv2d",)),
-    ("from timm.models import", ("build_model_with_cfg", "generate_default_cfgs", "register_model")),
+    (
+        "from timm.models import",
+        ("build_model_with_cfg", "generate_default_cfgs", "register_model", "register_notrace_module"),
+    ),
     ("from torch import", ("Tensor", "nn")),
 )
 """All that the file may import; what its text does not name is left out."""
@@ -46,9 +50,20 @@ LAYERS: dict[type[Kind], type] = {
     Smoothing: Smoothing2d,
 }
 
+WORDS: dict[type[Kind], str] = {
+    Conv: "a block of the base",
+    LocalAttention: "local self-attention",
+    GlobalAttention: "global self-attention",
+    ConvAttention: "convolution-shaped self-attention",
+    Smoothing: "spatial smoothing",
+}
+
 FORMS = {"pre": blocks.PreActAttentionBlock, "post": blocks.PostActAttentionBlock}
 
-WEIGHTS = '"file": str(Path(__file__).with_name("model.safetensors"))'
+PUT = '''def put(model: nn.Module, path: str, block: nn.Module) -> None:
+    """Let a block stand at a path of a model."""
+    parent, _, name = path.rpartition(".")
+    model.get_submodule(parent).add_module(name, block)'''
 
 
 def standalone(network: Network, config: Mapping[str, Any]) -> str:
@@ -58,24 +73,36 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     """
     name = f"alternet_{fingerprint(network)}"
     makers = _makers(network)
-    parts = [_data(network, name, config), *_sources(_named(network, makers))]
-    parts += [_maker(maker, kind, form) for (kind, form), maker in makers.items()]
-    body = "\n\n\n".join([*parts, _assembly(network, makers), _entry(network, name)])
+    body = "\n\n\n".join(
+        [
+            _data(network, name, config),
+            *_sources(_named(network, makers)),
+            *_notraced(network),
+            *(_maker(maker, *key) for key, maker in makers.items()),
+            *_replacements(network, makers),
+            *_assembly(network),
+            _entry(network, name),
+        ]
+    )
     return f'"""{_about(network, name)}"""\n\n{_imports(body)}\n\n{body}\n'
 
 
-Makers = dict[tuple[type[Kind], Form], str]
-"""The functions that make blocks, one for each kind and form, by name."""
+Makers = dict[tuple[bool, Form], str]
+"""The functions that make blocks by name, one for each form of attention and of smoothing."""
 
 
 def _makers(network: Network) -> Makers:
-    wanted = list(dict.fromkeys((type(kind), _form(block)) for block, kind in _replaced(network)))
     names: Makers = {}
-    for number, (kind, form) in enumerate(wanted):
-        alike = [other for other in wanted[:number] if other[0] is kind]
-        word = kind.name.replace("-", "_")
-        names[kind, form] = f"{word}_block" if not alike else f"{word}_block_{len(alike) + 1}"
+    for block, kind in _replaced(network):
+        word = "smoothing" if isinstance(kind, Smoothing) else "attention_block"
+        alike = sum(name.startswith(word) for name in names.values())
+        names.setdefault(_key(block, kind), f"{word}_{alike + 1}" if alike else word)
     return names
+
+
+def _key(block: Block, kind: Kind) -> tuple[bool, Form]:
+    assert block.form is not None
+    return isinstance(kind, Smoothing), block.form
 
 
 def _replaced(network: Network) -> Iterator[tuple[Block, Kind]]:
@@ -83,25 +110,23 @@ def _replaced(network: Network) -> Iterator[tuple[Block, Kind]]:
     return ((block, replaced[block.path]) for block in network.blocks if block.path in replaced)
 
 
-def _form(block: Block) -> Form:
-    assert block.form is not None
-    return block.form
-
-
 def _named(network: Network, makers: Makers) -> Iterator[type | Callable[..., Any]]:
     """What of our own the file needs."""
-    attention = [(kind, form) for kind, form in makers if kind is not Smoothing]
-    yield from dict.fromkeys(LAYERS[kind] for kind, _ in makers)
-    yield from dict.fromkeys(FORMS[form.order] for _, form in attention)
+    yield from _layers(network)
+    yield from dict.fromkeys(FORMS[form.order] for is_smoothing, form in makers if not is_smoothing)
     if any(form.channels_last for _, form in makers):
         yield blocks.ChannelsLast
-    if attention:
+    if not all(is_smoothing for is_smoothing, _ in makers):
         yield from (blocks.init_convs, blocks.starts_as_identity)
     if network.shrunk:
         yield from (stem.shrink, stem.shrink_conv)
 
 
-def _sources(objects: Iterator[type | Callable[..., Any]]) -> list[str]:
+def _layers(network: Network) -> list[type]:
+    return list(dict.fromkeys(LAYERS[type(kind)] for _, kind in _replaced(network)))
+
+
+def _sources(objects: Iterable[type | Callable[..., Any]]) -> list[str]:
     """Their texts, each behind those of the functions that it calls."""
     found: dict[str, str] = {}
 
@@ -119,24 +144,34 @@ def _sources(objects: Iterator[type | Callable[..., Any]]) -> list[str]:
     return list(found.values())
 
 
+def _notraced(network: Network) -> Iterator[str]:
+    calls = [f"register_notrace_module({layer.__name__})" for layer in _layers(network) if layer is not Smoothing2d]
+    if calls:
+        yield "\n".join(["# timm's feature extraction by fx can't follow these, and takes each as one step.", *calls])
+
+
 def _about(network: Network, name: str) -> str:
-    replaced = ", ".join(network.replaced) or "no block"
-    letters = [kind for letter, kind in KINDS.items() if letter in layout(network)]
-    legend = ", ".join(
-        f"{kind.letter} {'for the base own block' if kind.letter == 'C' else kind.name}" for kind in letters
-    )
-    return f"""An AlterNet: {network.base} with something else in place of {replaced}.
-
-Its layout is {layout(network)}: {legend}.
-It needs torch and timm; the weights are in model.safetensors beside this file.
-
-    import timm, alternet
-
-    model = alternet.load()
-    model = timm.create_model("{name}", pretrained=True, num_classes=10)
-
-Written by buildup {__version__}.
-"""
+    letters = layout(network)
+    legend = [f"    {letter}  {WORDS[kind]}" for letter, kind in KINDS.items() if letter in letters]
+    changed = network.replaced or _added(network)
+    lines = [
+        f"An AlterNet: timm's {network.base}{' with other blocks' if changed else ' as it is'}.",
+        "",
+        f"Its layout is {letters}, one letter a block:",
+        "",
+        *legend,
+        "",
+        "It needs torch and timm; the weights are in model.safetensors beside this file.",
+        "",
+        "    import timm, alternet",
+        "",
+        "    model = alternet.load()",
+        f'    model = timm.create_model("{name}", pretrained=True, num_classes=10)',
+        "",
+        f"Written by buildup {__version__}.",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _imports(body: str) -> str:
@@ -149,17 +184,18 @@ def _imports(body: str) -> str:
 
 
 def _data(network: Network, name: str, config: Mapping[str, Any]) -> str:
-    lines = [f'NAME = "{name}"', f'BASE = "{network.base}"', f"BASE_ARGS: dict[str, Any] = {_text(network.base_args)}"]
+    values = [f'NAME = "{name}"', f'BASE = "{network.base}"']
+    if network.base_args:
+        values += [written(dict(network.base_args), "BASE_ARGS: dict[str, Any] = ")]
     if network.shrunk:
-        lines += ["", "# What the stem for small images changes."]
-        lines += [f"SHRUNK = {_lines(dict(network.shrunk))}"]
+        values += ["", "# What the stem for small images changes.", written(dict(network.shrunk), "SHRUNK = ")]
     if added := _added(network):
-        lines += ["", "# Blocks that the base lacks, each with the block of the base that it is made like."]
-        lines += [f"ADDED = {_lines(added)}"]
-    known = {key: value for key, value in config.items() if key != "architecture"}
-    lines += ["", "default_cfgs = generate_default_cfgs(", "    {"]
-    lines += [f"        NAME: {_lines(known, ' ' * 8, WEIGHTS)},", "    }", ")"]
-    return "\n".join(lines)
+        values += ["", "# Blocks that the base lacks, each with the block of the base that it is made like."]
+        values += [written(added, "ADDED = ")]
+    weights = Name('str(Path(__file__).with_name("model.safetensors"))')
+    known = {"file": weights, **{key: value for key, value in config.items() if key != "architecture"}}
+    configs = Call("generate_default_cfgs", ({Name("NAME"): known},))
+    return "\n".join([*values, "", written(configs, "default_cfgs = ")])
 
 
 def _added(network: Network) -> dict[str, str]:
@@ -172,36 +208,17 @@ def _added(network: Network) -> dict[str, str]:
     }
 
 
-def _lines(values: Mapping[str, Any], indent: str = "", *first: str) -> str:
-    entries = [*first, *(f"{_text(key)}: {_text(value)}" for key, value in values.items())]
-    return "\n".join(["{", *(f"{indent}    {entry}," for entry in entries), f"{indent}}}"])
-
-
-def _text(value: Any) -> str:
-    """A plain value as Python writes it, with double quotes."""
-    if isinstance(value, str):
-        return json.dumps(value)
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(key)}: {_text(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(_text(item) for item in value)
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
-    return repr(value)
-
-
-def _maker(name: str, kind: type[Kind], form: Form) -> str:
-    """The text of the function that makes blocks of one kind and form."""
-    layer = LAYERS[kind].__name__
+def _maker(name: str, is_smoothing: bool, form: Form) -> str:
+    """The text of the function that makes blocks of one form."""
     wrapped = "ChannelsLast({})" if form.channels_last else "{}"
-    about = '    """The block that takes the place of one of the base."""'
-    if kind is Smoothing:
-        made = wrapped.format(f"{layer}(**settings)")
-        return f"def {name}(replaced: Any, **settings: Any) -> nn.Module:\n{about}\n    return {made}"
-    parts = {"conv": "conv", "norm": "norm", "drop_path": _part(form.drop_path, optional=True)}
-    parts |= {"scale": _part(form.scale)} if form.order == "pre" else {"act": _part(form.act)}
-    arguments = "\n".join(f"        {part}={text}," for part, text in parts.items())
-    return f"""def {name}(replaced: Any, chs: int, width: int, **settings: Any) -> nn.Module:
-{about}
+    if is_smoothing:
+        return f'''def {name}(replaced: nn.Module, **settings: Any) -> nn.Module:
+    """Smoothing in place of a block of the base."""
+    return {wrapped.format("Smoothing2d(**settings)")}'''
+    parts = {"drop_path": form.drop_path} | ({"scale": form.scale} if form.order == "pre" else {"act": form.act})
+    arguments = "\n".join(f"        {part}={_inside(path)}," for part, path in parts.items())
+    return f'''def {name}(layer: type[nn.Module], replaced: Any, *, chs: int, width: int, **settings: Any) -> nn.Module:
+    """Self-attention in place of a block of the base, with the habits of that block."""
 
     def conv(in_chs: int, out_chs: int) -> nn.Module:
         return {_conv(form.standardised)}
@@ -209,25 +226,23 @@ def _maker(name: str, kind: type[Kind], form: Form) -> str:
     def norm(chs: int) -> nn.Module:
         return {_norm(form.norm)}
 
-    attention = {layer}(width, chs, **settings)
     block = {FORMS[form.order].__name__}(
         chs,
         width,
-        attention,
+        layer(width, chs, **settings),
+        conv=conv,
+        norm=norm,
 {arguments}
     )
     if starts_as_identity(replaced):
         block.zero_init_last()
-    return {wrapped.format("block")}.to(next(replaced.parameters()))"""
+    return {wrapped.format("block")}.to(next(replaced.parameters()))'''
 
 
-def _part(path: str, optional: bool = False) -> str:
-    if not path:
-        return "None"
-    if path.isidentifier():
-        return f'getattr(replaced, "{path}", None)' if optional else f"replaced.{path}"
-    parent, _, name = path.rpartition(".")
-    return f'getattr(replaced.get_submodule("{parent}"), "{name}")'
+def _inside(path: str) -> str:
+    """The part of a replaced block that a path leads to, as an expression."""
+    names = (f"[{name}]" if name.isdecimal() else f".{name}" for name in path.split("."))
+    return f"replaced{''.join(names)}" if path else "None"
 
 
 def _conv(standardised: float | None) -> str:
@@ -239,73 +254,72 @@ def _conv(standardised: float | None) -> str:
 def _norm(norm: Norm) -> str:
     return {
         "batch": f"nn.BatchNorm2d(chs, eps={norm.eps}, momentum={norm.momentum})",
-        "group": f"nn.GroupNorm(gcd({norm.groups}, chs), chs, eps={norm.eps})",
+        "group": f"nn.GroupNorm(gcd({norm.groups or 32}, chs), chs, eps={norm.eps})",
         "layer": f"LayerNorm2d(chs, eps={norm.eps})",
         "rms": f"RmsNorm2d(chs, eps={norm.eps})",
         "frn": f"FilterResponseNormTlu2d(chs, apply_act=False, eps={norm.eps})",
     }[norm.kind]
 
 
-def _assembly(network: Network, makers: Makers) -> str:
-    lines = [
-        "def edited(**arguments: Any) -> nn.Module:",
-        '    """The base with all of its edits."""',
-        "    arguments = BASE_ARGS | arguments",
-        "    model = timm.create_model(BASE, **arguments)",
-    ]
-    if network.shrunk:
-        lines += ["    shrink(model, SHRUNK)"]
-    if _added(network):
-        lines += [
-            "    for path, like in ADDED.items():",
-            "        fresh = timm.create_model(BASE, **arguments)",
-            "        put(model, path, fresh.get_submodule(like))",
-        ]
-    if makers:
-        lines += [
-            "    for path, (make, settings) in REPLACED.items():",
-            "        put(model, path, make(model.get_submodule(path), **settings))",
-        ]
-    lines += ["    return model"]
-    if "put(" in "\n".join(lines):
-        lines += [
-            "",
-            "",
-            "def put(model: nn.Module, path: str, block: nn.Module) -> None:",
-            '    """Let a block stand at a path of a model."""',
-            '    parent, _, name = path.rpartition(".")',
-            "    model.get_submodule(parent).add_module(name, block)",
-        ]
-    if makers:
-        lines = [
-            "# What stands in place of the base's own blocks.",
-            "REPLACED: dict[str, tuple[Callable[..., nn.Module], dict[str, Any]]] = {",
-            *(
-                f'    "{block.path}": ({makers[type(kind), _form(block)]}, {_text(_settings(block, kind))}),'
-                for block, kind in _replaced(network)
-            ),
-            "}",
-            "",
-            "",
-            *lines,
-        ]
-    return "\n".join(lines)
+def _replacements(network: Network, makers: Makers) -> Iterator[str]:
+    """What makes the block at each path out of the one that it replaces."""
+    calls = {
+        block.path: Call("partial", _made_by(block, kind, makers), _settings(block, kind))
+        for block, kind in _replaced(network)
+    }
+    if calls:
+        about = "# What stands in place of the base's own blocks: each is made from the block that it replaces."
+        yield f"{about}\n{written(calls, 'REPLACED: dict[str, Callable[[Any], nn.Module]] = ')}"
+
+
+def _made_by(block: Block, kind: Kind, makers: Makers) -> tuple[Name, ...]:
+    maker, layer = Name(makers[_key(block, kind)]), Name(LAYERS[type(kind)].__name__)
+    return (maker,) if isinstance(kind, Smoothing) else (maker, layer)
 
 
 def _settings(block: Block, kind: Kind) -> dict[str, Any]:
-    settings = asdict(kind)
+    """What a maker is given beside the replaced block: all that is not the layer's own default."""
+    usual = {name: told.default for name, told in inspect.signature(LAYERS[type(kind)]).parameters.items()}
+    settings = {name: value for name, value in asdict(kind).items() if name != "width" and value != usual[name]}
     if isinstance(kind, Smoothing):
         return settings
-    chs = block.in_shape[0]
-    return {"chs": chs, **settings, "width": blocks.width_of(block)}
+    return {"chs": block.in_shape[0], "width": blocks.width_of(block), **settings}
+
+
+def _assembly(network: Network) -> Iterator[str]:
+    given = "**(BASE_ARGS | arguments)" if network.base_args else "**arguments"
+    added, replaced = _added(network), network.replaced
+    lines = [
+        "def edited(**arguments: Any) -> nn.Module:",
+        '    """The base with all of its edits."""',
+        f"    model: nn.Module = timm.create_model(BASE, {given})",
+    ]
+    if network.shrunk:
+        lines += ["    shrink(model, SHRUNK)"]
+    if added:
+        lines += [
+            "    for path, like in ADDED.items():",
+            f"        fresh = timm.create_model(BASE, {given})",
+            "        put(model, path, fresh.get_submodule(like))",
+        ]
+    if replaced:
+        lines += [
+            "    for path, make in REPLACED.items():",
+            "        put(model, path, make(model.get_submodule(path)))",
+        ]
+    yield "\n".join([*lines, "    return model"])
+    if added or replaced:
+        yield PUT
 
 
 def _entry(network: Network, name: str) -> str:
+    features = written(feature_config(network), "features = ", indent="    ")
     return f'''@register_model
 def {name}(pretrained: bool = False, **overrides: Any) -> nn.Module:
     """What timm calls to make the model."""
-    features = {_text(feature_config(network))}
-    return build_model_with_cfg(edited, NAME, pretrained, feature_cfg=features, **overrides)
+    {features}
+    model: nn.Module = build_model_with_cfg(edited, NAME, pretrained, feature_cfg=features, **overrides)
+    return model
 
 
 def load(**overrides: Any) -> nn.Module:

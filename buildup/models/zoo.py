@@ -4,21 +4,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from timm.models import register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Network, Shape
 from buildup.graph.values import network_from_values
-from buildup.models.build import create
+from buildup.models.build import base_config, create
 from buildup.models.read import read
-
-
-@register_model
-def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **overrides: Any) -> nn.Module:
-    """The timm model of a network given as plain values, as `graph/values.py` writes them."""
-    return create(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +36,20 @@ PAPER = {
 }
 
 
+IMAGENET: tuple[Shape, int] = ((3, 224, 224), 1000)
+CIFAR: tuple[Shape, int] = ((3, 32, 32), 100)
+
+default_cfgs = generate_default_cfgs(
+    {
+        name: base_config(paper.base, *CIFAR, reduction=1 / 4)
+        if name.endswith("cifar")
+        else base_config(paper.base, *IMAGENET)
+        for name, paper in PAPER.items()
+    }
+)
+"""What timm tells of the names without making a model."""
+
+
 def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes: int = 1000) -> Network:
     """A network of the paper, with windows of 7, or of 4 for small images."""
     paper = PAPER[name]
@@ -55,6 +63,12 @@ def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes:
             kind = LocalAttention(heads=3 * 2**number, window=window)
             network = apply(network, replacement(network, stage.blocks[position].path, kind))
     return network
+
+
+@register_model
+def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **overrides: Any) -> nn.Module:
+    """The timm model of a network given as plain values, as `graph/values.py` writes them."""
+    return create(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
 @register_model
@@ -78,11 +92,9 @@ def alter_resnet50(pretrained: bool = False, **overrides: Any) -> nn.Module:
 @register_model
 def alter_resnet50_cifar(pretrained: bool = False, **overrides: Any) -> nn.Module:
     """The CIFAR-100 model of the paper: seventeen bottlenecks, four of them attention."""
-    return create(
-        paper_network("alter_resnet50_cifar", input_shape=(3, 32, 32), num_classes=100),
-        pretrained=pretrained,
-        **overrides,
-    )
+    shape, classes = CIFAR
+    network = paper_network("alter_resnet50_cifar", input_shape=shape, num_classes=classes)
+    return create(network, pretrained=pretrained, **overrides)
 
 
 @register_model

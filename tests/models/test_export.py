@@ -1,7 +1,11 @@
 import json
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from shutil import which
+from typing import Any
 
 import pytest
 import timm
@@ -11,7 +15,7 @@ from torch import Tensor
 from buildup.errors import ExportError, RunError
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import LocalAttention
+from buildup.graph.kinds import ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 from buildup.graph.network import Network
 from buildup.models.build import build, data_config
 from buildup.models.export import check_target, export, probe_logits
@@ -146,6 +150,55 @@ def test_the_single_file_of_a_base_as_it_is_has_no_attention() -> None:
     assert "Attention" not in text
     assert "shrink" not in text
     compile(text, "alternet.py", "exec")
+
+
+def mixed(base: str, size: int = 64) -> Network:
+    """A base with one kind of block in each of its last stages, and one block more where there can be one."""
+    network = read(base, input_shape=(3, size, size), num_classes=6)
+    shape: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
+    kinds: list[Kind] = [
+        LocalAttention(window=2, **shape),
+        ConvAttention(kernel=3, **shape),
+        Smoothing(),
+        GlobalAttention(**shape),
+    ]
+    for number in reversed(range(len(network.stages))):
+        if network.stages[number].closed is None and not any(block.added for block in network.blocks):
+            network = apply(network, Append(stage=network.stages[number].name))
+        stage = network.stages[number]
+        if kinds and (places := stage.positions()):
+            network = apply(network, replacement(network, stage.blocks[places[0]].path, kinds.pop(0)))
+    return network
+
+
+# ResNet's and RegNet's forms, layer scale, maps with channels last, blocks without a norm or with weights standardised,
+# and stages of single convolutions.
+FORMS = ["resnet26t", "regnety_002", "convnext_atto", "mambaout_femto", "nfnet_l0", "efficientnet_b0", "vgg11_bn"]
+
+
+@pytest.mark.parametrize("base", FORMS)
+def test_the_single_file_looks_as_ruff_would_format_it(base: str, tmp_path: Path) -> None:
+    network = mixed(base)
+    (tmp_path / "alternet.py").write_text(standalone(network, data_config(network)))
+    rules = ["--isolated", "--line-length=120", "--target-version=py311"]
+    for command in (["check", "--select=E,F,W,I,UP,B,C4,SIM,RUF", *rules], ["format", "--check", *rules]):
+        done = subprocess.run(
+            [ruff(), *command, "--no-cache", "alternet.py"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stdout
+
+
+def ruff() -> str:
+    found = which("ruff", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    return found or pytest.skip("ruff is not installed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", FORMS)
+def test_every_form_and_kind_is_exported_and_loaded_back(base: str, tmp_path: Path) -> None:
+    network = mixed(base)
+    export(network, trained(network), tmp_path / "net", card="")
+    assert (tmp_path / "net" / "alternet.py").exists()
 
 
 @pytest.mark.slow

@@ -46,3 +46,16 @@ def test_a_network_made_by_timm_says_how_to_make_it_again() -> None:
     assert model.pretrained_cfg["architecture"] == "alternet"
     again = timm.create_model("alternet", device="meta", **model._model_args)
     assert again.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(("name", "size", "pool"), [("alter_resnet34", 224, 7), ("alter_resnet50_cifar", 32, 4)])
+def test_timm_tells_of_the_papers_networks_without_making_them(name: str, size: int, pool: int) -> None:
+    told: Any = timm.get_pretrained_cfg(name)
+    assert (told.input_size, told.pool_size) == ((3, size, size), (pool, pool))
+    model: Any = timm.create_model(name, device="meta")
+    assert model.pretrained_cfg["pool_size"] == (pool, pool)
+    assert model.forward_features(torch.empty(1, 3, size, size, device="meta")).shape[2:] == (pool, pool)
+    assert (told.first_conv, told.classifier) == (
+        model.pretrained_cfg["first_conv"],
+        model.pretrained_cfg["classifier"],
+    )

@@ -204,10 +204,16 @@ def conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
 
 
 def init_convs(block: nn.Module) -> None:
-    """Give all convolutions the start that timm gives those of a ResNet."""
-    for module in block.modules():
+    """Give all convolutions the start that timm gives those of a ResNet.
+
+    Queries start apart from keys and values, which are two convolutions in the paper's code.
+    """
+    for name, module in block.named_modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            queries = module.out_channels // 3 if name.endswith("qkv") else 0
+            for part in (module.weight.data[:queries], module.weight.data[queries:]):
+                if len(part):
+                    nn.init.kaiming_normal_(part, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 

@@ -96,3 +96,10 @@ def test_stochastic_depth_is_that_of_the_replaced_block() -> None:
         plain = timm.create_model(base, drop_path_rate=0.3).get_submodule(path)
         block = build(network, drop_path_rate=0.3).get_submodule(path)
         assert block.get_submodule("drop_path").drop_prob == plain.get_submodule("drop_path").drop_prob
+
+
+def test_queries_start_apart_from_keys_and_values_as_two_convolutions_would() -> None:
+    block = build(replaced(CASES[0]), seed=0).get_submodule("layer4.1")
+    weight = block.get_parameter("attention.qkv.weight").detach()
+    assert weight[:24].std().item() == pytest.approx((2 / 24) ** 0.5, rel=0.05)
+    assert weight[24:].std().item() == pytest.approx((2 / 48) ** 0.5, rel=0.05)

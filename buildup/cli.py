@@ -231,7 +231,12 @@ COMMANDS = (
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
             Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
             Flag(name="power", help="no table: how often a judge keeps what helps"),
-            Flag(name="runs", metavar="N", help="searches of --aa and --power for each line (default: 1000)"),
+            Flag(name="speedup", help="how much faster 2 to 64 workers are, on this table and on others"),
+            Flag(
+                name="runs",
+                metavar="N",
+                help="searches a line of --aa and --power (default: 1000), or of --speedup (100)",
+            ),
             JSON,
         ),
     ),

@@ -9,6 +9,7 @@ from typing import Any
 
 from buildup.commands.chance import USUAL, Where, false_claims, power, usual_chances
 from buildup.commands.problems import Problems
+from buildup.commands.speedup import speedup
 from buildup.errors import LayoutError, RequestError
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
@@ -70,6 +71,7 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     default = problems.number("--default-score", flags["default_score"], 0.0, least=-1e9)
+    runs = problems.whole("--runs", flags["runs"], 100)
     space = None
     with problems.caught():
         space = _space(flags)
@@ -88,6 +90,9 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     assert table is not None
 
     procedure = procedure_of(network, space, judge=judge, seeds=seeds)
+    if flags["speedup"]:
+        rest = Row(score=default) if flags["default_score"] is not None else None
+        return speedup(procedure, table, rest, runs=runs, seed=seed)
     evaluator = TableEvaluator(
         table=table,
         workers=workers,
@@ -99,16 +104,20 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         procedure, evaluator, Memory(), Silence(), History(), lambda history: None, lambda history: None
     )
     busy = evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0
+    asked_for = procedure.stood_on(view)
+    in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
+    trainings, wasted = len(history.outcomes) - len(in_vain), evaluator.wasted + sum(in_vain)
     values = {
         "verdicts": [
             {"layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
             for decision in view.decisions
         ],
         "layout": view.best.layout,
-        "trainings": len(history.outcomes),
+        "trainings": trainings,
+        "trained_in_vain": len(in_vain),
         "makespan": evaluator.clock,
         "busy": busy,
-        "wasted": evaluator.wasted,
+        "wasted": wasted,
         "workers": workers,
         "judge": judge,
         "seeds": seeds,
@@ -117,9 +126,9 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         [
             decisions_table(view.decisions),
             "",
-            f"{view.best.layout} is left after {len(history.outcomes)} trainings, the base included (judge {judge}).",
+            f"{view.best.layout} is left after {trainings} trainings, the base included (judge {judge}).",
             f"makespan {evaluator.clock:g} s on {workers} worker{'s' if workers > 1 else ''}, "
-            f"{busy:.0%} busy, {evaluator.wasted:g} worker seconds wasted.",
+            f"{busy:.0%} busy, {wasted:g} worker seconds wasted on what no verdict needed.",
         ]
     )
     return text, values

@@ -15,7 +15,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Score
-from buildup.trials.training import Training
+from buildup.trials.training import Training, training_id
 
 
 class Step(Protocol):
@@ -201,6 +201,13 @@ class Procedure:
         step = walk(self.rule.first, decisions)
         return step.left(kept) if step else 0
 
+    def stood_on(self, view: View) -> set[str]:
+        """The ids of the trainings that the base and the verdicts so far asked for; others were trained in vain."""
+        rows = [(self.base.id, self.seeds)]
+        for decision in view.decisions:
+            rows += [(decision.candidate, decision.seeds), (decision.parent, decision.seeds)]
+        return {training_id(candidate, seed) for candidate, seeds in rows for seed in self._row(seeds)}
+
     def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:
         """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
         candidate = step.candidate
@@ -212,7 +219,7 @@ class Procedure:
                 verdict = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
             elif missing := self.missing(history, candidate, look):
                 return Waiting(look=look, needed=missing)
-            elif pairs := self._pairs(history, candidate, seeds):
+            elif pairs := self.pairs(history, candidate, look):
                 verdict = self.judge.judge(pairs, look, step.share, spread)
             else:
                 verdict = _dropped("no training of its parent has a score to compare with")
@@ -226,13 +233,17 @@ class Procedure:
         parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
         return self._missing(history, candidate, seeds) + parent
 
+    def pairs(self, history: History, candidate: Candidate, look: int) -> list[Pair]:
+        """The seeds of a look that candidate and parent both have scores of."""
+        return self._pairs(history, candidate, self.seeds * self.judge.looks[look - 1])
+
     def _row(self, seeds: int) -> range:
         return range(self.first_seed, self.first_seed + seeds)
 
     def _missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:
-        row = self._row(seeds)
+        known, row = history.outcomes, self._row(seeds)
         return tuple(
-            Training(candidate=candidate, seed=seed) for seed in row if not history.outcome(candidate.id, seed)
+            Training(candidate=candidate, seed=seed) for seed in row if training_id(candidate.id, seed) not in known
         )
 
     def _failures(self, history: History, candidate: Candidate, seeds: int) -> list[Failure]:

@@ -61,6 +61,11 @@ Event = Started | EpochDone | Ended
 class Evaluator(Protocol):
     """Trains what is wanted. Ray's workers are one (`workers.py`), a table of scores is another (`table.py`)."""
 
+    @property
+    def workers(self) -> int:
+        """How many trainings run side by side."""
+        ...
+
     def want(self, wanted: Sequence[Training]) -> None:
         """Start the first of these as workers get free, in this order, and end what runs but is not among them.
 

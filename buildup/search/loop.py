@@ -63,7 +63,7 @@ def run(
         if view.finished or limit(history):
             evaluator.want(())
             return view, history
-        evaluator.want(wanted(view))
+        evaluator.want(wanted(view, history, procedure, evaluator.workers))
         event = evaluator.next_event(timeout=1.0)
         if event is not None:
             history = journal.record(history, event)

@@ -85,6 +85,8 @@ class TableEvaluator:
     noise: float = 0.0
     """Deviation of a training's score around its row, in points."""
     seed: int = 0
+    jitter: float = 1.0
+    """A training takes between 1/jitter and jitter times the seconds of its row."""
     default: Row | None = None
     """For layouts that the table lacks; without it they are an error that names them."""
 
@@ -113,7 +115,7 @@ class TableEvaluator:
             if key not in self._running:
                 self._running[key] = (self.clock, training)
                 self._started += 1
-                heapq.heappush(self._ends, (self.clock + self._look_up(training).seconds, self._started, key))
+                heapq.heappush(self._ends, (self.clock + self._seconds(training), self._started, key))
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The training that ends next."""
@@ -140,6 +142,10 @@ class TableEvaluator:
                 f"({training.candidate.edit or 'the base'}). Add a line for it, or give --default-score."
             )
         return row
+
+    def _seconds(self, training: Training) -> float:
+        chance = random.Random(f"{self.seed}/{training.id}/seconds").uniform(1 / self.jitter, self.jitter)
+        return self._look_up(training).seconds * chance
 
     def _score(self, training: Training, seconds: float) -> Score:
         row = self._look_up(training)

@@ -83,6 +83,7 @@ class RayEvaluator:
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
         """
+        self.workers = workers
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
         self._desk = Desk(folder=folder.absolute(), train=train, job=job, workers=workers)

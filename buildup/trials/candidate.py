@@ -29,7 +29,7 @@ class Candidate:
         """Its letters, one a block."""
         return layout(self.network)
 
-    @property
+    @cached_property
     def edit(self) -> str:
         """Its edits as one phrase for people."""
         return ", ".join(str(edit) for edit in self.edits)

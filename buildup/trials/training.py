@@ -1,6 +1,7 @@
 """One candidate with one seed: the unit of work, one Optuna trial."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from buildup.trials.candidate import Candidate
 
@@ -12,7 +13,7 @@ class Training:
     candidate: Candidate
     seed: int
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The name of its folder: fingerprint and seed."""
         return training_id(self.candidate.id, self.seed)

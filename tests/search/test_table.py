@@ -1,8 +1,10 @@
 """The search on a table of scores: the published trace, and what a bad table is told."""
 
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from buildup.errors import TableError
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure, View
+from buildup.rules.base import View
 from buildup.rules.moves import with_look_ahead
 from buildup.rules.strategies import procedure_of
 from buildup.search.loop import Silence, run
@@ -18,6 +20,7 @@ from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.trials.history import History
+from buildup.trials.training import Training
 
 CONTROL = "CCC|CCCC|CCCCCC|CCCC"
 PUBLISHED = {
@@ -35,14 +38,13 @@ PUBLISHED = {
 
 
 def search(
-    scores: dict[str, float] | None, space: SearchSpace, *, workers: int = 1, seeds: int = 1, noise: float = 0.0
+    scores: dict[str, float], space: SearchSpace, *, workers: int = 1, seeds: int = 1, guess: bool = False
 ) -> tuple[View, History, TableEvaluator]:
     procedure = procedure_of(sketch(CONTROL), space, judge="point", seeds=seeds)
     evaluator = TableEvaluator(
-        table={layout: Row(score=score) for layout, score in (scores or {}).items()},
+        table={layout: Row(score=score) for layout, score in scores.items()},
         workers=workers,
-        noise=noise,
-        default=None if scores else Row(score=80.0),
+        default=Row(score=80.0) if guess else None,
     )
     view, history = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
     return view, history, evaluator
@@ -66,40 +68,77 @@ def test_one_look_ahead_takes_nine_trainings_to_the_same_network() -> None:
     assert len(history.outcomes) == 9
 
 
-@settings(deadline=None, max_examples=25)
+class AnyScores(dict[str, Row]):
+    """A table that knows every layout."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + random.Random(f"{self.seed}/{layout}").random())
+
+
+@settings(deadline=None, max_examples=5)
 @given(
-    seeds=st.integers(1, 4), workers=st.sampled_from([2, 8, 100]), noise=st.floats(0, 1), look_ahead=st.integers(0, 1)
+    seeds=st.integers(2, 3),
+    judge=st.sampled_from(["likely", "proven", "point"]),
+    table=st.integers(0, 1000),
+    noise=st.floats(0, 1),
+    jitter=st.sampled_from([1.0, 2.0]),
+    look_ahead=st.integers(0, 1),
 )
 def test_decisions_are_the_same_for_any_number_of_workers(
-    seeds: int, workers: int, noise: float, look_ahead: int
+    seeds: int, judge: str, table: int, noise: float, jitter: float, look_ahead: int
 ) -> None:
-    space = replace(load("paper"), look_ahead=look_ahead)
-    alone, _, _ = search(None, space, seeds=seeds, noise=noise)
-    together, _, _ = search(None, space, seeds=seeds, noise=noise, workers=workers)
-    assert alone.decisions == together.decisions
+    decided, asked_for = [], []
+    for workers in (1, 2, 8, 100):
+        space = replace(load("paper"), look_ahead=look_ahead)
+        procedure = procedure_of(sketch(CONTROL), space, judge=judge, seeds=seeds)
+        evaluator = TableEvaluator(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter)
+        view, history = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
+        decided.append(view.decisions)
+        asked_for.append(procedure.stood_on(view))
+        assert asked_for[-1] <= history.outcomes.keys()
+        assert workers > 1 or asked_for[-1] == history.outcomes.keys()
+    assert decided == [decided[0]] * 4
+    assert asked_for == [asked_for[0]] * 4
+
+
+@pytest.mark.parametrize(("workers", "seeds", "goal"), [(8, 3, 4.0), (16, 3, 7.0), (64, 3, 11.0), (8, 1, 2.5)])
+def test_workers_that_look_ahead_shorten_the_published_search(workers: int, seeds: int, goal: float) -> None:
+    _, _, alone = search(PUBLISHED, load("paper"), seeds=seeds, guess=True)
+    _, _, together = search(PUBLISHED, load("paper"), seeds=seeds, workers=workers, guess=True)
+    assert alone.clock >= goal * together.clock
+
+
+def test_no_training_starts_twice() -> None:
+    class Watched(TableEvaluator):
+        started: ClassVar[list[str]] = []
+
+        def _seconds(self, training: Training) -> float:
+            self.started.append(training.id)
+            return super()._seconds(training)
+
+    procedure = procedure_of(sketch(CONTROL), load("paper"), judge="point", seeds=3)
+    evaluator = Watched(table=AnyScores(1), workers=8, jitter=2.0)
+    _, history = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
+    assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 
 
 @settings(deadline=None, max_examples=15)
 @given(cut=st.integers(0, 20), noise=st.floats(0.1, 1))
 def test_a_history_cut_anywhere_leads_to_the_same_decisions(cut: int, noise: float) -> None:
-    whole, history, _ = search(None, load("paper"), seeds=2, noise=noise)
+    whole, history = follow(History(), noise)
     kept = dict(list(history.outcomes.items())[:cut])
-    procedure = procedure_of(sketch(CONTROL), load("paper"), judge="point", seeds=2)
-    part = _follow(procedure, History(outcomes=kept), noise)
-    assert part == whole.decisions
+    assert follow(History(outcomes=kept), noise)[0] == whole
 
 
-def _follow(procedure: Procedure, history: History, noise: float) -> Sequence[object]:
+def follow(history: History, noise: float) -> tuple[Sequence[object], History]:
+    procedure = procedure_of(sketch(CONTROL), load("paper"), judge="likely", seeds=2)
     evaluator = TableEvaluator(table={}, default=Row(score=80.0), noise=noise)
-    view, _ = run(procedure, evaluator, Memory(), Silence(), history, lambda _: None, lambda _: None)
-    return view.decisions
-
-
-def test_more_workers_than_seeds_shorten_a_search_with_several_seeds() -> None:
-    _, _, one = search(PUBLISHED, load("paper"), seeds=3)
-    _, _, three = search(PUBLISHED, load("paper"), seeds=3, workers=3)
-    assert one.clock == 24
-    assert three.clock == 8
+    view, history = run(procedure, evaluator, Memory(), Silence(), history, lambda _: None, lambda _: None)
+    return view.decisions, history
 
 
 def test_a_layout_that_the_table_lacks_is_named() -> None:

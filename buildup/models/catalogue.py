@@ -14,6 +14,9 @@ from buildup.errors import BaseError
 from buildup.models.find import NotConvolutional, find
 from buildup.models.stages import obstacle
 
+OURS = "zoo"
+"""The module of the names that this package adds."""
+
 FEW = 16
 """So many names are looked at in this process: it takes as long to start others."""
 
@@ -30,7 +33,7 @@ def learn(known: Mapping[str, Any], pattern: str | None) -> dict[str, Any]:
         Plain values: `families` has timm's module for every name, `rows` a verdict on each name that was looked at, and
         `complete` tells whether that is so for all convolutional ones.
     """
-    members = {family: timm.list_models(module=family) for family in timm.list_modules()}
+    members = {family: timm.list_models(module=family) for family in timm.list_modules() if family != OURS}
     families = {name: family for family, names in members.items() for name in names}
     rows = dict(known.get("rows", {}))
 

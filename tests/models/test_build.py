@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buildup.graph.edit import Append, Edit, apply, replacement
-from buildup.graph.kinds import Conv, LocalAttention
+from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 from buildup.graph.layout import layout
-from buildup.graph.network import Network
+from buildup.graph.network import Block, Network, Stage
 from buildup.models.build import build
 from buildup.models.read import read
 
@@ -190,17 +190,40 @@ def test_a_network_runs_at_other_sizes_than_it_was_built_for(size: int) -> None:
         assert model(torch.randn(1, 3, size, size)).isfinite().all()
 
 
+def kinds_for(stage: Stage, block: Block) -> list[Kind]:
+    """Every kind, small, with the settings that change what is built."""
+    width = None if block.expansion else 8
+    side = min(4, *stage.size)
+    return [
+        LocalAttention(heads=2, head_size=8, window=side, width=width),
+        LocalAttention(heads=2, head_size=8, window=1, width=8, tables="heads"),
+        GlobalAttention(heads=2, head_size=8, width=8),
+        ConvAttention(heads=1, kernel=3, head_size=8, width=8),
+        ConvAttention(heads=1, kernel=5, head_size=8, width=8, borders="attended"),
+        Smoothing(),
+        Conv(),
+    ]
+
+
 def legal_edits(network: Network) -> list[Edit]:
-    edits: list[Edit] = [Append(stage=stage.name) for stage in network.stages]
-    for number, stage in enumerate(network.stages):
+    edits: list[Edit] = []
+    for stage in network.stages:
+        if stage.closed is None:
+            edits += [Append(stage=stage.name, kind=kind) for kind in kinds_for(stage, stage.blocks[-1])]
         for position in stage.positions(step=1):
             block = stage.blocks[position]
-            attention = LocalAttention(heads=number + 1, head_size=8, window=min(4, *stage.size))
-            edits.append(replacement(network, block.path, attention if isinstance(block.kind, Conv) else Conv()))
+            edits += [replacement(network, block.path, kind) for kind in kinds_for(stage, block) if kind != block.kind]
     return edits
 
 
-@given(st.sampled_from([RESNET, RESNETV2, Family(base="resnet26", args=BOTTLENECKS)]), st.integers(16, 24), st.data())
+OTHERS = [Family(base=base) for base in ("convnext_atto", "regnety_002", "mobilenetv3_small_050", "mambaout_femto")]
+
+
+@given(
+    st.sampled_from([RESNET, RESNETV2, Family(base="resnet26", args=BOTTLENECKS), *OTHERS]),
+    st.integers(20, 28),
+    st.data(),
+)
 @settings(deadline=None, max_examples=15)
 def test_any_legal_edits_give_a_network_that_trains_a_step(family: Family, size: int, data: st.DataObject) -> None:
     network = network_of(family, size=size)

@@ -15,7 +15,7 @@ from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Score
 from buildup.trials.training import Training
 
 PATIENCE = 60.0
@@ -61,9 +61,12 @@ class PlainWatcher:
         lines = self._waiting(event)
         if isinstance(event, Ended):
             outcome = event.record.outcome
-            self.ended, self.seconds = self.ended + 1, self.seconds + outcome.seconds
-            score = f"{outcome.accuracy:.2f} %" if isinstance(outcome, Score) else f"failed: {outcome.reason.value}"
-            lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
+            if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
+                lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
+            else:
+                self.ended, self.seconds = self.ended + 1, self.seconds + outcome.seconds
+                score = f"{outcome.accuracy:.2f} %" if isinstance(outcome, Score) else f"failed: {outcome.reason.value}"
+                lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
         lines += [
             f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in view.decisions[self.told :]
         ]

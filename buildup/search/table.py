@@ -104,6 +104,7 @@ class TableEvaluator:
     def want(self, wanted: Sequence[Training]) -> None:
         """Start what is wanted first on the free workers; drop what runs in vain at once."""
         self._wanted = {training.id: training for training in wanted}
+        first = wanted[0].id if wanted else None
         for key in [key for key in self._running if key not in self._wanted]:
             since, training = self._running.pop(key)
             self.busy += self.clock - since
@@ -112,7 +113,8 @@ class TableEvaluator:
         for key, training in self._wanted.items():
             if len(self._running) >= self.workers:
                 break
-            if key not in self._running:
+            # What is wanted first is waited for. Anything later may never be, so the table need not know it.
+            if key not in self._running and (key == first or self._row(training)):
                 self._running[key] = (self.clock, training)
                 self._started += 1
                 heapq.heappush(self._ends, (self.clock + self._seconds(training), self._started, key))
@@ -134,8 +136,11 @@ class TableEvaluator:
     def close(self) -> None:
         """Nothing is held."""
 
+    def _row(self, training: Training) -> Row | None:
+        return self.table.get(training.candidate.layout, self.default)
+
     def _look_up(self, training: Training) -> Row:
-        row = self.table.get(training.candidate.layout, self.default)
+        row = self._row(training)
         if row is None:
             raise TableError(
                 f"the table has no layout {training.candidate.layout}, which the rule wants next "

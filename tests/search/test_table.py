@@ -147,6 +147,13 @@ def test_a_layout_that_the_table_lacks_is_named() -> None:
         search(scores, load("paper"))
 
 
+def test_a_layout_that_no_verdict_needs_may_be_lacking_however_many_workers_look_ahead() -> None:
+    _, _, alone = search(PUBLISHED, load("paper"), seeds=3)
+    view, _, together = search(PUBLISHED, load("paper"), seeds=3, workers=64)
+    assert view.best.layout == "CCC|CCCM|CCCCCM|CMCM"
+    assert alone.clock >= 11 * together.clock
+
+
 def test_every_bad_line_of_a_table_is_named_with_its_number(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     path.write_text(

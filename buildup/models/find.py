@@ -67,14 +67,23 @@ def base_name(base: str) -> str:
     return name
 
 
-def create_on_meta(name: str, arguments: dict[str, Any]) -> Any:
+def create_on_meta(name: str, arguments: Mapping[str, Any]) -> Any:
     """A timm model without memory."""
+    try:
+        return without_memory(name, arguments)
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Whatever a model's code says to arguments it does not take, or to being made without memory.
+        raise BaseError(f"{name} cannot be made by timm with {dict(arguments)}: {error}") from error
+
+
+def without_memory(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The same, with timm's own errors."""
     try:
         with torch.device("meta"):
             return timm.create_model(name, **arguments)
-    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        # Whatever a model's code says to arguments it does not take, or to being made without memory.
-        raise BaseError(f"{name} cannot be made by timm with {arguments}: {error}") from error
+    except NotImplementedError:
+        # timm 1.0.29 computes the widths of RegNets with tensors; those have to be real ones.
+        return timm.create_model(name, **arguments, device="meta")
 
 
 def own_shape(model: Any) -> Shape:

@@ -1,20 +1,12 @@
 """`models`: which names of timm can be a base, remembered, so that asking again takes no torch."""
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-import buildup
-from buildup.cache import user_cache
+from buildup.commands.remember import recall, remember
 from buildup.errors import RequestError, unknown
-from buildup.search.files import write_whole
-
-SOURCES = ("find.py", "stages.py", "trace.py")
-"""What the verdicts follow from, in `models/`."""
 
 Known = dict[str, Any]
 
@@ -22,11 +14,11 @@ Known = dict[str, Any]
 def models(flags: Mapping[str, Any], learn: Callable[[Known, str | None], Known]) -> tuple[str, Any]:
     """Which convolutional names can be a base, or which of a pattern's, and for the others why not."""
     pattern: str | None = flags["pattern"]
-    file = user_cache() / f"models-{_version()}.json"
-    known = _load(file)
+    known = recall("models")
+    known = known if isinstance(known, dict) else {}
     if not _answers(known, pattern):
         known = learn(known, pattern)
-        _save(file, known)
+        remember("models", known)
     rows = [
         {key: value for key, value in row.items() if key != "convolutional"}
         for name, row in sorted(known["rows"].items())
@@ -52,26 +44,3 @@ def _text(rows: list[dict[str, Any]], pattern: str | None) -> str:
         what = f"names like {pattern}" if pattern else f"convolutional names of timm {version('timm')}"
         lines += ["", f"{len(fit)} of {len(rows)} {what} can be a base."]
     return "\n".join(lines)
-
-
-def _version() -> str:
-    """Of timm, and of what looks at its models."""
-    folder = Path(buildup.__file__).parent / "models"
-    sources = b"".join((folder / name).read_bytes() for name in SOURCES)
-    return f"{version('timm')}-{hashlib.sha256(sources).hexdigest()[:8]}"
-
-
-def _load(file: Path) -> Known:
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) and {"families", "rows", "complete"} <= values.keys() else {}
-
-
-def _save(file: Path, known: Known) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(known).encode())
-    except OSError:
-        return  # It can be made again: a home that can't be written to only makes this slower.

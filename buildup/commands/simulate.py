@@ -1,14 +1,12 @@
 """`simulate`: the same rule, judge and loop, on a table of scores and virtual workers."""
 
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from buildup.commands.chance import USUAL, Where, false_claims, power, usual_chances
 from buildup.commands.problems import Problems
+from buildup.commands.remember import recall, remember
 from buildup.commands.speedup import speedup
 from buildup.errors import LayoutError, RequestError
 from buildup.graph.layout import layout
@@ -17,7 +15,6 @@ from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of
-from buildup.search.files import write_whole
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
@@ -145,17 +142,12 @@ def _start(base: str | None, letters: str | None, space: SearchSpace | None, rea
 
 
 def _cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
-    """The staged graph of a base. Reading it takes torch and timm seconds; the cache is keyed by timm's version."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "buildup" / "graphs" / version("timm")
-    path = cache / f"{base.replace('/', '_')}-{stem}.json"
+    """The staged graph of a base. Reading it takes torch and timm seconds."""
+    name = f"graph-{base.replace('/', '_')}-{stem}"
     try:
-        return network_from_values(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # not there, or of another version: made anew
+        return network_from_values(recall(name))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # not there, or not what was kept: made anew
     network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(network_to_values(network)).encode())
-    except OSError:
-        pass  # a cache that can't be written is only slow
+    remember(name, network_to_values(network))
     return network

@@ -23,6 +23,7 @@ from buildup.graph.kinds import Conv
 from buildup.graph.network import Network, Shape
 from buildup.graph.values import network_to_values
 from buildup.models.blocks import build_block
+from buildup.models.find import without_memory
 from buildup.models.stem import shrink
 
 ENTRY_POINT = "alternet"
@@ -111,8 +112,7 @@ WRAPPERS: dict[type, str] = {
 
 def feature_config(network: Network) -> dict[str, Any]:
     """How timm takes features from a network: as from its base, and by hooks where the base has a class of its own."""
-    with torch.device("meta"):
-        wrapped: Any = timm.create_model(network.base, features_only=True, **network.base_args)
+    wrapped = without_memory(network.base, {"features_only": True, **network.base_args})
     wrapper = WRAPPERS.get(type(wrapped), "hook")
     return {
         "feature_cls": wrapper,
@@ -129,25 +129,32 @@ def _edited(network: Network, seed: int | None, device: torch.device, **override
         **network.base_args,
         **overrides,
     }
-    with torch.device("meta" if device.type == "meta" else "cpu"):
-        with _seeded(seed):
-            model: Any = timm.create_model(network.base, **arguments)
-        with _seeded(seed, "stem"):
-            shrink(model, dict(network.shrunk))
-        for stage in network.stages:
-            last = [block for block in stage.blocks if not block.added][-1]
-            for block in stage.blocks:
+    place = torch.device("meta" if device.type == "meta" else "cpu")
+    with _seeded(seed):
+        model = _base(network.base, arguments, place)
+    with _seeded(seed, "stem"), place:
+        shrink(model, dict(network.shrunk))
+    for stage in network.stages:
+        last = [block for block in stage.blocks if not block.added][-1]
+        for block in stage.blocks:
+            if block.added:
+                # The last block of one more fresh base has timm's own start for this place.
                 with _seeded(seed, block.path):
-                    if block.added:
-                        # The last block of one more fresh base has timm's own start for this place.
-                        fresh = timm.create_model(network.base, **arguments)
-                        _put(model, block.path, fresh.get_submodule(last.path))
-                if not isinstance(block.kind, Conv):
-                    with _seeded(seed, block.path):
-                        replaced = model.get_submodule(block.path)
-                        _put(model, block.path, build_block(block, replaced))
+                    fresh = _base(network.base, arguments, place)
+                _put(model, block.path, fresh.get_submodule(last.path))
+            if not isinstance(block.kind, Conv):
+                with _seeded(seed, block.path), place:
+                    replaced = model.get_submodule(block.path)
+                    _put(model, block.path, build_block(block, replaced))
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
+
+
+def _base(name: str, arguments: dict[str, Any], place: torch.device) -> Any:
+    if place.type == "meta":
+        return without_memory(name, arguments)
+    with place:
+        return timm.create_model(name, **arguments)
 
 
 def _put(model: nn.Module, path: str, block: nn.Module) -> None:

@@ -138,6 +138,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
                 **found.values,
                 "train_loss": train_loss,
                 "train_accuracy": 100 * hits,
+                "dead_weights": stepper.dead_weights(),
                 "lr": lr,
                 "throughput": seen / (trained - started),
                 "seconds": time.perf_counter() - started,

@@ -41,6 +41,11 @@ def check_base(
             f"The training loss does not fall: {loss[0]:.3f} in the first epoch, {loss[1]:.3f} in the last. "
             "Try a lower learning rate, and check the images and labels."
         )
+    if dead := max(curve[-1].metrics.get("dead_weights", 0) for curve in curves):
+        problems.append(
+            f"{dead:.0f} of its weight tensors get no gradient, so a part of it never learns. Norms that start at zero "
+            "at two places of one branch do that: only the last one of a residual branch may."
+        )
     if expected is not None and accuracy < expected - max(LEAST_SHORTFALL, SHORTFALL * expected):
         problems.append(
             f"The base reaches {accuracy:.2f} % of the validation images; by this recipe it should reach about "

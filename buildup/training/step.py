@@ -110,6 +110,13 @@ class Stepper:
         self._hits.zero_()
         return taken
 
+    def dead_weights(self) -> int:
+        """How many weight tensors got a gradient of nothing but zeros in the last step: no later step can wake them."""
+        gradients = [
+            parameter.grad for parameter in self.model.parameters() if parameter.ndim > 1 and parameter.grad is not None
+        ]
+        return sum(not value for value in torch.stack([gradient.any() for gradient in gradients]).tolist())
+
     def capture(self, inputs: Tensor, targets: Tensor) -> None:
         """Record a step on batches of this form. Weights and optimiser are afterwards as they were."""
         if self._execution.steps == "eager" or self._device.type != "cuda":

@@ -16,7 +16,6 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.data import load_data, split
-from buildup.training.dataset import Dataset
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, evaluate, fit
 from buildup.training.health import check_base
@@ -127,25 +126,6 @@ def test_a_diverging_training_is_a_named_failure(tmp_path: Path) -> None:
     assert failed.value.reason is Reason.DIVERGED
 
 
-def test_health_finds_a_rate_a_thousand_times_too_high(tmp_path: Path) -> None:
-    recipe = load_recipe("quick").with_epochs(2)
-    # Clipping keeps it from diverging, which would be found at once.
-    epochs, score = run(job(tmp_path, recipe=replace(recipe, lr=recipe.lr * 1000, clip_grad=1.0)))
-    assert check_base([epochs], num_classes=10, images=score.images, expected=None) != []
-
-
-def test_health_finds_shuffled_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dataset = load_data("digits", None, 8)
-    order = torch.randperm(len(dataset.labels), generator=torch.Generator().manual_seed(0))
-    shuffled = Dataset(
-        name="shuffled", images=dataset.images, labels=dataset.labels[order], class_names=dataset.class_names,
-        mean=dataset.mean, std=dataset.std, mirror=False, val_share=0.2,
-    )  # fmt: skip
-    monkeypatch.setattr("buildup.training.fit.open_data", lambda *_: shuffled)
-    epochs, score = run(job(tmp_path))
-    assert check_base([epochs], num_classes=10, images=score.images, expected=None) != []
-
-
 def test_a_job_travels_to_a_worker(tmp_path: Path) -> None:
     given = job(tmp_path)
     assert pickle.loads(pickle.dumps(given)) == given
@@ -153,12 +133,16 @@ def test_a_job_travels_to_a_worker(tmp_path: Path) -> None:
 
 def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    training = fit(job(tmp_path, fraction=0.05, threads=threads + 1, deterministic=True))
-    next(training)
-    assert torch.get_num_threads() == threads + 1
-    training.close()
-    assert torch.get_num_threads() == threads
-    assert not torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(2)
+    try:
+        training = fit(job(tmp_path, fraction=0.05, threads=1, deterministic=True))
+        next(training)
+        assert torch.get_num_threads() == 1
+        training.close()
+        assert torch.get_num_threads() == 2
+        assert not torch.are_deterministic_algorithms_enabled()
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.slow

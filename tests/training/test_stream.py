@@ -112,9 +112,9 @@ def test_changed_files_are_another_set(images: Path) -> None:
 def test_a_broken_image_is_named_by_whoever_reads_it(images: Path) -> None:
     (images / "cat" / "03.png").write_bytes(b"no image")
     for workers in (0, 1):
+        given = feed(streamed(f"folder:{images}"), PLAIN, workers)
+        given = replace(given, train=torch.arange(20))
         with pytest.raises(DataError, match=r"03\.png can't be read as an image"):
-            given = feed(streamed(f"folder:{images}"), PLAIN, workers)
-            list(given.validation())
             epoch(given)
 
 

@@ -41,7 +41,9 @@ class Command:
 JSON = Flag(name="json", help="print one JSON document on stdout; messages go to stderr")
 VERBOSE = Flag(name="verbose", help="show what Ray says, too")
 BASE = Flag(name="base", metavar="NAME", help="a timm model that `buildup models` lists, such as resnet50")
-DATASET = Flag(name="dataset", metavar="NAME", help="digits, cifar10, cifar100 or folder:DIR")
+DATASET = Flag(
+    name="dataset", metavar="NAME", help="digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR"
+)
 DATA_DIR = Flag(name="data-dir", metavar="DIR", help="where cifar10 and cifar100 are, or are downloaded to")
 SPACE = Flag(name="space", metavar="NAME|FILE", help="what may be searched: a name of `buildup spaces` or a YAML file")
 RECIPE = Flag(
@@ -265,6 +267,7 @@ COMMANDS = (
         flags=(
             Flag(name="to", metavar="DIR", help="the folder to make"),
             Flag(name="candidate", metavar="ID", help="a step number, a layout or a fingerprint (default: the winner)"),
+            Flag(name="onnx", help="write model.onnx, too; it needs buildup[onnx]"),
             JSON,
         ),
     ),

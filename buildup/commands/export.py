@@ -12,6 +12,7 @@ from buildup.commands.problems import Problems
 from buildup.errors import RequestError, RunError
 from buildup.models.export import check_target
 from buildup.models.export import export as export_network
+from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.markdown import markdown
@@ -67,13 +68,18 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     else:
         with problems.caught():
             check_target(target)
+    onnx = bool(flags["onnx"])
+    if onnx:
+        with problems.caught():
+            check_onnx()
     problems.raise_any()
-    _export(run, findings_of(run, view, history), candidate, target)
+    _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
     values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
     text = (
         f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
         f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
         f"  or, with torch and timm alone, {target / 'alternet.py'}"
+        + (f"\n  or, with onnxruntime, {target / 'model.onnx'}" if onnx else "")
     )
     return text, values
 
@@ -117,14 +123,14 @@ def _choose(run: Run, view: View, wish: str | None) -> Candidate:
     raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
 
 
-def _export(run: Run, findings: Findings, candidate: Candidate, target: Path) -> None:
+def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
     training, score = _best_training(run, findings.history, candidate)
     weights = sorted((run.trainings / training).glob(f"attempt-*/{WEIGHTS}"))
     if not weights:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
-    card = model_card(findings, candidate.network, score)
+    card = model_card(findings, candidate.network, score, onnx=onnx)
     data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
-    export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data)
+    export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data, onnx=onnx)
 
 
 def _best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:

@@ -18,6 +18,7 @@ from buildup.errors import ExportError, RunError
 from buildup.graph.network import Network
 from buildup.graph.values import network_to_values
 from buildup.models.build import ENTRY_POINT, build, data_config
+from buildup.models.onnx import save_onnx
 from buildup.models.standalone import standalone
 
 CHECK = """
@@ -41,6 +42,7 @@ def export(
     card: str,
     expected: Tensor | None = None,
     data: Mapping[str, Any] | None = None,
+    onnx: bool = False,
 ) -> None:
     """Write a trained network so that timm loads it, and prove that it does.
 
@@ -56,6 +58,7 @@ def export(
         expected: The trained model's own `probe_logits`; those of a model built anew from the weights where left out.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. The base's own
             habits where left out.
+        onnx: Whether to write `model.onnx`, too; `check_onnx` says whether that can be done here.
     """
     check_target(folder)
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in state_dict.items()}
@@ -74,6 +77,8 @@ def export(
         (partial / "alternet.py").write_text(standalone(network, config), encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         _check(partial, network, logits)
+        if onnx:
+            save_onnx(model, partial / "model.onnx", network.input_shape)
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)

@@ -24,9 +24,21 @@ model = load()
 ```
 """
 
+ONNX = """\
+`model.onnx` holds it for onnxruntime. It takes batches of any size, prepared as `config.json` says, and images of other
+sizes where its input names height and width.
 
-def model_card(findings: Findings, network: Network, exported: Score) -> str:
-    """The card of one network of a search, as Markdown."""
+```python
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx")
+(logits,) = session.run(["logits"], {"images": images})  # float32, as a numpy array
+```
+"""
+
+
+def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
+    """The card of one network of a search, as Markdown; with `onnx`, of a folder that has it in this form, too."""
     base, own = findings.accuracy(findings.base), findings.accuracy(network)
     cost = findings.cost(network)
     dataset = str(findings.settings.get("dataset", ""))
@@ -64,6 +76,7 @@ def model_card(findings: Findings, network: Network, exported: Score) -> str:
         "## Load it",
         "",
         LOADING,
+        *([ONNX] if onnx else []),
         "## Decisions",
         "",
         markdown_table(findings.decisions),

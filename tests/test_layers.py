@@ -26,7 +26,7 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 
 DOORS = {
     "ray": {"search/workers.py"},
-    "optuna": {"search/journal.py", "search/storage.py", "search/study.py"},
+    "optuna": {"rules/sampled.py", "search/journal.py", "search/storage.py", "search/study.py"},
     "optuna_dashboard": {"search/journal.py", "commands/dashboard.py"},
 }
 

@@ -14,11 +14,11 @@ from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
 from buildup.report.table import PlanRow, candidates_table
 from buildup.report.words import duration
-from buildup.rules.base import Procedure, imagine
+from buildup.rules.base import Procedure
 from buildup.rules.strategies import procedure_of
+from buildup.search.strategies import STRATEGIES
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
-from buildup.trials.decision import Decision
 
 MOST_ROWS = 1000
 """A plan lists at most so many candidates; the number of verdicts is bounded all the same."""
@@ -74,7 +74,7 @@ def _plan(request: Request) -> Plan:
     steps = procedure_of(
         request.network,
         request.space,
-        strategy=settings.strategy,
+        strategy=STRATEGIES[settings.strategy],
         judge=settings.judge,
         seeds=settings.seeds,
         first_seed=settings.seed,
@@ -167,17 +167,21 @@ def _values(made: Plan) -> dict[str, Any]:
 def _reachable(steps: Procedure) -> Iterator[Candidate]:
     """The base, then every candidate that some row of verdicts leads to, those after fewer verdicts first."""
     yield steps.base
-    seen = {steps.base.id}
-    rows: deque[tuple[Decision, ...]] = deque([()])
-    while rows and len(seen) < MOST_ROWS:
-        decisions = rows.popleft()
-        candidate = steps.rule.propose(decisions)
-        if candidate is None:
+    seen, walked = {steps.base.id}, set[tuple[str, str]]()
+    ahead = deque([steps.rule.first])
+    while ahead and len(seen) < MOST_ROWS:
+        step = ahead.popleft()
+        if step is None:
             continue
+        candidate = step.candidate
+        parent = candidate.parent.id if candidate.parent else ""
+        if (candidate.id, parent) in walked:
+            continue
+        walked.add((candidate.id, parent))
         if candidate.id not in seen:
             seen.add(candidate.id)
             yield candidate
-        rows.extend((*decisions, imagine(candidate, kept)) for kept in (True, False))
+        ahead.extend(step.foreseen(kept) for kept in (True, False))
 
 
 class _Costs:

@@ -5,13 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildup.commands.problems import Problems
+from buildup.errors import RequestError
 from buildup.graph.network import Network
 from buildup.models.read import read
+from buildup.rules.base import Limits
 from buildup.rules.moves import start, with_look_ahead
-from buildup.rules.strategies import STRATEGIES
+from buildup.rules.strategies import procedure_of
 from buildup.search.folder import check_free, cores, folder_of
 from buildup.search.settings import Settings, parse_duration
+from buildup.search.state import costs_of
 from buildup.search.storage import check_storage
+from buildup.search.strategies import STRATEGIES
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.training.data import DataInfo, describe_data, parse_fraction
@@ -52,6 +56,11 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     seeds = problems.whole("--seeds", text.get("seeds"), DEFAULT_SEEDS, most=1000)
     hardware = _hardware(problems, text, seeds)
     strategy = problems.choice("strategy", text.get("strategy"), "alternet", tuple(STRATEGIES))
+    limits = Limits(
+        max_params=problems.whole("--max-params", text.get("max_params"), 0, most=10**12) or None,
+        max_macs=problems.whole("--max-macs", text.get("max_macs"), 0, most=10**15) or None,
+    )
+    first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
     fraction = text.get("fraction") or "1"
     share = 1.0
     with problems.caught():
@@ -84,6 +93,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     if network and space and data:
         with problems.caught():
             network = start(network, space)
+            _check_strategy(network, space, strategy, limits, first_seed)
 
     folder = folder_of(text.get("run") or f"{text.get('base')}-{Path(dataset.partition(':')[2] or dataset).name}")
     if new_run:
@@ -91,7 +101,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
             check_free(folder)
         with problems.caught():
             check_storage(text.get("storage"), folder.name)
-    first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
     max_trials = problems.whole("--max-trials", text.get("max_trials"), 0) or None
     problems.raise_any()
     assert data is not None
@@ -126,6 +135,8 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_trials=max_trials,
         time_budget=budget,
         allow_weak_base=bool(flags.get("allow_weak_base")),
+        max_params=limits.max_params,
+        max_macs=limits.max_macs,
     )
     return Request(
         folder=folder,
@@ -136,6 +147,26 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         network=network,
         speeds=speeds,
     )
+
+
+def _check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
+    """Refuse limits that no candidate would be trained under, and what the strategy itself refuses."""
+    steps = procedure_of(
+        network,
+        space,
+        strategy=STRATEGIES[strategy],
+        judge="point",
+        seeds=1,
+        first_seed=seed,
+        costs=costs_of,
+        limits=limits,
+    )
+    if steps.rule.first and not steps.fits_any:
+        params, macs = costs_of(steps.base)
+        raise RequestError(
+            f"no candidate would be trained. Of the first, {steps.too_large(steps.rule.first.candidate)}, and none that "
+            f"would follow it fits. The base itself has {params:,} parameters and {macs:,} MACs."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -109,16 +109,24 @@ def wanted(view: View, history: History, procedure: Procedure, workers: int) -> 
             odds = experience.odds(step.candidate, look, pairs, last=look == len(procedure.judge.looks))
         else:
             odds = Odds(keep=float(answer.kept), drop=float(not answer.kept), more=0.0)
-        ways = ((odds.keep, step.foreseen(True), 1), (odds.drop, step.foreseen(False), 1), (odds.more, step, look + 1))
-        for share, next_step, next_look in ways:
+        for share, next_step, next_look in (*_ways_on(step, odds), (odds.more, step, look + 1)):
             if next_step is not None and -negative * share >= LEAST:
                 heapq.heappush(ahead, (negative * share, next(order), next_step, next_look))
     return tuple(chosen.values())
 
 
+def _ways_on(step: Step, odds: Odds) -> tuple[tuple[float, Step | None, int], ...]:
+    """Where a verdict leads, and how likely: one way only, where both verdicts lead to the same network."""
+    kept, dropped = step.foreseen(True), step.foreseen(False)
+    if kept and dropped and kept.candidate.id == dropped.candidate.id:
+        return ((odds.keep + odds.drop, kept if odds.keep > odds.drop else dropped, 1),)
+    return (odds.keep, kept, 1), (odds.drop, dropped, 1)
+
+
 def _stage(edit: str) -> str:
     """Where an edit stands: `layer4` of `layer4.2: conv -> msa(heads=24, window=4)`."""
-    return edit.partition(":")[0].rpartition(".")[0]
+    place = edit.partition(":")[0]
+    return place.rpartition(".")[0] or place
 
 
 def _sign(number: float) -> int:

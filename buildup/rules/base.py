@@ -98,6 +98,28 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a candidate may cost. One that costs more is dropped untrained."""
+
+    max_params: int | None = None
+    max_macs: int | None = None
+
+    def passed(self, params: int, macs: int) -> str | None:
+        """Which limit a candidate passes, in words; None where it fits.
+
+        >>> Limits(max_params=30_000_000).passed(33_013_028, 1_510_000_000)
+        '33,013,028 parameters are more than --max-params 30,000,000'
+        """
+        for cost, limit, name, flag in (
+            (params, self.max_params, "parameters", "--max-params"),
+            (macs, self.max_macs, "MACs", "--max-macs"),
+        ):
+            if limit is not None and cost > limit:
+                return f"{cost:,} {name} are more than {flag} {limit:,}"
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
     """There is no verdict yet: which trainings the given look still lacks."""
 
@@ -136,6 +158,8 @@ class Procedure:
     first_seed: int = 0
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Parameters and MACs of a candidate, where they can be known."""
+    limits: Limits = field(default_factory=Limits)
+    _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _walked: _Walked = field(default_factory=_Walked, init=False, repr=False, compare=False)
 
     @cached_property
@@ -212,6 +236,8 @@ class Procedure:
         """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
         candidate = step.candidate
         assert candidate.parent is not None
+        if too_large := self.too_large(candidate):
+            return self._decision(history, candidate, number, _untrained(too_large), 0, 0)
         for look, multiple in enumerate(self.judge.looks, start=1):
             seeds = self.seeds * multiple
             verdict: Verdict | None
@@ -226,6 +252,28 @@ class Procedure:
             if verdict is not None:
                 return self._decision(history, candidate, number, verdict, look, seeds)
         raise AssertionError("a judge must come to a verdict at its last look")
+
+    def too_large(self, candidate: Candidate) -> str | None:
+        """Why a candidate is not worth training, whatever its score."""
+        if self.costs is None or self.limits == Limits():
+            return None
+        return self.limits.passed(*self._costs_of(candidate))
+
+    def _costs_of(self, candidate: Candidate) -> tuple[int, int]:
+        assert self.costs is not None
+        if candidate.id not in self._known_costs:
+            self._known_costs[candidate.id] = self.costs(candidate)
+        return self._known_costs[candidate.id]
+
+    @property
+    def fits_any(self) -> bool:
+        """Whether any candidate will be trained: the rule goes on after drops until one fits."""
+        step = self.rule.first
+        while step is not None:
+            if not self.too_large(step.candidate):
+                return True
+            step = step.after(imagine(step.candidate, kept=False))
+        return False
 
     def missing(self, history: History, candidate: Candidate, look: int) -> tuple[Training, ...]:
         """What a look lacks: trainings of the candidate first, then of its parent."""
@@ -273,7 +321,7 @@ class Procedure:
         assert candidate.parent is not None
         scores = [history.outcome(candidate.id, seed) for seed in self._row(seeds)]
         parent_scores = [history.outcome(candidate.parent.id, seed) for seed in self._row(seeds)]
-        params, macs = self.costs(candidate) if self.costs else (None, None)
+        params, macs = self._costs_of(candidate) if self.costs else (None, None)
         return Decision(
             step=number,
             candidate=candidate.id,
@@ -323,3 +371,7 @@ def _accuracies(outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
 def _dropped(why: str) -> Verdict:
     """The verdict on a candidate that can't be compared."""
     return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped: {why}")
+
+
+def _untrained(why: str) -> Verdict:
+    return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped untrained: {why}")

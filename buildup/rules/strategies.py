@@ -1,34 +1,47 @@
-"""Rules by name, and the whole procedure of a search: a new strategy is one entry here."""
+"""Rules by name, and the whole procedure of a search: a new strategy is one entry here.
+
+Those that Optuna leads are in `sampled.py`; `search/strategies.py` has all of them, because this file loads without it.
+"""
 
 from collections.abc import Callable
 
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.base import Procedure, Rule
+from buildup.rules.base import Limits, Procedure, Rule
 from buildup.rules.judge import JUDGES
+from buildup.rules.listed import at_random, exhaustive
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 
-STRATEGIES: dict[str, Callable[[Candidate, SearchSpace], Rule]] = {
-    "alternet": lambda base, space: AlterNetRule(base=base, space=space),
-}
+MakeRule = Callable[[Candidate, SearchSpace, int], Rule]
+"""From where to start, what is allowed, and a seed for what is drawn."""
+
+
+def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+    """The rule of the paper, in which nothing is drawn."""
+    return AlterNetRule(base=base, space=space)
+
+
+LISTED: dict[str, MakeRule] = {"alternet": build_up, "random": at_random, "exhaustive": exhaustive}
 
 
 def procedure_of(
     network: Network,
     space: SearchSpace,
     *,
-    strategy: str = "alternet",
+    strategy: MakeRule = build_up,
     judge: str,
     seeds: int,
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
+    limits: Limits | None = None,
 ) -> Procedure:
     """The procedure that starts from a network."""
     return Procedure(
-        rule=STRATEGIES[strategy](Candidate(network=network), space),
+        rule=strategy(Candidate(network=network), space, first_seed),
         judge=JUDGES[judge],
         seeds=seeds,
         first_seed=first_seed,
         costs=costs,
+        limits=limits or Limits(),
     )

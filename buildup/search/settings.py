@@ -36,6 +36,8 @@ class Settings:
     time_budget: float | None
     """Seconds."""
     allow_weak_base: bool
+    max_params: int | None = None
+    max_macs: int | None = None
 
 
 def settings_to_values(settings: Settings) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Where a run stands, rebuilt from its study by replay: for all who look at a run, and for those who go on with it."""
 
 from buildup.models.cost import cost
-from buildup.rules.base import Procedure, View
+from buildup.rules.base import Limits, Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import Run
+from buildup.search.strategies import STRATEGIES
 from buildup.search.study import read_history
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
@@ -15,11 +16,12 @@ def procedure(run: Run) -> Procedure:
     return procedure_of(
         run.network,
         run.space,
-        strategy=settings.strategy,
+        strategy=STRATEGIES[settings.strategy],
         judge=settings.judge,
         seeds=settings.seeds,
         first_seed=settings.seed,
         costs=costs_of,
+        limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )
 
 

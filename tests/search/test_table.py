@@ -16,6 +16,7 @@ from buildup.rules.base import View
 from buildup.rules.moves import with_look_ahead
 from buildup.rules.strategies import procedure_of
 from buildup.search.loop import Silence, run
+from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -110,6 +111,21 @@ def test_workers_that_look_ahead_shorten_the_published_search(workers: int, seed
     _, _, alone = search(PUBLISHED, load("paper"), seeds=seeds, guess=True)
     _, _, together = search(PUBLISHED, load("paper"), seeds=seeds, workers=workers, guess=True)
     assert alone.clock >= goal * together.clock
+
+
+@pytest.mark.parametrize("strategy", ["random", "tpe"])
+def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strategy: str) -> None:
+    decided, spans = [], []
+    for workers in (1, 24):
+        procedure = procedure_of(
+            sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
+        )
+        evaluator = TableEvaluator(table=AnyScores(3), workers=workers, noise=0.5)
+        view, _ = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
+        decided.append(view.decisions)
+        spans.append(evaluator.clock)
+    assert decided[0] == decided[1]
+    assert spans[0] > (8 if strategy == "random" else 2) * spans[1]
 
 
 def test_no_training_starts_twice() -> None:

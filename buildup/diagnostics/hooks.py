@@ -1,0 +1,111 @@
+"""Looking into a running model, and changing what it computes, without changing the model.
+
+Everything here ends with its `with`: afterwards no hook is left, and every module is in the mode that it was in.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from buildup.diagnostics.flow import Site
+
+Action = Callable[[Tensor, tuple[Any, ...]], Tensor | None]
+"""Given a result and the arguments that it was made from: what is put in its place, or None to leave it."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; then each module has its own mode again, also where they differed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def acting(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
+    """Let actions see, and change, what a model computes at sites. Actions at one site run in their order."""
+    modules = dict(model.named_modules())
+    with ExitStack() as stack:
+        mode = _Acting({site: action for site, action in actions.items() if site.call is not None})
+        if mode.actions:
+            for path in {path for path, _ in mode.actions}:
+                stack.enter_context(modules[path].register_forward_pre_hook(mode.enter(path)))
+                stack.enter_context(modules[path].register_forward_hook(mode.leave, prepend=True, always_call=True))
+            stack.enter_context(mode)
+        for site, action in actions.items():
+            if site.call is None:
+                stack.enter_context(modules[site.path].register_forward_hook(mode.after(action)))
+        yield
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of all weights and buffers and of every module's mode."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    digest.update(bytes(module.training for module in model.modules()))
+    return digest.hexdigest()
+
+
+class _Acting(TorchFunctionMode):
+    """Counts functions as the trace did, and acts on the results of some."""
+
+    def __init__(self, actions: Mapping[Site, Action]) -> None:
+        super().__init__()
+        self.actions = {(site.path, site.call): action for site, action in actions.items()}
+        self.open: list[tuple[str, int]] = []
+        self.count = 0
+        self.acts = False
+
+    def after(self, action: Action) -> Callable[..., Tensor | None]:
+        """What is called after a module to act on what it gives out; nothing that it does is counted."""
+
+        def hook(module: nn.Module, args: Any, result: Tensor) -> Tensor | None:
+            self.acts = True
+            try:
+                return action(result, args)
+            finally:
+                self.acts = False
+
+        return hook
+
+    def enter(self, path: str) -> Callable[..., None]:
+        """What is called before a module."""
+
+        def hook(module: nn.Module, args: Any) -> None:
+            self.open.append((path, self.count))
+
+        return hook
+
+    def leave(self, module: nn.Module, args: Any, result: Any) -> None:
+        """What is called after a module."""
+        self.open.pop()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """What torch calls in place of each of its functions."""
+        if self.acts:
+            return func(*args, **(kwargs or {}))
+        number = self.count
+        self.count += 1
+        # An action at a sum reads its operands as they were: a sum in place overwrites the first of them.
+        found = [self.actions[key] for path, start in self.open if (key := (path, number - start)) in self.actions]
+        if found and getattr(func, "__name__", "") in ("add_", "__iadd__"):
+            func, args = torch.add, (args[0], args[1])
+        result = func(*args, **(kwargs or {}))
+        for action in found:
+            # The mode is off in here: nothing that an action does is counted.
+            changed = action(result, args)
+            result = result if changed is None else changed
+        return result

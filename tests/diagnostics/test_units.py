@@ -1,0 +1,130 @@
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from buildup.diagnostics.hooks import acting, evaluating, fingerprint
+from buildup.diagnostics.observe import observe, see_maps
+from buildup.diagnostics.units import Unit, find_units
+from buildup.errors import BaseError
+
+Make = Callable[[str], nn.Module]
+
+
+def images(model: nn.Module, count: int, seed: int = 0, sides: tuple[int, int] | None = None) -> Tensor:
+    first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))
+    size = sides or ((16, 16) if first.in_channels == 1 else (32, 32))
+    return torch.randn(count, first.in_channels, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def letters(units: tuple[Unit, ...]) -> str:
+    names = {"stem": "E", "conv": "C", "msa": "M", "mlp": "F", "subsampling": "P", "head": "H", "smoothing": "S"}
+    return "".join(names[unit.kind] for unit in units)
+
+
+def test_what_follows_a_unit_depends_on_the_image_by_its_output_alone(any_model: nn.Module) -> None:
+    units = find_units(any_model, images(any_model, 1))
+    assert len(units) > 3
+    one, other = images(any_model, 2, seed=1), images(any_model, 2, seed=2)
+    wanted = observe(any_model, units, one)
+    for number, unit in enumerate(units):
+        state = wanted[number]
+        with torch.no_grad(), evaluating(any_model), acting(any_model, {unit.site: lambda *_, s=state: s.clone()}):
+            assert torch.equal(any_model(other), wanted[-1]), unit.name
+
+
+def test_looking_changes_neither_weights_nor_modes_nor_hooks(any_model: nn.Module) -> None:
+    any_model.train()
+    next(module for module in any_model.modules() if not list(module.children())).eval()
+    before = fingerprint(any_model)
+    hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in any_model.modules())
+    units = find_units(any_model, images(any_model, 1))
+    observe(any_model, units, images(any_model, 2))
+    assert fingerprint(any_model) == before
+    assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in any_model.modules())
+
+
+def test_the_last_unit_gives_the_logits(any_model: nn.Module) -> None:
+    pictures = images(any_model, 3)
+    units = find_units(any_model, pictures[:1])
+    with torch.no_grad():
+        logits = any_model.eval()(pictures)
+    assert torch.equal(observe(any_model, units, pictures)[-1], logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("test_resnet", "ECCCCH"),
+        ("swin_tiny_patch4_window7_224", "EMFMFPMFMFH"),
+        ("swinv2_cr_tiny_224", "EMFMFPMFMFH"),
+        ("pit_ti_224", "EMFPMFMFH"),
+        ("deit_tiny_distilled_patch16_224", "EMFMFH"),
+    ],
+)
+def test_kinds_are_those_of_the_paper(make: Make, name: str, kinds: str) -> None:
+    model = make(name)
+    assert letters(find_units(model, images(model, 1))) == kinds
+
+
+@pytest.mark.parametrize(("layout", "kinds"), [("CC|CM|CG|CK", "ECCCMCMCMH"), ("CC|CM|CS|CM", "ECCCMCSCMH")])
+def test_an_alternet_has_one_unit_a_block(make_alternet: Make, layout: str, kinds: str) -> None:
+    model = make_alternet(layout)
+    units = find_units(model, images(model, 1))
+    assert letters(units) == kinds
+    assert [unit.index for unit in units if unit.subsamples] == [3, 5, 7]
+    assert [unit.stage for unit in units] == [0, 1, 1, 2, 2, 3, 3, 4, 4, 4]
+
+
+def test_resnet50_is_marked_where_the_paper_marks_it() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("resnet50")
+    model = model.to_empty(device="cpu")
+    units = find_units(model, torch.zeros(1, 3, 64, 64))
+    assert [unit.index for unit in units if unit.subsamples] == [4, 8, 14]
+    assert units[16].name == "layer4.2"
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("test_vit", 1), ("deit_tiny_distilled_patch16_224", 2), ("pit_ti_224", 1), ("test_resnet", 0)]
+)
+def test_class_tokens_are_told_from_those_of_the_map(make: Make, name: str, prefix: int) -> None:
+    model = make(name)
+    unit = find_units(model, images(model, 1))[1]
+    assert unit.layout.prefix == prefix
+    assert unit.size is not None
+    assert unit.size[0] == unit.size[1]
+
+
+def test_maps_keep_their_places_in_each_order_of_axes(make: Make) -> None:
+    for name in ("swin_tiny_patch4_window7_224", "test_vit", "test_resnet"):
+        model = make(name)
+        found: list[tuple[Unit, Tensor]] = []
+
+        def keep(unit: Unit, maps: Tensor, found: list[tuple[Unit, Tensor]] = found) -> None:
+            found.append((unit, maps.clone()))
+
+        pictures = torch.zeros(2, 3, 32, 32)
+        pictures[1, :, 8:16, 24:32] = 3.0
+        stem = find_units(model, pictures[:1])[:1]
+        see_maps(model, stem, pictures, keep)
+        unit, maps = found[0]
+        assert maps.shape[1:] == (unit.channels, *(unit.size or ()))
+        changed = (maps[1] - maps[0]).abs().sum(0)
+        row, column = divmod(int(changed.argmax()), changed.shape[1])
+        share = 32 // changed.shape[0]
+        assert 8 <= row * share + share // 2 < 16, name
+        assert 24 <= column * share + share // 2 < 32, name
+
+
+def test_non_square_images_have_non_square_maps() -> None:
+    model = timm.create_model("test_vit", img_size=(32, 64), patch_size=8)
+    assert find_units(model, torch.zeros(1, 3, 32, 64))[1].size == (4, 8)
+    assert find_units(timm.create_model("test_resnet"), torch.zeros(1, 3, 64, 96))[2].size == (8, 12)
+
+
+def test_what_has_nothing_to_observe_says_so() -> None:
+    with pytest.raises(BaseError, match="no convolution"):
+        find_units(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2))

@@ -164,8 +164,8 @@ def _check_strategy(network: Network, space: SearchSpace, strategy: str, limits:
     if steps.rule.first and not steps.fits_any:
         params, macs = costs_of(steps.base)
         raise RequestError(
-            f"no candidate would be trained. Of the first, {steps.too_large(steps.rule.first.candidate)}, and none that "
-            f"would follow it fits. The base itself has {params:,} parameters and {macs:,} MACs."
+            f"no candidate would be trained. Of the first, {steps.too_large(steps.rule.first.candidate)}, "
+            f"and none that would follow it fits. The base itself has {params:,} parameters and {macs:,} MACs."
         )
 
 

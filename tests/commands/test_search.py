@@ -61,7 +61,12 @@ def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
     assert {"run.yaml", "study.db", "decisions.jsonl", "trainings", "export", "report.html"} <= {
         path.name for path in run.iterdir()
     }
-    assert len(list(run.glob("trainings/*/metrics.jsonl"))) == 5
+    lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
+    needed = {lines[0]["parent"], *(line["candidate"] for line in lines)}
+    assert len(needed) == 5
+    assert {f"{candidate}-s0" for candidate in needed} <= {
+        path.parent.name for path in run.glob("trainings/*/metrics.jsonl")
+    }
     assert {path.name for path in (run / "export").iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -81,8 +86,11 @@ def test_every_stage_of_resnet18_is_tried_once_from_the_last_to_the_first(place:
 
 def test_the_study_holds_one_complete_trial_a_training(place: Path) -> None:
     study = optuna.load_study(study_name="demo", storage=f"sqlite:///{place}/runs/demo/study.db")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
-    for trial in study.trials:
+    complete = [trial for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len({trial.user_attrs["training"] for trial in complete}) == len(complete) >= 5
+    # What the second worker trained ahead in vain was ended.
+    assert {trial.user_attrs["outcome"] for trial in study.trials if trial not in complete} <= {"unneeded"}
+    for trial in complete:
         assert trial.intermediate_values == {1: pytest.approx(trial.intermediate_values[1])}
         assert {"layout", "seed", "params", "macs", "outcome", "correct_hash"} <= trial.user_attrs.keys()
         assert trial.datetime_start is not None
@@ -150,7 +158,7 @@ def test_the_dashboard_serves_the_study_to_this_machine(place: Path) -> None:
 
 def test_each_candidate_has_its_diagram_in_the_study(place: Path) -> None:
     artifacts = list((place / "runs/demo/artifacts").iterdir())
-    assert len(artifacts) == 5
+    assert len(artifacts) >= 5
     assert all(artifact.read_text().startswith("<svg") for artifact in artifacts)
 
 
@@ -202,8 +210,8 @@ def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp
     ]
     assert decisions[0] == decisions[1]
     study = optuna.load_study(study_name="killed", storage=f"sqlite:///{tmp_path}/runs/killed/study.db")
-    trainings = [trial.user_attrs["training"] for trial in study.trials]
-    assert len(trainings) == len(set(trainings)) == 5
+    complete = [trial.user_attrs["training"] for trial in study.trials if trial.state.name == "COMPLETE"]
+    assert len(complete) == len(set(complete)) >= 5
 
 
 def _buildup(place: Path, *arguments: str) -> None:

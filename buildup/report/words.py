@@ -88,6 +88,8 @@ def has_failed(decision: Decision) -> bool:
 
 def gain(decision: Decision) -> str:
     """The gain of a decision in points."""
+    if not decision.seeds:
+        return "untrained"
     return "failed" if has_failed(decision) else points(decision.gain)
 
 

@@ -54,6 +54,12 @@ def test_a_decision_whose_training_failed_has_no_gain(published: Findings) -> No
     assert interval(failed) == "none"
 
 
+def test_a_decision_on_what_was_never_trained_says_so(published: Findings) -> None:
+    untrained = replace(published.decisions[0], scores=(), seeds=0, gain=0.0, ci=(0.0, 0.0), level=0.0)
+    assert gain(untrained) == "untrained"
+    assert interval(untrained) == "none"
+
+
 def test_a_column_of_equal_levels_names_the_level_once(published: Findings, one_seed: Findings) -> None:
     assert interval_heading(published.decisions) == ("60 % CI", False)
     assert interval_heading(one_seed.decisions) == ("CI", False)

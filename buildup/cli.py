@@ -22,7 +22,7 @@ class Flag:
     name: str
     help: str
     metavar: str | None = None
-    """None for a switch."""
+    """None for a switch; in brackets where the flag may stand without a value, which is then empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +50,9 @@ RECIPE = Flag(
     name="recipe", metavar="NAME|FILE", help="quick (default), standard, paper, paper-weak, imagenet, or a YAML file"
 )
 STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
+PRETRAINED = Flag(
+    name="pretrained", metavar="[FILE]", help="start the base's own blocks from timm's weights, or from those of a file"
+)
 LIMITS = (
     Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
     Flag(name="time-budget", metavar="DURATION", help="stop after this long, such as 90m or 2h30m"),
@@ -62,6 +65,7 @@ SEARCH_FLAGS = (
     RECIPE,
     Flag(name="epochs", metavar="N", help="epochs of each training (default: the recipe's)"),
     Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
+    PRETRAINED,
     Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 3)"),
     Flag(name="strategy", metavar="NAME", help="alternet (default), or a control: random, tpe, nsga2, exhaustive"),
     Flag(name="judge", metavar="NAME", help="likely, proven or point (default: the space's; point for one seed)"),
@@ -329,6 +333,7 @@ COMMANDS = (
             RECIPE,
             Flag(name="epochs", metavar="N", help="epochs (default: the recipe's)"),
             Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
+            PRETRAINED,
             Flag(name="seed", metavar="N", help="of weights, order and augmentation (default: 0)"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
             Flag(name="threads", metavar="N", help="CPU threads (default: all cores)"),
@@ -467,6 +472,9 @@ def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -
     for flag in command.flags:
         if flag.metavar is None:
             parser.add_argument(f"--{flag.name}", help=flag.help, action="store_true")
+        elif flag.metavar.startswith("["):
+            metavar = flag.metavar.strip("[]")
+            parser.add_argument(f"--{flag.name}", help=flag.help, metavar=metavar, nargs="?", const="")
         else:
             parser.add_argument(f"--{flag.name}", help=flag.help, metavar=flag.metavar)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from buildup.commands.problems import Problems
 from buildup.errors import RequestError
 from buildup.graph.network import Network
+from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read
 from buildup.rules.base import Limits
 from buildup.rules.moves import start, with_look_ahead
@@ -90,6 +91,10 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
                 num_classes=data.num_classes if data else 1000,
                 stem=space.stem if space else "auto",
             )
+    pretrained = None
+    if network and data and text.get("pretrained") is not None:
+        with problems.caught():
+            pretrained = find_pretrained(network, str(text["base"]), text["pretrained"] or "")
     if network and space and data:
         with problems.caught():
             network = start(network, space)
@@ -135,6 +140,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_trials=max_trials,
         time_budget=budget,
         allow_weak_base=bool(flags.get("allow_weak_base")),
+        pretrained=pretrained,
         max_params=limits.max_params,
         max_macs=limits.max_macs,
     )

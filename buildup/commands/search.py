@@ -14,6 +14,7 @@ from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
 from buildup.commands.signals import interruptible
 from buildup.errors import DataError, RunError, SearchError, WeakBase
+from buildup.models.pretrained import check_pretrained
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
@@ -133,6 +134,8 @@ def _check_data(run: Run) -> None:
             f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data['hash'][:12]}). "
             "Give back the files of then, or start a new run."
         )
+    if run.settings.pretrained:
+        check_pretrained(run.network, run.settings.pretrained)
 
 
 def _opened_journal(run: Run) -> Journal:
@@ -181,6 +184,7 @@ def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
             image_size=settings.image_size,
             fraction=parse_fraction(settings.fraction),
             split_seed=run.data["split_seed"],
+            start=settings.pretrained,
             recipe=recipe,
             device=settings.device,
             threads=settings.threads,

@@ -15,6 +15,7 @@ from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.graph.network import Network
+from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read
 from buildup.report.words import duration
 from buildup.rules.moves import from_layout
@@ -77,6 +78,10 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     if data:
         with problems.caught():
             network = _network(flags["name"], flags["layout"], data)
+    start = None
+    if network and flags["pretrained"] is not None:
+        with problems.caught():
+            start = find_pretrained(network, flags["name"], flags["pretrained"])
     problems.raise_any()
     assert recipe is not None
     assert data is not None
@@ -101,6 +106,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
         data_hash=open_data(flags["dataset"], flags["data_dir"], data.image_size, recipe).hash,
         image_size=data.image_size,
         fraction=share,
+        start=start,
         recipe=recipe,
         device=device,
         threads=threads,

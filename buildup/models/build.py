@@ -24,6 +24,7 @@ from buildup.graph.network import Network, Shape
 from buildup.graph.values import network_to_values
 from buildup.models.blocks import build_block
 from buildup.models.find import without_memory
+from buildup.models.pretrained import Pretrained, load_pretrained
 from buildup.models.stem import shrink
 
 ENTRY_POINT = "alternet"
@@ -31,7 +32,12 @@ ENTRY_POINT = "alternet"
 
 
 def build(
-    network: Network, *, seed: int | None = None, device: torch.device | str = "cpu", **overrides: Any
+    network: Network,
+    *,
+    seed: int | None = None,
+    device: torch.device | str = "cpu",
+    start: Pretrained | None = None,
+    **overrides: Any,
 ) -> nn.Module:
     """The timm model of a network.
 
@@ -42,10 +48,11 @@ def build(
             The caller's random numbers are not touched. Without a seed, the global generator is used.
         device: Where the model goes. It is initialised on the CPU, so that a seed means the same on every device,
             unless this is `meta`.
+        start: The trained weights that all blocks of the base's own begin with. The others begin as without it.
         overrides: What timm's `create_model` takes beside the name: `num_classes`, `in_chans`, `drop_path_rate`,
             `features_only`, `out_indices` and more.
     """
-    return create(network, seed=seed, device=device, **overrides)
+    return create(network, seed=seed, device=device, start=start, **overrides)
 
 
 def create(
@@ -53,13 +60,14 @@ def create(
     *,
     seed: int | None = None,
     device: torch.device | str = "cpu",
+    start: Pretrained | None = None,
     pretrained: bool = False,
     pretrained_cfg: Any = None,
     **overrides: Any,
 ) -> nn.Module:
     """`build` with what timm gives an entry point in addition."""
     model: nn.Module = build_model_with_cfg(
-        partial(_edited, network, seed, torch.device(device)),
+        partial(_edited, network, seed, torch.device(device), start),
         ENTRY_POINT,
         pretrained,
         pretrained_cfg=pretrained_cfg or data_config(network),
@@ -122,7 +130,9 @@ def feature_config(network: Network) -> dict[str, Any]:
     }
 
 
-def _edited(network: Network, seed: int | None, device: torch.device, **overrides: Any) -> Any:
+def _edited(
+    network: Network, seed: int | None, device: torch.device, start: Pretrained | None, **overrides: Any
+) -> Any:
     arguments = {
         "num_classes": network.num_classes,
         "in_chans": network.input_shape[0],
@@ -146,6 +156,8 @@ def _edited(network: Network, seed: int | None, device: torch.device, **override
                 with _seeded(seed, block.path), place:
                     replaced = model.get_submodule(block.path)
                     _put(model, block.path, build_block(block, replaced))
+    if start is not None:
+        load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
 
 
@@ -36,6 +37,8 @@ class Settings:
     time_budget: float | None
     """Seconds."""
     allow_weak_base: bool
+    pretrained: Pretrained | None = None
+    """The trained weights that the base's own blocks begin with."""
     max_params: int | None = None
     max_macs: int | None = None
 
@@ -47,7 +50,14 @@ def settings_to_values(settings: Settings) -> dict[str, Any]:
 
 def settings_from_values(values: dict[str, Any]) -> Settings:
     """The settings that `settings_to_values` wrote down."""
-    return Settings(**{**values, "execution": Execution(**values["execution"])})
+    start = values.get("pretrained")
+    return Settings(
+        **{
+            **values,
+            "execution": Execution(**values["execution"]),
+            "pretrained": Pretrained(**start) if start else None,
+        }
+    )
 
 
 def parse_duration(text: str) -> float:

@@ -21,6 +21,7 @@ from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.models.build import build
+from buildup.models.pretrained import Pretrained
 from buildup.training import attempt
 from buildup.training.augment import normalise
 from buildup.training.data import open_data, split
@@ -53,6 +54,8 @@ class Job:
     fraction: float = 1.0
     """Share of the training images; the validation images stay the same."""
     split_seed: int = 0
+    start: Pretrained | None = None
+    """The trained weights that the base's own blocks begin with."""
     recipe: Recipe
     device: str = "cpu"
     threads: int = 1
@@ -99,7 +102,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     feed = _feed(job, recipe, dataset, train, val)
 
     extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    model = build(job.network, seed=job.seed, device=device, **extra)
+    model = build(job.network, seed=job.seed, device=device, start=job.start, **extra)
     model = prepare(model, job.network, job.execution)
     optimizer = make_optimizer(model, recipe, job.execution)
     batches = batch_starts(feed.train_images, recipe.batch_size)
@@ -212,6 +215,8 @@ def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset | Streamed, 
         f"validate on, batch {recipe.batch_size}{f' in {parts} parts' if parts > 1 else ''}, lr {recipe.lr:.4g}, "
         f"{job.execution} on {job.device}"
     )
+    if job.start:
+        yield f"blocks of the base's own start from {job.start}"
     if job.fraction < 1:
         yield f"a share of {job.fraction:g} of the training images, for as many epochs: fewer steps, not more epochs"
     if dataset.origin:
@@ -243,6 +248,7 @@ def _identity(job: Job, recipe: Recipe, dataset: Dataset | Streamed) -> str:
         "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),
         "split": [dataset.hash, job.split_seed, job.fraction],
         "execution": str(job.execution),
+        **({"start": job.start.hash} if job.start else {}),
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
     return f"network {fingerprint(job.network)}, seed {job.seed}, settings {digest}"

@@ -1,0 +1,170 @@
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from buildup.errors import BaseError
+from buildup.graph.edit import Append, apply, replacement
+from buildup.graph.kinds import LocalAttention
+from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.models.pretrained import check_pretrained, find_pretrained
+from buildup.models.read import read
+
+THIN: dict[str, Any] = {"channels": [16, 16, 32, 64]}
+
+
+def trained(**arguments: Any) -> dict[str, Tensor]:
+    """Weights of a thin ResNet-18 that no fresh one has."""
+    model = timm.create_model("resnet18", **{"num_classes": 7, **THIN, **arguments})
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.rand(weight.shape, generator=generator) + 0.1 if weight.is_floating_point() else weight + 5
+        for name, weight in model.state_dict().items()
+    }
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    save_file(trained(), tmp_path / "weights.safetensors")
+    return str(tmp_path / "weights.safetensors")
+
+
+def network_of(*, size: int = 96, channels: int = 3, num_classes: int = 7, edited: bool = True) -> Network:
+    network = read("resnet18", input_shape=(channels, size, size), num_classes=num_classes, base_args=THIN)
+    if edited:
+        network = apply(network, Append(stage="layer4"))
+        network = apply(network, replacement(network, "layer3.1", LocalAttention(heads=2, head_size=8, window=3)))
+    return network
+
+
+def test_blocks_of_the_bases_own_start_as_trained_and_all_others_as_without(file: str) -> None:
+    network = network_of()
+    started = build(network, seed=3, start=find_pretrained(network, "resnet18", file)).state_dict()
+    fresh, weights = build(network, seed=3).state_dict(), trained()
+    for name, weight in started.items():
+        changed = name.startswith(("layer3.1.", "layer4.2."))
+        assert torch.equal(weight, fresh[name] if changed else weights[name]), name
+
+
+def test_a_base_as_it_is_answers_as_what_was_trained(file: str) -> None:
+    network = network_of(edited=False)
+    theirs = timm.create_model("resnet18", num_classes=7, **THIN)
+    theirs.load_state_dict(trained())
+    images = torch.randn(2, 3, 96, 96)
+    ours = build(network, start=find_pretrained(network, "resnet18", file))
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
+
+
+def test_other_classes_start_with_a_fresh_classifier_and_other_channels_as_timm_adapts_them(file: str) -> None:
+    network = network_of(channels=1, num_classes=4)
+    started = build(network, seed=3, start=find_pretrained(network, "resnet18", file)).state_dict()
+    fresh, weights = build(network, seed=3).state_dict(), trained()
+    assert all(torch.equal(started[name], fresh[name]) for name in ("fc.weight", "fc.bias"))
+    torch.testing.assert_close(started["conv1.weight"], weights["conv1.weight"].sum(dim=1, keepdim=True))
+    assert torch.equal(started["layer4.1.conv1.weight"], weights["layer4.1.conv1.weight"])
+
+
+def test_a_small_stem_starts_fresh(file: str) -> None:
+    network = network_of(size=32)
+    started = build(network, seed=3, start=find_pretrained(network, "resnet18", file)).state_dict()
+    assert torch.equal(started["conv1.weight"], build(network, seed=3).state_dict()["conv1.weight"])
+    assert torch.equal(started["bn1.weight"], trained()["bn1.weight"])
+
+
+def test_attention_starts_as_the_identity_whatever_was_trained_in_its_place(file: str) -> None:
+    network = network_of()
+    model = build(network, seed=3, start=find_pretrained(network, "resnet18", file))
+    assert not model.get_parameter("layer3.1.norm2.weight").any()
+
+
+def test_a_checkpoint_of_a_training_is_read_too(file: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": trained(), "epoch": 3}, tmp_path / "last.pth")
+    network = network_of()
+    found = find_pretrained(network, "resnet18", str(tmp_path / "last.pth"))
+    assert found.hash == find_pretrained(network, "resnet18", file).hash
+
+
+def test_weights_for_another_number_of_channels_are_taken_as_they_are(tmp_path: Path) -> None:
+    weights = trained(in_chans=1)
+    save_file(weights, tmp_path / "grey.safetensors")
+    network = network_of(channels=1)
+    model = build(network, start=find_pretrained(network, "resnet18", str(tmp_path / "grey.safetensors")))
+    assert torch.equal(model.get_parameter("conv1.weight"), weights["conv1.weight"])
+
+
+def test_the_callers_random_numbers_are_left_alone(file: str) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    network = network_of()
+    build(network, seed=1, start=find_pretrained(network, "resnet18", file))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(BaseError) as caught:
+        find_pretrained(network_of(), "resnet18", str(path))
+    return str(caught.value)
+
+
+def test_weights_of_another_network_are_refused_with_what_does_not_fit(tmp_path: Path) -> None:
+    weights = trained() | {"layer9.weight": torch.zeros(2)}
+    weights["bn1.weight"] = torch.zeros(5)
+    for index in range(2):
+        del weights[f"layer2.{index}.conv1.weight"], weights[f"layer2.{index}.conv2.weight"]
+    save_file(weights, tmp_path / "other.safetensors")
+    text = refusal(tmp_path / "other.safetensors")
+    assert "not weights of resnet18: it lacks layer2.0.conv1.weight, layer2.0.conv2.weight, layer2.1.conv1" in text
+    assert "and 1 more; it has besides layer9.weight; of another shape are bn1.weight (5 for 64)." in text
+
+
+def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
+    assert "there is no such file" in refusal(tmp_path / "none.safetensors")
+
+
+class Rogue:
+    """Unpickled, it would leave a file."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("rogue"),)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights", pickle.dumps([1, 2], 2), pickle.dumps(Rogue(), 2)])
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+def test_a_file_that_holds_no_weights_is_refused_and_nothing_in_it_is_run(
+    content: bytes, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert "no file of weights" in refusal(tmp_path / name)
+    assert not (tmp_path / "rogue").exists()
+
+
+def test_a_saved_list_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    assert "no file of weights" in refusal(tmp_path / "list.pth")
+
+
+def test_weights_that_changed_since_are_refused(file: str) -> None:
+    network = network_of()
+    found = find_pretrained(network, "resnet18", file)
+    check_pretrained(network, found)
+    changed = trained()
+    changed["bn1.weight"] += 1
+    save_file(changed, file)
+    with pytest.raises(BaseError, match="not the weights that the run began with"):
+        check_pretrained(network, found)
+    with pytest.raises(BaseError, match="not the weights that the run began with"):
+        build(network, start=found)
+
+
+def test_a_base_without_weights_in_timm_says_what_to_give_instead() -> None:
+    network = read("resnet50t", input_shape=(3, 64, 64), num_classes=7)
+    with pytest.raises(BaseError, match=r"weights of resnet50t can't be had: No pretrained .* --pretrained FILE"):
+        find_pretrained(network, "resnet50t")

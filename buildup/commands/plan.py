@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,8 @@ from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
 from buildup.report.table import PlanRow, candidates_table
 from buildup.report.words import duration
-from buildup.rules.base import Procedure
+from buildup.rules.base import Limits, Procedure
+from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.training.speed import measure_speed
@@ -80,6 +82,7 @@ def _plan(request: Request) -> Plan:
         first_seed=settings.seed,
     )
     costs = _Costs(request.network)
+    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     if request.speeds:
         speed = request.speeds[0]
     else:
@@ -90,8 +93,10 @@ def _plan(request: Request) -> Plan:
     estimates = []
     for candidate in _reachable(steps):
         known = costs.of(candidate.network)
+        if candidate is not steps.base and limits.passed(known.params, known.macs):
+            continue
         estimates.append(Estimate(candidate=candidate, cost=known, seconds=of_base * known.macs / costs.base.macs))
-    least, most = sorted(1 + steps.verdicts_left((), kept) for kept in (False, True))
+    least, most = sorted(min(1 + steps.verdicts_left((), kept), len(estimates)) for kept in (False, True))
     return Plan(
         request=request,
         estimates=tuple(estimates),
@@ -182,6 +187,10 @@ def _reachable(steps: Procedure) -> Iterator[Candidate]:
             seen.add(candidate.id)
             yield candidate
         ahead.extend(step.foreseen(kept) for kept in (True, False))
+    if isinstance(steps.rule, SampledRule):  # what a sampler says next can't be foreseen, so it may be any layout
+        layouts = steps.rule.layouts
+        others = (layouts.candidate(counts, steps.base) for counts in layouts.all)
+        yield from islice((one for one in others if one.id not in seen), MOST_ROWS - len(seen))
 
 
 class _Costs:

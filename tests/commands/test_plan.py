@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from buildup.commands.plan import MOST_ROWS, _Costs, _reachable, plan
+from buildup.graph.network import sketch
 from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.rules.strategies import procedure_of
+from buildup.search.strategies import STRATEGIES
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 
@@ -37,6 +39,23 @@ def test_every_row_of_verdicts_is_covered_once() -> None:
     # c4 has 1 place, c3 has 3, c2 has 2, c1 has 1; a stage with m places ends in one of m + 1 ways.
     assert len(candidates) == 1 + 1 + 2 * 3 + 2 * 4 * 2 + 2 * 4 * 3 * 1
     assert len({candidate.id for candidate in candidates}) == len(candidates)
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "random", "exhaustive"])
+def test_a_plan_of_a_control_names_each_layout_once(strategy: str) -> None:
+    steps = procedure_of(
+        sketch("CCC|CCCC|CCC"), load("alternet"), strategy=STRATEGIES[strategy], judge="point", seeds=1
+    )
+    layouts = [candidate.layout for candidate in _reachable(steps)]
+    assert len(set(layouts)) == len(layouts) == (1 + 4 if strategy == "random" else 2 * 3 * 2)
+
+
+def test_what_passes_a_limit_is_not_planned() -> None:
+    values = plan({**FLAGS, "strategy": "exhaustive", "max_macs": "130000000", "judge": "point"})[1]
+    macs = [candidate["macs"] for candidate in values["candidates"]]
+    assert len(macs) < 16
+    assert max(macs[1:]) <= 130_000_000
+    assert values["trainings"]["most"] == 2 * len(macs)
 
 
 def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:

@@ -199,7 +199,8 @@ def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
 
 def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:
     """Follow the loop to its end, and leave the run in the state that it came to."""
-    steps, limit = procedure(run), _limit(run)
+    steps = procedure(run)
+    limit = _limit(run, steps)
     warnings: list[str] = []
     say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
     if run.settings.judge == "point":
@@ -266,13 +267,16 @@ def _inspector(run: Run, steps: Procedure, warnings: list[str]) -> Callable[[His
     return inspect
 
 
-def _limit(run: Run) -> Callable[[History], str | None]:
-    """Why a search that is not finished should stop; None while it may go on."""
+def _limit(run: Run, steps: Procedure) -> Callable[[History], str | None]:
+    """Why a search that is not finished should stop; None while it may go on.
+
+    Only trainings that a verdict asked for count, so that workers that look ahead never take a search less far.
+    """
     began = time.monotonic()
 
     def limit(history: History) -> str | None:
         most, budget = run.settings.max_trials, run.settings.time_budget
-        if most is not None and len(history.outcomes) >= most:
+        if most is not None and len(steps.stood_on(steps.view(history)) & history.outcomes.keys()) >= most:
             return f"--max-trials {most}"
         if budget is not None and time.monotonic() - began >= budget:
             return f"--time-budget {duration(budget)}"

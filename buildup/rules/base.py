@@ -226,10 +226,12 @@ class Procedure:
         return step.left(kept) if step else 0
 
     def stood_on(self, view: View) -> set[str]:
-        """The ids of the trainings that the base and the verdicts so far asked for; others were trained in vain."""
+        """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""
         rows = [(self.base.id, self.seeds)]
         for decision in view.decisions:
             rows += [(decision.candidate, decision.seeds), (decision.parent, decision.seeds)]
+        if view.current and view.current is not self.base:
+            rows.append((view.current.id, self.seeds * self.judge.looks[view.look - 1]))
         return {training_id(candidate, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
     def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildup.graph.layout import layout
@@ -76,6 +76,7 @@ def test_a_stage_that_may_not_be_replaced_is_left_alone() -> None:
     assert visited(rule_on(CIFAR, replace(SPACE, stages=stages)), [])[0] == "CCC|CCCC|CCCCCM|CCCC"
 
 
+@settings(deadline=None)
 @given(verdicts=st.lists(st.booleans(), max_size=12), depths=st.lists(st.integers(1, 7), min_size=1, max_size=5))
 def test_any_row_of_verdicts_ends_with_legal_layouts_that_differ(verdicts: list[bool], depths: list[int]) -> None:
     rule = rule_on("|".join("C" * depth for depth in depths))
@@ -87,6 +88,7 @@ def test_any_row_of_verdicts_ends_with_legal_layouts_that_differ(verdicts: list[
         assert all(stage.startswith("C") for stage in text.split("|"))
 
 
+@settings(deadline=None)
 @given(verdicts=st.lists(st.booleans(), max_size=12), look_ahead=st.integers(0, 2))
 def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(verdicts: list[bool], look_ahead: int) -> None:
     space = replace(SPACE, look_ahead=look_ahead)

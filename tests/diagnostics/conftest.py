@@ -43,10 +43,10 @@ def tiny(name: str) -> nn.Module:
     return model
 
 
-def alternet(layout: str, base: str = "resnetv2_18") -> nn.Module:
+def alternet(layout: str) -> nn.Module:
     """A narrow AlterNet for digits."""
-    narrow = {"channels": [16, 16, 32, 32], "stem_chs": 16} if base == "resnetv2_18" else {}
-    start = read(base, input_shape=(1, 16, 16), num_classes=10, base_args=narrow)
+    narrow = {"channels": [16, 16, 32, 32], "stem_chs": 16}
+    start = read("resnetv2_18", input_shape=(1, 16, 16), num_classes=10, base_args=narrow)
     model = build(from_layout(layout, start, load("alternet")), seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)

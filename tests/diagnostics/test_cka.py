@@ -1,0 +1,90 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from buildup.diagnostics.cka import cka, gram, grams, hsic
+from buildup.diagnostics.units import find_units
+from buildup.errors import DataError
+
+Make = Callable[[str], nn.Module]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def similarity(one: Tensor, other: Tensor) -> float:
+    first, second = gram(one)[None], gram(other)[None]
+    return (hsic(first, second) / (hsic(first, first) * hsic(second, second)).sqrt()).item()
+
+
+def full_hsic(first: Tensor, second: Tensor) -> Tensor:
+    """As paper.md 8.6 writes it."""
+    n = len(first)
+    k, m = first - first.diag().diag(), second - second.diag().diag()
+    ones = torch.ones(n, dtype=k.dtype)
+    parts = (k @ m).trace() + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2))
+    return (parts - 2 / (n - 2) * (ones @ k @ m @ ones)) / (n * (n - 3))
+
+
+def test_one_batch_gives_the_full_unbiased_estimate() -> None:
+    one, other = gram(noise(9, 5)), gram(noise(9, 7, seed=1))
+    assert hsic(one[None], other[None]).item() == pytest.approx(full_hsic(one, other).item())
+
+
+def test_features_are_like_themselves_turned_scaled_and_moved() -> None:
+    features = noise(20, 6)
+    turned = torch.linalg.qr(noise(6, 6, seed=1)).Q
+    assert similarity(features, features) == pytest.approx(1)
+    assert similarity(features, -3 * features @ turned) == pytest.approx(1)
+    assert similarity(features, features + 5) == pytest.approx(1)
+
+
+def test_independent_noise_is_unlike_although_it_has_more_features_than_images() -> None:
+    values = [similarity(noise(32, 2000, seed=2 * seed), noise(32, 2000, seed=2 * seed + 1)) for seed in range(8)]
+    assert sum(values) / len(values) == pytest.approx(0, abs=0.05)
+
+    def centred(features: Tensor) -> Tensor:
+        return features - features.mean(0)
+
+    one, other = gram(centred(noise(32, 2000))), gram(centred(noise(32, 2000, seed=1)))
+    assert ((one * other).sum() / (one.norm() * other.norm())).item() > 0.9  # what a biased estimate says
+
+
+def test_a_model_is_like_itself_in_every_unit(make: Make) -> None:
+    model = make("pit_ti_224")
+    images = noise(12, 3, 32, 32).float()
+    units = find_units(model, images[:1])
+    found = torch.tensor(cka(model, units, torch.split(images, 6)).values)
+    assert found.shape == (len(units), len(units))
+    assert torch.allclose(found, found.T, atol=1e-6)
+    assert torch.allclose(found.diag(), torch.ones(len(units)), atol=1e-6)
+
+
+def test_terms_are_summed_over_batches_before_they_are_divided(make: Make) -> None:
+    model, other = make("test_vit"), make("test_resnet")
+    images = noise(11, 3, 32, 32).float()
+    units, others = find_units(model, images[:1]), find_units(other, images[:1])
+    found = cka(model, units, [images[:6], images[6:10], images[10:]], other=(other, others))
+    assert found.images == 10
+
+    def terms(first: Tensor, second: Tensor) -> Tensor:
+        return torch.stack([full_hsic(first, second), full_hsic(first, first), full_hsic(second, second)])
+
+    parts = [
+        len(part) * terms(grams(model, units, part)[1], grams(other, others, part)[3])
+        for part in (images[:6], images[6:10])
+    ]
+    cross, own, theirs = sum(parts, torch.zeros(3))
+    assert found.values[1][3] == pytest.approx((cross / (own * theirs).sqrt()).item())
+    assert len(found.values) == len(units)
+    assert len(found.values[0]) == len(others)
+
+
+def test_three_images_are_too_few(make: Make) -> None:
+    model = make("test_vit")
+    images = noise(3, 3, 32, 32).float()
+    with pytest.raises(DataError, match="at least 4"):
+        cka(model, find_units(model, images[:1]), [images])

@@ -1,0 +1,148 @@
+"""The curvature of the loss that is really trained on (paper.md 8.1): the largest eigenvalues of each batch's Hessian.
+
+The loss of a batch is the mean cross-entropy with the soft targets that augmentation gives, plus decay / 2 times the
+square of all weights. Batch norms use their running statistics, as PyHessian has them: otherwise the images of a batch
+would not be apart. Every product of a batch sees the same augmented images.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from buildup.diagnostics.hooks import evaluating
+from buildup.diagnostics.lanczos import Extremes, Product, extremes
+from buildup.errors import DataError
+from buildup.training.dataset import Dataset
+from buildup.training.feed import Resident
+from buildup.training.recipe import Recipe
+
+BATCH = 16
+TOP = 5
+
+Batch = tuple[Tensor, Tensor]
+"""Normalised images and the probabilities that a model should give."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hessian:
+    """The eigenvalues of largest magnitude of several batches."""
+
+    batches: tuple[Extremes, ...]
+    batch_size: int
+    weight_decay: float
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """Of all batches together."""
+        return tuple(value for batch in self.batches for value in batch.values)
+
+    @property
+    def nep(self) -> float:
+        """The share of negative ones: 0 where the loss is convex."""
+        return fmean(value < 0 for value in self.values)
+
+    @property
+    def ape(self) -> float | None:
+        """The mean of the positive ones: lower is flatter. None where there are none."""
+        positive = [value for value in self.values if value > 0]
+        return fmean(positive) if positive else None
+
+
+def hessian(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    weight_decay: float = 0.0,
+    count: int = TOP,
+    tolerance: float = 1e-3,
+    most_products: int = 200,
+    seed: int = 0,
+) -> Iterator[Extremes]:
+    """The eigenvalues of largest magnitude of each batch's Hessian over all weights that are trained.
+
+    Args:
+        model: It runs in evaluation mode, with its own weights; they stay as they are, and so do their gradients.
+        batches: Each is used for all products of its own.
+        weight_decay: Moves every eigenvalue up by just this.
+        count: How many of each batch.
+        tolerance: Of residuals, as a share of the batch's largest eigenvalue.
+        most_products: With the Hessian, for each batch.
+        seed: Of the vectors that the search starts from, the same for every batch.
+    """
+    for inputs, targets in batches:
+        with products(model, inputs, targets, weight_decay) as (product, size):
+            device = inputs.device
+            generator = torch.Generator().manual_seed(seed)
+            start = torch.randn(size, generator=generator, dtype=torch.float64).to(device, inputs.dtype)
+            yield extremes(product, start, count, tolerance=tolerance, most_products=most_products)
+
+
+@contextmanager
+def products(
+    model: nn.Module, inputs: Tensor, targets: Tensor, weight_decay: float = 0.0
+) -> Iterator[tuple[Product, int]]:
+    """Products of vectors with the Hessian of one batch, and the size of such vectors.
+
+    The gradient and what is needed to differentiate it are computed once. A product then costs about two backward runs.
+    """
+    # The same memory under new names: neither `requires_grad` nor `grad` of the model's own weights is touched.
+    weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
+    sizes = [weight.numel() for weight in weights.values()]
+    # torch's fused attention has no second derivatives.
+    with torch.enable_grad(), evaluating(model), sdpa_kernel(SDPBackend.MATH):
+        logits = functional_call(model, weights, (inputs,))
+        loss = F.cross_entropy(logits, targets)
+        if not torch.isfinite(loss):
+            raise DataError(f"The loss of a batch is {loss.item()}: are weights or images not numbers?")
+        gradients = torch.autograd.grad(
+            loss, list(weights.values()), create_graph=True, allow_unused=True, materialize_grads=True
+        )
+        used = [index for index, gradient in enumerate(gradients) if gradient.requires_grad]
+
+        def product(vector: Tensor) -> Tensor:
+            parts = [
+                part.view_as(weight) for part, weight in zip(torch.split(vector, sizes), weights.values(), strict=True)
+            ]
+            found = torch.autograd.grad(
+                [gradients[index] for index in used],
+                list(weights.values()),
+                [parts[index] for index in used],
+                retain_graph=True,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            return torch.cat([part.flatten() for part in found]) + weight_decay * vector
+
+        yield product, sum(sizes)
+
+
+def augmented_batches(
+    dataset: Dataset, recipe: Recipe, train: Tensor, *, seed: int, device: torch.device, count: int
+) -> tuple[Batch, ...]:
+    """The first batches of 16 of an epoch as a recipe trains on them, drawn once and then kept.
+
+    Args:
+        dataset: where the images are.
+        recipe: how they are augmented.
+        train: which ones are trained on.
+        seed: of order and augmentation.
+        device: where the batches go.
+        count: how many, or all where there are fewer.
+    """
+    feed = Resident(
+        recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
+    )
+    batches = zip(range(count), feed.epoch(1), strict=False)
+    return tuple((inputs, targets) for _, (inputs, targets) in batches)
+
+
+def pooled(batches: Sequence[Extremes], *, batch_size: int, weight_decay: float) -> Hessian:
+    """What several batches say together."""
+    return Hessian(batches=tuple(batches), batch_size=batch_size, weight_decay=weight_decay)

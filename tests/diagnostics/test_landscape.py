@@ -1,0 +1,133 @@
+from collections.abc import Callable
+from math import isfinite, sqrt
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from buildup.diagnostics.hooks import fingerprint
+from buildup.diagnostics.landscape import Direction, directions, grid, landscape
+
+Make = Callable[[str], nn.Module]
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def soft(count: int, classes: int = 10) -> Tensor:
+    return noise(count, classes, seed=5).softmax(1)
+
+
+def filters(weights: Direction, name: str) -> Tensor:
+    lengths: Tensor = weights[name].flatten(1).norm(dim=1)
+    return lengths
+
+
+def test_each_filter_of_both_directions_is_as_long_as_that_of_the_weights(make: Make) -> None:
+    model = make("test_resnet")
+    weights = dict(model.named_parameters())
+    for direction in directions(model):
+        for name in direction:
+            assert torch.allclose(filters(direction, name), filters(weights, name), rtol=1e-4), name
+
+
+def test_each_column_is_as_long_as_that_of_the_weights_in_the_reference_form(make: Make) -> None:
+    model = make("test_resnet")
+    weights = dict(model.named_parameters())
+    name = "layer2.0.conv2.weight"
+    one, _ = directions(model, scaling="column")
+    assert torch.allclose(one[name].norm(dim=0), weights[name].norm(dim=0), rtol=1e-4)
+    ratios = filters(one, name) / filters(weights, name)
+    assert 0.7 < ratios.min() < 0.99
+    assert 1.01 < ratios.max() < 1.4
+
+
+def test_biases_norms_and_tables_of_positions_stay(make: Make, make_alternet: Make) -> None:
+    for model in (make("swin_tiny_patch4_window7_224"), make("test_vit"), make_alternet("CC|CC|CM|CM")):
+        one, _ = directions(model)
+        left = {name for name, _ in model.named_parameters()} - set(one)
+        weights = dict(model.named_parameters())
+        assert all(weights[name].ndim < 2 or "pos" in name for name in left)
+        assert any("pos" in name for name in left)
+        assert not any("pos" in name for name in one)
+
+
+def test_directions_are_orthogonal_and_come_from_their_seed(make: Make) -> None:
+    model = make("test_vit")
+    one, other = directions(model, seed=3)
+    again, _ = directions(model, seed=3)
+    different, _ = directions(model, seed=4)
+    for name in one:
+        assert (one[name] * other[name]).sum().abs() <= 1e-4 * one[name].norm() ** 2, name
+        assert torch.equal(one[name], again[name])
+    assert any(not torch.equal(one[name], different[name]) for name in one)
+
+
+def test_the_centre_is_a_plain_evaluation(make: Make) -> None:
+    model = make("test_vit").eval()
+    batches = [(noise(4, 3, 32, 32), soft(4)), (noise(3, 3, 32, 32, seed=1), soft(3))]
+    (point,) = landscape(model, batches, [(0.0, 0.0)], directions(model))
+    with torch.no_grad():
+        losses = [F.cross_entropy(model(images), targets, reduction="sum") for images, targets in batches]
+    assert point.nll == pytest.approx(sum(loss.item() for loss in losses) / 7, rel=1e-5)
+    assert point.decay == pytest.approx(sum(w.detach().square().sum().item() for w in model.parameters()) / 2, rel=1e-5)
+    assert point.loss(0.05) == pytest.approx(point.nll + 0.05 * point.decay)
+
+
+def test_places_differ_by_their_weights_alone(make: Make) -> None:
+    model = make("test_vit")
+    batches, towards = [(noise(3, 3, 32, 32), soft(3))], directions(model)
+    whole = {(point.x, point.y): point for point in landscape(model, batches, grid(3, 0.5), towards)}
+    assert list(landscape(model, batches, [(0.5, -0.5), (0.0, 0.5)], towards)) == [whole[0.5, -0.5], whole[0.0, 0.5]]
+    assert len({point.nll for point in whole.values()}) == 9
+
+
+def test_decay_grows_by_the_law_of_the_released_surfaces(make: Make) -> None:
+    model = make("test_vit")
+    one, other = directions(model, scaling="column", orthogonal=False)
+    moved = sum(w.norm().item() for name, w in model.named_parameters() if name in one)
+    stayed = sum(w.norm().item() for name, w in model.named_parameters() if name not in one)
+    for point in landscape(model, [(noise(1, 3, 32, 32), soft(1))], grid(3), (one, other), decay="norms"):
+        assert point.decay == pytest.approx(stayed + moved * sqrt(1 + point.x**2 + point.y**2), rel=0.01)
+
+
+def test_the_strict_decay_is_half_the_square_of_all_weights(make: Make) -> None:
+    model = make("test_vit")
+    one, other = directions(model)
+    moved = sum(w.detach().square().sum().item() for name, w in model.named_parameters() if name in one) / 2
+    stayed = sum(w.detach().square().sum().item() for name, w in model.named_parameters() if name not in one) / 2
+    for point in landscape(model, [(noise(1, 3, 32, 32), soft(1))], grid(3), (one, other)):
+        assert point.decay == pytest.approx(stayed + moved * (1 + point.x**2 + point.y**2), rel=0.05)
+
+
+def test_a_linear_model_of_one_image_and_equal_classes_has_its_known_surface() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False)).double()
+    images = noise(6, 1, 2, 2).double()
+    labels = F.one_hot(torch.arange(6) % 2, 2).double()
+    one, other = directions(model)
+    weight = next(model.parameters()).detach()
+    for point in landscape(model, [(images, labels)], grid(3), (one, other)):
+        moved = weight + point.x * one["1.weight"] + point.y * other["1.weight"]
+        logits = images.flatten(1) @ moved.T
+        expected = (logits.logsumexp(1) - (logits * labels).sum(1)).mean().item()
+        assert point.nll == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_model_is_left_as_it_was_and_broken_places_are_told(make: Make) -> None:
+    model = make("test_resnet").train()
+    before = fingerprint(model)
+    towards = directions(model)
+    near, far = landscape(model, [(noise(2, 3, 32, 32), soft(2))], [(0.1, 0.0), (1e20, 0.0)], towards)
+    assert isfinite(near.nll)
+    assert not isfinite(far.nll)
+    assert fingerprint(model) == before
+
+
+def test_the_grid_of_the_paper_has_its_points() -> None:
+    points = grid()
+    assert len(points) == 441
+    assert points[0] == (-1.0, -1.0)
+    assert points[1] == (-0.9, -1.0)
+    assert points[220] == (0.0, 0.0)

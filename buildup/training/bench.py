@@ -140,7 +140,7 @@ def made_up(network: Network) -> Dataset:
 def _loop(
     name: Variant, network: Network, recipe: Recipe, device: torch.device, execution: Execution, workers: int
 ) -> _Loop:
-    extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     model = build(network, seed=0, device=device, **extra).train()
     if name == "ours":
         return _ours(model, network, recipe, device, execution)

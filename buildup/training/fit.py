@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(job, recipe, dataset, train, val)
 
-    extra = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     model = build(job.network, seed=job.seed, device=device, start=job.start, **extra)
     model = prepare(model, job.network, job.execution)
     optimizer = make_optimizer(model, recipe, job.execution)

@@ -107,14 +107,16 @@ def affine(images: Tensor, arguments: Tensor, *, bicubic: bool, fill: tuple[int,
     left, top = left.long(), top.long()
     flat = images.reshape(count, channels, height * width)
 
+    rows = {row: (top + row).clamp_(0, height - 1).mul_(width) for row in range(-1, 3)}
+    columns = {column: (left + column).clamp_(0, width - 1) for column in range(-1, 3)}
+
     def pixel(column: int, row: int) -> Tensor:
-        place = (top + row).clamp(0, height - 1) * width + (left + column).clamp(0, width - 1)
-        places = place.view(count, 1, height * width).expand(-1, channels, -1)
+        places = (rows[row] + columns[column]).view(count, 1, height * width).expand(-1, channels, -1)
         return flat.gather(2, places).view(images.shape).to(wide)
 
     if bicubic:
-        rows = [_cubic([pixel(column, row) for column in range(-1, 3)], across) for row in range(-1, 3)]
-        found = _cubic(rows, down).clamp_(0, 255)
+        lines = [_cubic([pixel(column, row) for column in columns], across) for row in rows]
+        found = _cubic(lines, down).clamp_(0, 255)
     else:
         upper, lower = (_linear(pixel(0, row), pixel(1, row), across) for row in (0, 1))
         found = _linear(upper, lower, down)

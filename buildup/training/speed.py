@@ -22,6 +22,8 @@ from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
 CPU_BATCH = 16
 """Images of a step that is measured on a CPU, where the batch matters little for the time of an image."""
 CPU_STEPS, GPU_STEPS = 2, 10
+COMPILING = 60.0
+"""Seconds that a training must take at least before compiling its blocks, which takes about as long, is tried."""
 CLEARLY = 0.95
 """So much of the time of a simpler execution another one may take at most, to be worth it."""
 
@@ -71,7 +73,9 @@ def choose(
     if place.type == "cuda":
         chosen = tried[0].execution
         attempt(replace(chosen, steps="captured"))
-        attempt(replace(chosen, steps="compiled"))
+        if total(tried[0]) > COMPILING:
+            attempt(replace(chosen, steps="compiled"))
+        torch.cuda.empty_cache()  # the workers need it
     return tuple(tried)
 
 

@@ -22,6 +22,8 @@ from buildup.training.recipe import load_recipe
 from buildup.training.step import Stepper, make_optimizer
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
+FEW_STEPS = replace(load_recipe("quick").with_epochs(3), min_steps=4)
+
 
 def network(channels: int = 1, size: int = 8, classes: int = 10) -> Network:
     return read("resnet10t", input_shape=(channels, size, size), num_classes=classes)
@@ -34,7 +36,7 @@ def job(folder: Path, **changes: object) -> Job:
         "dataset": "digits",
         "image_size": 8,
         "fraction": 0.1,
-        "recipe": load_recipe("quick").with_epochs(3),
+        "recipe": FEW_STEPS,
         "folder": str(folder),
     }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]  # a test may change any field
@@ -49,7 +51,9 @@ def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]
             return epochs, end.value
 
 
-@pytest.mark.parametrize("at", [0, 6], ids=["at once", "in the second epoch"])
+@pytest.mark.parametrize(
+    "at", [pytest.param(0, id="at once", marks=pytest.mark.slow), pytest.param(6, id="in the second epoch")]
+)
 def test_too_little_memory_is_met_by_batches_in_two_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
@@ -63,8 +67,7 @@ def test_too_little_memory_is_met_by_batches_in_two_parts(
         step(self, inputs, targets, lr)
 
     monkeypatch.setattr(Stepper, "__call__", scarce)
-    given = job(tmp_path, recipe=replace(load_recipe("quick").with_epochs(3), min_steps=4))
-    epochs, score = follow(fit(given))
+    epochs, score = follow(fit(job(tmp_path)))
     # No epoch is told twice, and the batches stay as large as they were.
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert score.accuracy > 0
@@ -174,7 +177,7 @@ def test_data_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, ob
 
 def test_the_data_that_the_run_began_with_is_taken(tmp_path: Path) -> None:
     known = load_data("digits", None, 8).hash
-    training = fit(job(tmp_path, data_hash=known, recipe=load_recipe("quick").with_epochs(1)))
+    training = fit(job(tmp_path, data_hash=known, recipe=FEW_STEPS.with_epochs(1)))
     epochs, _ = follow(training)
     assert len(epochs) == 1
     assert load_file(tmp_path / "weights.safetensors")

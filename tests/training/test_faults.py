@@ -50,10 +50,6 @@ def problems(curve: list[Epoch], expected: float | None = None) -> str:
     return " ".join(check_base([curve], num_classes=10, images=VAL_IMAGES, expected=expected))
 
 
-def test_a_sound_training_has_none(tmp_path: Path) -> None:
-    assert problems(trained(tmp_path)) == ""
-
-
 def test_norms_at_zero_at_two_places_of_a_branch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def zeroed(network: Network, **settings: object) -> nn.Module:
         model = build(network, **settings)  # type: ignore[arg-type]
@@ -64,7 +60,7 @@ def test_norms_at_zero_at_two_places_of_a_branch(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("buildup.training.fit.build", zeroed)
     # These digits are easy enough for the shortcuts alone, and the accuracy tells nothing.
-    assert "weight tensors get no gradient" in problems(trained(tmp_path))
+    assert "weight tensors get no gradient" in problems(trained(tmp_path, replace(QUICK, min_steps=4)))
 
 
 def test_shuffled_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

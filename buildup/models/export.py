@@ -74,6 +74,8 @@ def export(
         partial.mkdir(parents=True)
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
         (partial / "config.json").write_text(_config(network, model, config), encoding="utf-8")
+        # safetensors makes files for their owner alone.
+        shutil.copymode(partial / "config.json", partial / "model.safetensors")
         (partial / "alternet.py").write_text(standalone(network, config), encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
         _check(partial, network, logits)

@@ -70,6 +70,11 @@ def test_the_folder_holds_what_is_promised_and_nothing_else(folder: Path) -> Non
     assert (folder / "README.md").read_text() == "# A card\n"
 
 
+def test_whoever_may_read_the_folder_may_read_the_weights(folder: Path) -> None:
+    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
+    assert modes["model.safetensors"] == modes["config.json"]
+
+
 def test_the_config_says_how_images_are_prepared(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())["pretrained_cfg"]
     assert config["input_size"] == [3, 16, 16]
@@ -176,7 +181,7 @@ def mixed(base: str, size: int = 64) -> Network:
 FORMS = ["resnet26t", "regnety_002", "convnext_atto", "mambaout_femto", "nfnet_l0", "efficientnet_b0", "vgg11_bn"]
 
 
-@pytest.mark.parametrize("base", FORMS)
+@pytest.mark.parametrize("base", [*FORMS[:2], *(pytest.param(base, marks=pytest.mark.slow) for base in FORMS[2:])])
 def test_the_single_file_looks_as_ruff_would_format_it(base: str, tmp_path: Path) -> None:
     network = mixed(base)
     (tmp_path / "alternet.py").write_text(standalone(network, data_config(network)))

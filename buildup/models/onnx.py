@@ -34,7 +34,8 @@ def save_onnx(model: nn.Module, path: Path, input_shape: Shape) -> None:
     """
     model.eval()
     channels, height, width = input_shape
-    other = _noise(3, (channels, height + 8, width + 16))
+    # Where a graph was tied to one window, a map of more of them shows it.
+    other = _noise(2, (channels, 2 * height, 2 * width + 16))
     problem = ""
     for axes in (ANY_SIZE, ONE_SIZE) if _takes(model, other) else (ONE_SIZE,):
         images = _noise(2, input_shape)

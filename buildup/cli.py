@@ -179,6 +179,12 @@ def _train(flags: Flags) -> int:
     return _print(train(flags), flags)
 
 
+def _analyze(flags: Flags) -> int:
+    from buildup.commands.analyze import analyze
+
+    return _print(analyze(flags), flags)
+
+
 def _bench_train(flags: Flags) -> int:
     from buildup.commands.bench_train import bench_train
 
@@ -340,6 +346,34 @@ COMMANDS = (
             Flag(name="precision", metavar="NAME", help="auto (default), float32 or bf16"),
             Flag(name="deterministic", help="the same bits again on a device of this type, at some cost"),
             Flag(name="to", metavar="DIR", help="where it is kept (default: trainings/NAME-DATASET-sSEED)"),
+            JSON,
+        ),
+    ),
+    Command(
+        name="analyze",
+        help="the paper's measurements on a run's network or any model of timm",
+        example="buildup analyze demo --compare demo:0 --what hessian,fourier --quick",
+        run=_analyze,
+        positional=(("model", "a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model"),),
+        flags=(
+            DATASET,
+            DATA_DIR,
+            Flag(
+                name="what",
+                metavar="NAME,NAME",
+                help="all (default), hessian, landscape, fourier, variance, lesion, cka, noise, calibration",
+            ),
+            Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
+            Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),
+            Flag(
+                name="recipe",
+                metavar="NAME|FILE",
+                help="how training images are augmented (default: as it was trained, or paper)",
+            ),
+            Flag(name="quick", help="512 images, 4 Hessian batches and a landscape of 7 x 7 points on 256 images"),
+            Flag(name="images", metavar="N", help="images to look at (default: 10,000 or all there are)"),
+            Flag(name="seed", metavar="N", help="of order, augmentation and the choice of images (default: 0)"),
+            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
             JSON,
         ),
     ),

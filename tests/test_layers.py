@@ -25,6 +25,7 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 """The only imports between parts that stand on one line of the stack."""
 
 DOORS = {
+    "matplotlib": {"diagnostics/figures.py"},
     "ray": {"search/workers.py"},
     "optuna": {"rules/sampled.py", "search/journal.py", "search/storage.py", "search/study.py"},
     "optuna_dashboard": {"search/journal.py", "commands/dashboard.py"},
@@ -106,7 +107,7 @@ def test_the_thinking_half_loads_without_torch(module: str) -> None:
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["buildup.training.fit", "buildup.models"])
+@pytest.mark.parametrize("module", ["buildup.training.fit", "buildup.models", "buildup.diagnostics.figures"])
 def test_training_and_models_load_without_ray_and_optuna(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'ray', 'optuna'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -61,7 +61,7 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     view, history = state_of(run)
     candidate = view.best
     with problems.caught():
-        candidate = _choose(run, view, flags["candidate"])
+        candidate = choose(run, view, flags["candidate"])
     target = Path(flags["to"] or "")
     if not flags["to"]:
         problems.found.append("--to is missing: the folder to write the network to.")
@@ -108,7 +108,8 @@ def findings_of(
     )
 
 
-def _choose(run: Run, view: View, wish: str | None) -> Candidate:
+def choose(run: Run, view: View, wish: str | None) -> Candidate:
+    """The candidate of a step number, a layout or a fingerprint; the winner where none is named."""
     if wish is None:
         if not view.finished:
             raise RunError(
@@ -124,7 +125,7 @@ def _choose(run: Run, view: View, wish: str | None) -> Candidate:
 
 
 def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
-    training, score = _best_training(run, findings.history, candidate)
+    training, score = best_training(run, findings.history, candidate)
     weights = sorted((run.trainings / training).glob(f"attempt-*/{WEIGHTS}"))
     if not weights:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
@@ -133,7 +134,7 @@ def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *,
     export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data, onnx=onnx)
 
 
-def _best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:
+def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:
     """The training of a candidate that did best on the validation images; the first of equals."""
     row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
     outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]

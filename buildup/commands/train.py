@@ -15,6 +15,7 @@ from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.graph.network import Network
+from buildup.graph.values import network_to_values
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read
 from buildup.report.words import duration
@@ -27,11 +28,13 @@ from buildup.training.data import DataInfo, describe_data, open_data, parse_frac
 from buildup.training.device import check_device
 from buildup.training.execution import Execution, Precision
 from buildup.training.fit import Job, fit
-from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.training.speed import choose
 from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
 
 EXECUTION = "execution.json"
+TRAINING = "training.json"
+"""What was trained on what, for those who look at it later."""
 PRECISIONS = ("auto", "float32", "bf16")
 
 
@@ -42,6 +45,7 @@ def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     folder = attempt_folder(place, number)
     folder.mkdir(parents=True)
     write_whole(place / EXECUTION, json.dumps(asdict(job.execution)).encode())
+    write_whole(place / TRAINING, json.dumps(_described(job)).encode())
     with interruptible():
         record = _follow(job, folder)
     outcome = record.outcome
@@ -77,7 +81,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
             data = describe_data(flags["dataset"], flags["data_dir"], fraction=share)
     if data:
         with problems.caught():
-            network = _network(flags["name"], flags["layout"], data)
+            network = network_of(flags["name"], flags["layout"], data)
     start = None
     if network and flags["pretrained"] is not None:
         with problems.caught():
@@ -118,7 +122,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     return job, place
 
 
-def _network(name: str, layout: str | None, data: DataInfo) -> Network:
+def network_of(name: str, layout: str | None, data: DataInfo) -> Network:
     """The network of a layout or of a name; a model that cannot be a base is one piece without stages."""
     shape = (data.channels, data.image_size, data.image_size)
     try:
@@ -145,6 +149,16 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
         stages=(),
         edges=(("stem", "head"),),
     )
+
+
+def _described(job: Job) -> dict[str, Any]:
+    return {
+        "network": network_to_values(job.network),
+        "recipe": recipe_to_values(job.recipe),
+        "dataset": job.dataset,
+        "data_dir": job.data_dir,
+        "image_size": job.image_size,
+    }
 
 
 def _execution(

@@ -7,7 +7,7 @@ would not be apart. Every product of a batch sees the same augmented images.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from statistics import fmean
 
 import torch
@@ -30,29 +30,15 @@ Batch = tuple[Tensor, Tensor]
 """Normalised images and the probabilities that a model should give."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hessian:
-    """The eigenvalues of largest magnitude of several batches."""
+def nep(values: Sequence[float]) -> float:
+    """The share of negative eigenvalues: 0 where the loss is convex."""
+    return fmean(value < 0 for value in values)
 
-    batches: tuple[Extremes, ...]
-    batch_size: int
-    weight_decay: float
 
-    @property
-    def values(self) -> tuple[float, ...]:
-        """Of all batches together."""
-        return tuple(value for batch in self.batches for value in batch.values)
-
-    @property
-    def nep(self) -> float:
-        """The share of negative ones: 0 where the loss is convex."""
-        return fmean(value < 0 for value in self.values)
-
-    @property
-    def ape(self) -> float | None:
-        """The mean of the positive ones: lower is flatter. None where there are none."""
-        positive = [value for value in self.values if value > 0]
-        return fmean(positive) if positive else None
+def ape(values: Sequence[float]) -> float | None:
+    """The mean of the positive eigenvalues: lower is flatter. None where there are none."""
+    positive = [value for value in values if value > 0]
+    return fmean(positive) if positive else None
 
 
 def hessian(
@@ -141,8 +127,3 @@ def augmented_batches(
     )
     batches = zip(range(count), feed.epoch(1), strict=False)
     return tuple((inputs, targets) for _, (inputs, targets) in batches)
-
-
-def pooled(batches: Sequence[Extremes], *, batch_size: int, weight_decay: float) -> Hessian:
-    """What several batches say together."""
-    return Hessian(batches=tuple(batches), batch_size=batch_size, weight_decay=weight_decay)

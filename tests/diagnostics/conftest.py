@@ -34,11 +34,11 @@ TINY: dict[str, dict[str, Any]] = {
 """timm's names, and what makes them small."""
 
 
-def tiny(name: str) -> nn.Module:
+def tiny(name: str, **other: Any) -> nn.Module:
     """A timm model with ten classes for images of 32 px, its weights drawn from a fixed seed."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = timm.create_model(name, num_classes=10, **TINY[name])
+        model = timm.create_model(name, num_classes=10, **TINY[name] | other)
         shaken(model)
     return model
 
@@ -81,7 +81,7 @@ def _own_data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture(scope="session")
-def make() -> Callable[[str], nn.Module]:
+def make() -> Callable[..., nn.Module]:
     """A tiny timm model by its name."""
     return tiny
 

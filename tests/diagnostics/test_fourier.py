@@ -44,7 +44,11 @@ def test_white_noise_is_flat_and_above_its_only_real_bin() -> None:
     for value in found.amplitudes[1:]:
         # Of 2,048 logarithms of Rayleigh amplitudes, each with a deviation of 0.64, and one of a normal, of 1.11.
         assert value == pytest.approx(log(2) / 2, abs=4 * 1.3 / 2048**0.5)
-    assert found.high_energy == pytest.approx(1 - 49 / 196 + 1 / 196, abs=0.01)
+
+
+@pytest.mark.parametrize(("side", "share"), [(4, 0.733), (7, 0.833), (8, 0.746), (14, 0.754), (32, 0.750)])
+def test_white_noise_has_about_the_same_share_of_high_energy_at_every_size(side: int, share: float) -> None:
+    assert spectrum(noise(8, 16000 // side**2, side, side)).high_energy == pytest.approx(share, abs=0.01)
 
 
 def test_a_box_blur_adds_its_transfer_function() -> None:

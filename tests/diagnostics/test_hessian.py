@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from buildup.diagnostics.hessian import Batch, Hessian, augmented_batches, hessian, pooled, products
+from buildup.diagnostics.hessian import Batch, ape, augmented_batches, hessian, nep, products
 from buildup.diagnostics.hooks import fingerprint
-from buildup.diagnostics.lanczos import Extremes
 from buildup.errors import DataError
 from buildup.training.data import load_data, split
 from buildup.training.recipe import load_recipe
@@ -150,17 +149,12 @@ def test_batches_are_drawn_once_and_the_same_way(make_alternet: Make) -> None:
     assert first == second
 
 
-def batch(*values: float) -> Extremes:
-    return Extremes(values=values, residuals=(0.0,) * len(values), products=1, converged=True)
-
-
-def test_shares_and_means_are_taken_over_all_batches() -> None:
-    found = pooled([batch(4.0, -2.0), batch(2.0, 6.0)], batch_size=16, weight_decay=0.0)
-    assert found.nep == 0.25
-    assert found.ape == 4.0
-    all_negative: Hessian = pooled([batch(-1.0)], batch_size=16, weight_decay=0.0)
-    assert all_negative.nep == 1
-    assert all_negative.ape is None
+def test_shares_and_means_are_those_of_the_paper() -> None:
+    values = [4.0, -2.0, 2.0, 6.0]
+    assert nep(values) == 0.25
+    assert ape(values) == 4.0
+    assert nep([-1.0]) == 1
+    assert ape([-1.0]) is None
 
 
 def test_weights_that_are_no_numbers_are_refused(make: Make) -> None:

@@ -1,0 +1,114 @@
+"""What is to be analysed: a run's network, an exported folder, or any model of timm, with its weights."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from buildup.commands.export import best_training, choose
+from buildup.commands.train import TRAINING, network_of
+from buildup.errors import RequestError, RunError
+from buildup.graph.values import network_from_values
+from buildup.models.build import build
+from buildup.search.folder import folder_of, open_run
+from buildup.search.state import state_of
+from buildup.training.data import describe_data
+from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
+
+UNTRAINED = "its weights are random. A run, the folder of `buildup train` or an export has trained ones"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A model by its name, and what is known of its training."""
+
+    label: str
+    model: nn.Module
+    recipe: Recipe
+    dataset: str
+    data_dir: str | None
+    image_size: int | None
+    note: str = ""
+
+
+def find_model(name: str, flags: Mapping[str, Any]) -> Found:
+    """The model of a name: a run, a training's folder, an exported folder, or a name of timm."""
+    run, mark, candidate = name.partition(":")
+    if (folder_of(run) / "run.yaml").is_file():
+        return _of_run(run, candidate if mark else None, flags)
+    if (Path(name) / TRAINING).is_file():
+        return _of_training(Path(name), flags)
+    if not flags["dataset"]:
+        raise RequestError(f"--dataset is missing: what is {name} to see?")
+    known: dict[str, Any] = {
+        "recipe": load_recipe(flags["recipe"] or "paper"),
+        "dataset": flags["dataset"],
+        "data_dir": flags["data_dir"],
+    }
+    if (Path(name) / "config.json").is_file():
+        model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
+        return Found(label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known)
+    data = describe_data(flags["dataset"], flags["data_dir"])
+    model = build(network_of(name, None, data), seed=0)
+    return Found(label=name, model=model, image_size=data.image_size, note=UNTRAINED, **known)
+
+
+def _of_run(name: str, candidate: str | None, flags: Mapping[str, Any]) -> Found:
+    """A network of a run, the best one unless another is named, with the weights of its best training."""
+    run = open_run(name)
+    view, history = state_of(run)
+    chosen = view.best if candidate is None else choose(run, view, candidate)
+    training, _ = best_training(run, history, chosen)
+    model = build(chosen.network, seed=0)
+    _load(model, run.trainings / training)
+    return Found(
+        label=f"{run.name} {chosen.layout}",
+        model=model,
+        recipe=load_recipe(flags["recipe"]) if flags["recipe"] else recipe_from_values(run.recipe),
+        dataset=flags["dataset"] or run.settings.dataset,
+        data_dir=flags["data_dir"] or run.settings.data_dir,
+        image_size=chosen.network.input_shape[1],
+    )
+
+
+def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
+    path = place / TRAINING
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        network = network_from_values(values["network"])
+        recipe = recipe_from_values(values["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
+    model = build(network, seed=0)
+    _load(model, place)
+    return Found(
+        label=place.name,
+        model=model,
+        recipe=load_recipe(flags["recipe"]) if flags["recipe"] else recipe,
+        dataset=flags["dataset"] or values["dataset"],
+        data_dir=flags["data_dir"] or values["data_dir"],
+        image_size=network.input_shape[1],
+    )
+
+
+def _load(model: nn.Module, training: Path) -> None:
+    """Give a model the weights that a training has left."""
+    left = sorted(training.glob("attempt-*/weights.safetensors"))
+    if not left:
+        raise RunError(f"{training} has no weights.safetensors: the training has not ended, or they were removed.")
+    try:
+        model.load_state_dict(load_file(left[-1]))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{left[-1]}: no weights that can be read: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"{left[-1]}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
+    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
+    if broken:
+        raise RunError(f"{left[-1]}: {len(broken)} of its tensors hold values that are no numbers, {broken[0]} first.")

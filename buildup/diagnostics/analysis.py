@@ -1,0 +1,223 @@
+"""All measurements by name, each as the rows of a table: what `buildup analyze` writes down and draws.
+
+A measurement takes the rows that an earlier, interrupted run of it left, and gives those that are missing.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from torch import Tensor, nn
+
+from buildup.diagnostics.cka import cka
+from buildup.diagnostics.evaluate import labelled, measured
+from buildup.diagnostics.fourier import fourier
+from buildup.diagnostics.hessian import Batch, ape, hessian, nep
+from buildup.diagnostics.landscape import directions, grid, landscape
+from buildup.diagnostics.lesion import lesions, wounds
+from buildup.diagnostics.noise import PAPER_BANDS, Band, band_mask, band_noise
+from buildup.diagnostics.units import Unit
+from buildup.diagnostics.variance import variance
+from buildup.training.dataset import Dataset
+
+Row = dict[str, Any]
+Rows = Sequence[Row]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """How much is measured. The usual values are the paper's, where a paper says them and a day suffices."""
+
+    images: int = 10_000
+    """Validation images at most, for all but the two below."""
+    hessian_batches: int = 300
+    """Of 16 training images each: a tenth of CIFAR."""
+    landscape_side: int = 21
+    """Points of the grid on each side."""
+    landscape_images: int = 2048
+    """Training images of each point."""
+    batch_size: int = 128
+
+
+QUICK = Sizes(images=512, hessian_batches=4, landscape_side=7, landscape_images=256, batch_size=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model with what it is measured on."""
+
+    label: str
+    model: nn.Module
+    """On the device where it is to run."""
+    units: tuple[Unit, ...]
+    images: Dataset
+    """Labelled images that it was not trained on."""
+    hessian_batches: tuple[Batch, ...]
+    landscape_batches: tuple[Batch, ...]
+    """Both augmented as in a training."""
+    weight_decay: float
+    sizes: Sizes
+
+    def batches(self) -> Iterator[Tensor]:
+        """The images alone, where the model is."""
+        device = next(self.model.parameters()).device
+        return (images.to(device) for images, _ in labelled(self.images, self.sizes.batch_size))
+
+
+def units_rows(subject: Subject) -> Rows:
+    """What the model was taken apart into."""
+    return [
+        {
+            **_named(unit),
+            "subsamples": unit.subsamples,
+            "height": unit.size[0] if unit.size else None,
+            "width": unit.size[1] if unit.size else None,
+            "channels": unit.channels,
+        }
+        for unit in subject.units
+    ]
+
+
+def _fourier(subject: Subject, done: Rows) -> Iterator[Rows]:
+    found = fourier(subject.model, subject.units, subject.batches())
+    yield [
+        {
+            **_named(subject.units[index]),
+            "frequency": frequency,
+            "log_amplitude": amplitude,
+            "high_energy": spectrum.high_energy,
+        }
+        for index, spectrum in found.items()
+        for frequency, amplitude in zip(spectrum.frequencies, spectrum.amplitudes, strict=True)
+    ]
+
+
+def _variance(subject: Subject, done: Rows) -> Iterator[Rows]:
+    found = variance(subject.model, subject.units, subject.batches())
+    yield [{**_named(subject.units[index]), "variance": value} for index, value in found.items()]
+
+
+def _lesion(subject: Subject, done: Rows) -> Iterator[Rows]:
+    left = wounds(subject.model, subject.units)[len(done) :]
+    for intact, found in lesions(subject.model, left, lambda: labelled(subject.images, subject.sizes.batch_size)):
+        values = {"intact": intact.accuracy, "accuracy": found.metrics.accuracy, "change": found.change}
+        treatment = found.wound.treatment
+        yield [{**_named(found.wound.unit), "treatment": treatment, **values, "nll": found.metrics.nll}]
+
+
+def _cka(subject: Subject, done: Rows) -> Iterator[Rows]:
+    found = cka(subject.model, subject.units, subject.batches())
+    yield [
+        {"unit": one.index, "other": other.index, "cka": value}
+        for one, values in zip(subject.units, found.values, strict=True)
+        for other, value in zip(subject.units, values, strict=True)
+    ]
+
+
+def _noise(subject: Subject, done: Rows) -> Iterator[Rows]:
+    left = _bands(subject)[len(done) :]
+    for found in band_noise(subject.model, subject.images, bands=left, batch_size=subject.sizes.batch_size):
+        measured = {"accuracy": found.metrics.accuracy, "drop": found.drop, "nll": found.metrics.nll}
+        yield [{"low": found.band.low, "high": found.band.high, **measured}]
+
+
+def _bands(subject: Subject) -> tuple[Band, ...]:
+    """The paper's bands, without those that images of this size have no frequency in."""
+    height, width = subject.images.images.shape[2:]
+    return tuple(band for band in PAPER_BANDS if band_mask((height, width), band).any())
+
+
+def _hessian(subject: Subject, done: Rows) -> Iterator[Rows]:
+    first = 1 + max((row["batch"] for row in done), default=-1)
+    found = hessian(subject.model, subject.hessian_batches[first:], weight_decay=subject.weight_decay)
+    for number, batch in enumerate(found, start=first):
+        how = {"products": batch.products, "converged": batch.converged}
+        yield [
+            {"batch": number, "rank": rank, "eigenvalue": value, "residual": residual, **how}
+            for rank, (value, residual) in enumerate(zip(batch.values, batch.residuals, strict=True))
+        ]
+
+
+def _landscape(subject: Subject, done: Rows) -> Iterator[Rows]:
+    left = grid(subject.sizes.landscape_side)[len(done) :]
+    for point in landscape(subject.model, subject.landscape_batches, left, directions(subject.model)):
+        yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
+
+
+def _calibration(subject: Subject, done: Rows) -> Iterator[Rows]:
+    found = measured(subject.model, labelled(subject.images, subject.sizes.batch_size))
+    yield [{**asdict(bin_), **found.values, "accuracy": bin_.accuracy, "points": found.accuracy} for bin_ in found.bins]
+
+
+def _named(unit: Unit) -> Row:
+    return {"unit": unit.index, "name": unit.name, "kind": unit.kind, "stage": unit.stage}
+
+
+Measure = Callable[[Subject, Rows], Iterator[Rows]]
+"""Gives the rows in parts, as they come, without those that are there already."""
+
+MEASURES: dict[str, Measure] = {
+    "hessian": _hessian,
+    "landscape": _landscape,
+    "fourier": _fourier,
+    "variance": _variance,
+    "lesion": _lesion,
+    "cka": _cka,
+    "noise": _noise,
+    "calibration": _calibration,
+}
+
+LABELLED = ("hessian", "landscape", "lesion", "noise", "calibration")
+"""Those that need a model that tells the classes of the images apart."""
+
+
+def parts(what: str, subject: Subject) -> int:
+    """In how many parts a measurement comes."""
+    match what:
+        case "hessian":
+            return len(subject.hessian_batches)
+        case "landscape":
+            return subject.sizes.landscape_side**2
+        case "lesion":
+            return len(wounds(subject.model, subject.units))
+        case "noise":
+            return len(_bands(subject))
+    return 1
+
+
+def summary(what: str, rows: Rows) -> Row:
+    """The few numbers that a measurement comes down to."""
+    match what:
+        case "hessian":
+            values = [row["eigenvalue"] for row in rows]
+            return {
+                "nep": nep(values),
+                "ape": ape(values),
+                "batches": len({row["batch"] for row in rows}),
+                "converged": all(row["converged"] for row in rows),
+            }
+        case "landscape":
+            centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
+            return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], "points": len(rows)}
+        case "calibration":
+            return {name: rows[0][name] for name in ("points", "nll", "ece", "ecse", "brier")}
+        case "lesion":
+            worst = min(rows, key=lambda row: row["change"])
+            return {"worst": worst["name"], "worst_change": worst["change"]}
+        case "variance":
+            return _steps(rows, "variance")
+        case "fourier":
+            ends = list({row["unit"]: row for row in rows}.values())
+            return _steps(ends, "log_amplitude")
+    return {}
+
+
+def _steps(rows: Rows, column: str) -> Row:
+    """The mean step of a value at units of each kind, within stages: the sign is what the paper speaks of."""
+    steps: dict[str, list[float]] = {}
+    for before, after in pairwise(rows):
+        if after["stage"] == before["stage"] and after["unit"] == before["unit"] + 1:
+            steps.setdefault(after["kind"], []).append(after[column] - before[column])
+    return {f"mean_step_{kind}": fmean(values) for kind, values in sorted(steps.items())}

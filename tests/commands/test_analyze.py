@@ -1,0 +1,63 @@
+"""`analyze` writes numbers and figures, goes on after a stop, and refuses what can't be measured."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from buildup.cli import main
+
+TINY = ["resnet10t", "--dataset", "digits", "--device", "cpu", "--quick", "--images", "32"]
+
+
+def run(*asked: str) -> int:
+    return main(["analyze", *TINY, *asked])
+
+
+def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a"
+    assert run("--what", "variance,cka", "--out", str(out), "--json") == 0
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert values["folder"] == str(out)
+    assert set(values["summaries"]) == {"variance", "cka"}
+    assert "weights are random" in said.err
+    for what in ("variance", "cka"):
+        assert (out / f"{what}.png").read_bytes().startswith(b"\x89PNG")
+        assert (out / f"{what}.svg").is_file()
+        table = json.loads((out / f"{what}.json").read_text())["tables"][0]
+        with (out / f"{what}.csv").open() as file:
+            assert len(list(csv.DictReader(file))) == len(table["rows"])
+    assert run("--what", "variance", "--out", str(out)) == 0
+    assert "variance: kept from before" in capsys.readouterr().err
+    assert not list(out.glob(".*"))
+
+
+def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("--what", "noise", "--out", str(whole)) == 0
+    finished = json.loads((whole / "noise.json").read_text())
+    cut.mkdir()
+    rows = finished["tables"][0]["rows"]
+    # Two bands of another accuracy, which only an analysis that goes on would keep, and half a line of a third.
+    kept = [[{**row, "accuracy": 12.5}] for row in rows[:2]]
+    lines = [json.dumps(finished["identity"]), *map(json.dumps, kept), '[{"low":']
+    (cut / ".noise-0.part.jsonl").write_text("\n".join(lines))
+    assert run("--what", "noise", "--out", str(cut)) == 0
+    again = json.loads((cut / "noise.json").read_text())["tables"][0]["rows"]
+    assert [row["accuracy"] for row in again] == [12.5, 12.5, *(row["accuracy"] for row in rows[2:])]
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--what", "hesian", "--seed", "x", "--out", str(tmp_path / "a"), "--compare", "resnet19"]
+    assert run(*asked) == 2
+    said = capsys.readouterr().err
+    for problem in ("did you mean 'hessian'", "--seed x", "resnet19"):
+        assert problem in said
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_timm_name_needs_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", "resnet10t", "--what", "variance"]) == 2
+    assert "--dataset is missing" in capsys.readouterr().err

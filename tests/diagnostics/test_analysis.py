@@ -1,0 +1,89 @@
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from buildup.diagnostics.analysis import MEASURES, QUICK, Row, Sizes, Subject, parts, summary, units_rows
+from buildup.diagnostics.evaluate import labelled
+from buildup.diagnostics.figures import Table, draw
+from buildup.diagnostics.hooks import fingerprint
+from buildup.diagnostics.units import find_units
+from buildup.training.data import load_data
+from buildup.training.dataset import Dataset
+
+TINY = Sizes(images=16, hessian_batches=2, landscape_side=3, landscape_images=8, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def subject(make: Callable[..., nn.Module]) -> Subject:
+    model = make("pit_ti_224", img_size=16, in_chans=1).eval()
+    digits = load_data("digits")
+    some = Dataset(
+        name="digits",
+        images=digits.images[:16],
+        labels=digits.labels[:16],
+        class_names=digits.class_names,
+        mean=digits.mean,
+        std=digits.std,
+    )
+    batches = tuple((images, nn.functional.one_hot(labels, 10).float()) for images, labels in labelled(some, 8))
+    return Subject(
+        label="tiny",
+        model=model,
+        units=find_units(model, torch.zeros(1, 1, 16, 16)),
+        images=some,
+        hessian_batches=batches,
+        landscape_batches=batches[:1],
+        weight_decay=0.05,
+        sizes=TINY,
+    )
+
+
+def measure(what: str, subject: Subject) -> list[list[Row]]:
+    return [list(part) for part in MEASURES[what](subject, [])]
+
+
+@pytest.mark.parametrize("what", list(MEASURES))
+def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject: Subject) -> None:
+    before = fingerprint(subject.model)
+    found = measure(what, subject)
+    assert len(found) == parts(what, subject)
+    rows = [row for part in found for row in part]
+    assert len({tuple(row) for row in rows}) == 1, "all rows have the same columns"
+    assert all(isinstance(value, str | int | float) for value in summary(what, rows).values())
+    table = Table(label=subject.label, units=units_rows(subject), rows=rows)
+    picture = io.BytesIO()
+    draw(what, [table, table]).savefig(picture, format="svg")
+    assert picture.getvalue().startswith(b"<?xml")
+    assert fingerprint(subject.model) == before
+
+
+@pytest.mark.parametrize("what", ["hessian", "landscape", "lesion", "noise"])
+def test_what_takes_long_goes_on_where_it_was_left(what: str, subject: Subject) -> None:
+    whole = measure(what, subject)
+    assert list(map(list, MEASURES[what](subject, whole[0]))) == whole[1:]
+
+
+def test_bands_that_small_images_lack_are_left_out(subject: Subject) -> None:
+    assert [part[0]["low"] for part in measure("noise", subject)] == [0.05, 0.25, 0.35, 0.45, 0.55, 0.75, 0.85]
+
+
+def test_quick_is_smaller_in_everything() -> None:
+    usual = Sizes()
+    assert QUICK.images < usual.images
+    assert QUICK.hessian_batches < usual.hessian_batches
+    assert QUICK.landscape_side < usual.landscape_side
+    assert QUICK.landscape_images < usual.landscape_images
+
+
+def test_steps_are_counted_inside_stages() -> None:
+    rows = [
+        {"unit": 0, "kind": "stem", "stage": 0, "variance": 5.0},
+        {"unit": 1, "kind": "conv", "stage": 1, "variance": 1.0},
+        {"unit": 2, "kind": "msa", "stage": 1, "variance": 0.5},
+        {"unit": 3, "kind": "conv", "stage": 2, "variance": 9.0},
+        {"unit": 4, "kind": "msa", "stage": 2, "variance": 8.0},
+    ]
+    assert summary("variance", rows) == {"mean_step_msa": -0.75}

@@ -1,20 +1,17 @@
 """`analyze`: the paper's measurements on a run's network or any model of timm, as numbers and figures."""
 
-import csv
 import hashlib
-import io
 import json
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import asdict, replace
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from buildup.commands.measuring import measure, plain
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
@@ -23,28 +20,18 @@ from buildup.diagnostics.analysis import (
     LABELLED,
     MEASURES,
     QUICK,
-    Row,
-    Rows,
     Sizes,
     Subject,
-    parts,
-    summary,
-    units_rows,
 )
-from buildup.diagnostics.figures import Table, draw
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluating, fingerprint
 from buildup.diagnostics.units import find_units
 from buildup.errors import DataError, RequestError, unknown
-from buildup.report.words import duration
 from buildup.search.files import write_whole
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import check_device
 from buildup.training.recipe import recipe_to_values
-
-PATIENCE = 5.0
-"""Seconds between two words about progress."""
 
 
 def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -56,7 +43,7 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     with interruptible():
         for what in wanted:
             try:
-                found[what] = _measure(what, subjects, folder, identity)
+                found[what] = measure(what, subjects, folder, identity)
             except RequestError as error:
                 if flags["what"] not in (None, "all"):
                     raise
@@ -64,7 +51,7 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
                 found[what] = {"left out": str(error)}
     assert before == [fingerprint(subject.model) for subject in subjects], "a measurement changed its model"
     values = {"folder": str(folder), "identity": identity, "summaries": found}
-    write_whole(folder / "summary.json", json.dumps(_plain(values), indent=2).encode())
+    write_whole(folder / "summary.json", json.dumps(plain(values), indent=2).encode())
     return _text(found, folder), values
 
 
@@ -82,6 +69,8 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     for name in (flags["model"], *(flags["compare"] or "").split(",")):
         with problems.caught():
             models += [find_model(name, flags)] if name else []
+    labels = [model.label for model in models]
+    problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
     problems.raise_any()
     subjects = [_subject(model, sizes, seed, torch.device(device)) for model in models]
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
@@ -101,9 +90,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     folder = Path(flags["out"] or f"analyses/{plain}-{Path(models[0].dataset).name}")
     identity = {
         "models": {subject.label: fingerprint(subject.model)[:16] for subject in subjects},
-        "dataset": models[0].dataset,
-        "data": subjects[0].images.hash[:16],
-        "images": f"{len(subjects[0].images.labels)} of the training set's validation part",
+        "images": {subject.label: _described(subject.images) for subject in subjects},
         "recipe": hashlib.sha256(json.dumps(recipe_to_values(models[0].recipe), sort_keys=True).encode()).hexdigest()[
             :16
         ],
@@ -117,6 +104,9 @@ def _subject(found: Found, sizes: Sizes, seed: int, device: torch.device) -> Sub
     data = load_data(found.dataset, found.data_dir, found.image_size)
     train, val = split(data, 0)
     model = found.model.to(device)
+    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
+    if broken:
+        raise DataError(f"{found.label}: {len(broken)} of its tensors hold what is no number, {broken[0]} first.")
     image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
     try:
         with torch.no_grad(), evaluating(model):
@@ -155,90 +145,12 @@ def _chosen(data: Dataset, index: torch.Tensor) -> Dataset:
     )
 
 
+def _described(images: Dataset) -> str:
+    return f"{len(images.labels)} of {images.name}, from the validation part of its training set, {images.hash[:16]}"
+
+
 def _classes(subject: Subject) -> int:
     return subject.units[-1].channels
-
-
-def _measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
-    """One measurement of all models: kept from an earlier run where it is the same, else made, written and drawn."""
-    path = folder / f"{what}.json"
-    if path.is_file() and (kept := _read(path)) and kept.get("identity") == identity:
-        say(f"{what}: kept from before.")
-        return dict(kept["summaries"])
-    tables, unfinished = [], []
-    for number, subject in enumerate(subjects):
-        place = folder / f".{what}-{number}.part.jsonl"
-        rows = _followed(what, subject, place, identity)
-        if not rows:
-            raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
-        tables.append(Table(label=subject.label, units=units_rows(subject), rows=rows))
-        unfinished.append(place)
-    summaries = {table.label: summary(what, table.rows) for table in tables}
-    values = {"identity": identity, "summaries": summaries, "tables": [asdict(table) for table in tables]}
-    write_whole(folder / f"{what}.csv", _csv(tables).encode())
-    figure = draw(what, tables)
-    for form in ("svg", "png"):
-        picture = io.BytesIO()
-        figure.savefig(picture, format=form)
-        write_whole(folder / f"{what}.{form}", picture.getvalue())
-    write_whole(path, json.dumps(_plain(values), indent=1).encode())
-    for place in unfinished:
-        place.unlink(missing_ok=True)
-    return summaries
-
-
-def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
-    """The rows of a measurement; each part is on disk before the next begins."""
-    done = list(_left(place, identity))
-    total, started, told = parts(what, subject), time.monotonic(), time.monotonic()
-    if not done:
-        write_whole(place, f"{json.dumps(identity)}\n".encode())
-    rows = [row for part in done for row in part]
-    with place.open("a", encoding="utf-8") as file:
-        for number, part in enumerate(MEASURES[what](subject, rows), start=1):
-            plain = _plain(list(part))
-            file.write(f"{json.dumps(plain)}\n")
-            file.flush()
-            done.append(plain)
-            if time.monotonic() - told > PATIENCE:
-                told = time.monotonic()
-                left = (told - started) / number * (total - len(done))
-                say(f"{what} of {subject.label}: {len(done)} of {total}, {duration(left)} left")
-    return [row for part in done for row in part]
-
-
-def _left(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:
-    """The parts that an interrupted run of the same measurement has left."""
-    lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else []
-    if not lines or json.loads(lines[0]) != json.loads(json.dumps(identity)):
-        return
-    with suppress(json.JSONDecodeError):  # the last line of a run that was killed
-        for line in lines[1:]:
-            yield json.loads(line)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    with suppress(OSError, json.JSONDecodeError):
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    return {}
-
-
-def _csv(tables: Sequence[Table]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
-    writer.writeheader()
-    for table in tables:
-        writer.writerows({"model": table.label, **row} for row in table.rows)
-    return text.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, which has no infinities and nothing that is no number."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _text(found: Mapping[str, Any], folder: Path) -> str:

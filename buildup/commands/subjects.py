@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -109,6 +108,3 @@ def _load(model: nn.Module, training: Path) -> None:
         raise RunError(f"{left[-1]}: no weights that can be read: {error}") from error
     except RuntimeError as error:
         raise RunError(f"{left[-1]}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
-    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
-    if broken:
-        raise RunError(f"{left[-1]}: {len(broken)} of its tensors hold values that are no numbers, {broken[0]} first.")

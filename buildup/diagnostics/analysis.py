@@ -206,6 +206,11 @@ def summary(what: str, rows: Rows) -> Row:
         case "lesion":
             worst = min(rows, key=lambda row: row["change"])
             return {"worst": worst["name"], "worst_change": worst["change"]}
+        case "noise":
+            worst = max(rows, key=lambda row: row["drop"])
+            return {"worst_frequency": (worst["low"] + worst["high"]) / 2, "worst_drop": worst["drop"]}
+        case "cka":
+            return {"mean": fmean(row["cka"] for row in rows if row["unit"] != row["other"])}
         case "variance":
             return _steps(rows, "variance")
         case "fourier":

@@ -108,7 +108,7 @@ def _fourier(tables: Sequence[Table]) -> Figure:
         figure.colorbar(scale, ax=curves, label="normalised depth")
         ends = [rows[-1] for rows in units.values()]
         _depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
-        _depth(panels[2][number], table, "high_energy", ends, "energy share at ≥ π/2")
+        _depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
     return figure
 
 

@@ -61,3 +61,29 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.Captur
 def test_a_timm_name_needs_a_dataset(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", "resnet10t", "--what", "variance"]) == 2
     assert "--dataset is missing" in capsys.readouterr().err
+
+
+def test_a_training_is_analysed_with_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "training"
+    tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--precision", "float32", "--threads", "1"]
+    assert main(["train", "resnet10t", *tiny, "--device", "cpu", "--to", str(place), "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)["score"]["accuracy"]
+    asked = ["analyze", str(place), "--what", "calibration", "--device", "cpu", "--out", str(tmp_path / "a"), "--json"]
+    assert main(asked) == 0
+    found = json.loads(capsys.readouterr().out)["summaries"]["calibration"]["training"]
+    assert found["points"] == pytest.approx(trained, abs=0.4)
+    (place / "attempt-1" / "weights.safetensors").unlink()
+    assert main(asked) == 2
+    assert "has no weights.safetensors" in capsys.readouterr().err
+
+
+def test_what_one_image_cannot_tell_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = [*TINY[:-1], "1", "--out", str(tmp_path / "a")]
+    assert main(["analyze", *one, "--what", "cka"]) == 2
+    assert "at least 4 images" in capsys.readouterr().err
+    assert not list((tmp_path / "a").glob(".*"))
+
+
+def test_a_model_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--what", "variance", "--compare", "resnet10t", "--out", str(tmp_path / "a")) == 2
+    assert "named twice" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""One measurement of `analyze` on disk: parts while it runs, then numbers and figures; nothing is repeated."""
+
+import csv
+import io
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from buildup.commands.progress import say
+from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, parts, summary, units_rows
+from buildup.diagnostics.figures import Table, draw
+from buildup.errors import DataError
+from buildup.report.words import duration
+from buildup.search.files import write_whole
+
+PATIENCE = 5.0
+"""Seconds between two words about progress."""
+
+
+def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+    """One measurement of all models: kept from an earlier run where it is the same, else made, written and drawn."""
+    path = folder / f"{what}.json"
+    if path.is_file() and (kept := _read(path)) and kept.get("identity") == identity:
+        say(f"{what}: kept from before.")
+        return dict(kept["summaries"])
+    tables, unfinished = [], []
+    for number, subject in enumerate(subjects):
+        place = folder / f".{what}-{number}.part.jsonl"
+        rows = _followed(what, subject, place, identity)
+        if not rows:
+            raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
+        tables.append(Table(label=subject.label, units=units_rows(subject), rows=rows))
+        unfinished.append(place)
+    summaries = {table.label: summary(what, table.rows) for table in tables}
+    values = {"identity": identity, "summaries": summaries, "tables": [asdict(table) for table in tables]}
+    write_whole(folder / f"{what}.csv", _csv(tables).encode())
+    figure = draw(what, tables)
+    for form in ("svg", "png"):
+        picture = io.BytesIO()
+        figure.savefig(picture, format=form)
+        write_whole(folder / f"{what}.{form}", picture.getvalue())
+    write_whole(path, json.dumps(plain(values), indent=1).encode())
+    for place in unfinished:
+        place.unlink(missing_ok=True)
+    return summaries
+
+
+def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
+    """The rows of a measurement; each part is on disk before the next begins."""
+    done = list(_left(place, identity))
+    total, started, told = parts(what, subject), time.monotonic(), time.monotonic()
+    rows = [row for part in done for row in part]
+    # Written anew, so that half a line of a run that was killed is gone.
+    content = [json.dumps(identity), *map(json.dumps, done)]
+    for number, part in enumerate(MEASURES[what](subject, rows), start=1):
+        done.append(plain(list(part)))
+        content.append(json.dumps(done[-1]))
+        write_whole(place, "\n".join(content).encode())
+        if time.monotonic() - told > PATIENCE:
+            told = time.monotonic()
+            left = (told - started) / number * (total - len(done))
+            say(f"{what} of {subject.label}: {len(done)} of {total}, {duration(left)} left")
+    return [row for part in done for row in part]
+
+
+def _left(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:
+    """The parts that an interrupted run of the same measurement has left."""
+    lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else []
+    if not lines or json.loads(lines[0]) != json.loads(json.dumps(identity)):
+        return
+    with suppress(json.JSONDecodeError):  # the last line of a run that was killed
+        for line in lines[1:]:
+            yield json.loads(line)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(OSError, json.JSONDecodeError):
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    return {}
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
+    writer.writeheader()
+    for table in tables:
+        writer.writerows({"model": table.label, **row} for row in table.rows)
+    return text.getvalue()
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON, which has no infinities and nothing that is no number."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value

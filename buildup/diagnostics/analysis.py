@@ -41,7 +41,7 @@ class Sizes:
     batch_size: int = 128
 
 
-QUICK = Sizes(images=512, hessian_batches=4, landscape_side=7, landscape_images=256, batch_size=64)
+QUICK = Sizes(images=512, hessian_batches=4, landscape_side=7, landscape_images=128, batch_size=64)
 
 
 @dataclass(frozen=True, kw_only=True)

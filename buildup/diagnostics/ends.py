@@ -55,7 +55,8 @@ def _ends(flow: Flow, joins: list[int]) -> list[End]:
             continue
         if any(_is_inside(run.path, owner) for owner in owners):
             continue
-        sibling = _stands_in_sequence(runs, run) and run.path.rpartition(".")[0] in parents
+        is_block = not type(run.module).__module__.startswith("torch.nn")
+        sibling = is_block and _stands_in_sequence(runs, run) and run.path.rpartition(".")[0] in parents
         cousin = _stands_in_sequence(runs, run) and run.path.count(".") in depths and _has_runs(flow, run)
         cousin = cousin and bool(convs(flow.between(run.first - 1, run.gave)))
         if type(run.module) in classes or sibling or cousin:

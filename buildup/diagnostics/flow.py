@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from buildup.errors import BaseError
+
 NODE = "_buildup_node"
 """The attribute of a tensor that holds the number of the call that made it."""
 
@@ -138,7 +140,7 @@ def trace(model: nn.Module, image: Tensor) -> Flow:
         for path, module in model.named_modules():
             enter, leave = tracer.hooks(path)
             hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
-            hooks.enter_context(module.register_forward_hook(leave, always_call=False))
+            hooks.enter_context(module.register_forward_hook(leave))
         picture = image.detach().clone()
         setattr(picture, NODE, 0)
         tracer.nodes.append(
@@ -146,8 +148,11 @@ def trace(model: nn.Module, image: Tensor) -> Flow:
         )
         with tracer:
             logits = model(picture)
-    # Of a model that gives out several things, such as a head and its distilled twin, nothing is one tensor.
-    assert isinstance(logits, Tensor), "a model that gives out one tensor of logits"
+    if not isinstance(logits, Tensor) or not hasattr(logits, NODE):
+        raise BaseError(
+            f"{type(model).__name__} gives out {type(logits).__name__}, and one tensor of logits is needed that "
+            "depends on the image."
+        )
     return Flow(nodes=tuple(tracer.nodes), runs=tuple(tracer.runs), end=getattr(logits, NODE))
 
 

@@ -79,7 +79,9 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
     size = (image.shape[2], image.shape[3])
     ends = find_ends(flow)
     if not ends:
-        raise BaseError(f"{type(model).__name__} has no convolution, attention or residual sum to be observed.")
+        raise BaseError(
+            f"{type(model).__name__} has no convolution, residual sum or concatenation that all of it goes through."
+        )
     return tuple(_units(flow, ends, size))
 
 

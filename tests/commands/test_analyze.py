@@ -87,3 +87,22 @@ def test_what_one_image_cannot_tell_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_a_model_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--what", "variance", "--compare", "resnet10t", "--out", str(tmp_path / "a")) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_is_analysed_beside_its_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--base", "resnet18", "--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--seeds", "1"]
+    small = ["--workers", "1", "--device", "cpu", "--max-trials", "2", "--allow-weak-base", "--run", "tiny"]
+    main(["search", *tiny, *small])
+    capsys.readouterr()
+    asked = ["analyze", "tiny:CC|CC|CC|CM", "--compare", "tiny:0", "--what", "variance,lesion", "--quick", "--json"]
+    assert main([*asked, "--images", "32", "--device", "cpu"]) == 0
+    found = json.loads(capsys.readouterr().out)["summaries"]
+    assert list(found["variance"]) == ["tiny CC|CC|CC|CM", "tiny CC|CC|CC|CC"]
+    assert "mean_step_msa" in found["variance"]["tiny CC|CC|CC|CM"]
+    assert "mean_step_msa" not in found["variance"]["tiny CC|CC|CC|CC"]
+    assert main(["analyze", "tiny:7", "--what", "variance"]) == 2
+    assert "no such candidate" in capsys.readouterr().err

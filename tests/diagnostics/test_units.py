@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -25,14 +26,40 @@ def letters(units: tuple[Unit, ...]) -> str:
 
 
 def test_what_follows_a_unit_depends_on_the_image_by_its_output_alone(any_model: nn.Module) -> None:
-    units = find_units(any_model, images(any_model, 1))
+    check_composition(any_model, images(any_model, 2, seed=1), images(any_model, 2, seed=2))
+
+
+FAMILIES = (
+    "coatnet_pico_rw_224",
+    "convmixer_768_32",
+    "densenet121",
+    "eva02_tiny_patch14_224",
+    "fastvit_t8",
+    "levit_128s",
+    "maxvit_pico_rw_256",
+    "mobilevit_xxs",
+    "pvt_v2_b0",
+    "repvgg_a0",
+    "resnest14d",
+    "volo_d1_224",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_units_compose_in_many_families_at_their_own_size(name: str) -> None:
+    model: Any = timm.create_model(name)
+    check_composition(model, *torch.randn(2, 1, *model.pretrained_cfg["input_size"]))
+
+
+def check_composition(model: nn.Module, one: Tensor, other: Tensor) -> None:
+    """With a unit's output for one image in its place, the logits for another are those for the first."""
+    units = find_units(model, one[:1])
     assert len(units) > 3
-    one, other = images(any_model, 2, seed=1), images(any_model, 2, seed=2)
-    wanted = observe(any_model, units, one)
-    for number, unit in enumerate(units):
-        state = wanted[number]
-        with torch.no_grad(), evaluating(any_model), acting(any_model, {unit.site: lambda *_, s=state: s.clone()}):
-            assert torch.equal(any_model(other), wanted[-1]), unit.name
+    wanted = observe(model, units, one)
+    for unit, state in zip(units, wanted, strict=True):
+        with torch.no_grad(), evaluating(model), acting(model, {unit.site: lambda *_, s=state: s.clone()}):
+            assert torch.equal(model(other), wanted[-1]), unit.name
 
 
 def test_looking_changes_neither_weights_nor_modes_nor_hooks(any_model: nn.Module) -> None:
@@ -123,6 +150,18 @@ def test_non_square_images_have_non_square_maps() -> None:
     model = timm.create_model("test_vit", img_size=(32, 64), patch_size=8)
     assert find_units(model, torch.zeros(1, 3, 32, 64))[1].size == (4, 8)
     assert find_units(timm.create_model("test_resnet"), torch.zeros(1, 3, 64, 96))[2].size == (8, 12)
+
+
+class Pair(nn.Module):
+    """A model that gives out two things."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+def test_a_model_without_one_tensor_of_logits_is_refused() -> None:
+    with pytest.raises(BaseError, match="gives out tuple"):
+        find_units(Pair(), torch.zeros(1, 3, 2, 2))
 
 
 def test_what_has_nothing_to_observe_says_so() -> None:

@@ -370,6 +370,7 @@ COMMANDS = (
                 metavar="NAME|FILE",
                 help="how training images are augmented (default: as it was trained, or paper)",
             ),
+            Flag(name="pretrained", metavar="[FILE]", help="of a timm model: timm's weights, or those of a file"),
             Flag(name="quick", help="512 images, 4 Hessian batches and a landscape of 7 x 7 points on 128 images"),
             Flag(name="images", metavar="N", help="images to look at (default: 10,000 or all there are)"),
             Flag(name="seed", metavar="N", help="of order, augmentation and the choice of images (default: 0)"),

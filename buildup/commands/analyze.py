@@ -71,6 +71,8 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
             models += [find_model(name, flags)] if name else []
     labels = [model.label for model in models]
     problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
+    if flags["pretrained"] is not None and models and not any(model.by_name for model in models):
+        problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
     subjects = [_subject(model, sizes, seed, torch.device(device)) for model in models]
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]

@@ -14,14 +14,18 @@ from torch import nn
 from buildup.commands.export import best_training, choose
 from buildup.commands.train import TRAINING, network_of
 from buildup.errors import RequestError, RunError
+from buildup.graph.network import Network
 from buildup.graph.values import network_from_values
 from buildup.models.build import build
+from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.search.folder import folder_of, open_run
 from buildup.search.state import state_of
 from buildup.training.data import describe_data
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
 
-UNTRAINED = "its weights are random. A run, the folder of `buildup train` or an export has trained ones"
+UNTRAINED = (
+    "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class Found:
     dataset: str
     data_dir: str | None
     image_size: int | None
+    by_name: bool = False
+    """Whether it was made by its name in timm, so that `--pretrained` says something about it."""
     note: str = ""
 
 
@@ -55,8 +61,20 @@ def find_model(name: str, flags: Mapping[str, Any]) -> Found:
         model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
         return Found(label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known)
     data = describe_data(flags["dataset"], flags["data_dir"])
-    model = build(network_of(name, None, data), seed=0)
-    return Found(label=name, model=model, image_size=data.image_size, note=UNTRAINED, **known)
+    network = network_of(name, None, data)
+    model, note = build(network, seed=0), UNTRAINED
+    if flags["pretrained"] is not None:
+        load_pretrained(model, network, find_pretrained(network, name, flags["pretrained"]))
+        note = _left_random(network)
+    return Found(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
+
+
+def _left_random(network: Network) -> str:
+    """What trained weights of a base do not reach."""
+    parts = ["its small stem"] if any(to == "3x3" for _, to in network.shrunk) else []
+    trained: Any = timm.get_pretrained_cfg(network.base)
+    parts += ["its classifier"] if trained.num_classes != network.num_classes else []
+    return f"the weights of {' and '.join(parts)} are random" if parts else ""
 
 
 def _of_run(name: str, candidate: str | None, flags: Mapping[str, Any]) -> Found:

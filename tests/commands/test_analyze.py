@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from buildup.cli import main
 
@@ -87,6 +89,19 @@ def test_what_one_image_cannot_tell_is_refused(tmp_path: Path, capsys: pytest.Ca
 def test_a_model_is_not_compared_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--what", "variance", "--compare", "resnet10t", "--out", str(tmp_path / "a")) == 2
     assert "named twice" in capsys.readouterr().err
+
+
+def test_a_timm_model_is_analysed_with_weights_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {name: 2 * weight for name, weight in timm.create_model("resnet10t").state_dict().items()}
+    save_file(weights, tmp_path / "w.safetensors")
+    asked = ["--what", "variance", "--json", "--out", str(tmp_path / "a")]
+    found = []
+    for more in ([], ["--pretrained", str(tmp_path / "w.safetensors")]):
+        assert run(*asked, *more) == 0
+        said = capsys.readouterr()
+        found.append(json.loads(said.out)["identity"]["models"])
+    assert found[0] != found[1]
+    assert "the weights of its classifier are random" in said.err
 
 
 @pytest.mark.slow

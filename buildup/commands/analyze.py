@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from math import ceil
 from pathlib import Path
@@ -74,7 +74,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     if flags["pretrained"] is not None and models and not any(model.by_name for model in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
-    subjects = [_subject(model, sizes, seed, torch.device(device)) for model in models]
+    subjects = [_subject(model, sizes, wanted, seed, torch.device(device)) for model in models]
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
     if blind and (asked := [what for what in wanted if what in LABELLED]):
         problem = (
@@ -102,7 +102,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     return subjects, wanted, folder, identity
 
 
-def _subject(found: Found, sizes: Sizes, seed: int, device: torch.device) -> Subject:
+def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, device: torch.device) -> Subject:
     data = load_data(found.dataset, found.data_dir, found.image_size)
     train, val = split(data, 0)
     model = found.model.to(device)
@@ -115,13 +115,16 @@ def _subject(found: Found, sizes: Sizes, seed: int, device: torch.device) -> Sub
             model(image)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise DataError(f"{found.label} can't take images of {data.name}, {tuple(image.shape[1:])}: {error}") from error
+    # Kept as they are, so that all that is measured on them sees the same; at 224 px a gigabyte is soon full.
+    curved = sizes.hessian_batches if "hessian" in wanted else 0
+    walked = ceil(sizes.landscape_images / BATCH) if "landscape" in wanted else 0
     batches = augmented_batches(
         data,
         found.recipe,
         train,
         seed=seed,
         device=device,
-        count=max(sizes.hessian_batches, ceil(sizes.landscape_images / BATCH)),
+        count=max(curved, walked),
     )
     shown = val[torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: sizes.images].sort().values]
     return Subject(
@@ -129,8 +132,8 @@ def _subject(found: Found, sizes: Sizes, seed: int, device: torch.device) -> Sub
         model=model,
         units=find_units(model, image),
         images=_chosen(data, shown),
-        hessian_batches=batches[: sizes.hessian_batches],
-        landscape_batches=batches[: ceil(sizes.landscape_images / BATCH)],
+        hessian_batches=batches[:curved],
+        landscape_batches=batches[:walked],
         weight_decay=found.recipe.weight_decay,
         sizes=sizes,
     )

@@ -1,11 +1,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from timm.data.config import resolve_model_data_config
 from torch import Tensor
@@ -16,6 +17,7 @@ from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, Loca
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.models.build import build
+from buildup.models.export import export, probe_logits
 from buildup.models.read import read
 
 
@@ -216,6 +218,14 @@ def legal_edits(network: Network) -> list[Edit]:
     return edits
 
 
+def edited(family: Family, size: int, data: st.DataObject) -> Network:
+    """A network after a few legal edits in a row."""
+    network = network_of(family, size=size)
+    for _ in range(data.draw(st.integers(1, 4))):
+        network = apply(network, data.draw(st.sampled_from(legal_edits(network))))
+    return network
+
+
 OTHERS = [Family(base=base) for base in ("convnext_atto", "regnety_002", "mobilenetv3_small_050", "mambaout_femto")]
 
 
@@ -226,9 +236,7 @@ OTHERS = [Family(base=base) for base in ("convnext_atto", "regnety_002", "mobile
 )
 @settings(deadline=None, max_examples=15)
 def test_any_legal_edits_give_a_network_that_trains_a_step(family: Family, size: int, data: st.DataObject) -> None:
-    network = network_of(family, size=size)
-    for _ in range(data.draw(st.integers(1, 4))):
-        network = apply(network, data.draw(st.sampled_from(legal_edits(network))))
+    network = edited(family, size, data)
     model = build(network, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -239,3 +247,18 @@ def test_any_legal_edits_give_a_network_that_trains_a_step(family: Family, size:
     assert loss.isfinite(), layout(network)
     assert all(parameter.grad is not None and parameter.isfinite().all() for parameter in model.parameters())
     assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.slow
+@given(st.sampled_from([RESNET, RESNETV2, *OTHERS]), st.data())
+@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_legal_edits_give_a_network_that_exports_and_loads_with_equal_logits(
+    tmp_path: Path, family: Family, data: st.DataObject
+) -> None:
+    network = edited(family, 24, data)
+    model = build(network, seed=0)
+    model(torch.randn(4, *network.input_shape, generator=torch.Generator().manual_seed(0)))
+    folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+    # It compares what timm and the file alone load with these logits, and raises where they differ.
+    export(network, model.state_dict(), folder, card="", expected=probe_logits(model, network))
+    assert {"config.json", "model.safetensors", "alternet.py"} <= {path.name for path in folder.iterdir()}

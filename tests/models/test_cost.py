@@ -47,6 +47,8 @@ def test_the_base_of_the_cifar_search_and_its_control_cost_what_the_paper_says()
     assert (cost(base).params, round(cost(base).macs / 1e9, 3)) == (23_697_572, 1.298)
     control = apply(base, Append(stage="stages.3"))
     assert (round(cost(control).params / 1e6, 3), round(cost(control).macs / 1e9, 3)) == (28.160, 1.369)
+    large = apply(read("resnetv2_50", input_shape=LARGE[0], num_classes=LARGE[1]), Append(stage="stages.3"))
+    assert (round(cost(large).params / 1e6, 3), round(cost(large).macs / 1e9, 3)) == (30.012, 4.308)
 
 
 @pytest.mark.parametrize(("stage", "expected"), list(enumerate([103_345, 411_441, 1_642_033, 6_560_817])))

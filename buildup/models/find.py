@@ -49,8 +49,8 @@ def find(base: str, base_args: Mapping[str, Any] | None = None) -> Found:
     stages = find_stages(root)
     if not stages:
         raise BaseError(
-            f"{name} can't be a base: no stage has, after its first block, one that gives out maps like those "
-            "that it takes, so nothing can take a block's place."
+            f"{name} can't be a base: no stage has, after its first block, one with convolutions that look around and "
+            "that gives out maps like those that it takes, so nothing can take a block's place."
         )
     return Found(name=name, root=root, stages=stages)
 

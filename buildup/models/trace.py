@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import count
 from typing import Any
 
 import torch
@@ -40,9 +39,6 @@ class Call:
     took_version: int
     gave: Tensor | None = None
     gave_version: int = 0
-    started: int
-    ended: int = 0
-    """Its place in the order of all starts and ends."""
 
     @property
     def inside(self) -> Iterator["Call"]:
@@ -96,9 +92,8 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
         input_shape: The shape of the image.
         blocks: Paths of modules that `reads` is to tell of.
     """
-    calls: list[Call] = []
+    roots: list[Call] = []
     open_calls: list[Call] = []
-    clock = count()
 
     def start(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = [value for value in (*args, *kwargs.values()) if value is not None]
@@ -112,18 +107,14 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
             reads=sources(given),
             took=took,
             took_version=_version(took),
-            started=next(clock),
         )
-        if parent is not None:
-            parent.calls.append(call)
-        calls.append(call)
+        (roots if parent is None else parent.calls).append(call)
         open_calls.append(call)
 
     def end(module: nn.Module, args: Any, result: Any) -> None:
         call = open_calls.pop()
         call.gave = result if isinstance(result, Tensor) else None
         call.gave_version = _version(call.gave)
-        call.ended = next(clock)
         if call.path in blocks:
             _mark(result, frozenset([call.path]))
 
@@ -141,7 +132,7 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
             raise BaseError(f"{name} cannot take images of shape {input_shape}: {error}") from error
         finally:
             model.train(training)
-    return calls[0]
+    return roots[0]
 
 
 class _Followed(TorchFunctionMode):

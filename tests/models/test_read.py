@@ -63,7 +63,7 @@ def test_tags_and_old_names_lead_to_the_same_network(name: str, base: str) -> No
         ("mobilevit_xxs", "has attention of its own"),
         ("alter_resnet18", "has attention of its own"),
         ("mixer_b16_224", "has no convolutional stages"),
-        ("densenet121", "no stage has, after its first block, one that gives out maps like those that it takes"),
+        ("densenet121", "no stage has, after its first block, one with convolutions that look around"),
     ],
 )
 def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, says: str) -> None:

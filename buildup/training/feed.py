@@ -87,7 +87,6 @@ class Resident:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, each stack of them augmented at once."""
         recipe, dataset, images = self.recipe, self.dataset, self.train_images
-        size = dataset.image_size
         order = draws.data_order(stream(self.seed, number, "order"), images)
         where = send(self.train[torch.from_numpy(order)], self.device)
         changes = self._drawn(number)
@@ -103,17 +102,7 @@ class Resident:
             for some, their in zip(
                 torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True
             ):
-                if recipe.mixup or recipe.cutmix:
-                    how = draws.mixture(
-                        mixtures,
-                        (size, size),
-                        mixup=recipe.mixup,
-                        cutmix=recipe.cutmix,
-                        mix_prob=recipe.mix_prob,
-                        mix_switch_prob=recipe.mix_switch_prob,
-                    )
-                    some, their = mix(some, their, how)
-                yield some, their
+                yield mixed(recipe, mixtures, some, their)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images in their order."""
@@ -176,6 +165,22 @@ class Changes:
             images = operate(images, layer, here, fill)
         floats = normalise(images, dataset.mean, dataset.std)
         return floats if self.boxes is None else erase(floats, self.boxes[here])
+
+
+def mixed(recipe: Recipe, mixtures: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """A batch mixed as the recipe says, by the epoch's stream for that; as it is in a recipe that mixes nothing."""
+    if not (recipe.mixup or recipe.cutmix):
+        return images, targets
+    height, width = images.shape[-2:]
+    how = draws.mixture(
+        mixtures,
+        (height, width),
+        mixup=recipe.mixup,
+        cutmix=recipe.cutmix,
+        mix_prob=recipe.mix_prob,
+        mix_switch_prob=recipe.mix_switch_prob,
+    )
+    return mix(images, targets, how)
 
 
 def batch_starts(images: int, batch_size: int) -> range:

@@ -24,10 +24,10 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from buildup.training import draws
-from buildup.training.augment import erase, mix, soft_targets
+from buildup.training.augment import erase, soft_targets
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD
 from buildup.training.draws import epoch_seed, stream
-from buildup.training.feed import PADDING_SIZE, batch_starts
+from buildup.training.feed import PADDING_SIZE, batch_starts, mixed
 from buildup.training.randaugment import send
 from buildup.training.recipe import Recipe
 from buildup.training.source import SMALL, Source
@@ -122,17 +122,7 @@ class Stream:
             if recipe.erasing:
                 inputs = erase(inputs, send(torch.from_numpy(boxes[place[0] : place[-1] + 1]), self.device))
             targets = soft_targets(labels, self.num_classes, recipe.label_smoothing)
-            if recipe.mixup or recipe.cutmix:
-                how = draws.mixture(
-                    mixtures,
-                    (size, size),
-                    mixup=recipe.mixup,
-                    cutmix=recipe.cutmix,
-                    mix_prob=recipe.mix_prob,
-                    mix_switch_prob=recipe.mix_switch_prob,
-                )
-                inputs, targets = mix(inputs, targets, how)
-            yield inputs, targets
+            yield mixed(recipe, mixtures, inputs, targets)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images in their order, as timm evaluates them: the centre of a slightly larger image."""

@@ -3,8 +3,9 @@
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from socketserver import ThreadingMixIn
 from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, make_server
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
 
@@ -30,15 +31,22 @@ def dashboard(flags: Mapping[str, Any]) -> int:
     with existing_storage(run.folder, run.settings.storage) as storage:
         app = optuna_dashboard.wsgi(storage, artifact_store(run.folder))
         try:
-            server = make_server(host, port, app, handler_class=_QuietHandler)
+            server = make_server(host, port, app, _Server, _QuietHandler)
         except OSError as problem:
             raise ResourceError(
                 f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
             ) from None
-        print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
         with server, suppress(KeyboardInterrupt), interruptible():
+            print(f"{run.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)", file=sys.stderr, flush=True)
             server.serve_forever()
     return 0
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request: browsers open connections ahead, and wsgiref takes what is raised in a request for
+    that request's failure, so a Ctrl-C that arrived in one would be lost."""
+
+    daemon_threads = True
 
 
 class _QuietHandler(WSGIRequestHandler):

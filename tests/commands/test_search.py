@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -24,6 +24,7 @@ from buildup.search.folder import open_run
 from buildup.search.state import state_of
 from buildup.training.recipe import shipped_recipes
 
+Start = Callable[..., "subprocess.Popen[str]"]
 ASKED = [
     "--base",
     "resnet18",
@@ -141,17 +142,23 @@ def test_any_candidate_can_be_exported(place: Path, capsys: pytest.CaptureFixtur
     assert "CC|CC|CC|CM" in (place / "first" / "README.md").read_text()
 
 
-def test_the_dashboard_serves_the_study_to_this_machine(place: Path) -> None:
+def test_the_dashboard_serves_the_study_to_this_machine(place: Path, start: Start) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "buildup", "dashboard", "demo", "--port", str(port)]
-    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr is not None
-        assert f"http://127.0.0.1:{port}/dashboard" in server.stderr.readline()
-        with urlopen(f"http://127.0.0.1:{port}/api/studies") as answer:
+    server = start(command, cwd=place, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    assert f"http://127.0.0.1:{port}/dashboard" in server.stderr.readline()
+    # Neither a connection that asks nothing yet nor a request that is being answered holds up others, or the end.
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30),
+        socket.create_connection(("127.0.0.1", port), timeout=30) as asking,
+    ):
+        with urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=30) as answer:
             studies = json.load(answer)["study_summaries"]
         assert [study["study_name"] for study in studies] == ["demo"]
+        asking.sendall(b"GET /api/studies HTTP/1.0\r\n\r\n")
         server.terminate()
         assert server.wait(timeout=30) == 0
 
@@ -172,8 +179,8 @@ def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(
 
 
 @pytest.mark.slow
-def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path) -> None:
-    search = subprocess.Popen(
+def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path, start: Start) -> None:
+    search = start(
         [sys.executable, "-m", "buildup", "search", *ASKED, "--epochs", "50", "--run", "demo"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
@@ -193,16 +200,19 @@ def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path) -> None:
+def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path, start: Start) -> None:
     asked = [*ASKED, "--epochs", "2", "--allow-weak-base"]
     _buildup(tmp_path, "search", *asked, "--run", "whole")
     command = [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as killed:
-        assert killed.stderr is not None
-        seen = 0
-        while seen < 2:
-            seen += killed.stderr.readline().startswith("training")
-        killed.kill()
+    killed = start(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    assert killed.stderr is not None
+    seen = 0
+    while seen < 2:
+        line = killed.stderr.readline()
+        assert line, "the search ended before it could be killed"
+        seen += line.startswith("training")
+    killed.kill()
+    killed.wait()
     _buildup(tmp_path, "resume", "killed")
     decisions = [
         [json.loads(line) for line in (tmp_path / "runs" / run / "decisions.jsonl").read_text().splitlines()]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,9 @@ def test_a_model_that_cannot_be_a_base_is_trained_all_the_same(tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
     def command(name: str) -> list[str]:
         return [sys.executable, "-m", "buildup", *TINY, "--epochs", "4", "--to", str(tmp_path / name), "--json",
                 "--precision", "float32"]  # fmt: skip
@@ -58,8 +61,9 @@ def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(tmp_path: Pa
     whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
     (tmp_path / "broken").mkdir()
     # The same execution, so that the comparison is one of numbers.
-    broken = subprocess.Popen(command("broken"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    broken = start(command("broken"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (tmp_path / "broken" / "attempt-1" / "checkpoint.pt").exists():
+        assert broken.poll() is None, "the training ended before it could be killed"
         time.sleep(0.01)
     os.kill(broken.pid, signal.SIGKILL)
     broken.wait()

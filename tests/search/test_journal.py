@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -369,7 +369,7 @@ def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
     reopen(tmp_path).close()
 
 
-def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
+def test_a_lock_goes_with_its_process(tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]) -> None:
     begin(tmp_path).close()
     code = (
         "import sys, time; from pathlib import Path; from buildup.graph.network import sketch;"
@@ -378,14 +378,13 @@ def test_a_lock_goes_with_its_process(tmp_path: Path) -> None:
         "base=sketch('CC|CC|CC|CC')); print('open', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
+    process = start([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
     assert process.stdout.readline() == b"open\n"
     with pytest.raises(RunError, match=f"process {process.pid} on"):
         reopen(tmp_path)
     process.kill()
     process.wait()
-    process.stdout.close()
     reopen(tmp_path).close()
 
 

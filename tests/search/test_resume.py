@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
@@ -58,24 +59,25 @@ DRIVER = """
 
 
 @pytest.mark.slow
-def test_a_driver_that_is_killed_twice_repeats_no_training_and_no_epoch(tmp_path: Path) -> None:
+def test_a_driver_that_is_killed_twice_repeats_no_training_and_no_epoch(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
     file = tmp_path / "driver.py"
     file.write_text(textwrap.dedent(DRIVER))
     run = tmp_path / "run"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
-    def start() -> "subprocess.Popen[bytes]":
-        return subprocess.Popen([sys.executable, str(file), str(run)], stdout=subprocess.PIPE, env=environment)
+    def driver() -> "subprocess.Popen[bytes]":
+        return start([sys.executable, str(file), str(run)], stdout=subprocess.PIPE, env=environment)
 
     for seconds in (3.0, 4.0):
-        process = start()
+        process = driver()
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        process.stdout.close()
-    process = start()
+    process = driver()
     process.communicate(timeout=90)
     assert process.returncode == 0
 

@@ -347,10 +347,13 @@ SCRIPT = """
 """
 
 
-def script(folder: Path, epochs: int, address: str = "") -> "subprocess.Popen[str]":
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def script(start: Start, folder: Path, epochs: int, address: str = "") -> "subprocess.Popen[str]":
     file = folder / "script.py"
     file.write_text(textwrap.dedent(SCRIPT))
-    return subprocess.Popen(
+    return start(
         [sys.executable, str(file), str(folder / "trainings"), str(epochs), address],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -363,14 +366,14 @@ def script(folder: Path, epochs: int, address: str = "") -> "subprocess.Popen[st
 
 
 @pytest.mark.slow
-def test_ray_prints_nothing(tmp_path: Path) -> None:
-    out, error = script(tmp_path, epochs=3).communicate(timeout=60)
+def test_ray_prints_nothing(tmp_path: Path, start: Start) -> None:
+    out, error = script(start, tmp_path, epochs=3).communicate(timeout=60)
     assert error == ""
     assert out.splitlines() == ["two epochs", "1.0"]
 
 
-def test_ctrl_c_reaches_the_program_within_a_second(tmp_path: Path) -> None:
-    process = script(tmp_path, epochs=10_000)
+def test_ctrl_c_reaches_the_program_within_a_second(tmp_path: Path, start: Start) -> None:
+    process = script(start, tmp_path, epochs=10_000)
     assert process.stdout is not None
     assert process.stdout.readline() == "two epochs\n"
     pressed = time.time()
@@ -383,11 +386,11 @@ def test_ctrl_c_reaches_the_program_within_a_second(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_given_cluster_is_used_and_left_running(tmp_path: Path) -> None:
+def test_a_given_cluster_is_used_and_left_running(tmp_path: Path, start: Start) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(2):
-            out, error = script(tmp_path, epochs=3, address=cluster.address).communicate(timeout=60)
+            out, error = script(start, tmp_path, epochs=3, address=cluster.address).communicate(timeout=60)
             assert error == ""
             assert out.splitlines()[-1] == "1.0"
     finally:
@@ -395,10 +398,10 @@ def test_a_given_cluster_is_used_and_left_running(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_address_where_something_else_answers_is_refused(tmp_path: Path) -> None:
+def test_an_address_where_something_else_answers_is_refused(tmp_path: Path, start: Start) -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
-        process = script(tmp_path, epochs=3, address=f"127.0.0.1:{other.getsockname()[1]}")
+        process = script(start, tmp_path, epochs=3, address=f"127.0.0.1:{other.getsockname()[1]}")
         _, error = process.communicate(timeout=90)
     assert "ResourceError" in error.splitlines()[-1]

@@ -4,422 +4,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn
 
 from buildup import __version__
 from buildup.errors import BuildupError, RequestError, unknown
+from buildup.menu import COMMANDS, Command
 
 Flags = dict[str, Any]
 
 RESUME_HINT = "Interrupted."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flag:
-    """One option of a command."""
-
-    name: str
-    help: str
-    metavar: str | None = None
-    """None for a switch; in brackets where the flag may stand without a value, which is then empty."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
-    """One command, with what is called when it is typed."""
-
-    name: str
-    help: str
-    example: str
-    run: Callable[[Flags], int]
-    positional: tuple[tuple[str, str], ...] = ()
-    """Names and helps; a name in brackets may be left out."""
-    flags: tuple[Flag, ...] = ()
-
-
-JSON = Flag(name="json", help="print one JSON document on stdout; messages go to stderr")
-VERBOSE = Flag(name="verbose", help="show what Ray says, too")
-BASE = Flag(name="base", metavar="NAME", help="a timm model that `buildup models` lists, such as resnet50")
-DATASET = Flag(
-    name="dataset", metavar="NAME", help="digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR"
-)
-DATA_DIR = Flag(name="data-dir", metavar="DIR", help="where cifar10 and cifar100 are, or are downloaded to")
-SPACE = Flag(name="space", metavar="NAME|FILE", help="what may be searched: a name of `buildup spaces` or a YAML file")
-RECIPE = Flag(
-    name="recipe", metavar="NAME|FILE", help="quick (default), standard, paper, paper-weak, imagenet, or a YAML file"
-)
-STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
-PRETRAINED = Flag(
-    name="pretrained", metavar="[FILE]", help="start the base's own blocks from timm's weights, or from those of a file"
-)
-LIMITS = (
-    Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
-    Flag(name="time-budget", metavar="DURATION", help="stop after this long, such as 90m or 2h30m"),
-)
-SEARCH_FLAGS = (
-    BASE,
-    DATASET,
-    DATA_DIR,
-    SPACE,
-    RECIPE,
-    Flag(name="epochs", metavar="N", help="epochs of each training (default: the recipe's)"),
-    Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
-    PRETRAINED,
-    Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 3)"),
-    Flag(name="strategy", metavar="NAME", help="alternet (default), or a control: random, tpe, nsga2, exhaustive"),
-    Flag(name="judge", metavar="NAME", help="likely, proven or point (default: the space's; point for one seed)"),
-    Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
-    Flag(name="max-params", metavar="N", help="drop candidates with more parameters, untrained"),
-    Flag(name="max-macs", metavar="N", help="drop candidates with more multiply-accumulates, untrained"),
-    Flag(name="workers", metavar="N", help="trainings side by side (default: one a GPU; on a CPU up to one a core)"),
-    Flag(name="gpus-per-trial", metavar="F", help="GPUs of one training (default: 1 where there is one)"),
-    Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-    Flag(name="run", metavar="NAME|DIR", help="name of the run, kept in runs/NAME (default: BASE-DATASET)"),
-    Flag(
-        name="storage", metavar="URL", help="an Optuna storage, such as postgresql://... (default: study.db in the run)"
-    ),
-    Flag(name="ray", metavar="ADDRESS", help="a Ray cluster; without it Ray is started on this machine"),
-    Flag(name="seed", metavar="N", help="first seed (default: 0)"),
-    *LIMITS,
-    Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
-)
-
-
-def _search(flags: Flags) -> int:
-    from buildup.commands.search import search
-
-    return search(flags)
-
-
-def _resume(flags: Flags) -> int:
-    from buildup.commands.search import resume
-
-    return resume(flags)
-
-
-def _plan(flags: Flags) -> int:
-    from buildup.commands.plan import plan
-
-    return _print(plan(flags), flags)
-
-
-def _simulate(flags: Flags) -> int:
-    from buildup.commands.simulate import simulate
-
-    return _print(simulate(flags, _read), flags)
-
-
-def _read(*arguments: Any, **named: Any) -> Any:
-    """Torch and timm take seconds to load: only a base that is not in the cache is worth them."""
-    from buildup.models.read import read
-
-    return read(*arguments, **named)
-
-
-def _status(flags: Flags) -> int:
-    from buildup.commands.status import status
-
-    return _print(status(flags), flags)
-
-
-def _report(flags: Flags) -> int:
-    from buildup.commands.export import report
-
-    return _print(report(flags), flags)
-
-
-def _export(flags: Flags) -> int:
-    from buildup.commands.export import export
-
-    return _print(export(flags), flags)
-
-
-def _dashboard(flags: Flags) -> int:
-    from buildup.commands.dashboard import dashboard
-
-    return dashboard(flags)
-
-
-def _graph(flags: Flags) -> int:
-    from buildup.commands.show import graph
-
-    return _print(graph(flags), flags)
-
-
-def _models(flags: Flags) -> int:
-    from buildup.commands.models import models
-
-    def learn(known: dict[str, Any], pattern: str | None) -> dict[str, Any]:
-        """Torch and timm take seconds to load: only names that are not remembered are worth them."""
-        from buildup.models.catalogue import learn
-
-        return learn(known, pattern)
-
-    return _print(models(flags, learn), flags)
-
-
-def _spaces(flags: Flags) -> int:
-    from buildup.commands.show import spaces
-
-    return _print(spaces(flags), flags)
-
-
-def _doctor(flags: Flags) -> int:
-    from buildup.commands.doctor import doctor
-
-    text, values, healthy = doctor(flags)
-    _print((text, values), flags)
-    return 0 if healthy else 1
-
-
-def _train(flags: Flags) -> int:
-    from buildup.commands.train import train
-
-    return _print(train(flags), flags)
-
-
-def _analyze(flags: Flags) -> int:
-    from buildup.commands.analyze import analyze
-
-    return _print(analyze(flags), flags)
-
-
-def _bench_train(flags: Flags) -> int:
-    from buildup.commands.bench_train import bench_train
-
-    return _print(bench_train(flags), flags)
-
-
-def _bench_attention(flags: Flags) -> int:
-    from buildup.commands.bench_attention import bench_attention
-
-    return _print(bench_attention(flags), flags)
-
-
-COMMANDS = (
-    Command(
-        name="search",
-        help="search where attention helps, to the end",
-        example="buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
-        run=_search,
-        flags=(*SEARCH_FLAGS, VERBOSE, JSON),
-    ),
-    Command(
-        name="resume",
-        help="go on with a run after any stop, kill or crash",
-        example="buildup resume demo",
-        run=_resume,
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(
-            *LIMITS,
-            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
-            Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),
-            VERBOSE,
-            JSON,
-        ),
-    ),
-    Command(
-        name="plan",
-        help="what a search would train and cost; trains nothing",
-        example="buildup plan --base resnet50 --dataset cifar100 --data-dir data",
-        run=_plan,
-        flags=(*SEARCH_FLAGS, JSON),
-    ),
-    Command(
-        name="simulate",
-        help="the same rule on a table of scores",
-        example="buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point",
-        run=_simulate,
-        flags=(
-            Flag(name="scores", metavar="FILE", help="CSV with the columns layout,score[,seconds]"),
-            BASE,
-            Flag(name="layout", metavar="LAYOUT", help="where to start, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
-            SPACE,
-            Flag(name="judge", metavar="NAME", help="likely, proven or point (default: point for one seed)"),
-            Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
-            Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 1)"),
-            Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),
-            Flag(name="noise", metavar="SD", help="deviation of a score around its row, in points (default: 0)"),
-            Flag(name="seed", metavar="N", help="seed of the noise (default: 0)"),
-            Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
-            Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
-            Flag(name="power", help="no table: how often a judge keeps what helps"),
-            Flag(name="speedup", help="how much faster 2 to 64 workers are, on this table and on others"),
-            Flag(
-                name="runs",
-                metavar="N",
-                help="searches a line of --aa and --power (default: 1000), or of --speedup (100)",
-            ),
-            JSON,
-        ),
-    ),
-    Command(
-        name="status",
-        help="what runs, what was decided, what is left",
-        example="buildup status demo",
-        run=_status,
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(JSON,),
-    ),
-    Command(
-        name="report",
-        help="write report.html of a run anew, also while it runs",
-        example="buildup report demo --format md",
-        run=_report,
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(Flag(name="format", metavar="FORMAT", help="html (default), or md to print it"), JSON),
-    ),
-    Command(
-        name="export",
-        help="the discovered network as a timm model",
-        example="buildup export demo --to alternet-digits",
-        run=_export,
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(
-            Flag(name="to", metavar="DIR", help="the folder to make"),
-            Flag(name="candidate", metavar="ID", help="a step number, a layout or a fingerprint (default: the winner)"),
-            Flag(name="onnx", help="write model.onnx, too; it needs buildup[onnx]"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="dashboard",
-        help="optuna-dashboard on a run, for this machine only",
-        example="buildup dashboard demo --port 8080",
-        run=_dashboard,
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(
-            Flag(name="host", metavar="ADDRESS", help="address to listen on (default: 127.0.0.1)"),
-            Flag(name="port", metavar="N", help="port to listen on (default: 8080)"),
-        ),
-    ),
-    Command(
-        name="graph",
-        help="the staged graph of a base or a layout",
-        example="buildup graph resnet50 --dataset cifar100",
-        run=_graph,
-        positional=(("base", "a timm model"),),
-        flags=(
-            DATASET,
-            DATA_DIR,
-            SPACE,
-            Flag(name="layout", metavar="LAYOUT", help="show this layout of the base, such as CC|CC|CM|CM"),
-            Flag(name="size", metavar="PIXELS", help="input size, where no dataset is given (default: 224)"),
-            STEM,
-            Flag(name="format", metavar="FORMAT", help="text (default), json, dot or svg"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="models",
-        help="which timm names can be a base, and for the others why not",
-        example="buildup models 'resnet*'",
-        run=_models,
-        positional=(("[pattern]", "names to list, with * for any letters"),),
-        flags=(JSON,),
-    ),
-    Command(
-        name="spaces",
-        help="the search spaces that ship, and what each allows",
-        example="buildup spaces",
-        run=_spaces,
-        flags=(JSON,),
-    ),
-    Command(
-        name="train",
-        help="one training of any timm model or layout; the same command goes on after a stop",
-        example="buildup train resnet18 --layout 'CC|CC|CM|CM' --dataset digits --epochs 6",
-        run=_train,
-        positional=(("name", "a timm model"),),
-        flags=(
-            Flag(name="layout", metavar="LAYOUT", help="train this layout of it, such as CC|CC|CM|CM"),
-            DATASET,
-            DATA_DIR,
-            RECIPE,
-            Flag(name="epochs", metavar="N", help="epochs (default: the recipe's)"),
-            Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
-            PRETRAINED,
-            Flag(name="seed", metavar="N", help="of weights, order and augmentation (default: 0)"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            Flag(name="threads", metavar="N", help="CPU threads (default: all cores)"),
-            Flag(name="precision", metavar="NAME", help="auto (default), float32 or bf16"),
-            Flag(name="deterministic", help="the same bits again on a device of this type, at some cost"),
-            Flag(name="to", metavar="DIR", help="where it is kept (default: trainings/NAME-DATASET-sSEED)"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="analyze",
-        help="the paper's measurements on a run's network or any model of timm",
-        example="buildup analyze demo --compare demo:0 --what hessian,fourier --quick",
-        run=_analyze,
-        positional=(("model", "a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model"),),
-        flags=(
-            DATASET,
-            DATA_DIR,
-            Flag(
-                name="what",
-                metavar="NAME,NAME",
-                help="all (default), hessian, landscape, fourier, variance, lesion, cka, noise, calibration",
-            ),
-            Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
-            Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),
-            Flag(
-                name="recipe",
-                metavar="NAME|FILE",
-                help="how training images are augmented (default: as it was trained, or paper)",
-            ),
-            Flag(name="pretrained", metavar="[FILE]", help="of a timm model: timm's weights, or those of a file"),
-            Flag(name="quick", help="512 images, 4 Hessian batches and a landscape of 7 x 7 points on 128 images"),
-            Flag(name="images", metavar="N", help="images to look at (default: 10,000 or all there are)"),
-            Flag(name="seed", metavar="N", help="of order, augmentation and the choice of images (default: 0)"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="bench train",
-        help="images/s of a plain loop, of mixed precision and of ours",
-        example="buildup bench train --base resnet50 --batch 96,512 --json",
-        run=_bench_train,
-        flags=(
-            BASE,
-            Flag(name="layout", metavar="LAYOUT", help="train this layout of the base, such as CC|CC|CM|CM"),
-            Flag(name="recipe", metavar="NAME|FILE", help="its optimiser and augmentation (default: paper)"),
-            Flag(name="batch", metavar="N,N", help="images of a step; several are measured in turn (default: 96)"),
-            Flag(name="size", metavar="PIXELS", help="image size (default: 32)"),
-            Flag(name="classes", metavar="N", help="how many classes (default: 100)"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="bench attention",
-        help="the attention layer beside plain versions of it and timm's Swin",
-        example="buildup bench attention --device cpu --batch 16",
-        run=_bench_attention,
-        flags=(
-            Flag(name="batch", metavar="N", help="images of a step (default: 16 on a CPU, 512 on a GPU)"),
-            Flag(name="compile", help="compile every version before it is timed"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="doctor",
-        help="what works here, what does not, and what to do",
-        example="buildup doctor --dataset cifar100",
-        run=_doctor,
-        flags=(
-            DATASET,
-            DATA_DIR,
-            Flag(name="storage", metavar="URL", help="an Optuna storage to try"),
-            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster to try"),
-            JSON,
-        ),
-    ),
-)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -433,7 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     try:
         command, flags = _parse(arguments)
-        return command.run(flags)
+        return _run(command, flags)
     except BuildupError as error:
         print(_paragraph(error), file=sys.stderr)
         return error.exit_code
@@ -514,10 +108,25 @@ def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -
             parser.add_argument(f"--{flag.name}", help=flag.help, metavar=flag.metavar)
 
 
-def _print(result: tuple[str, Any], flags: Flags) -> int:
-    text, values = result
+def _run(command: Command, flags: Flags) -> int:
+    """A command answers with an exit code, with text and the same as values, or with all three."""
+    function = _load(f"buildup.commands.{command.run}")
+    answer = function(flags) if command.late is None else function(flags, _when_called(command.late))
+    if isinstance(answer, int):
+        return answer
+    text, values, *code = answer
     print(json.dumps(values, indent=2, ensure_ascii=False) if flags.get("json") else text)
-    return 0
+    return code[0] if code else 0
+
+
+def _load(name: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
+    loaded: Callable[..., Any] = getattr(import_module(module), function)
+    return loaded
+
+
+def _when_called(name: str) -> Callable[..., Any]:
+    return lambda *arguments, **named: _load(name)(*arguments, **named)
 
 
 def _paragraph(error: BuildupError) -> str:

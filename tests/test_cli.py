@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from buildup.cli import COMMANDS, main
+from buildup.cli import main
+from buildup.menu import COMMANDS, Command
 
 SEARCH = ["search", "--base", "resnet18", "--dataset", "digits"]
 
@@ -37,6 +39,13 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
         main([command, "--help"])
     assert end.value.code == 0
     assert f"Example:\n  buildup {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_calls_what_exists(command: Command) -> None:
+    for name in filter(None, (f"buildup.commands.{command.run}", command.late)):
+        module, _, function = name.partition(":")
+        assert callable(getattr(import_module(module), function))
 
 
 def test_help_answers_in_under_half_a_second() -> None:

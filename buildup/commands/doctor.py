@@ -35,8 +35,8 @@ class Check:
     advice: str = ""
 
 
-def doctor(flags: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]], bool]:
-    """Try everything; the findings as text and as values, and whether a search could run."""
+def doctor(flags: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]], int]:
+    """Try everything; the findings as text and as values, and 1 where no search could run."""
     checks = [
         _python(),
         *_packages(),
@@ -53,7 +53,7 @@ def doctor(flags: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]], bool]:
         lines += [f"                  {check.advice}"] if check.advice else []
     healthy = all(check.state != "fails" for check in checks)
     lines += ["", "A search can run here." if healthy else "A search can't run here yet: see what FAILS."]
-    return "\n".join(lines), [asdict(check) for check in checks], healthy
+    return "\n".join(lines), [asdict(check) for check in checks], 0 if healthy else 1
 
 
 def _python() -> Check:

@@ -44,6 +44,12 @@ STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: aut
 PRETRAINED = Flag(
     name="pretrained", metavar="[FILE]", help="start the base's own blocks from timm's weights, or from those of a file"
 )
+EXECUTION = Flag(
+    name="execution",
+    metavar="WORD,WORD",
+    help="what is not measured but settled: float32 or bf16, channels-first or channels-last, eager, captured or "
+    "compiled, deterministic",
+)
 LIMITS = (
     Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
     Flag(name="time-budget", metavar="DURATION", help="stop after this long, such as 90m or 2h30m"),
@@ -66,6 +72,7 @@ SEARCH_FLAGS = (
     Flag(name="workers", metavar="N", help="trainings side by side (default: one a GPU; on a CPU up to one a core)"),
     Flag(name="gpus-per-trial", metavar="F", help="GPUs of one training (default: 1 where there is one)"),
     Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
+    EXECUTION,
     Flag(name="run", metavar="NAME|DIR", help="name of the run, kept in runs/NAME (default: BASE-DATASET)"),
     Flag(
         name="storage", metavar="URL", help="an Optuna storage, such as postgresql://... (default: study.db in the run)"
@@ -225,8 +232,7 @@ COMMANDS = (
             Flag(name="seed", metavar="N", help="of weights, order and augmentation (default: 0)"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
             Flag(name="threads", metavar="N", help="CPU threads (default: all cores)"),
-            Flag(name="precision", metavar="NAME", help="auto (default), float32 or bf16"),
-            Flag(name="deterministic", help="the same bits again on a device of this type, at some cost"),
+            EXECUTION,
             Flag(name="to", metavar="DIR", help="where it is kept (default: trainings/NAME-DATASET-sSEED)"),
             JSON,
         ),

@@ -1,8 +1,9 @@
 """What a person typed, turned into `Settings` with everything they name at hand; every problem is named at once."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from buildup.commands.problems import Problems
 from buildup.errors import RequestError
@@ -21,6 +22,7 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.training.data import DataInfo, describe_data, parse_fraction
 from buildup.training.device import check_device, device_count
+from buildup.training.execution import parse_execution
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose, usual
 
@@ -56,6 +58,9 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
 
     seeds = problems.whole("--seeds", text.get("seeds"), DEFAULT_SEEDS, most=1000)
     hardware = _hardware(problems, text, seeds)
+    settled: dict[str, Any] = {}
+    with problems.caught():
+        settled = parse_execution(words, hardware.device) if (words := text.get("execution")) else {}
     strategy = problems.choice("strategy", text.get("strategy"), "alternet", tuple(STRATEGIES))
     limits = Limits(
         max_params=problems.whole("--max-params", text.get("max_params"), 0, most=10**12) or None,
@@ -115,7 +120,9 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     # On a given cluster this machine may have no such device, or another one of its kind.
     speeds = (
-        () if text.get("ray") else _measured(network, recipe, data, device=hardware.device, threads=hardware.threads)
+        ()
+        if text.get("ray")
+        else _measured(network, recipe, data, device=hardware.device, threads=hardware.threads, settled=settled)
     )
     settings = Settings(
         base=network.base,
@@ -132,7 +139,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         gpus_per_trial=hardware.gpus,
         threads=hardware.threads,
         device=hardware.device,
-        execution=speeds[0].execution if speeds else usual(recipe, hardware.device),
+        execution=speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled),
         fraction=fraction,
         seed=first_seed,
         storage=text.get("storage"),
@@ -208,10 +215,12 @@ def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) ->
     return _Hardware(device=device, workers=workers, gpus=gpus, threads=threads)
 
 
-def _measured(network: Network, recipe: Recipe, data: DataInfo, *, device: str, threads: int) -> tuple[Speed, ...]:
+def _measured(
+    network: Network, recipe: Recipe, data: DataInfo, *, device: str, threads: int, settled: Mapping[str, Any]
+) -> tuple[Speed, ...]:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose(network, resolved, device=device, threads=threads, steps=steps)
+    return choose(network, resolved, device=device, threads=threads, steps=steps, settled=settled)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -26,7 +26,7 @@ from buildup.search.folder import cores
 from buildup.space.load import load
 from buildup.training.data import DataInfo, describe_data, open_data, parse_fraction
 from buildup.training.device import check_device
-from buildup.training.execution import Execution, Precision
+from buildup.training.execution import Execution, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.training.speed import choose
@@ -35,7 +35,6 @@ from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_valu
 EXECUTION = "execution.json"
 TRAINING = "training.json"
 """What was trained on what, for those who look at it later."""
-PRECISIONS = ("auto", "float32", "bf16")
 
 
 def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -75,7 +74,9 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     with problems.caught():
         device = check_device(flags["device"] or "auto")
     threads = problems.whole("--threads", flags["threads"], cores(), most=4096)
-    precision = problems.choice("precision", flags["precision"], "auto", PRECISIONS)
+    settled: dict[str, Any] = {}
+    with problems.caught():
+        settled = parse_execution(flags["execution"], device) if flags["execution"] else {}
     if flags["dataset"]:
         with problems.caught():
             data = describe_data(flags["dataset"], flags["data_dir"], fraction=share)
@@ -101,7 +102,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     if earlier and kept.is_file():
         execution = Execution(**json.loads(kept.read_text(encoding="utf-8")))
     else:
-        execution = _execution(network, recipe, data, device, threads, precision)
+        execution = _execution(network, recipe, data, device, threads, settled)
     job = Job(
         network=network,
         seed=seed,
@@ -114,7 +115,6 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
         recipe=recipe,
         device=device,
         threads=threads,
-        deterministic=bool(flags["deterministic"]),
         execution=execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
@@ -162,12 +162,11 @@ def _described(job: Job) -> dict[str, Any]:
 
 
 def _execution(
-    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, precision: str
+    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: dict[str, Any]
 ) -> Execution:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    asked = None if precision == "auto" else cast(Precision, precision)
-    return choose(network, resolved, device=device, threads=threads, steps=steps, precision=asked)[0].execution
+    return choose(network, resolved, device=device, threads=threads, steps=steps, settled=settled)[0].execution
 
 
 def _follow(job: Job, folder: Path) -> Record:

@@ -4,7 +4,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from buildup.training import attempt
 from buildup.training.augment import normalise
 from buildup.training.data import open_data, split
 from buildup.training.dataset import Dataset
+from buildup.training.device import torch_settings
 from buildup.training.draws import epoch_seed
 from buildup.training.execution import Execution
 from buildup.training.feed import Feed, Resident, batch_starts, on_device
@@ -60,7 +60,6 @@ class Job:
     recipe: Recipe
     device: str = "cpu"
     threads: int = 1
-    deterministic: bool = False
     execution: Execution = field(default_factory=Execution)
     """How its steps are computed, the same for all trainings of a run."""
     folder: str
@@ -76,7 +75,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
     that it remembers once more: whoever listened then may have died before they were written down. `Failed` is raised
     for a training that diverged, found its disk full, or did not fit into memory, even in two parts.
     """
-    with _settings(job):
+    with torch_settings(job.threads, deterministic=job.execution.deterministic):
         try:
             with _named_failures(job):
                 return (yield from _train(job, parts=1, told=0))
@@ -262,25 +261,6 @@ def _check_finite(number: int, lr: float, train_loss: float, nll: float) -> None
                 Reason.DIVERGED,
                 f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one.",
             )
-
-
-@contextmanager
-def _settings(job: Job) -> Iterator[None]:
-    """torch's process-wide settings for a job; a reused worker gets its own back."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    benchmark = torch.backends.cudnn.benchmark
-    torch.set_num_threads(job.threads)
-    torch.use_deterministic_algorithms(job.deterministic)
-    torch.backends.cudnn.benchmark = not job.deterministic
-    if job.deterministic:
-        # cuBLAS reads it when its first handle is made, and is not deterministic without it.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
-        torch.backends.cudnn.benchmark = benchmark
 
 
 @contextmanager

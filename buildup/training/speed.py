@@ -5,17 +5,18 @@ Measured so on 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
+from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.training.augment import soft_targets
-from buildup.training.device import cpu_has_bfloat16
-from buildup.training.execution import Execution, Precision
+from buildup.training.device import cpu_has_bfloat16, torch_settings
+from buildup.training.execution import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
 
@@ -47,15 +48,28 @@ def usual(recipe: Recipe, device: str) -> Execution:
 
 
 def choose(
-    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, precision: Precision | None = None
+    network: Network,
+    recipe: Recipe,
+    *,
+    device: str,
+    threads: int,
+    steps: int,
+    settled: Mapping[str, Any] | None = None,
 ) -> tuple[Speed, ...]:
     """Measure the executions that may pay for a training of so many steps; the best one comes first.
 
-    An execution that this machine cannot carry out is left out. With a precision, only that one is tried.
+    An execution that this machine cannot carry out is left out. What is settled of an execution is not varied.
     """
     place = torch.device(device)
-    best, *others = _layouts(recipe, place, precision)
-    tried = [measure_speed(network, recipe, best, device=device, threads=threads)]
+    settled = settled or {}
+    best, *others = dict.fromkeys(replace(layout, **settled) for layout in _layouts(recipe, place, settled))
+    try:
+        tried = [measure_speed(network, recipe, best, device=device, threads=threads)]
+    except RuntimeError as problem:
+        if best.deterministic and "deterministic" in str(problem):
+            first = str(problem).partition(". ")[0]
+            raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {first}.") from None
+        raise
     batch = _batch(recipe, place)
 
     def total(speed: Speed) -> float:
@@ -70,11 +84,12 @@ def choose(
 
     for execution in others:
         attempt(execution)
-    if place.type == "cuda":
+    if place.type == "cuda" and "steps" not in settled:
         chosen = tried[0].execution
         attempt(replace(chosen, steps="captured"))
         if total(tried[0]) > COMPILING:
             attempt(replace(chosen, steps="compiled"))
+    if place.type == "cuda":
         torch.cuda.empty_cache()  # the workers need it
     return tuple(tried)
 
@@ -82,7 +97,7 @@ def choose(
 def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, device: str, threads: int) -> Speed:
     """Time a few training and evaluation steps on random images, as `fit` makes them."""
     place = torch.device(device)
-    with _threads(threads):
+    with torch_settings(threads, deterministic=execution.deterministic):
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(_batch(recipe, place), *network.input_shape, generator=generator).to(place)
         labels = torch.randint(network.num_classes, (len(images),), generator=generator).to(place)
@@ -118,13 +133,13 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and cpu_has_bfloat16()
 
 
-def _layouts(recipe: Recipe, device: torch.device, precision: Precision | None) -> list[Execution]:
+def _layouts(recipe: Recipe, device: torch.device, settled: Mapping[str, Any]) -> list[Execution]:
     """What may be fastest, the simplest first."""
     plain = [Execution()]
     if device.type != "mps":
         plain.append(Execution(channels_last=True))
-    if precision is not None or device.type == "mps":
-        return [replace(execution, precision=precision or "float32") for execution in plain]
+    if "precision" in settled or device.type == "mps":
+        return plain
     fast = [replace(execution, precision="bf16") for execution in plain]
     if not (recipe.amp and has_bfloat16(device)):
         return plain
@@ -146,13 +161,3 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

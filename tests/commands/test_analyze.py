@@ -67,7 +67,7 @@ def test_a_timm_name_needs_a_dataset(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_a_training_is_analysed_with_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     place = tmp_path / "training"
-    tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--precision", "float32", "--threads", "1"]
+    tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--execution", "float32", "--threads", "1"]
     assert main(["train", "resnet10t", *tiny, "--device", "cpu", "--to", str(place), "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)["score"]["accuracy"]
     asked = ["analyze", str(place), "--what", "calibration", "--device", "cpu", "--out", str(tmp_path / "a"), "--json"]

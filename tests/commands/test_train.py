@@ -17,7 +17,7 @@ TINY = ["train", "resnet10t", "--dataset", "digits", "--fraction", "1/10", "--de
 
 
 def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [*TINY, "--epochs", "1", "--to", str(tmp_path / "a"), "--precision", "float32"]
+    asked = [*TINY, "--epochs", "1", "--to", str(tmp_path / "a"), "--execution", "float32"]
     assert main([*asked, "--json"]) == 0
     said = capsys.readouterr()
     values = json.loads(said.out)
@@ -30,10 +30,10 @@ def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys:
 
 
 def test_a_wrong_request_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["train", "resnet10", "--dataset", "digits", "--recipe", "quik", "--fraction", "2", "--precision", "fp8"]
+    asked = ["train", "resnet10", "--dataset", "digits", "--recipe", "quik", "--fraction", "2", "--execution", "fp8"]
     assert main([*asked, "--to", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err
-    for problem in ("did you mean 'quick'", "fraction is '2'", "precision 'fp8'", "resnet10"):
+    for problem in ("did you mean 'quick'", "fraction is '2'", "word of --execution 'fp8'", "resnet10"):
         assert problem in said
     assert not (tmp_path / "a").exists()
 
@@ -51,7 +51,7 @@ def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(
 ) -> None:
     def command(name: str) -> list[str]:
         return [sys.executable, "-m", "buildup", *TINY, "--epochs", "4", "--to", str(tmp_path / name), "--json",
-                "--precision", "float32"]  # fmt: skip
+                "--execution", "float32"]  # fmt: skip
 
     def scores(output: str) -> object:
         values = json.loads(output)

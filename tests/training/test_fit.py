@@ -135,7 +135,7 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        training = fit(job(tmp_path, fraction=0.05, threads=1, deterministic=True))
+        training = fit(job(tmp_path, fraction=0.05, threads=1, execution=Execution(deterministic=True)))
         next(training)
         assert torch.get_num_threads() == 1
         training.close()

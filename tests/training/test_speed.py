@@ -80,6 +80,11 @@ def test_a_recipe_without_mixed_precision_gets_none() -> None:
     assert {speed.execution.precision for speed in choose(tiny(), strict, device="cpu", threads=1, steps=9)} == {
         "float32"
     }
+    settled = {"precision": "float32", "deterministic": True}
+    found = choose(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)
+    assert {speed.execution.precision for speed in found} == {"float32"}
+    assert all(speed.execution.deterministic for speed in found)
+    assert len(found) == len({speed.execution for speed in found}) == 2
     assert usual(strict, "cuda").precision == "float32"
     assert usual(QUICK, "cuda:1").precision == "bf16"
     assert usual(QUICK, "cpu").precision == "float32"

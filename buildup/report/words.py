@@ -22,6 +22,12 @@ def escape(text: object) -> str:
     return html.escape(clean(text), quote=True)
 
 
+def plain(text: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no cell of a table."""
+    shown = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in shown)
+
+
 def count(number: float) -> str:
     """A large number with three digits.
 

@@ -13,24 +13,23 @@ from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
 from buildup.commands.signals import interruptible
-from buildup.errors import DataError, RunError, SearchError, WeakBase
-from buildup.models.pretrained import check_pretrained
+from buildup.errors import SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
+from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
 from buildup.search.settings import parse_duration
-from buildup.search.state import costs_of, procedure
+from buildup.search.state import procedure
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import open_data, parse_fraction
-from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
-from buildup.trials.training import Training, training_id
+from buildup.trials.training import training_id
 
 
 def search(flags: Mapping[str, Any]) -> int:
@@ -41,9 +40,9 @@ def search(flags: Mapping[str, Any]) -> int:
         run = _new_run(request)
         # The workers come first: what they lack is said before anything is written.
         with ExitStack() as stack:
-            evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
+            evaluator = stack.enter_context(closing(start_workers(run, job_maker(run), verbose=bool(flags["verbose"]))))
             create(run)
-            journal = stack.enter_context(closing(Journal.create(**_journal(run))))
+            journal = stack.enter_context(closing(create_journal(run)))
             return _drive(run, journal, evaluator, as_json=bool(flags["json"]))
 
     return _resumable(request.folder, work)
@@ -55,7 +54,7 @@ def resume(flags: Mapping[str, Any]) -> int:
 
     def work() -> int:
         with ExitStack() as stack:
-            journal = stack.enter_context(closing(_opened_journal(run)))
+            journal = stack.enter_context(closing(open_journal(run)))
             view = procedure(run).view(journal.history)
             as_json = bool(flags["json"])
             if run.status == "finished":
@@ -63,8 +62,8 @@ def resume(flags: Mapping[str, Any]) -> int:
                 return _summary(run, view, journal.history, as_json=as_json)
             if view.finished:
                 return _finish(run, journal, view, journal.history, (), as_json=as_json)
-            _check_data(run)
-            evaluator = stack.enter_context(closing(_workers(run, bool(flags["verbose"]))))
+            check_data(run)
+            evaluator = stack.enter_context(closing(start_workers(run, job_maker(run), verbose=bool(flags["verbose"]))))
             return _drive(mark(run, "running", ""), journal, evaluator, as_json=as_json)
 
     return _resumable(run.folder, work)
@@ -123,78 +122,6 @@ def _with_flags(run: Run, flags: Mapping[str, Any]) -> Run:
     if flags["allow_weak_base"]:
         changes["allow_weak_base"] = True
     return replace(run, settings=replace(run.settings, **changes))
-
-
-def _check_data(run: Run) -> None:
-    recipe = recipe_from_values(run.recipe)
-    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, recipe)
-    if data.hash != run.data["hash"]:
-        raise DataError(
-            f"{run.settings.dataset}: this dataset is not the one that the run began with "
-            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data['hash'][:12]}). "
-            "Give back the files of then, or start a new run."
-        )
-    if run.settings.pretrained:
-        check_pretrained(run.network, run.settings.pretrained)
-
-
-def _opened_journal(run: Run) -> Journal:
-    """The journal of a run. A driver that died between making the folder and the study left a run without one."""
-    try:
-        return Journal.open(**_journal(run))
-    except RunError:
-        if any(run.trainings.iterdir()):
-            raise
-    return Journal.create(**_journal(run))
-
-
-def _journal(run: Run) -> dict[str, Any]:
-    return {
-        "folder": run.folder,
-        "storage_url": run.settings.storage,
-        "study_name": run.study,
-        "base": run.network,
-        "costs": costs_of,
-    }
-
-
-def _workers(run: Run, verbose: bool) -> RayEvaluator:
-    settings = run.settings
-    return RayEvaluator(
-        folder=run.trainings.absolute(),
-        train=fit,
-        job=_job_maker(run),
-        workers=settings.workers,
-        cpus_per_worker=settings.threads,
-        gpus_per_worker=settings.gpus_per_trial,
-        address=settings.ray,
-        verbose=verbose,
-    )
-
-
-def _job_maker(run: Run) -> Callable[[Training, Path, Path | None], Job]:
-    settings, recipe = run.settings, recipe_from_values(run.recipe)
-
-    def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
-        return Job(
-            network=training.candidate.network,
-            seed=training.seed,
-            dataset=settings.dataset,
-            data_dir=settings.data_dir,
-            image_size=settings.image_size,
-            fraction=parse_fraction(settings.fraction),
-            split_seed=run.data["split_seed"],
-            start=settings.pretrained,
-            recipe=recipe,
-            device=settings.device,
-            threads=settings.threads,
-            execution=settings.execution,
-            data_hash=run.data["hash"],
-            folder=str(folder),
-            resume_from=None if resume_from is None else str(resume_from),
-        )
-
-    return job
 
 
 def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:

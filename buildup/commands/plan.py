@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from buildup.commands.request import Request, resolve
+from buildup.commands.show import how_it_walks
 from buildup.graph.edit import Edit, apply, edits_between
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
@@ -121,7 +122,8 @@ def _text(made: Plan) -> str:
     ]
     lines = [
         f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
-        f"validate on, {data.image_size} px, stem {request.network.stem}."
+        f"validate on, {data.image_size} px, stem {request.network.stem}.",
+        f"Space {request.space.name}: {how_it_walks(request.space)}.",
     ]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")

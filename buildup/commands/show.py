@@ -70,15 +70,30 @@ def _allows(space: SearchSpace) -> Iterator[str]:
     """What a space allows, in a few lines."""
     kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.kinds)
     if space.place == "end":
-        yield f"one more block of kind {kinds} at the end of each stage, from the last stage to the first"
+        yield f"one more block of kind {kinds} at the end of each stage"
     else:
-        yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end, look-ahead {space.look_ahead}"
+        yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end"
+    yield how_it_walks(space)
     names = [name for letter in space.kinds for name in SETTINGS[letter] if getattr(space, name) is not None]
     settings = [f"{name.replace('_', ' ')} {getattr(space, name)}" for name in dict.fromkeys(names)]
     yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
     if space.stages:
         wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
         yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
+
+
+def how_it_walks(space: SearchSpace) -> str:
+    """Which stage comes when, and what ends one.
+
+    >>> how_it_walks(SearchSpace(name="s", description="", order=(2, 1), min_gain=0.2))
+    'stages in the order 2, 1, look-ahead 0, 1 failure ends a stage, a gain of more than 0.2 is kept'
+    """
+    words = {"last-first": "stages from the last to the first", "first-last": "stages from the first to the last"}
+    numbers = ", ".join(map(str, space.order))
+    order = words[space.order] if isinstance(space.order, str) else f"stages in the order {numbers}"
+    failures = "1 failure ends" if space.failures == 1 else f"{space.failures} failures end"
+    gain = f"a gain of more than {space.min_gain:g} is kept"
+    return f"{order}, look-ahead {space.look_ahead}, {failures} a stage, {gain}"
 
 
 def _ordinal(number: int) -> str:

@@ -12,12 +12,14 @@ place of the same stage on top of the dropped one before it gives the stage up, 
 The error that a search may make is shared out over its stages. Within a strict stage it need not be: the first drop
 ends the stage, so only one candidate without a gain can be tried there, and whatever comes after a keep is tried at
 the same level. A stage that ends without a drop has spent nothing, and passes its share on to the next (the fallback
-procedure of multiple testing). With a look-ahead a stage may see several drops, and its share is split among them.
+procedure of multiple testing). With a look-ahead, or where it takes several failures to end a stage, a stage may see
+several drops, and its share is split among as many as there can be.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import ceil
 
 from buildup.graph.edit import apply
 from buildup.rules.base import Step, walk
@@ -36,9 +38,10 @@ class AlterNetRule:
 
     @cached_property
     def first(self) -> Step | None:
-        """The last place of the last stage."""
-        stages = tuple(places for places in reversed(moves(self.base.network, self.space)) if places)
-        return _enter(stages, best=self.base, look_ahead=self.space.look_ahead, part=1 / max(1, len(stages)))
+        """The last place of the stage that comes first, which is usually the last one."""
+        of_stage = moves(self.base.network, self.space)
+        stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
+        return _enter(stages, best=self.base, space=self.space, part=1 / max(1, len(stages)))
 
     def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
         """The candidate that follows from the verdicts so far; None at the end."""
@@ -56,9 +59,11 @@ class _Try:
     """The place in this stage."""
     best: Candidate
     built_on: Candidate
-    failures: int = 0
-    """Drops in a row."""
-    look_ahead: int
+    in_a_row: int = 0
+    """Drops since the last keep, or since the last failure."""
+    failed: int = 0
+    """Failures in this stage: drops that no look-ahead saved."""
+    space: SearchSpace
     part: float
     """What a stage gets of the error."""
     budget: float
@@ -74,9 +79,7 @@ class _Try:
 
     @property
     def share(self) -> float:
-        places = len(self.stages[0])
-        most_drops = places - (places - 1) // (self.look_ahead + 1)
-        return self.budget / most_drops
+        return self.budget / most_drops(len(self.stages[0]), self.space)
 
     def after(self, decision: Decision) -> Step | None:
         return self.foreseen(decision.kept)
@@ -93,26 +96,44 @@ class _Try:
     @cached_property
     def _kept(self) -> Step | None:
         best = self.candidate
-        return self._next(replace(self, best=best, built_on=best, failures=0))
+        return self._next(replace(self, best=best, built_on=best, in_a_row=0))
 
     @cached_property
     def _dropped(self) -> Step | None:
-        failures = self.failures + 1
-        if failures > self.look_ahead:
-            return _enter(self.stages[1:], best=self.best, look_ahead=self.look_ahead, part=self.part)
-        return self._next(replace(self, built_on=self.candidate, failures=failures, unspent=False))
+        if self.in_a_row < self.space.look_ahead:
+            return self._next(replace(self, built_on=self.candidate, in_a_row=self.in_a_row + 1, unspent=False))
+        if self.failed + 1 < self.space.failures:
+            failed = replace(self, built_on=self.best, in_a_row=0, failed=self.failed + 1, unspent=False)
+            return self._next(failed)
+        return _enter(self.stages[1:], best=self.best, space=self.space, part=self.part)
 
     def _next(self, state: "_Try") -> Step | None:
         if self.number + 1 < len(self.stages[0]):
             return replace(state, number=self.number + 1)
         passed_on = self.budget if state.unspent else 0.0
-        return _enter(self.stages[1:], best=state.best, look_ahead=self.look_ahead, part=self.part, passed_on=passed_on)
+        return _enter(self.stages[1:], best=state.best, space=self.space, part=self.part, passed_on=passed_on)
+
+
+def most_drops(places: int, space: SearchSpace) -> int:
+    """How many drops a stage with so many places can see before it ends.
+
+    A failure is a drop and the look-aheads that were dropped on top of it, L + 1 in all. With k keeps in between,
+    each of which may save L drops more, F failures come after (k + F) * (L + 1) verdicts; so k is the least with
+    which that is as many as there are places, or more.
+
+    >>> strict = SearchSpace(name="s", description="")
+    >>> [most_drops(places, strict) for places in (1, 2, 3)], [most_drops(4, replace(strict, failures=3))]
+    ([1, 1, 1], [3])
+    >>> [most_drops(places, replace(strict, look_ahead=1)) for places in (1, 2, 3, 4, 5)]
+    [1, 2, 2, 3, 3]
+    """
+    return places - max(0, ceil(places / (space.look_ahead + 1)) - space.failures)
 
 
 def _enter(
-    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, look_ahead: int, part: float, passed_on: float = 0.0
+    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, space: SearchSpace, part: float, passed_on: float = 0.0
 ) -> Step | None:
     """The first try in the first of these stages."""
     if not stages:
         return None
-    return _Try(stages=stages, best=best, built_on=best, look_ahead=look_ahead, part=part, budget=part + passed_on)
+    return _Try(stages=stages, best=best, built_on=best, space=space, part=part, budget=part + passed_on)

@@ -15,7 +15,7 @@ from math import sqrt
 import numpy as np
 
 from buildup.rules.base import Procedure, View
-from buildup.rules.claim import Claim, claim
+from buildup.rules.claim import claim
 from buildup.rules.paired import Pair
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History

@@ -8,36 +8,62 @@ the seeds (`Spread`), which is no score of anyone, is carried over.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from math import sqrt
+from statistics import fmean, stdev
+
+from scipy.special import stdtrit
 
 from buildup.rules.paired import Pair, Spread, estimate
+from buildup.trials.claim import Claim
 
 ERROR = 0.05
 """The claims of one `final` are wrong together in at most this share, half of it on either side of their intervals."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What may be said of a gain that was measured anew."""
+def claim(
+    pairs: Sequence[Pair], spread: Spread, claims: int = 1, *, against: str = "base", failed: Sequence[str] = ()
+) -> Claim:
+    """The claim on pairs of fresh trainings; `claims` are made side by side in all.
 
-    gain: float
-    ci: tuple[float, float]
-    level: float
-    claimed: bool
-    """Whether a gain is claimed: if and only if the whole interval is gain."""
-    sentence: str
-
-
-def claim(pairs: Sequence[Pair], spread: Spread, claims: int = 1) -> Claim:
-    """The claim on pairs of fresh trainings; `claims` are made side by side in all."""
+    Where a training failed, its seed has no pair, and nothing is claimed: whether a network can be trained at all is
+    a part of what it is worth, and what is left may be the luckier seeds.
+    """
     found = estimate(pairs, spread)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
-    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seeds"
-    if low > 0:
-        sentence = f"a gain of {found.gain:+.2f} points is proven ({ci})"
+    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"
+    shown = f"{found.gain:+.2f} points over the {against}"
+    if failed:
+        sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."
+    elif low > 0:
+        sentence = f"Proven: a gain of {shown} ({ci})."
     elif high < 0:
-        sentence = f"a loss of {found.gain:+.2f} points is proven ({ci})"
+        sentence = f"Proven: a loss of {shown} ({ci})."
     else:
-        sentence = f"{found.gain:+.2f} points are not enough to tell a gain from chance ({ci})"
-    return Claim(gain=found.gain, ci=(low, high), level=level, claimed=low > 0, sentence=sentence)
+        sentence = f"Not proven: {shown} are not enough to tell a gain from chance ({ci})."
+    claimed = low > 0 and not failed
+    return Claim(against=against, gain=found.gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
+
+
+def no_claim(against: str, failed: Sequence[str]) -> Claim:
+    """The claim where no seed has both scores."""
+    return Claim(
+        against=against,
+        gain=0.0,
+        ci=(0.0, 0.0),
+        level=0.0,
+        claimed=False,
+        sentence=f"Nothing is claimed over the {against}: {' and '.join(failed)}.",
+    )
+
+
+def mean_interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds, by Student's t; None for fewer than two.
+
+    >>> mean_interval([80.0, 82.0])
+    (68.29, 93.71)
+    """
+    if len(accuracies) < 2:
+        return None
+    half = float(stdtrit(len(accuracies) - 1, 0.975)) * stdev(accuracies) / sqrt(len(accuracies))
+    return round(fmean(accuracies) - half, 2), round(fmean(accuracies) + half, 2)

@@ -1,5 +1,7 @@
 """The judges: whether a candidate's gain over its parent is kept, and after how many seeds that is said.
 
+A gain counts from `min_gain` on, which is 0 unless the space says otherwise. Below, "a gain" is one of more than that.
+
 A judge looks after 3, 6 and 12 seeds (1, 2 and 4 times what was asked for), and wants more only where more may change
 its mind. `paired.py` says what pairs are worth; `docs/judging.md` shows how often the judges are wrong.
 
@@ -65,14 +67,16 @@ class PointJudge:
 
     name: str = "point"
     looks: tuple[int, ...] = (1,)
+    min_gain: float = 0.0
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """Keep what has the larger mean."""
         gain = fmean(pair.candidate.accuracy - pair.parent.accuracy for pair in pairs)
-        keep = gain > 0
+        keep = gain > self.min_gain
         count = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
-        side = "over" if keep else "against"
-        how = f"{gain:+.2f} points {side} its parent ({count}, no interval: chance is not ruled out)"
+        side = "over" if gain > 0 else "against"
+        compared = f", {'more' if keep else 'not more'} than the {self.min_gain:g} asked for" if self.min_gain else ""
+        how = f"{gain:+.2f} points {side} its parent{compared} ({count}, no interval: chance is not ruled out)"
         return Verdict(
             verdict="keep" if keep else "drop",
             gain=gain,
@@ -88,11 +92,12 @@ class LikelyJudge:
 
     name: str = "likely"
     looks: tuple[int, ...] = LOOKS
+    min_gain: float = 0.0
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
-        """Keep when P(gain > 0) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
-        found = estimate(pairs, spread)
-        return _by_interval(found, level=round(2 * LIKELY - 1, 9), hopes=LIKELY_HOPE, look=look, label=" (unproven)")
+        """Keep when P(gain) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
+        level = round(2 * LIKELY - 1, 9)
+        return _by_interval(estimate(pairs, spread), self.min_gain, level, LIKELY_HOPE, look, label=" (unproven)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,30 +106,41 @@ class ProvenJudge:
 
     name: str = "proven"
     looks: tuple[int, ...] = LOOKS
+    min_gain: float = 0.0
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """Keep when the corrected interval is all gain."""
         level = 1 - 2 * ERROR * share * LOOK_SHARES[look - 1]
-        return _by_interval(estimate(pairs, spread), level=level, hopes=PROVEN_HOPE, look=look, label="")
+        return _by_interval(estimate(pairs, spread), self.min_gain, level, PROVEN_HOPE, look, label="")
 
 
-JUDGES: dict[str, Judge] = {judge.name: judge for judge in (LikelyJudge(), ProvenJudge(), PointJudge())}
-"""Judges by name."""
+JUDGES: dict[str, LikelyJudge | ProvenJudge | PointJudge] = {
+    judge.name: judge for judge in (LikelyJudge(), ProvenJudge(), PointJudge())
+}
+"""Judges by name, for whom any gain will do."""
 
 NEEDS_SEEDS = {"likely": 2, "proven": 2, "point": 1}
 
 
-def _by_interval(found: Estimate, *, level: float, hopes: tuple[float, ...], look: int, label: str) -> Verdict | None:
+def _by_interval(
+    found: Estimate, min_gain: float, level: float, hopes: tuple[float, ...], look: int, *, label: str
+) -> Verdict | None:
     low, high = found.interval(level)
     ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} seeds"
-    if low > 0:
-        reason = f"kept{label}: {found.gain:+.2f} points over its parent ({ci})"
-    elif high < 0:
-        reason = f"dropped: {found.gain:+.2f} points against its parent ({ci})"
+    asked = f" of more than {min_gain:g}" if min_gain else ""
+    if low > min_gain:
+        compared = f", more than the {min_gain:g} asked for" if min_gain else ""
+        reason = f"kept{label}: {found.gain:+.2f} points over its parent{compared} ({ci})"
+    elif high < min_gain:
+        compared = f"are less than the {min_gain:g} asked for" if min_gain else "against its parent"
+        reason = f"dropped: {found.gain:+.2f} points {compared} ({ci})"
     elif look > len(hopes):
-        reason = f"dropped as undecided: {found.gain:+.2f} points are not enough to tell a gain from chance ({ci})"
-    elif found.probability > hopes[look - 1]:
+        how = f"are not enough to tell a gain{asked} from chance"
+        reason = f"dropped as undecided: {found.gain:+.2f} points {how} ({ci})"
+    elif found.probability_above(min_gain) > hopes[look - 1]:
         return None
     else:
-        reason = f"dropped: {found.gain:+.2f} points give too little hope of a gain for more seeds ({ci})"
-    return Verdict(verdict="keep" if low > 0 else "drop", gain=found.gain, ci=(low, high), level=level, reason=reason)
+        reason = f"dropped: {found.gain:+.2f} points give too little hope of a gain{asked} for more seeds ({ci})"
+    return Verdict(
+        verdict="keep" if low > min_gain else "drop", gain=found.gain, ci=(low, high), level=level, reason=reason
+    )

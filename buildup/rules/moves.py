@@ -44,12 +44,13 @@ def start(base: Network, space: SearchSpace) -> Network:
         found = f"stages has {len(space.stages)} entries, but {base.base} has {len(base.stages)} stages."
         raise SpaceError(f"space {space.name}: {found}")
     problems = [
-        f"space {space.name}: {problem}"
-        for number, stage in enumerate(base.stages)
-        for problem in _stage_misfits(base, stage, number, space)
+        problem for number, stage in enumerate(base.stages) for problem in _stage_misfits(base, stage, number, space)
     ]
+    if isinstance(space.order, tuple) and len(space.order) != len(base.stages):
+        found = f"order names {len(space.order)} stages, but {base.base} has {len(base.stages)}"
+        problems.append(f"{found}. Name each of them; max_replaced: 0 in stages leaves one alone.")
     if problems:
-        raise SpaceError(*problems)
+        raise SpaceError(*(f"space {space.name}: {problem}" for problem in problems))
     network = base
     for number, stage in enumerate(base.stages):
         for _ in range((space.stage(number).blocks or len(stage.blocks)) - len(stage.blocks)):

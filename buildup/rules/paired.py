@@ -72,10 +72,9 @@ class Estimate:
     freedom: float
     seeds: int
 
-    @property
-    def probability(self) -> float:
-        """How likely the true gain is above zero."""
-        return float(stdtr(self.freedom, self.gain / self.error))
+    def probability_above(self, gain: float) -> float:
+        """How likely the true gain is more than this."""
+        return float(stdtr(self.freedom, (self.gain - gain) / self.error))
 
     def interval(self, level: float) -> tuple[float, float]:
         """The interval that holds the true gain with this probability."""

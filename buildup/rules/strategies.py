@@ -4,6 +4,7 @@ Those that Optuna leads are in `sampled.py`; `search/strategies.py` has all of t
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
@@ -39,7 +40,7 @@ def procedure_of(
     """The procedure that starts from a network."""
     return Procedure(
         rule=strategy(Candidate(network=network), space, first_seed),
-        judge=JUDGES[judge],
+        judge=replace(JUDGES[judge], min_gain=space.min_gain),
         seeds=seeds,
         first_seed=first_seed,
         costs=costs,

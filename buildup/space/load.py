@@ -32,7 +32,9 @@ def load(name: str) -> SearchSpace:
 def space_from_values(values: dict[str, Any]) -> SearchSpace:
     """The space that `dataclasses.asdict` took apart."""
     stages = values.get("stages")
-    return SearchSpace(**{**values, "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None})
+    return SearchSpace(
+        **{**_frozen(values), "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None}
+    )
 
 
 def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _read(path: Path) -> SearchSpace:
                 continue
             problems += _unknown_keys(stage, StageSpace, f"stages[{number}]: ")
             known_stages.append(StageSpace(**_known(stage, StageSpace)))
-    settings = {"name": path.stem, "description": "", **_known(values, SearchSpace)}
+    settings = {"name": path.stem, "description": "", **_frozen(_known(values, SearchSpace))}
     try:
         space = SearchSpace(**settings, stages=tuple(known_stages) if stages else None)
     except SpaceError as error:
@@ -86,6 +88,11 @@ def _unknown_keys(values: dict[str, Any], schema: type, prefix: str) -> list[str
 def _known(values: dict[str, Any], schema: type) -> dict[str, Any]:
     names = {field.name for field in fields(schema)}
     return {key: value for key, value in values.items() if key in names}
+
+
+def _frozen(values: dict[str, Any]) -> dict[str, Any]:
+    """The same values with tuples for lists, as a frozen space has them."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -14,6 +14,7 @@ from buildup.errors import SpaceError
 Letter = Literal["C", "M", "G", "K", "S"]
 
 STEMS = ("auto", "small", "base")
+ORDERS = ("last-first", "first-last")
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "C": {},
     "M": {"heads": (), "head_size": (), "window": (), "tables": ("shared", "heads")},
@@ -63,10 +64,16 @@ class SearchSpace:
     temperature: int | None = None
     stem: Literal["auto", "small", "base"] = "auto"
     """`small` puts a 3x3 stem of stride 1 without pooling; `auto` does so at inputs of up to 64 px."""
+    order: Literal["last-first", "first-last"] | tuple[int, ...] = "last-first"
+    """Which stage comes after which: the paper's way, its opposite, or all stages by number, counted from 1."""
     step: int = 2
     """Distance between two tries in a stage; 2 alternates Conv and attention."""
     look_ahead: int = 0
     """How many more blocks a stage may try on top of a dropped one; the paper did 1."""
+    failures: int = 1
+    """So many failed tries end a stage. A look-ahead belongs to the try that it saves, or fails with it."""
+    min_gain: float = 0.0
+    """A candidate must gain more than this over its parent, in the unit of what is judged."""
     judge: Literal["likely", "proven", "point"] = "likely"
     stages: tuple[StageSpace, ...] | None = None
 
@@ -80,6 +87,16 @@ class SearchSpace:
     def kinds(self) -> tuple[str, ...]:
         """The letters of all kinds that are tried in some stage."""
         return tuple(dict.fromkeys(stage.kind or self.kind for stage in self.stages or (StageSpace(),)))
+
+    def stage_order(self, stages: int) -> tuple[int, ...]:
+        """The places of the stages in a row of so many, in the order of the rule.
+
+        >>> SearchSpace(name="s", description="").stage_order(4)
+        (3, 2, 1, 0)
+        """
+        if isinstance(self.order, tuple):
+            return tuple(number - 1 for number in self.order)
+        return tuple(range(stages)) if self.order == "first-last" else tuple(reversed(range(stages)))
 
     def stage(self, number: int) -> StageSpace:
         """What is asked of one stage."""
@@ -96,7 +113,15 @@ class SearchSpace:
         for name, choices in {**known, "judge": ("likely", "proven", "point")}.items():
             if getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
-        for name, least in (("step", 1), ("look_ahead", 0)):
+        if problem := _order_problem(self.order):
+            yield f"order is {problem}"
+        if (
+            not isinstance(self.min_gain, int | float)
+            or isinstance(self.min_gain, bool)
+            or not 0 <= self.min_gain <= 100
+        ):
+            yield f"min_gain is {self.min_gain!r}; a number from 0 to 100 is needed."
+        for name, least in (("step", 1), ("look_ahead", 0), ("failures", 1)):
             if problem := _count(getattr(self, name), least):
                 yield f"{name} {problem}"
         for name in ("heads", "head_size", "window"):
@@ -125,7 +150,7 @@ class SearchSpace:
                 "kind C in place of the base's own blocks changes nothing. Use place: end, which adds one more block "
                 "to a stage, or max_replaced: 0 for a stage that is left alone."
             )
-        for name, usual in (("step", 2), ("look_ahead", 0)) if self.place == "end" else ():
+        for name, usual in (("step", 2), ("look_ahead", 0), ("failures", 1)) if self.place == "end" else ():
             if getattr(self, name) != usual:
                 yield f"{name} is {getattr(self, name)}, but with place: end every stage has one try. Leave it out."
         for name in ("heads", "head_size", "window", "kernel", "tables", "borders", "temperature"):
@@ -147,6 +172,18 @@ class SearchSpace:
                 if getattr(stage, name) is not None and name not in SETTINGS[letter]:
                     found = f"stages[{number}].{name} is {getattr(stage, name)}"
                     yield f"{found}, but {_have((letter,))} no {name}. Leave it out."
+
+
+def _order_problem(order: object) -> str | None:
+    """What is wrong with an order, beginning with what was found."""
+    if isinstance(order, tuple):
+        numbers = all(isinstance(one, int) and not isinstance(one, bool) for one in order)
+        if order and numbers and sorted(order) == list(range(1, len(order) + 1)):
+            return None
+        return f"{list(order)}; each stage must stand there once, by its number from 1 on, such as [4, 3, 2, 1]."
+    if isinstance(order, str) and order in ORDERS:
+        return None
+    return f"{order!r}; it must be {' or '.join(ORDERS)}, or a list of stages such as [4, 3, 2, 1]."
 
 
 def _have(letters: tuple[str, ...]) -> str:

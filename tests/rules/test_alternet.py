@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from buildup.graph.layout import layout
 from buildup.graph.network import sketch
-from buildup.rules.alternet import AlterNetRule
+from buildup.rules.alternet import AlterNetRule, most_drops
 from buildup.rules.base import imagine
 from buildup.rules.moves import moves, with_look_ahead
 from buildup.space.schema import SearchSpace, StageSpace
@@ -88,10 +89,22 @@ def test_any_row_of_verdicts_ends_with_legal_layouts_that_differ(verdicts: list[
         assert all(stage.startswith("C") for stage in text.split("|"))
 
 
-@settings(deadline=None)
-@given(verdicts=st.lists(st.booleans(), max_size=12), look_ahead=st.integers(0, 2))
-def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(verdicts: list[bool], look_ahead: int) -> None:
-    space = replace(SPACE, look_ahead=look_ahead)
+SPACES = st.builds(
+    replace,
+    st.just(SPACE),
+    look_ahead=st.integers(0, 2),
+    failures=st.integers(1, 3),
+    step=st.integers(1, 3),
+    order=st.sampled_from(["last-first", "first-last"]) | st.permutations([1, 2, 3, 4]).map(tuple),
+)
+VERDICTS = st.lists(st.booleans(), max_size=14)
+
+
+@settings(deadline=None, max_examples=25)
+@given(verdicts=VERDICTS, space=SPACES)
+def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(
+    verdicts: list[bool], space: SearchSpace
+) -> None:
     whole = visited(rule_on(CIFAR, space), verdicts)
     for length in range(len(whole)):
         rule = rule_on(CIFAR, space)
@@ -113,3 +126,52 @@ def test_the_winner_holds_exactly_the_kept_blocks(verdict: bool) -> None:
     second = rule.propose([imagine(first, verdict)])
     assert second is not None
     assert layout(second.network) == ("CM|CM" if verdict else "CM|CC")
+
+
+def test_stages_come_in_the_order_of_the_space() -> None:
+    changed = [
+        [next(number for number, stage in enumerate(text.split("|"), 1) if "M" in stage) for text in visited(rule, [])]
+        for rule in (rule_on(CIFAR, replace(SPACE, order=order)) for order in ("first-last", (3, 1, 4, 2)))
+    ]
+    assert changed == [[1, 2, 3, 4], [3, 1, 4, 2]]
+
+
+def test_a_failure_that_does_not_end_its_stage_is_left_out_of_the_next_try() -> None:
+    rule = rule_on(CIFAR, replace(SPACE, failures=2))
+    assert visited(rule, [])[:3] == ["CCC|CCCC|CCCCCC|CCCM", "CCC|CCCC|CCCCCC|CMCC", "CCC|CCCC|CCCCCM|CCCC"]
+
+
+def test_failures_of_a_stage_add_up_over_keeps() -> None:
+    rule = rule_on("CCCCCCCC", replace(SPACE, failures=2))
+    assert visited(rule, [False, True]) == ["CCCCCCCM", "CCCCCMCC", "CCCMCMCC"]
+
+
+def test_a_look_ahead_and_what_it_should_have_saved_are_one_failure() -> None:
+    rule = rule_on("CCCCCCCC", replace(SPACE, failures=2, look_ahead=1))
+    assert visited(rule, []) == ["CCCCCCCM", "CCCCCMCM", "CCCMCCCC", "CMCMCCCC"]
+
+
+@settings(deadline=None, max_examples=50)
+@given(verdicts=VERDICTS, space=SPACES, depths=st.lists(st.integers(1, 7), min_size=4, max_size=4))
+def test_drops_of_one_search_never_use_more_than_its_error(
+    verdicts: list[bool], space: SearchSpace, depths: list[int]
+) -> None:
+    # Where nothing helps, a mistake is a keep in place of one of the drops, so their shares must not pass 1 together.
+    spent, decisions = 0.0, list[Decision]()
+    step = rule_on("|".join("C" * depth for depth in depths), space).first
+    while step is not None:
+        kept = verdicts[len(decisions)] if len(decisions) < len(verdicts) else False
+        spent += 0 if kept else step.share
+        decisions.append(imagine(step.candidate, kept))
+        step = step.after(decisions[-1])
+    assert spent <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("space", [SPACE, replace(SPACE, look_ahead=1), replace(SPACE, failures=2, look_ahead=2)])
+def test_the_whole_error_of_a_stage_can_be_used(space: SearchSpace) -> None:
+    for places in range(1, 7):
+        rule = rule_on("C" * (2 * places), space)
+        drops = [
+            sum(not kept for kept in row[: len(visited(rule, row))]) for row in product([True, False], repeat=places)
+        ]
+        assert max(drops) == most_drops(places, space)

@@ -1,5 +1,7 @@
 """What the judges keep, and when they want to see more."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,3 +78,15 @@ def test_the_level_of_proven_follows_from_its_share_of_the_error() -> None:
     levels = [verdict_of("proven", pairs_of(0.6, 0.5), share).level for share in (0.125, 0.25, 1.0)]
     assert levels == sorted(levels, reverse=True)
     assert 1 - levels[2] == pytest.approx(8 * (1 - levels[0]))
+
+
+@pytest.mark.parametrize("name", list(JUDGES))
+@given(gains=st.lists(st.floats(-2, 2), min_size=2, max_size=12), min_gain=st.floats(0.1, 1))
+def test_what_must_gain_more_is_judged_like_a_smaller_gain(name: str, gains: list[float], min_gain: float) -> None:
+    asking = replace(JUDGES[name], min_gain=min_gain)
+    look = len(asking.looks)
+    verdict = asking.judge(pairs_of(*gains), look, 0.25, Spread())
+    without = verdict_of(name, pairs_of(*(gain - min_gain for gain in gains)))
+    assert verdict is not None
+    assert verdict.verdict == without.verdict or abs(without.ci[0]) < 1e-9
+    assert f"{min_gain:g}" in verdict.reason

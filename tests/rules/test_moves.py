@@ -114,6 +114,11 @@ def test_blocks_that_the_base_lacks_are_added_at_the_end_of_their_stage() -> Non
     assert layout(start(start(sketch("CC|CCC"), space), space)) == "CC|CCCC"
 
 
+def test_an_order_names_every_stage_of_the_base() -> None:
+    with pytest.raises(SpaceError, match=r"space test: order names 3 stages, but sketch has 4\. Name each of them"):
+        start(sketch(CIFAR), replace(SPACE, order=(3, 2, 1)))
+
+
 def test_every_misfit_of_a_space_is_named_at_once() -> None:
     space = replace(SPACE, stages=(StageSpace(blocks=1), StageSpace(max_replaced=4), StageSpace(window=9)))
     with pytest.raises(SpaceError) as error:

@@ -43,7 +43,7 @@ def test_the_interval_is_all_gain_exactly_where_a_gain_is_as_probable_as_its_lev
     found = estimate(pairs_of(*gains), Spread())
     low, high = found.interval(level)
     if abs(low) > 1e-9:
-        assert (low > 0) == (found.probability > (1 + level) / 2)
+        assert (low > 0) == (found.probability_above(0) > (1 + level) / 2)
     assert high - found.gain == pytest.approx(found.gain - low)
 
 
@@ -70,7 +70,7 @@ def test_what_each_seed_draws_anew_fades_with_more_seeds_and_what_all_share_does
 
 def test_one_swap_of_images_in_all_seeds_is_no_gain_however_many_seeds_say_so() -> None:
     found = estimate(drawn(12, own=60), Spread())
-    assert 0.2 < found.probability < 0.8
+    assert 0.2 < found.probability_above(0) < 0.8
 
 
 def test_seeds_that_differ_more_than_expected_are_believed() -> None:

@@ -1,5 +1,6 @@
 """Space files: those that ship, and what a wrong one is told."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -42,6 +43,14 @@ def test_every_problem_of_a_file_is_named_at_once(tmp_path: Path) -> None:
         "stages[1] is 7",
     ):
         assert expected in text
+
+
+def test_an_order_of_stages_in_a_file_survives_its_own_values(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("order: [2, 4, 3, 1]\nfailures: 2\nmin_gain: 0.2\n")
+    space = load(str(path))
+    assert (space.order, space.failures, space.min_gain) == ((2, 4, 3, 1), 2, 0.2)
+    assert space_from_values(json.loads(json.dumps(asdict(space)))) == space
 
 
 @pytest.mark.parametrize(

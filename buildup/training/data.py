@@ -72,8 +72,6 @@ def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: R
 
 def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
     """The test images of a dataset. A search never opens them."""
-    if _is_source(name) and not name.startswith("folder:"):
-        raise DataError(f"{name}: the test images of such a set can't be opened yet. Use folder:DIR for its files.")
     return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), False)
 
 
@@ -166,13 +164,7 @@ def _load(name: str, data_dir: str, image_size: int, train: bool) -> Dataset:
         )
     place = Path(name.partition(":")[2] or name)
     known = f"{place.name}-{hashlib.sha256(f'{data_dir}/{place.absolute()}'.encode()).hexdigest()[:8]}"
-    if not train:
-        root = place.expanduser()
-        state = [str(root.resolve()), folder.state(root, train=False)]
-        return shared(
-            decoded, f"{known}-{image_size}-{part}", state, lambda: folder.load(root, image_size, train=False)
-        )
-    source = open_source(name, data_dir)
+    source = open_source(name, data_dir, train=train)
     return shared(decoded, f"{known}-{image_size}-{part}", source.state, lambda: _decoded(source, image_size))
 
 

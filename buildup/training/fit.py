@@ -54,6 +54,8 @@ class Job:
     image_size: int | None = None
     fraction: float = 1.0
     """Share of the training images; the validation images stay the same."""
+    whole: bool = False
+    """Whether the validation images are trained on, too, as `final` does; their accuracy is then no measure."""
     split_seed: int = 0
     start: Pretrained | None = None
     """The trained weights that the base's own blocks begin with."""
@@ -98,6 +100,8 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
     _check_fit(job, dataset)
     train, val = split(dataset, job.split_seed, fraction=job.fraction)
+    if job.whole:
+        train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(job, recipe, dataset, train, val)
 
@@ -219,6 +223,8 @@ def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset | Streamed, 
         yield f"blocks of the base's own start from {job.start}"
     if job.fraction < 1:
         yield f"a share of {job.fraction:g} of the training images, for as many epochs: fewer steps, not more epochs"
+    if job.whole:
+        yield "all training images are trained on, so accuracy on the validation images is no measure here"
     if dataset.origin:
         yield f"{dataset.name}: {dataset.origin}"
 
@@ -249,6 +255,7 @@ def _identity(job: Job, recipe: Recipe, dataset: Dataset | Streamed) -> str:
         "split": [dataset.hash, job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),
+        **({"whole": True} if job.whole else {}),
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
     return f"network {fingerprint(job.network)}, seed {job.seed}, settings {digest}"

@@ -1,6 +1,5 @@
 """Images of one's own, one folder a class: `DIR/train/<class>/` beside `DIR/test/<class>/`, or `DIR/<class>/`."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -10,11 +9,12 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from buildup.errors import DataError
-from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 
 IMAGE_SIZE = 224
 LEAST_IMAGES = 5
 """A class needs some to train on and some to validate on."""
+TESTS = ("test", "val", "validation")
+"""Where test images may be; the first of them that is there."""
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
 
@@ -22,7 +22,7 @@ LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with
 def list_images(root: Path, *, train: bool) -> dict[str, list[Path]]:
     """The image files of each class, classes and files in the order of their names."""
     place = _place(root, train)
-    classes = _classes(place, skipped={"test"} if place == root else set())
+    classes = _classes(place, skipped=set(TESTS) if place == root else set())
     problems = []
     if len(classes) < 2:
         found = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
@@ -35,13 +35,6 @@ def list_images(root: Path, *, train: bool) -> dict[str, list[Path]]:
     ]
     if problems:
         raise DataError(*problems)
-    if not train:
-        known = set(list_images(root, train=True))
-        if known != classes.keys():
-            odd = ", ".join(sorted(known ^ classes.keys()))
-            raise DataError(
-                f"{place}: the test images must have the classes of the training images; they differ in {odd}."
-            )
     return classes
 
 
@@ -52,33 +45,15 @@ def state(root: Path, *, train: bool) -> list[tuple[str, int, int]]:
     return [(str(path.relative_to(root)), known.st_size, known.st_mtime_ns) for path, known in found]
 
 
-def load(root: Path, image_size: int, *, train: bool) -> Dataset:
-    """The training or the test images: the shorter side scaled to the size, the centre cut out, in RGB."""
-    classes = list_images(root, train=train)
-    paths = [path for members in classes.values() for path in members]
-    with ThreadPoolExecutor() as pool:
-        images = torch.stack(list(pool.map(lambda path: fit(open_image(path), image_size), paths)))
-    labels = [label for label, members in enumerate(classes.values()) for _ in members]
-    return Dataset(
-        name=f"folder:{root}",
-        images=images,
-        labels=torch.tensor(labels),
-        class_names=tuple(classes),
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-
-
 def _place(root: Path, train: bool) -> Path:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. {LAYOUT}")
     if train:
         return root / "train" if (root / "train").is_dir() else root
-    if not (root / "test").is_dir():
-        raise DataError(
-            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
-        )
-    return root / "test"
+    for name in TESTS:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/.")
 
 
 def _classes(place: Path, skipped: set[str]) -> dict[str, list[Path]]:

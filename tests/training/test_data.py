@@ -159,6 +159,21 @@ def test_folder_without_a_train_folder_is_read_too(pictures: Path) -> None:
         load_test(f"folder:{pictures / 'train'}", image_size=8)
 
 
+def test_test_images_are_found_under_their_usual_names(pictures: Path) -> None:
+    (pictures / "test").rename(pictures / "val")
+    assert load_test(f"folder:{pictures}", image_size=16).labels.tolist() == [0, 1]
+
+
+def test_test_images_without_one_of_the_classes_are_refused(pictures: Path) -> None:
+    (pictures / "test" / "bee" / "0.png").unlink()
+    with pytest.raises(DataError, match=r"bee: 0 images; a class needs at least 1"):
+        load_test(f"folder:{pictures}", image_size=8)
+    (pictures / "test" / "bee").rename(pictures / "test" / "wasp")
+    draw(pictures / "test" / "wasp" / "0.png")
+    with pytest.raises(DataError, match="they differ in bee, wasp"):
+        load_test(f"folder:{pictures}", image_size=8)
+
+
 def test_an_unreadable_image_is_named(pictures: Path) -> None:
     broken = pictures / "train" / "bee" / "broken.png"
     broken.write_bytes((pictures / "train" / "bee" / "0.png").read_bytes()[:40])

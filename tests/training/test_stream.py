@@ -4,6 +4,7 @@ import io
 import os
 import random
 import tarfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from buildup.errors import DataError, RecipeError
 from buildup.models.read import read
 from buildup.training.augment import normalise
-from buildup.training.data import describe_data, load_data, open_data, split
+from buildup.training.data import describe_data, load_data, load_test, open_data, split
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.source import open_source
@@ -123,16 +124,20 @@ def shards(tmp_path: Path) -> Path:
     root = tmp_path / "shards"
     root.mkdir()
     for shard in range(2):
-        with tarfile.open(root / f"train-{shard:04}.tar", "w") as tar:
-            for number in range(shard * 5, shard * 5 + 5):
-                for label in (0, 1):
-                    content = io.BytesIO()
-                    picture(label, number).save(content, "PNG")
-                    for suffix, data in (("png", content.getvalue()), ("cls", str(label).encode())):
-                        member = tarfile.TarInfo(f"{label}-{number:02}.{suffix}")
-                        member.size = len(data)
-                        tar.addfile(member, io.BytesIO(data))
+        pack(root / f"train-{shard:04}.tar", range(shard * 5, shard * 5 + 5), (0, 1))
     return root
+
+
+def pack(shard: Path, numbers: Iterable[int], labels: Sequence[int]) -> None:
+    with tarfile.open(shard, "w") as tar:
+        for number in numbers:
+            for label in labels:
+                content = io.BytesIO()
+                picture(label, number).save(content, "PNG")
+                for suffix, data in (("png", content.getvalue()), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{label}-{number:02}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
 
 
 def test_a_webdataset_holds_the_same_images_as_a_folder(images: Path, shards: Path) -> None:
@@ -142,6 +147,32 @@ def test_a_webdataset_holds_the_same_images_as_a_folder(images: Path, shards: Pa
     assert {(bytes(image.numpy()), int(label)) for image, label in zip(ours.images, ours.labels, strict=True)} == {
         (bytes(image.numpy()), int(label)) for image, label in zip(theirs.images, theirs.labels, strict=True)
     }
+
+
+def test_the_headers_of_a_webdataset_are_read_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_source(f"wds:{shards}", "")
+    open_source.cache_clear()  # as another process begins
+    with monkeypatch.context() as patch:
+        patch.setattr("tarfile.open", None)
+        again = open_source(f"wds:{shards}", "")
+    assert torch.equal(first.labels, again.labels)
+    assert [bytes(first.open(i).tobytes()) for i in range(20)] == [bytes(again.open(i).tobytes()) for i in range(20)]
+    pack(shards / "train-0001.tar", range(5, 9), (0, 1))
+    open_source.cache_clear()
+    assert len(open_source(f"wds:{shards}", "").labels) == 18
+
+
+def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> None:
+    with pytest.raises(DataError, match="no tar file with test or val in its name"):
+        load_test(f"wds:{shards}")
+    pack(shards / "test-0000.tar", range(20, 23), (0, 1))
+    assert len(load_data(f"wds:{shards}").labels) == 20
+    assert sorted(load_test(f"wds:{shards}").labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    for labels, problem in (((0, 1, 2), "differ in 2"), ((1,), "no test image shows 0")):
+        pack(shards / "test-0000.tar", range(20, 23), labels)
+        open_source.cache_clear()
+        with pytest.raises(DataError, match=problem):
+            open_source(f"wds:{shards}", "", train=False)
 
 
 def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from buildup.rules.base import Procedure, View
 from buildup.rules.claim import claim
 from buildup.rules.paired import Pair
 from buildup.trials.candidate import Candidate
+from buildup.trials.claim import Claim
 from buildup.trials.history import History
 from buildup.trials.outcome import Outcome, Score
 

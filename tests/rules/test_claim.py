@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.rules.claim import claim
+from buildup.rules.claim import claim, mean_interval
 from buildup.rules.paired import Pair, Spread
 from buildup.trials.outcome import Score
 
@@ -29,3 +29,16 @@ def test_claims_side_by_side_share_the_error() -> None:
 @pytest.mark.parametrize(("gain", "words"), [(2.0, "a gain of +2.00"), (-2.0, "a loss of -2.00"), (0.1, "not enough")])
 def test_a_claim_says_in_words_what_its_interval_says(gain: float, words: str) -> None:
     assert words in claim(pairs_of(*[gain] * 5), Spread()).sentence
+
+
+@given(gains=st.lists(st.floats(1, 5), min_size=2, max_size=8))
+def test_nothing_is_claimed_where_a_training_failed(gains: list[float]) -> None:
+    made = claim(pairs_of(*gains), Spread(), failed=("1 training of the winner failed (diverged)",))
+    assert not made.claimed
+    assert made.sentence.startswith("Nothing is claimed")
+    assert "1 training of the winner failed" in made.sentence
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    assert mean_interval([80.0]) is None
+    assert mean_interval([80.0, 81.0, 82.0]) == pytest.approx((81 - 2.484, 81 + 2.484), abs=0.01)

@@ -75,10 +75,10 @@ def test_probabilities_are_those_of_all_orders_counted_one_by_one(count: int, st
     total = sum(weights.values())
     for number in weights:
         fewer, more = (sum(weights[k] for k in weights if sign * k <= sign * number) for sign in (1, -1))
-        assert at_most(number, count, strength) == pytest.approx(fewer / total)
-        assert at_least(number, count, strength) == pytest.approx(more / total)
+        assert at_most(number, (count,), strength) == pytest.approx(fewer / total)
+        assert at_least(number, (count,), strength) == pytest.approx(more / total)
     mean = sum(number * weight for number, weight in weights.items()) / total
-    assert tau_of(count, strength) == pytest.approx(1 - 2 * mean / (count * (count - 1) / 2))
+    assert tau_of((count,), strength) == pytest.approx(1 - 2 * mean / (count * (count - 1) / 2))
 
 
 @pytest.mark.parametrize("count", [5, 12])
@@ -98,3 +98,32 @@ def test_the_interval_holds_the_truth_as_often_as_it_says_for_normal_pairs(count
 def test_many_things_are_counted_as_well() -> None:
     found = kendall(range(60), [(7 * number) % 60 for number in range(60)])
     assert -1 < found.low < found.tau < found.high < 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(ROWS, ROWS)
+def test_groups_of_their_own_heights_are_compared_within_alone(one: list[int], other: list[int]) -> None:
+    first, groups = [*range(len(one)), *range(len(other))], [*"a" * len(one), *"b" * len(other)]
+    found = kendall(first, [*one, *other], groups=groups)
+    lifted = kendall(first, [*one, *(1000 + value for value in other)], groups=groups)
+    assert lifted == found
+    alone, beside = kendall(range(len(one)), one), kendall(range(len(other)), other)
+    pairs, others = (len(row) * (len(row) - 1) / 2 for row in (one, other))
+    assert found.tau == pytest.approx((alone.tau * pairs + beside.tau * others) / (pairs + others))
+
+
+def test_the_chances_of_groups_are_those_of_all_their_orders() -> None:
+    first, groups = [1, 2, 3, 1, 2], "aaabb"
+    counted = [
+        kendall(first, [*one, *other], groups=groups).tau
+        for one in permutations((1, 2, 3))
+        for other in permutations((1, 2))
+    ]
+    for one in permutations((1, 2, 3)):
+        found = kendall(first, [*one, 1, 2], groups=groups)
+        beyond = min(sum(tau >= found.tau - 1e-9 for tau in counted), sum(tau <= found.tau + 1e-9 for tau in counted))
+        assert found.p == pytest.approx(min(1.0, 2 * beyond / 12))
+
+
+def test_a_thing_without_another_one_of_its_group_says_nothing() -> None:
+    assert kendall([1, 2, 9], [1, 2, 0], groups="aab") == kendall([1, 2], [1, 2])

@@ -76,6 +76,16 @@ def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path
     assert np.array_equal(bits.astype(bool), found.correct.numpy())
 
 
+def test_a_whole_training_sees_the_validation_images_and_is_another_training(tmp_path: Path) -> None:
+    settings = {"fraction": 0.02, "recipe": replace(load_recipe("quick").with_epochs(1), min_steps=1)}
+    run(job(tmp_path / "part", **settings))  # type: ignore[arg-type]
+    _, score = run(job(tmp_path / "whole", whole=True, **settings))  # type: ignore[arg-type]
+    seen = [int((tmp_path / name / "log.txt").read_text().split(": ")[1].split()[0]) for name in ("part", "whole")]
+    assert seen[1] == seen[0] + score.images
+    with pytest.raises(RunError, match="belongs to another training"):
+        run(job(tmp_path / "mixed", whole=True, resume_from=str(tmp_path / "part"), **settings))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("recipe", ["quick", "paper"])
 def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, recipe: str) -> None:
     whole = job(tmp_path / "whole", epochs=3, fraction=0.1, recipe=load_recipe(recipe).with_epochs(3))

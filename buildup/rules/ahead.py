@@ -37,6 +37,9 @@ RECENT = 100
 """So many verdicts are learned from, the last ones."""
 LEAST = 0.001
 """What is less likely to be needed than this is not trained."""
+CERTAIN = 0.95
+"""What is as likely to be needed as this may be handed to a worker that gets free before the search has thought again.
+Anything else waits for that: a training ends with its epoch at the soonest, and one that is needed would wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +93,17 @@ class Experience:
 
 
 def wanted(view: View, history: History, procedure: Procedure, workers: int) -> tuple[Training, ...]:
-    """The trainings to run, most important first: what the next verdict waits for, then what may be needed after it."""
+    """The trainings to run, most important first: what the next verdict waits for, then what may be needed after it.
+
+    There are more than workers where it is all but certain that they will be needed.
+    """
     chosen = {training.id: training for training in view.needed}
-    if len(chosen) >= workers or view.step is None:
+    if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
     experience = Experience(decisions=view.decisions[-RECENT:])
     order = count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.look)]
-    while ahead and len(chosen) < workers:
+    while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, look = heapq.heappop(ahead)
         answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread)
         if isinstance(answer, Waiting):

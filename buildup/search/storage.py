@@ -1,5 +1,6 @@
 """Where the Optuna study lies: a file of the run, or a database that several machines can read."""
 
+import os
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
@@ -21,6 +23,8 @@ DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
 PACKAGES = {"psycopg2": "psycopg2-binary"}
 ANSWER = 5
 """Seconds that a database server gets to answer."""
+OWN_DISKS = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
+"""File systems that one machine has for itself."""
 
 
 @contextmanager
@@ -129,6 +133,7 @@ def _journal(path: Path) -> JournalStorage:
 def _database(url: URL) -> RDBStorage:
     name = url.render_as_string(hide_password=True)
     backend = url.get_backend_name()
+    is_new = backend == "sqlite" and not Path(url.database or "").exists()
     if backend == "sqlite":
         _check_file(url)
     elif backend not in DRIVERS:
@@ -140,7 +145,10 @@ def _database(url: URL) -> RDBStorage:
     if backend != "sqlite":
         engine["pool_pre_ping"] = True  # trainings take long, and servers drop connections that idle
     try:
-        return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
+        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
+        if backend == "sqlite":
+            _spare_the_disk(storage, logged=is_new and _is_own_disk(Path(str(url.database))))
+        return storage
     except (ImportError, NoSuchModuleError) as error:
         driver = url.drivername.rpartition("+")[2]
         raise ResourceError(
@@ -151,6 +159,35 @@ def _database(url: URL) -> RDBStorage:
         raise ResourceError(f"storage {name} can't be used: {_cause(error)}.") from None
     except RuntimeError as error:
         raise RunError(f"storage {name} was written by another version of Optuna: {error}") from None
+
+
+def _spare_the_disk(storage: RDBStorage, *, logged: bool) -> None:
+    """Write into a log beside the file (`study.db-wal`), which waits for the disk now and then, not at every report.
+
+    What a power cut takes of it is told again from the final records of the trainings, and decided again the same way.
+    A file keeps the mode that it was made with.
+    """
+    if logged:
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("pragma journal_mode=wal")
+
+    @event.listens_for(storage.engine, "connect")
+    def set_up(connection: sqlite3.Connection, record: object) -> None:
+        if connection.execute("pragma journal_mode").fetchone() == ("wal",):
+            connection.execute("pragma synchronous=normal")
+
+    storage.engine.dispose()  # connections that are open already would go on as before
+
+
+def _is_own_disk(path: Path) -> bool:
+    """Whether a file lies on a disk of this machine alone: a log is shared by memory, which others do not see."""
+    try:
+        mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return False
+    place = str(path.absolute())
+    over = [(len(where), kind) for _, where, kind, *_ in mounts if os.path.commonpath([where, place]) == where]
+    return max(over, default=(0, ""))[1] in OWN_DISKS
 
 
 def _check_file(url: URL) -> None:

@@ -84,7 +84,7 @@ def _of_run(name: str, candidate: str | None, flags: Mapping[str, Any]) -> Found
     chosen = view.best if candidate is None else choose(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     model = build(chosen.network, seed=0)
-    _load(model, run.trainings / training)
+    load_weights(model, run.trainings / training)
     return Found(
         label=f"{run.name} {chosen.layout}",
         model=model,
@@ -104,7 +104,7 @@ def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
     model = build(network, seed=0)
-    _load(model, place)
+    load_weights(model, place)
     return Found(
         label=place.name,
         model=model,
@@ -115,7 +115,7 @@ def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
     )
 
 
-def _load(model: nn.Module, training: Path) -> None:
+def load_weights(model: nn.Module, training: Path) -> None:
     """Give a model the weights that a training has left."""
     left = sorted(training.glob("attempt-*/weights.safetensors"))
     if not left:

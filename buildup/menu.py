@@ -260,6 +260,10 @@ COMMANDS = (
             ),
             Flag(name="pretrained", metavar="[FILE]", help="of a timm model: timm's weights, or those of a file"),
             Flag(name="quick", help="512 images, 4 Hessian batches and a landscape of 7 x 7 points on 128 images"),
+            Flag(
+                name="verdicts",
+                help="of a run: parent and candidate of each verdict side by side, and what goes with the gains",
+            ),
             Flag(name="images", metavar="N", help="images to look at (default: 10,000 or all there are)"),
             Flag(name="seed", metavar="N", help="of order, augmentation and the choice of images (default: 0)"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),

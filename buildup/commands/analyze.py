@@ -16,6 +16,7 @@ from buildup.commands.problems import Problems
 from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
 from buildup.commands.subjects import Found, find_model
+from buildup.commands.verdicts import verdicts
 from buildup.diagnostics.analysis import (
     LABELLED,
     MEASURES,
@@ -36,6 +37,8 @@ from buildup.training.recipe import recipe_to_values
 
 def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Measure, write numbers and figures, and give back the summaries. The same command goes on after any stop."""
+    if flags["verdicts"]:
+        return verdicts(flags)
     subjects, wanted, folder, identity = _request(flags)
     before = [fingerprint(subject.model) for subject in subjects]
     folder.mkdir(parents=True, exist_ok=True)

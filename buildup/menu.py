@@ -299,6 +299,20 @@ COMMANDS = (
         ),
     ),
     Command(
+        name="bench search",
+        help="how busy workers are kept, and what a training costs the driver",
+        example="buildup bench search --seconds 1,5 --trials 100,500",
+        run="bench_search:bench_search",
+        flags=(
+            Flag(name="seconds", metavar="S,S", help="lengths of a training, which only sleeps (default: 1,5)"),
+            Flag(
+                name="trials", metavar="N,N", help="tell costs after so many trainings; the last ends it (default: 100)"
+            ),
+            Flag(name="workers", metavar="N", help="trainings side by side (default: 8)"),
+            JSON,
+        ),
+    ),
+    Command(
         name="doctor",
         help="what works here, what does not, and what to do",
         example="buildup doctor --dataset cifar100",

@@ -68,8 +68,8 @@ def _text(rows: list[Rehearsed]) -> str:
             "",
             *aligned([cost_heads, *costs], right=range(len(cost_heads))),
             "",
-            f"Trainings of {EPOCHS} epochs that only sleep. What one costs the driver: CPU of Tune and of the rule, and "
-            "the seconds that Optuna takes with its disk.",
+            f"Trainings of {EPOCHS} epochs that only sleep. What one costs the driver: CPU of Tune and the rule, "
+            "and the seconds that Optuna takes with its disk.",
             f"The driver took {memory.driver_mib:.0f} MiB; each training adds {memory.driver_growth_kib:.0f} KiB.",
         ]
     )

@@ -1,5 +1,6 @@
 """What the search asks of those who train: an ordered set of wanted trainings in, events out."""
 
+import errno
 import json
 import time
 import traceback
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from buildup.errors import RunError
+from buildup.errors import BuildupError, RunError, SearchError
 from buildup.search.files import write_whole
 from buildup.trials.outcome import (
     Epoch,
@@ -89,6 +90,7 @@ def attempt(
     """Run a training in its attempt folder, whatever happens in it, and leave its final record there.
 
     A training tells all its epochs, those of earlier attempts too: it remembers them, and nobody else is sure to.
+    A failure of the place leaves no record, so that the training goes on from its checkpoint once that is mended.
     """
     started = time.monotonic()
     curve: list[Epoch] = []
@@ -105,12 +107,33 @@ def attempt(
                 yield epoch
     except Failed as failed:
         outcome = Failure(reason=failed.reason, message=failed.message, seconds=time.monotonic() - started)
+    except BuildupError as error:
+        outcome = Failure(reason=Reason.REFUSED, message=str(error), seconds=time.monotonic() - started)
     except Exception:  # noqa: BLE001 - a broken candidate is a result, and this is the one place where it becomes one
         message = traceback.format_exc()
         outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
     record = Record(outcome=outcome, curve=tuple(curve))
-    write_whole(folder / FINAL, json.dumps(record_to_values(record)).encode())
+    if isinstance(outcome, Failure) and outcome.reason.is_of_the_place:
+        return record
+    try:
+        write_whole(folder / FINAL, json.dumps(record_to_values(record)).encode())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = Failure(reason=Reason.DISK_FULL, message=f"{folder} can't be written ({error}). Free some space there.")
+        return Record(outcome=full, curve=record.curve)
     return record
+
+
+def raise_if_of_the_place(event: Event) -> Event:
+    """Pass an event on, unless it tells of a failure that every other training would share."""
+    if isinstance(event, Ended):
+        outcome = event.record.outcome
+        if isinstance(outcome, Failure) and outcome.reason.is_of_the_place:
+            raise SearchError(
+                f"{outcome.message} Nothing was decided by it: once that is mended, `resume` goes on from there."
+            )
+    return event
 
 
 def final_record(training_folder: Path) -> tuple[int, Record] | None:

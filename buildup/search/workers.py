@@ -29,7 +29,7 @@ from ray import tune
 
 from buildup.errors import ResourceError, SearchError
 from buildup.search.desk import STOP, Begun, Desk, Idle, MakeJob, Order, Report, Train, is_broken
-from buildup.search.evaluate import Event, attempt
+from buildup.search.evaluate import Event, attempt, raise_if_of_the_place
 from buildup.trials.outcome import Record
 from buildup.trials.training import Training
 
@@ -114,7 +114,8 @@ class RayEvaluator:
         while True:
             rest = SLICE if end is None else max(0.0, min(SLICE, end - time.monotonic()))
             try:
-                return self._desk.events.get(timeout=rest) if rest else self._desk.events.get_nowait()
+                event = self._desk.events.get(timeout=rest) if rest else self._desk.events.get_nowait()
+                return raise_if_of_the_place(event)
             except Empty:
                 if self._tuning is not None and self._tuning.done():
                     error = self._tuning.exception()

@@ -60,8 +60,11 @@ def save(
         "curve": [_to_values(epoch) for epoch in curve],
     }
     temporary = place / f"{CHECKPOINT}.tmp"
-    torch.save(state, temporary)
-    os.replace(temporary, place / CHECKPOINT)
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, place / CHECKPOINT)
+    finally:
+        temporary.unlink(missing_ok=True)  # half a checkpoint would keep a full disk full
     _write(place / CURVE, _lines(curve))
     last = curve[-1]
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
@@ -77,8 +80,11 @@ def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch],
     place = Path(folder)
     temporary = place / f"{WEIGHTS}.tmp"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
-    os.replace(temporary, place / WEIGHTS)
+    try:
+        save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
+        os.replace(temporary, place / WEIGHTS)
+    finally:
+        temporary.unlink(missing_ok=True)
     _write(place / RELIABILITY, json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     log(folder, "finished")

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from buildup.errors import DataError
@@ -279,6 +281,10 @@ def _named_failures(job: Job) -> Iterator[None]:
         raise _out_of_memory(error) from error
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _disk_full(job, error) from error
+    except SafetensorError as error:  # it tells what the system said in words only
+        if os.strerror(errno.ENOSPC) not in str(error):
             raise
         raise _disk_full(job, error) from error
     except RuntimeError as error:

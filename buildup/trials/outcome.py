@@ -17,12 +17,19 @@ class Reason(StrEnum):
     """The device had too little memory."""
     DISK_FULL = "disk_full"
     """Its folder could not be written."""
+    REFUSED = "refused"
+    """Its data or its files are not what they should be."""
     BROKEN = "broken"
     """The code raised; the message is the traceback."""
     LOST = "lost"
     """Its worker died again and again."""
     UNNEEDED = "unneeded"
     """A verdict fell without it, so it was ended early."""
+
+    @property
+    def is_of_the_place(self) -> bool:
+        """Whether it says nothing of the candidate: every other training would fail so, too."""
+        return self in {Reason.DISK_FULL, Reason.REFUSED}
 
 
 class Failed(Exception):

@@ -15,7 +15,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from buildup.errors import ResourceError, SearchError
+from buildup.errors import DataError, ResourceError, SearchError
 from buildup.graph.network import sketch
 from buildup.search.desk import MakeJob
 from buildup.search.evaluate import Ended, EpochDone, Event, Started
@@ -39,6 +39,10 @@ def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
             raise Failed(Reason.DIVERGED, "the loss is not a number")
         if number == job.get("breaks"):
             raise ZeroDivisionError("a broken block")
+        if number == job.get("refuses"):
+            raise DataError("the images are not those of then.")
+        if number == job.get("fills"):
+            raise Failed(Reason.DISK_FULL, "the disk is full.")
         metrics = {"accuracy": float(number), "pid": float(os.getpid()), "remembered": float(number <= first)}
         yield Epoch(number=number, metrics=metrics)
         (Path(job["folder"]) / "checkpoint.pt").write_text(str(number))
@@ -202,6 +206,19 @@ def test_a_failed_training_is_a_result_and_the_next_one_runs(
     outcomes = [event.record.outcome for event in events if isinstance(event, Ended)]
     assert [isinstance(outcome, Failure) and outcome.reason for outcome in outcomes] == [reason, reason]
     assert all(isinstance(outcome, Failure) and message in outcome.message for outcome in outcomes)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "fills"])
+def test_a_failure_of_the_place_ends_the_search_and_is_held_against_nobody(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path, fault: str
+) -> None:
+    one = evaluator(jobs(**{fault: 3}))
+    with pytest.raises(SearchError, match="Nothing was decided by it"):
+        until_ended(one, trainings(1))
+    one.close()
+    assert not list(tmp_path.rglob("final.json"))
+    events = until_ended(evaluator(jobs()), trainings(1))
+    assert [event.epoch.metrics["remembered"] for event in events if isinstance(event, EpochDone)] == [1, 1, 0]
 
 
 def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(evaluator: Callable[..., RayEvaluator]) -> None:

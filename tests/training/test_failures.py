@@ -138,7 +138,17 @@ def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(tmp
     with pytest.raises(Failed, match="Free some space there") as failed:
         next(training)
     assert failed.value.reason is Reason.DISK_FULL
-    (tmp_path / "checkpoint.pt.tmp").unlink()
+    assert not (tmp_path / "checkpoint.pt.tmp").is_symlink()
+    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors.tmp").symlink_to("/dev/full")
+    with pytest.raises(Failed, match="Free some space there") as failed:
+        follow(fit(job(tmp_path)))
+    assert failed.value.reason is Reason.DISK_FULL
     epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 

@@ -249,7 +249,7 @@ COMMANDS = (
             Flag(
                 name="what",
                 metavar="NAME,NAME",
-                help="all (default), hessian, landscape, fourier, variance, lesion, cka, noise, calibration",
+                help="all (default), hessian, landscape, fourier, variance, lesion, cka, noise, corruption, calibration",
             ),
             Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
             Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),
@@ -259,7 +259,15 @@ COMMANDS = (
                 help="how training images are augmented (default: as it was trained, or paper)",
             ),
             Flag(name="pretrained", metavar="[FILE]", help="of a timm model: timm's weights, or those of a file"),
-            Flag(name="quick", help="512 images, 4 Hessian batches and a landscape of 7 x 7 points on 128 images"),
+            Flag(
+                name="corruptions",
+                metavar="DIR",
+                help="the unpacked files of CIFAR-10-C or CIFAR-100-C (default: the same kinds, made here)",
+            ),
+            Flag(
+                name="quick",
+                help="512 images (128 for corruptions), 4 Hessian batches, a landscape of 7 x 7 points on 128 images",
+            ),
             Flag(
                 name="verdicts",
                 help="of a run: parent and candidate of each verdict side by side, and what goes with the gains",

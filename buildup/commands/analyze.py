@@ -24,6 +24,7 @@ from buildup.diagnostics.analysis import (
     Sizes,
     Subject,
 )
+from buildup.diagnostics.corruption import open_published
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluating, fingerprint
 from buildup.diagnostics.units import find_units
@@ -77,7 +78,15 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     if flags["pretrained"] is not None and models and not any(model.by_name for model in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
+    if flags["corruptions"] and "corruption" not in wanted:
+        raise RequestError("--corruptions is for --what corruption, which is not asked for.")
     subjects = [_subject(model, sizes, wanted, seed, torch.device(device)) for model in models]
+    if flags["corruptions"]:
+        count = sizes.corrupted_images
+        subjects = [
+            replace(subject, corrupted=open_published(flags["corruptions"], subject.images, count, seed))
+            for subject in subjects
+        ]
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
     if blind and (asked := [what for what in wanted if what in LABELLED]):
         problem = (
@@ -99,6 +108,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
         "recipe": hashlib.sha256(json.dumps(recipe_to_values(models[0].recipe), sort_keys=True).encode()).hexdigest()[
             :16
         ],
+        "corruptions": flags["corruptions"] or "generated",
         "sizes": asdict(sizes),
         "seed": seed,
     }
@@ -134,22 +144,12 @@ def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, devic
         label=found.label,
         model=model,
         units=find_units(model, image),
-        images=_chosen(data, shown),
+        images=data.part(shown),
         hessian_batches=batches[:curved],
         landscape_batches=batches[:walked],
         weight_decay=found.recipe.weight_decay,
         sizes=sizes,
-    )
-
-
-def _chosen(data: Dataset, index: torch.Tensor) -> Dataset:
-    return Dataset(
-        name=data.name,
-        images=data.images[index],
-        labels=data.labels[index],
-        class_names=data.class_names,
-        mean=data.mean,
-        std=data.std,
+        seed=seed,
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.commands.progress import say
-from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, parts, summary, units_rows
+from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, parts, summaries, units_rows
 from buildup.diagnostics.figures import Table, draw
 from buildup.errors import DataError
 from buildup.report.words import duration
@@ -36,18 +36,18 @@ def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict
             raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
         tables.append(Table(label=subject.label, units=units_rows(subject), rows=rows))
         unfinished.append(place)
-    summaries = {table.label: summary(what, table.rows) for table in tables}
-    values = {"identity": identity, "summaries": summaries, "tables": [asdict(table) for table in tables]}
+    found = summaries(what, {table.label: table.rows for table in tables})
+    values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}
     write_whole(folder / f"{what}.csv", _csv(tables).encode())
     figure = draw(what, tables)
     for form in ("svg", "png"):
         picture = io.BytesIO()
-        figure.savefig(picture, format=form)
+        figure.savefig(picture, format=form, metadata={"Date": None} if form == "svg" else None)
         write_whole(folder / f"{what}.{form}", picture.getvalue())
     write_whole(path, json.dumps(plain(values), indent=1).encode())
     for place in unfinished:
         place.unlink(missing_ok=True)
-    return summaries
+    return found
 
 
 def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:

@@ -3,15 +3,24 @@
 A measurement takes the rows that an earlier, interrupted run of it left, and gives those that are missing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.cka import cka
+from buildup.diagnostics.corrupt import CORRUPTIONS
+from buildup.diagnostics.corruption import (
+    Corrupted,
+    Generated,
+    kind_errors,
+    relative_error,
+    robustness,
+)
 from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.fourier import fourier
 from buildup.diagnostics.hessian import Batch, ape, hessian, nep
@@ -31,17 +40,21 @@ class Sizes:
     """How much is measured. The usual values are the paper's, where a paper says them and a day suffices."""
 
     images: int = 10_000
-    """Validation images at most, for all but the two below."""
+    """Validation images at most, for all but those below."""
     hessian_batches: int = 300
     """Of 16 training images each: a tenth of CIFAR."""
     landscape_side: int = 21
     """Points of the grid on each side."""
     landscape_images: int = 2048
     """Training images of each point."""
+    corrupted_images: int = 10_000
+    """Of each of the 75 kinds and severities."""
     batch_size: int = 128
 
 
-QUICK = Sizes(images=512, hessian_batches=4, landscape_side=7, landscape_images=128, batch_size=64)
+QUICK = Sizes(
+    images=512, hessian_batches=4, landscape_side=7, landscape_images=128, corrupted_images=128, batch_size=64
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +72,18 @@ class Subject:
     """Both augmented as in a training."""
     weight_decay: float
     sizes: Sizes
+    seed: int = 0
+    """Of directions, noise and corruptions."""
+    corrupted: Corrupted | None = None
+    """Published images; without them some of its own are spoiled."""
+
+    @property
+    def spoiled(self) -> Corrupted:
+        """What its robustness is measured on."""
+        count = min(self.sizes.corrupted_images, len(self.images.labels))
+        # Spread over all of them, for some sets are in the order of their classes.
+        index = torch.linspace(0, len(self.images.labels) - 1, count).round().long()
+        return self.corrupted or Generated(images=self.images.part(index), seed=self.seed)
 
     def batches(self) -> Iterator[Tensor]:
         """The images alone, where the model is."""
@@ -118,7 +143,8 @@ def _cka(subject: Subject, done: Rows) -> Iterator[Rows]:
 
 def _noise(subject: Subject, done: Rows) -> Iterator[Rows]:
     left = _bands(subject)[len(done) :]
-    for found in band_noise(subject.model, subject.images, bands=left, batch_size=subject.sizes.batch_size):
+    size = subject.sizes.batch_size
+    for found in band_noise(subject.model, subject.images, bands=left, seed=subject.seed, batch_size=size):
         measured = {"accuracy": found.metrics.accuracy, "drop": found.drop, "nll": found.metrics.nll}
         yield [{"low": found.band.low, "high": found.band.high, **measured}]
 
@@ -129,9 +155,21 @@ def _bands(subject: Subject) -> tuple[Band, ...]:
     return tuple(band for band in PAPER_BANDS if band_mask((height, width), band).any())
 
 
+def _corruption(subject: Subject, done: Rows) -> Iterator[Rows]:
+    spoiled, data = subject.spoiled, subject.images
+    left = spoiled.places[len(done) :]
+    size = subject.sizes.batch_size
+    for found in robustness(subject.model, spoiled, left, mean=data.mean, std=data.std, batch_size=size):
+        family = CORRUPTIONS[found.kind].family if found.severity else ""
+        named = {"kind": found.kind, "family": family, "severity": found.severity, "source": found.source}
+        measured = {"error": found.error, "nll": found.metrics.nll, "ece": found.metrics.ece}
+        yield [{**named, **measured, "alexnet_error": spoiled.reference.get(found.kind)}]
+
+
 def _hessian(subject: Subject, done: Rows) -> Iterator[Rows]:
     first = 1 + max((row["batch"] for row in done), default=-1)
-    found = hessian(subject.model, subject.hessian_batches[first:], weight_decay=subject.weight_decay)
+    left = subject.hessian_batches[first:]
+    found = hessian(subject.model, left, weight_decay=subject.weight_decay, seed=subject.seed)
     for number, batch in enumerate(found, start=first):
         how = {"products": batch.products, "converged": batch.converged}
         yield [
@@ -142,7 +180,8 @@ def _hessian(subject: Subject, done: Rows) -> Iterator[Rows]:
 
 def _landscape(subject: Subject, done: Rows) -> Iterator[Rows]:
     left = grid(subject.sizes.landscape_side)[len(done) :]
-    for point in landscape(subject.model, subject.landscape_batches, left, directions(subject.model)):
+    towards = directions(subject.model, seed=subject.seed)
+    for point in landscape(subject.model, subject.landscape_batches, left, towards):
         yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
 
 
@@ -166,10 +205,11 @@ MEASURES: dict[str, Measure] = {
     "lesion": _lesion,
     "cka": _cka,
     "noise": _noise,
+    "corruption": _corruption,
     "calibration": _calibration,
 }
 
-LABELLED = ("hessian", "landscape", "lesion", "noise", "calibration")
+LABELLED = ("hessian", "landscape", "lesion", "noise", "corruption", "calibration")
 """Those that need a model that tells the classes of the images apart."""
 
 
@@ -184,6 +224,8 @@ def parts(what: str, subject: Subject) -> int:
             return len(wounds(subject.model, subject.units))
         case "noise":
             return len(_bands(subject))
+        case "corruption":
+            return len(subject.spoiled.places)
     return 1
 
 
@@ -209,6 +251,13 @@ def summary(what: str, rows: Rows) -> Row:
         case "noise":
             worst = max(rows, key=lambda row: row["drop"])
             return {"worst_frequency": (worst["low"] + worst["high"]) / 2, "worst_drop": worst["drop"]}
+        case "corruption":
+            clean = [row["error"] for row in rows if not row["severity"]]
+            errors = kind_errors(rows)
+            alexnet = {row["kind"]: row["alexnet_error"] for row in rows if row["alexnet_error"]}
+            known = {"error relative to AlexNet": relative_error(errors, alexnet)} if alexnet else {}
+            found = {"clean_error": clean[0]} if clean else {}
+            return {**found, "mean_error": fmean(errors.values()), **known, "images": rows[0]["source"]}
         case "cka":
             return {"mean": fmean(row["cka"] for row in rows if row["unit"] != row["other"])}
         case "variance":
@@ -217,6 +266,15 @@ def summary(what: str, rows: Rows) -> Row:
             ends = list({row["unit"]: row for row in rows}.values())
             return _steps(ends, "log_amplitude")
     return {}
+
+
+def summaries(what: str, tables: Mapping[str, Rows]) -> dict[str, Row]:
+    """The few numbers of each model; with several, how those of the first compare with the second."""
+    found = {label: summary(what, rows) for label, rows in tables.items()}
+    if what == "corruption" and len(tables) > 1:
+        (first, rows), (second, others) = list(tables.items())[:2]
+        found[first][f"error relative to {second}"] = relative_error(kind_errors(rows), kind_errors(others))
+    return found
 
 
 def _steps(rows: Rows, column: str) -> Row:

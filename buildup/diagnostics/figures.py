@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito, which stay apart in the common forms of colo
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import nan
 from typing import Any
 
@@ -32,6 +33,8 @@ STYLE: Any = {
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
     "svg.fonttype": "none",
+    "svg.hashsalt": "buildup",  # the same figure is the same file
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "figure.constrained_layout.use": True,
     "figure.dpi": 160,
 }
@@ -168,6 +171,37 @@ def _noise(tables: Sequence[Table]) -> Figure:
     return figure
 
 
+def _corruption(tables: Sequence[Table]) -> Figure:
+    figure = Figure(figsize=(7.6, 4.2))
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    kinds = list(dict.fromkeys(row["kind"] for row in tables[0].rows if row["severity"]))
+    places = range(len(kinds))
+    for table, colour, marker in zip(tables, COLOURS, "os^Dv<", strict=False):
+        spoiled = [row for row in table.rows if row["severity"]]
+        means = [np.mean([100 * row["error"] for row in spoiled if row["kind"] == kind]) for kind in kinds]
+        left.plot(means, places, marker, color=colour, ms=5, label=table.label)
+        severities = sorted({row["severity"] for row in table.rows})
+        right.plot(
+            severities,
+            [np.mean([100 * row["error"] for row in table.rows if row["severity"] == each]) for each in severities],
+            f"{marker}-",
+            color=colour,
+            ms=5,
+            label=table.label,
+        )
+    left.set_yticks(places, [kind.replace("_", " ") for kind in kinds])
+    left.invert_yaxis()
+    families = [next(row["family"] for row in tables[0].rows if row["kind"] == kind) for kind in kinds]
+    for place, (before, after) in enumerate(pairwise(families), start=1):
+        if before != after:
+            left.axhline(place - 0.5, color="#444444", lw=0.7)
+    made = {"generated": "generated here", "published": "published sets"}[tables[0].rows[0]["source"]]
+    left.set(xlabel="error (%), mean of 5 severities", title=f"15 corruptions, {made}")
+    right.set(xlabel="severity (0: clean)", ylabel="error (%), mean of all kinds", title="all kinds")
+    right.legend(fontsize=7)
+    return figure
+
+
 def _hessian(tables: Sequence[Table]) -> Figure:
     figure = Figure(figsize=(6.4, 3.1))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -238,5 +272,6 @@ _FIGURES: dict[str, Callable[[Sequence[Table]], Figure]] = {
     "lesion": _lesion,
     "cka": _cka,
     "noise": _noise,
+    "corruption": _corruption,
     "calibration": _calibration,
 }

@@ -198,17 +198,4 @@ def _digits(image_size: int, train: bool) -> Dataset:
         val_share=DIGITS_SHARE,
     )
     kept, held = split(everything, DIGITS_TEST_SEED)
-    return _part(everything, kept if train else held)
-
-
-def _part(dataset: Dataset, index: Tensor) -> Dataset:
-    return Dataset(
-        name=dataset.name,
-        images=dataset.images[index].contiguous(),
-        labels=dataset.labels[index].contiguous(),
-        class_names=dataset.class_names,
-        mean=dataset.mean,
-        std=dataset.std,
-        mirror=dataset.mirror,
-        val_share=dataset.val_share,
-    )
+    return everything.part(kept if train else held)

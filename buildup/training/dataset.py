@@ -1,7 +1,7 @@
 """A dataset in memory, and how its training images are split: always by a seed, always balanced over the classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Protocol
@@ -54,6 +54,10 @@ class Dataset:
     def num_classes(self) -> int:
         """How many classes the labels know."""
         return len(self.class_names)
+
+    def part(self, index: Tensor) -> "Dataset":
+        """Some of the images, in the order of their indexes."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     @cached_property
     def hash(self) -> str:

@@ -28,7 +28,7 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
     "ray": {"search/workers.py"},
-    "optuna": {"rules/sampled.py", "search/journal.py", "search/storage.py", "search/study.py"},
+    "optuna": {"rules/sampled.py", "rules/tuned.py", "search/journal.py", "search/storage.py", "search/study.py"},
     "optuna_dashboard": {"search/journal.py", "commands/dashboard.py"},
 }
 

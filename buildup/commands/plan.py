@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from buildup.commands.request import Request, resolve
-from buildup.commands.show import how_it_walks
+from buildup.commands.show import how_it_walks, tuned
 from buildup.graph.edit import Edit, apply, edits_between
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
@@ -17,6 +17,7 @@ from buildup.models.cost import Cost, cost
 from buildup.report.table import PlanRow, candidates_table
 from buildup.report.words import duration
 from buildup.rules.base import Limits, Procedure
+from buildup.rules.moves import left_out
 from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
@@ -125,6 +126,9 @@ def _text(made: Plan) -> str:
         f"validate on, {data.image_size} px, stem {request.network.stem}.",
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
     ]
+    if request.space.tune:
+        lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")
+        lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
     lines += ["", candidates_table(rows), ""]

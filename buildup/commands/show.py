@@ -13,7 +13,7 @@ from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.table import graph_text
 from buildup.rules.moves import from_layout, moves, start
 from buildup.space.load import load, shipped
-from buildup.space.schema import SETTINGS, STEMS, SearchSpace
+from buildup.space.schema import SETTINGS, STEMS, SearchSpace, Tuning
 from buildup.training.data import describe_data
 
 StemChoice = Literal["auto", "small", "base"]
@@ -68,7 +68,7 @@ def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _allows(space: SearchSpace) -> Iterator[str]:
     """What a space allows, in a few lines."""
-    kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.kinds)
+    kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.placed)
     if space.place == "end":
         yield f"one more block of kind {kinds} at the end of each stage"
     else:
@@ -77,6 +77,8 @@ def _allows(space: SearchSpace) -> Iterator[str]:
     names = [name for letter in space.kinds for name in SETTINGS[letter] if getattr(space, name) is not None]
     settings = [f"{name.replace('_', ' ')} {getattr(space, name)}" for name in dict.fromkeys(names)]
     yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
+    if space.tune:
+        yield f"where a block was kept: {tuned(space.tune)}"
     if space.stages:
         wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
         yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
@@ -94,6 +96,17 @@ def how_it_walks(space: SearchSpace) -> str:
     failures = "1 failure ends" if space.failures == 1 else f"{space.failures} failures end"
     gain = f"a gain of more than {space.min_gain:g} is kept"
     return f"{order}, look-ahead {space.look_ahead}, {failures} a stage, {gain}"
+
+
+def tuned(tune: Tuning) -> str:
+    """What is searched at a place where a block was kept.
+
+    >>> tuned(Tuning(kind=("M", "G"), window=(2, 4)))
+    'kind M, G and window 2, 4, at most 8 variants a place'
+    """
+    lists = {"kind": tune.kind, **tune.settings}
+    words = [f"{name.replace('_', ' ')} {', '.join(map(str, values))}" for name, values in lists.items() if values]
+    return f"{' and '.join(words)}, at most {tune.tries} variants a place"
 
 
 def _ordinal(number: int) -> str:

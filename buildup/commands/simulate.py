@@ -16,6 +16,7 @@ from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of
 from buildup.search.loop import Silence, run
+from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -86,7 +87,7 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     assert network is not None
     assert table is not None
 
-    procedure = procedure_of(network, space, judge=judge, seeds=seeds)
+    procedure = procedure_of(network, space, strategy=STRATEGIES["alternet"], judge=judge, seeds=seeds)
     if flags["speedup"]:
         rest = Row(score=default) if flags["default_score"] is not None else None
         return speedup(procedure, table, rest, runs=runs, seed=seed)

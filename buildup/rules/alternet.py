@@ -13,7 +13,8 @@ The error that a search may make is shared out over its stages. Within a strict 
 ends the stage, so only one candidate without a gain can be tried there, and whatever comes after a keep is tried at
 the same level. A stage that ends without a drop has spent nothing, and passes its share on to the next (the fallback
 procedure of multiple testing). With a look-ahead, or where it takes several failures to end a stage, a stage may see
-several drops, and its share is split among as many as there can be.
+several drops, and its share is split among as many as there can be. Where settings are searched at accepted places,
+half of a stage's share is for those verdicts: `tries` at each of its places, all of which may be dropped.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from math import ceil
 from buildup.graph.edit import apply
 from buildup.rules.base import Step, walk
 from buildup.rules.moves import Move, moves
+from buildup.rules.tune import Choose, Place, Variant, at_place
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -35,13 +37,17 @@ class AlterNetRule:
 
     base: Candidate
     space: SearchSpace
+    choose: Choose | None = None
+    """Chooses settings at an accepted place where not all of them can be tried."""
+    seed: int = 0
+    """For the luck of what is drawn there."""
 
     @cached_property
     def first(self) -> Step | None:
         """The last place of the stage that comes first, which is usually the last one."""
         of_stage = moves(self.base.network, self.space)
         stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
-        return _enter(stages, best=self.base, space=self.space, part=1 / max(1, len(stages)))
+        return _enter(stages, best=self.base, rule=self, part=1 / max(1, len(stages)))
 
     def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
         """The candidate that follows from the verdicts so far; None at the end."""
@@ -63,7 +69,7 @@ class _Try:
     """Drops since the last keep, or since the last failure."""
     failed: int = 0
     """Failures in this stage: drops that no look-ahead saved."""
-    space: SearchSpace
+    rule: AlterNetRule
     part: float
     """What a stage gets of the error."""
     budget: float
@@ -79,7 +85,7 @@ class _Try:
 
     @property
     def share(self) -> float:
-        return self.budget / most_drops(len(self.stages[0]), self.space)
+        return self._for_places / most_drops(len(self.stages[0]), self.rule.space)
 
     def after(self, decision: Decision) -> Step | None:
         return self.foreseen(decision.kept)
@@ -88,30 +94,52 @@ class _Try:
         return self._kept if kept else self._dropped
 
     def left(self, kept: bool) -> int:
-        count, step = 0, self.foreseen(kept)
+        count, step = 1, self.foreseen(kept)
         while step is not None:
-            count, step = count + 1, step.foreseen(kept)
-        return count + 1
+            count += step.tries_left if isinstance(step, Variant) else 1
+            step = step.without if isinstance(step, Variant) else step.foreseen(kept)
+        return count
+
+    @property
+    def _tries(self) -> tuple[int, ...]:
+        """How many variants may be tried at each place of this stage."""
+        most = self.rule.space.tune.tries if self.rule.space.tune else 0
+        return tuple(min(most, len(move.variants)) for move in self.stages[0])
+
+    @property
+    def _for_places(self) -> float:
+        """What this stage has of the error, without what is for settings."""
+        return self.budget / 2 if any(self._tries) else self.budget
 
     @cached_property
     def _kept(self) -> Step | None:
-        best = self.candidate
-        return self._next(replace(self, best=best, built_on=best, in_a_row=0))
+        move, tries = self.stages[0][self.number], self._tries
+        place = Place(
+            path=move.path,
+            kept=move.kind,
+            variants=move.variants,
+            tries=tries[self.number],
+            choose=self.rule.choose if tries[self.number] < len(move.variants) else None,
+            share=(self.budget - self._for_places) / max(1, sum(tries)),
+            luck=str(self.rule.seed),
+            go_on=lambda best: self._next(replace(self, best=best, built_on=best, in_a_row=0)),
+        )
+        return at_place(place, self.candidate)
 
     @cached_property
     def _dropped(self) -> Step | None:
-        if self.in_a_row < self.space.look_ahead:
+        if self.in_a_row < self.rule.space.look_ahead:
             return self._next(replace(self, built_on=self.candidate, in_a_row=self.in_a_row + 1, unspent=False))
-        if self.failed + 1 < self.space.failures:
+        if self.failed + 1 < self.rule.space.failures:
             failed = replace(self, built_on=self.best, in_a_row=0, failed=self.failed + 1, unspent=False)
             return self._next(failed)
-        return _enter(self.stages[1:], best=self.best, space=self.space, part=self.part)
+        return _enter(self.stages[1:], best=self.best, rule=self.rule, part=self.part)
 
     def _next(self, state: "_Try") -> Step | None:
         if self.number + 1 < len(self.stages[0]):
             return replace(state, number=self.number + 1)
-        passed_on = self.budget if state.unspent else 0.0
-        return _enter(self.stages[1:], best=state.best, space=self.space, part=self.part, passed_on=passed_on)
+        passed_on = self._for_places if state.unspent else 0.0
+        return _enter(self.stages[1:], best=state.best, rule=self.rule, part=self.part, passed_on=passed_on)
 
 
 def most_drops(places: int, space: SearchSpace) -> int:
@@ -131,9 +159,9 @@ def most_drops(places: int, space: SearchSpace) -> int:
 
 
 def _enter(
-    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, space: SearchSpace, part: float, passed_on: float = 0.0
+    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, rule: AlterNetRule, part: float, passed_on: float = 0.0
 ) -> Step | None:
     """The first try in the first of these stages."""
     if not stages:
         return None
-    return _Try(stages=stages, best=best, built_on=best, space=space, part=part, budget=part + passed_on)
+    return _Try(stages=stages, best=best, built_on=best, rule=rule, part=part, budget=part + passed_on)

@@ -52,7 +52,7 @@ class Tally:
     kept_true: float
     """Of the places with a gain, how many are in the winner."""
     kept_false: float
-    """Searches that kept a place without a gain."""
+    """Searches that kept a candidate that is no better than its parent."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float
@@ -80,7 +80,8 @@ class Study:
             trainings += len(history.outcomes)
             kept += bool(steps)
             true += len(paths)
-            false += len(paths) < _attentions(view.best)
+            tried = zip(view.decisions, view.candidates[1:], strict=False)
+            false += any(decision.kept and self._helps_not(candidate) for decision, candidate in tried)
             if steps and self.claim(view, f"{seed}/{run}/final").claimed:
                 claimed += 1
                 falsely += self.gain(view.best) <= 0
@@ -103,6 +104,10 @@ class Study:
     def gain(self, candidate: Candidate) -> float:
         """The true gain of a candidate over the base."""
         return sum(points for path, points in self.worth.items() if _has_attention(candidate, path))
+
+    def _helps_not(self, candidate: Candidate) -> bool:
+        assert candidate.parent is not None
+        return self.gain(candidate) <= self.gain(candidate.parent)
 
     def draw(self, luck: str, images: int) -> Draw:
         """Scores by the model, the same for the same luck and training, in whatever order they are drawn."""
@@ -143,7 +148,3 @@ def _random(name: str) -> np.random.Generator:
 
 def _has_attention(candidate: Candidate, path: str) -> bool:
     return any(block.path == path and block.kind.letter != "C" for block in candidate.network.blocks)
-
-
-def _attentions(candidate: Candidate) -> int:
-    return sum(block.kind.letter != "C" for block in candidate.network.blocks)

@@ -1,7 +1,9 @@
 """What a space allows on a network: where the search starts, and which single steps it may take."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import product
+from types import MappingProxyType
 from typing import get_args
 
 from buildup.errors import LayoutError, SpaceError
@@ -10,7 +12,7 @@ from buildup.graph.kinds import Attention, Conv, Kind, LocalAttention, from_valu
 from buildup.graph.layout import parse
 from buildup.graph.network import Block, Network, Stage
 from buildup.rules.size import AttentionSize, attention_size
-from buildup.space.schema import SearchSpace
+from buildup.space.schema import SETTINGS, SearchSpace
 
 ATTENTION = {kind.letter for kind in get_args(Attention)}
 LARGEST_WINDOW = 7
@@ -27,6 +29,8 @@ class Move:
     kind: Kind
     added_to: str | None = None
     """The stage that gets one more block; None where a block is replaced."""
+    variants: tuple[Kind, ...] = ()
+    """What else the space's `tune` would have stand there, once this was kept."""
 
     def edit(self, network: Network) -> Edit:
         """The edit that makes this move on a network."""
@@ -49,6 +53,12 @@ def start(base: Network, space: SearchSpace) -> Network:
     if isinstance(space.order, tuple) and len(space.order) != len(base.stages):
         found = f"order names {len(space.order)} stages, but {base.base} has {len(base.stages)}"
         problems.append(f"{found}. Name each of them; max_replaced: 0 in stages leaves one alone.")
+    sides = [min(stage.size) for number, stage in enumerate(base.stages) if _places(stage, number, space)]
+    problems += [
+        f"tune.window has {window}, but no map of {base.base} that attention may stand in is larger than {max(sides)}."
+        for window in (space.tune.window if space.tune else ())
+        if sides and window > max(sides)
+    ]
     if problems:
         raise SpaceError(*(f"space {space.name}: {problem}" for problem in problems))
     network = base
@@ -133,8 +143,44 @@ def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, 
             path=next_path(stage) if added_to else stage.blocks[index].path,
             kind=_kind(letter, network, number, stage.blocks[index], space),
             added_to=added_to,
+            variants=tuple(_variants(network, number, stage.blocks[index], space)),
         )
         for index in _places(stage, number, space)[: wish.max_replaced]
+    )
+
+
+def _variants(network: Network, number: int, block: Block, space: SearchSpace) -> Iterator[Kind]:
+    """All combinations that `tune` names and that fit, each once, without what the rule puts there anyway."""
+    if space.tune is None:
+        return
+    placed = space.stage(number).kind or space.kind
+    seen = {_kind(placed, network, number, block, space)}
+    for letter in space.tune.kind or (placed,):
+        lists = {name: values for name, values in space.tune.settings.items() if name in SETTINGS[letter]}
+        for values in product(*lists.values()):
+            asked = dict(zip(lists, values, strict=True))
+            if asked.get("window", 1) > min(network.stages[number].size):
+                continue
+            kind = _kind(letter, network, number, block, space, asked)
+            if kind not in seen:
+                seen.add(kind)
+                yield kind
+
+
+def left_out(network: Network, space: SearchSpace) -> tuple[str, ...]:
+    """What `tune` names that does not fit everywhere, in words.
+
+    >>> from buildup.graph.network import sketch
+    >>> from buildup.space.schema import Tuning
+    >>> left_out(sketch("CC|CC"), SearchSpace(name="s", description="", tune=Tuning(window=(16, 32))))
+    ('tune.window 32 is larger than the 16x16 maps of c2, and left out there',)
+    """
+    return tuple(
+        f"tune.window {window} is larger than the {stage.size[0]}x{stage.size[1]} maps of {stage.name}, "
+        "and left out there"
+        for window in (space.tune.window if space.tune else ())
+        for stage, places in zip(network.stages, moves(network, space), strict=True)
+        if places and window > min(stage.size)
     )
 
 
@@ -146,25 +192,34 @@ def _places(stage: Stage, number: int, space: SearchSpace) -> tuple[int, ...]:
     return () if stage.closed or (stage.is_point and letter != Conv.letter) else (len(stage.blocks) - 1,)
 
 
-def _kind(letter: str, network: Network, number: int, block: Block, space: SearchSpace) -> Kind:
-    """A kind with the settings that the space gives it in place of a block, or after it."""
+def _kind(
+    letter: str,
+    network: Network,
+    number: int,
+    block: Block,
+    space: SearchSpace,
+    asked: Mapping[str, int] = MappingProxyType({}),
+) -> Kind:
+    """A kind in place of a block, or after it: with the settings that were asked for, or else those of the space."""
     values: dict[str, object] = {"kind": letter, **space.given(letter)}
     if letter in ATTENTION:
-        values |= asdict(_attention_size(network, number, block, space))
+        values |= asdict(_attention_size(network, number, block, space, asked))
     if letter == LocalAttention.letter:
-        wish = space.stage(number).window or space.window
+        wish = asked.get("window") or space.stage(number).window or space.window
         values["window"] = window_for(network.stages[number].size) if wish == "auto" else wish
     return from_values(values)
 
 
-def _attention_size(network: Network, number: int, block: Block, space: SearchSpace) -> AttentionSize:
+def _attention_size(
+    network: Network, number: int, block: Block, space: SearchSpace, asked: Mapping[str, int]
+) -> AttentionSize:
     stages = len(network.stages)
-    asked = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
+    heads = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
     return attention_size(
         block,
         usual_heads=heads_at(FIRST_HEADS, number, stages),
-        heads=asked,
-        head_size=None if space.head_size == "auto" else space.head_size,
+        heads=asked.get("heads", heads),
+        head_size=asked.get("head_size", None if space.head_size == "auto" else space.head_size),
     )
 
 

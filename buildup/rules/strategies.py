@@ -19,7 +19,7 @@ MakeRule = Callable[[Candidate, SearchSpace, int], Rule]
 
 
 def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
-    """The rule of the paper, in which nothing is drawn."""
+    """The rule of the paper. Nothing is drawn: of too many settings at a place, the first ones are tried."""
     return AlterNetRule(base=base, space=space)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from buildup.errors import RequestError, SpaceError, unknown
-from buildup.space.schema import SearchSpace, StageSpace
+from buildup.space.schema import SearchSpace, StageSpace, Tuning
 
 INSTALLED = Path(__file__).parent.parent / "search_spaces"
 CHECKOUT = Path(__file__).parent.parent.parent / "search_spaces"
@@ -31,9 +31,13 @@ def load(name: str) -> SearchSpace:
 
 def space_from_values(values: dict[str, Any]) -> SearchSpace:
     """The space that `dataclasses.asdict` took apart."""
-    stages = values.get("stages")
+    stages, tune = values.get("stages"), values.get("tune")
     return SearchSpace(
-        **{**_frozen(values), "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None}
+        **{
+            **_frozen(values),
+            "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None,
+            "tune": Tuning(**_frozen(tune)) if tune else None,
+        }
     )
 
 
@@ -70,9 +74,15 @@ def _read(path: Path) -> SearchSpace:
                 continue
             problems += _unknown_keys(stage, StageSpace, f"stages[{number}]: ")
             known_stages.append(StageSpace(**_known(stage, StageSpace)))
+    tune = values.pop("tune", None)
+    if tune is not None and not isinstance(tune, dict):
+        problems.append(f"tune is {tune!r}; a mapping is needed, such as {{window: [4, 7]}}.")
+        tune = None
+    problems += _unknown_keys(tune or {}, Tuning, "tune: ")
+    tuning = Tuning(**_frozen(_known(tune, Tuning))) if tune is not None else None
     settings = {"name": path.stem, "description": "", **_frozen(_known(values, SearchSpace))}
     try:
-        space = SearchSpace(**settings, stages=tuple(known_stages) if stages else None)
+        space = SearchSpace(**settings, stages=tuple(known_stages) if stages else None, tune=tuning)
     except SpaceError as error:
         problems += error.problems
     if problems:

@@ -15,6 +15,8 @@ Letter = Literal["C", "M", "G", "K", "S"]
 
 STEMS = ("auto", "small", "base")
 ORDERS = ("last-first", "first-last")
+TUNABLE = ("M", "G", "K", "S")
+_EXAMPLES = {"kind": "M, G", "window": "4, 7", "heads": "3, 6", "head_size": "32, 64"}
 SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
     "C": {},
     "M": {"heads": (), "head_size": (), "window": (), "tables": ("shared", "heads")},
@@ -36,6 +38,45 @@ class StageSpace:
     """The stage has so many blocks before the search; those that the base lacks are added at its end."""
     heads: int | None = None
     window: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """Settings that are searched at a place where a block was kept. Every combination that fits there is a variant."""
+
+    kind: tuple[Letter, ...] = ()
+    window: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+    head_size: tuple[int, ...] = ()
+    tries: int = 8
+    """At most so many variants are tried at a place: all in their order or, of more, those that Optuna's TPE says."""
+
+    @property
+    def settings(self) -> dict[str, tuple[int, ...]]:
+        """The settings of kinds that are searched, with their values."""
+        named = {"window": self.window, "heads": self.heads, "head_size": self.head_size}
+        return {name: values for name, values in named.items() if values}
+
+    def problems(self, kinds: tuple[str, ...]) -> Iterator[str]:
+        """What is wrong with it in a space of these kinds."""
+        if problem := _count(self.tries, 1):
+            yield f"tune.tries {problem}"
+        lists: dict[str, object] = {"kind": self.kind, "window": self.window}
+        lists |= {"heads": self.heads, "head_size": self.head_size}
+        for name, values in lists.items():
+            if not isinstance(values, tuple) or len(set(map(repr, values))) < len(values):
+                found = list(values) if isinstance(values, tuple) else repr(values)
+                yield f"tune.{name} is {found}; a list of different values is needed, such as [{_EXAMPLES[name]}]."
+                continue
+            for value in values:
+                if name == "kind" and value not in TUNABLE:
+                    yield f"tune.kind has {value!r}; it may have {', '.join(TUNABLE)}."
+                if name != "kind" and (problem := _count(value, 1)):
+                    yield f"tune.{name} has {value!r}; {problem.partition('; ')[2]}"
+            if name != "kind" and values and not any(name in SETTINGS.get(str(kind), ()) for kind in kinds):
+                yield f"tune.{name} is {list(values)}, but {_have(kinds)} no {name}. Leave it out."
+        if not any(lists.values()):
+            yield "tune names nothing to search. Give lists of values, such as window: [4, 7], or leave it out."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,17 +117,24 @@ class SearchSpace:
     """A candidate must gain more than this over its parent, in the unit of what is judged."""
     judge: Literal["likely", "proven", "point"] = "likely"
     stages: tuple[StageSpace, ...] | None = None
+    tune: Tuning | None = None
+    """What is searched at each place where a block was kept, before the rule goes on."""
 
     def __post_init__(self) -> None:
-        if problems := [*self._values(), *self._stage_values()]:
+        if problems := [*self._values(), *self._stage_values(), *(self.tune.problems(self.kinds) if self.tune else ())]:
             raise SpaceError(*problems)
         if problems := [*self._combinations()]:  # of values that are right by themselves
             raise SpaceError(*problems)
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """The letters of all kinds that are tried in some stage."""
+    def placed(self) -> tuple[str, ...]:
+        """The letters of all kinds that the rule puts into some stage."""
         return tuple(dict.fromkeys(stage.kind or self.kind for stage in self.stages or (StageSpace(),)))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The letters of all kinds that are tried, those that take a kept block's place included."""
+        return tuple(dict.fromkeys([*self.placed, *(self.tune.kind if self.tune else ())]))
 
     def stage_order(self, stages: int) -> tuple[int, ...]:
         """The places of the stages in a row of so many, in the order of the rule.
@@ -145,7 +193,7 @@ class SearchSpace:
                     yield f"stages[{number}].{name} {problem}"
 
     def _combinations(self) -> Iterator[str]:
-        if self.place == "replace" and "C" in self.kinds:
+        if self.place == "replace" and "C" in self.placed:
             yield (
                 "kind C in place of the base's own blocks changes nothing. Use place: end, which adds one more block "
                 "to a stage, or max_replaced: 0 for a stage that is left alone."

@@ -13,7 +13,7 @@ from buildup.graph.network import sketch
 from buildup.rules.alternet import AlterNetRule, most_drops
 from buildup.rules.base import imagine
 from buildup.rules.moves import moves, with_look_ahead
-from buildup.space.schema import SearchSpace, StageSpace
+from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 
@@ -96,6 +96,7 @@ SPACES = st.builds(
     failures=st.integers(1, 3),
     step=st.integers(1, 3),
     order=st.sampled_from(["last-first", "first-last"]) | st.permutations([1, 2, 3, 4]).map(tuple),
+    tune=st.none() | st.builds(Tuning, window=st.just((2, 4, 8)), kind=st.just(("M", "G")), tries=st.integers(1, 4)),
 )
 VERDICTS = st.lists(st.booleans(), max_size=14)
 

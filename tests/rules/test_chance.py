@@ -1,5 +1,6 @@
 """How often whole searches err, and that the model of chance is the one that is stated."""
 
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from buildup.graph.network import sketch
 from buildup.rules.chance import Chance, Study
 from buildup.rules.strategies import procedure_of
-from buildup.space.schema import SearchSpace
+from buildup.space.schema import SearchSpace, Tuning
 
 SPACE = SearchSpace(name="test", description="")
 
@@ -51,6 +52,24 @@ def test_proven_finds_one_point_and_likely_finds_most_of_four_small_steps() -> N
     small = study("likely", Chance(), c1=0.4, c2=0.4, c3=0.4, c4=0.4).tally(60)
     assert small.kept_true >= 0.6
     assert small.claimed >= 0.75
+
+
+def test_settings_that_do_not_help_are_counted_as_kept_falsely() -> None:
+    tuned = replace(SPACE, tune=Tuning(window=(2, 4), kind=("M", "G"), tries=3))
+    procedure = procedure_of(sketch("CC|CC"), tuned, judge="likely", seeds=3)
+    found = Study(procedure=procedure, chance=Chance(), worth={"c2.1": 2.0}).tally(20)
+    assert found.kept_true == 1.0
+    assert 0.2 < found.kept_false < 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tries", [2, 4])
+def test_proven_keeps_its_promise_where_settings_are_searched_too(tries: int) -> None:
+    tuned = replace(SPACE, tune=Tuning(window=(1, 2), kind=("M", "G"), tries=tries))
+    procedure = procedure_of(sketch("CCCC|CCCC"), tuned, judge="proven", seeds=3)
+    found = Study(procedure=procedure, chance=Chance(seed_deviation=0.4), worth={"c2.3": 1.0}).tally(1000)
+    assert found.kept_true > 0.8
+    assert found.kept_false <= 0.05
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from buildup.search.loop import Silence, run
 from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
-from buildup.space.schema import SearchSpace
+from buildup.space.schema import SearchSpace, Tuning
 from buildup.trials.history import History
 from buildup.trials.training import Training
 
@@ -136,6 +136,23 @@ def test_decisions_are_the_same_for_any_number_of_workers(
         assert workers > 1 or asked_for[-1] == history.outcomes.keys()
     assert decided == [decided[0]] * 4
     assert asked_for == [asked_for[0]] * 4
+
+
+@pytest.mark.parametrize("tune", [Tuning(window=(2, 4), kind=("M", "G")), Tuning(heads=(1, 2, 3, 4), tries=2)])
+def test_decisions_on_settings_are_the_same_for_any_number_of_workers(tune: Tuning) -> None:
+    decided, spans = [], []
+    for workers in (1, 12):
+        space = SearchSpace(name="test", description="", tune=tune)
+        procedure = procedure_of(
+            sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="likely", seeds=2, first_seed=3
+        )
+        evaluator = TableEvaluator(table=AnyScores(1), workers=workers, noise=1.0)
+        view, _ = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
+        decided.append(view.decisions)
+        spans.append(evaluator.clock)
+    assert any(" -> " in done.edit and "conv ->" not in done.edit for done in decided[0])
+    assert decided[0] == decided[1]
+    assert spans[0] > 2 * spans[1]
 
 
 @pytest.mark.parametrize(("workers", "seeds", "goal"), [(8, 3, 4.0), (16, 3, 7.0), (64, 3, 11.0), (8, 1, 2.5)])

@@ -8,6 +8,7 @@ import pytest
 
 from buildup.errors import SpaceError
 from buildup.space.load import load, shipped, space_from_values
+from buildup.space.schema import Tuning
 
 
 @pytest.mark.parametrize("name", list(shipped()))
@@ -45,11 +46,12 @@ def test_every_problem_of_a_file_is_named_at_once(tmp_path: Path) -> None:
         assert expected in text
 
 
-def test_an_order_of_stages_in_a_file_survives_its_own_values(tmp_path: Path) -> None:
+def test_lists_in_a_file_survive_their_own_values(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("order: [2, 4, 3, 1]\nfailures: 2\nmin_gain: 0.2\n")
+    path.write_text("order: [2, 4, 3, 1]\nfailures: 2\nmin_gain: 0.2\ntune: {window: [4, 7], kind: [M, G]}\n")
     space = load(str(path))
     assert (space.order, space.failures, space.min_gain) == ((2, 4, 3, 1), 2, 0.2)
+    assert space.tune == Tuning(kind=("M", "G"), window=(4, 7))
     assert space_from_values(json.loads(json.dumps(asdict(space)))) == space
 
 
@@ -63,6 +65,8 @@ def test_an_order_of_stages_in_a_file_survives_its_own_values(tmp_path: Path) ->
         ("", "this is NoneType"),
         ("description: 7\n", "description is 7"),
         ("stages: 4\n", "stages is 4"),
+        ("tune: [4, 7]\n", r"tune is \[4, 7\]; a mapping is needed"),
+        ("tune: {windows: [4, 7]}\n", "tune: unknown key 'windows': did you mean 'window'"),
     ],
 )
 def test_a_file_that_is_no_space_is_refused(tmp_path: Path, content: str, expected: str) -> None:

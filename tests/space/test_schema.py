@@ -1,13 +1,13 @@
 """What a space says of settings that are right by themselves and wrong together."""
 
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, cast, get_args, get_type_hints
 
 import pytest
 
 from buildup.errors import SpaceError
 from buildup.graph.kinds import KINDS
-from buildup.space.schema import SETTINGS, SearchSpace, StageSpace
+from buildup.space.schema import SETTINGS, SearchSpace, StageSpace, Tuning
 
 
 def space(**settings: Any) -> SearchSpace:  # any value may stand in a file
@@ -44,6 +44,13 @@ def test_the_settings_of_a_space_are_those_of_the_kinds() -> None:
         ({"order": (4, 3, 3)}, r"order is \[4, 3, 3\]; each stage must stand there once"),
         ({"order": ()}, r"order is \[\]; each stage"),
         ({"order": (True,)}, r"order is \[True\]; each stage"),
+        ({"tune": Tuning()}, "tune names nothing to search"),
+        ({"tune": Tuning(window=(4, 4))}, r"tune.window is \[4, 4\]; a list of different values is needed"),
+        ({"tune": Tuning(window=cast(Any, 4))}, "tune.window is 4; a list of different values is needed"),
+        ({"tune": Tuning(heads=(0, True))}, r"tune.heads has 0; a whole number of at least 1(?s:.*)has True"),
+        ({"tune": Tuning(kind=("M", "C"))}, "tune.kind has 'C'; it may have M, G, K, S"),
+        ({"tune": Tuning(window=(4,), tries=0)}, "tune.tries is 0"),
+        ({"kind": "G", "tune": Tuning(window=(4,))}, r"tune.window is \[4\], but kind G has no window. Leave it out"),
         ({"place": "front"}, "place is 'front'; it must be one of replace, end"),
         ({"head_size": 0}, "head_size is 0; a whole number of at least 1 is needed, or 'auto'"),
         ({"kernel": True}, "kernel is True; a whole number"),
@@ -74,3 +81,9 @@ def test_a_setting_goes_to_the_kinds_that_have_it_and_are_tried() -> None:
     mixed = space(kind="S", kernel=3, borders=None, temperature=5, stages=(StageSpace(kind="M"), StageSpace()))
     assert mixed.given("S") == {"kernel": 3, "temperature": 5}
     assert mixed.given("M") == mixed.given("K") == {}
+
+
+def test_a_kind_that_is_only_tuned_has_its_settings_but_is_not_placed() -> None:
+    mixed = space(kernel=5, tune=Tuning(kind=("M", "K")))
+    assert mixed.given("K") == {"kernel": 5}
+    assert mixed.placed == ("M",)

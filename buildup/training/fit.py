@@ -304,7 +304,8 @@ def _out_of_memory(error: Exception) -> Failed:
 
 
 def _disk_full(job: Job, error: Exception) -> Failed:
+    said = error.strerror if isinstance(error, OSError) else "the disk seems to be full"
     return Failed(
         Reason.DISK_FULL,
-        f"{job.folder} can't be written ({error}). Free some space there; what was saved before is whole.",
+        f"{job.folder} can't be written: {said}. Free some space there; what was saved before is whole.",
     )

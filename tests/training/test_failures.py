@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.models.read import read
+from buildup.training import attempt
 from buildup.training.data import load_data
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, fit
@@ -144,10 +145,13 @@ def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(tmp
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(tmp_path: Path) -> None:
-    (tmp_path / "weights.safetensors.tmp").symlink_to("/dev/full")
-    with pytest.raises(Failed, match="Free some space there") as failed:
-        follow(fit(job(tmp_path)))
+def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(attempt, "save_file", lambda tensors, path, about: save_file(tensors, "/dev/full", about))
+        with pytest.raises(Failed, match="Free some space there") as failed:
+            follow(fit(job(tmp_path)))
     assert failed.value.reason is Reason.DISK_FULL
     epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]

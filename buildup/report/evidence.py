@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from buildup.report.table import aligned
-from buildup.report.words import gain, has_failed, interval, percent
+from buildup.report.words import gain, has_failed, interval, interval_heading, percent, places
 from buildup.trials.decision import Decision
 from buildup.trials.diagnosis import MEASURES, Diagnosis
 
@@ -83,53 +83,54 @@ class Evidence:
         """What can be said and what cannot, in plain words."""
         runs = len({row.run for row in self.rows})
         several = f" of {runs} runs" if runs > 1 else ""
-        said = [f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."]
+        said = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
         if not self.told("before"):
-            return (*said, "A correlation takes two verdicts of a run whose trainings all have a score.")
+            return (f"{said} A correlation takes two verdicts of a run whose trainings all have a score.",)
         least = min(one.least_p for one in self.correlations)
         if least >= MOST_CHANCE:
-            said.append(
-                f"So few can prove nothing: even the same order throughout comes by chance with p = {least:.2g}."
-            )
-        said.append(self._verdict("before"))
-        said.append(self._verdict("change"))
-        said.append(
-            "Verdicts of one search share parents and go from the last stage to the first, so they know less than as "
-            "many independent ones, and every interval here is rather too narrow."
+            said += f" So few can prove nothing: even equal orders come by chance, with p = {least:.2g}."
+        return (
+            said,
+            self._verdict("before"),
+            self._verdict("change"),
+            "Verdicts of one search share parents and go from the last stage to the first, so they tell less than as "
+            "many independent ones, and every interval here is rather too narrow.",
         )
-        return tuple(said)
 
     def _verdict(self, when: When) -> str:
-        """What one kind of diagnostics comes to, the number of those that were looked at counted in."""
+        """What one kind of diagnostics comes to; that several were looked at counts."""
         found = self.told(when)
         best = min(found, key=lambda one: (one.p, -abs(one.tau)))
         chance = min(1.0, best.p * len(found))
-        kind = "known before training" if when == "before" else "that need the trained candidate"
-        head = (
-            f"Of {len(found)} diagnostics {kind}, {best.name} goes best with the gain: tau {best.tau:+.2f} "
-            f"({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}, {best.count} verdicts), "
-            f"p = {best.p:.2g}; with {len(found)} looked at, {chance:.2g}."
+        known = "known before training" if when == "before" else "that need the trained candidate"
+        numbers = (
+            f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
+            f"which is {chance:.2g} for the best of {len(found)}"
         )
+        what = "predicts" if when == "before" else "goes with"
         if chance >= MOST_CHANCE:
-            what = "predicts" if when == "before" else "explains"
-            return f"{head} That is no more than chance gives: nothing here {what} which replacement helps."
+            none = f"None of {len(found)} diagnostics {known} {what} the gain beyond chance."
+            return f"{none} Nearest: {best.name}, {numbers}."
+        where = "larger" if best.tau > 0 else "smaller"
+        head = (
+            f"Of {len(found)} diagnostics {known}, {best.name} {what} the gain, larger where it is {where}: {numbers}."
+        )
         order = next((one for one in self.correlations if one.measure == ORDER), None)
-        if when == "before" and order and abs(order.tau) >= abs(best.tau):
+        if order and abs(order.tau) >= abs(best.tau):
             return f"{head} But the mere order of the tries tells as much (tau {order.tau:+.2f})."
-        sign = "higher" if best.tau > 0 else "lower"
-        return f"{head} That is more than chance gives: the {sign} it was, the larger the gain."
+        return head
 
 
 def diagnosis_rows(rows: Sequence[Row]) -> list[list[str]]:
     """The verdicts as a table, its head first: what was measured of the parent, and then of the candidate."""
     measured = [measure for measure in MEASURES if any(measure in row.diagnosis.before for row in rows)]
     runs = ["run"] if len({row.run for row in rows}) > 1 else []
-    table = [[*runs, "step", "edit", "verdict", "gain", "CI", *(MEASURES[measure] for measure in measured)]]
+    heading, with_level = interval_heading([row.decision for row in rows])
+    table = [[*runs, "step", "place", "verdict", "gain", heading, *(MEASURES[measure] for measure in measured)]]
     for row in rows:
-        decision = row.decision
-        ends = interval(decision, with_level=True)
-        name = [row.run] if runs else []
-        cells = [*name, str(decision.step), decision.edit, decision.verdict, gain(decision), ends]
+        decision, name = row.decision, [row.run] if runs else []
+        ends = interval(decision, with_level=with_level)
+        cells = [*name, str(decision.step), places(decision.edit), decision.verdict, gain(decision), ends]
         table.append([*cells, *(_sides(row.diagnosis, measure) for measure in measured)])
     return table
 
@@ -154,7 +155,7 @@ def evidence_text(evidence: Evidence) -> str:
 
 def _numbers(table: Sequence[Sequence[str]]) -> set[int]:
     """The columns of numbers."""
-    return {index for index, name in enumerate(table[0]) if name not in ("run", "edit", "verdict")}
+    return {index for index, name in enumerate(table[0]) if name not in ("run", "place", "verdict")}
 
 
 def _sides(diagnosis: Diagnosis, measure: str) -> str:

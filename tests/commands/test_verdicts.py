@@ -1,0 +1,199 @@
+"""`analyze RUN --verdicts`: parent and candidate side by side, kept with the run, and shown in its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+from torch import nn
+
+from buildup.cli import main
+from buildup.diagnostics.evaluate import labelled, measured
+from buildup.models.build import build
+from buildup.models.read import read
+from buildup.search.folder import Run, create, open_run
+from buildup.search.journal import Journal
+from buildup.search.loop import Silence
+from buildup.search.loop import run as run_loop
+from buildup.search.settings import Settings
+from buildup.search.state import costs_of, procedure, state_of
+from buildup.search.table import Row, TableEvaluator
+from buildup.space.load import load
+from buildup.training.data import load_data, split
+from buildup.training.execution import Execution
+from buildup.training.recipe import load_recipe, recipe_to_values
+
+SEED = 3
+"""Of the run, so that its validation images are not those of seed 0."""
+
+
+class Scores(dict[str, Row]):
+    """Each M gains half a point, but for the first of the last stage but one."""
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "C|CC|CCCM|CM"))
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search whose scores are from a table, and whose weights are as they are drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "tried"
+    network = read("test_convnext", input_shape=(1, 16, 16), num_classes=10, stem="small")
+    data = load_data("digits")
+    settings = Settings(
+        base="test_convnext",
+        dataset="digits",
+        data_dir=None,
+        image_size=16,
+        space="alternet",
+        recipe="quick",
+        epochs=1,
+        seeds=1,
+        strategy="alternet",
+        judge="point",
+        workers=1,
+        gpus_per_trial=0.0,
+        threads=1,
+        device="cpu",
+        execution=Execution(),
+        fraction="1/4",
+        seed=SEED,
+        storage=None,
+        ray=None,
+        max_trials=None,
+        time_budget=None,
+        allow_weak_base=False,
+    )
+    run = Run(
+        folder=folder,
+        settings=settings,
+        space=load("alternet"),
+        recipe=recipe_to_values(load_recipe("quick").resolved(train_images=287)),
+        data={"hash": data.hash, "split_seed": SEED, "num_classes": 10, "mean": [0.5], "std": [0.5]},
+        network=network,
+        environment={},
+        status="finished",
+    )
+    create(run)
+    journal = Journal.create(folder=folder, storage_url=None, study_name=run.study, base=network, costs=costs_of)
+    steps, evaluator = procedure(run), TableEvaluator(table=Scores())
+    view, _ = run_loop(steps, evaluator, journal, Silence(), journal.history, lambda _: None, lambda _: None)
+    journal.close()
+    for candidate in view.candidates:
+        attempt = folder / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1"
+        attempt.mkdir(parents=True)
+        save_file(build(candidate.network, seed=SEED).state_dict(), attempt / "weights.safetensors")
+    return folder
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "diagnostics.jsonl").read_text().splitlines()]
+
+
+def analyze(run: Path, *asked: str) -> int:
+    return main(["analyze", str(run), "--verdicts", "--quick", "--device", "cpu", *asked])
+
+
+def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not_train_on(
+    tried: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert analyze(tried, "--what", "lesion", "--json") == 0
+    values = json.loads(capsys.readouterr().out)
+    view, _ = state_of(open_run(str(tried)))
+    assert [one["edit"] for one in values["verdicts"]] == [decision.edit for decision in view.decisions]
+    assert lines(tried) == values["verdicts"]
+    data = load_data("digits")
+    _, held = split(data, SEED, fraction=0.25)
+    images = data.part(held)
+    last = view.candidates[2]
+    assert last.parent is not None
+    for when, candidate in (("before", last.parent), ("after", last)):
+        model = build(candidate.network, seed=SEED)
+        intact = measured(model, labelled(images, 128)).accuracy
+        block = last.edit.partition(":")[0]
+        parent, _, name = block.rpartition(".")
+        setattr(model.get_submodule(parent), name, nn.Identity())
+        lost = intact - measured(model, labelled(images, 128)).accuracy
+        assert values["verdicts"][1][when]["lesion"] == pytest.approx(lost)
+    correlations = {(one["measure"], one["when"]): one for one in values["correlations"]}
+    assert {when for _, when in correlations} == {"before", "change"}
+    assert correlations["lesion", "before"]["count"] == len(view.decisions)
+
+
+def test_what_was_measured_is_kept_and_only_the_rest_is_measured(
+    tried: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert analyze(tried, "--what", "lesion") == 0
+    whole = lines(tried)
+    marked = json.loads(json.dumps(whole[0]))
+    marked["by_seed"]["before"]["lesion"] = [12.5]
+    (tried / "diagnostics.jsonl").write_text(json.dumps(marked) + "\n")
+    assert analyze(tried, "--what", "variance") == 0
+    again = lines(tried)
+    assert again[0]["by_seed"] == marked["by_seed"]
+    assert again[1:] == whole[1:]
+    # Other images are another measurement, so nothing is kept.
+    assert analyze(tried, "--what", "lesion", "--images", "64") == 0
+    assert "measured on something else" in capsys.readouterr().err
+    assert lines(tried)[0]["by_seed"] != marked["by_seed"]
+
+
+def test_the_report_tells_it(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tried / "diagnostics.jsonl").unlink(missing_ok=True)
+    assert main(["report", str(tried), "--format", "md"]) == 0
+    assert "Does anything tell" not in capsys.readouterr().out
+    assert analyze(tried, "--what", "lesion", "--images", "64") == 0
+    capsys.readouterr()
+    assert main(["report", str(tried), "--format", "md"]) == 0
+    said = capsys.readouterr().out
+    assert "Does anything tell" in said
+    assert "So few can prove nothing" in said
+    assert main(["report", str(tried)]) == 0
+    assert "lesion cost of the parent" in (tried / "report.html").read_text()
+
+
+def test_a_damaged_file_is_named(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tried / "diagnostics.jsonl").write_text('{"step": 1}\n')
+    assert analyze(tried, "--what", "lesion") == 2
+    assert "diagnostics.jsonl: damaged" in capsys.readouterr().err
+    (tried / "diagnostics.jsonl").unlink()
+
+
+def test_verdicts_without_weights_are_left_out(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = {path: path.read_bytes() for path in tried.glob("trainings/*/attempt-1/weights.safetensors")}
+    base = state_of(open_run(str(tried)))[0].candidates[0]
+    (tried / "trainings" / f"{base.id}-s{SEED}" / "attempt-1" / "weights.safetensors").unlink()
+    assert analyze(tried, "--what", "lesion", "--images", "32") == 0
+    assert "step 1: left out" in capsys.readouterr().err
+    assert [line["step"] for line in lines(tried)] == [2, 3]
+    for path in weights:
+        path.unlink(missing_ok=True)
+    assert analyze(tried, "--what", "lesion", "--images", "32") == 2
+    assert "the weights of its trainings are gone" in capsys.readouterr().err
+    for path, content in weights.items():
+        path.write_bytes(content)
+
+
+def test_all_that_is_wrong_is_said_at_once(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert analyze(tried, "--what", "cka", "--compare", "resnet18", "--seed", "x") == 2
+    said = capsys.readouterr().err
+    for problem in ("cka", "--compare is not for --verdicts", "--seed x"):
+        assert problem in said
+    assert analyze(tried.parent / "nothing") == 2
+    assert "not a run folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_curvature_is_added_to_what_is_there(tried: Path) -> None:
+    assert analyze(tried, "--what", "lesion") == 0
+    before = lines(tried)
+    assert analyze(tried) == 0
+    for old, new in zip(before, lines(tried), strict=True):
+        assert new["by_seed"]["before"]["lesion"] == old["by_seed"]["before"]["lesion"]
+        assert new["before"].keys() == {"lesion", "variance", "frequency", "top", "ape", "nep"}
+        assert new["before"]["top"] >= new["before"]["ape"] > 0
+    # The parent of the second verdict is the candidate of the first, which was kept.
+    first, second = lines(tried)[:2]
+    assert first["candidate"] == second["parent"]
+    assert first["after"]["top"] == second["before"]["top"]

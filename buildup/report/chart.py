@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from statistics import fmean
 
+from buildup.report.evidence import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import escape, gain, has_failed, interval, places
 from buildup.trials.decision import Decision
@@ -50,6 +51,43 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
     for number, decision in enumerate(decisions):
         parts.append(_gain_row(decision, top + row * (number + 0.5), left, right, x(0.0), _marks(decision, x)))
     return _svg(bottom + 48, "Gain of each step over its parent, with its interval", parts)
+
+
+def taus_svg(correlations: Sequence[Correlation]) -> str:
+    """Rank correlations with their intervals: a filled circle is known before training, an open diamond after it."""
+    left, right, top, row = 280, 660, 12, 26
+    bottom = top + row * len(correlations)
+
+    def x(value: float) -> float:
+        return round(left + (value + 1) / 2 * (right - left), 1)
+
+    parts = []
+    for tick in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        kind = "grid" if tick else "zero"
+        parts.append(f'<line class="{kind}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>')
+        label = f"{tick:+g}" if tick else "0"
+        parts.append(f'<text class="axis" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
+    parts.append(
+        f'<text class="axis" x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">'
+        "Kendall’s tau with the gain; 0 is chance, lines are 95 % intervals</text>"
+    )
+    for number, one in enumerate(correlations):
+        y, low, middle, high = top + row * (number + 0.5), x(one.low), x(one.tau), x(one.high)
+        kind, when = ("kept", "before") if one.when == "before" else ("dropped", "after")
+        mark = (
+            f'<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
+            if when == "before"
+            else f'<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
+        )
+        parts.append(
+            f"<g><title>{escape(f'{one.name}, known {when} training, {one.count} verdicts')}</title>"
+            f'<text x="{left - 80}" y="{y + 4}" text-anchor="end">{escape(one.name)}</text>'
+            f'<text class="axis" x="{left - 18}" y="{y + 4}" text-anchor="end">{when}</text>'
+            f'<path class="{kind}" d="M{low} {y}H{high}M{low} {y - 5}v10M{high} {y - 5}v10"/>{mark}'
+            f'<text class="value" x="{right + 18}" y="{y + 4}">{one.tau:+.2f} '
+            f'<tspan class="axis">{one.low:+.2f} to {one.high:+.2f}, p = {one.p:.2g}</tspan></text></g>'
+        )
+    return _svg(bottom + 48, "How far each diagnostic puts the verdicts into the order of their gains", parts)
 
 
 def curves_svg(curves: Sequence[Curve]) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
+from buildup.report.evidence import Evidence
 from buildup.report.words import count, macs, percent
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -50,6 +51,8 @@ class Findings:
     warnings: Sequence[str] = ()
     finished: str
     """Whether and when it ended, as a sentence."""
+    evidence: Evidence | None = None
+    """What goes with the gains; None where no verdict was measured."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from buildup.commands.evidence import evidence_of
 from buildup.commands.problems import Problems
 from buildup.errors import RequestError, RunError
 from buildup.models.export import check_target
@@ -18,6 +19,7 @@ from buildup.report.findings import Findings
 from buildup.report.markdown import markdown
 from buildup.report.page import page
 from buildup.rules.base import View
+from buildup.search.diagnoses import read_diagnoses
 from buildup.search.files import write_whole
 from buildup.search.folder import Run, open_run
 from buildup.search.state import costs_of, state_of
@@ -88,6 +90,7 @@ def findings_of(
     run: Run, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
 ) -> Findings:
     """A run as the reports tell it."""
+    measured = read_diagnoses(run.folder)
     return Findings(
         title=f"{run.settings.base} on {run.settings.dataset}",
         run=str(run.folder),
@@ -104,6 +107,7 @@ def findings_of(
         history=history,
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
+        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )
 

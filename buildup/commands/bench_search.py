@@ -11,7 +11,6 @@ from buildup.commands.progress import say
 from buildup.report.table import aligned
 from buildup.report.words import duration
 from buildup.search.rehearsal import Rehearsed, rehearse
-from buildup.search.settings import parse_duration
 
 EPOCHS = 14
 SECONDS = "1,5"
@@ -24,9 +23,13 @@ def bench_search(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     problems = Problems()
     workers = problems.whole("--workers", flags["workers"], WORKERS, most=256)
     lengths = [
-        problems.parsed("--seconds", parse_duration, text) or 0.0 for text in (flags["seconds"] or SECONDS).split(",")
+        problems.number("--seconds", text, 0.0, least=0.01, most=3600)
+        for text in (flags["seconds"] or SECONDS).split(",")
     ]
-    marks = [problems.whole("--trials", text, 0, most=100_000) for text in (flags["trials"] or TRIALS).split(",")]
+    marks = [
+        problems.whole("--trials", text, 0, least=4 * workers, most=100_000)
+        for text in (flags["trials"] or TRIALS).split(",")
+    ]
     problems.raise_any()
     rows = []
     for seconds in lengths:
@@ -61,7 +64,7 @@ def _text(rows: list[Rehearsed]) -> str:
         for row in rows
         for cost in row.costs
     ]
-    memory = max(rows, key=lambda row: row.driver_mib)
+    most = max(rows, key=lambda row: row.driver_mib)
     return "\n".join(
         [
             *aligned([heads, *shares], right=range(len(heads))),
@@ -70,6 +73,6 @@ def _text(rows: list[Rehearsed]) -> str:
             "",
             f"Trainings of {EPOCHS} epochs that only sleep. What one costs the driver: CPU of Tune and the rule, "
             "and the seconds that Optuna takes with its disk.",
-            f"The driver took {memory.driver_mib:.0f} MiB; each training adds {memory.driver_growth_kib:.0f} KiB.",
+            f"The driver has {most.driver_mib:.0f} MiB for itself; a training adds {most.driver_growth_kib:.0f} KiB.",
         ]
     )

@@ -72,7 +72,7 @@ class Rehearsed:
     longest_handover: float
     costs: tuple[Cost, ...]
     driver_mib: float
-    """The most memory that the driver had."""
+    """What the driver had for itself at the end."""
     driver_growth_kib: float
     """How much more of it each training took, over the second half."""
 
@@ -139,7 +139,7 @@ def rehearse(
         handover=median(handovers),
         longest_handover=max(handovers),
         costs=tuple(clock.cost(mark) for mark in sorted(marks)),
-        driver_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        driver_mib=clock.memory(trials) / 1024,
         driver_growth_kib=(clock.memory(trials) - clock.memory(half)) / max(1, trials - half),
     )
 
@@ -150,7 +150,7 @@ class _Reading:
     optuna: float
     optuna_cpu: float
     rule: float
-    resident: float
+    memory: float
     """In KiB."""
 
 
@@ -170,7 +170,7 @@ class _Clock:
         """So many trainings have ended."""
         while len(self.readings) <= ended:
             rule = time.thread_time() - self.start - self.outside
-            self.readings.append(_Reading(_tune_seconds(), self.optuna, self.optuna_cpu, rule, _resident()))
+            self.readings.append(_Reading(_tune_seconds(), self.optuna, self.optuna_cpu, rule, _own_memory()))
 
     def cost(self, trials: int) -> Cost:
         """Of one training, over the last ones before so many."""
@@ -187,7 +187,7 @@ class _Clock:
 
     def memory(self, trials: int) -> float:
         """Of the driver in KiB, after so many trainings."""
-        return self.readings[trials].resident
+        return self.readings[trials].memory
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -266,6 +266,8 @@ def _tune_seconds() -> float:
     )
 
 
-def _resident() -> float:
-    with Path("/proc/self/statm").open() as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1024
+def _own_memory() -> float:
+    """What this process has for itself in KiB, without the libraries that it shares with others."""
+    with Path("/proc/self/statm").open(encoding="ascii") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return (resident - shared) * resource.getpagesize() / 1024

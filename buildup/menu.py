@@ -41,6 +41,9 @@ RECIPE = Flag(
     name="recipe", metavar="NAME|FILE", help="quick (default), standard, paper, paper-weak, imagenet, or a YAML file"
 )
 STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
+STRATEGY = Flag(
+    name="strategy", metavar="NAME", help="alternet (default), or a control: random, tpe, nsga2, exhaustive"
+)
 PRETRAINED = Flag(
     name="pretrained", metavar="[FILE]", help="start the base's own blocks from timm's weights, or from those of a file"
 )
@@ -64,8 +67,9 @@ SEARCH_FLAGS = (
     Flag(name="fraction", metavar="F", help="share of the training images, such as 1/16 (default: 1)"),
     PRETRAINED,
     Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 3)"),
-    Flag(name="strategy", metavar="NAME", help="alternet (default), or a control: random, tpe, nsga2, exhaustive"),
+    STRATEGY,
     Flag(name="judge", metavar="NAME", help="likely, proven or point (default: the space's; point for one seed)"),
+    Flag(name="objective", metavar="NAME", help="what is judged: accuracy (default), nll or ece (less is better)"),
     Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
     Flag(name="max-params", metavar="N", help="drop candidates with more parameters, untrained"),
     Flag(name="max-macs", metavar="N", help="drop candidates with more multiply-accumulates, untrained"),
@@ -124,7 +128,9 @@ COMMANDS = (
             BASE,
             Flag(name="layout", metavar="LAYOUT", help="where to start, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
             SPACE,
+            STRATEGY,
             Flag(name="judge", metavar="NAME", help="likely, proven or point (default: point for one seed)"),
+            Flag(name="objective", metavar="NAME", help="what a score is: accuracy in percent (default), nll or ece"),
             Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
             Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 1)"),
             Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),

@@ -23,6 +23,7 @@ from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
+from buildup.trials.objective import OBJECTIVES
 
 MOST_ROWS = 1000
 """A plan lists at most so many candidates; the number of verdicts is bounded all the same."""
@@ -80,6 +81,7 @@ def _plan(request: Request) -> Plan:
         request.space,
         strategy=STRATEGIES[settings.strategy],
         judge=settings.judge,
+        objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
     )
@@ -125,6 +127,7 @@ def _text(made: Plan) -> str:
         f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
         f"validate on, {data.image_size} px, stem {request.network.stem}.",
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
+        f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
     if request.space.tune:
         lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")

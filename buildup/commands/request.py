@@ -25,6 +25,7 @@ from buildup.training.device import check_device, device_count
 from buildup.training.execution import parse_execution
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose, usual
+from buildup.trials.objective import OBJECTIVES
 
 DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4
@@ -81,6 +82,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     with problems.caught():
         recipe = load_recipe(text.get("recipe") or "quick")
     epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
+    objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
     judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
 
     data, dataset = None, _absolute_dataset(text.get("dataset") or "")
@@ -150,6 +152,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         pretrained=pretrained,
         max_params=limits.max_params,
         max_macs=limits.max_macs,
+        objective=objective,
     )
     return Request(
         folder=folder,

@@ -21,6 +21,7 @@ from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 
 PIXELS, CLASSES = 32, 100
 """A table names layouts, not images; networks are followed at the size of the published trace."""
@@ -39,6 +40,10 @@ def _chance(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
     judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    for name in ("strategy", "objective"):
+        if flags[name] is not None:
+            known = "search by the build-up rule" if name == "strategy" else "draw which images are right"
+            problems.found.append(f"--{name}: --aa and --power {known}. Leave it out.")
     if flags["aa"] and flags["power"]:
         problems.found.append("--aa and --power are two studies; ask for one of them.")
     places: Sequence[Where] = USUAL
@@ -74,6 +79,8 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     with problems.caught():
         space = _space(flags)
     judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
+    objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
+    strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
     network, table = None, None
     with problems.caught():
         network = _start(flags["base"], flags["layout"], space, read)
@@ -82,12 +89,30 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     elif network:
         with problems.caught():
             table = read_table(Path(flags["scores"]), network, ends=space is not None and space.place == "end")
+    if flags["speedup"] and flags["objective"] is not None:
+        problems.found.append(
+            "--objective: --speedup draws scores of its own, and no time depends on it. Leave it out."
+        )
+    if strategy == "nsga2":
+        problems.found.append(
+            "--strategy nsga2 weighs MACs, which a table does not know. Use another one, or `search`."
+        )
+        strategy = "alternet"
+    procedure = None
+    if network and space:
+        with problems.caught():
+            procedure = procedure_of(
+                network,
+                space,
+                strategy=STRATEGIES[strategy],
+                judge=judge,
+                objective=objective,
+                seeds=seeds,
+                first_seed=seed,
+            )
     problems.raise_any()
-    assert space is not None
-    assert network is not None
+    assert procedure is not None
     assert table is not None
-
-    procedure = procedure_of(network, space, strategy=STRATEGIES["alternet"], judge=judge, seeds=seeds)
     if flags["speedup"]:
         rest = Row(score=default) if flags["default_score"] is not None else None
         return speedup(procedure, table, rest, runs=runs, seed=seed)
@@ -96,6 +121,7 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         workers=workers,
         noise=noise,
         seed=seed,
+        objective=objective,
         default=Row(score=default) if flags["default_score"] is not None else None,
     )
     view, history = run(
@@ -118,6 +144,7 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         "wasted": wasted,
         "workers": workers,
         "judge": judge,
+        "objective": objective.name,
         "seeds": seeds,
     }
     text = "\n".join(

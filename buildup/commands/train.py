@@ -56,7 +56,8 @@ def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "execution": asdict(job.execution),
         **record_to_values(record),
     }
-    values["score"].pop("correct")  # for programs it is in the final record
+    for name in ("correct", "losses"):  # for programs they are in the final record
+        values["score"].pop(name)
     return _text(outcome, job, folder), values
 
 

@@ -9,6 +9,7 @@ from buildup.report.evidence import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import escape, gain, has_failed, interval, places
 from buildup.trials.decision import Decision
+from buildup.trials.objective import OBJECTIVES
 
 WIDTH = 900
 PANEL_TOP, PANEL_BOTTOM = 14, 300
@@ -46,7 +47,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
         parts.append(f'<text class="axis" x="{x(tick)}" y="{bottom + 18}" text-anchor="middle">{label}</text>')
     parts.append(
         f'<text class="axis" x="{(left + right) / 2}" y="{bottom + 38}" text-anchor="middle">'
-        "gain over its parent, in points of validation accuracy</text>"
+        f"gain over its parent, in {escape(_unit(decisions))}</text>"
     )
     for number, decision in enumerate(decisions):
         parts.append(_gain_row(decision, top + row * (number + 0.5), left, right, x(0.0), _marks(decision, x)))
@@ -173,6 +174,10 @@ def _end_labels(panel: _Panel, curves: Sequence[Curve]) -> Iterator[str]:
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
         yield f'<text class="{role}" x="{panel.right + 12}" y="{lowest + 4:.1f}">{name}</text>'
+
+
+def _unit(decisions: Sequence[Decision]) -> str:
+    return next((f"{one.unit} of {OBJECTIVES[one.objective].title}" for one in decisions), "points")
 
 
 def _can_be_drawn(decision: Decision) -> bool:

@@ -117,7 +117,9 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
 
 def _decision_rows(decisions: Sequence[Decision]) -> list[list[str]]:
     heading, with_level = interval_heading(decisions)
-    header = ["step", "edit", "layout", "gain", heading, "seeds", "params", "MACs", "verdict"]
+    units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
+    gains = f"gain ({units.pop()})" if units else "gain"
+    header = ["step", "edit", "layout", gains, heading, "seeds", "params", "MACs", "verdict"]
     return [
         header,
         *(

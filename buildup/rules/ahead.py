@@ -22,6 +22,7 @@ from buildup.rules.paired import Pair
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import Training
 
 PRIOR = 1.0
@@ -56,6 +57,7 @@ class Experience:
     """What the verdicts so far teach about those to come."""
 
     decisions: Sequence[Decision]
+    objective: Objective = ACCURACY
 
     def odds(self, candidate: Candidate, look: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
         """How a look at a candidate may end, of whose seeds these have ended."""
@@ -69,7 +71,7 @@ class Experience:
             elif decision.looks == look:
                 drop += weight
         seen = keep + drop
-        lead = sum(_sign(pair.candidate.accuracy - pair.parent.accuracy) for pair in pairs)
+        lead = sum(_sign(self.objective.gain(pair.candidate, pair.parent)) for pair in pairs)
         keep *= self._strength ** max(-MOST_LEAD, min(MOST_LEAD, lead))
         scale = seen / (keep + drop) / (seen + more)
         return Odds(keep=keep * scale, drop=drop * scale, more=more / (seen + more))
@@ -87,8 +89,9 @@ class Experience:
         right, wrong = POINTS_RIGHT, POINTS_WRONG
         for decision in self.decisions:
             for ours, theirs in zip(decision.scores, decision.parent_scores, strict=False):
-                right += (ours > theirs) == decision.kept
-                wrong += (ours > theirs) != decision.kept
+                better = self.objective.sign * (ours - theirs) > 0
+                right += better == decision.kept
+                wrong += better != decision.kept
         return right / wrong
 
 
@@ -100,7 +103,7 @@ def wanted(view: View, history: History, procedure: Procedure, workers: int) -> 
     chosen = {training.id: training for training in view.needed}
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
-    experience = Experience(decisions=view.decisions[-RECENT:])
+    experience = Experience(decisions=view.decisions[-RECENT:], objective=procedure.judge.objective)
     order = count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.look)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):

@@ -315,7 +315,7 @@ class Procedure:
         if not decision.level:  # nothing was compared, or nothing was measured
             return Spread()
         pairs = self._pairs(history, candidate, decision.seeds)
-        return spread_of(pairs) if pairs else Spread()
+        return spread_of(pairs, self.judge.objective) if pairs else Spread()
 
     def _decision(
         self, history: History, candidate: Candidate, number: int, verdict: Verdict, look: int, seeds: int
@@ -330,8 +330,8 @@ class Procedure:
             parent=candidate.parent.id,
             edit=candidate.edit,
             layout=candidate.layout,
-            scores=_accuracies(scores),
-            parent_scores=_accuracies(parent_scores),
+            scores=self._values(scores),
+            parent_scores=self._values(parent_scores),
             gain=verdict.gain,
             ci=verdict.ci,
             verdict=verdict.verdict,
@@ -342,7 +342,12 @@ class Procedure:
             seeds=seeds,
             params=params,
             macs=macs,
+            objective=self.judge.objective.name,
+            unit=self.judge.objective.unit,
         )
+
+    def _values(self, outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
+        return tuple(self.judge.objective.value(outcome) for outcome in outcomes if isinstance(outcome, Score))
 
 
 def imagine(candidate: Candidate, kept: bool) -> Decision:
@@ -364,10 +369,6 @@ def imagine(candidate: Candidate, kept: bool) -> Decision:
         looks=0,
         seeds=0,
     )
-
-
-def _accuracies(outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
-    return tuple(outcome.accuracy for outcome in outcomes if isinstance(outcome, Score))
 
 
 def _dropped(why: str) -> Verdict:

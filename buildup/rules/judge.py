@@ -20,6 +20,7 @@ from typing import Protocol
 
 from buildup.rules.paired import Estimate, Pair, Spread, estimate
 from buildup.trials.decision import Verdict
+from buildup.trials.objective import ACCURACY, Objective
 
 LOOKS = (1, 2, 4)
 """When to look, in multiples of the seeds that were asked for."""
@@ -49,6 +50,16 @@ class Judge(Protocol):
         """When it looks, in multiples of the seeds that were asked for."""
         ...
 
+    @property
+    def objective(self) -> Objective:
+        """What a candidate must be better at."""
+        ...
+
+    @property
+    def min_gain(self) -> float:
+        """What a gain must be more than."""
+        ...
+
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """The verdict on pairs of equal seeds; None where it wants to look again, which it never does at the last look.
 
@@ -68,15 +79,17 @@ class PointJudge:
     name: str = "point"
     looks: tuple[int, ...] = (1,)
     min_gain: float = 0.0
+    objective: Objective = ACCURACY
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """Keep what has the larger mean."""
-        gain = fmean(pair.candidate.accuracy - pair.parent.accuracy for pair in pairs)
+        gain = fmean(self.objective.gain(pair.candidate, pair.parent) for pair in pairs)
         keep = gain > self.min_gain
         count = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
         side = "over" if gain > 0 else "against"
         compared = f", {'more' if keep else 'not more'} than the {self.min_gain:g} asked for" if self.min_gain else ""
-        how = f"{gain:+.2f} points {side} its parent{compared} ({count}, no interval: chance is not ruled out)"
+        points = f"{gain:+.2f} {self.objective.said}"
+        how = f"{points} {side} its parent{compared} ({count}, no interval: chance is not ruled out)"
         return Verdict(
             verdict="keep" if keep else "drop",
             gain=gain,
@@ -93,11 +106,12 @@ class LikelyJudge:
     name: str = "likely"
     looks: tuple[int, ...] = LOOKS
     min_gain: float = 0.0
+    objective: Objective = ACCURACY
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """Keep when P(gain) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
         level = round(2 * LIKELY - 1, 9)
-        return _by_interval(estimate(pairs, spread), self.min_gain, level, LIKELY_HOPE, look, label=" (unproven)")
+        return _by_interval(self, estimate(pairs, spread, self.objective), level, LIKELY_HOPE, look, " (unproven)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,11 +121,12 @@ class ProvenJudge:
     name: str = "proven"
     looks: tuple[int, ...] = LOOKS
     min_gain: float = 0.0
+    objective: Objective = ACCURACY
 
     def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
         """Keep when the corrected interval is all gain."""
         level = 1 - 2 * ERROR * share * LOOK_SHARES[look - 1]
-        return _by_interval(estimate(pairs, spread), self.min_gain, level, PROVEN_HOPE, look, label="")
+        return _by_interval(self, estimate(pairs, spread, self.objective), level, PROVEN_HOPE, look, "")
 
 
 JUDGES: dict[str, LikelyJudge | ProvenJudge | PointJudge] = {
@@ -123,24 +138,25 @@ NEEDS_SEEDS = {"likely": 2, "proven": 2, "point": 1}
 
 
 def _by_interval(
-    found: Estimate, min_gain: float, level: float, hopes: tuple[float, ...], look: int, *, label: str
+    judge: LikelyJudge | ProvenJudge, found: Estimate, level: float, hopes: tuple[float, ...], look: int, label: str
 ) -> Verdict | None:
+    min_gain, points = judge.min_gain, f"{found.gain:+.2f} {judge.objective.said}"
     low, high = found.interval(level)
     ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} seeds"
     asked = f" of more than {min_gain:g}" if min_gain else ""
     if low > min_gain:
         compared = f", more than the {min_gain:g} asked for" if min_gain else ""
-        reason = f"kept{label}: {found.gain:+.2f} points over its parent{compared} ({ci})"
+        reason = f"kept{label}: {points} over its parent{compared} ({ci})"
     elif high < min_gain:
         compared = f"are less than the {min_gain:g} asked for" if min_gain else "against its parent"
-        reason = f"dropped: {found.gain:+.2f} points {compared} ({ci})"
+        reason = f"dropped: {points} {compared} ({ci})"
     elif look > len(hopes):
         how = f"are not enough to tell a gain{asked} from chance"
-        reason = f"dropped as undecided: {found.gain:+.2f} points {how} ({ci})"
+        reason = f"dropped as undecided: {points} {how} ({ci})"
     elif found.probability_above(min_gain) > hopes[look - 1]:
         return None
     else:
-        reason = f"dropped: {found.gain:+.2f} points give too little hope of a gain{asked} for more seeds ({ci})"
+        reason = f"dropped: {points} give too little hope of a gain{asked} for more seeds ({ci})"
     return Verdict(
         verdict="keep" if low > min_gain else "drop", gain=found.gain, ci=(low, high), level=level, reason=reason
     )

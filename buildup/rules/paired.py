@@ -1,7 +1,7 @@
 """Paired differences: what the same seeds on the same validation images say of a gain, and how sure that is.
 
-Candidate and parent are trained with the same seeds, so each seed s gives one difference d_s, in points. Three things
-make it differ from the true gain:
+Candidate and parent are trained with the same seeds, so each seed s gives one difference d_s: in points, or in the
+unit of another objective. Three things make it differ from the true gain:
 
 - chance on single images: two trainings of one network disagree on some of them (17 % were measured), which alone
   makes a deviation of 0.58 points at 5,000 images. It is measured from the per-image correctness.
@@ -27,18 +27,26 @@ from math import sqrt
 from statistics import fmean
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
+from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Score
 
-SEED_DEVIATION = 0.25
-"""Expected deviation of a paired difference from the seed itself, in points; true ones of 0 to 0.4 were seen."""
+Differences = npt.NDArray[np.int8] | npt.NDArray[np.float64]
+
+SEED_DEVIATION = {"accuracy": 0.25, "nll": 1.0, "ece": 0.7}
+"""Expected deviation of a paired difference from the seed itself, in the objective's unit. Of accuracy, true ones of 0
+to 0.4 were seen. The calibration error is none of single images, so chance on them is in its deviation, too."""
 PRIOR_SEEDS = 4
 """How many seeds the expectation counts for."""
 ASSUMED_DISAGREEMENT = 0.17
 """Share of images on which two trainings of one network disagree: measured for ResNet-50 on CIFAR-100; used only
 where per-image correctness is not known, as in a table of scores."""
 ASSUMED_IMAGES = 5_000
+ASSUMED_VARIANCE = {"accuracy": 1e4 * ASSUMED_DISAGREEMENT / ASSUMED_IMAGES, "nll": 1.0, "ece": 0.0}
+"""What chance on single images adds to the variance of a paired difference, in the objective's unit squared, where it
+can't be measured."""
 POOLED = 0.5
 """How much a seed of an earlier verdict counts in the pool: verdicts share parents, so they repeat each other."""
 
@@ -82,53 +90,67 @@ class Estimate:
         return self.gain - half, self.gain + half
 
 
-def estimate(pairs: Sequence[Pair], spread: Spread) -> Estimate:
+def estimate(pairs: Sequence[Pair], spread: Spread, objective: Objective = ACCURACY) -> Estimate:
     """The gain that pairs show, given what the run has shown of its seeds."""
-    count, gain, squares = _squares(pairs)
-    own, shared = _image_parts(pairs)
+    count, gain, squares = _squares(pairs, objective)
+    own, shared = _image_parts(pairs, objective)
     freedom = PRIOR_SEEDS + spread.freedom + count - 1
-    unexplained = PRIOR_SEEDS * SEED_DEVIATION**2 + spread.squares + squares - (count - 1) * own
+    unexplained = PRIOR_SEEDS * SEED_DEVIATION[objective.name] ** 2 + spread.squares + squares - (count - 1) * own
     of_seed = max(own + max(0.0, unexplained / freedom), squares / max(1, count - 1))
     return Estimate(gain=gain, error=sqrt(of_seed / count + shared), freedom=freedom, seeds=count)
 
 
-def spread_of(pairs: Sequence[Pair]) -> Spread:
+def spread_of(pairs: Sequence[Pair], objective: Objective = ACCURACY) -> Spread:
     """What a verdict's pairs add to the pool of the run."""
-    count, _, squares = _squares(pairs)
-    own, _ = _image_parts(pairs)
+    count, _, squares = _squares(pairs, objective)
+    own, _ = _image_parts(pairs, objective)
     return Spread(squares=POOLED * (squares - (count - 1) * own), freedom=POOLED * (count - 1))
 
 
-def _squares(pairs: Sequence[Pair]) -> tuple[int, float, float]:
+def _squares(pairs: Sequence[Pair], objective: Objective) -> tuple[int, float, float]:
     assert pairs, "a comparison needs a pair"
-    gains = [pair.candidate.accuracy - pair.parent.accuracy for pair in pairs]
+    gains = [objective.gain(pair.candidate, pair.parent) for pair in pairs]
     gain = fmean(gains)
     return len(gains), gain, sum((one - gain) ** 2 for one in gains)
 
 
-def _image_parts(pairs: Sequence[Pair]) -> tuple[float, float]:
+def _image_parts(pairs: Sequence[Pair], objective: Objective) -> tuple[float, float]:
     """Variance of one seed's difference that each seed draws anew, and of the mean that all seeds share."""
     images, count = pairs[0].candidate.images, len(pairs)
-    differences = [_differences(pair, images) for pair in pairs]
+    differences = [_differences(pair, images, objective) for pair in pairs]
     known = [one for one in differences if one is not None]
     if len(known) < count:
-        return 1e4 * ASSUMED_DISAGREEMENT / ASSUMED_IMAGES, 0.0
+        return ASSUMED_VARIANCE[objective.name], 0.0
     unit = 1e4 / images
-    # One image more on which they differ than was seen: two perfect trainings still have a width.
-    disagreements = [(np.count_nonzero(one) + 1) / (images + 1) - float(one.mean()) ** 2 for one in known]
-    each = unit * max(fmean(disagreements), 1 / images**2)
+    each = unit * max(fmean(_variance(one, objective) for one in known), 1 / images**2)
     if count == 1:
         return each, 0.0
-    total = np.sum(known, axis=0, dtype=np.int16)
+    total = np.sum(known, axis=0, dtype=np.int16 if objective is ACCURACY else np.float64)
     mean = unit * float(np.var(total)) / count**2
     own = min(each, max(each - mean, 0.0) * count / (count - 1))
     return own, max(0.0, mean - own / count)
 
 
-def _differences(pair: Pair, images: int) -> np.ndarray[tuple[int], np.dtype[np.int8]] | None:
-    """For each image 1 where only the candidate is right, -1 where only its parent is; None where that is not known."""
+def _variance(differences: Differences, objective: Objective) -> float:
+    if objective is not ACCURACY:
+        return float(np.var(differences))
+    # One image more on which they differ than was seen: two perfect trainings still have a width.
+    return (np.count_nonzero(differences) + 1) / (len(differences) + 1) - float(differences.mean()) ** 2
+
+
+def _differences(pair: Pair, images: int, objective: Objective) -> Differences | None:
+    """By how much the candidate is better on each image; None where that is not known.
+
+    Of accuracy 1 where only the candidate is right and -1 where only its parent is; of the negative log-likelihood
+    nats. A calibration error is none of single images.
+    """
     ours, theirs = pair.candidate, pair.parent
-    if ours.correct is None or theirs.correct is None or not ours.images == theirs.images == images:
+    if not ours.images == theirs.images == images:
+        return None
+    if objective.name == "nll" and ours.losses is not None and theirs.losses is not None:
+        mine, others = (np.frombuffer(one, dtype="<f2").astype(np.float64) for one in (ours.losses, theirs.losses))
+        return others - mine
+    if objective is not ACCURACY or ours.correct is None or theirs.correct is None:
         return None
     right, wrong = (
         np.unpackbits(np.frombuffer(one, dtype=np.uint8), count=images).view(np.int8)

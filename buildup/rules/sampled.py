@@ -22,6 +22,7 @@ from buildup.rules.listed import Counts, Layouts
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.objective import OBJECTIVES
 
 POPULATION = 8
 """Of a generation of `nsga2`: budgets are a few dozen candidates, where Optuna's own 50 would never evolve."""
@@ -38,19 +39,19 @@ class Sampling:
     sampler: Callable[[int], BaseSampler]
     """Makes it from a seed."""
     with_macs: bool = False
-    """Whether it weighs accuracy against MACs; otherwise accuracy alone is told."""
+    """Whether it weighs what is judged against MACs; otherwise that alone is told."""
 
     @property
     def directions(self) -> list[StudyDirection]:
         """Of what it is told."""
         return [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + self.with_macs]
 
-    def values(self, accuracy: float, macs: int | None) -> list[float]:
+    def values(self, score: float, macs: int | None) -> list[float]:
         """What it is told of a candidate."""
         if not self.with_macs:
-            return [accuracy]
+            return [score]
         assert macs is not None, "a strategy that weighs MACs needs them to be counted"
-        return [accuracy, float(macs)]
+        return [score, float(macs)]
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -142,7 +143,8 @@ class _Draw:
     def _told(self, decision: Decision, counts: Counts, trial: FrozenTrial) -> FrozenTrial:
         stages = zip(self.rule.base.network.stages, counts, strict=True)
         named = {f"{stage.name}.changed": count for stage, count in stages}
-        values = self.rule.sampling.values(fmean(decision.scores), decision.macs) if decision.scores else None
+        sign = OBJECTIVES[decision.objective].sign
+        values = self.rule.sampling.values(sign * fmean(decision.scores), decision.macs) if decision.scores else None
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,

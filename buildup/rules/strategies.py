@@ -13,6 +13,7 @@ from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random, exhaustive
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
+from buildup.trials.objective import ACCURACY, Objective
 
 MakeRule = Callable[[Candidate, SearchSpace, int], Rule]
 """From where to start, what is allowed, and a seed for what is drawn."""
@@ -32,6 +33,7 @@ def procedure_of(
     *,
     strategy: MakeRule = build_up,
     judge: str,
+    objective: Objective = ACCURACY,
     seeds: int,
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
@@ -40,7 +42,7 @@ def procedure_of(
     """The procedure that starts from a network."""
     return Procedure(
         rule=strategy(Candidate(network=network), space, first_seed),
-        judge=replace(JUDGES[judge], min_gain=space.min_gain),
+        judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),
         seeds=seeds,
         first_seed=first_seed,
         costs=costs,

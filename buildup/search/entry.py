@@ -15,6 +15,8 @@ from buildup.trials.training import Training, training_id
 
 LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
+PRUNED = "dropped early"
+"""How a training ended that a verdict on its curve ended."""
 LARGEST_METRICS = 1200
 """Bytes, so that all attributes of a trial stay within 4 KB."""
 
@@ -64,6 +66,9 @@ def description(training: Training, costs: tuple[int, int] | None) -> dict[str, 
 def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict[str, Any]:
     """What its end adds, given its description and what was known before."""
     if isinstance(outcome, Failure):
+        early = [one for one in history.decisions if one.epoch and one.candidate == known["candidate"]]
+        if early and not counts(outcome):
+            return {"outcome": PRUNED, "message": early[-1].reason, "seconds": outcome.seconds}
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
     prefix = training_id(known["candidate"], 0).removesuffix("0")
     others = [
@@ -81,6 +86,8 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
         parent = history.outcome(known["parent"], known["seed"]) if known["parent"] else None
         if isinstance(parent, Score) and parent.correct is not None and parent.images == outcome.images:
             values["agreement"] = agreement(outcome, parent)
+    if outcome.losses is not None:
+        values["losses_hash"] = outcome.losses_hash
     if "throughput" in outcome.metrics:
         values["throughput"] = outcome.metrics["throughput"]
     return values
@@ -113,9 +120,9 @@ def failure(attributes: Mapping[str, Any]) -> Failure | None:
     return Failure(reason=Reason(reason), message=attributes["message"], seconds=attributes["seconds"])
 
 
-def score(accuracy: float, attributes: Mapping[str, Any], correct: bytes | None) -> Score:
+def score(accuracy: float, attributes: Mapping[str, Any], correct: bytes | None, losses: bytes | None) -> Score:
     """The score that a trial tells of."""
-    return Score(accuracy=accuracy, correct=correct, **attributes["score"])
+    return Score(accuracy=accuracy, correct=correct, losses=losses, **attributes["score"])
 
 
 def written(outcome: Outcome) -> Outcome:
@@ -129,6 +136,7 @@ def written(outcome: Outcome) -> Outcome:
         accuracy=float(outcome.accuracy),
         metrics=_fitting(outcome.metrics),
         correct=outcome.correct,
+        losses=outcome.losses,
         images=outcome.images,
         seconds=outcome.seconds,
     )

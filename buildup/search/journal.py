@@ -40,6 +40,7 @@ from buildup.search.storage import artifact_store, lost, opened_storage, shown
 from buildup.search.study import (
     CORRECT,
     FORMAT,
+    LOSSES,
     MARK,
     TRAININGS,
     decision_key,
@@ -275,11 +276,15 @@ class Journal:
         outcome = entry.written(record.outcome)
         if isinstance(outcome, Score) and outcome.correct is not None:
             write_whole(self._folder / TRAININGS / key / CORRECT, outcome.correct)
+        if isinstance(outcome, Score) and outcome.losses is not None:
+            write_whole(self._folder / TRAININGS / key / LOSSES, outcome.losses)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
         for name, value in ended.items():
             one.trial.set_user_attr(name, value)
         if isinstance(outcome, Score):
             self._study.tell(one.trial, outcome.accuracy, state=TrialState.COMPLETE)
+        elif ended["outcome"] == entry.PRUNED:
+            self._study.tell(one.trial, state=TrialState.PRUNED)
         else:
             self._study.tell(one.trial, state=TrialState.FAIL)
         del self._open[key]

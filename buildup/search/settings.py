@@ -41,6 +41,7 @@ class Settings:
     """The trained weights that the base's own blocks begin with."""
     max_params: int | None = None
     max_macs: int | None = None
+    objective: str = "accuracy"
 
 
 def settings_to_values(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from buildup.search.strategies import STRATEGIES
 from buildup.search.study import read_history
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 
 
 def procedure(run: Run) -> Procedure:
@@ -18,6 +19,7 @@ def procedure(run: Run) -> Procedure:
         run.space,
         strategy=STRATEGIES[settings.strategy],
         judge=settings.judge,
+        objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
         costs=costs_of,

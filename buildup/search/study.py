@@ -15,10 +15,11 @@ from buildup.search.evaluate import METRICS, read_epochs
 from buildup.search.storage import opened_storage, shown
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Outcome, Score
+from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
 
 TRAININGS = "trainings"
 CORRECT = "correct.bits"
+LOSSES = "losses.f16"
 MARK = "buildup"
 """The study attribute that says who wrote it."""
 FORMAT = 1
@@ -81,16 +82,25 @@ def history_of(folder: Path, study: optuna.Study) -> History:
 
 def _score(folder: Path, trial: FrozenTrial) -> Score:
     attributes = trial.user_attrs
-    path = folder / TRAININGS / attributes["training"] / CORRECT
-    correct = path.read_bytes() if "correct_hash" in attributes and path.is_file() else None
     assert trial.value is not None
-    score = entry.score(trial.value, attributes, correct)
-    if "correct_hash" in attributes and score.correct_hash != attributes["correct_hash"]:
+    own = folder / TRAININGS / attributes["training"]
+    correct = _images(own / CORRECT, attributes.get("correct_hash"))
+    losses = _images(own / LOSSES, attributes.get("losses_hash"))
+    return entry.score(trial.value, attributes, correct, losses)
+
+
+def _images(path: Path, expected: str | None) -> bytes | None:
+    """What a file says of single images; None where nothing was known of them."""
+    if expected is None:
+        return None
+    data = path.read_bytes() if path.is_file() else None
+    if data is None or short_hash(data) != expected:
+        found = "missing" if data is None else "damaged"
         raise RunError(
-            f"{path}: it is {'damaged' if correct else 'missing'}, and verdicts need it: its hash would have to be "
-            f"{attributes['correct_hash']}. Put it back from a copy of the run."
+            f"{path}: it is {found}, and verdicts need it: its hash would have to be {expected}. "
+            f"Put it back from a copy of the run."
         )
-    return score
+    return data
 
 
 def decision_key(step: int | None = None) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from buildup.errors import LayoutError, TableError
 from buildup.graph.layout import parse
 from buildup.graph.network import Network
-from buildup.search.evaluate import Ended, Event
+from buildup.search.evaluate import Ended, EpochDone, Event
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
@@ -87,6 +88,8 @@ class TableEvaluator:
     seed: int = 0
     jitter: float = 1.0
     """A training takes between 1/jitter and jitter times the seconds of its row."""
+    objective: Objective = ACCURACY
+    """What a row's score is; of others than accuracy in shares and nats, as `metrics.jsonl` has them."""
     default: Row | None = None
     """For layouts that the table lacks; without it they are an error that names them."""
 
@@ -156,7 +159,8 @@ class TableEvaluator:
         row = self._look_up(training)
         # Named by training, not drawn in order: the same scores for any number of workers.
         chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
-        return Score(accuracy=row.score + chance, seconds=seconds)
+        value = row.score if self.objective is ACCURACY else 100 * row.score
+        return self.objective.score(value + chance, seconds)
 
 
 class Memory:
@@ -164,6 +168,8 @@ class Memory:
 
     def record(self, history: History, event: Event) -> History:
         """The history with an event in it."""
+        if isinstance(event, EpochDone):
+            return history.with_epoch(event.training.id, event.epoch)
         if isinstance(event, Ended):
             outcome = event.record.outcome
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:

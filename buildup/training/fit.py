@@ -164,6 +164,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
         accuracy=found.accuracy,
         metrics={**found.values, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)},
         correct=np.packbits(found.correct.numpy()).tobytes(),
+        losses=found.losses.numpy().astype("<f2").tobytes(),
         images=feed.val_images,
         seconds=sum(epoch.metrics["seconds"] for epoch in curve),
     )

@@ -57,11 +57,13 @@ class Metrics:
     bins: tuple[Bin, ...]
     correct: Tensor
     """One truth value an image, in the order given."""
+    losses: Tensor
+    """The negative log-likelihood of each image, in the same order."""
 
     @property
     def values(self) -> dict[str, float]:
         """The numbers alone, for an epoch's line; those that mean nothing for these images are left out."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)[:-2]}
+        named = {field.name: getattr(self, field.name) for field in fields(self)[:-3]}
         return {name: value for name, value in named.items() if value is not None}
 
 
@@ -78,6 +80,7 @@ class Tally:
     wrong: Tensor
     """Wrong predictions, and among them those that are not confident."""
     correct: tuple[Tensor, ...]
+    losses: tuple[Tensor, ...]
 
     def __add__(self, other: "Tally") -> "Tally":
         """Of both."""
@@ -87,6 +90,7 @@ class Tally:
             classes=self.classes + other.classes,
             wrong=self.wrong + other.wrong,
             correct=self.correct + other.correct,
+            losses=self.losses + other.losses,
         )
 
 
@@ -114,12 +118,14 @@ def tally(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Tally:
     edges = torch.arange(1, bins, device=p.device, dtype=p.dtype) / bins
     inside = F.one_hot(torch.bucketize(confidence, edges), bins).double()  # closed on the right, so 1.0 is in the last
     seen = torch.stack([truth * guess, guess, truth])
+    losses = -(log_p * truth).sum(1)
     return Tally(
-        sums=torch.stack([in_five.double(), -(log_p * truth).sum(1), (p - truth).square().sum(1)]).sum(1),
+        sums=torch.stack([in_five.double(), losses, (p - truth).square().sum(1)]).sum(1),
         bins=torch.stack([torch.ones_like(confidence), correct.double(), confidence]) @ inside,
         classes=torch.stack([seen.sum(1), (seen * sure[:, None]).sum(1)]),
         wrong=torch.stack([~correct, ~correct & ~sure]).sum(1),
         correct=(correct,),
+        losses=(losses,),
     )
 
 
@@ -154,6 +160,7 @@ def metrics(found: Tally) -> Metrics:
             )
         ),
         correct=correct,
+        losses=torch.cat([part.cpu() for part in found.losses]),
     )
 
 

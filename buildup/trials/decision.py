@@ -12,9 +12,10 @@ class Verdict:
 
     verdict: Keep
     gain: float
-    """Mean gain over the parent, in points."""
+    """Mean gain over the parent: what is better is above zero."""
     ci: tuple[float, float]
-    """Its interval at `level`. Interval and verdict never disagree: kept if and only if all of it is gain."""
+    """Its interval at `level`. Interval and verdict never disagree: kept if and only if all of it is gain, or all of it
+    above the least gain that the space asks for."""
     level: float
     reason: str
 
@@ -40,6 +41,11 @@ class Decision:
     seeds: int
     params: int | None = None
     macs: int | None = None
+    objective: str = "accuracy"
+    """What scores and gain are of, and in which unit."""
+    unit: str = "points"
+    epoch: int | None = None
+    """After which its trainings were ended, where its curves left too little hope."""
 
     @property
     def kept(self) -> bool:

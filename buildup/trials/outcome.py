@@ -60,6 +60,8 @@ class Score:
     metrics: Mapping[str, float] = field(default_factory=dict)
     correct: bytes | None = None
     """One bit an image in validation order, packed: right or wrong. None where only a table is known."""
+    losses: bytes | None = None
+    """The negative log-likelihood of each image in nats, as little-endian float16. None where it is not known."""
     images: int = 0
     """How many validation images there are."""
     seconds: float = 0.0
@@ -67,7 +69,12 @@ class Score:
     @property
     def correct_hash(self) -> str:
         """A short hash of the per-image correctness."""
-        return hashlib.sha256(self.correct or b"").hexdigest()[:16]
+        return short_hash(self.correct or b"")
+
+    @property
+    def losses_hash(self) -> str:
+        """A short hash of the per-image losses."""
+        return short_hash(self.losses or b"")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +102,21 @@ class Record:
     curve: tuple[Epoch, ...]
 
 
+def short_hash(data: bytes) -> str:
+    """Enough of a hash to tell a damaged file."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def record_to_values(record: Record) -> dict[str, Any]:
     """A record, ready for JSON."""
     outcome = record.outcome
     if isinstance(outcome, Score):
-        correct = None if outcome.correct is None else base64.b64encode(outcome.correct).decode()
         ended: dict[str, Any] = {
             "score": {
                 "accuracy": outcome.accuracy,
                 "metrics": dict(outcome.metrics),
-                "correct": correct,
+                "correct": _text(outcome.correct),
+                "losses": _text(outcome.losses),
                 "images": outcome.images,
                 "seconds": outcome.seconds,
             }
@@ -128,9 +140,17 @@ def record_from_values(values: dict[str, Any]) -> Record:
     outcome: Outcome
     if "score" in values:
         score = dict(values["score"])
-        correct = score.pop("correct")
-        outcome = Score(**score, correct=None if correct is None else base64.b64decode(correct))
+        correct, losses = (_bytes(score.pop(name, None)) for name in ("correct", "losses"))
+        outcome = Score(**score, correct=correct, losses=losses)
     else:
         failure = values["failure"]
         outcome = Failure(reason=Reason(failure["reason"]), message=failure["message"], seconds=failure["seconds"])
     return Record(outcome=outcome, curve=tuple(Epoch(**epoch) for epoch in values["curve"]))
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else base64.b64decode(text)

@@ -44,9 +44,14 @@ IMAGES = 40
 
 
 def score(accuracy: float, seed: int) -> Score:
-    correct = random.Random(seed).randbytes(IMAGES // 8)
+    random_bytes = random.Random(seed).randbytes
     return Score(
-        accuracy=accuracy, correct=correct, images=IMAGES, seconds=1.5, metrics={"nll": 0.1 + seed, "throughput": 9.0}
+        accuracy=accuracy,
+        correct=random_bytes(IMAGES // 8),
+        losses=random_bytes(2 * IMAGES),
+        images=IMAGES,
+        seconds=1.5,
+        metrics={"nll": 0.1 + seed, "throughput": 9.0},
     )
 
 
@@ -229,7 +234,7 @@ def test_the_attributes_of_a_trial_stay_within_4_kb(tmp_path: Path) -> None:
     metrics = {f"metric_{number}": number / 7 for number in range(500)}
     failure = Failure(reason=Reason.BROKEN, message="ß\x00" * 5000)
     journal = Journal.create(folder=tmp_path, storage_url=None, study_name="run", base=blocks)
-    full = Score(accuracy=1.0, metrics=metrics, correct=bytes(6250), images=50_000)
+    full = Score(accuracy=1.0, metrics=metrics, correct=bytes(6250), losses=bytes(100_000), images=50_000)
     history = tell(journal, journal.history, lived(Training(candidate=child, seed=0), full))
     tell(journal, history, lived(Training(candidate=child, seed=1), failure))
     journal.close()
@@ -444,13 +449,14 @@ def test_a_missing_run_or_study_is_named(tmp_path: Path) -> None:
         read_history(tmp_path, None, "other")
 
 
+@pytest.mark.parametrize("name", ["correct.bits", "losses.f16"])
 @pytest.mark.parametrize("damage", [b"", b"\x00" * 5, None])
-def test_damaged_correctness_is_named(run: Path, damage: bytes | None) -> None:
-    path = run / "trainings" / Training(candidate=BASE, seed=0).id / "correct.bits"
+def test_what_is_damaged_of_single_images_is_named(run: Path, name: str, damage: bytes | None) -> None:
+    path = run / "trainings" / Training(candidate=BASE, seed=0).id / name
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
-    with pytest.raises(RunError, match=r"correct\.bits: it is (damaged|missing)"):
+    with pytest.raises(RunError, match=rf"{name}: it is (damaged|missing)"):
         reopen(run)
 
 

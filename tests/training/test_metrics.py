@@ -20,6 +20,7 @@ def test_a_case_by_hand() -> None:
     assert found.accuracy == 75.0
     assert found.top5 == 100.0
     assert found.nll == pytest.approx(-sum(map(math.log, (0.7, 0.3, 0.5, 0.8))) / 4)
+    assert found.losses.tolist() == pytest.approx([-math.log(p) for p in (0.7, 0.3, 0.5, 0.8)])
     assert found.brier == pytest.approx((0.14 + 0.86 + 0.38 + 0.06) / 4)
     assert found.ece == pytest.approx((0.3 + 0.6 + 0.5 + 0.2) / 4)
     assert found.ecse == pytest.approx((-0.3 + 0.6 - 0.5 - 0.2) / 4)

@@ -1,0 +1,68 @@
+"""What a candidate must be better at: accuracy, or how well its probabilities fit.
+
+Every objective is told in hundredths, so that gains of all of them are read alike, and a gain is always what is
+better, whether its numbers rise or fall for it.
+
+    >>> ours, theirs = (Score(accuracy=70.0, metrics={"nll": nll}) for nll in (1.20, 1.25))
+    >>> round(OBJECTIVES["nll"].gain(ours, theirs), 9)
+    5.0
+"""
+
+from dataclasses import dataclass
+
+from buildup.trials.outcome import Epoch, Score
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """Something that a training is measured by."""
+
+    name: str
+    title: str
+    """What people call it."""
+    unit: str
+    """Of scores and gains."""
+    sign: int
+    """1 where more is better, -1 where less is."""
+
+    def value(self, score: Score) -> float:
+        """What a training reached, in the unit: 70.3 points of accuracy, 121.5 hundredths of a nat."""
+        return score.accuracy if self.name == "accuracy" else 100 * score.metrics[self.name]
+
+    def gain(self, ours: Score, theirs: Score) -> float:
+        """By how much the first is better."""
+        return self.sign * (self.value(ours) - self.value(theirs))
+
+    def gain_at(self, ours: Epoch, theirs: Epoch) -> float | None:
+        """By how much the first was better after an epoch; None where that was not measured."""
+        both = [epoch.metrics.get(self.name) for epoch in (ours, theirs)]
+        if both[0] is None or both[1] is None:
+            return None
+        return self.sign * (both[0] - both[1]) * (1 if self.name == "accuracy" else 100)
+
+    def score(self, value: float, seconds: float) -> Score:
+        """A score of which nothing else is known, from its value in the unit."""
+        if self.name == "accuracy":
+            return Score(accuracy=value, seconds=seconds)
+        return Score(accuracy=0.0, metrics={self.name: value / 100}, seconds=seconds)
+
+    @property
+    def said(self) -> str:
+        """The unit of a gain in a sentence.
+
+        >>> OBJECTIVES["accuracy"].said, OBJECTIVES["nll"].said
+        ('points', 'centinats (less nll is better)')
+        """
+        return self.unit if self.sign > 0 else f"{self.unit} (less {self.name} is better)"
+
+
+ACCURACY = Objective(name="accuracy", title="validation accuracy", unit="points", sign=1)
+OBJECTIVES = {
+    objective.name: objective
+    for objective in (
+        ACCURACY,
+        Objective(name="nll", title="negative log-likelihood", unit="centinats", sign=-1),
+        Objective(name="ece", title="expected calibration error", unit="points", sign=-1),
+    )
+}
+"""Objectives by name. A centinat is a hundredth of the mean negative log-likelihood of an image."""

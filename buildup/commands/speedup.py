@@ -6,7 +6,9 @@ from statistics import fmean
 from typing import Any
 
 from buildup.report.table import aligned
+from buildup.report.words import places
 from buildup.rules.base import Procedure
+from buildup.rules.prior import Prior
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator
 from buildup.trials.history import History
@@ -37,8 +39,11 @@ def speedup(
     measured = []
     for workers in WORKERS:
 
-        def gain(scores: Mapping[str, Row], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
-            one, many = (_makespan(procedure, scores, rest, count, jitter, seed) for count in (1, workers))
+        def gain(
+            scores: Mapping[str, Row], seed: int, jitter: float = 1.0, known: bool = False, workers: int = workers
+        ) -> float:
+            one, verdicts = _makespan(procedure, scores, rest, 1, jitter, seed)
+            many, _ = _makespan(procedure, scores, rest, workers, jitter, seed, verdicts if known else {})
             return one / many
 
         measured.append(
@@ -49,9 +54,12 @@ def speedup(
                 "all_keep": gain(_Scores(_changes), seed),
                 "all_drop": gain(_Scores(lambda layout: -_changes(layout)), seed),
                 "random_tables": fmean(gain(_random_scores(one), one) for one in seeds),
+                "table_known": gain(table, seed, known=True),
+                "random_tables_known": fmean(gain(_random_scores(one), one, known=True) for one in seeds),
             }
         )
     heads = ["workers", "this table", "durations random", "all kept", "all dropped", "random tables"]
+    heads += ["this table, foretold", "random tables, foretold"]
     rows = [
         [f"{value:.1f}" if number else f"{value:g}" for number, value in enumerate(one.values())] for one in measured
     ]
@@ -59,17 +67,34 @@ def speedup(
         *aligned([heads, *rows], right=range(len(heads))),
         "",
         f"Times faster than one worker, {procedure.seeds} seeds, judge {procedure.judge.name}; random durations and "
-        f"random tables are means of {runs:,}.",
+        f"random tables are means of {runs:,}. Foretold: as if a guess for each block had named its verdict.",
     ]
     return "\n".join(text), {"runs": runs, "seeds": procedure.seeds, "speedups": measured}
 
 
 def _makespan(
-    procedure: Procedure, table: Mapping[str, Row], rest: Row | None, workers: int, jitter: float, seed: int
-) -> float:
+    procedure: Procedure,
+    table: Mapping[str, Row],
+    rest: Row | None,
+    workers: int,
+    jitter: float,
+    seed: int,
+    prior: Prior | None = None,
+) -> tuple[float, Prior]:
+    """How long a search takes, and its verdicts as one who knew them beforehand would tell them."""
     evaluator = TableEvaluator(table=table, workers=workers, jitter=jitter, seed=seed, default=rest or Row(score=0.0))
-    run(procedure, evaluator, Memory(), Silence(), History(), lambda history: None, lambda history: None)
-    return evaluator.clock
+    view, _ = run(
+        procedure,
+        evaluator,
+        Memory(),
+        Silence(),
+        History(),
+        lambda history: None,
+        lambda history: None,
+        lambda history: prior or {},
+    )
+    verdicts = {places(decision.edit): float(decision.kept) for decision in view.decisions}
+    return evaluator.clock, verdicts
 
 
 def _changes(layout: str) -> float:

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from buildup.rules.ahead import wanted
 from buildup.rules.base import Procedure, View
+from buildup.rules.prior import Prior
 from buildup.search.evaluate import Evaluator, Event
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -45,25 +46,28 @@ def run(
     history: History,
     inspect_base: Callable[[History], None],
     limit: Callable[[History], str | None],
+    foretell: Callable[[History], Prior] = lambda _: {},
 ) -> tuple[View, History]:
     """Search until the rule is finished, or `limit` gives a reason to stop.
 
-    `inspect_base` raises when the base is not worth building on.
+    `inspect_base` raises when the base is not worth building on. `foretell` is asked once the base is trained; what it
+    says orders what is trained ahead, and no more.
     """
     inspected = False
+    prior: Prior = {}
     event: Event | None = None
     while True:
         view = procedure.view(history)
         if not inspected and view.current is not procedure.base:
             inspect_base(history)
-            inspected = True
+            prior, inspected = foretell(history), True
         for decision in view.decisions[len(history.decisions) :]:
             history = journal.decide(history, decision)
         watcher.see(view, history, event)
         if view.finished or limit(history):
             evaluator.want(())
             return view, history
-        evaluator.want(wanted(view, history, procedure, evaluator.workers))
+        evaluator.want(wanted(view, history, procedure, evaluator.workers, prior))
         event = evaluator.next_event(timeout=1.0)
         if event is not None:
             history = journal.record(history, event)

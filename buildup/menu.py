@@ -165,6 +165,23 @@ COMMANDS = (
         flags=(Flag(name="format", metavar="FORMAT", help="html (default), or md to print it"), JSON),
     ),
     Command(
+        name="final",
+        help="train base and winner anew, open the test set once, and say what is proven",
+        example="buildup final demo --seeds 5 --control",
+        run="final:final",
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(
+            Flag(name="seeds", metavar="N", help="fresh seeds of each network (default: 5)"),
+            Flag(name="control", help="train a base with more blocks of its own, as large as the winner, too"),
+            Flag(name="epochs", metavar="N", help="epochs of each training (default: as in the search)"),
+            Flag(name="recipe", metavar="NAME|FILE", help="another recipe (default: that of the search)"),
+            Flag(name="workers", metavar="N", help="trainings side by side (default: as in the search)"),
+            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
+            VERBOSE,
+            JSON,
+        ),
+    ),
+    Command(
         name="export",
         help="the discovered network as a timm model",
         example="buildup export demo --to alternet-digits",

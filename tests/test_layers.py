@@ -113,3 +113,8 @@ def test_training_and_models_load_without_ray_and_optuna(module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'ray', 'optuna'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_test_set_is_opened_by_final_alone() -> None:
+    names = {str(path.relative_to(PACKAGE)) for path in sources() if "load_test" in path.read_text(encoding="utf-8")}
+    assert names == {"training/data.py", "search/final.py"}

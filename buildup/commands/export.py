@@ -21,6 +21,7 @@ from buildup.report.page import page
 from buildup.rules.base import View
 from buildup.search.diagnoses import read_diagnoses
 from buildup.search.files import write_whole
+from buildup.search.final import read_final
 from buildup.search.folder import Run, open_run
 from buildup.search.state import costs_of, state_of
 from buildup.search.storage import shown
@@ -40,6 +41,17 @@ def keep_winner(run: Run, view: View, history: History) -> None:
     findings = findings_of(run, view, history)
     _export(run, findings, view.best, target)
     write_whole(run.folder / "report.html", page(findings).encode())
+
+
+def keep_claim(run: Run) -> None:
+    """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
+    view, history = state_of(run)
+    findings = findings_of(run, view, history)
+    write_whole(run.folder / "report.html", page(findings).encode())
+    card = run.folder / "export" / "README.md"
+    if card.is_file():
+        score = best_training(run, history, view.best)[1]
+        write_whole(card, model_card(findings, view.best.network, score).encode())
 
 
 def report(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -108,6 +120,7 @@ def findings_of(
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
+        final=read_final(run.folder),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from buildup.commands.progress import left, name_of
+from buildup.report.final import final_table
 from buildup.report.table import decisions_table
+from buildup.search.final import read_final
 from buildup.search.folder import open_run
 from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
+from buildup.trials.claim import final_to_values
 
 
 def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -19,6 +22,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     reason = run.reason if state == run.status else "its driver is gone"
     seconds = [outcome.seconds for outcome in history.outcomes.values()]
     each = sum(seconds) / len(seconds) if seconds else None
+    found = read_final(run.folder)
     rest = None if view.finished else left(procedure(run), view, run.settings.workers, each)
     running = [
         {
@@ -45,6 +49,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             for decision in view.decisions
         ],
         "left": rest,
+        "final": found and final_to_values(found),
         "warnings": list(run.warnings),
     }
     lines = [
@@ -53,6 +58,8 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     ]
     if view.decisions:
         lines += ["", decisions_table(view.decisions)]
+    if found:
+        lines += ["", final_table(found), "", found.verdict]
     if not view.finished:
         lines += ["", "waiting for:"]
         for training, row in zip(view.needed, running, strict=True):

@@ -2,9 +2,11 @@
 
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
+from buildup.report.final import how, markdown_final
 from buildup.report.findings import Findings, cost_text, flat
 from buildup.report.table import code, graph_text, markdown_table
 from buildup.report.words import accuracies, clean
+from buildup.trials.claim import Final
 from buildup.trials.outcome import Score
 
 LOADING = """\
@@ -69,7 +71,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         f"{cost_text(cost)}." if cost else "",
         "",
-        findings.claim,
+        *(_final(findings.final) if findings.final else [findings.claim]),
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
         "",
@@ -87,6 +89,10 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
     ]
     return "\n".join(lines)
+
+
+def _final(final: Final) -> list[str]:
+    return ["### On test images", "", final.verdict, "", *markdown_final(final), "", how(final), ""]
 
 
 def _row(name: str, scores: list[float]) -> str:

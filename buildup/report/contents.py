@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from buildup.report.findings import Findings
-from buildup.report.sections import answer, commands, evidence, head, settings, steps, trainings
+from buildup.report.sections import answer, commands, evidence, final, head, settings, steps, trainings
 
 Write = Callable[[Findings], Iterator[str]]
 
@@ -22,6 +22,7 @@ class Section:
 SECTIONS = (
     Section(page=head.page, text=head.text),
     Section(page=answer.page, text=answer.text),
+    Section(page=final.page, text=final.text),
     Section(page=steps.page, text=steps.text),
     Section(page=evidence.page, text=evidence.text),
     Section(page=trainings.page, text=trainings.text),

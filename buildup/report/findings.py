@@ -12,6 +12,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.report.evidence import Evidence
 from buildup.report.words import count, macs, percent
+from buildup.trials.claim import Final
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
@@ -53,6 +54,8 @@ class Findings:
     """Whether and when it ended, as a sentence."""
     evidence: Evidence | None = None
     """What goes with the gains; None where no verdict was measured."""
+    final: Final | None = None
+    """What `final` found; None before it."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -137,8 +140,15 @@ class Findings:
         return self.judge == "proven"
 
     @property
+    def is_claimed(self) -> bool:
+        """Whether what the claim says of a gain may be taken as it is."""
+        return self.final.claims[0].claimed if self.final else self.is_proven or self.unchanged
+
+    @property
     def claim(self) -> str:
         """How far the verdicts may be trusted, after a word or two that say it in short."""
+        if self.final:
+            return self.final.verdict
         if self.unchanged:
             return "No claim: the winner is the base."
         if self.is_proven:
@@ -163,10 +173,13 @@ class Findings:
         """Which images the numbers come from."""
         shown = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
         number = f" ({shown.pop():,} of them)" if len(shown) == 1 else ""
-        return (
-            f"All numbers come from validation images{number}, which are a part of the training set. "
-            "The test set was not opened for them."
+        test = (
+            "The test set was opened once, by `buildup final`, and for nothing else."
+            if self.final
+            else "The test set was not opened for them."
         )
+        which = "Scores of the search" if self.final else "All numbers"
+        return f"{which} come from validation images{number}, which are a part of the training set. {test}"
 
     @property
     def tally(self) -> str:
@@ -189,7 +202,9 @@ class Findings:
     def commands(self) -> tuple[tuple[str, str], ...]:
         """How to go on: a command, and what it is for."""
         run = self.quoted_run
+        claim = (f"buildup final {run}", "train base and winner anew, and open the test set once")
         return (
+            *([claim] if self.kept and not self.final else []),
             (f"buildup export {run} --to DIR", "write the winner as a timm model"),
             (f"buildup dashboard {run}", "look at every training in the browser"),
         )

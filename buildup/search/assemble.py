@@ -65,8 +65,8 @@ def start_workers(run: Run, job: MakeJob, *, verbose: bool) -> RayEvaluator:
     )
 
 
-def job_maker(run: Run) -> MakeJob:
-    """What makes the job of a training of the run."""
+def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
+    """What makes the job of a training of the run; with `whole`, on the validation images, too."""
     settings, recipe = run.settings, recipe_from_values(run.recipe)
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
@@ -77,6 +77,7 @@ def job_maker(run: Run) -> MakeJob:
             data_dir=settings.data_dir,
             image_size=settings.image_size,
             fraction=parse_fraction(settings.fraction),
+            whole=whole,
             split_seed=run.data["split_seed"],
             start=settings.pretrained,
             recipe=recipe,

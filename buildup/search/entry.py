@@ -142,8 +142,8 @@ def written(outcome: Outcome) -> Outcome:
     )
 
 
-def table(decisions: Sequence[Decision]) -> str:
-    """All decisions, as the note of the study."""
+def table(decisions: Sequence[Decision], verdict: str = "") -> str:
+    """All decisions, and the verdict of `final` where there is one, as the note of the study."""
     rows = [
         f"| {one.step} | `{_cell(one.layout)}` | {_cell(one.edit)} | {one.gain:+.2f} "
         f"| {one.ci[0]:+.2f} to {one.ci[1]:+.2f} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
@@ -157,7 +157,8 @@ def table(decisions: Sequence[Decision]) -> str:
         "Parameter importances mean something for sampled strategies only: "
         "the build-up rule never varies one parameter by itself."
     )
-    return "\n".join(["## Decisions", "", *head, *rows, "", warning])
+    final = ["## Final", "", _cell(verdict), ""] if verdict else []
+    return "\n".join([*final, "## Decisions", "", *head, *rows, "", warning])
 
 
 def note(decision: Decision) -> str:

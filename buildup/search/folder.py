@@ -43,6 +43,8 @@ class Run:
     reason: str = ""
     """Why it stands where it does, for people."""
     warnings: tuple[str, ...] = ()
+    owner: str = ""
+    """The study of the run that this one is a part of; empty for a search."""
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Run:
     @property
     def study(self) -> str:
         """The name of its Optuna study."""
-        return self.folder.name
+        return f"{self.owner}-{self.folder.name}" if self.owner else self.folder.name
 
 
 def folder_of(name: str) -> Path:

@@ -55,6 +55,8 @@ from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
 DECISIONS = "decisions.jsonl"
+CONCLUSION = "final"
+"""The study attribute with the result of `final`."""
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]
@@ -96,6 +98,7 @@ class Journal:
         self._held = held
         self._open: dict[str, _Open] = {}
         self._firsts: dict[str, int] = {}
+        self._verdict = study.user_attrs.get(CONCLUSION, {}).get("verdict", "")
 
     @classmethod
     def create(
@@ -181,6 +184,13 @@ class Journal:
             history = history.with_decision(decision)
             self._write_notes(history)
         return history
+
+    def conclude(self, values: dict[str, Any]) -> None:
+        """Keep what a final found."""
+        with lost(self._what):
+            self._study.set_user_attr(CONCLUSION, values)
+            self._verdict = values["verdict"]
+            self._write_notes(self.history)
 
     def finish(self, history: History) -> None:
         """The search is over: what still runs was started ahead and is not needed."""
@@ -300,8 +310,9 @@ class Journal:
             write_whole(path, text.encode())
 
     def _write_notes(self, history: History) -> None:
+        table = entry.table(history.decisions, self._verdict)
+        notes: list[tuple[optuna.Study | optuna.Trial, str]] = [(self._study, table)]
         last = history.decisions[-1]
-        notes: list[tuple[optuna.Study | optuna.Trial, str]] = [(self._study, entry.table(history.decisions))]
         if last.candidate in self._firsts:
             notes.append((optuna.Trial(self._study, self._firsts[last.candidate]), entry.note(last)))
         for where, text in notes:

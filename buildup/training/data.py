@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import Tensor
 from torch.nn import functional as F
 
 from buildup.cache import user_cache
@@ -33,8 +32,8 @@ from buildup.training.recipe import Recipe
 from buildup.training.source import Source, open_source, size_of
 from buildup.training.stream import Streamed
 
-__all__ = ["DATASETS", "DataInfo", "Dataset", "data_folder", "describe_data", "load_data", "load_test", "split"]
-__all__ += ["open_data", "parse_fraction"]
+__all__ = ["DATASETS", "DataInfo", "Dataset", "check_test", "data_folder", "describe_data", "load_data", "load_test"]
+__all__ += ["open_data", "parse_fraction", "split"]
 
 DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR", "torch/NAME", "hfds/NAME", "wds:DIR")
 LARGEST_SHARE = 0.25
@@ -73,6 +72,12 @@ def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: R
 def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
     """The test images of a dataset. A search never opens them."""
     return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), False)
+
+
+def check_test(name: str, data_dir: str | None = None) -> None:
+    """Refuse a dataset without usable test images, by their names and labels alone."""
+    if _is_source(name):
+        open_source(name, str(data_folder(data_dir)), train=False)
 
 
 def describe_data(

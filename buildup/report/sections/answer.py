@@ -21,7 +21,7 @@ def page(findings: Findings) -> Iterator[str]:
     yield f"<dt>base</dt><dd>{letters(findings.base)}</dd>"
     yield f"<dt>winner</dt><dd>{letters(findings.winner)}</dd></dl>"
     yield f'<div class="tiles">{"".join(_tiles(findings))}</div>'
-    proven = " proven" if findings.is_proven or findings.unchanged else ""
+    proven = " proven" if findings.is_claimed else ""
     label, _, rest = findings.claim.partition(": ")
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
     yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'

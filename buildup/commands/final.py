@@ -42,6 +42,7 @@ from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_v
 from buildup.trials.candidate import Candidate
 from buildup.trials.claim import Final, Part, final_to_values
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Score
 from buildup.trials.training import Training
 
@@ -201,6 +202,7 @@ def _carry_out(asked: _Asked, *, verbose: bool, as_json: bool) -> int:
             history,
             scores,
             asked.spread,
+            objective=OBJECTIVES[run.settings.objective],
             train_images=asked.images,
         )
         journal.conclude(final_to_values(found))

@@ -5,9 +5,17 @@ from collections.abc import Sequence
 from buildup.report.table import aligned, code
 from buildup.report.words import accuracies, count, plain
 from buildup.trials.claim import Contender, Final
+from buildup.trials.objective import ACCURACY, OBJECTIVES
 
-HEADER = ("network", "layout", "params", "MACs", "test accuracy", "95 % CI of the mean", "by seed")
 RIGHT = frozenset({2, 3, 4, 5})
+"""The columns with numbers."""
+
+
+def header(final: Final) -> tuple[str, ...]:
+    """What stands over the columns."""
+    objective = OBJECTIVES[final.objective]
+    what = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
+    return ("network", "layout", "params", "MACs", what, "95 % CI of the mean", "by seed")
 
 
 def final_rows(final: Final) -> list[tuple[str, ...]]:
@@ -18,7 +26,7 @@ def final_rows(final: Final) -> list[tuple[str, ...]]:
             one.layout,
             count(one.params),
             count(one.macs),
-            "–" if one.mean is None else f"{one.mean:.2f} %",
+            "–" if one.mean is None else f"{one.mean:.2f}",
             "–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}",
             _by_seed(one),
         )
@@ -28,13 +36,14 @@ def final_rows(final: Final) -> list[tuple[str, ...]]:
 
 def final_table(final: Final) -> str:
     """For a terminal."""
-    return "\n".join(aligned([HEADER, *final_rows(final)], right=RIGHT))
+    return "\n".join(aligned([header(final), *final_rows(final)], right=RIGHT))
 
 
 def markdown_final(final: Final) -> list[str]:
     """For Markdown."""
-    ruler = ["---:" if index in RIGHT else "---" for index in range(len(HEADER))]
-    rows: list[Sequence[str]] = [HEADER, ruler]
+    head = header(final)
+    ruler = ["---:" if index in RIGHT else "---" for index in range(len(head))]
+    rows: list[Sequence[str]] = [head, ruler]
     rows += [[one, f"`{code(layout)}`", *map(plain, others)] for one, layout, *others in final_rows(final)]
     return [f"| {' | '.join(row)} |" for row in rows]
 

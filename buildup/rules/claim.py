@@ -15,24 +15,31 @@ from scipy.special import stdtrit
 
 from buildup.rules.paired import Pair, Spread, estimate
 from buildup.trials.claim import Claim
+from buildup.trials.objective import ACCURACY, Objective
 
 ERROR = 0.05
 """The claims of one `final` are wrong together in at most this share, half of it on either side of their intervals."""
 
 
 def claim(
-    pairs: Sequence[Pair], spread: Spread, claims: int = 1, *, against: str = "base", failed: Sequence[str] = ()
+    pairs: Sequence[Pair],
+    spread: Spread,
+    claims: int = 1,
+    *,
+    objective: Objective = ACCURACY,
+    against: str = "base",
+    failed: Sequence[str] = (),
 ) -> Claim:
     """The claim on pairs of fresh trainings; `claims` are made side by side in all.
 
     Where a training failed, its seed has no pair, and nothing is claimed: whether a network can be trained at all is
     a part of what it is worth, and what is left may be the luckier seeds.
     """
-    found = estimate(pairs, spread)
+    found = estimate(pairs, spread, objective)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
     ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"
-    shown = f"{found.gain:+.2f} points over the {against}"
+    shown = f"{found.gain:+.2f} {objective.said} over the {against}"
     if failed:
         sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."
     elif low > 0:

@@ -35,6 +35,7 @@ from buildup.training.recipe import recipe_from_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.claim import Claim, Contender, Final, Part, final_from_values, final_to_values
 from buildup.trials.history import History
+from buildup.trials.objective import Objective
 from buildup.trials.outcome import Failure, Reason, Score
 from buildup.trials.training import Training
 
@@ -154,7 +155,13 @@ def examine(part: Run, trainings: Sequence[Training], history: History, device: 
         found = evaluate(model.to(torch.device(device)), test.images, test.labels, test, batch_size=BATCH)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_whole(part.trainings / training.id / "test.bits", correct)
-        scores[training.id] = Score(accuracy=found.accuracy, correct=correct, images=len(test.labels))
+        scores[training.id] = Score(
+            accuracy=found.accuracy,
+            metrics=found.values,
+            correct=correct,
+            losses=found.losses.numpy().astype("<f2").tobytes(),
+            images=len(test.labels),
+        )
     return scores
 
 
@@ -166,13 +173,19 @@ def conclude(
     scores: Mapping[str, Score],
     spread: Spread,
     *,
+    objective: Objective,
     train_images: int,
 ) -> Final:
     """The result: what each network reached, and what may be claimed of the winner."""
     others: list[Part] = [part for part in networks if part != "winner"]
     return Final(
-        contenders=tuple(_contender(part, one, trainings, history, scores) for part, one in networks.items()),
-        claims=tuple(_claim(part, networks, trainings, history, scores, spread, len(others)) for part in others),
+        contenders=tuple(
+            _contender(part, one, trainings, history, scores, objective) for part, one in networks.items()
+        ),
+        claims=tuple(
+            _claim(part, networks, trainings, history, scores, spread, len(others), objective) for part in others
+        ),
+        objective=objective.name,
         seeds=tuple(dict.fromkeys(training.seed for training in trainings)),
         recipe=plan.recipe_name,
         epochs=plan.epochs,
@@ -188,10 +201,11 @@ def _contender(
     trainings: Sequence[Training],
     history: History,
     scores: Mapping[str, Score],
+    objective: Objective,
 ) -> Contender:
     own = [training for training in trainings if training.candidate.id == candidate.id]
     known = cost(candidate.network)
-    reached = {str(training.seed): scores[training.id].accuracy for training in own if training.id in scores}
+    reached = {str(training.seed): objective.value(scores[training.id]) for training in own if training.id in scores}
     return Contender(
         part=part,
         layout=candidate.layout,
@@ -212,6 +226,7 @@ def _claim(
     scores: Mapping[str, Score],
     spread: Spread,
     claims: int,
+    objective: Objective,
 ) -> Claim:
     two = {part: networks[part].id for part in ("winner", against)}
     failed = [
@@ -229,7 +244,9 @@ def _claim(
         for row in rows.values()
         if row.keys() >= set(two.values())
     ]
-    return claim(pairs, spread, claims, against=against, failed=failed) if pairs else no_claim(against, failed)
+    if not pairs:
+        return no_claim(against, failed)
+    return claim(pairs, spread, claims, objective=objective, against=against, failed=failed)
 
 
 def _why(history: History, training: Training) -> str:

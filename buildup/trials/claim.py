@@ -32,7 +32,7 @@ class Contender:
     params: int
     macs: int
     scores: Mapping[str, float]
-    """Accuracy in percent by seed."""
+    """By seed: accuracy in percent, or another objective in its unit."""
     ci: tuple[float, float] | None
     """Of the mean over seeds, at 95 %; None for a single seed."""
     failures: Mapping[str, str]
@@ -51,6 +51,8 @@ class Final:
     contenders: tuple[Contender, ...]
     claims: tuple[Claim, ...]
     """Of the winner, against the base first."""
+    objective: str = "accuracy"
+    """What is compared."""
     seeds: tuple[int, ...]
     recipe: str
     epochs: int

@@ -70,6 +70,11 @@ def test_the_table_names_failed_trainings(published: Findings) -> None:
     assert "79.90, 80.10, diverged" in final_table(final_of(published, claimed=True))
 
 
+def test_an_objective_other_than_accuracy_is_named_with_its_unit(published: Findings) -> None:
+    table = final_table(replace(final_of(published, claimed=True), objective="nll"))
+    assert "test nll, centinats (less nll is better)" in table
+
+
 def test_foreign_text_in_a_final_stays_text(with_text: Callable[[str], Findings]) -> None:
     hostile = "<script>alert(1)</script>"
     findings = replace(with_text(hostile), final=final_of(with_text(""), claimed=True, hostile=hostile))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from buildup.rules.claim import claim, mean_interval
 from buildup.rules.paired import Pair, Spread
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 
 
@@ -37,6 +38,13 @@ def test_nothing_is_claimed_where_a_training_failed(gains: list[float]) -> None:
     assert not made.claimed
     assert made.sentence.startswith("Nothing is claimed")
     assert "1 training of the winner failed" in made.sentence
+
+
+def test_less_is_a_gain_where_less_is_better() -> None:
+    pairs = [Pair(candidate=OBJECTIVES["nll"].score(90, 1.0), parent=OBJECTIVES["nll"].score(120, 1.0))] * 5
+    made = claim(pairs, Spread(), objective=OBJECTIVES["nll"])
+    assert made.claimed
+    assert made.gain == pytest.approx(30)
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

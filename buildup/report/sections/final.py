@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from buildup.report.final import HEADER, RIGHT, final_rows, how, markdown_final
+from buildup.report.final import RIGHT, final_rows, header, how, markdown_final
 from buildup.report.findings import Findings
 from buildup.report.html import table_head
 from buildup.report.words import escape, plain
@@ -12,7 +12,7 @@ def page(findings: Findings) -> Iterator[str]:
     """For the page."""
     if findings.final is None:
         return
-    head = table_head(*(f"#{name}" if index in RIGHT else name for index, name in enumerate(HEADER)))
+    head = table_head(*(f"#{name}" if index in RIGHT else name for index, name in enumerate(header(findings.final))))
     rows = "".join(f"<tr>{''.join(map(_cell, range(len(row)), row))}</tr>" for row in final_rows(findings.final))
     proven = " proven" if findings.final.claims[0].claimed else ""
     yield "<section><h2>The final</h2>"
@@ -30,5 +30,5 @@ def text(findings: Findings) -> Iterator[str]:
 
 
 def _cell(index: int, text: str) -> str:
-    kind = "number" if index in RIGHT else "layout" if HEADER[index] == "layout" else ""
+    kind = "number" if index in RIGHT else "layout" if index == 1 else ""
     return f'<td class="{kind}">{escape(text)}</td>'

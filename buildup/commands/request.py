@@ -107,6 +107,8 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
             network = start(network, space)
             _check_strategy(network, space, strategy, limits, first_seed)
 
+    prior = problems.prior(text.get("prior"), "none", network, space)
+
     folder = folder_of(text.get("run") or f"{text.get('base')}-{Path(dataset.partition(':')[2] or dataset).name}")
     if new_run:
         with problems.caught():
@@ -152,6 +154,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         pretrained=pretrained,
         max_params=limits.max_params,
         max_macs=limits.max_macs,
+        prior=prior,
         objective=objective,
     )
     return Request(

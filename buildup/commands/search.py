@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.commands.export import keep_winner
+from buildup.commands.foretell import foreteller
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
@@ -110,11 +111,12 @@ def _new_run(request: Request) -> Run:
 
 
 def _with_flags(run: Run, flags: Mapping[str, Any]) -> Run:
-    """A resumed run keeps its settings, but for the limits and for where the workers are."""
+    """A resumed run keeps its settings, but for limits, for where the workers are, and for what they train ahead."""
     problems = Problems()
     changes: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", flags["max_trials"], 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, flags["time_budget"]),
+        "prior": problems.prior(flags["prior"], run.settings.prior, run.network, run.space),
     }
     problems.raise_any()
     if flags["ray"]:
@@ -135,7 +137,8 @@ def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool
     try:
         with watcher(steps, run.settings.epochs, run.settings.workers) as look:
             inspect = _inspector(run, steps, warnings)
-            view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit)
+            foretell = foreteller(run, steps)
+            view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit, foretell)
     except WeakBase as weak:
         mark(run, "stopped", str(weak), warnings)
         raise

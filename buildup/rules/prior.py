@@ -8,9 +8,15 @@ further than `STRONGEST`: whether they predict anything is what `analyze RUN --v
 
 from collections.abc import Mapping
 
+from buildup.graph.network import Network
+from buildup.rules.moves import moves
+from buildup.space.schema import SearchSpace
+
 Prior = Mapping[str, float]
 """By the path of a block, how likely a replacement there is to be kept; others are as likely as not."""
 
+PRIORS = ("none", "lesion")
+"""By what the look-ahead can be led, beside the verdicts so far."""
 STRONGEST = 2 / 3
 """Of the block that is missed least; that which is missed most has what is left."""
 
@@ -28,3 +34,13 @@ def from_lesions(costs: Mapping[str, float]) -> Prior:
         dearer = sum((other > cost) + (other == cost) / 2 for other in costs.values()) - 0.5
         shares[path] = 1 - STRONGEST + (2 * STRONGEST - 1) * dearer / (len(costs) - 1)
     return shares
+
+
+def replaceable(network: Network, space: SearchSpace) -> tuple[str, ...]:
+    """The blocks that a space lets a search replace, by their paths; a block that would be added replaces none.
+
+    >>> from buildup.graph.network import sketch
+    >>> replaceable(sketch("CC|CCC"), SearchSpace(name="s", description=""))
+    ('c1.1', 'c2.2')
+    """
+    return tuple(move.path for stage in moves(network, space) for move in stage if move.added_to is None)

@@ -41,6 +41,8 @@ class Settings:
     """The trained weights that the base's own blocks begin with."""
     max_params: int | None = None
     max_macs: int | None = None
+    prior: str = "none"
+    """What the look-ahead starts from beside the verdicts: `none`, or `lesion`. It changes no verdict."""
     objective: str = "accuracy"
 
 

@@ -5,86 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
+import torch
 from torch import nn
 
 from buildup.cli import main
 from buildup.diagnostics.evaluate import labelled, measured
 from buildup.models.build import build
-from buildup.models.read import read
-from buildup.search.folder import Run, create, open_run
-from buildup.search.journal import Journal
-from buildup.search.loop import Silence
-from buildup.search.loop import run as run_loop
-from buildup.search.settings import Settings
-from buildup.search.state import costs_of, procedure, state_of
-from buildup.search.table import Row, TableEvaluator
-from buildup.space.load import load
+from buildup.search.folder import open_run
+from buildup.search.state import state_of
 from buildup.training.data import load_data, split
-from buildup.training.execution import Execution
-from buildup.training.recipe import load_recipe, recipe_to_values
 
 SEED = 3
-"""Of the run, so that its validation images are not those of seed 0."""
-
-
-class Scores(dict[str, Row]):
-    """Each M gains half a point, but for the first of the last stage but one."""
-
-    def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "C|CC|CCCM|CM"))
-
-
-@pytest.fixture(scope="module")
-def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A search whose scores are from a table, and whose weights are as they are drawn."""
-    folder = tmp_path_factory.mktemp("runs") / "tried"
-    network = read("test_convnext", input_shape=(1, 16, 16), num_classes=10, stem="small")
-    data = load_data("digits")
-    settings = Settings(
-        base="test_convnext",
-        dataset="digits",
-        data_dir=None,
-        image_size=16,
-        space="alternet",
-        recipe="quick",
-        epochs=1,
-        seeds=1,
-        strategy="alternet",
-        judge="point",
-        workers=1,
-        gpus_per_trial=0.0,
-        threads=1,
-        device="cpu",
-        execution=Execution(),
-        fraction="1/4",
-        seed=SEED,
-        storage=None,
-        ray=None,
-        max_trials=None,
-        time_budget=None,
-        allow_weak_base=False,
-    )
-    run = Run(
-        folder=folder,
-        settings=settings,
-        space=load("alternet"),
-        recipe=recipe_to_values(load_recipe("quick").resolved(train_images=287)),
-        data={"hash": data.hash, "split_seed": SEED, "num_classes": 10, "mean": [0.5], "std": [0.5]},
-        network=network,
-        environment={},
-        status="finished",
-    )
-    create(run)
-    journal = Journal.create(folder=folder, storage_url=None, study_name=run.study, base=network, costs=costs_of)
-    steps, evaluator = procedure(run), TableEvaluator(table=Scores())
-    view, _ = run_loop(steps, evaluator, journal, Silence(), journal.history, lambda _: None, lambda _: None)
-    journal.close()
-    for candidate in view.candidates:
-        attempt = folder / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1"
-        attempt.mkdir(parents=True)
-        save_file(build(candidate.network, seed=SEED).state_dict(), attempt / "weights.safetensors")
-    return folder
+"""Of the run that is measured."""
 
 
 def lines(run: Path) -> list[dict[str, Any]]:
@@ -98,14 +30,15 @@ def analyze(run: Path, *asked: str) -> int:
 def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not_train_on(
     tried: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert analyze(tried, "--what", "lesion", "--json") == 0
+    assert analyze(tried, "--what", "lesion", "--images", "96", "--json") == 0
     values = json.loads(capsys.readouterr().out)
     view, _ = state_of(open_run(str(tried)))
     assert [one["edit"] for one in values["verdicts"]] == [decision.edit for decision in view.decisions]
     assert lines(tried) == values["verdicts"]
     data = load_data("digits")
     _, held = split(data, SEED, fraction=0.25)
-    images = data.part(held)
+    shown = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:96].sort().values
+    images = data.part(held[shown])
     last = view.candidates[2]
     assert last.parent is not None
     for when, candidate in (("before", last.parent), ("after", last)):
@@ -124,12 +57,12 @@ def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not
 def test_what_was_measured_is_kept_and_only_the_rest_is_measured(
     tried: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert analyze(tried, "--what", "lesion") == 0
+    assert analyze(tried, "--what", "lesion", "--images", "96") == 0
     whole = lines(tried)
     marked = json.loads(json.dumps(whole[0]))
     marked["by_seed"]["before"]["lesion"] = [12.5]
     (tried / "diagnostics.jsonl").write_text(json.dumps(marked) + "\n")
-    assert analyze(tried, "--what", "variance") == 0
+    assert analyze(tried, "--what", "variance", "--images", "96") == 0
     again = lines(tried)
     assert again[0]["by_seed"] == marked["by_seed"]
     assert again[1:] == whole[1:]

@@ -1,0 +1,82 @@
+"""A search without trainings: verdicts from a table of scores, and weights as they are drawn."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from buildup.models.build import build
+from buildup.models.read import read
+from buildup.search.folder import Run, create
+from buildup.search.journal import Journal
+from buildup.search.loop import Silence
+from buildup.search.loop import run as run_loop
+from buildup.search.settings import Settings
+from buildup.search.state import costs_of, procedure
+from buildup.search.table import Row, TableEvaluator
+from buildup.space.load import load
+from buildup.training.data import load_data
+from buildup.training.execution import Execution
+from buildup.training.recipe import load_recipe, recipe_to_values
+
+SEED = 3
+"""Of the run, so that its validation images are not those of seed 0."""
+
+
+class Scores(dict[str, Row]):
+    """Each M gains half a point, but for the first of the last stage but one."""
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "C|CC|CCCM|CM"))
+
+
+@pytest.fixture(scope="session")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search whose scores are from a table, and whose weights are as they are drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "tried"
+    network = read("test_convnext", input_shape=(1, 16, 16), num_classes=10, stem="small")
+    data = load_data("digits")
+    settings = Settings(
+        base="test_convnext",
+        dataset="digits",
+        data_dir=None,
+        image_size=16,
+        space="alternet",
+        recipe="quick",
+        epochs=1,
+        seeds=1,
+        strategy="alternet",
+        judge="point",
+        workers=1,
+        gpus_per_trial=0.0,
+        threads=1,
+        device="cpu",
+        execution=Execution(),
+        fraction="1/4",
+        seed=SEED,
+        storage=None,
+        ray=None,
+        max_trials=None,
+        time_budget=None,
+        allow_weak_base=False,
+    )
+    run = Run(
+        folder=folder,
+        settings=settings,
+        space=load("alternet"),
+        recipe=recipe_to_values(load_recipe("quick").resolved(train_images=287)),
+        data={"hash": data.hash, "split_seed": SEED, "num_classes": 10, "mean": [0.5], "std": [0.5]},
+        network=network,
+        environment={},
+        status="finished",
+    )
+    create(run)
+    journal = Journal.create(folder=folder, storage_url=None, study_name=run.study, base=network, costs=costs_of)
+    steps, evaluator = procedure(run), TableEvaluator(table=Scores())
+    view, _ = run_loop(steps, evaluator, journal, Silence(), journal.history, lambda _: None, lambda _: None)
+    journal.close()
+    for candidate in view.candidates:
+        attempt = folder / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1"
+        attempt.mkdir(parents=True)
+        save_file(build(candidate.network, seed=SEED).state_dict(), attempt / "weights.safetensors")
+    return folder

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, isfinite
 from statistics import fmean
 
+from buildup.report.axes import picture, rounded
 from buildup.report.evidence import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import escape, gain, has_failed, interval, places
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
 
-WIDTH = 900
 PANEL_TOP, PANEL_BOTTOM = 14, 300
 LINE = 17
 """Height of a line of text."""
@@ -33,7 +33,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
     left, right, top, row = 250, 720, 12, 30
     drawn = [decision for decision in decisions if _can_be_drawn(decision)]
     ends = [0.0, *(end for decision in drawn for end in (decision.gain, *decision.ci))]
-    ticks = _ticks(min(ends), max(ends), 7)
+    ticks = rounded(min(ends), max(ends), 7)
     bottom = top + row * len(decisions)
 
     def x(value: float) -> float:
@@ -51,7 +51,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
     )
     for number, decision in enumerate(decisions):
         parts.append(_gain_row(decision, top + row * (number + 0.5), left, right, x(0.0), _marks(decision, x)))
-    return _svg(bottom + 48, "Gain of each step over its parent, with its interval", parts)
+    return picture(bottom + 48, "Gain of each step over its parent, with its interval", parts)
 
 
 def taus_svg(correlations: Sequence[Correlation]) -> str:
@@ -88,7 +88,7 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
             f'<text class="value" x="{right + 18}" y="{y + 4}">{one.tau:+.2f} '
             f'<tspan class="axis">{one.low:+.2f} to {one.high:+.2f}, p = {one.p:.2g}</tspan></text></g>'
         )
-    return _svg(bottom + 48, "How far each diagnostic puts the verdicts into the order of their gains", parts)
+    return picture(bottom + 48, "How far each diagnostic puts the verdicts into the order of their gains", parts)
 
 
 def curves_svg(curves: Sequence[Curve]) -> str:
@@ -105,7 +105,7 @@ def curves_svg(curves: Sequence[Curve]) -> str:
         panels = [_panel(ordered, 1, epochs, 52, 366), _panel(ordered, ceil(2 * epochs / 3), epochs, 424, 738)]
     parts = [part for panel in panels for part in _draw(panel, ordered)]
     parts += _end_labels(panels[-1], ordered)
-    return _svg(PANEL_BOTTOM + 48, "Validation accuracy of each training by epoch, in percent", parts)
+    return picture(PANEL_BOTTOM + 48, "Validation accuracy of each training by epoch, in percent", parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +133,7 @@ class _Panel:
 
 def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int) -> _Panel:
     values = [value for curve in curves for _, value in _between(curve, first, last)]
-    ticks = _ticks(min(values, default=0.0), max(values, default=1.0), 7)
+    ticks = rounded(min(values, default=0.0), max(values, default=1.0), 7)
     return _Panel(first=first, last=last, ticks=tuple(ticks), left=left, right=right)
 
 
@@ -148,7 +148,7 @@ def _draw(panel: _Panel, curves: Sequence[Curve]) -> Iterator[str]:
         yield f'<line class="grid" x1="{panel.left}" x2="{panel.right}" y1="{y}" y2="{y}"/>'
         yield f'<text class="axis" x="{panel.left - 8}" y="{y + 4}" text-anchor="end">{tick:g}</text>'
     below = PANEL_BOTTOM + 20
-    for epoch in _ticks(panel.first, panel.last, 7):
+    for epoch in rounded(panel.first, panel.last, 7):
         if epoch == int(epoch) and panel.first <= epoch <= panel.last:
             yield f'<text class="axis" x="{panel.x(epoch)}" y="{below}" text-anchor="middle">{epoch:g}</text>'
     middle = (panel.left + panel.right) / 2
@@ -217,25 +217,3 @@ def _gain_row(
         ends = "" if not decision.level else f' <tspan class="axis">{escape(interval(decision))}</tspan>'
         parts.append(f'<text class="value" x="{right + 18}" y="{y + 4}">{gain(decision)}{ends}</text>')
     return f"<g>{''.join(parts)}</g>"
-
-
-def _ticks(low: float, high: float, most: int) -> list[float]:
-    """Round numbers that reach from below the lowest value to above the highest.
-
-    >>> _ticks(-0.63, 0.97, 7)
-    [-1.0, -0.5, 0.0, 0.5, 1.0]
-    """
-    # Scores have two digits after the point: a narrower range would only enlarge their rounding.
-    high = max(high, low + 0.1)
-    span = high - low
-    power = 10.0 ** floor(log10(span / most))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= most)
-    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
-    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
-
-
-def _svg(height: float, label: str, parts: Sequence[str]) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(label)}" '
-        f'viewBox="0 0 {WIDTH} {height:g}">{"".join(parts)}</svg>'
-    )

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.report.chart import Curve, _ticks, curves_svg, gains_svg
+from buildup.report.axes import rounded
+from buildup.report.chart import Curve, curves_svg, gains_svg
 from buildup.report.findings import Findings, Role
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -57,7 +58,7 @@ def test_all_marks_lie_inside_the_chart(published: Findings) -> None:
 
 @given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.integers(2, 9))
 def test_ticks_reach_around_all_values_and_are_few(low: float, span: float, most: int) -> None:
-    ticks = _ticks(low, low + span, most)
+    ticks = rounded(low, low + span, most)
     assert ticks[0] <= low + 1e-6 * (1 + abs(low))
     assert ticks[-1] >= low + span - 1e-6 * (1 + abs(low) + span)
     assert 2 <= len(ticks) <= most + 2

@@ -83,6 +83,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         recipe = load_recipe(text.get("recipe") or "quick")
     epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
     objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
+    early_drop = problems.number("--early-drop", text.get("early_drop"), 0.0, least=0.001, most=0.3) or None
     judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
 
     data, dataset = None, _absolute_dataset(text.get("dataset") or "")
@@ -156,6 +157,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_macs=limits.max_macs,
         prior=prior,
         objective=objective,
+        early_drop=early_drop,
     )
     return Request(
         folder=folder,

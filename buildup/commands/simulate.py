@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.commands.chance import USUAL, Where, false_claims, power, usual_chances
+from buildup.commands.dropping import risks
 from buildup.commands.problems import Problems
 from buildup.commands.remember import recall, remember
 from buildup.commands.speedup import speedup
@@ -29,6 +30,8 @@ PIXELS, CLASSES = 32, 100
 
 def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
     """Follow the rule; the trace as text and as values. `read` makes the graph of a base that no cache knows."""
+    if flags["early_drop"] is not None:
+        return _early_drop(flags)
     return _chance(flags, read) if flags["aa"] or flags["power"] else _follow(flags, read)
 
 
@@ -60,6 +63,21 @@ def _chance(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         return power(places, chances, seeds=seeds, runs=runs, seed=seed)
     judges = (judge,) if judge else ("proven", "likely")
     return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
+
+
+def _early_drop(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """How often dropping early costs a candidate that would have been kept, on drawn curves."""
+    problems = Problems()
+    risk = problems.number("--early-drop", flags["early_drop"], 0.0, least=0.001, most=0.3)
+    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
+    runs = problems.whole("--runs", flags["runs"], 1000)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    for name in ("aa", "power", "speedup", "scores", "base", "layout", "noise", "objective", "strategy", "workers"):
+        if flags[name]:
+            problems.found.append(f"--{name}: --early-drop draws curves of its own. Leave it out.")
+    problems.raise_any()
+    return risks(risk, (judge,) if judge else ("likely", "point"), seeds=seeds, runs=runs, seed=seed)
 
 
 def _space(flags: Mapping[str, Any]) -> SearchSpace:

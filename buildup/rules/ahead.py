@@ -46,8 +46,8 @@ RECENT = 100
 LEAST = 0.001
 """What is less likely to be needed than this is not trained."""
 CERTAIN = 0.95
-"""What is as likely to be needed as this may be handed to a worker that gets free before the search has thought again.
-Anything else waits for that: a training ends with its epoch at the soonest, and one that is needed would wait for it."""
+"""What is as likely to be needed as this may be handed to a worker that gets free before the search thought again. All
+else waits for that: a training ends with its epoch at the soonest, and one that is needed would have to wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +119,13 @@ def wanted(
     chosen = {training.id: training for training in view.needed}
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
-    experience = Experience(decisions=view.decisions[-RECENT:], prior=prior or {}, objective=procedure.judge.objective)
+    recent, objective = view.decisions[-RECENT:], procedure.judge.objective
+    experience = Experience(decisions=recent, objective=objective, prior=prior or {})
     order = count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.look)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, look = heapq.heappop(ahead)
-        answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread)
+        answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread, view.lessons)
         if isinstance(answer, Waiting):
             again = look > answer.look  # imagined: nothing of this look was waited for yet
             look = max(look, answer.look)

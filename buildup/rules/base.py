@@ -5,10 +5,11 @@ resuming a search, following a table of scores and looking ahead are all the sam
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
+from buildup.rules.early import EarlyDrop, Lessons, differences, taught
 from buildup.rules.judge import Judge
 from buildup.rules.paired import Pair, Spread, spread_of
 from buildup.trials.candidate import Candidate
@@ -90,6 +91,8 @@ class View:
     """At which look the next verdict is expected to fall, from 1 on."""
     spread: Spread = field(default_factory=Spread)
     """What the verdicts so far have shown of the seeds."""
+    lessons: Lessons = ()
+    """And of curves."""
 
     @property
     def finished(self) -> bool:
@@ -135,6 +138,7 @@ class _Walked:
     steps: list[Step] = field(default_factory=list)
     best: list[Candidate] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
+    lessons: list[Lessons] = field(default_factory=list)
 
     def cut(self, decisions: Sequence[Decision]) -> None:
         """Forget what another history does not share."""
@@ -143,7 +147,7 @@ class _Walked:
             if mine is not theirs and mine != theirs:
                 break
             same += 1
-        for row in (self.decisions, self.steps, self.best, self.spreads):
+        for row in (self.decisions, self.steps, self.best, self.spreads, self.lessons):
             del row[same:]
 
 
@@ -159,6 +163,8 @@ class Procedure:
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Parameters and MACs of a candidate, where they can be known."""
     limits: Limits = field(default_factory=Limits)
+    early: EarlyDrop | None = None
+    """Whether trainings may be ended by their curves, and at which risk."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _walked: _Walked = field(default_factory=_Walked, init=False, repr=False, compare=False)
 
@@ -180,6 +186,7 @@ class Procedure:
         decisions, candidates = list(walked.decisions), [self.base, *(done.candidate for done in walked.steps)]
         best = walked.best[-1] if walked.best else self.base
         spread = walked.spreads[-1] if walked.spreads else Spread()
+        lessons = walked.lessons[-1] if walked.lessons else ()
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
             waiting = Waiting(look=1, needed=missing)
@@ -195,19 +202,21 @@ class Procedure:
                 decision = history.decisions[number]
                 assert decision.candidate == current.id, "the history belongs to another search"
             else:
-                answer = self.decide(history, step, number + 1, spread)
+                answer = self.decide(history, step, number + 1, spread, lessons)
                 if isinstance(answer, Waiting):
                     waiting = answer
                     break
                 decision = answer
             decisions.append(decision)
             spread += self._shown(history, step.candidate, decision)
+            lessons = self._taught(history, step.candidate, decision, lessons)
             best = current if decision.kept else best
             if number < len(history.decisions):
                 walked.decisions.append(decision)
                 walked.steps.append(step)
                 walked.best.append(best)
                 walked.spreads.append(spread)
+                walked.lessons.append(lessons)
             step = step.after(decision)
         return View(
             decisions=tuple(decisions),
@@ -218,6 +227,7 @@ class Procedure:
             step=step,
             look=waiting.look if waiting else 1,
             spread=spread,
+            lessons=lessons,
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
@@ -234,25 +244,32 @@ class Procedure:
             rows.append((view.current.id, self.seeds * self.judge.looks[view.look - 1]))
         return {training_id(candidate, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
-    def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:
+    def decide(
+        self, history: History, step: Step, number: int, spread: Spread, lessons: Lessons = ()
+    ) -> Decision | Waiting:
         """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
         candidate = step.candidate
         assert candidate.parent is not None
         if too_large := self.too_large(candidate):
             return self._decision(history, candidate, number, _untrained(too_large), 0, 0)
+        # First, and by nothing but the epochs up to then: what else has come in by now depends on the workers.
+        if found := self._early_verdict(history, candidate, lessons):
+            epoch, verdict = found
+            decision = self._decision(history, candidate, number, verdict, 1, self.seeds)
+            return replace(decision, scores=(), epoch=epoch)
         for look, multiple in enumerate(self.judge.looks, start=1):
             seeds = self.seeds * multiple
-            verdict: Verdict | None
+            judged: Verdict | None
             if failed := self._failures(history, candidate, seeds):
-                verdict = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
+                judged = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
             elif missing := self.missing(history, candidate, look):
                 return Waiting(look=look, needed=missing)
             elif pairs := self.pairs(history, candidate, look):
-                verdict = self.judge.judge(pairs, look, step.share, spread)
+                judged = self.judge.judge(pairs, look, step.share, spread)
             else:
-                verdict = _dropped("no training of its parent has a score to compare with")
-            if verdict is not None:
-                return self._decision(history, candidate, number, verdict, look, seeds)
+                judged = _dropped("no training of its parent has a score to compare with")
+            if judged is not None:
+                return self._decision(history, candidate, number, judged, look, seeds)
         raise AssertionError("a judge must come to a verdict at its last look")
 
     def too_large(self, candidate: Candidate) -> str | None:
@@ -312,10 +329,29 @@ class Procedure:
 
     def _shown(self, history: History, candidate: Candidate, decision: Decision) -> Spread:
         """What a verdict shows of the seeds. It stands on the seeds of its row, whatever else was trained ahead."""
-        if not decision.level:  # nothing was compared, or nothing was measured
+        if not decision.level or decision.epoch:  # nothing was compared, or nothing was measured
             return Spread()
         pairs = self._pairs(history, candidate, decision.seeds)
         return spread_of(pairs, self.judge.objective) if pairs else Spread()
+
+    def _early_verdict(self, history: History, candidate: Candidate, lessons: Lessons) -> tuple[int, Verdict] | None:
+        """The epoch at which a candidate is dropped by its curves, with the verdict."""
+        if self.early is None or not lessons:
+            return None
+        objective = self.judge.objective
+        for point, lesson in zip(self.early.points, lessons, strict=True):
+            gains = differences(history, candidate, self._row(self.seeds), point, objective)
+            if not gains:
+                return None
+            if verdict := self.early.verdict(point, gains, lesson, self.judge.min_gain, objective.said):
+                return point, verdict
+        return None
+
+    def _taught(self, history: History, candidate: Candidate, decision: Decision, before: Lessons) -> Lessons:
+        """What all candidates so far that were trained to the end have taught of curves."""
+        if self.early is None or decision.epoch or not decision.looks:
+            return before
+        return taught(history, candidate, self._row(self.seeds), self.early.points, self.judge.objective, before)
 
     def _decision(
         self, history: History, candidate: Candidate, number: int, verdict: Verdict, look: int, seeds: int

@@ -9,6 +9,7 @@ from dataclasses import replace
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
 from buildup.rules.base import Limits, Procedure, Rule
+from buildup.rules.early import EarlyDrop
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random, exhaustive
 from buildup.space.schema import SearchSpace
@@ -38,6 +39,7 @@ def procedure_of(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
+    early: EarlyDrop | None = None,
 ) -> Procedure:
     """The procedure that starts from a network."""
     return Procedure(
@@ -47,4 +49,5 @@ def procedure_of(
         first_seed=first_seed,
         costs=costs,
         limits=limits or Limits(),
+        early=early,
     )

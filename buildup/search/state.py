@@ -2,6 +2,7 @@
 
 from buildup.models.cost import cost
 from buildup.rules.base import Limits, Procedure, View
+from buildup.rules.early import EarlyDrop
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import Run
 from buildup.search.strategies import STRATEGIES
@@ -23,6 +24,7 @@ def procedure(run: Run) -> Procedure:
         seeds=settings.seeds,
         first_seed=settings.seed,
         costs=costs_of,
+        early=EarlyDrop(risk=settings.early_drop, epochs=settings.epochs) if settings.early_drop else None,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )
 

@@ -3,7 +3,7 @@
 import csv
 import heapq
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,7 +81,8 @@ def _row(values: Mapping[str | None, str | list[str] | None], network: Network, 
 class TableEvaluator:
     """Virtual workers that look scores up. Time passes only in `next_event`."""
 
-    table: Mapping[str, Row]
+    table: Mapping[str, Row] | Callable[[Training], Row | None]
+    """By layout, or a function of the training."""
     workers: int = 1
     noise: float = 0.0
     """Deviation of a training's score around its row, in points."""
@@ -140,7 +141,9 @@ class TableEvaluator:
         """Nothing is held."""
 
     def _row(self, training: Training) -> Row | None:
-        return self.table.get(training.candidate.layout, self.default)
+        if isinstance(self.table, Mapping):
+            return self.table.get(training.candidate.layout, self.default)
+        return self.table(training)
 
     def _look_up(self, training: Training) -> Row:
         row = self._row(training)

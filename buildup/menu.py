@@ -91,6 +91,11 @@ SEARCH_FLAGS = (
     PRIOR,
     *LIMITS,
     Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
+    Flag(
+        name="early-drop",
+        metavar="RISK",
+        help="end trainings whose curve leaves less than this chance of a gain, such as 0.05 (default: never)",
+    ),
 )
 
 

@@ -151,6 +151,11 @@ COMMANDS = (
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
             Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
             Flag(name="power", help="no table: how often a judge keeps what helps"),
+            Flag(
+                name="early-drop",
+                metavar="RISK",
+                help="no table: how often dropping early at this risk costs what would have been kept",
+            ),
             Flag(name="speedup", help="how much faster 2 to 64 workers are, on this table and on others"),
             Flag(
                 name="runs",

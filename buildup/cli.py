@@ -94,10 +94,9 @@ def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -
         allow_abbrev=False,
     )
     for name, text in command.positional:
-        optional = name.startswith("[")
-        parser.add_argument(
-            name.strip("[]"), help=text, nargs="?" if optional else None, metavar=name.strip("[]").upper()
-        )
+        nargs = "?" if name.startswith("[") else "+" if name.endswith("...") else None
+        plain = name.strip("[].")
+        parser.add_argument(plain, help=text, nargs=nargs, metavar=plain.upper())
     for flag in command.flags:
         if flag.metavar is None:
             parser.add_argument(f"--{flag.name}", help=flag.help, action="store_true")

@@ -25,7 +25,7 @@ class Command:
     late: str | None = None
     """A function that is handed to it, and loaded when it is called: torch and timm take seconds to load."""
     positional: tuple[tuple[str, str], ...] = ()
-    """Names and helps; a name in brackets may be left out."""
+    """Names and helps; a name in brackets may be left out, and one with dots may be given several times."""
     flags: tuple[Flag, ...] = ()
 
 
@@ -175,11 +175,15 @@ COMMANDS = (
     ),
     Command(
         name="report",
-        help="write report.html of a run anew, also while it runs",
-        example="buildup report demo --format md",
-        run="export:report",
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(Flag(name="format", metavar="FORMAT", help="html (default), or md to print it"), JSON),
+        help="write report.html of a run anew, also while it runs; or compare several runs",
+        example="buildup report demo demo-random --to comparison.html",
+        run="report:report",
+        positional=(("run...", "a name in runs/, or a run's folder; several are compared"),),
+        flags=(
+            Flag(name="format", metavar="FORMAT", help="html (default), or md to print it"),
+            Flag(name="to", metavar="FILE", help="where a comparison goes (default: comparison.html beside the runs)"),
+            JSON,
+        ),
     ),
     Command(
         name="final",

@@ -16,7 +16,6 @@ from buildup.models.export import export as export_network
 from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
-from buildup.report.markdown import markdown
 from buildup.report.page import page
 from buildup.rules.base import View
 from buildup.search.diagnoses import read_diagnoses
@@ -52,20 +51,6 @@ def keep_claim(run: Run) -> None:
     if card.is_file():
         score = best_training(run, history, view.best)[1]
         write_whole(card, model_card(findings, view.best.network, score).encode())
-
-
-def report(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The command: write `report.html` anew, also while the search runs; or print the report as Markdown."""
-    run = open_run(flags["run"])
-    problems = Problems()
-    form = problems.choice("format", flags["format"], "html", ("html", "md"))
-    problems.raise_any()
-    findings = findings_of(run, *state_of(run))
-    if form == "md":
-        return markdown(findings), {"markdown": markdown(findings)}
-    path = run.folder / "report.html"
-    write_whole(path, page(findings).encode())
-    return f"{path}: written.", {"report": str(path)}
 
 
 def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -98,6 +98,10 @@ font:.9rem/1.5 {MONO}}}
 .chart text.dropped{{fill:var(--drop)}}
 .chart .curve{{fill:none;stroke-linejoin:round;stroke-linecap:round}}
 .chart .other{{stroke:var(--quiet);stroke-width:1;opacity:.75}}
+.chart .run{{stroke-width:2;fill:none;opacity:.9}}
+.chart .way{{opacity:.75}}
+.chart .run0{{stroke:var(--accent)}}.chart .run1{{stroke:var(--drop)}}.chart .run2{{stroke:var(--kernel)}}
+.chart .run3{{stroke:var(--global)}}.chart .run4{{stroke:var(--smooth)}}.chart .run5{{stroke:var(--muted)}}
 .chart .base{{stroke:var(--ink);stroke-width:2;stroke-dasharray:6 4}}
 .chart .winner{{stroke:var(--accent);stroke-width:2.5}}
 .chart text.base,.chart text.winner,.chart text.other{{stroke:none;opacity:1;font-weight:600}}

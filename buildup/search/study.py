@@ -23,6 +23,8 @@ LOSSES = "losses.f16"
 MARK = "buildup"
 """The study attribute that says who wrote it."""
 FORMAT = 1
+REUSED = "reused_from"
+"""The trial attribute that says which run a training was taken over from."""
 TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
 
 
@@ -30,6 +32,13 @@ def read_history(folder: Path, storage_url: str | None, study_name: str) -> Hist
     """What a run holds, read by someone who only looks: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
         return history_of(folder, load_study(storage, storage_url, study_name))
+
+
+def reused_in(folder: Path, storage_url: str | None, study_name: str) -> int:
+    """How many trainings of a run were taken over from another one."""
+    with existing_storage(folder, storage_url) as storage:
+        trials = load_study(storage, storage_url, study_name).get_trials(deepcopy=False)
+    return sum(REUSED in trial.user_attrs and trial.state is TrialState.COMPLETE for trial in trials)
 
 
 @contextmanager

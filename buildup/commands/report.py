@@ -1,0 +1,72 @@
+"""`report`: one run as a page or as Markdown, also while it runs; or several runs side by side."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from buildup.commands.export import findings_of
+from buildup.commands.problems import Problems
+from buildup.report.compare import comparison_page, comparison_table, comparison_text
+from buildup.report.comparison import Compared, compared, comparison_values
+from buildup.report.markdown import markdown
+from buildup.report.page import page
+from buildup.search.files import write_whole
+from buildup.search.folder import Run, open_run
+from buildup.search.state import state_of
+from buildup.search.study import reused_in
+from buildup.training.recipe import recipe_from_values
+
+COMPARISON = "comparison.html"
+
+
+def report(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write the report of one run, or the comparison of several."""
+    problems = Problems()
+    runs = []
+    for name in dict.fromkeys(flags["run"]):
+        with problems.caught():
+            runs.append(open_run(name))
+    form = problems.choice("format", flags["format"], "html", ("html", "md"))
+    if flags["to"] and len(flags["run"]) == 1:
+        problems.found.append("--to is for a comparison of several runs; a run's own report lies in its folder.")
+    elif flags["to"] and not Path(flags["to"]).absolute().parent.is_dir():
+        problems.found.append(f"--to {flags['to']}: its folder does not exist.")
+    problems.raise_any()
+    return _one(runs[0], form) if len(runs) == 1 else _several(runs, form, flags["to"])
+
+
+def _one(run: Run, form: str) -> tuple[str, dict[str, Any]]:
+    findings = findings_of(run, *state_of(run))
+    if form == "md":
+        return markdown(findings), {"markdown": markdown(findings)}
+    path = run.folder / "report.html"
+    write_whole(path, page(findings).encode())
+    return f"{path}: written.", {"report": str(path)}
+
+
+def _several(runs: list[Run], form: str, target: str | None) -> tuple[str, dict[str, Any]]:
+    rows = [_compared(run) for run in runs]
+    values = comparison_values(rows)
+    if form == "md":
+        return comparison_text(rows), values
+    path = Path(target) if target else runs[0].folder.parent / COMPARISON
+    write_whole(path, comparison_page(rows).encode())
+    return f"{comparison_table(rows)}\n\n{path}: written.", {"report": str(path), **values}
+
+
+def _compared(run: Run) -> Compared:
+    view, history = state_of(run)
+    settings = run.settings
+    recipe = recipe_from_values(run.recipe)
+    facts = {
+        "base": f"{settings.base} at {run.data['image_size']} px, {view.candidates[0].layout}",
+        "dataset": settings.dataset,
+        "data hash": str(run.data["hash"])[:12],
+        "validation images": f"split by seed {run.data['split_seed']}",
+        "recipe": f"{settings.recipe}: batch {recipe.batch_size}, rate {recipe.lr:.4g}",
+        "epochs": str(settings.epochs),
+        "fraction": settings.fraction,
+        "objective": settings.objective,
+        "start": str(settings.pretrained or "fresh weights"),
+    }
+    return compared(findings_of(run, view, history), facts, reused_in(run.folder, settings.storage, run.study))

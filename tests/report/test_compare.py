@@ -1,0 +1,82 @@
+"""Several searches side by side."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from buildup.report.compare import comparison_page, comparison_table, comparison_text
+from buildup.report.comparison import SAME, Compared, compared, comparison_values
+from buildup.report.findings import Findings
+
+FACTS: Mapping[str, str] = {name: f"a {name}" for name in SAME}
+
+
+def named(findings: Findings, run: str, strategy: str) -> Findings:
+    return replace(findings, run=run, settings={**findings.settings, "strategy": strategy, "judge": "likely"})
+
+
+@pytest.fixture(scope="session")
+def two(published: Findings) -> list[Compared]:
+    """The published search, and one that stopped after its second verdict."""
+    shorter = replace(published, history=replace(published.history, decisions=published.decisions[:2]))
+    return [
+        compared(named(published, "first", "alternet"), FACTS, 0),
+        compared(named(shorter, "second", "random"), FACTS, 3),
+    ]
+
+
+def test_the_best_so_far_counts_what_verdicts_stand_on(two: list[Compared]) -> None:
+    first, second = two
+    assert [one.trainings for one in first.reached] == [3 * networks for networks in range(1, 10)]
+    assert [one.trainings for one in second.reached] == [3, 6, 9]
+    assert first.reached[-1].score == pytest.approx(84.02)
+    assert first.needed == first.trainings == 27
+
+
+def test_each_network_with_a_verdict_is_a_point_and_one_is_the_winner(two: list[Compared]) -> None:
+    first = two[0]
+    assert [point.role for point in first.points].count("winner") == 1
+    assert len(first.points) == 9
+    assert first.winner is not None
+    assert first.winner.layout == "CCC|CCCM|CCCCCM|CMCM"
+    assert first.winner.score == pytest.approx(84.02)
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_runs_that_differ_in_what_must_be_equal_are_said_not_to_compare(two: list[Compared], name: str) -> None:
+    other = replace(two[1], facts={**FACTS, name: "something else"})
+    for text in (comparison_page([two[0], other]), comparison_text([two[0], other]), comparison_table([two[0], other])):
+        assert "Not comparable" in text
+        assert name in text
+    values = comparison_values([two[0], other])
+    assert not values["comparable"]
+    assert values["differences"] == {name: [f"a {name}", "something else"]}
+
+
+def test_equal_runs_compare_and_all_they_found_and_spent_is_told(two: list[Compared]) -> None:
+    page, text = comparison_page(two), comparison_text(two)
+    assert comparison_values(two)["comparable"]
+    for part in ("Comparable", "first", "second", "alternet", "random", "84.02", "+1.54", "3 reused", "No final"):
+        assert part in page
+        assert part in text.replace("\\", "") or part == "No final"
+    pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(pictures) == 2
+    for picture in pictures:
+        ElementTree.fromstring(picture)
+
+
+def test_a_run_without_any_score_can_be_compared(empty: Findings, two: list[Compared]) -> None:
+    nothing = compared(empty, FACTS, 0)
+    assert nothing.winner is None
+    assert "a run" in comparison_page([nothing, two[0]])
+    assert comparison_text([nothing, nothing])
+
+
+def test_foreign_text_in_a_comparison_stays_text(with_text: Callable[[str], Findings]) -> None:
+    hostile = "<script>alert(1)</script>"
+    runs = [compared(with_text(hostile), {**FACTS, "dataset": f"{hostile}{number}"}, 0) for number in range(2)]
+    assert "<script" not in comparison_page(runs)
+    assert "<script" not in re.sub(r"`[^`\n]*`", "", comparison_text(runs))

@@ -19,6 +19,7 @@ from buildup.errors import RunError, unknown
 from buildup.graph.edit import Append
 from buildup.report.evidence import evidence_text
 from buildup.report.words import duration
+from buildup.rules.base import View
 from buildup.search.diagnoses import DIAGNOSTICS, read_diagnoses, write_diagnoses
 from buildup.search.folder import Run, open_run
 from buildup.search.state import state_of
@@ -32,14 +33,24 @@ from buildup.trials.training import Training, training_id
 
 GROUPS = {"lesion": PLACE, "variance": PLACE, "fourier": PLACE, "hessian": CURVATURE}
 """What `--what` may name here. The first three take two runs over the images together, so they come together."""
-HERE = {"command", "model", "verdicts", "what", "quick", "images", "seed", "device", "json"}
+HERE = {"command", "model", "compare", "verdicts", "what", "quick", "images", "seed", "device", "json"}
 """The flags of `analyze` that mean something for the verdicts of a run."""
 
 
 def verdicts(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Measure what was not measured yet, and give back all of it with the rank correlations."""
-    run, wanted, probe = _request(flags)
-    view, history = state_of(run)
+    """Measure what was not measured yet, and give back all of it with the rank correlations, over all runs named."""
+    runs, wanted, extent, seed, device = _request(flags)
+    found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
+    with interruptible():
+        for run in runs:
+            probe = probe_of(run, extent, seed=seed, device=device, curved="top" in wanted)
+            view, history = state_of(run)
+            found[str(run.folder)] = (view.decisions, _measured(run, view, history, wanted, probe))
+    return _told(runs, found)
+
+
+def _measured(run: Run, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
+    """What was measured of a run's verdicts, those that lacked something measured now."""
     tried = [
         _Pair(decision=decision, candidate=candidate, seeds=_seeds(run, history, decision, probe.extent.seeds))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)
@@ -49,16 +60,15 @@ def verdicts(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             say(f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate.")
     done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
     left = [pair for pair in tried if pair.seeds and not _has(done.get(pair.decision.step), wanted)]
-    progress = _Progress(total=sum(2 * len(pair.seeds) for pair in left))
-    with interruptible():
-        for pair in left:
-            known = done.get(pair.decision.step)
-            done[pair.decision.step] = _diagnosis(pair, wanted, known, probe, progress)
-            write_diagnoses(run.folder, done.values())
+    progress = _Progress(run=str(run.folder), total=sum(2 * len(pair.seeds) for pair in left))
+    for pair in left:
+        known = done.get(pair.decision.step)
+        done[pair.decision.step] = _diagnosis(pair, wanted, known, probe, progress)
+        write_diagnoses(run.folder, done.values())
     if not done:
         why = "there are no verdicts yet" if not tried else "the weights of its trainings are gone"
         raise RunError(f"{run.folder}: nothing can be measured, {why}.")
-    return _told(run, view.decisions, [done[step] for step in sorted(done)])
+    return [done[step] for step in sorted(done)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,7 @@ class _Pair:
 class _Progress:
     """Says now and then how much is left."""
 
+    run: str
     total: int
     done: int = 0
     started: float = field(default_factory=time.monotonic)
@@ -86,10 +97,11 @@ class _Progress:
         if now - self.told > PATIENCE:
             self.told = now
             left = (now - self.started) / self.done * (self.total - self.done)
-            say(f"verdicts: {self.done} of {self.total} trained networks measured, {duration(left)} left")
+            say(f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left")
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[Run, list[str], Probe]:
+def _request(flags: Mapping[str, Any]) -> tuple[list[Run], list[str], Extent, int, str]:
+    """The runs, what of them, how much of it, the seed of all choices, and where."""
     problems = Problems()
     asked = list(GROUPS) if flags["what"] in (None, "all") else flags["what"].split(",")
     problems.found += [
@@ -105,10 +117,16 @@ def _request(flags: Mapping[str, Any]) -> tuple[Run, list[str], Probe]:
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     extent = QUICK if flags["quick"] else Extent()
     extent = replace(extent, images=problems.whole("--images", flags["images"], extent.images))
+    names = [flags["model"], *(flags["compare"] or "").split(",")]
+    runs = []
+    for name in filter(None, names):
+        with problems.caught():
+            runs.append(open_run(name))
+    labels = [str(run.folder.resolve()) for run in runs]
+    problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
     problems.raise_any()
-    run = open_run(flags["model"])
     wanted = [measure for measure in MEASURES if any(measure in GROUPS[what] for what in asked)]
-    return run, wanted, probe_of(run, extent, seed=seed, device=device, curved="top" in wanted)
+    return runs, wanted, extent, seed, device
 
 
 def _seeds(run: Run, history: History, decision: Decision, most: int) -> tuple[int, ...]:
@@ -187,13 +205,14 @@ def places(candidate: Candidate) -> tuple[str, ...]:
     return tuple(ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in candidate.edits)
 
 
-def _told(run: Run, decisions: Sequence[Decision], diagnoses: Sequence[Diagnosis]) -> tuple[str, dict[str, Any]]:
-    evidence = evidence_of({run.name: (decisions, diagnoses)})
+def _told(
+    runs: Sequence[Run], found: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
+) -> tuple[str, dict[str, Any]]:
+    evidence = evidence_of(found)
     values = {
-        "run": str(run.folder),
-        "file": str(run.folder / DIAGNOSTICS),
-        "verdicts": [diagnosis_to_values(diagnosis) for diagnosis in diagnoses],
+        "files": [str(run.folder / DIAGNOSTICS) for run in runs],
+        "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in evidence.rows],
         "correlations": [asdict(correlation) for correlation in evidence.correlations],
     }
-    kept = f"Kept in {run.folder / DIAGNOSTICS}; `buildup report {run.folder}` shows it."
-    return f"{evidence_text(evidence)}\n\n{kept}", values
+    kept = ", ".join(str(run.folder / DIAGNOSTICS) for run in runs)
+    return f"{evidence_text(evidence)}\n\nKept in {kept}; `buildup report` of a run shows its own.", values

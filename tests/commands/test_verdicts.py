@@ -1,6 +1,7 @@
 """`analyze RUN --verdicts`: parent and candidate side by side, kept with the run, and shown in its report."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not
     values = json.loads(capsys.readouterr().out)
     view, _ = state_of(open_run(str(tried)))
     assert [one["edit"] for one in values["verdicts"]] == [decision.edit for decision in view.decisions]
-    assert lines(tried) == values["verdicts"]
+    assert [{"run": str(tried), **line} for line in lines(tried)] == values["verdicts"]
     data = load_data("digits")
     _, held = split(data, SEED, fraction=0.25)
     shown = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:96].sort().values
@@ -70,6 +71,22 @@ def test_what_was_measured_is_kept_and_only_the_rest_is_measured(
     assert analyze(tried, "--what", "lesion", "--images", "64") == 0
     assert "measured on something else" in capsys.readouterr().err
     assert lines(tried)[0]["by_seed"] != marked["by_seed"]
+
+
+def test_verdicts_of_several_runs_are_compared_run_by_run(
+    tried: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert analyze(tried, "--what", "lesion", "--images", "32", "--json") == 0
+    alone = json.loads(capsys.readouterr().out)
+    shutil.copytree(tried, tmp_path / "tried")
+    asked = ("--compare", str(tmp_path / "tried"), "--what", "lesion", "--images", "32", "--json")
+    assert analyze(tried, *asked) == 0
+    both = json.loads(capsys.readouterr().out)
+    assert len(both["verdicts"]) == 2 * len(alone["verdicts"])
+    for one, two in zip(alone["correlations"], both["correlations"], strict=True):
+        assert two["count"] == 2 * one["count"]
+        assert two["tau"] == pytest.approx(one["tau"])  # pairs of verdicts of two runs are none
+        assert two["high"] - two["low"] <= one["high"] - one["low"]
 
 
 def test_the_report_tells_it(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +126,9 @@ def test_verdicts_without_weights_are_left_out(tried: Path, capsys: pytest.Captu
 
 
 def test_all_that_is_wrong_is_said_at_once(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert analyze(tried, "--what", "cka", "--compare", "resnet18", "--seed", "x") == 2
+    assert analyze(tried, "--what", "cka", "--recipe", "quick", "--compare", str(tried), "--seed", "x") == 2
     said = capsys.readouterr().err
-    for problem in ("cka", "--compare is not for --verdicts", "--seed x"):
+    for problem in ("cka", "--recipe is not for --verdicts", "tried is named twice", "--seed x"):
         assert problem in said
     assert analyze(tried.parent / "nothing") == 2
     assert "not a run folder" in capsys.readouterr().err

@@ -29,8 +29,8 @@ from buildup.rules.paired import Pair, Spread
 from buildup.search.evaluate import FINAL, attempt_folder, attempts, final_record
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
-from buildup.training.data import load_test
-from buildup.training.fit import evaluate
+from buildup.training import fit
+from buildup.training.data import open_test
 from buildup.training.recipe import recipe_from_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.claim import Claim, Contender, Final, Part, final_from_values, final_to_values
@@ -45,8 +45,6 @@ RESULT = "final.json"
 FRESH = 10_000
 """From the first seed of a search to the first fresh one: no search uses so many."""
 MOST_SEEDS = 1000
-BATCH = 256
-"""Images that are scored together."""
 WEIGHTS = "weights.safetensors"
 FAILED = "failed.json"
 """What becomes of the record of a training that is tried again."""
@@ -145,14 +143,15 @@ def spared(history: History) -> dict[str, Failure]:
 def examine(part: Run, trainings: Sequence[Training], history: History, device: str) -> dict[str, Score]:
     """Open the test images, and score each network that was trained on them, image by image."""
     settings = part.settings
-    test = load_test(settings.dataset, settings.data_dir, settings.image_size)
+    recipe = recipe_from_values(part.recipe)
+    test = open_test(settings.dataset, settings.data_dir, settings.image_size, recipe)
     scores = {}
     for training in trainings:
         if isinstance(history.outcomes[training.id], Failure):
             continue
         model = build(training.candidate.network)
         model.load_state_dict(load_file(_weights(part, training)))
-        found = evaluate(model.to(torch.device(device)), test.images, test.labels, test, batch_size=BATCH)
+        found = fit.examine(model.to(torch.device(device)), test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_whole(part.trainings / training.id / "test.bits", correct)
         scores[training.id] = Score(

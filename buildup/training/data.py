@@ -33,7 +33,7 @@ from buildup.training.source import Source, open_source, size_of
 from buildup.training.stream import Streamed
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "check_test", "data_folder", "describe_data", "load_data", "load_test"]
-__all__ += ["open_data", "parse_fraction", "split"]
+__all__ += ["open_data", "open_test", "parse_fraction", "split"]
 
 DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR", "torch/NAME", "hfds/NAME", "wds:DIR")
 LARGEST_SHARE = 0.25
@@ -50,28 +50,24 @@ def load_data(name: str, data_dir: str | None = None, image_size: int | None = N
     return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), True)
 
 
+def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
+    """The test images of a dataset. A search never opens them."""
+    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), False)
+
+
 def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | Streamed:
     """The training images as a recipe needs them: decoded, or read anew in each epoch.
 
     Read anew are sets that would fill the memory, and those of whose whole images a recipe cuts resized crops.
     """
     size = _checked_size(name, image_size, data_dir)
-    if not _is_source(name):
-        if recipe.resized_crop is not None:
-            raise RecipeError(
-                f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
-                "Use one with crop_padding, such as paper."
-            )
-        return load_data(name, data_dir, size)
-    source = open_source(name, str(data_folder(data_dir)))
-    if recipe.resized_crop is not None or len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory():
-        return Streamed(source=source, image_size=size)
-    return load_data(name, data_dir, size)
+    return _streamed(name, data_dir, size, recipe, train=True) or load_data(name, data_dir, size)
 
 
-def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
-    """The test images of a dataset. A search never opens them."""
-    return _load(name, str(data_folder(data_dir)), _checked_size(name, image_size, data_dir), False)
+def open_test(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | Streamed:
+    """The test images, cut as the validation images of a training by this recipe are. A search never opens them."""
+    size = _checked_size(name, image_size, data_dir)
+    return _streamed(name, data_dir, size, recipe, train=False) or load_test(name, data_dir, size)
 
 
 def check_test(name: str, data_dir: str | None = None) -> None:
@@ -118,6 +114,20 @@ def data_folder(data_dir: str | None = None) -> Path:
     if chosen := data_dir or os.environ.get("BUILDUP_DATA"):
         return Path(chosen).expanduser().resolve()
     return user_cache() / "data"
+
+
+def _streamed(name: str, data_dir: str | None, size: int, recipe: Recipe, *, train: bool) -> Streamed | None:
+    """What is read from its files in each epoch; None for what is decoded once."""
+    if not _is_source(name):
+        if recipe.resized_crop is not None:
+            raise RecipeError(
+                f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
+                "Use one with crop_padding, such as paper."
+            )
+        return None
+    source = open_source(name, str(data_folder(data_dir)), train=train)
+    fills = len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory()
+    return Streamed(source=source, image_size=size) if fills or recipe.resized_crop is not None else None
 
 
 def _is_source(name: str) -> bool:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -25,7 +25,6 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.pretrained import Pretrained
 from buildup.training import attempt
-from buildup.training.augment import normalise
 from buildup.training.data import open_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import torch_settings
@@ -105,7 +104,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     if job.whole:
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
-    feed = _feed(job, recipe, dataset, train, val)
+    feed = _feed(recipe, dataset, train, val, seed=job.seed, device=device, threads=job.threads)
 
     extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     model = build(job.network, seed=job.seed, device=device, start=job.start, **extra)
@@ -170,24 +169,15 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     )
 
 
-def evaluate(model: nn.Module, images: Tensor, labels: Tensor, dataset: Dataset, *, batch_size: int) -> Metrics:
-    """Measure a model on images of a dataset; they may lie elsewhere than the model."""
-    device = next(model.parameters()).device
-    parts = zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True)
-    return _measured(
-        model,
-        ((normalise(some.to(device), dataset.mean, dataset.std), their.to(device)) for some, their in parts),
-        Execution(),
-    )
+def examine(model: nn.Module, images: Dataset | Streamed, recipe: Recipe, *, threads: int) -> Metrics:
+    """Measure a model on all images of a set, as trainings by a recipe measure theirs on the validation images."""
+    device, everything = next(model.parameters()).device, torch.arange(len(images.labels))
+    feed = _feed(recipe, images, everything[:0], everything, seed=0, device=device, threads=threads)
+    return validate(model, feed, Execution())
 
 
 def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
-    """Measure a model on the validation images of a feed."""
-    return _measured(model, feed.validation(), execution)
-
-
-def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], execution: Execution) -> Metrics:
-    """Measure a model, and leave it in the mode it was in."""
+    """Measure a model on the validation images of a feed, and leave it in the mode it was in."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -198,21 +188,28 @@ def _measured(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], execut
         torch.compiler.set_stance("force_eager"),
         torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
     ):
-        for inputs, labels in batches:
+        for inputs, labels in feed.validation():
             tallies.append(tally(model(laid_out(inputs, execution)), labels.to(device)))
     model.train(was_training)
     return metrics(reduce(add, tallies))
 
 
-def _feed(job: Job, recipe: Recipe, dataset: Dataset | Streamed, train: Tensor, val: Tensor) -> Feed:
-    device = torch.device(job.device)
+def _feed(
+    recipe: Recipe,
+    dataset: Dataset | Streamed,
+    train: Tensor,
+    val: Tensor,
+    *,
+    seed: int,
+    device: torch.device,
+    threads: int,
+) -> Feed:
     if isinstance(dataset, Dataset):
-        return Resident(
-            recipe=recipe, dataset=on_device(dataset, device), train=train, val=val, seed=job.seed, device=device
-        )
+        there = on_device(dataset, device)
+        return Resident(recipe=recipe, dataset=there, train=train, val=val, seed=seed, device=device)
     # Beside a GPU the threads have little else to do; on a CPU they are all in the steps.
-    workers = job.threads if device.type == "cuda" else 0
-    return Stream(recipe=recipe, dataset=dataset, train=train, val=val, seed=job.seed, device=device, workers=workers)
+    workers = threads if device.type == "cuda" else 0
+    return Stream(recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=device, workers=workers)
 
 
 def _opening(job: Job, recipe: Recipe, feed: Feed, dataset: Dataset | Streamed, parts: int) -> Iterator[str]:

@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from buildup.errors import DataError, RecipeError
+from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.augment import normalise
-from buildup.training.data import describe_data, load_data, load_test, open_data, split
-from buildup.training.fit import Job, fit
+from buildup.training.data import describe_data, load_data, load_test, open_data, open_test, split
+from buildup.training.execution import Execution
+from buildup.training.fit import Job, examine, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.source import open_source
 from buildup.training.stream import Stream, Streamed
@@ -173,6 +175,18 @@ def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> No
         open_source.cache_clear()
         with pytest.raises(DataError, match=problem):
             open_source(f"wds:{shards}", "", train=False)
+
+
+def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path) -> None:
+    pack(shards / "test-0000.tar", range(3), (0, 1))
+    test = open_test(f"wds:{shards}", None, 32, IMAGENET)
+    assert isinstance(test, Streamed)
+    model = build(read("resnet10t", input_shape=(3, 32, 32), num_classes=2), seed=0)
+    found = examine(model, test, IMAGENET, threads=1)
+    known = open_data(f"wds:{shards}", None, 32, IMAGENET)
+    assert isinstance(known, Streamed)
+    same = replace(feed(known, IMAGENET), val=torch.arange(6))  # they are the first images for training
+    assert found.losses.tolist() == validate(model, same, Execution()).losses.tolist()
 
 
 def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:

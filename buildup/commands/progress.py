@@ -14,6 +14,7 @@ from rich.text import Text
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
+from buildup.search.forecast import Forecast, forecast
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Score
 from buildup.trials.training import Training
@@ -27,8 +28,8 @@ def watcher(
 ) -> "PlainWatcher | LiveWatcher":
     """The watcher that fits where stderr goes."""
     stream = stream or sys.stderr
-    plain = PlainWatcher(procedure=procedure, workers=workers, stream=stream)
-    return LiveWatcher(lines=plain, epochs=epochs) if stream.isatty() else plain
+    plain = PlainWatcher(procedure=procedure, epochs=epochs, workers=workers, stream=stream)
+    return LiveWatcher(lines=plain) if stream.isatty() else plain
 
 
 @dataclass(kw_only=True)
@@ -36,14 +37,14 @@ class PlainWatcher:
     """One line a training and one a decision."""
 
     procedure: Procedure
+    epochs: int
     workers: int
     stream: TextIO
     told: int = 0
     """How many decisions were printed."""
     running: set[str] = field(default_factory=set)
     silent_since: float = field(default_factory=time.monotonic)
-    ended: int = 0
-    seconds: float = 0.0
+    _left: tuple[object, str] = (None, "")
 
     def __enter__(self) -> "PlainWatcher":
         return self
@@ -64,14 +65,13 @@ class PlainWatcher:
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
                 lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
             else:
-                self.ended, self.seconds = self.ended + 1, self.seconds + outcome.seconds
                 score = f"{outcome.accuracy:.2f} %" if isinstance(outcome, Score) else f"failed: {outcome.reason.value}"
                 lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
         lines += [
             f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in view.decisions[self.told :]
         ]
         if self.told < len(view.decisions) and not view.finished:
-            lines.append(f"           {view.best.layout}; {self.left(view)}")
+            lines.append(f"           {view.best.layout}; {self.left(view, history)}")
         self.told = len(view.decisions)
         return lines
 
@@ -92,10 +92,12 @@ class PlainWatcher:
             "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed."
         ]
 
-    def left(self, view: View) -> str:
-        """How much is left."""
-        each = self.seconds / self.ended if self.ended else None
-        return left(self.procedure, view, self.workers, each)
+    def left(self, view: View, history: History) -> str:
+        """How much is left. Foreseeing that takes a while, so it is not done for every epoch."""
+        known = (len(history.outcomes), len(view.decisions), bool(history.curves))
+        if self._left[0] != known:
+            self._left = known, left(self.procedure, view, history, workers=self.workers, epochs=self.epochs)
+        return self._left[1]
 
 
 def say(text: str, stream: TextIO | None = None) -> None:
@@ -104,15 +106,24 @@ def say(text: str, stream: TextIO | None = None) -> None:
         print(text, file=stream or sys.stderr, flush=True)
 
 
-def left(procedure: Procedure, view: View, workers: int, each: float | None) -> str:
-    """How much of a search is left, in trainings and, where the seconds of one are known, in time."""
+def left(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> str:
+    """How much of a search is left: the trainings that may still come and, as soon as times are known, how long."""
     least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = least * procedure.seeds, most * procedure.most_seeds
     count = f"{fewest} to {largest} trainings left" if fewest < largest else f"{largest} trainings left"
-    if each is None:
-        return count
-    low, high = (duration(number * each / min(workers, procedure.seeds)) for number in (fewest, largest))
-    return f"{count}, about {low if low == high else f'{low} to {high}'}"
+    found = forecast(procedure, view, history, workers=workers, epochs=epochs)
+    return f"{count}, {expected(found)}" if found else count
+
+
+def expected(found: Forecast) -> str:
+    """A forecast in words.
+
+    >>> expected(Forecast(seconds=700.0, low=500.0, high=1000.0, trainings=6.4))
+    '6 expected: about 11 min 40 s (8 min 20 s to 16 min 40 s)'
+    """
+    about, low, high = map(duration, (found.seconds, found.low, found.high))
+    span = f" ({low} to {high})" if low != high else ""
+    return f"{round(found.trainings)} expected: about {about}{span}"
 
 
 @dataclass(kw_only=True)
@@ -120,7 +131,6 @@ class LiveWatcher:
     """A block that is drawn anew: the decisions so far, the trainings that run, what is left."""
 
     lines: PlainWatcher
-    epochs: int
     _running: dict[str, tuple[Training, float, str]] = field(default_factory=dict)
     _live: Live | None = None
 
@@ -152,15 +162,19 @@ class LiveWatcher:
         for training, since, worker in self._running.values():
             curve = history.curves.get(training.id, ())
             table.add_row(
-                name_of(training), f"{len(curve)}/{self.epochs}", _accuracy(curve), self._eta(curve, since), worker
+                name_of(training),
+                f"{len(curve)}/{self.lines.epochs}",
+                _accuracy(curve),
+                self._eta(curve, since),
+                worker,
             )
-        return Group(table, Text(f"{view.best.layout}; {self.lines.left(view)}", style="dim"))
+        return Group(table, Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim"))
 
     def _eta(self, curve: tuple[Epoch, ...], since: float) -> str:
         known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
         if not known:
             return "..."
-        return duration(sum(known) / len(known) * (self.epochs - len(curve)))
+        return duration(sum(known) / len(known) * (self.lines.epochs - len(curve)))
 
 
 def name_of(training: Training) -> str:

@@ -1,6 +1,7 @@
 """`status`: where a run stands, read from its study without touching it."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from buildup.commands.progress import left, name_of
@@ -8,6 +9,7 @@ from buildup.report.final import final_table
 from buildup.report.table import decisions_table
 from buildup.search.final import read_final
 from buildup.search.folder import open_run
+from buildup.search.forecast import forecast
 from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
 from buildup.trials.claim import final_to_values
@@ -20,10 +22,10 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     driver = driver_of(run.folder)
     state = run.status if run.status != "running" or driver else "stopped"
     reason = run.reason if state == run.status else "its driver is gone"
-    seconds = [outcome.seconds for outcome in history.outcomes.values()]
-    each = sum(seconds) / len(seconds) if seconds else None
     found = read_final(run.folder)
-    rest = None if view.finished else left(procedure(run), view, run.settings.workers, each)
+    steps, size = procedure(run), {"workers": run.settings.workers, "epochs": run.settings.epochs}
+    rest = None if view.finished else left(steps, view, history, **size)
+    eta = forecast(steps, view, history, **size)
     running = [
         {
             "training": training.id,
@@ -49,6 +51,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             for decision in view.decisions
         ],
         "left": rest,
+        "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
         "warnings": list(run.warnings),
     }

@@ -56,18 +56,23 @@ def run(
     inspected = False
     prior: Prior = {}
     event: Event | None = None
+    seen: History | None = None
     while True:
-        view = procedure.view(history)
-        if not inspected and view.current is not procedure.base:
-            inspect_base(history)
-            prior, inspected = foretell(history), True
-        for decision in view.decisions[len(history.decisions) :]:
-            history = journal.decide(history, decision)
+        fresh = history is not seen  # most events say nothing that a verdict or what is wanted depends on
+        if fresh:
+            view = procedure.view(history)
+            if not inspected and view.current is not procedure.base:
+                inspect_base(history)
+                prior, inspected = foretell(history), True
+            for decision in view.decisions[len(history.decisions) :]:
+                history = journal.decide(history, decision)
+            seen = history
         watcher.see(view, history, event)
         if view.finished or limit(history):
             evaluator.want(())
             return view, history
-        evaluator.want(wanted(view, history, procedure, evaluator.workers, prior))
+        if fresh:
+            evaluator.want(wanted(view, history, procedure, evaluator.workers, prior))
         event = evaluator.next_event(timeout=1.0)
         if event is not None:
             history = journal.record(history, event)

@@ -11,6 +11,7 @@ from buildup.search.loop import run
 from buildup.search.table import Memory, Row, TableEvaluator
 from buildup.space.schema import SearchSpace
 from buildup.trials.history import History
+from buildup.trials.outcome import Score
 
 STEPS = procedure_of(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="point", seeds=2)
 
@@ -18,7 +19,7 @@ STEPS = procedure_of(sketch("CC|CC"), SearchSpace(name="test", description=""), 
 def followed() -> list[str]:
     stream = io.StringIO()
     table = {"CC|CC": Row(score=80), "CC|CM": Row(score=81), "CM|CM": Row(score=79)}
-    watcher = PlainWatcher(procedure=STEPS, workers=1, stream=stream)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=1, stream=stream)
     run(STEPS, TableEvaluator(table=table), Memory(), watcher, History(), lambda _: None, lambda _: None)
     return stream.getvalue().splitlines()
 
@@ -31,17 +32,20 @@ def test_each_training_and_each_decision_is_one_line() -> None:
 
 
 def test_what_is_left_is_said_after_a_decision() -> None:
-    assert any("2 trainings left" in line for line in followed())
+    assert any("2 trainings left, 2 expected: about 2.0 s" in line for line in followed())
 
 
 def test_a_range_of_equal_ends_is_one_number() -> None:
     view = STEPS.view(History())
-    assert left(STEPS, view, workers=2, each=10.0) == "4 trainings left, about 20 s"
+    assert left(STEPS, view, History(), workers=2, epochs=1) == "4 trainings left"
+    history = History(outcomes={training.id: Score(accuracy=80.0, seconds=10.0) for training in view.needed})
+    text = left(STEPS, STEPS.view(history), history, workers=2, epochs=1)
+    assert text == "4 trainings left, 4 expected: about 20 s"
 
 
 def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
     stream = io.StringIO()
-    watcher = PlainWatcher(procedure=STEPS, workers=2, stream=stream, silent_since=-1e9)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=2, stream=stream, silent_since=-1e9)
     view = STEPS.view(History())
     watcher.see(view, History(), None)
     watcher.see(view, History(), None)
@@ -50,7 +54,7 @@ def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
 
 def test_nothing_is_said_while_a_worker_trains() -> None:
     stream = io.StringIO()
-    watcher = PlainWatcher(procedure=STEPS, workers=2, stream=stream)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=2, stream=stream)
     view = STEPS.view(History())
     event: Event = Started(training=view.needed[0], attempt=1, worker="here:1")
     watcher.see(view, History(), event)

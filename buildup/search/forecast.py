@@ -1,0 +1,148 @@
+"""How long a search will still take: the search itself, played on to its end a few times.
+
+Each play draws how the verdicts to come fall, by the odds that `rules/ahead.py` learned from those so far, and how long
+trainings take, from those that have ended; the loop then runs on virtual workers. So what idle workers train ahead,
+what the judge's later looks ask for and where each verdict leads are all in the estimate. Where that would take too
+long, or what follows from a verdict can't be foreseen, trainings are counted and divided by the workers instead.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+from statistics import fmean, pstdev, quantiles
+
+from buildup.rules.ahead import RECENT, Experience
+from buildup.rules.base import Limits, Procedure, View
+from buildup.rules.paired import Pair, Spread
+from buildup.search.loop import Silence, run
+from buildup.search.table import Memory, Row, TableEvaluator
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Verdict
+from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY, Objective
+from buildup.trials.outcome import Score
+from buildup.trials.training import Training
+
+PLAYS = 12
+TENTH = 1.28
+"""Standard errors to either side of an estimate that one in ten passes."""
+INSTANT = 1e-6
+"""Seconds of a training that has ended before."""
+MOST_PLAYED = 100
+"""Trainings that may be left, at most, for a search to be played on: a play takes about a millisecond of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What is left of a search, as it may come."""
+
+    seconds: float
+    """On average over the plays."""
+    low: float
+    high: float
+    """Eight of ten plays lie between them."""
+    trainings: float
+    """On average; those that no verdict will need are not counted."""
+
+
+def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
+    """What is left of a search; None before the first epoch, because nothing is known of times."""
+    times = _times(history, epochs)
+    if not times or view.finished:
+        return None
+    fewest, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
+    foreseen = view.step is None or view.step.left(True) == 1 or view.step.foreseen(True) is not None
+    if foreseen and most * procedure.seeds <= MOST_PLAYED:
+        return _played(procedure, view, history, workers, epochs, times)
+    verdicts = (fewest + most) / 2 - (view.current is not procedure.base)
+    trainings = len(view.needed) + procedure.seeds * _looks(view) * verdicts
+    begun = sum(_progress(history, training.id, epochs) for training in view.needed)
+    seconds = (trainings - begun) * fmean(times.values()) / (workers if foreseen else min(workers, procedure.seeds))
+    unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
+    return Forecast(seconds=seconds, low=seconds * (1 - unsure), high=seconds * (1 + unsure), trainings=trainings)
+
+
+def _times(history: History, epochs: int) -> dict[str, float]:
+    """Seconds of whole trainings. Those that run count by their epochs: what ends first is what was short."""
+    times = {
+        key: epochs * fmean(epoch.metrics["seconds"] for epoch in curve)
+        for key, curve in history.curves.items()
+        if curve and all("seconds" in epoch.metrics for epoch in curve)
+    }
+    return times | {key: outcome.seconds for key, outcome in history.outcomes.items() if isinstance(outcome, Score)}
+
+
+def _looks(view: View) -> float:
+    """How many times the seeds asked for a verdict has taken so far."""
+    multiples = [decision.seeds for decision in view.decisions if decision.seeds]
+    return fmean(multiples) / min(multiples) if multiples else 1.0
+
+
+def _played(
+    procedure: Procedure, view: View, history: History, workers: int, epochs: int, times: Mapping[str, float]
+) -> Forecast:
+    spans, counts = [], []
+    experience = Experience(decisions=view.decisions[-RECENT:], objective=procedure.judge.objective)
+    fated = replace(
+        procedure,
+        judge=_Fated(looks=procedure.judge.looks),
+        costs=procedure.costs if procedure.limits != Limits() else None,
+    )
+    for play in range(PLAYS):
+        luck = random.Random(play)
+        pool = luck.choices(list(times.values()), k=len(times))  # few times say little of their mean
+        fates: dict[str, float] = {}
+
+        def row(
+            training: Training, luck: random.Random = luck, pool: list[float] = pool, fates: dict[str, float] = fates
+        ) -> Row:
+            candidate, key = training.candidate, training.id
+            if candidate.id not in fates:
+                fates[candidate.id] = _drawn(procedure, history, experience, candidate, luck)
+            left = 0.0 if key in history.outcomes else 1 - _progress(history, key, epochs)
+            return Row(score=fates[candidate.id], seconds=max(INSTANT, left * times.get(key, luck.choice(pool))))
+
+        evaluator = TableEvaluator(table=row, workers=workers)
+        start = History(decisions=view.decisions)
+        end, _ = run(fated, evaluator, Memory(), Silence(), start, lambda _: None, lambda _: None)
+        spans.append(evaluator.clock)
+        counts.append(len(fated.stood_on(end) - history.outcomes.keys()))
+    tenths = quantiles(spans, n=10)
+    return Forecast(seconds=fmean(spans), low=tenths[0], high=tenths[-1], trainings=fmean(counts))
+
+
+def _drawn(
+    procedure: Procedure, history: History, experience: Experience, candidate: Candidate, luck: random.Random
+) -> float:
+    """How a candidate's verdict falls: kept at the look of this number, or dropped at it where it is below zero."""
+    looks = len(procedure.judge.looks)
+    for look in range(1, looks + 1):
+        pairs = procedure.pairs(history, candidate, look) if candidate.parent else []
+        odds = experience.odds(candidate, look, pairs, last=look == looks)
+        chance = luck.random()
+        if chance >= odds.more:
+            return look if chance < odds.more + odds.keep else -look
+    raise AssertionError("a judge comes to a verdict at its last look")
+
+
+def _progress(history: History, training: str, epochs: int) -> float:
+    return len(history.curves.get(training, ())) / epochs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fated:
+    """Gives the verdict that was drawn for a candidate, which its score tells."""
+
+    name: str = "fated"
+    looks: tuple[int, ...]
+    objective: Objective = ACCURACY
+    min_gain: float = 0.0
+
+    def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
+        """The verdict, once it is time for it."""
+        fate = pairs[0].candidate.accuracy
+        if look < abs(fate) and look < len(self.looks):
+            return None
+        kept = fate > 0
+        return Verdict(verdict="keep" if kept else "drop", gain=fate, ci=(fate, fate), level=0.0, reason="as drawn")

@@ -18,7 +18,9 @@ from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.rules.base import View
+from buildup.rules.cheap import early_rankings
 from buildup.search.diagnoses import read_diagnoses
+from buildup.search.evaluate import reused_from
 from buildup.search.files import write_whole
 from buildup.search.final import read_final
 from buildup.search.folder import Run, open_run
@@ -26,6 +28,7 @@ from buildup.search.state import costs_of, state_of
 from buildup.search.storage import shown
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 from buildup.trials.training import training_id
 
@@ -105,7 +108,15 @@ def findings_of(
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
+        reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
+        rankings=early_rankings(
+            history,
+            [candidate.id for candidate in view.candidates],
+            range(run.settings.seed, run.settings.seed + run.settings.seeds),
+            run.settings.epochs,
+            OBJECTIVES[run.settings.objective],
+        ),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )
 

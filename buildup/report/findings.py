@@ -16,6 +16,7 @@ from buildup.trials.claim import Final
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
+from buildup.trials.ranking import Ranking
 
 ASKED = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "seeds")
 """The settings that say what was asked, in the order in which they are told."""
@@ -54,8 +55,12 @@ class Findings:
     """Whether and when it ended, as a sentence."""
     evidence: Evidence | None = None
     """What goes with the gains; None where no verdict was measured."""
+    reused: Mapping[str, str] = field(default_factory=dict)
+    """The trainings that another run had finished already, and which one."""
     final: Final | None = None
     """What `final` found; None before it."""
+    rankings: Sequence[Ranking] = ()
+    """How well cheap scores ranked the candidates."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:

@@ -102,10 +102,10 @@ def differences(
         ours, theirs = (history.curves.get(training_id(one.id, seed), ()) for one in (candidate, candidate.parent))
         if min(len(ours), len(theirs)) < point:
             return []
-        gain = objective.gain_at(ours[point - 1], theirs[point - 1])
-        if gain is None:
+        reached, to_beat = objective.at(ours[point - 1]), objective.at(theirs[point - 1])
+        if reached is None or to_beat is None:
             return []
-        found.append(gain)
+        found.append(objective.sign * (reached - to_beat))
     return found
 
 

@@ -33,12 +33,10 @@ class Objective:
         """By how much the first is better."""
         return self.sign * (self.value(ours) - self.value(theirs))
 
-    def gain_at(self, ours: Epoch, theirs: Epoch) -> float | None:
-        """By how much the first was better after an epoch; None where that was not measured."""
-        both = [epoch.metrics.get(self.name) for epoch in (ours, theirs)]
-        if both[0] is None or both[1] is None:
-            return None
-        return self.sign * (both[0] - both[1]) * (1 if self.name == "accuracy" else 100)
+    def at(self, epoch: Epoch) -> float | None:
+        """What a training had reached after an epoch, in the unit; None where that was not measured."""
+        found = epoch.metrics.get(self.name)
+        return found if found is None or self.name == "accuracy" else 100 * found
 
     def score(self, value: float, seconds: float) -> Score:
         """A score of which nothing else is known, from its value in the unit."""

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from buildup.commands.evidence import evidence_of
 from buildup.commands.export import findings_of
 from buildup.commands.problems import Problems
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
 from buildup.report.comparison import Compared, compared, comparison_values
+from buildup.report.evidence import Evidence
 from buildup.report.markdown import markdown
 from buildup.report.page import page
+from buildup.search.diagnoses import read_diagnoses
 from buildup.search.files import write_whole
 from buildup.search.folder import Run, open_run
 from buildup.search.state import state_of
-from buildup.search.study import reused_in
 from buildup.training.recipe import recipe_from_values
 
 COMPARISON = "comparison.html"
@@ -47,11 +49,20 @@ def _one(run: Run, form: str) -> tuple[str, dict[str, Any]]:
 def _several(runs: list[Run], form: str, target: str | None) -> tuple[str, dict[str, Any]]:
     rows = [_compared(run) for run in runs]
     values = comparison_values(rows)
+    evidence = _evidence(runs)
     if form == "md":
-        return comparison_text(rows), values
+        return comparison_text(rows, evidence), values
     path = Path(target) if target else runs[0].folder.parent / COMPARISON
-    write_whole(path, comparison_page(rows).encode())
+    write_whole(path, comparison_page(rows, evidence).encode())
     return f"{comparison_table(rows)}\n\n{path}: written.", {"report": str(path), **values}
+
+
+def _evidence(runs: list[Run]) -> Evidence | None:
+    """What goes with the gains of those runs whose verdicts were measured."""
+    known = {
+        str(run.folder): (state_of(run)[0].decisions, found) for run in runs if (found := read_diagnoses(run.folder))
+    }
+    return evidence_of(known) if known else None
 
 
 def _compared(run: Run) -> Compared:
@@ -69,4 +80,4 @@ def _compared(run: Run) -> Compared:
         "objective": settings.objective,
         "start": str(settings.pretrained or "fresh weights"),
     }
-    return compared(findings_of(run, view, history), facts, reused_in(run.folder, settings.storage, run.study))
+    return compared(findings_of(run, view, history), facts)

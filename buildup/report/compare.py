@@ -1,11 +1,14 @@
 """The comparison of several runs as a page and as Markdown: whether they may be compared, then what each found."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from buildup.report.comparison import Compared, comparable, differences
+from buildup.report.evidence import Evidence
 from buildup.report.final import final_rows, header
 from buildup.report.html import document, table_head
 from buildup.report.plot import Dot, Series, plot_svg
+from buildup.report.sections.evidence import evidence_lines, evidence_page
 from buildup.report.table import aligned, code
 from buildup.report.words import count, duration, escape, plain, points
 from buildup.trials.objective import ACCURACY, OBJECTIVES
@@ -14,12 +17,12 @@ HEADER = ("run", "strategy", "judge", "verdicts", "trainings", "time", "winner",
 RIGHT = frozenset({3, 4, 5, 7, 8, 9, 10})
 
 
-def comparison_page(runs: Sequence[Compared]) -> str:
+def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """One HTML file that needs nothing else."""
-    return document(_title(runs), _parts(runs))
+    return document(_title(runs), chain(_parts(runs), evidence_page(evidence) if evidence else ()))
 
 
-def comparison_text(runs: Sequence[Compared]) -> str:
+def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """The same in Markdown, without the plots."""
     lines = [f"# {plain(_title(runs))}", "", f"**{plain(comparable(runs))}**", ""]
     for name, values in differences(runs).items():
@@ -31,7 +34,7 @@ def comparison_text(runs: Sequence[Compared]) -> str:
     for run in runs:
         said = run.final.verdict if run.final else "no final yet"
         lines.append(f"- {plain(run.run)}: {plain(said)}")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", *(evidence_lines(evidence) if evidence else ())])
 
 
 def comparison_table(runs: Sequence[Compared]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from buildup.report.chart import taus_svg
-from buildup.report.evidence import EXPLAINED, correlation_rows, diagnosis_rows
+from buildup.report.evidence import EXPLAINED, Evidence, correlation_rows, diagnosis_rows
 from buildup.report.findings import Findings
 from buildup.report.html import table_head
 from buildup.report.table import code
@@ -16,8 +16,18 @@ CODE = ("run", "place")
 
 def page(findings: Findings) -> Iterator[str]:
     """For the page."""
-    if not (evidence := findings.evidence):
-        return
+    if findings.evidence:
+        yield from evidence_page(findings.evidence)
+
+
+def text(findings: Findings) -> Iterator[str]:
+    """For Markdown."""
+    if findings.evidence:
+        yield from evidence_lines(findings.evidence)
+
+
+def evidence_page(evidence: Evidence) -> Iterator[str]:
+    """Of one run or several, for a page."""
     yield f"<section><h2>{TITLE}</h2>"
     yield from (f"<p>{escape(sentence)}</p>" for sentence in evidence.words)
     if evidence.correlations:
@@ -27,10 +37,8 @@ def page(findings: Findings) -> Iterator[str]:
     yield f'<div class="scroll">{_table(diagnosis_rows(evidence.rows))}</div></section>'
 
 
-def text(findings: Findings) -> Iterator[str]:
-    """For Markdown."""
-    if not (evidence := findings.evidence):
-        return
+def evidence_lines(evidence: Evidence) -> Iterator[str]:
+    """The same for Markdown."""
     yield from (f"## {TITLE}", "")
     for sentence in evidence.words:
         yield from (plain(sentence), "")

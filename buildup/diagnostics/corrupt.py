@@ -220,7 +220,9 @@ def _clouds(pixels: Tensor, draws: Generator, steepness: float) -> Tensor:
 
 def _frequencies(height: int, width: int) -> Tensor:
     """Cycles a pixel of each bin of `rfft2`."""
-    return (torch.fft.fftfreq(height)[:, None].square() + torch.fft.rfftfreq(width).square()).sqrt()
+    rows, columns = torch.fft.fftfreq(height), torch.fft.rfftfreq(width)
+    frequency: Tensor = (rows[:, None].square() + columns.square()).sqrt()
+    return frequency
 
 
 def _spectral(count: int, size: tuple[int, int], transfer: Tensor, draws: Generator) -> Tensor:

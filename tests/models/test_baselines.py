@@ -1,0 +1,116 @@
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from buildup.commands.train import network_of
+from buildup.diagnostics.units import find_units
+from buildup.graph.layout import layout
+from buildup.models.baselines import RESNETS, TRANSFORMERS
+from buildup.models.build import build
+from buildup.training.data import DataInfo
+
+PUBLISHED = {
+    "vit_tiny_cifar": (5.403, 1.669),
+    "vit_tiny_patch4_cifar": (5.373, 0.365),
+    "vit_small_cifar": (21.423, 6.067),
+    "pit_tiny_cifar": (4.58, 0.950),
+    "swin_tiny_cifar": (27.56, 1.431),
+    "mixer_tiny_cifar": (4.770, 1.209),
+    "resnext50_cifar": (23.177, 1.344),
+}
+"""Millions of parameters and GMACs with 100 classes (paper.md 6)."""
+EXACT = {
+    "vit_tiny_cifar": 5_403_172,
+    "pit_tiny_cifar": 4_576_676,
+    "swin_tiny_cifar": 27_562_126,
+    "mixer_tiny_cifar": 4_769_636,
+    "resnet50_cifar": 23_705_252,
+}
+CIFAR100 = DataInfo(image_size=32, channels=3, num_classes=100, train_images=45_000, val_images=5_000)
+
+
+def slow(name: str) -> Any:
+    return pytest.param(name, marks=pytest.mark.slow)
+
+
+def made(name: str, **overrides: Any) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = timm.create_model(name, **overrides)
+    return model
+
+
+def size(model: nn.Module) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", [slow(name) if name in ("vit_small_cifar", *RESNETS) else name for name in PUBLISHED])
+def test_parameters_and_products_are_the_papers(name: str) -> None:
+    model = made(name).eval()
+    parameters, gmacs = PUBLISHED[name]
+    digits = 2 if name in ("pit_tiny_cifar", "swin_tiny_cifar") else 3
+    assert round(size(model) / 1e6, digits) == parameters
+    with FlopCounterMode(display=False) as counter:
+        model(torch.empty(1, 3, 32, 32, device="meta"))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(gmacs, rel=0.03)
+
+
+def test_parameters_are_counted_to_the_last() -> None:
+    assert {name: size(made(name)) for name in EXACT} == EXACT
+
+
+@pytest.mark.parametrize("name", [*TRANSFORMERS, *(slow(name) for name in RESNETS)])
+def test_timm_knows_them_and_gives_them_other_classes(name: str) -> None:
+    told: Any = timm.get_pretrained_cfg(name)
+    model: Any = made(name, num_classes=7)
+    assert told.input_size == (3, 32, 32)
+    assert model.get_submodule(told.classifier).out_features == 7
+    assert isinstance(model.get_submodule(told.first_conv), nn.Conv2d)
+    assert model(torch.empty(2, 3, 32, 32, device="meta")).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_cifar", "pit_tiny_cifar", "swin_tiny_cifar"])
+def test_queries_have_no_bias(name: str) -> None:
+    names = [name for name, _ in made(name).named_parameters()]
+    assert any(name.endswith("qkv.weight") for name in names)
+    assert not any(name.endswith("qkv.bias") for name in names)
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_cifar", "mixer_tiny_cifar", *(slow(name) for name in RESNETS)])
+def test_a_training_makes_the_same_network(name: str) -> None:
+    network = network_of(name, None, CIFAR100)
+    assert size(build(network, device="meta")) == size(made(name))
+    assert layout(network) == ("CCC|CCCC|CCCCCC|CCC" if name in RESNETS else "")
+
+
+@pytest.mark.parametrize(
+    ("name", "msa", "subsampling"),
+    [
+        ("vit_tiny_patch4_cifar", 12, 0),
+        ("pit_tiny_cifar", 12, 2),
+        ("swin_tiny_cifar", 12, 3),
+        ("mixer_tiny_cifar", 0, 0),
+        ("resnet50_cifar", 0, 3),
+    ],
+)
+@pytest.mark.slow
+def test_their_units_are_the_papers(name: str, msa: int, subsampling: int) -> None:
+    units = find_units(timm.create_model(name), torch.zeros(1, 3, 32, 32))
+    assert sum(unit.kind == "msa" for unit in units) == msa
+    assert sum(unit.subsamples for unit in units) == subsampling
+    assert units[-1].channels == 100
+
+
+def test_a_vit_without_a_class_token_has_the_same_units() -> None:
+    smaller: dict[str, Any] = {"embed_dim": 24, "depth": 2, "num_heads": 2}
+    image = torch.zeros(1, 3, 32, 32)
+    with_token = find_units(timm.create_model("vit_tiny_patch4_cifar", **smaller), image)
+    without = find_units(
+        timm.create_model("vit_tiny_patch4_cifar", class_token=False, global_pool="avg", **smaller), image
+    )
+    assert [(unit.kind, unit.size) for unit in without] == [(unit.kind, unit.size) for unit in with_token]
+    assert {unit.layout.prefix for unit in without if unit.size} == {0}
+    assert {unit.layout.prefix for unit in with_token if unit.size and unit.kind != "stem"} == {1}

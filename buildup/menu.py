@@ -105,7 +105,12 @@ COMMANDS = (
         help="search where attention helps, to the end",
         example="buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
         run="search:search",
-        flags=(*SEARCH_FLAGS, VERBOSE, JSON),
+        flags=(
+            *SEARCH_FLAGS,
+            Flag(name="reuse", help="take over trainings that a run beside this one, or in its storage, has finished"),
+            VERBOSE,
+            JSON,
+        ),
     ),
     Command(
         name="resume",

@@ -155,6 +155,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         pretrained=pretrained,
         max_params=limits.max_params,
         max_macs=limits.max_macs,
+        reuse=bool(flags.get("reuse")),
         prior=prior,
         objective=objective,
         early_drop=early_drop,

@@ -22,6 +22,7 @@ from buildup.search.assemble import check_data, create_journal, job_maker, open_
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
+from buildup.search.reuse import library_of
 from buildup.search.settings import parse_duration
 from buildup.search.state import procedure
 from buildup.search.workers import RayEvaluator
@@ -41,7 +42,7 @@ def search(flags: Mapping[str, Any]) -> int:
         run = _new_run(request)
         # The workers come first: what they lack is said before anything is written.
         with ExitStack() as stack:
-            evaluator = stack.enter_context(closing(start_workers(run, job_maker(run), verbose=bool(flags["verbose"]))))
+            evaluator = stack.enter_context(closing(_workers(run, flags)))
             create(run)
             journal = stack.enter_context(closing(create_journal(run)))
             return _drive(run, journal, evaluator, as_json=bool(flags["json"]))
@@ -64,7 +65,7 @@ def resume(flags: Mapping[str, Any]) -> int:
             if view.finished:
                 return _finish(run, journal, view, journal.history, (), as_json=as_json)
             check_data(run)
-            evaluator = stack.enter_context(closing(start_workers(run, job_maker(run), verbose=bool(flags["verbose"]))))
+            evaluator = stack.enter_context(closing(_workers(run, flags)))
             return _drive(mark(run, "running", ""), journal, evaluator, as_json=as_json)
 
     return _resumable(run.folder, work)
@@ -79,6 +80,16 @@ def _resumable(folder: Path, work: Callable[[], int]) -> int:
         started = (folder / "run.yaml").exists()
         say(f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written.")
         return 130
+
+
+def _workers(run: Run, flags: Mapping[str, Any]) -> RayEvaluator:
+    borrow = None
+    if run.settings.reuse:
+        library = library_of(run)
+        borrow = library.lend
+        lenders = ", ".join(str(lender.folder) for lender in library.lenders) or "no run here"
+        say(f"reuse: {lenders} trained as this run does" + "".join(f"\n       {other}" for other in library.others))
+    return start_workers(run, job_maker(run), verbose=bool(flags["verbose"]), borrow=borrow)
 
 
 def _new_run(request: Request) -> Run:

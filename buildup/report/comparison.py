@@ -76,7 +76,7 @@ class Compared:
         return self.reached[-1].trainings if self.reached else 0
 
 
-def compared(findings: Findings, facts: Mapping[str, str], reused: int) -> Compared:
+def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     """A run as it stands in a comparison."""
     objective = OBJECTIVES[str(findings.settings.get("objective", "accuracy"))]
     scores: dict[str, list[float]] = {}
@@ -93,7 +93,7 @@ def compared(findings: Findings, facts: Mapping[str, str], reused: int) -> Compa
         verdicts=len(findings.decisions),
         kept=len(findings.kept),
         trainings=len(findings.history.outcomes),
-        reused=reused,
+        reused=len(findings.reused),
         seconds=sum(outcome.seconds for outcome in findings.history.outcomes.values()),
         points=tuple(_points(findings, {key: fmean(values) for key, values in scores.items()})),
         reached=tuple(_reached(findings)),

@@ -194,6 +194,7 @@ class Findings:
         unneeded = [failure for failure in failures if failure.reason is Reason.UNNEEDED]
         failed = len(failures) - len(unneeded)
         parts = [f"{len(outcomes) - len(failures)} finished"]
+        parts += [f"{len(self.reused)} of them taken over from other runs"] if self.reused else []
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(unneeded)} ended early because a verdict fell without them"] if unneeded else []
         return ", ".join(parts)

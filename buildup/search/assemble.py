@@ -5,6 +5,7 @@ from pathlib import Path
 
 from buildup.errors import DataError, RunError
 from buildup.models.pretrained import check_pretrained
+from buildup.search.desk import Borrow
 from buildup.search.folder import Run
 from buildup.search.journal import Journal
 from buildup.search.state import costs_of
@@ -50,7 +51,7 @@ def open_journal(run: Run) -> Journal:
     return create_journal(run)
 
 
-def start_workers(run: Run, job: MakeJob, *, verbose: bool) -> RayEvaluator:
+def start_workers(run: Run, job: MakeJob, *, verbose: bool, borrow: Borrow | None = None) -> RayEvaluator:
     """Workers that train in the run's folder."""
     settings = run.settings
     return RayEvaluator(
@@ -62,6 +63,7 @@ def start_workers(run: Run, job: MakeJob, *, verbose: bool) -> RayEvaluator:
         gpus_per_worker=settings.gpus_per_trial,
         address=settings.ray,
         verbose=verbose,
+        borrow=borrow,
     )
 
 

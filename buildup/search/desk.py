@@ -37,6 +37,8 @@ PATIENCE = 20.0
 
 Train = Callable[[Any], Generator[Epoch, None, Score]]
 MakeJob = Callable[[Training, Path, Path | None], Any]
+Borrow = Callable[[Training, Path], None]
+"""Puts a training into its folder, if somebody has it already."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +108,7 @@ class Post:
 class Desk:
     """What is wanted, who works on what, and the events that the search has not taken yet."""
 
-    def __init__(self, *, folder: Path, train: Train, job: MakeJob, workers: int) -> None:
+    def __init__(self, *, folder: Path, train: Train, job: MakeJob, workers: int, borrow: Borrow | None = None) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.posts: dict[str, Post] = {}
         self.closed = False
@@ -114,6 +116,7 @@ class Desk:
         self._train = train
         self._job = job
         self._workers = workers
+        self._borrow = borrow
         self._lock = threading.Lock()
         self._wanted: dict[str, Training] = {}
         self._ended: set[str] = set()
@@ -131,6 +134,8 @@ class Desk:
             new = [training for training in wanted if training.id not in known]
             self._wanted = {training.id: training for training in wanted}
             for training in new:
+                if self._borrow:
+                    self._borrow(training, self._folder / training.id)
                 if found := final_record(self._folder / training.id):
                     self._end(training, found[1])
 

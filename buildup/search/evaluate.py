@@ -28,6 +28,8 @@ from buildup.trials.training import Training
 ATTEMPT = "attempt-"
 FINAL = "final.json"
 METRICS = "metrics.jsonl"
+REUSED_FROM = "reused_from"
+"""In an attempt that was taken over from another run: which one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,12 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
                     f"Remove the file, and the training goes on from its checkpoint."
                 ) from None
     return None
+
+
+def reused_from(training_folder: Path) -> str | None:
+    """The run that a training was taken over from; None for one of the run's own."""
+    path = attempt_folder(training_folder, 1) / REUSED_FROM  # nothing is taken over once an attempt has begun
+    return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:

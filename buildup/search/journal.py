@@ -33,6 +33,7 @@ from buildup.search.evaluate import (
     Started,
     final_record,
     read_epochs,
+    reused_from,
 )
 from buildup.search.files import write_whole
 from buildup.search.lock import take
@@ -42,6 +43,7 @@ from buildup.search.study import (
     FORMAT,
     LOSSES,
     MARK,
+    REUSED,
     TRAININGS,
     decision_key,
     existing_storage,
@@ -124,7 +126,7 @@ class Journal:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(["accuracy"])
-            study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base)})
+            study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base), "folder": str(folder.absolute())})
             return cls(
                 folder=folder,
                 storage_url=storage_url,
@@ -289,6 +291,8 @@ class Journal:
         if isinstance(outcome, Score) and outcome.losses is not None:
             write_whole(self._folder / TRAININGS / key / LOSSES, outcome.losses)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
+        if isinstance(outcome, Score) and (source := reused_from(self._folder / TRAININGS / key)):
+            ended[REUSED] = source
         for name, value in ended.items():
             one.trial.set_user_attr(name, value)
         if isinstance(outcome, Score):

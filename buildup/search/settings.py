@@ -44,6 +44,8 @@ class Settings:
     prior: str = "none"
     """What the look-ahead starts from beside the verdicts: `none`, or `lesion`. It changes no verdict."""
     objective: str = "accuracy"
+    reuse: bool = False
+    """Whether trainings that another run has finished are taken over."""
     early_drop: float | None = None
     """The risk at which trainings may be ended by their curves."""
 

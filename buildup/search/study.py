@@ -34,11 +34,14 @@ def read_history(folder: Path, storage_url: str | None, study_name: str) -> Hist
         return history_of(folder, load_study(storage, storage_url, study_name))
 
 
-def reused_in(folder: Path, storage_url: str | None, study_name: str) -> int:
-    """How many trainings of a run were taken over from another one."""
-    with existing_storage(folder, storage_url) as storage:
-        trials = load_study(storage, storage_url, study_name).get_trials(deepcopy=False)
-    return sum(REUSED in trial.user_attrs and trial.state is TrialState.COMPLETE for trial in trials)
+def folders_beside(storage_url: str | None) -> list[Path]:
+    """Where the runs are whose studies lie in a shared storage, as far as this machine sees their folders."""
+    if storage_url is None:
+        return []
+    with opened_storage(storage_url, Path()) as storage:
+        marks = [study.user_attrs.get(MARK) for study in storage.get_all_studies()]
+    folders = [Path(str(mark["folder"])) for mark in marks if isinstance(mark, dict) and "folder" in mark]
+    return [folder for folder in folders if (folder / "run.yaml").is_file()]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ import ray
 from ray import tune
 
 from buildup.errors import ResourceError, SearchError
-from buildup.search.desk import STOP, Begun, Desk, Idle, MakeJob, Order, Report, Train, is_broken
+from buildup.search.desk import STOP, Begun, Borrow, Desk, Idle, MakeJob, Order, Report, Train, is_broken
 from buildup.search.evaluate import Event, attempt, raise_if_of_the_place
 from buildup.trials.outcome import Record
 from buildup.trials.training import Training
@@ -70,6 +70,7 @@ class RayEvaluator:
         gpus_per_worker: float,
         address: str | None,
         verbose: bool,
+        borrow: Borrow | None = None,
     ) -> None:
         """Start Ray or connect to it.
 
@@ -82,11 +83,12 @@ class RayEvaluator:
             gpus_per_worker: GPUs of each, a share of one or a whole number.
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
+            borrow: Looks for a training elsewhere before it is started.
         """
         self.workers = workers
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
-        self._desk = Desk(folder=folder.absolute(), train=train, job=job, workers=workers)
+        self._desk = Desk(folder=folder.absolute(), train=train, job=job, workers=workers, borrow=borrow)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tune")
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix="buildup-tune-"))

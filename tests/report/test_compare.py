@@ -23,8 +23,8 @@ def two(published: Findings) -> list[Compared]:
     """The published search, and one that stopped after its second verdict."""
     shorter = replace(published, history=replace(published.history, decisions=published.decisions[:2]))
     return [
-        compared(named(published, "first", "alternet"), FACTS, 0),
-        compared(named(shorter, "second", "random"), FACTS, 3),
+        compared(named(published, "first", "alternet"), FACTS),
+        compared(replace(named(shorter, "second", "random"), reused={"a": "x", "b": "x", "c": "x"}), FACTS),
     ]
 
 
@@ -69,7 +69,7 @@ def test_equal_runs_compare_and_all_they_found_and_spent_is_told(two: list[Compa
 
 
 def test_a_run_without_any_score_can_be_compared(empty: Findings, two: list[Compared]) -> None:
-    nothing = compared(empty, FACTS, 0)
+    nothing = compared(empty, FACTS)
     assert nothing.winner is None
     assert "a run" in comparison_page([nothing, two[0]])
     assert comparison_text([nothing, nothing])
@@ -77,6 +77,6 @@ def test_a_run_without_any_score_can_be_compared(empty: Findings, two: list[Comp
 
 def test_foreign_text_in_a_comparison_stays_text(with_text: Callable[[str], Findings]) -> None:
     hostile = "<script>alert(1)</script>"
-    runs = [compared(with_text(hostile), {**FACTS, "dataset": f"{hostile}{number}"}, 0) for number in range(2)]
+    runs = [compared(with_text(hostile), {**FACTS, "dataset": f"{hostile}{number}"}) for number in range(2)]
     assert "<script" not in comparison_page(runs)
     assert "<script" not in re.sub(r"`[^`\n]*`", "", comparison_text(runs))

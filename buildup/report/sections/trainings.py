@@ -38,12 +38,13 @@ def _trainings(findings: Findings) -> str:
     for row in findings.trainings:
         outcome = row.outcome
         score = f"{outcome.accuracy:.2f}" if isinstance(outcome, Score) else "–"
+        ended = f"taken over from {findings.reused[row.id]}" if row.id in findings.reused else ending(outcome)
         role = findings.role(row.id)
         name = "" if role == "other" else f" <strong>{role}</strong>"
         rows.append(
             f'<tr><td><code>{escape(row.id)}</code></td><td class="layout">{escape(row.layout or "?")}{name}</td>'
             f'<td class="number">{escape(row.seed)}</td><td class="number">{score}</td>'
-            f'<td class="number">{duration(outcome.seconds)}</td><td>{escape(ending(outcome))}</td></tr>'
+            f'<td class="number">{duration(outcome.seconds)}</td><td>{escape(ended)}</td></tr>'
         )
     head = table_head("training", "layout", "#seed", "#accuracy, %", "#time", "outcome")
     return f"<table>{head}<tbody>{''.join(rows)}</tbody></table>" if rows else ""

@@ -1,0 +1,175 @@
+"""Trainings that another run has finished are taken over, and nothing else is."""
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from buildup.graph.network import sketch
+from buildup.search.desk import Desk
+from buildup.search.evaluate import FINAL, Ended, attempt_folder, final_record
+from buildup.search.folder import Run, create, environment, save
+from buildup.search.journal import Journal
+from buildup.search.reuse import library_of
+from buildup.search.settings import Settings
+from buildup.search.study import REUSED
+from buildup.space.load import load
+from buildup.training.execution import Execution
+from buildup.trials.candidate import Candidate
+from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
+from buildup.trials.training import Training
+
+NETWORK = sketch("CC|CC")
+TRAINING = Training(candidate=Candidate(network=NETWORK), seed=3)
+SCORE = Score(accuracy=81.5, metrics={"nll": 0.7}, correct=b"\xa0", images=8, seconds=9.0)
+CURVE = (Epoch(number=1, metrics={"accuracy": 70.0}), Epoch(number=2, metrics={"accuracy": 81.5}))
+SETTINGS = Settings(
+    base="resnet18",
+    dataset="digits",
+    data_dir=None,
+    image_size=16,
+    space="alternet",
+    recipe="quick",
+    epochs=2,
+    seeds=1,
+    strategy="alternet",
+    judge="point",
+    workers=1,
+    gpus_per_trial=0.0,
+    threads=1,
+    device="cpu",
+    execution=Execution(),
+    fraction="1",
+    seed=0,
+    storage=None,
+    ray=None,
+    max_trials=None,
+    time_budget=None,
+    allow_weak_base=False,
+)
+
+
+def run_in(folder: Path, **changes: Any) -> Run:
+    run = Run(
+        folder=folder,
+        settings=replace(SETTINGS, **changes),
+        space=load("alternet"),
+        recipe={"name": "quick", "lr": 0.1},
+        data={"hash": "ab" * 32, "split_seed": 0},
+        network=NETWORK,
+        environment=environment("cpu"),
+    )
+    create(run)
+    return run
+
+
+def trained(run: Run, outcome: Outcome = SCORE) -> Path:
+    folder = attempt_folder(run.trainings / TRAINING.id, 2)
+    folder.mkdir(parents=True)
+    (folder / FINAL).write_text(json.dumps(record_to_values(Record(outcome=outcome, curve=CURVE))))
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def desk_of(run: Run) -> Desk:
+    def train(job: object) -> Any:
+        raise AssertionError("nothing is trained here")
+
+    return Desk(folder=run.trainings, train=train, job=lambda *_: None, workers=1, borrow=library_of(run).lend)
+
+
+def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tmp_path: Path) -> None:
+    theirs = trained(run_in(tmp_path / "first", strategy="random", seeds=3, workers=7))
+    ours = run_in(tmp_path / "second")
+    desk = desk_of(ours)
+    desk.want([TRAINING])
+    event = desk.events.get_nowait()
+    assert isinstance(event, Ended)
+    assert event.record == Record(outcome=SCORE, curve=CURVE)
+    assert desk.next_order("anyone") is None
+    weights = attempt_folder(ours.trainings / TRAINING.id, 1) / "weights.safetensors"
+    assert weights.samefile(theirs / "weights.safetensors")
+
+    journal = Journal.create(folder=ours.folder, storage_url=None, study_name="second", base=NETWORK)
+    with closing(journal):
+        history = journal.record(journal.history, event)
+    assert history.outcomes[TRAINING.id] == SCORE
+    (trial,) = optuna.load_study(study_name="second", storage=f"sqlite:///{ours.folder}/study.db").trials
+    assert trial.user_attrs[REUSED] == str(tmp_path / "first")
+    assert trial.intermediate_values == {1: 70.0, 2: 81.5}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fraction": "1/2"},
+        {"epochs": 3},
+        {"image_size": 8},
+        {"device": "cuda:1"},
+        {"execution": Execution(precision="bf16")},
+        {"data": {"hash": "cd" * 32, "split_seed": 0}},
+        {"data": {"hash": "ab" * 32, "split_seed": 1}},
+        {"recipe": {"name": "quick", "lr": 0.2}},
+    ],
+    ids=str,
+)
+def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(tmp_path: Path, changes: dict[str, Any]) -> None:
+    settings = {name: value for name, value in changes.items() if name not in ("data", "recipe")}
+    first = run_in(tmp_path / "first", **settings)
+    trained(first)
+    save(replace(first, **{name: value for name, value in changes.items() if name in ("data", "recipe")}))
+    library = library_of(run_in(tmp_path / "second"))
+    assert library.lenders == ()
+    assert "was trained otherwise" in library.others[0]
+
+
+def test_threads_matter_where_equal_bits_are_promised(tmp_path: Path) -> None:
+    for deterministic in (False, True):
+        place = tmp_path / str(deterministic)
+        run_in(place / "first", threads=2, execution=Execution(deterministic=deterministic))
+        second = run_in(place / "second", execution=Execution(deterministic=deterministic))
+        assert bool(library_of(second).lenders) == (not deterministic)
+
+
+@pytest.mark.parametrize("reason", [Reason.DIVERGED, Reason.OUT_OF_MEMORY])
+def test_a_failure_is_not_taken_over(tmp_path: Path, reason: Reason) -> None:
+    trained(run_in(tmp_path / "first"), Failure(reason=reason, message="no"))
+    second = run_in(tmp_path / "second")
+    library_of(second).lend(TRAINING, second.trainings / TRAINING.id)
+    assert final_record(second.trainings / TRAINING.id) is None
+
+
+def test_a_training_that_has_begun_goes_on_by_itself(tmp_path: Path) -> None:
+    trained(run_in(tmp_path / "first"))
+    second = run_in(tmp_path / "second")
+    attempt_folder(second.trainings / TRAINING.id, 1).mkdir(parents=True)
+    library_of(second).lend(TRAINING, second.trainings / TRAINING.id)
+    assert final_record(second.trainings / TRAINING.id) is None
+
+
+def test_runs_whose_studies_share_a_storage_lend_to_each_other(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/shared.db"
+    first, second = (run_in(tmp_path / place / place, storage=url) for place in ("here", "there"))
+    trained(first)
+    for run in (first, second):
+        Journal.create(folder=run.folder, storage_url=url, study_name=run.study, base=NETWORK).close()
+    assert [run.folder for run in library_of(second).lenders] == [first.folder]
+
+
+def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "run.yaml").write_text("settings: [")
+    assert library_of(run_in(tmp_path / "second")).lenders == ()
+
+
+def test_a_training_that_is_wanted_twice_is_started_once(tmp_path: Path) -> None:
+    desk = desk_of(run_in(tmp_path / "run"))
+    again = Training(candidate=Candidate(network=sketch("CC|CC")), seed=3)
+    desk.want([TRAINING, again])
+    assert desk.next_order("first") is not None
+    desk.want([again])
+    assert desk.next_order("second") is None

@@ -66,7 +66,7 @@ def _measured(run: Run, steps: Procedure) -> Mapping[str, float]:
     costs = {place: fmean(probe.lesion(model, steps.base, place) for model in models) for place in places}
     order = sorted(costs, key=lambda place: costs[place])
     say(f"prior      points lost without a block: {', '.join(f'{place} {costs[place]:.1f}' for place in order)}")
-    values = {"lesion": costs, "of": [training.id for training in trained], "on": dict(probe.identity)}
+    values = {"lesion": costs, "of": [training.id for training in trained], "on": probe.identity["images"]}
     write_whole(run.folder / PRIOR, json.dumps(values, indent=2).encode())
     return costs
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from buildup.graph.network import Network
+from buildup.training.recipe import Recipe
 from buildup.trials.outcome import Epoch
 
 STANDARD_ERRORS = 3
@@ -52,6 +54,17 @@ def check_base(
             f"{expected:.1f} %. Check data, recipe and device before building on it."
         )
     return problems
+
+
+def unsuited(network: Network, recipe: Recipe) -> str | None:
+    """Why a recipe is likely to train a network badly; None where nothing speaks against it."""
+    norms = {block.form.norm.kind for block in network.blocks if block.form}
+    if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:
+        return (
+            f"{network.base} has layer norms, and such networks learn slowly by SGD as recipe {recipe.name} has it. "
+            "Recipe quick-adamw is as short as quick and suits them better."
+        )
+    return None
 
 
 def _near_chance(curves: Sequence[Sequence[Epoch]], accuracy: float, floor: float, num_classes: int) -> str:

@@ -2,7 +2,9 @@
 
 import pytest
 
-from buildup.training.health import check_base
+from buildup.models.read import read
+from buildup.training.health import check_base, unsuited
+from buildup.training.recipe import load_recipe
 from buildup.trials.outcome import Epoch
 
 
@@ -44,3 +46,11 @@ def test_far_below_the_expectation_is_a_problem() -> None:
 
 def test_no_epoch_at_all_is_a_problem() -> None:
     assert check_base([[]], num_classes=10, images=100, expected=None) != []
+
+
+def test_layer_norms_and_sgd_do_not_suit_each_other() -> None:
+    quick, adamw = load_recipe("quick"), load_recipe("quick-adamw")
+    convnext = read("convnext_atto", input_shape=(3, 32, 32), num_classes=10)
+    assert "quick-adamw" in (unsuited(convnext, quick) or "")
+    assert unsuited(convnext, adamw) is None
+    assert unsuited(read("resnet18", input_shape=(3, 32, 32), num_classes=10), quick) is None

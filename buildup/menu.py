@@ -114,8 +114,8 @@ COMMANDS = (
     ),
     Command(
         name="resume",
-        help="go on with a run after any stop, kill or crash",
-        example="buildup resume demo",
+        help="go on with a run after any stop, kill or crash, or take it further",
+        example="buildup resume demo --seeds 6",
         run="search:resume",
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(
@@ -123,6 +123,9 @@ COMMANDS = (
             Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
             PRIOR,
             Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),
+            Flag(name="seeds", metavar="N", help="more trainings of each candidate; all verdicts are made anew"),
+            Flag(name="space", metavar="NAME|FILE", help="another space from the same base; verdicts are made anew"),
+            Flag(name="epochs", metavar="N", help="says what a search of other epochs would be: nothing can be kept"),
             VERBOSE,
             JSON,
         ),
@@ -177,6 +180,21 @@ COMMANDS = (
         run="status:status",
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(JSON,),
+    ),
+    Command(
+        name="calibrate",
+        help="train a few candidates of a run the cheap ways, to see how well those rank",
+        example="buildup calibrate demo --candidates 5 --share 0.3",
+        run="calibrate:calibrate",
+        positional=(("run", "a name in runs/, or a run's folder"),),
+        flags=(
+            Flag(name="candidates", metavar="N", help="how many, spread evenly over the search (default: 5)"),
+            Flag(name="share", metavar="F", help="of a full training's epochs that a cheap one takes (default: 0.3)"),
+            Flag(name="workers", metavar="N", help="trainings side by side (default: as in the search)"),
+            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
+            VERBOSE,
+            JSON,
+        ),
     ),
     Command(
         name="report",
@@ -308,6 +326,7 @@ COMMANDS = (
                 help="how training images are augmented (default: as it was trained, or paper)",
             ),
             Flag(name="pretrained", metavar="[FILE]", help="of a timm model: timm's weights, or those of a file"),
+            Flag(name="restate", help="measure batch norm statistics anew at each point of the landscape"),
             Flag(
                 name="corruptions",
                 metavar="DIR",

@@ -106,7 +106,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     if network and space and data:
         with problems.caught():
             network = start(network, space)
-            _check_strategy(network, space, strategy, limits, first_seed)
+            check_strategy(network, space, strategy, limits, first_seed)
 
     prior = problems.prior(text.get("prior"), "none", network, space)
 
@@ -171,7 +171,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     )
 
 
-def _check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
+def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
     """Refuse limits that no candidate would be trained under, and what the strategy itself refuses."""
     steps = procedure_of(
         network,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.commands.export import keep_winner
+from buildup.commands.extend import begin, extension
 from buildup.commands.foretell import foreteller
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
@@ -51,10 +52,12 @@ def search(flags: Mapping[str, Any]) -> int:
 
 
 def resume(flags: Mapping[str, Any]) -> int:
-    """Go on with a run."""
-    run = _with_flags(open_run(flags["run"]), flags)
+    """Go on with a run, or take it further."""
+    run, is_extended = _with_flags(open_run(flags["run"]), flags)
 
     def work() -> int:
+        if is_extended:
+            begin(run)
         with ExitStack() as stack:
             journal = stack.enter_context(closing(open_journal(run)))
             view = procedure(run).view(journal.history)
@@ -121,20 +124,25 @@ def _new_run(request: Request) -> Run:
     )
 
 
-def _with_flags(run: Run, flags: Mapping[str, Any]) -> Run:
-    """A resumed run keeps its settings, but for limits, for where the workers are, and for what they train ahead."""
+def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
+    """A resumed run keeps its settings, but for limits, for where the workers are, and for what they train ahead.
+
+    With it, whether it is extended: then its seeds or its space are others, too.
+    """
     problems = Problems()
     changes: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", flags["max_trials"], 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, flags["time_budget"]),
         "prior": problems.prior(flags["prior"], run.settings.prior, run.network, run.space),
     }
+    extended = extension(run, flags, problems)
     problems.raise_any()
+    run = extended or run
     if flags["ray"]:
         changes["ray"] = flags["ray"]
     if flags["allow_weak_base"]:
         changes["allow_weak_base"] = True
-    return replace(run, settings=replace(run.settings, **changes))
+    return replace(run, settings=replace(run.settings, **changes)), extended is not None
 
 
 def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:

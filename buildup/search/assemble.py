@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildup.errors import DataError, RunError
+from buildup.models.inherit import Inheritance
 from buildup.models.pretrained import check_pretrained
 from buildup.search.desk import Borrow
 from buildup.search.folder import Run
@@ -43,7 +44,12 @@ def open_journal(run: Run) -> Journal:
     """The journal of a run. A driver that died between making the folder and the study left a run without one."""
     try:
         return Journal.open(
-            folder=run.folder, storage_url=run.settings.storage, study_name=run.study, base=run.network, costs=costs_of
+            folder=run.folder,
+            storage_url=run.settings.storage,
+            study_name=run.study,
+            base=run.network,
+            costs=costs_of,
+            chapter=len(run.earlier),
         )
     except RunError:
         if any(run.trainings.iterdir()):
@@ -67,8 +73,14 @@ def start_workers(run: Run, job: MakeJob, *, verbose: bool, borrow: Borrow | Non
     )
 
 
-def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
-    """What makes the job of a training of the run; with `whole`, on the validation images, too."""
+def job_maker(run: Run, *, whole: bool = False, inherits: Callable[[Training], Inheritance] | None = None) -> MakeJob:
+    """What makes the job of a training of the run.
+
+    Args:
+        run: the run, or a part of one.
+        whole: Whether it trains on the validation images, too.
+        inherits: Which trained weights a training begins with.
+    """
     settings, recipe = run.settings, recipe_from_values(run.recipe)
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
@@ -82,6 +94,7 @@ def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
             whole=whole,
             split_seed=run.data["split_seed"],
             start=settings.pretrained,
+            inherits=inherits(training) if inherits else None,
             recipe=recipe,
             device=settings.device,
             threads=settings.threads,

@@ -43,6 +43,8 @@ class Run:
     reason: str = ""
     """Why it stands where it does, for people."""
     warnings: tuple[str, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    """Under which settings its earlier decisions were made, one entry for each time that it was extended."""
     owner: str = ""
     """The study of the run that this one is a part of; empty for a search."""
 
@@ -96,6 +98,7 @@ def save(run: Run) -> None:
         "status": run.status,
         "reason": run.reason,
         "warnings": list(run.warnings),
+        "earlier": list(run.earlier),
         "space": asdict(run.space),
         "recipe": run.recipe,
         "data": run.data,
@@ -142,6 +145,7 @@ def open_run(name: str) -> Run:
             status=values["status"],
             reason=values["reason"],
             warnings=tuple(values["warnings"]),
+            earlier=tuple(values.get("earlier", ())),
         )
     except OSError as problem:
         raise RunError(f"{path}: can't be read: {problem.strerror}.") from None

@@ -90,6 +90,7 @@ class Journal:
         history: History,
         costs: Costs,
         held: ExitStack,
+        chapter: int = 0,
     ) -> None:
         """Use `create` or `open`."""
         self.history = history
@@ -98,6 +99,7 @@ class Journal:
         self._study = study
         self._costs = costs
         self._held = held
+        self._chapter = chapter
         self._open: dict[str, _Open] = {}
         self._firsts: dict[str, int] = {}
         self._verdict = study.user_attrs.get(CONCLUSION, {}).get("verdict", "")
@@ -138,7 +140,14 @@ class Journal:
 
     @classmethod
     def open(
-        cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
+        cls,
+        *,
+        folder: Path,
+        storage_url: str | None,
+        study_name: str,
+        base: Network,
+        costs: Costs = lambda _: None,
+        chapter: int = 0,
     ) -> "Journal":
         """Go on with a run: what its workers finished meanwhile is told, torn files are repaired."""
         with ExitStack() as held:
@@ -151,8 +160,15 @@ class Journal:
                     f"the study {study_name!r} in {shown(storage_url)} began with another base "
                     f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
                 )
-            history = history_of(folder, study)
-            journal = cls(folder=folder, storage_url=storage_url, study=study, history=history, costs=costs, held=held)
+            journal = cls(
+                folder=folder,
+                storage_url=storage_url,
+                study=study,
+                history=history_of(folder, study, chapter),
+                costs=costs,
+                held=held,
+                chapter=chapter,
+            )
             with lost(journal._what):
                 journal._catch_up()
             journal._held = held.pop_all()
@@ -178,7 +194,7 @@ class Journal:
         """Write a decision down: first into the study, then where people look."""
         values = decision_to_values(decision)
         with lost(self._what):
-            self._study.set_user_attr(decision_key(decision.step), values)
+            self._study.set_user_attr(decision_key(self._chapter, decision.step), values)
             with (self._folder / DECISIONS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
                 file.flush()

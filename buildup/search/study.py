@@ -28,10 +28,10 @@ REUSED = "reused_from"
 TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
 
 
-def read_history(folder: Path, storage_url: str | None, study_name: str) -> History:
+def read_history(folder: Path, storage_url: str | None, study_name: str, chapter: int = 0) -> History:
     """What a run holds, read by someone who only looks: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
-        return history_of(folder, load_study(storage, storage_url, study_name))
+        return history_of(folder, load_study(storage, storage_url, study_name), chapter)
 
 
 def folders_beside(storage_url: str | None) -> list[Path]:
@@ -69,8 +69,8 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
     return study
 
 
-def history_of(folder: Path, study: optuna.Study) -> History:
-    """What a study holds, with what lies beside it in the run's folder."""
+def history_of(folder: Path, study: optuna.Study, chapter: int = 0) -> History:
+    """What a study holds, with what lies beside it in the run's folder: all trainings, and a chapter's decisions."""
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}
     for trial in study.get_trials(deepcopy=False):
@@ -86,7 +86,7 @@ def history_of(folder: Path, study: optuna.Study) -> History:
             outcomes[key] = _score(folder, trial)
         elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
             outcomes[key] = failure
-    decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key()))
+    decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key(chapter)))
     return History(
         outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
     )
@@ -115,6 +115,10 @@ def _images(path: Path, expected: str | None) -> bytes | None:
     return data
 
 
-def decision_key(step: int | None = None) -> str:
-    """The name of the study attribute that holds a decision, or what all of them begin with."""
-    return "decision:" if step is None else f"decision:{step:04d}"
+def decision_key(chapter: int, step: int | None = None) -> str:
+    """The name of the study attribute that holds a decision, or what those of a chapter begin with.
+
+    A run that is extended begins a chapter: the rule decides anew, and what it decided before is left as it was.
+    """
+    name = f"decision-{chapter}:" if chapter else "decision:"
+    return name if step is None else f"{name}{step:04d}"

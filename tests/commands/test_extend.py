@@ -1,0 +1,117 @@
+"""`resume --seeds` and `--space`: a search taken further from the trainings that are there."""
+
+import json
+import shutil
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from buildup.cli import main
+from buildup.commands import search
+from buildup.commands.extend import begin, extension
+from buildup.commands.problems import Problems
+from buildup.search.assemble import open_journal
+from buildup.search.folder import open_run, save
+from buildup.search.state import state_of
+from buildup.search.table import Row, TableEvaluator
+
+
+class Scores(dict[str, Row]):
+    """Each block that is not the base's own gains half a point."""
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + sum(layout.count(letter) for letter in "MK") / 2)
+
+
+@pytest.fixture
+def run(tried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished search of one seed; what is trained from here on comes from a table."""
+    monkeypatch.setattr(search, "_workers", lambda run, flags: TableEvaluator(table=Scores()))
+    monkeypatch.setattr(search, "keep_winner", lambda *_: None)  # a table leaves no weights to export
+    folder = Path(shutil.copytree(tried, tmp_path / "tried"))
+    found = open_run(str(folder))
+    save(replace(found, data={**found.data, "val_images": 290}))
+    return folder
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trainings_in(run: Path) -> Counter[str]:
+    study = optuna.load_study(study_name="tried", storage=f"sqlite:///{run}/study.db")
+    return Counter(trial.user_attrs["training"] for trial in study.trials if trial.state.name == "COMPLETE")
+
+
+def test_more_seeds_decide_anew_and_repeat_no_training(run: Path) -> None:
+    before, trained = lines_of(run / "decisions.jsonl"), trainings_in(run)
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 0
+    after = lines_of(run / "decisions.jsonl")
+    assert {line["seeds"] for line in after} == {2}
+    assert after[0]["layout"] == before[0]["layout"]
+    assert lines_of(run / "decisions-1.jsonl") == before
+
+    now = trainings_in(run)
+    assert now > trained
+    assert set(now.values()) == {1}
+    found = open_run(str(run))
+    assert found.status == "finished"
+    assert [entry["seeds"] for entry in found.earlier] == [1]
+    assert found.settings.seeds == 2
+    assert any("made anew" in warning for warning in found.warnings)
+    view, _ = state_of(found)
+    assert view.finished
+    assert len(view.decisions) == len(after)
+
+
+def test_another_space_decides_anew_from_the_same_base(run: Path) -> None:
+    trained = trainings_in(run)
+    assert main(["resume", str(run), "--space", "kernels", "--allow-weak-base", "--max-trials", "3"]) == 0
+    assert "K" in str(lines_of(run / "decisions.jsonl")[0]["layout"])
+    assert trainings_in(run) > trained
+    assert main(["resume", str(run), "--seeds", "2", "--max-trials", "2", "--allow-weak-base"]) == 0
+    assert [entry["space"] for entry in open_run(str(run)).earlier] == ["alternet", "kernels"]
+    assert "K" in str(lines_of(run / "decisions-2.jsonl")[0]["layout"])
+
+
+def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> None:
+    before = (run / "decisions.jsonl").read_text()
+    flags = {"seeds": "2", "space": None, "epochs": None}
+    extended = extension(open_run(str(run)), flags, Problems())
+    assert extended is not None
+    begin(extended)  # and here it dies
+    view, history = state_of(open_run(str(run)))
+    assert view.decisions == ()
+    assert view.needed
+    assert len(history.outcomes) == sum(trainings_in(run).values())
+    with closing(open_journal(open_run(str(run)))):
+        assert (run / "decisions.jsonl").read_text() == ""
+        assert (run / "decisions-1.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--epochs", "9"], "buildup search --base test_convnext --dataset digits"),
+        (["--space", "paper"], "starts from another network"),
+        (["--seeds", "0"], "--seeds 0"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused(
+    run: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "run.yaml").read_bytes()
+    assert main(["resume", str(run), *flags]) == 2
+    assert said in capsys.readouterr().err
+    assert (run / "run.yaml").read_bytes() == before
+
+
+def test_a_run_whose_test_set_was_opened_is_not_extended(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "final").mkdir()
+    assert main(["resume", str(run), "--seeds", "2"]) == 2
+    assert "final" in capsys.readouterr().err
+    assert not open_run(str(run)).earlier

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -61,7 +62,7 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if first is not None and first not in by_name:
         raise RequestError(unknown("command", first, by_name, shown=20))
-    known, extra = parser.parse_known_args(arguments)
+    known, extra = parser.parse_known_args(_joined(arguments))
     if known.command is None:
         parser.print_help()
         raise SystemExit(2 if extra else 0)
@@ -76,6 +77,21 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
             )
         )
     return command, vars(known)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Flags with the negative values that follow them in one word; argparse takes such a value, `-5m`, for a flag.
+
+    >>> _joined(["plan", "--time-budget", "-5m", "--json"])
+    ['plan', '--time-budget=-5m', '--json']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
 
 
 def _stray(argument: str, command: Command, names: Sequence[str]) -> str:

@@ -85,6 +85,11 @@ def test_help_answers_in_under_half_a_second() -> None:
         ([*SEARCH, "--workers", "0"], "--workers 0"),
         ([*SEARCH, "--fraction", "1/0"], "fraction is '1/0'"),
         ([*SEARCH, "--time-budget", "soon"], "write it like 90m"),
+        ([*SEARCH, "--time-budget", "-5m"], "'-5m' is not a duration"),
+        ([*SEARCH, "--max-trials", "-3"], "--max-trials -3: a whole number from 1"),
+        ([*SEARCH, "--max-params", "-1"], "--max-params -1: a whole number from 1"),
+        ([*SEARCH, "--max-params", "1000"], "no candidate would be trained"),
+        ([*SEARCH, "--objective", "loss"], "unknown objective 'loss'"),
         ([*SEARCH, "--gpus-per-trial", "nan"], "--gpus-per-trial nan"),
         ([*SEARCH, "--storage", "postgresql+x://nobody"], "storage"),
         ([*SEARCH, "--storage", "nonsense"], "storage"),
@@ -104,6 +109,9 @@ def test_help_answers_in_under_half_a_second() -> None:
         (["simulate", "--layout", "CC|CM", "--scores", "none.csv"], "only C may stand in it"),
         (["simulate", "--layout", "CC|CC", "--scores", "none.csv"], "can't be read"),
         (["simulate", "--layout", "CC|CC", "--workers", "0"], "--workers 0"),
+        (["simulate", "--layout", "CC|CC", "--aa", "--objective", "nll"], "--objective: --aa and --power draw"),
+        (["simulate", "--layout", "CC|CC", "--speedup", "--objective", "nll"], "--objective: --speedup draws"),
+        (["simulate", "--layout", "CC|CC", "--strategy", "nsga2"], "weighs MACs, which a table does not know"),
     ],
 )
 def test_a_wrong_request_is_told_what_would_be_right(

@@ -45,13 +45,14 @@ def read_table(path: Path, network: Network, *, ends: bool = False) -> dict[str,
             f"{path}: line 1 names the columns {', '.join(names) or 'none'}; needed are layout,score[,seconds]."
         )
     rows: dict[str, Row] = {}
+    found_at: dict[str, int] = {}
     problems = []
     for values in reader:
         try:
             layout, row = _row(values, network, ends)
             if layout in rows:
-                raise TableError(f"layout {layout} stands there already.")
-            rows[layout] = row
+                raise TableError(f"layout {layout} stands in line {found_at[layout]} already.")
+            rows[layout], found_at[layout] = row, reader.line_num
         except (TableError, LayoutError) as error:
             problems += [f"{path}, line {reader.line_num}: {problem}" for problem in error.problems]
     if problems:
@@ -64,6 +65,8 @@ def read_table(path: Path, network: Network, *, ends: bool = False) -> dict[str,
 def _row(values: Mapping[str | None, str | list[str] | None], network: Network, ends: bool) -> tuple[str, Row]:
     if None in values or any(value is None for value in values.values()):
         raise TableError("it has another number of fields than line 1.")
+    if not str(values["layout"]).strip():
+        raise TableError("the layout is missing.")
     layout = "|".join(parse(str(values["layout"]), network, ends=ends))
     numbers = {}
     for name in ("score", "seconds"):

@@ -1,10 +1,14 @@
 """The walk of a procedure over a history: what it waits for, and what it decides when trainings fail."""
 
+import random
+import time
 from dataclasses import replace
+from statistics import median
 
 from buildup.graph.network import sketch
 from buildup.rules.base import Procedure
 from buildup.rules.strategies import procedure_of
+from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
@@ -69,6 +73,23 @@ def test_a_recorded_decision_is_taken_as_it_is() -> None:
     recorded = history.with_decision(replace(decision, verdict="keep", reason="kept: decided earlier"))
     assert steps.view(recorded).decisions[0].reason == "kept: decided earlier"
     assert steps.view(recorded).best.id == candidate.id
+
+
+def test_a_verdict_takes_no_ten_milliseconds_at_a_thousand_trainings() -> None:
+    network = sketch("CCCCCC|CCCCCC|CCCCCC|CCCCCC|CCCC")
+    steps = procedure_of(network, SPACE, strategy=STRATEGIES["exhaustive"], judge="proven", seeds=3)
+    history, times, luck = History(), list[float](), random.Random(0)
+    while len(history.outcomes) < 1000:
+        outcomes: dict[str, Outcome] = dict(history.outcomes)
+        for training in steps.view(history).needed:
+            correct = luck.randbytes(625)
+            outcomes[training.id] = Score(accuracy=80 + luck.gauss(0, 0.5), correct=correct, images=5000)
+        history = replace(history, outcomes=outcomes)
+        began = time.process_time()
+        view = steps.view(history)
+        times.append(time.process_time() - began)
+        history = replace(history, decisions=view.decisions)
+    assert median(times[-50:]) < 0.01
 
 
 def test_what_is_left_is_counted_for_both_verdicts() -> None:

@@ -231,10 +231,14 @@ def test_every_bad_line_of_a_table_is_named_with_its_number(tmp_path: Path) -> N
         "CCM|CCCC|CCCCCC|CCCC,high\n"
         "CCC|CCCM|CCCCCC|CCCC,nan\n"
         "CCC|CCCC|CCCCCC|CCCM\n"
+        ",80\n"
+        f"{CONTROL},eighty\n"
     )
     with pytest.raises(TableError) as error:
         read_table(path, sketch(CONTROL))
-    assert [problem.split(":")[0].rpartition(" ")[2] for problem in error.value.problems] == list("3456789")
+    assert [problem.split(":")[0].rpartition(" ")[2] for problem in error.value.problems] == [*"3456789", "10", "11"]
+    assert f"line 3: layout {CONTROL} stands in line 2 already." in error.value.problems[0]
+    assert error.value.problems[-2].endswith("line 10: the layout is missing.")
 
 
 def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.rules.base import View
 from buildup.rules.cheap import early_rankings
+from buildup.search.calibration import read_rankings
 from buildup.search.diagnoses import read_diagnoses
 from buildup.search.evaluate import reused_from
 from buildup.search.files import write_whole
@@ -110,12 +111,15 @@ def findings_of(
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
-        rankings=early_rankings(
-            history,
-            [candidate.id for candidate in view.candidates],
-            range(run.settings.seed, run.settings.seed + run.settings.seeds),
-            run.settings.epochs,
-            OBJECTIVES[run.settings.objective],
+        rankings=(
+            *early_rankings(
+                history,
+                [candidate.id for candidate in view.candidates],
+                range(run.settings.seed, run.settings.seed + run.settings.seeds),
+                run.settings.epochs,
+                OBJECTIVES[run.settings.objective],
+            ),
+            *read_rankings(run.folder),
         ),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )

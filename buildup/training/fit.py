@@ -23,6 +23,7 @@ from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.models.build import build
+from buildup.models.inherit import Inheritance, inherit
 from buildup.models.pretrained import Pretrained
 from buildup.training import attempt
 from buildup.training.data import open_data, split
@@ -60,6 +61,8 @@ class Job:
     split_seed: int = 0
     start: Pretrained | None = None
     """The trained weights that the base's own blocks begin with."""
+    inherits: Inheritance | None = None
+    """The trained weights of its parent that all it shares with it begins with."""
     recipe: Recipe
     device: str = "cpu"
     threads: int = 1
@@ -109,6 +112,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     model = build(job.network, seed=job.seed, device=device, start=job.start, **extra)
     model = prepare(model, job.network, job.execution)
+    plain = inherit(model, job.network, job.inherits) if job.inherits else ()
     optimizer = make_optimizer(model, recipe, job.execution)
     batches = batch_starts(feed.train_images, recipe.batch_size)
 
@@ -116,6 +120,9 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     curve = attempt.begin(job.folder, job.resume_from, identity, model, optimizer)
     for line in _opening(job, recipe, feed, dataset, parts):
         attempt.log(job.folder, line)
+    if job.inherits:
+        fresh = f"; {', '.join(plain)} can't start as the identity" if plain else ""
+        attempt.log(job.folder, f"begins with the weights of {job.inherits.identity}{fresh}")
     yield from curve[told:]
 
     stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
@@ -255,6 +262,7 @@ def _identity(job: Job, recipe: Recipe, dataset: Dataset | Streamed) -> str:
         "split": [dataset.hash, job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),
+        **({"inherits": job.inherits.identity} if job.inherits else {}),
         **({"whole": True} if job.whole else {}),
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]

@@ -5,16 +5,18 @@ square of all weights. Batch norms use their running statistics, as PyHessian ha
 would not be apart. Every product of a batch sees the same augmented images.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.lanczos import Extremes, Product, extremes
@@ -25,6 +27,11 @@ from buildup.training.recipe import Recipe
 
 BATCH = 16
 TOP = 5
+TWICE: dict[str, Callable[[Tensor], Tensor]] = {
+    "hardsigmoid": lambda x: F.relu6(x + 3) / 6,
+    "hardswish": lambda x: x * F.relu6(x + 3) / 6,
+}
+"""What torch differentiates once only, as what it differentiates twice: the activations of MobileNetV3 and its kin."""
 
 Batch = tuple[Tensor, Tensor]
 """Normalised images and the probabilities that a model should give."""
@@ -70,6 +77,17 @@ def hessian(
             yield extremes(product, start, count, tolerance=tolerance, most_products=most_products)
 
 
+class _DifferentiableTwice(TorchFunctionMode):
+    """Writes some functions in others that have second derivatives; values are the same up to rounding."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """What torch calls in place of each of its functions."""
+        plain = TWICE.get(getattr(func, "__name__", "").removesuffix("_"))
+        return plain(args[0]) if plain else func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def products(
     model: nn.Module, inputs: Tensor, targets: Tensor, weight_decay: float = 0.0
@@ -82,7 +100,7 @@ def products(
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
     sizes = [weight.numel() for weight in weights.values()]
     # torch's fused attention has no second derivatives.
-    with torch.enable_grad(), evaluating(model), sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), evaluating(model), sdpa_kernel(SDPBackend.MATH), _DifferentiableTwice():
         logits = functional_call(model, weights, (inputs,))
         loss = F.cross_entropy(logits, targets)
         if not torch.isfinite(loss):
@@ -96,14 +114,20 @@ def products(
             parts = [
                 part.view_as(weight) for part, weight in zip(torch.split(vector, sizes), weights.values(), strict=True)
             ]
-            found = torch.autograd.grad(
-                [gradients[index] for index in used],
-                list(weights.values()),
-                [parts[index] for index in used],
-                retain_graph=True,
-                allow_unused=True,
-                materialize_grads=True,
-            )
+            try:
+                found = torch.autograd.grad(
+                    [gradients[index] for index in used],
+                    list(weights.values()),
+                    [parts[index] for index in used],
+                    retain_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+            except RuntimeError as error:
+                if "derivative for" not in str(error):
+                    raise
+                message = f"{type(model).__name__} has a function that torch can't differentiate twice: {error}"
+                raise DataError(f"{message}. Its Hessian can't be measured.") from None
             return torch.cat([part.flatten() for part in found]) + weight_decay * vector
 
         yield product, sum(sizes)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import pairwise
 
 import pytest
@@ -173,3 +174,43 @@ def test_a_quadratic_has_its_own_spectrum() -> None:
     )
     assert list(found.values) == pytest.approx([8.0, 0.0], abs=1e-9)
     assert all(abs(first) >= abs(second) for first, second in pairwise(found.values))
+
+
+@pytest.fixture
+def hard() -> nn.Module:
+    """A net with the activations of MobileNetV3, which torch differentiates once only."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        layers = (nn.Conv2d(1, 4, 3, stride=2), nn.Hardswish(inplace=True), nn.Conv2d(4, 5, 3), nn.Hardsigmoid())
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return model.double().eval()
+
+
+def test_activations_that_torch_differentiates_once_have_second_derivatives_here(hard: nn.Module) -> None:
+    inputs, targets = noise(6, 1, 8, 8), soft(6, 5)
+    soft_one = deepcopy(hard)
+    soft_one.add_module("1", Plain("hardswish"))
+    soft_one.add_module("3", Plain("hardsigmoid"))
+    assert torch.allclose(hard(inputs), soft_one(inputs))
+    expected = dense(soft_one, inputs, targets)
+    with products(hard, inputs, targets) as (product, size):
+        found = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
+    assert torch.allclose(found, expected, atol=1e-10)
+
+
+class Plain(nn.Module):
+    """A hard activation by its formula."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        gate = ((inputs + 3) / 6).clamp(0, 1)
+        return inputs * gate if self.name == "hardswish" else gate
+
+
+def test_a_function_without_second_derivative_is_named(hard: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("buildup.diagnostics.hessian.TWICE", {})
+    with pytest.raises(DataError, match="hards"):
+        list(hessian(hard, [(noise(6, 1, 8, 8), soft(6, 5))]))

@@ -191,7 +191,7 @@ def _carry_out(asked: _Asked, *, verbose: bool, as_json: bool) -> int:
                 + f". The test set stays closed. Mend the cause, and `buildup final {run.folder}` tries these again."
             )
         # Before they are opened: should this process die now, they count as opened.
-        opened = replace(run, data={**run.data, "test_set": "opened by `buildup final`"})
+        opened = replace(run, data={**run.data, "test_set": "opened by buildup final"})
         save(opened)
         say("all trainings have ended; the test set is opened")
         scores = examine(part, asked.trainings, history, _device(run))

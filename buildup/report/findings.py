@@ -179,7 +179,7 @@ class Findings:
         shown = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
         number = f" ({shown.pop():,} of them)" if len(shown) == 1 else ""
         test = (
-            "The test set was opened once, by `buildup final`, and for nothing else."
+            "The test set was opened once, by buildup final, and for nothing else."
             if self.final
             else "The test set was not opened for them."
         )

@@ -117,7 +117,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
 
 def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, device: torch.device) -> Subject:
     data = load_data(found.dataset, found.data_dir, found.image_size)
-    train, val = split(data, 0)
+    train, val = split(data, found.split_seed)
     model = found.model.to(device)
     broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
     if broken:

@@ -38,6 +38,8 @@ class Found:
     dataset: str
     data_dir: str | None
     image_size: int | None
+    split_seed: int = 0
+    """Says which images it was validated on."""
     by_name: bool = False
     """Whether it was made by its name in timm, so that `--pretrained` says something about it."""
     note: str = ""
@@ -92,6 +94,7 @@ def _of_run(name: str, candidate: str | None, flags: Mapping[str, Any]) -> Found
         dataset=flags["dataset"] or run.settings.dataset,
         data_dir=flags["data_dir"] or run.settings.data_dir,
         image_size=chosen.network.input_shape[1],
+        split_seed=run.data["split_seed"],
     )
 
 

@@ -147,3 +147,13 @@ def test_curvature_is_added_to_what_is_there(tried: Path) -> None:
     first, second = lines(tried)[:2]
     assert first["candidate"] == second["parent"]
     assert first["after"]["top"] == second["before"]["top"]
+
+
+def test_a_run_is_analysed_on_images_that_it_did_not_train_on(tried: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a"
+    asked = ["analyze", f"{tried}:0", "--what", "variance", "--device", "cpu", "--out", str(out)]
+    assert main(asked) == 0
+    data = load_data("digits")
+    _, held = split(data, SEED)
+    described = json.loads((out / "variance.json").read_text())["identity"]["images"]
+    assert data.part(held).hash[:16] in str(described)

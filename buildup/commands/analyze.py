@@ -27,8 +27,10 @@ from buildup.diagnostics.analysis import (
 from buildup.diagnostics.corruption import open_published
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluating, fingerprint
+from buildup.diagnostics.memory import free_memory
 from buildup.diagnostics.units import find_units
-from buildup.errors import DataError, RequestError, unknown
+from buildup.errors import DataError, RequestError, ResourceError, unknown
+from buildup.report.analysis import Section, analysis_page
 from buildup.search.files import write_whole
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
@@ -40,7 +42,7 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Measure, write numbers and figures, and give back the summaries. The same command goes on after any stop."""
     if flags["verdicts"]:
         return verdicts(flags)
-    subjects, wanted, folder, identity = _request(flags)
+    subjects, wanted, folder, identity, notes = _request(flags)
     before = [fingerprint(subject.model) for subject in subjects]
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
@@ -56,10 +58,11 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     assert before == [fingerprint(subject.model) for subject in subjects], "a measurement changed its model"
     values = {"folder": str(folder), "identity": identity, "summaries": found}
     write_whole(folder / "summary.json", json.dumps(plain(values), indent=2).encode())
+    write_whole(folder / "index.html", _page(subjects, found, folder, identity, notes).encode())
     return _text(found, folder), values
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, dict[str, Any]]:
+def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, dict[str, Any], list[str]]:
     problems = Problems()
     wanted = list(MEASURES) if flags["what"] in (None, "all") else flags["what"].split(",")
     problems.found += [unknown("measurement", what, ["all", *MEASURES]) for what in wanted if what not in MEASURES]
@@ -80,13 +83,15 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     problems.raise_any()
     if flags["corruptions"] and "corruption" not in wanted:
         raise RequestError("--corruptions is for --what corruption, which is not asked for.")
-    subjects = [_subject(model, sizes, wanted, seed, torch.device(device)) for model in models]
+    made = (_subject(model, sizes, wanted, seed, torch.device(device)) for model in models)
+    subjects = [replace(subject, restate=bool(flags["restate"])) for subject in made]
     if flags["corruptions"]:
         count = sizes.corrupted_images
         subjects = [
             replace(subject, corrupted=open_published(flags["corruptions"], subject.images, count, seed))
             for subject in subjects
         ]
+    notes = []
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
     if blind and (asked := [what for what in wanted if what in LABELLED]):
         problem = (
@@ -95,11 +100,11 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
         )
         if flags["what"] not in (None, "all"):
             raise DataError(problem)
-        say(problem)
+        notes.append(problem)
         wanted = [what for what in wanted if what not in LABELLED]
-    for model in models:
-        if model.note:
-            say(f"{model.label}: {model.note}.")
+    notes += [f"{model.label}: {model.note}." for model in models if model.note]
+    for note in notes:
+        say(note)
     plain = re.sub(r"[^\w.-]+", "-", models[0].label).strip("-")
     folder = Path(flags["out"] or f"analyses/{plain}-{Path(models[0].dataset).name}")
     identity = {
@@ -108,11 +113,12 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
         "recipe": hashlib.sha256(json.dumps(recipe_to_values(models[0].recipe), sort_keys=True).encode()).hexdigest()[
             :16
         ],
+        "restate": bool(flags["restate"]),
         "corruptions": flags["corruptions"] or "generated",
         "sizes": asdict(sizes),
         "seed": seed,
     }
-    return subjects, wanted, folder, identity
+    return subjects, wanted, folder, identity, notes
 
 
 def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, device: torch.device) -> Subject:
@@ -131,6 +137,7 @@ def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, devic
     # Kept as they are, so that all that is measured on them sees the same; at 224 px a gigabyte is soon full.
     curved = sizes.hessian_batches if "hessian" in wanted else 0
     walked = ceil(sizes.landscape_images / BATCH) if "landscape" in wanted else 0
+    _check_room(found, data, BATCH * max(curved, walked), device)
     batches = augmented_batches(
         data,
         found.recipe,
@@ -153,12 +160,48 @@ def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, devic
     )
 
 
+def _check_room(found: Found, data: Dataset, images: int, device: torch.device) -> None:
+    """Refuse augmented images and directions that memory would not hold."""
+    weights = sum(weight.numel() for weight in found.model.parameters())
+    needed = 4 * (images * data.channels * data.image_size**2 + 4 * weights)
+    free = free_memory(device)
+    if images and needed > free:
+        raise ResourceError(
+            f"{found.label}: hessian and landscape keep {images:,} augmented images of {data.image_size} px and four "
+            f"copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. --quick keeps "
+            "fewer images, and --what can leave both out."
+        )
+
+
 def _described(images: Dataset) -> str:
     return f"{len(images.labels)} of {images.name}, from the validation part of its training set, {images.hash[:16]}"
 
 
 def _classes(subject: Subject) -> int:
     return subject.units[-1].channels
+
+
+def _page(
+    subjects: Sequence[Subject],
+    found: Mapping[str, Any],
+    folder: Path,
+    identity: Mapping[str, Any],
+    notes: Sequence[str],
+) -> str:
+    sections = []
+    for what, numbers in found.items():
+        if why := numbers.get("left out"):
+            sections.append(Section(what=what, numbers={}, figure="", left_out=why))
+        else:
+            sections.append(
+                Section(what=what, numbers=numbers, figure=(folder / f"{what}.svg").read_text(encoding="utf-8"))
+            )
+    facts = {
+        "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
+        "images": next(iter(identity["images"].values())),
+        "seed": identity["seed"],
+    }
+    return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)
 
 
 def _text(found: Mapping[str, Any], folder: Path) -> str:
@@ -174,4 +217,4 @@ def _text(found: Mapping[str, Any], folder: Path) -> str:
                 )
             )
             lines.append(f"{what:12} {label}: {shown}")
-    return "\n".join([*lines, f"Numbers and figures: {folder}"])
+    return "\n".join([*lines, f"Numbers and figures: {folder}, all of them in {folder / 'index.html'}"])

@@ -6,13 +6,15 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from buildup.commands.progress import say
-from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, parts, summaries, units_rows
+from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, images_of, parts, summaries, units_rows
 from buildup.diagnostics.figures import Table, draw
 from buildup.errors import DataError
 from buildup.report.words import duration
@@ -53,19 +55,57 @@ def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict
 def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
     """The rows of a measurement; each part is on disk before the next begins."""
     done = list(_left(place, identity))
-    total, started, told = parts(what, subject), time.monotonic(), time.monotonic()
+    progress = _Progress(
+        name=f"{what} of {subject.label}", total=parts(what, subject), each=images_of(what, subject), done=len(done)
+    )
     rows = [row for part in done for row in part]
     # Written anew, so that half a line of a run that was killed is gone.
     content = [json.dumps(identity), *map(json.dumps, done)]
-    for number, part in enumerate(MEASURES[what](subject, rows), start=1):
-        done.append(plain(list(part)))
-        content.append(json.dumps(done[-1]))
-        write_whole(place, "\n".join(content).encode())
-        if time.monotonic() - told > PATIENCE:
-            told = time.monotonic()
-            left = (told - started) / number * (total - len(done))
-            say(f"{what} of {subject.label}: {len(done)} of {total}, {duration(left)} left")
+    watched = subject.model.register_forward_pre_hook(progress.see)
+    try:
+        for part in MEASURES[what](subject, rows):
+            done.append(plain(list(part)))
+            content.append(json.dumps(done[-1]))
+            write_whole(place, "\n".join(content).encode())
+            progress.end_part()
+    finally:
+        watched.remove()
     return [row for part in done for row in part]
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """How far a measurement is, by the parts that are done and the images that the model saw since the last one."""
+
+    name: str
+    total: int
+    each: int
+    """Images of a part; some parts show them twice."""
+    done: int
+    seen: int = 0
+    started: float = field(default_factory=time.monotonic)
+    told: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.kept = self.done
+
+    def see(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """Called before the model runs."""
+        self.tell()
+        self.seen += len(arguments[0])
+
+    def end_part(self) -> None:
+        """Called after each part."""
+        self.done, self.seen = self.done + 1, 0
+        self.tell()
+
+    def tell(self) -> None:
+        """Say how far it is, once in a while."""
+        now, ahead = time.monotonic(), self.done + min(0.99, self.seen / self.each if self.each else 0)
+        if now - self.told > PATIENCE and ahead > self.kept and ahead < self.total:
+            self.told = now
+            left = (now - self.started) / (ahead - self.kept) * (self.total - ahead)
+            say(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
 
 
 def _left(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:

@@ -24,8 +24,9 @@ from buildup.diagnostics.corruption import (
 from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.fourier import fourier
 from buildup.diagnostics.hessian import Batch, ape, hessian, nep
-from buildup.diagnostics.landscape import directions, grid, landscape
+from buildup.diagnostics.landscape import directions, grid, landscape, room
 from buildup.diagnostics.lesion import lesions, wounds
+from buildup.diagnostics.memory import free_memory
 from buildup.diagnostics.noise import PAPER_BANDS, Band, band_mask, band_noise
 from buildup.diagnostics.units import Unit
 from buildup.diagnostics.variance import variance
@@ -74,6 +75,8 @@ class Subject:
     sizes: Sizes
     seed: int = 0
     """Of directions, noise and corruptions."""
+    restate: bool = False
+    """Whether batch norms get new statistics at each point of the landscape."""
     corrupted: Corrupted | None = None
     """Published images; without them some of its own are spoiled."""
 
@@ -181,7 +184,13 @@ def _hessian(subject: Subject, done: Rows) -> Iterator[Rows]:
 def _landscape(subject: Subject, done: Rows) -> Iterator[Rows]:
     left = grid(subject.sizes.landscape_side)[len(done) :]
     towards = directions(subject.model, seed=subject.seed)
-    for point in landscape(subject.model, subject.landscape_batches, left, towards):
+    device = next(subject.model.parameters()).device
+    # On a CPU one after the other is faster: side by side, convolutions become grouped ones.
+    together = room(subject.model, towards, free_memory(device)) if device.type == "cuda" else 1
+    points = landscape(
+        subject.model, subject.landscape_batches, left, towards, together=together, restate=subject.restate
+    )
+    for point in points:
         yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
 
 
@@ -227,6 +236,18 @@ def parts(what: str, subject: Subject) -> int:
         case "corruption":
             return len(subject.spoiled.places)
     return 1
+
+
+def images_of(what: str, subject: Subject) -> int:
+    """How many images a model is shown for one part; 0 for the Hessian, whose products show it none."""
+    match what:
+        case "hessian":
+            return 0
+        case "landscape":
+            return sum(len(images) for images, _ in subject.landscape_batches)
+        case "corruption":
+            return min(subject.sizes.corrupted_images, len(subject.images.labels))
+    return len(subject.images.labels)
 
 
 def summary(what: str, rows: Rows) -> Row:

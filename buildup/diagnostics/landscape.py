@@ -4,10 +4,12 @@ A direction has the shape of every weight with at least two axes; biases and nor
 In the published normalisation each output filter of a direction has the length of the same filter of the weights. The
 two directions are orthogonal filter by filter, so both have these lengths exactly.
 
-Every point sees the same images with the same augmentation, so points differ by their weights alone.
+Every point sees the same images with the same augmentation, so points differ by their weights alone. Batch norms keep
+the statistics of the trained weights, as in the reference code, or get those of the point's own weights.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.hooks import evaluating
 
@@ -22,6 +26,9 @@ Scaling = Literal["filter", "column"]
 Decay = Literal["square", "norms"]
 Direction = Mapping[str, Tensor]
 Batch = tuple[Tensor, Tensor]
+
+TOGETHER = 16
+"""Places that run side by side at most."""
 
 TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
 """Parts of the names of tables of positions, which are no filters."""
@@ -85,6 +92,8 @@ def landscape(
     towards: tuple[Direction, Direction],
     *,
     decay: Decay = "square",
+    together: int = 1,
+    restate: bool = False,
 ) -> Iterator[Point]:
     """The loss at each place, in their order; what was measured before need not be among them.
 
@@ -95,12 +104,26 @@ def landscape(
         towards: what `directions` gave.
         decay: `square` is half the square of all weights, as weight decay has it. `norms` is the sum over tensors of
             their norms without a square, as in the reference code.
+        together: How many places run side by side, which takes their weights' memory as often.
+        restate: Whether batch norms get the statistics of each place's own weights on these batches, one place at a
+            time.
     """
+    size = 1 if restate else together
     with torch.no_grad(), evaluating(model):
         forms = _quadratics(model, towards)
-        for x, y in places:
-            nll, hits = _measured(model, batches, _moved(model, towards, x, y))
-            yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=_decay(forms, x, y, decay))
+        for some in (places[start : start + size] for start in range(0, len(places), size)):
+            weights = [_moved(model, towards, x, y) for x, y in some]
+            if restate:
+                weights[0] |= _restated(model, batches, weights[0])
+            found = _measured(model, batches, weights)
+            for (x, y), (nll, hits) in zip(some, found, strict=True):
+                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=_decay(forms, x, y, decay))
+
+
+def room(model: nn.Module, towards: tuple[Direction, Direction], free: float) -> int:
+    """How many places may run side by side, so that their weights take a quarter of the free memory at most."""
+    moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
+    return max(1, int(min(TOGETHER, free / 4 / max(1, moved))))
 
 
 def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
@@ -109,16 +132,65 @@ def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
     return tuple((x, y) for y in steps for x in steps)
 
 
-def _measured(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, Tensor]) -> tuple[float, float]:
-    """Cross-entropy and share of hits with other weights."""
-    loss, hits, images = 0.0, 0.0, 0
+def _measured(
+    model: nn.Module, batches: Sequence[Batch], weights: Sequence[dict[str, Tensor]]
+) -> list[tuple[float, float]]:
+    """Cross-entropy and share of hits with other weights, for each set of them."""
+    losses, hits, images = torch.zeros(len(weights)), torch.zeros(len(weights)), 0
+    stacked = {name: torch.stack([each[name] for each in weights]) for name in weights[0]} if len(weights) > 1 else {}
+
+    def run(inputs: Tensor) -> Tensor:
+        if not stacked:
+            alone: Tensor = functional_call(model, weights[0], (inputs,))
+            return alone[None]
+        # torch's fused attention has no rule for several weights at once.
+        with sdpa_kernel(SDPBackend.MATH):
+            together: Tensor = torch.vmap(lambda moved: functional_call(model, moved, (inputs,)))(stacked)
+        return together
+
     for inputs, targets in batches:
         # In float64, so that what is large at the border of the picture is not lost in the sum.
-        logits = functional_call(model, dict(weights), (inputs,)).double()
-        loss += F.cross_entropy(logits, targets.double(), reduction="sum").item()
-        hits += (logits.argmax(1) == targets.argmax(1)).sum().item()
+        logits = run(inputs).to("cpu", torch.float64)
+        wanted = targets.to("cpu", torch.float64)
+        losses = losses + torch.stack([F.cross_entropy(each, wanted, reduction="sum") for each in logits])
+        hits = hits + (logits.argmax(2) == wanted.argmax(1)).sum(1)
         images += len(inputs)
-    return loss / images, hits / images
+    return list(zip((losses / images).tolist(), (hits / images).tolist(), strict=True))
+
+
+def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The statistics of all batch norms with other weights: the mean over batches."""
+    norms = dict(_batch_norms(model))
+    fresh = {
+        f"{path}.{name}": torch.zeros_like(buffer)
+        for path, norm in norms.items()
+        for name, buffer in norm.named_buffers()
+    }
+    with _counting(norms.values()):
+        for inputs, _ in batches:
+            functional_call(model, dict(weights) | fresh, (inputs,))
+    return fresh
+
+
+def _batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
+    return (
+        (path, module)
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    )
+
+
+@contextmanager
+def _counting(norms: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Inside, batch norms use a batch's own statistics, and keep the mean of those of all batches."""
+    before = [(norm, norm.training, norm.momentum) for norm in norms]
+    for norm, _, _ in before:
+        norm.training, norm.momentum = True, None
+    try:
+        yield
+    finally:
+        for norm, training, momentum in before:
+            norm.training, norm.momentum = training, momentum
 
 
 def _moved(model: nn.Module, towards: tuple[Direction, Direction], x: float, y: float) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ RESNETS = {"resnet50_cifar": "resnet50", "resnext50_cifar": "resnext50_32x4d"}
 
 _SHAPE, _CLASSES = CIFAR
 
-_TOLD: dict[str, dict[str, Any]] = {
+_TOLD: dict[str, Any] = {
     name: {
         "input_size": _SHAPE,
         "num_classes": _CLASSES,

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 import timm
+import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from buildup.cli import main
+from buildup.commands import measuring
 
 TINY = ["resnet10t", "--dataset", "digits", "--device", "cpu", "--quick", "--images", "32"]
 
@@ -34,6 +37,23 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
     assert run("--what", "variance", "--out", str(out)) == 0
     assert "variance: kept from before" in capsys.readouterr().err
     assert not list(out.glob(".*"))
+    page = (out / "index.html").read_text()
+    assert "resnet10t" in page
+    assert "Variance over space" in page
+    assert "weights are random" in page
+    assert "<svg " in page
+
+
+def test_one_long_part_says_how_far_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "PATIENCE", -1.0)
+    progress = measuring._Progress(name="cka of net", total=2, each=40, done=1)
+    for _ in range(3):
+        progress.see(nn.Identity(), (torch.zeros(10, 1),))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.partition(",")[0] for line in said] == ["cka of net: 62 %", "cka of net: 75 %"]
+    assert all(line.endswith(" left") for line in said)
+    progress.end_part()
+    assert not capsys.readouterr().err
 
 
 def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from copy import deepcopy
 from math import isfinite, sqrt
 
 import pytest
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buildup.diagnostics.hooks import fingerprint
-from buildup.diagnostics.landscape import Direction, directions, grid, landscape
+from buildup.diagnostics.landscape import TOGETHER, Direction, directions, grid, landscape, room
 
 Make = Callable[[str], nn.Module]
 
@@ -131,3 +132,58 @@ def test_the_grid_of_the_paper_has_its_points() -> None:
     assert points[0] == (-1.0, -1.0)
     assert points[1] == (-0.9, -1.0)
     assert points[220] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_places_side_by_side_have_the_values_of_each_alone(make: Make, name: str) -> None:
+    model = make(name)
+    batches, towards = [(noise(2, 3, 32, 32), soft(2))], directions(model)
+    alone = list(landscape(model, batches, grid(2, 0.3), towards))
+    together = list(landscape(model, batches, grid(2, 0.3), towards, together=3))
+    assert [(point.x, point.y) for point in together] == [(point.x, point.y) for point in alone]
+    assert [point.nll for point in together] == pytest.approx([point.nll for point in alone], rel=1e-4)
+    assert [point.decay for point in together] == [point.decay for point in alone]
+
+
+def test_as_many_places_run_side_by_side_as_memory_has_room_for(make: Make) -> None:
+    model = make("test_vit")
+    towards = directions(model)
+    moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
+    assert room(model, towards, 12 * moved) == 3
+    assert room(model, towards, 0) == 1
+    assert room(model, towards, float("inf")) == TOGETHER
+
+
+def test_new_statistics_are_those_of_a_pass_in_training_mode(make: Make) -> None:
+    model = make("test_resnet").eval()
+    before = fingerprint(model)
+    batches = [(noise(4, 3, 32, 32, seed=seed), soft(4)) for seed in range(2)]
+    towards = directions(model)
+    (point,) = landscape(model, batches, [(0.2, -0.1)], towards, restate=True)
+    assert fingerprint(model) == before
+    other = deepcopy(model)
+    for name, weight in other.named_parameters():
+        if name in towards[0]:
+            weight.data += 0.2 * towards[0][name] - 0.1 * towards[1][name]
+    for module in other.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    with torch.no_grad():
+        other.train()
+        for images, _ in batches:
+            other(images)
+        other.eval()
+        losses = [F.cross_entropy(other(images), targets, reduction="sum").item() for images, targets in batches]
+    assert point.nll == pytest.approx(sum(losses) / 8, rel=1e-4)
+    (kept,) = landscape(model, batches, [(0.2, -0.1)], towards)
+    assert abs(kept.nll - point.nll) > 1e-3
+
+
+def test_a_model_without_batch_norms_has_no_statistics_to_renew(make: Make) -> None:
+    model = make("test_vit")
+    batches, towards = [(noise(2, 3, 32, 32), soft(2))], directions(model)
+    places = [(0.1, 0.1)]
+    assert list(landscape(model, batches, places, towards, restate=True)) == list(
+        landscape(model, batches, places, towards)
+    )

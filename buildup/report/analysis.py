@@ -1,0 +1,152 @@
+"""An analysis as one HTML file: each measurement's few numbers and its figure, and what was measured on what."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from buildup.report.findings import flat
+from buildup.report.html import document, table_head
+from buildup.report.words import escape
+
+WORDS: dict[str, tuple[str, str]] = {
+    "hessian": (
+        "Curvature of the loss",
+        "The five largest eigenvalues, by magnitude, of each batch's Hessian. A shorter positive side is flatter, and "
+        "a negative side is where the loss is not convex. nep: share below zero; ape: mean of those above.",
+    ),
+    "landscape": (
+        "Loss around the weights",
+        "Cross-entropy on augmented training images along two random directions that are scaled like the filters.",
+    ),
+    "fourier": (
+        "Frequencies of the maps",
+        "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
+        "highest frequency. A step down at attention means that it takes high frequencies away. Compare steps within "
+        "a stage: a lower resolution moves both measures by itself.",
+    ),
+    "variance": (
+        "Variance over space",
+        "How much maps vary from place to place. A step down at attention means that it averages.",
+    ),
+    "lesion": (
+        "Accuracy without a unit",
+        "What is lost when one branch, or one convolution of a block, is left out. Nothing is trained again.",
+    ),
+    "cka": (
+        "Likeness of units",
+        "Unbiased minibatch CKA of what each two units know of the same images. Blocks along the diagonal are stages "
+        "that work for themselves.",
+    ),
+    "noise": (
+        "Accuracy under noise of one frequency band",
+        "Noise of the same strength in each band. Who loses most at high frequencies relies on texture.",
+    ),
+    "corruption": (
+        "Accuracy on spoiled images",
+        "Fifteen kinds in five severities. Errors on images generated here and on published ones can't be compared.",
+    ),
+    "calibration": (
+        "Calibration",
+        "Whether predictions are as often right as they say. ecse below zero: more often.",
+    ),
+}
+"""The title of each measurement, and how its figure is read."""
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+"""Colour bars are pictures inside of the figures."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One measurement."""
+
+    what: str
+    numbers: Mapping[str, Mapping[str, Any]]
+    """By model."""
+    figure: str
+    """SVG."""
+    left_out: str = ""
+    """Why there is neither, where it could not be measured."""
+
+
+def analysis_page(
+    title: str,
+    facts: Mapping[str, object],
+    sections: Sequence[Section],
+    settings: Mapping[str, Any],
+    notes: Sequence[str],
+) -> str:
+    """The page.
+
+    Args:
+        title: what stands on top.
+        facts: what was measured on what, in a few words.
+        sections: in the order in which they are shown.
+        settings: all that the numbers depend on.
+        notes: What a reader must know first, such as random weights.
+    """
+    parts = [*_head(title, facts, notes), *map(_section, sections), _settings(settings)]
+    return document(title, parts, policy=POLICY)
+
+
+def _head(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> Iterator[str]:
+    yield f'<header><p class="eyebrow">buildup analyze</p><h1>{escape(title)}</h1>'
+    named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
+    yield f'<dl class="asked">{named}</dl></header>'
+    if notes:
+        warnings = "".join(f"<p>{escape(note)}</p>" for note in notes)
+        yield f'<section class="warning" role="note"><p><strong>Read this first</strong></p>{warnings}</section>'
+
+
+def _section(section: Section) -> str:
+    title, words = WORDS.get(section.what, (section.what, ""))
+    head = f'<section id="{escape(section.what)}"><h2>{escape(title)}</h2><p class="muted small">{escape(words)}</p>'
+    if section.left_out:
+        return f"{head}<p>Left out: {escape(section.left_out)}</p></section>"
+    files = ", ".join(
+        f'<a href="{escape(section.what)}.{form}">{form.upper()}</a>' for form in ("csv", "json", "svg", "png")
+    )
+    return (
+        f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
+        f"{_inline(section.figure, section.what, title)}</div>"
+        f'<div class="scroll">{_numbers(section.numbers)}</div><p class="small">{files}</p></section>'
+    )
+
+
+def _inline(svg: str, what: str, title: str) -> str:
+    """A figure inside of the page, with names of its own for its parts."""
+    picture = svg[svg.index("<svg") :]
+    for before, after in ((r'\bid="', rf'id="{what}-'), (r"url\(#", f"url(#{what}-"), (r'href="#', f'href="#{what}-')):
+        picture = re.sub(before, after, picture)
+    width = re.search(r'\bwidth="([\d.]+(?:pt|px))"', picture)
+    style = f"width:{width[1] if width else 'auto'};min-width:0;max-width:100%;height:auto"
+    label = f'<svg role="img" aria-label="{escape(title)}" style="{style}" '
+    return picture.replace("<svg ", label, 1)
+
+
+def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for values in numbers.values() for name in values))
+    if not columns:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(label)}</th>'
+        + "".join(f'<td class="number">{escape(_shown(values.get(name)))}</td>' for name in columns)
+        + "</tr>"
+        for label, values in numbers.items()
+    )
+    head = table_head("model", *(f"#{name.replace('_', ' ')}" for name in columns))
+    return f"<table>{head}<tbody>{rows}</tbody></table>"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in flat(settings)
+    )
+    return f"<section><details><summary>All settings</summary><table>{rows}</table></details></section>"

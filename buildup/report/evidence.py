@@ -105,7 +105,7 @@ class Evidence:
         known = "known before training" if when == "before" else "that need the trained candidate"
         numbers = (
             f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
-            f"which is {chance:.2g} for the best of {len(found)}"
+            f"and {chance:.2g} as the best of {len(found)}"
         )
         what = "predicts" if when == "before" else "goes with"
         if chance >= MOST_CHANCE:
@@ -126,11 +126,12 @@ def diagnosis_rows(rows: Sequence[Row]) -> list[list[str]]:
     measured = [measure for measure in MEASURES if any(measure in row.diagnosis.before for row in rows)]
     runs = ["run"] if len({row.run for row in rows}) > 1 else []
     heading, with_level = interval_heading([row.decision for row in rows])
-    table = [[*runs, "step", "place", "verdict", "gain", heading, *(MEASURES[measure] for measure in measured)]]
+    headings = [heading] if any(row.decision.level for row in rows) else []  # judge point gives no interval
+    table = [[*runs, "step", "place", "verdict", "gain", *headings, *(MEASURES[measure] for measure in measured)]]
     for row in rows:
         decision, name = row.decision, [row.run] if runs else []
-        ends = interval(decision, with_level=with_level)
-        cells = [*name, str(decision.step), places(decision.edit), decision.verdict, gain(decision), ends]
+        ends = [interval(decision, with_level=with_level)] if headings else []
+        cells = [*name, str(decision.step), places(decision.edit), decision.verdict, gain(decision), *ends]
         table.append([*cells, *(_sides(row.diagnosis, measure) for measure in measured)])
     return table
 
@@ -164,4 +165,4 @@ def _sides(diagnosis: Diagnosis, measure: str) -> str:
 
 
 def _shown(value: float | None, measure: str) -> str:
-    return "–" if value is None else f"{value:.{DIGITS[measure]}f}"
+    return "–" if value is None else f"{value:.{0 if abs(value) >= 100 else DIGITS[measure]}f}"

@@ -72,7 +72,7 @@ def test_chance_is_told_as_chance_and_looking_at_several_counts() -> None:
     assert "So few can prove nothing" in said
     assert "None of 2 diagnostics known before training predicts the gain beyond chance" in said
     lesion = next(one for one in found.correlations if one.measure == "lesion" and one.when == "before")
-    assert f"{min(1.0, 2 * lesion.p):.2g} for the best of 2" in said
+    assert f"{min(1.0, 2 * lesion.p):.2g} as the best of 2" in said
 
 
 def test_verdicts_of_different_runs_are_never_compared() -> None:

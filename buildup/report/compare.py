@@ -13,8 +13,11 @@ from buildup.report.table import aligned, code
 from buildup.report.words import count, duration, escape, plain, points
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 
-HEADER = ("run", "strategy", "judge", "verdicts", "trainings", "time", "winner", "params", "MACs", "score", "gain")
-RIGHT = frozenset({3, 4, 5, 7, 8, 9, 10})
+HEADER = (
+    *("run", "strategy", "judge", "verdicts", "kept", "trainings", "needed", "reused", "time"),
+    *("winner", "params", "MACs", "score", "gain"),
+)
+RIGHT = frozenset(range(3, len(HEADER))) - {HEADER.index("winner")}
 
 
 def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
@@ -29,7 +32,8 @@ def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) 
         each = (f"{plain(run.run)} {plain(value)}" for run, value in zip(runs, values, strict=True))
         lines.append(f"- {plain(name)}: {', '.join(each)}")
     ruler = ["---:" if index in RIGHT else "---" for index in range(len(HEADER))]
-    rows = [[f"`{code(cell)}`" if index == 6 else plain(cell) for index, cell in enumerate(row)] for row in _rows(runs)]
+    place = HEADER.index("winner")
+    rows = [[*map(plain, row[:place]), f"`{code(row[place])}`", *map(plain, row[place + 1 :])] for row in _rows(runs)]
     lines += ["", *(f"| {' | '.join(row)} |" for row in (HEADER, ruler, *rows)), "", plain(_counted(runs)), ""]
     for run in runs:
         said = run.final.verdict if run.final else "no final yet"
@@ -138,13 +142,15 @@ def _rows(runs: Sequence[Compared]) -> list[list[str]]:
 def _row(run: Compared) -> list[str]:
     base, winner = run.base, run.winner
     objective = OBJECTIVES[run.objective]
-    reused = f", {run.reused} reused" if run.reused else ""
     return [
         run.run,
         run.strategy,
         run.judge,
-        f"{run.verdicts}, {run.kept} kept",
-        f"{run.trainings}, {run.needed} needed{reused}",
+        str(run.verdicts),
+        str(run.kept),
+        str(run.trainings),
+        str(run.needed),
+        str(run.reused),
         duration(run.seconds),
         winner.layout if winner else "–",
         count(winner.params) if winner else "–",
@@ -158,8 +164,8 @@ def _counted(runs: Sequence[Compared]) -> str:
     objectives = ", ".join(sorted({OBJECTIVES[run.objective].title for run in runs}))
     return (
         f"Score: {objectives}, the mean over all seeds of the winner; gain: over the base's mean, in the same unit. "
-        "Needed are the trainings that a verdict stands on, the others were trained ahead; time is that of all "
-        "trainings together, one after the other."
+        "Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
+        "from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )
 
 

@@ -64,8 +64,8 @@ def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> s
         parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
         name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
         parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
-    bottom = max(BOTTOM + 52, TOP + 24 + LINE * len(series))
-    return picture(bottom, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
+    bottom = max(BOTTOM + 54, TOP + 24 + LINE * len(series))
+    return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
 
 
 def _drawn(one: Series, number: int, x: Callable[[float], float], y: Callable[[float], float]) -> str:

@@ -59,13 +59,19 @@ def test_runs_that_differ_in_what_must_be_equal_are_said_not_to_compare(two: lis
 def test_equal_runs_compare_and_all_they_found_and_spent_is_told(two: list[Compared]) -> None:
     page, text = comparison_page(two), comparison_text(two)
     assert comparison_values(two)["comparable"]
-    for part in ("Comparable", "first", "second", "alternet", "random", "84.02", "+1.54", "3 reused", "No final"):
+    for part in ("Comparable", "first", "second", "alternet", "random", "84.02", "+1.54", "reused", "No final"):
         assert part in page
         assert part in text.replace("\\", "") or part == "No final"
     pictures = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
     assert len(pictures) == 2
     for picture in pictures:
         ElementTree.fromstring(picture)
+
+
+def test_the_table_counts_trainings_by_what_they_were_for(two: list[Compared]) -> None:
+    head, _, second = (line.split() for line in comparison_table(two).splitlines()[:3])
+    row = dict(zip(head, second, strict=False))
+    assert [row[name] for name in ("verdicts", "kept", "trainings", "needed", "reused")] == ["2", "2", "27", "9", "3"]
 
 
 def test_a_run_without_any_score_can_be_compared(empty: Findings, two: list[Compared]) -> None:

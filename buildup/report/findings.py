@@ -211,8 +211,10 @@ class Findings:
         """How to go on: a command, and what it is for."""
         run = self.quoted_run
         claim = (f"buildup final {run}", "train base and winner anew, and open the test set once")
+        ask = (f"buildup analyze {run} --verdicts", "measure whether anything tells which replacement helps")
         return (
             *([claim] if self.kept and not self.final else []),
+            *([ask] if self.decisions and not self.evidence else []),
             (f"buildup export {run} --to DIR", "write the winner as a timm model"),
             (f"buildup dashboard {run}", "look at every training in the browser"),
         )

@@ -7,7 +7,7 @@ from typing import Any
 from buildup.commands.progress import left, name_of
 from buildup.report.final import final_table
 from buildup.report.table import decisions_table
-from buildup.search.final import read_final
+from buildup.search.final import read_final, read_plan
 from buildup.search.folder import open_run
 from buildup.search.forecast import forecast
 from buildup.search.lock import driver_of
@@ -61,6 +61,8 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     ]
     if view.decisions:
         lines += ["", decisions_table(view.decisions)]
+    if read_plan(run) and not found:
+        lines += ["", f"a final has begun; go on with: buildup final {run.folder}"]
     if found:
         lines += ["", final_table(found), "", found.verdict]
     if not view.finished:

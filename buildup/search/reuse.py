@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError
-from buildup.search.evaluate import FINAL, REUSED_FROM, attempt_folder, attempts, final_record
-from buildup.search.files import write_whole
+from buildup.search.evaluate import REUSED_FROM, attempt_folder, attempts, final_record
 from buildup.search.folder import Run, open_run
 from buildup.search.study import folders_beside
 from buildup.trials.outcome import Score
@@ -91,13 +90,15 @@ def _told(run: Run) -> dict[str, Any]:
 
 
 def _take_over(theirs: Path, ours: Path, source: str) -> None:
-    """Link or copy the files of an attempt, its final record last: until it is there, nothing was taken over."""
-    ours.mkdir(parents=True)
+    """Link or copy the files of an attempt: all of them are there at once, or none."""
+    aside = ours.with_name(f".{ours.name}")
+    shutil.rmtree(aside, ignore_errors=True)  # of a driver that died here
+    aside.mkdir(parents=True)
     for path in theirs.iterdir():
-        if path.name != FINAL and path.is_file():
+        if path.is_file() and path.name != REUSED_FROM:
             try:
-                os.link(path, ours / path.name)
+                os.link(path, aside / path.name)
             except OSError:
-                shutil.copyfile(path, ours / path.name)
-    write_whole(ours / REUSED_FROM, source.encode())
-    write_whole(ours / FINAL, (theirs / FINAL).read_bytes())
+                shutil.copyfile(path, aside / path.name)
+    (aside / REUSED_FROM).write_text(source, encoding="utf-8")
+    aside.rename(ours)

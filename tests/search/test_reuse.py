@@ -1,6 +1,7 @@
 """Trainings that another run has finished are taken over, and nothing else is."""
 
 import json
+import shutil
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from buildup.graph.network import sketch
 from buildup.search.desk import Desk
-from buildup.search.evaluate import FINAL, Ended, attempt_folder, final_record
+from buildup.search.evaluate import FINAL, Ended, attempt_folder, final_record, reused_from
 from buildup.search.folder import Run, create, environment, save
 from buildup.search.journal import Journal
 from buildup.search.reuse import library_of
@@ -158,6 +159,27 @@ def test_runs_whose_studies_share_a_storage_lend_to_each_other(tmp_path: Path) -
     for run in (first, second):
         Journal.create(folder=run.folder, storage_url=url, study_name=run.study, base=NETWORK).close()
     assert [run.folder for run in library_of(second).lenders] == [first.folder]
+
+
+def test_a_driver_that_died_while_it_took_over_left_nothing_half_done(tmp_path: Path) -> None:
+    trained(run_in(tmp_path / "first"))
+    second = run_in(tmp_path / "second")
+    folder = second.trainings / TRAINING.id
+    (folder / ".attempt-1").mkdir(parents=True)
+    (folder / ".attempt-1" / "weights.safetensors").write_bytes(b"wei")
+    library_of(second).lend(TRAINING, folder)
+    assert (folder / "attempt-1" / "weights.safetensors").read_bytes() == b"weights"
+    assert final_record(folder) is not None
+
+
+def test_a_training_that_another_run_took_over_is_lent_on(tmp_path: Path) -> None:
+    trained(run_in(tmp_path / "first"))
+    second, third = run_in(tmp_path / "second"), run_in(tmp_path / "third")
+    library_of(second).lend(TRAINING, second.trainings / TRAINING.id)
+    shutil.rmtree(tmp_path / "first")
+    library_of(third).lend(TRAINING, third.trainings / TRAINING.id)
+    assert reused_from(third.trainings / TRAINING.id) == str(tmp_path / "second")
+    assert reused_from(second.trainings / TRAINING.id) == str(tmp_path / "first")
 
 
 def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(tmp_path: Path) -> None:

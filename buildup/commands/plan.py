@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil
 from statistics import fmean
@@ -20,6 +20,8 @@ from buildup.rules.base import Limits, Procedure
 from buildup.rules.moves import left_out
 from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of
+from buildup.rules.tune import Variant
+from buildup.search.forecast import Forecast, foresee
 from buildup.search.strategies import STRATEGIES
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
@@ -50,6 +52,8 @@ class Plan:
     networks: tuple[int, int]
     seeds: tuple[int, int]
     """Of each network: before the judge's first look, and before its last."""
+    expected: Forecast
+    """With verdicts by chance, kept as often as dropped, and workers that train ahead."""
 
     @property
     def trainings(self) -> tuple[int, int]:
@@ -76,6 +80,8 @@ def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _plan(request: Request) -> Plan:
     settings, data = request.settings, request.data
+    costs = _Costs(request.network)
+    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     steps = procedure_of(
         request.network,
         request.space,
@@ -84,9 +90,9 @@ def _plan(request: Request) -> Plan:
         objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
+        costs=costs.both,
+        limits=limits,
     )
-    costs = _Costs(request.network)
-    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     if request.speeds:
         speed = request.speeds[0]
     else:
@@ -97,7 +103,7 @@ def _plan(request: Request) -> Plan:
     estimates = []
     for candidate in _reachable(steps):
         known = costs.of(candidate.network)
-        if candidate is not steps.base and limits.passed(known.params, known.macs):
+        if candidate is not steps.base and steps.too_large(candidate):
             continue
         estimates.append(Estimate(candidate=candidate, cost=known, seconds=of_base * known.macs / costs.base.macs))
     least, most = sorted(min(1 + steps.verdicts_left((), kept), len(estimates)) for kept in (False, True))
@@ -107,6 +113,11 @@ def _plan(request: Request) -> Plan:
         images_per_second=1 / speed.train,
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
+        expected=foresee(
+            steps,
+            lambda training: of_base * costs.of(training.candidate.network).macs / costs.base.macs,
+            workers=settings.workers,
+        ),
     )
 
 
@@ -143,8 +154,16 @@ def _text(made: Plan) -> str:
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
+        f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
+        f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
+        f"{duration(made.expected.high)}){_gpu_hours(made)}.",
     ]
     return "\n".join(lines)
+
+
+def _gpu_hours(made: Plan) -> str:
+    hours = made.expected.trainings * made.each * made.request.settings.gpus_per_trial / 3600
+    return f", {hours:.2g} GPU-hours" if hours else ""
 
 
 def _range(low: object, high: object) -> str:
@@ -163,6 +182,7 @@ def _values(made: Plan) -> dict[str, Any]:
         "workers": settings.workers,
         "trainings": dict(zip(("least", "most"), made.trainings, strict=True)),
         "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
+        "expected": asdict(made.expected),
         "complete": len(made.estimates) < MOST_ROWS,
         "candidates": [
             {
@@ -195,6 +215,11 @@ def _reachable(steps: Procedure) -> Iterator[Candidate]:
         if candidate.id not in seen:
             seen.add(candidate.id)
             yield candidate
+        if isinstance(step, Variant) and step.place.choose is not None:  # which of them come is drawn
+            new = [one for one in step.possible if one.id not in seen]
+            seen |= {one.id for one in new}
+            yield from new
+            ahead.append(step.without)
         ahead.extend(step.foreseen(kept) for kept in (True, False))
     if isinstance(steps.rule, SampledRule):  # what a sampler says next can't be foreseen, so it may be any layout
         layouts = steps.rule.layouts
@@ -217,6 +242,11 @@ class _Costs:
             params=self.base.params + sum(change.params for change in changes),
             macs=self.base.macs + sum(change.macs for change in changes),
         )
+
+    def both(self, candidate: Candidate) -> tuple[int, int]:
+        """Parameters and MACs of a candidate."""
+        known = self.of(candidate.network)
+        return known.params, known.macs
 
     def _change(self, edit: Edit) -> Cost:
         if edit not in self._known:

@@ -79,6 +79,13 @@ class Variant:
         return Candidate(network=apply(self.best.network, edit), parent=self.best, edits=(edit,))
 
     @property
+    def possible(self) -> tuple[Candidate, ...]:
+        """All that may be tried here, if none of it is kept."""
+        path, best = self.place.path, self.best
+        edits = [replacement(best.network, path, kind) for kind in self.place.variants]
+        return tuple(Candidate(network=apply(best.network, edit), parent=best, edits=(edit,)) for edit in edits)
+
+    @property
     def share(self) -> float:
         return self.place.share
 

@@ -7,7 +7,7 @@ long, or what follows from a verdict can't be foreseen, trainings are counted an
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, pstdev, quantiles
@@ -32,6 +32,9 @@ INSTANT = 1e-6
 MOST_PLAYED = 100
 """Trainings that may be left, at most, for a search to be played on: a play takes about a millisecond of each."""
 
+Seconds = Callable[[Training], float]
+"""How long a training takes from now on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
@@ -51,16 +54,37 @@ def forecast(procedure: Procedure, view: View, history: History, *, workers: int
     times = _times(history, epochs)
     if not times or view.finished:
         return None
-    fewest, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
-    foreseen = view.step is None or view.step.left(True) == 1 or view.step.foreseen(True) is not None
-    if foreseen and most * procedure.seeds <= MOST_PLAYED:
-        return _played(procedure, view, history, workers, epochs, times)
-    verdicts = (fewest + most) / 2 - (view.current is not procedure.base)
-    trainings = len(view.needed) + procedure.seeds * _looks(view) * verdicts
+
+    def taking(luck: random.Random) -> Seconds:
+        pool = luck.choices(list(times.values()), k=len(times))  # few times say little of their mean
+
+        def seconds(training: Training) -> float:
+            left = 0.0 if training.id in history.outcomes else 1 - _progress(history, training.id, epochs)
+            return max(INSTANT, left * times.get(training.id, luck.choice(pool)))
+
+        return seconds
+
+    if _is_played(procedure, view):
+        return _played(procedure, view, history, workers, taking)
     begun = sum(_progress(history, training.id, epochs) for training in view.needed)
-    seconds = (trainings - begun) * fmean(times.values()) / (workers if foreseen else min(workers, procedure.seeds))
     unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
-    return Forecast(seconds=seconds, low=seconds * (1 - unsure), high=seconds * (1 + unsure), trainings=trainings)
+    return _counted(procedure, view, workers, fmean(times.values()), begun=begun, unsure=unsure)
+
+
+def foresee(procedure: Procedure, seconds: Seconds, *, workers: int) -> Forecast:
+    """A whole search before it has begun, from what each training would take."""
+    view = procedure.view(History())
+    if _is_played(procedure, view):
+        return _played(procedure, view, History(), workers, lambda luck: seconds)
+    return _counted(procedure, view, workers, seconds(view.needed[0]))
+
+
+def _is_played(procedure: Procedure, view: View) -> bool:
+    return _is_foreseen(view) and procedure.verdicts_left(view.decisions, True) * procedure.seeds <= MOST_PLAYED
+
+
+def _is_foreseen(view: View) -> bool:
+    return view.step is None or view.step.left(True) == 1 or view.step.foreseen(True) is not None
 
 
 def _times(history: History, epochs: int) -> dict[str, float]:
@@ -73,14 +97,25 @@ def _times(history: History, epochs: int) -> dict[str, float]:
     return times | {key: outcome.seconds for key, outcome in history.outcomes.items() if isinstance(outcome, Score)}
 
 
-def _looks(view: View) -> float:
-    """How many times the seeds asked for a verdict has taken so far."""
+def _counted(
+    procedure: Procedure, view: View, workers: int, each: float, *, begun: float = 0.0, unsure: float = 0.0
+) -> Forecast:
+    """By the number of trainings halfway between the fewest and the most, with the looks that verdicts took so far."""
+    verdicts = fmean(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
     multiples = [decision.seeds for decision in view.decisions if decision.seeds]
-    return fmean(multiples) / min(multiples) if multiples else 1.0
+    looks = fmean(multiples) / min(multiples) if multiples else 1.0
+    trainings = len(view.needed) + procedure.seeds * looks * (verdicts - (view.current is not procedure.base))
+    side_by_side = workers if _is_foreseen(view) else min(workers, procedure.seeds)
+    seconds = (trainings - begun) * each / side_by_side
+    return Forecast(seconds=seconds, low=seconds * (1 - unsure), high=seconds * (1 + unsure), trainings=trainings)
 
 
 def _played(
-    procedure: Procedure, view: View, history: History, workers: int, epochs: int, times: Mapping[str, float]
+    procedure: Procedure,
+    view: View,
+    history: History,
+    workers: int,
+    taking: Callable[[random.Random], Seconds],
 ) -> Forecast:
     spans, counts = [], []
     experience = Experience(decisions=view.decisions[-RECENT:], objective=procedure.judge.objective)
@@ -91,17 +126,18 @@ def _played(
     )
     for play in range(PLAYS):
         luck = random.Random(play)
-        pool = luck.choices(list(times.values()), k=len(times))  # few times say little of their mean
-        fates: dict[str, float] = {}
+        seconds, fates = taking(luck), dict[str, float]()
 
         def row(
-            training: Training, luck: random.Random = luck, pool: list[float] = pool, fates: dict[str, float] = fates
+            training: Training,
+            luck: random.Random = luck,
+            seconds: Seconds = seconds,
+            fates: dict[str, float] = fates,
         ) -> Row:
-            candidate, key = training.candidate, training.id
+            candidate = training.candidate
             if candidate.id not in fates:
                 fates[candidate.id] = _drawn(procedure, history, experience, candidate, luck)
-            left = 0.0 if key in history.outcomes else 1 - _progress(history, key, epochs)
-            return Row(score=fates[candidate.id], seconds=max(INSTANT, left * times.get(key, luck.choice(pool))))
+            return Row(score=fates[candidate.id], seconds=seconds(training))
 
         evaluator = TableEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)

@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 
 from buildup.commands.plan import MOST_ROWS, _Costs, _reachable, plan
+from buildup.graph.edit import Replace
+from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
 from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.space.load import load
-from buildup.space.schema import SearchSpace
+from buildup.space.schema import SearchSpace, Tuning
 
 FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
 
@@ -50,6 +52,18 @@ def test_a_plan_of_a_control_names_each_layout_once(strategy: str) -> None:
     assert len(set(layouts)) == len(layouts) == (1 + 4 if strategy == "random" else 2 * 3 * 2)
 
 
+@pytest.mark.parametrize("tries", [1, 9])
+def test_a_plan_names_every_setting_that_may_be_tried_whether_drawn_or_not(tries: int) -> None:
+    space = SearchSpace(name="test", description="", tune=Tuning(window=(1, 2, 3), tries=tries))
+    steps = procedure_of(sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="point", seeds=1)
+    candidates = list(_reachable(steps))
+    assert len({candidate.id for candidate in candidates}) == len(candidates)
+    edits = {candidate.edits[-1] for candidate in candidates[1:]}
+    placed = [(edit.path, edit.new) for edit in edits if isinstance(edit, Replace)]
+    windows = {(path, kind.window) for path, kind in placed if isinstance(kind, LocalAttention)}
+    assert windows == {(path, window) for path in ("c1.1", "c2.1") for window in (1, 2, 3, 4)}
+
+
 def test_what_passes_a_limit_is_not_planned() -> None:
     values = plan({**FLAGS, "strategy": "exhaustive", "max_macs": "130000000", "judge": "point"})[1]
     macs = [candidate["macs"] for candidate in values["candidates"]]
@@ -64,7 +78,10 @@ def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
     assert len(candidates) <= MOST_ROWS
 
 
-def test_more_workers_than_seeds_save_no_time() -> None:
+def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
     times = [plan({**FLAGS, "judge": "point", "workers": workers})[1] for workers in ("2", "8")]
     rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
     assert rounds[0] == pytest.approx(rounds[1])
+    assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)
+    expected = [one["expected"]["seconds"] / one["candidates"][0]["seconds"] for one in times]
+    assert expected[1] < 0.9 * expected[0]

@@ -287,9 +287,10 @@ COMMANDS = (
         help="one training of any timm model or layout; the same command goes on after a stop",
         example="buildup train resnet18 --layout 'CC|CC|CM|CM' --dataset digits --epochs 6",
         run="train:train",
-        positional=(("name", "a timm model"),),
+        positional=(("name", "a timm model, also vit_tiny_cifar, pit_, swin_, mixer_tiny_cifar and resnet50_cifar"),),
         flags=(
             Flag(name="layout", metavar="LAYOUT", help="train this layout of it, such as CC|CC|CM|CM"),
+            Flag(name="space", metavar="NAME|FILE", help="what the layout's letters mean (default: alternet)"),
             DATASET,
             DATA_DIR,
             RECIPE,

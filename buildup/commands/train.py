@@ -19,7 +19,7 @@ from buildup.graph.values import network_to_values
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read
 from buildup.report.words import duration
-from buildup.rules.moves import from_layout
+from buildup.rules.moves import from_layout, start
 from buildup.search.evaluate import attempt, attempt_folder, attempts, final_record
 from buildup.search.files import write_whole
 from buildup.search.folder import cores
@@ -83,7 +83,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
             data = describe_data(flags["dataset"], flags["data_dir"], fraction=share)
     if data:
         with problems.caught():
-            network = network_of(flags["name"], flags["layout"], data)
+            network = network_of(flags["name"], flags["layout"], data, flags["space"])
     start = None
     if network and flags["pretrained"] is not None:
         with problems.caught():
@@ -123,16 +123,18 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     return job, place
 
 
-def network_of(name: str, layout: str | None, data: DataInfo) -> Network:
-    """The network of a layout or of a name; a model that cannot be a base is one piece without stages."""
+def network_of(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
+    """The network of a layout or of a name, as a space has it; a model that can't be a base is one without stages."""
     shape = (data.channels, data.image_size, data.image_size)
     try:
         base = read(name, input_shape=shape, num_classes=data.num_classes)
     except BaseError:
-        if layout or not timm.is_model(name.partition(".")[0]):
+        if layout or space or not timm.is_model(name.partition(".")[0]):
             raise
         return _whole(name.partition(".")[0], shape, data.num_classes)
-    return from_layout(layout, base, load("alternet")) if layout else base
+    if layout:
+        return from_layout(layout, base, load(space or "alternet"))
+    return start(base, load(space)) if space else base
 
 
 def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from buildup.cli import main
+from buildup.commands.train import network_of
+from buildup.graph.layout import layout
+from buildup.training.dataset import DataInfo
 
 TINY = ["train", "resnet10t", "--dataset", "digits", "--fraction", "1/10", "--device", "cpu", "--threads", "1"]
 
@@ -72,3 +75,16 @@ def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(
     ours = (tmp_path / "broken" / "execution.json").read_text(), (tmp_path / "whole" / "execution.json").read_text()
     assert len(scores(resumed.stdout)) == 4  # type: ignore[arg-type]
     assert ours[0] != ours[1] or scores(resumed.stdout) == scores(whole.stdout)
+
+
+@pytest.mark.parametrize(
+    ("base", "space", "asked", "expected"),
+    [
+        ("resnet18", "smoothing", "CCS|CCS|CCS|CCS", "CCS|CCS|CCS|CCS"),
+        ("resnet18", None, "CC|CM|CM|CM", "CC|CM|CM|CM"),
+        ("resnetv2_50", "paper", None, "CCC|CCCC|CCCCCC|CCCC"),
+    ],
+)
+def test_a_space_says_what_layouts_may_hold(base: str, space: str | None, asked: str | None, expected: str) -> None:
+    digits = DataInfo(image_size=16, channels=1, num_classes=10, train_images=100, val_images=10)
+    assert layout(network_of(base, asked, digits, space)) == expected

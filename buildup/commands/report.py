@@ -70,7 +70,7 @@ def _compared(run: Run) -> Compared:
     settings = run.settings
     recipe = recipe_from_values(run.recipe)
     facts = {
-        "base": f"{settings.base} at {run.data['image_size']} px, {view.candidates[0].layout}",
+        "base": f"{settings.base} at {settings.image_size} px, {view.candidates[0].layout}",
         "dataset": settings.dataset,
         "data hash": str(run.data["hash"])[:12],
         "validation images": f"split by seed {run.data['split_seed']}",

@@ -141,3 +141,40 @@ def test_a_run_is_analysed_beside_its_base(
     assert "mean_step_msa" not in found["variance"]["tiny CC|CC|CC|CC"]
     assert main(["analyze", "tiny:7", "--what", "variance"]) == 2
     assert "no such candidate" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = timm.create_model("resnet10t").state_dict()
+    weights["layer2.0.conv1.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "w.safetensors")
+    assert run("--what", "variance", "--pretrained", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "a")) == 2
+    assert "1 of its tensors hold what is no number, layer2.0.conv1.weight first" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_what_memory_would_not_hold_is_refused_before_it_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buildup.commands.analyze.free_memory", lambda device: 1e6)
+    assert run("--what", "landscape", "--out", str(tmp_path / "a")) == 2
+    said = capsys.readouterr().err
+    assert "128 augmented images of 16 px" in said
+    assert "0.0 GiB are free. --quick keeps fewer images" in said
+    assert run("--what", "variance", "--out", str(tmp_path / "a")) == 0
+
+
+def test_one_image_is_enough_for_what_one_image_can_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = [*TINY[:-1], "1", "--out", str(tmp_path / "a")]
+    assert main(["analyze", *one, "--what", "fourier,variance,calibration", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["summaries"]) == {"fourier", "variance", "calibration"}
+
+
+def test_published_corruptions_are_checked_before_anything_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--corruptions", str(tmp_path), "--out", str(tmp_path / "a")]
+    assert run("--what", "corruption", *asked) == 2
+    assert "gaussian_noise.npy" in capsys.readouterr().err
+    assert run("--what", "variance", *asked) == 2
+    assert "--corruptions is for --what corruption" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()

@@ -12,6 +12,7 @@ from typing import Any
 
 from buildup.commands.probe import Extent, has_weights, probe_of
 from buildup.commands.progress import say
+from buildup.diagnostics.places import lesion_costs
 from buildup.errors import BuildupError, RunError
 from buildup.rules.base import Procedure
 from buildup.rules.prior import Prior, from_lesions, replaceable
@@ -62,8 +63,8 @@ def _measured(run: Run, steps: Procedure) -> Mapping[str, float]:
     if not trained:
         raise RunError(f"{run.trainings}: the base has no weights.safetensors that could be measured.")
     probe = probe_of(run, EXTENT, seed=run.settings.seed, device=_device(run), curved=False)
-    models = [probe.model(training) for training in trained]
-    costs = {place: fmean(probe.lesion(model, steps.base, place) for model in models) for place in places}
+    measured = [lesion_costs(probe.model(training), places, probe.labelled) for training in trained]
+    costs = {place: fmean(one[place] for one in measured) for place in places}
     order = sorted(costs, key=lambda place: costs[place])
     say(f"prior      points lost without a block: {', '.join(f'{place} {costs[place]:.1f}' for place in order)}")
     values = {"lesion": costs, "of": [training.id for training in trained], "on": probe.identity["images"]}

@@ -3,18 +3,18 @@
 Images, batches and draws are the same for all networks of a run, so that what differs is the network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from buildup.commands.subjects import load_weights
 from buildup.diagnostics.evaluate import labelled
 from buildup.diagnostics.hessian import BATCH, Batch, ape, augmented_batches, hessian, nep
-from buildup.diagnostics.places import Effect, effect
+from buildup.diagnostics.places import effect
 from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.search.folder import Run
@@ -67,19 +67,16 @@ class Probe:
 
     def at(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
         """What the blocks at these paths do; nothing where the network has no such blocks."""
-        if not {block.path for block in candidate.network.blocks}.issuperset(paths):
+        network = candidate.network
+        if not {block.path for block in network.blocks}.issuperset(paths):
             return dict.fromkeys(PLACE)
-        found = self._effect(model, candidate, paths)
+        form = network.block(paths[0]).form
+        found = effect(model, paths, self.labelled, channels_last=form is not None and form.channels_last)
         return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
 
-    def lesion(self, model: nn.Module, candidate: Candidate, path: str) -> float:
-        """The points that are lost without one block."""
-        return self._effect(model, candidate, [path]).lesion
-
-    def _effect(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Effect:
-        form = candidate.network.block(paths[0]).form
-        last = form is not None and form.channels_last
-        return effect(model, paths, lambda: labelled(self.images, BATCH_SIZE), channels_last=last)
+    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images, the same at each call."""
+        return labelled(self.images, BATCH_SIZE)
 
     def curvature(self, model: nn.Module, training: Training) -> Measured:
         """The largest eigenvalues of the Hessian of each batch."""

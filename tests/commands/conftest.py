@@ -27,17 +27,17 @@ class Scores(dict[str, Row]):
     """Each M gains half a point, but for the first of the last stage but one."""
 
     def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "C|CC|CCCM|CM"))
+        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
 
 
 @pytest.fixture(scope="session")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A search whose scores are from a table, and whose weights are as they are drawn."""
     folder = tmp_path_factory.mktemp("runs") / "tried"
-    network = read("test_convnext", input_shape=(1, 16, 16), num_classes=10, stem="small")
+    network = read("lcnet_035", input_shape=(1, 16, 16), num_classes=10, stem="small")
     data = load_data("digits")
     settings = Settings(
-        base="test_convnext",
+        base="lcnet_035",
         dataset="digits",
         data_dir=None,
         image_size=16,

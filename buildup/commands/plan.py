@@ -19,7 +19,7 @@ from buildup.report.words import duration
 from buildup.rules.base import Limits, Procedure
 from buildup.rules.moves import left_out
 from buildup.rules.sampled import SampledRule
-from buildup.rules.strategies import procedure_of
+from buildup.rules.strategies import procedure_of, unused
 from buildup.rules.tune import Variant
 from buildup.search.forecast import Forecast, foresee
 from buildup.search.strategies import STRATEGIES
@@ -140,7 +140,9 @@ def _text(made: Plan) -> str:
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
-    if request.space.tune:
+    if left_unused := unused(settings.strategy, request.space):
+        lines.append(left_unused)
+    elif request.space.tune:
         lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:

@@ -19,6 +19,7 @@ from buildup.errors import SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
+from buildup.rules.strategies import unused
 from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
@@ -153,6 +154,8 @@ def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool
     say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
     if run.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
+    if left_unused := unused(run.settings.strategy, run.space):
+        warnings.append(left_unused)
     try:
         with watcher(steps, run.settings.epochs, run.settings.workers) as look:
             inspect = _inspector(run, steps, warnings)

@@ -15,7 +15,7 @@ from buildup.graph.network import Network, sketch
 from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
-from buildup.rules.strategies import procedure_of
+from buildup.rules.strategies import procedure_of, unused
 from buildup.search.loop import Silence, run
 from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
@@ -165,8 +165,10 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
         "objective": objective.name,
         "seeds": seeds,
     }
+    left_unused = unused(strategy, space) if space else None
     text = "\n".join(
         [
+            *([left_unused, ""] if left_unused else []),
             decisions_table(view.decisions),
             "",
             f"{view.best.layout} is left after {trainings} trainings, the base included (judge {judge}).",

@@ -28,6 +28,18 @@ def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
 LISTED: dict[str, MakeRule] = {"alternet": build_up, "random": at_random, "exhaustive": exhaustive}
 
 
+def unused(strategy: str, space: SearchSpace) -> str | None:
+    """What a strategy leaves unused of a space, in words: its layouts are those of the build-up rule, not its walk.
+
+    >>> unused("random", SearchSpace(name="mine", description="", failures=2, look_ahead=1))
+    'strategy random: look_ahead, failures of space mine steer the build-up rule alone, and change nothing here.'
+    """
+    if strategy == "alternet" or not space.steering:
+        return None
+    names = ", ".join(space.steering)
+    return f"strategy {strategy}: {names} of space {space.name} steer the build-up rule alone, and change nothing here."
+
+
 def procedure_of(
     network: Network,
     space: SearchSpace,

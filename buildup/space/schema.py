@@ -136,6 +136,12 @@ class SearchSpace:
         """The letters of all kinds that are tried, those that take a kept block's place included."""
         return tuple(dict.fromkeys([*self.placed, *(self.tune.kind if self.tune else ())]))
 
+    @property
+    def steering(self) -> tuple[str, ...]:
+        """What was set that steers the build-up rule alone, and no other strategy."""
+        usual = {"order": "last-first", "look_ahead": 0, "failures": 1, "tune": None}
+        return tuple(name for name, value in usual.items() if getattr(self, name) != value)
+
     def stage_order(self, stages: int) -> tuple[int, ...]:
         """The places of the stages in a row of so many, in the order of the rule.
 

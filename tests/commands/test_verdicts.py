@@ -116,7 +116,7 @@ def test_verdicts_without_weights_are_left_out(tried: Path, capsys: pytest.Captu
     (tried / "trainings" / f"{base.id}-s{SEED}" / "attempt-1" / "weights.safetensors").unlink()
     assert analyze(tried, "--what", "lesion", "--images", "32") == 0
     assert "step 1: left out" in capsys.readouterr().err
-    assert [line["step"] for line in lines(tried)] == [2, 3, 4]
+    assert [line["step"] for line in lines(tried)] == [2]
     for path in weights:
         path.unlink(missing_ok=True)
     assert analyze(tried, "--what", "lesion", "--images", "32") == 2

@@ -63,7 +63,8 @@ def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]
     content = [json.dumps(identity), *map(json.dumps, done)]
     watched = subject.model.register_forward_pre_hook(progress.see)
     try:
-        for part in MEASURES[what](subject, rows):
+        # Whoever was stopped between two models has all parts of the first.
+        for part in MEASURES[what](subject, rows) if len(done) < progress.total else ():
             done.append(plain(list(part)))
             content.append(json.dumps(done[-1]))
             write_whole(place, "\n".join(content).encode())

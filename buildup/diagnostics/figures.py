@@ -179,7 +179,9 @@ def _corruption(tables: Sequence[Table]) -> Figure:
     for table, colour, marker in zip(tables, COLOURS, "os^Dv<", strict=False):
         spoiled = [row for row in table.rows if row["severity"]]
         means = [np.mean([100 * row["error"] for row in spoiled if row["kind"] == kind]) for kind in kinds]
-        left.plot(means, places, marker, color=colour, ms=5, label=table.label)
+        # Hollow from the second model on, or equal values would hide each other.
+        face = colour if table is tables[0] else "none"
+        left.plot(means, places, marker, color=colour, mfc=face, mew=1.4, ms=6, label=table.label)
         severities = sorted({row["severity"] for row in table.rows})
         right.plot(
             severities,

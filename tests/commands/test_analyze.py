@@ -71,6 +71,17 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert [row["accuracy"] for row in again] == [12.5, 12.5, *(row["accuracy"] for row in rows[2:])]
 
 
+def test_what_was_whole_when_it_was_stopped_is_not_measured_again(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run("--what", "variance", "--out", str(whole)) == 0
+    finished = json.loads((whole / "variance.json").read_text())
+    rows = [{**row, "variance": 1.5} for row in finished["tables"][0]["rows"]]
+    cut.mkdir()
+    (cut / ".variance-0.part.jsonl").write_text("\n".join(map(json.dumps, [finished["identity"], rows])))
+    assert run("--what", "variance", "--out", str(cut)) == 0
+    assert json.loads((cut / "variance.json").read_text())["tables"][0]["rows"] == rows
+
+
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--what", "hesian", "--seed", "x", "--out", str(tmp_path / "a"), "--compare", "resnet19"]
     assert run(*asked) == 2

@@ -17,9 +17,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty
 from typing import Any, cast
@@ -28,9 +28,9 @@ import ray
 from ray import tune
 
 from buildup.errors import ResourceError, SearchError
-from buildup.search.desk import STOP, Begun, Borrow, Desk, Idle, MakeJob, Order, Report, Train, is_broken
-from buildup.search.evaluate import Event, attempt, raise_if_of_the_place
-from buildup.trials.outcome import Record
+from buildup.search.desk import Borrow, Desk, MakeJob, Order, Train
+from buildup.search.evaluate import Event, raise_if_of_the_place
+from buildup.search.shift import Shift
 from buildup.trials.training import Training
 
 ENVIRONMENT = {
@@ -172,7 +172,7 @@ class RayEvaluator:
 class _Worker(tune.Trainable):
     """One process that works off orders: each step is one report."""
 
-    _reports: Generator[Report, None, None] | None = None
+    _shift: Shift | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
         self._take(config["order"])
@@ -184,16 +184,16 @@ class _Worker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self.config = {}  # Tune sends it back with each result
-        assert self._reports is not None
-        return {"report": next(self._reports)}
+        assert self._shift is not None
+        return {"report": self._shift.next_report()}
 
     def cleanup(self) -> None:
-        if self._reports is not None:
-            self._reports.close()
-            self._reports = None
+        if self._shift is not None:
+            self._shift.leave()
+            self._shift = None
 
     def _take(self, order: Order) -> None:
-        self._reports = _work(order)
+        self._shift = Shift(order)
 
 
 class _Searcher(tune.search.Searcher):
@@ -243,27 +243,6 @@ class _Mourner(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._desk.leave(trial.trial_id, str(trial.get_error() or "no reason was given").strip())
-
-
-def _work(order: Order) -> Generator[Report, None, None]:
-    """What a worker does with an order, one report after the other, until it gets the next order."""
-    yield Begun(host=socket.gethostname(), pid=os.getpid())
-    record: Record | None = None
-    with closing(attempt(order.train, order.job, order.folder)) as epochs:
-        while not (order.folder / STOP).exists():
-            try:
-                yield next(epochs)
-            except StopIteration as end:
-                record = end.value
-                yield end.value
-                break
-    if record is not None and is_broken(record):
-        os._exit(1)
-    pause = 0.01
-    while True:
-        time.sleep(pause)
-        pause = min(0.2, 1.2 * pause)  # alert at first, when the next training is likely to come
-        yield Idle()
 
 
 def _join_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:

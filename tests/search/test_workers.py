@@ -19,6 +19,7 @@ from buildup.errors import DataError, ResourceError, SearchError
 from buildup.graph.network import sketch
 from buildup.search.desk import MakeJob
 from buildup.search.evaluate import Ended, EpochDone, Event, Started
+from buildup.search.files import write_whole
 from buildup.search.workers import RayEvaluator
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Score
@@ -45,7 +46,7 @@ def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
             raise Failed(Reason.DISK_FULL, "the disk is full.")
         metrics = {"accuracy": float(number), "pid": float(os.getpid()), "remembered": float(number <= first)}
         yield Epoch(number=number, metrics=metrics)
-        (Path(job["folder"]) / "checkpoint.pt").write_text(str(number))
+        write_whole(Path(job["folder"]) / "checkpoint.pt", str(number).encode())
     return Score(accuracy=50.0 + job["epochs"])
 
 
@@ -222,7 +223,7 @@ def test_a_failure_of_the_place_ends_the_search_and_is_held_against_nobody(
 
 
 def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(evaluator: Callable[..., RayEvaluator]) -> None:
-    one = evaluator(jobs(epochs=6, seconds=0.1), workers=1)
+    one = evaluator(jobs(epochs=6, seconds=0.4), workers=1)
     one.want(trainings(1))
     pid = int(wait_for(one, Started).worker.split(":")[1])
     while wait_for(one, EpochDone).epoch.number < 3:
@@ -261,7 +262,7 @@ def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..
 def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
     evaluator: Callable[..., RayEvaluator],
 ) -> None:
-    one = evaluator(jobs(epochs=2, seconds=0.8), workers=1)
+    one = evaluator(jobs(epochs=2, seconds=1.5), workers=1)
     one.want(trainings(1))
     wait_for(one, EpochDone)
     time.sleep(0.2)

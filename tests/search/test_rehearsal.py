@@ -1,8 +1,19 @@
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from buildup.search.rehearsal import rehearse, times
+from buildup.graph.network import sketch
+from buildup.rules.base import Procedure
+from buildup.rules.judge import JUDGES
+from buildup.rules.listed import exhaustive
+from buildup.search.loop import Silence, run
+from buildup.search.rehearsal import LAYOUT, rehearse, times
+from buildup.search.table import Memory, Row, TableEvaluator
+from buildup.space.schema import SearchSpace
+from buildup.trials.candidate import Candidate
+from buildup.trials.history import History
 from buildup.trials.outcome import Score
 
 
@@ -29,3 +40,20 @@ def test_a_rehearsal_on_real_workers_measures_each_part_apart(tmp_path: Path) ->
         assert cost.tune > 0
         assert cost.optuna >= cost.optuna_cpu > 0
         assert cost.rule > 0
+
+
+@pytest.mark.slow
+def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_thousand() -> None:
+    rule = exhaustive(Candidate(network=sketch(LAYOUT)), SearchSpace(name="all", description=""), 0)
+    procedure = Procedure(rule=rule, judge=JUDGES["point"], seeds=27)
+    evaluator = TableEvaluator(table={}, workers=8, noise=0.5, default=Row(score=70.0))
+    clock = [time.process_time()]
+
+    def limit(history: History) -> str | None:
+        if len(history.outcomes) >= 1000 * len(clock):
+            clock.append(time.process_time())
+        return "enough" if len(clock) > 10 else None
+
+    run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, limit)
+    slowest = max(after - before for before, after in pairwise(clock))
+    assert slowest / 1000 <= 0.005

@@ -2,13 +2,17 @@
 
 import time
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from buildup.models.read import read
 from buildup.search.desk import STOP, Begun, Idle, Order, Report
 from buildup.search.evaluate import FINAL
 from buildup.search.shift import Shift
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import load_recipe
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
 
 
@@ -72,3 +76,16 @@ def test_what_no_record_can_hold_is_raised_to_the_driver(tmp_path: Path) -> None
     shift = Shift(Order(train=counting, job=(1, 0.0), folder=tmp_path / "missing"))
     with pytest.raises(OSError, match="missing"):
         until_idle(shift)
+
+
+@pytest.mark.slow
+def test_a_training_in_a_shift_gives_the_bits_that_it_gives_elsewhere(tmp_path: Path) -> None:
+    network = read("test_resnet", input_shape=(1, 12, 12), num_classes=10)
+    recipe = replace(load_recipe("quick").with_epochs(2), min_steps=1)
+    job = Job(network=network, seed=3, dataset="digits", image_size=12, fraction=0.25, recipe=recipe, folder="")
+    here = list(fit(replace(job, folder=str(tmp_path / "here"))))
+    (tmp_path / "shift").mkdir()
+    order = Order(train=fit, job=replace(job, folder=str(tmp_path / "shift")), folder=tmp_path / "shift")
+    there = [report for report in until_idle(Shift(order)) if isinstance(report, Epoch)]
+    numbers = [[{**one.metrics, "seconds": 0, "throughput": 0} for one in row] for row in (here, there)]
+    assert numbers[0] == numbers[1]

@@ -96,7 +96,7 @@ def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> Non
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--epochs", "9"], "buildup search --base test_convnext --dataset digits"),
+        (["--epochs", "9"], "a new search is: buildup search --base "),
         (["--space", "paper"], "starts from another network"),
         (["--seeds", "0"], "--seeds 0"),
     ],

@@ -171,8 +171,8 @@ def _plan(run: Run, flags: Mapping[str, Any], problems: Problems) -> Plan:
     if changed := [flag for flag, differs in wishes.items() if differs]:
         problems.found.append(
             f"{' and '.join(changed)}: a final of this run has begun, with --seeds {kept.seeds}, --epochs "
-            f"{kept.epochs}, --recipe {kept.recipe_name} and {'the' if kept.control else 'no'} control. Go on with it by "
-            f"`buildup final {run.folder}`, or remove {run.folder / 'final'} to begin anew."
+            f"{kept.epochs}, --recipe {kept.recipe_name} and {'the' if kept.control else 'no'} control. Go on "
+            f"with it by `buildup final {run.folder}`, or remove {run.folder / 'final'} to begin anew."
         )
     return kept
 

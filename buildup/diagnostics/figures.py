@@ -218,7 +218,10 @@ def _hessian(tables: Sequence[Table]) -> Figure:
                 axes.plot(reach, share * gaussian_kde(side)(reach), dash, color=colour, label=name)
             axes.plot(side, np.zeros_like(side), "|", color=colour, ms=8, label=None if len(side) > 1 else name)
     lowest = min((row["eigenvalue"] for table in tables for row in table.rows), default=0.0)
-    left.set(xlabel="negative eigenvalues", ylabel="density", xlim=(1.3 * min(lowest, -1e-3), 0))
+    highest = max((row["eigenvalue"] for table in tables for row in table.rows), default=1.0)
+    # Where none is negative, the empty side still has a scale that can be read.
+    left.set(xlabel="negative eigenvalues", ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0))
+    left.locator_params(axis="x", nbins=5)
     right.set(xlabel="positive eigenvalues")
     right.set_xlim(left=0)
     for axes in (left, right):

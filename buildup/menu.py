@@ -317,7 +317,7 @@ COMMANDS = (
             Flag(
                 name="what",
                 metavar="NAME,NAME",
-                help="all (default), hessian, landscape, fourier, variance, lesion, cka, noise, corruption, calibration",
+                help="all (default) or hessian,landscape,fourier,variance,lesion,cka,noise,corruption,calibration",
             ),
             Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
             Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),

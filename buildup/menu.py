@@ -38,7 +38,9 @@ DATASET = Flag(
 DATA_DIR = Flag(name="data-dir", metavar="DIR", help="where cifar10 and cifar100 are, or are downloaded to")
 SPACE = Flag(name="space", metavar="NAME|FILE", help="what may be searched: a name of `buildup spaces` or a YAML file")
 RECIPE = Flag(
-    name="recipe", metavar="NAME|FILE", help="quick (default), standard, paper, paper-weak, imagenet, or a YAML file"
+    name="recipe",
+    metavar="NAME|FILE",
+    help="quick (default), quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file",
 )
 STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
 STRATEGY = Flag(

@@ -23,6 +23,7 @@ from buildup.rules.strategies import procedure_of, unused
 from buildup.rules.tune import Variant
 from buildup.search.forecast import Forecast, foresee
 from buildup.search.strategies import STRATEGIES
+from buildup.training.health import unsuited
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
 from buildup.trials.objective import OBJECTIVES
@@ -147,6 +148,8 @@ def _text(made: Plan) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
+    if misfit := unsuited(request.network, request.recipe):
+        lines.append(misfit)
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")

@@ -29,7 +29,7 @@ from buildup.search.settings import parse_duration
 from buildup.search.state import procedure
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import open_data, parse_fraction
-from buildup.training.health import check_base
+from buildup.training.health import check_base, unsuited
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
@@ -156,6 +156,9 @@ def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
     if left_unused := unused(run.settings.strategy, run.space):
         warnings.append(left_unused)
+    if misfit := unsuited(run.network, recipe_from_values(run.recipe)):
+        warnings.append(misfit)
+        say(f"warning: {misfit}")
     try:
         with watcher(steps, run.settings.epochs, run.settings.workers) as look:
             inspect = _inspector(run, steps, warnings)

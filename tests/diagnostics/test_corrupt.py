@@ -32,7 +32,7 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 48, 40)])
+@pytest.mark.parametrize("shape", [(3, 32, 32), pytest.param((1, 48, 40), marks=pytest.mark.slow)])
 def test_more_severity_is_farther_from_the_clean_image(kind: str, shape: tuple[int, int, int]) -> None:
     images = pictures(8, *shape)
     spoiled = [corrupt(images, kind, severity) for severity in SEVERITIES]

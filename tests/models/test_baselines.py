@@ -33,8 +33,11 @@ EXACT = {
 CIFAR100 = DataInfo(image_size=32, channels=3, num_classes=100, train_images=45_000, val_images=5_000)
 
 
+QUICK = ("vit_tiny_patch4_cifar", "pit_tiny_cifar", "mixer_tiny_cifar")
+
+
 def slow(name: str) -> Any:
-    return pytest.param(name, marks=pytest.mark.slow)
+    return name if name in QUICK else pytest.param(name, marks=pytest.mark.slow)
 
 
 def made(name: str, **overrides: Any) -> nn.Module:
@@ -47,7 +50,7 @@ def size(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-@pytest.mark.parametrize("name", [slow(name) if name in ("vit_small_cifar", *RESNETS) else name for name in PUBLISHED])
+@pytest.mark.parametrize("name", [slow(name) for name in PUBLISHED])
 def test_parameters_and_products_are_the_papers(name: str) -> None:
     model = made(name).eval()
     parameters, gmacs = PUBLISHED[name]
@@ -62,7 +65,7 @@ def test_parameters_are_counted_to_the_last() -> None:
     assert {name: size(made(name)) for name in EXACT} == EXACT
 
 
-@pytest.mark.parametrize("name", [*TRANSFORMERS, *(slow(name) for name in RESNETS)])
+@pytest.mark.parametrize("name", [slow(name) for name in (*TRANSFORMERS, *RESNETS)])
 def test_timm_knows_them_and_gives_them_other_classes(name: str) -> None:
     told: Any = timm.get_pretrained_cfg(name)
     model: Any = made(name, num_classes=7)
@@ -79,7 +82,7 @@ def test_queries_have_no_bias(name: str) -> None:
     assert not any(name.endswith("qkv.bias") for name in names)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_cifar", "mixer_tiny_cifar", *(slow(name) for name in RESNETS)])
+@pytest.mark.parametrize("name", [slow(name) for name in ("vit_tiny_cifar", "mixer_tiny_cifar", *RESNETS)])
 def test_a_training_makes_the_same_network(name: str) -> None:
     network = network_of(name, None, CIFAR100)
     assert size(build(network, device="meta")) == size(made(name))

@@ -98,6 +98,11 @@ SEARCH_FLAGS = (
         metavar="RISK",
         help="end trainings whose curve leaves less than this chance of a gain, such as 0.05 (default: never)",
     ),
+    Flag(
+        name="inherit",
+        metavar="F",
+        help="train candidates from their parents' weights, for this share of the epochs, such as 0.3 (default: anew)",
+    ),
 )
 
 

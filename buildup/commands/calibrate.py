@@ -9,6 +9,7 @@ from typing import Any
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
+from buildup.errors import RequestError
 from buildup.report.sections.ranking import rows
 from buildup.report.table import aligned
 from buildup.search.assemble import check_data, job_maker, open_journal, start_workers
@@ -36,6 +37,11 @@ SHARE = 0.3
 def calibrate(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | int:
     """The rankings, as text and as values."""
     run = open_run(flags["run"])
+    if run.settings.inherit:
+        raise RequestError(
+            f"{run.folder}: its own candidates were trained from their parents' weights, so there are no full scores "
+            f"to hold cheap ones against. Calibrate a run without --inherit."
+        )
     problems = Problems()
     count = problems.whole("--candidates", flags["candidates"], CANDIDATES, least=3, most=1000)
     share = problems.number("--share", flags["share"], SHARE, least=0.01, most=1)

@@ -77,7 +77,7 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             check_onnx()
     problems.raise_any()
     _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
-    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
+    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.fingerprint}
     text = (
         f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
         f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
@@ -106,7 +106,7 @@ def findings_of(
         base=view.candidates[0].network,
         winner=view.best.network,
         history=history,
-        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        costs={candidate.fingerprint: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
@@ -114,7 +114,8 @@ def findings_of(
         rankings=(
             *early_rankings(
                 history,
-                [candidate.id for candidate in view.candidates],
+                # Curves that begin with other weights can't be told beside one from the start.
+                [candidate.id for candidate in view.candidates if not run.settings.inherit],
                 range(run.settings.seed, run.settings.seed + run.settings.seeds),
                 run.settings.epochs,
                 OBJECTIVES[run.settings.objective],

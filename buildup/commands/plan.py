@@ -22,6 +22,7 @@ from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of, unused
 from buildup.rules.tune import Variant
 from buildup.search.forecast import Forecast, foresee
+from buildup.search.settings import Settings
 from buildup.search.strategies import STRATEGIES
 from buildup.training.health import unsuited
 from buildup.training.speed import measure_speed
@@ -83,16 +84,20 @@ def _plan(request: Request) -> Plan:
     settings, data = request.settings, request.data
     costs = _Costs(request.network)
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-    steps = procedure_of(
-        request.network,
-        request.space,
-        strategy=STRATEGIES[settings.strategy],
-        judge=settings.judge,
-        objective=OBJECTIVES[settings.objective],
-        seeds=settings.seeds,
-        first_seed=settings.seed,
-        costs=costs.both,
-        limits=limits,
+    steps, trained = (
+        procedure_of(
+            request.network,
+            request.space,
+            strategy=STRATEGIES[settings.strategy],
+            judge=settings.judge,
+            objective=OBJECTIVES[settings.objective],
+            seeds=settings.seeds,
+            first_seed=settings.seed,
+            costs=costs.both,
+            limits=limits,
+            inherits=inherits,
+        )
+        for inherits in (False, settings.inherit is not None)
     )
     if request.speeds:
         speed = request.speeds[0]
@@ -100,14 +105,20 @@ def _plan(request: Request) -> Plan:
         speed = measure_speed(
             request.network, request.recipe, settings.execution, device=settings.device, threads=settings.threads
         )
-    of_base = settings.epochs * (data.train_images * speed.train + data.val_images * speed.evaluate)
+    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
+
+    def seconds(candidate: Candidate, epochs: int) -> float:
+        return epochs * epoch * costs.of(candidate.network).macs / costs.base.macs
+
+    short = settings.epochs_of(steps.base.continued)
     estimates = []
     for candidate in _reachable(steps):
         known = costs.of(candidate.network)
         if candidate is not steps.base and steps.too_large(candidate):
             continue
-        estimates.append(Estimate(candidate=candidate, cost=known, seconds=of_base * known.macs / costs.base.macs))
-    least, most = sorted(min(1 + steps.verdicts_left((), kept), len(estimates)) for kept in (False, True))
+        epochs = settings.epochs if candidate is steps.base else short
+        estimates.append(Estimate(candidate=candidate, cost=known, seconds=seconds(candidate, epochs)))
+    least, most = sorted(_networks(steps, kept, len(estimates), settings) for kept in (False, True))
     return Plan(
         request=request,
         estimates=tuple(estimates),
@@ -115,11 +126,18 @@ def _plan(request: Request) -> Plan:
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
         expected=foresee(
-            steps,
-            lambda training: of_base * costs.of(training.candidate.network).macs / costs.base.macs,
+            trained,
+            lambda training: seconds(training.candidate, settings.epochs_of(training.candidate)),
             workers=settings.workers,
         ),
     )
+
+
+def _networks(steps: Procedure, kept: bool, most: int, settings: Settings) -> int:
+    """How many are trained if all verdicts are the same; where weights are inherited, parents that go on count, too."""
+    verdicts = min(steps.verdicts_left((), kept), most - 1)
+    parents = (verdicts if kept else min(1, verdicts)) if settings.inherit else 0
+    return 1 + verdicts + parents
 
 
 def _text(made: Plan) -> str:
@@ -155,7 +173,7 @@ def _text(made: Plan) -> str:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
     lines += [
         f"{_range(*made.trainings)} trainings ({_range(*made.networks)} networks x {_range(*made.seeds)} seeds), "
-        f"{settings.epochs} epochs each.",
+        f"{settings.epochs} epochs {'for the base' if settings.inherit else 'each'}.",
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
@@ -163,6 +181,12 @@ def _text(made: Plan) -> str:
         f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
         f"{duration(made.expected.high)}){_gpu_hours(made)}.",
     ]
+    if settings.inherit:
+        short = settings.epochs_of(made.estimates[0].candidate.continued)
+        lines.append(
+            f"Candidates train for {short} epochs from their parents' weights, beside parents that go on for {short}; "
+            f"only the base trains for {settings.epochs}."
+        )
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from buildup.report.words import duration
 from buildup.rules.base import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
-from buildup.search.forecast import Forecast, forecast
+from buildup.search.forecast import Epochs, Forecast, forecast
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Score
 from buildup.trials.training import Training
@@ -24,7 +24,7 @@ PATIENCE = 60.0
 
 
 def watcher(
-    procedure: Procedure, epochs: int, workers: int, stream: TextIO | None = None
+    procedure: Procedure, epochs: Epochs, workers: int, stream: TextIO | None = None
 ) -> "PlainWatcher | LiveWatcher":
     """The watcher that fits where stderr goes."""
     stream = stream or sys.stderr
@@ -37,7 +37,7 @@ class PlainWatcher:
     """One line a training and one a decision."""
 
     procedure: Procedure
-    epochs: int
+    epochs: Epochs
     workers: int
     stream: TextIO
     told: int = 0
@@ -106,7 +106,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
         print(text, file=stream or sys.stderr, flush=True)
 
 
-def left(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> str:
+def left(procedure: Procedure, view: View, history: History, *, workers: int, epochs: Epochs) -> str:
     """How much of a search is left: the trainings that may still come and, as soon as times are known, how long."""
     least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = least * procedure.seeds, most * procedure.most_seeds
@@ -131,7 +131,7 @@ class LiveWatcher:
     """A block that is drawn anew: the decisions so far, the trainings that run, what is left."""
 
     lines: PlainWatcher
-    _running: dict[str, tuple[Training, float, str]] = field(default_factory=dict)
+    _running: dict[str, tuple[Training, str]] = field(default_factory=dict)
     _live: Live | None = None
 
     def __enter__(self) -> "LiveWatcher":
@@ -148,7 +148,7 @@ class LiveWatcher:
         """Print what is new above the block, and draw the block."""
         assert self._live is not None
         if isinstance(event, Started):
-            self._running[event.training.id] = (event.training, time.monotonic(), event.worker)
+            self._running[event.training.id] = (event.training, event.worker)
         if isinstance(event, Ended):
             self._running.pop(event.training.id, None)
         for line in self.lines.news(view, history, event):
@@ -159,27 +159,27 @@ class LiveWatcher:
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("training", "epoch", "accuracy", "left", "worker"):
             table.add_column(column, no_wrap=column != "training")
-        for training, since, worker in self._running.values():
+        for training, worker in self._running.values():
             curve = history.curves.get(training.id, ())
+            epochs = self.lines.epochs(training.candidate)
             table.add_row(
                 name_of(training),
-                f"{len(curve)}/{self.lines.epochs}",
+                f"{len(curve)}/{epochs}",
                 _accuracy(curve),
-                self._eta(curve, since),
+                _eta(curve, epochs),
                 worker,
             )
         return Group(table, Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim"))
-
-    def _eta(self, curve: tuple[Epoch, ...], since: float) -> str:
-        known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
-        if not known:
-            return "..."
-        return duration(sum(known) / len(known) * (self.lines.epochs - len(curve)))
 
 
 def name_of(training: Training) -> str:
     """A training as people follow it."""
     return f"{training.candidate.edit or 'the base'}  seed {training.seed}"
+
+
+def _eta(curve: tuple[Epoch, ...], epochs: int) -> str:
+    known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
+    return duration(sum(known) / len(known) * (epochs - len(curve))) if known else "..."
 
 
 def _accuracy(curve: tuple[Epoch, ...]) -> str:

@@ -23,15 +23,16 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     state = run.status if run.status != "running" or driver else "stopped"
     reason = run.reason if state == run.status else "its driver is gone"
     found = read_final(run.folder)
-    steps, size = procedure(run), {"workers": run.settings.workers, "epochs": run.settings.epochs}
-    rest = None if view.finished else left(steps, view, history, **size)
-    eta = forecast(steps, view, history, **size)
+    steps, workers, epochs = procedure(run), run.settings.workers, run.settings.epochs_of
+    rest = None if view.finished else left(steps, view, history, workers=workers, epochs=epochs)
+    eta = forecast(steps, view, history, workers=workers, epochs=epochs)
     running = [
         {
             "training": training.id,
             "edit": training.candidate.edit or "the base",
             "seed": training.seed,
             "epoch": len(history.curves.get(training.id, ())),
+            "epochs": run.settings.epochs_of(training.candidate),
             "accuracy": next((epoch.metrics["accuracy"] for epoch in history.curves.get(training.id, ())[-1:]), None),
         }
         for training in view.needed
@@ -69,7 +70,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         lines += ["", "waiting for:"]
         for training, row in zip(view.needed, running, strict=True):
             accuracy = f", {row['accuracy']:.2f} %" if row["accuracy"] is not None else ""
-            lines.append(f"  {name_of(training)}: epoch {row['epoch']} of {run.settings.epochs}{accuracy}")
+            lines.append(f"  {name_of(training)}: epoch {row['epoch']} of {row['epochs']}{accuracy}")
         lines.append(str(rest))
         if state != "running":
             lines.append(f"go on with: buildup resume {run.folder}")

@@ -12,7 +12,18 @@ from buildup.trials.claim import Final
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 
-SAME = ("base", "dataset", "data hash", "validation images", "recipe", "epochs", "fraction", "objective", "start")
+SAME = (
+    "base",
+    "dataset",
+    "data hash",
+    "validation images",
+    "recipe",
+    "epochs",
+    "inherit",
+    "fraction",
+    "objective",
+    "start",
+)
 """What must be equal for the scores of two runs to mean the same."""
 
 
@@ -131,7 +142,7 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
 
 def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:
     points = {}
-    base, winner = fingerprint(findings.base), fingerprint(findings.winner)
+    base, winner = fingerprint(findings.base), findings.winner_id
     if base in means and (cost := findings.cost(findings.base)):
         points[base] = Point(layout=layout(findings.base), role="base", params=cost[0], macs=cost[1], score=means[base])
     for decision in findings.decisions:

@@ -18,7 +18,7 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.ranking import Ranking
 
-ASKED = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "seeds")
+ASKED = ("base", "dataset", "space", "strategy", "recipe", "epochs", "inherit", "fraction", "judge", "seeds")
 """The settings that say what was asked, in the order in which they are told."""
 
 Role = Literal["base", "winner", "other"]
@@ -77,11 +77,24 @@ class Findings:
         """Whether the winner is the base itself."""
         return fingerprint(self.winner) == fingerprint(self.base)
 
+    @property
+    def inherits(self) -> bool:
+        """Whether candidates began with their parents' weights, so that winner and base are no pair."""
+        return self.settings.get("inherit") is not None
+
+    @cached_property
+    def winner_id(self) -> str:
+        """The winner among the candidates; its fingerprint, unless it began with other weights."""
+        return self.kept[-1].candidate if self.inherits and self.kept else fingerprint(self.winner)
+
     @cached_property
     def layouts(self) -> dict[str, str]:
-        """Layouts by fingerprint."""
-        decided = {decision.candidate: decision.layout for decision in self.decisions}
-        return {**decided, fingerprint(self.base): layout(self.base), fingerprint(self.winner): layout(self.winner)}
+        """Layouts by candidate."""
+        best, found = layout(self.base), dict[str, str]()
+        for decision in self.decisions:
+            found |= {decision.parent: best, decision.candidate: decision.layout}
+            best = decision.layout if decision.kept else best
+        return {**found, fingerprint(self.base): layout(self.base), self.winner_id: layout(self.winner)}
 
     @cached_property
     def trainings(self) -> tuple[TrainingRow, ...]:
@@ -95,13 +108,13 @@ class Findings:
     def role(self, training: str) -> Role:
         """Whether a training belongs to the base, the winner or another candidate."""
         candidate = training.rpartition("-s")[0]
-        if candidate == fingerprint(self.winner) and not self.unchanged:
+        if candidate == self.winner_id and not self.unchanged:
             return "winner"
         return "base" if candidate == fingerprint(self.base) else "other"
 
     def accuracy(self, network: Network) -> dict[str, float]:
         """The accuracy of a network by seed."""
-        own = fingerprint(network)
+        own = self.winner_id if fingerprint(network) == fingerprint(self.winner) else fingerprint(network)
         scores = {}
         for row in self.trainings:
             if row.id.rpartition("-s")[0] == own and isinstance(row.outcome, Score):
@@ -112,7 +125,8 @@ class Findings:
     def paired_gains(self) -> tuple[float, ...]:
         """Winner minus base, for each seed that both have."""
         base, winner = self.accuracy(self.base), self.accuracy(self.winner)
-        return () if self.unchanged else tuple(winner[seed] - base[seed] for seed in winner if seed in base)
+        comparable = not (self.unchanged or self.inherits)
+        return tuple(winner[seed] - base[seed] for seed in winner if seed in base) if comparable else ()
 
     def cost(self, network: Network) -> tuple[int, int] | None:
         """Parameters and MACs of a network, where they are known."""

@@ -237,12 +237,19 @@ class Procedure:
 
     def stood_on(self, view: View) -> set[str]:
         """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""
-        rows = [(self.base.id, self.seeds)]
-        for decision in view.decisions:
-            rows += [(decision.candidate, decision.seeds), (decision.parent, decision.seeds)]
+        rows = [(self.base, self.seeds)]
+        for candidate, decision in zip(view.candidates[1:], view.decisions, strict=False):
+            assert candidate.parent is not None
+            rows += [(candidate, decision.seeds), (candidate.parent, decision.seeds)]
         if view.current and view.current is not self.base:
-            rows.append((view.current.id, self.seeds * self.judge.looks[view.look - 1]))
-        return {training_id(candidate, seed) for candidate, seeds in rows for seed in self._row(seeds)}
+            rows.append((view.current, self.seeds * self.judge.looks[view.look - 1]))
+        ids = set()
+        for candidate, seeds in rows:
+            link: Candidate | None = candidate
+            while link is not None:
+                ids |= {training_id(link.id, seed) for seed in self._row(seeds)}
+                link = link.giver
+        return ids
 
     def decide(
         self, history: History, step: Step, number: int, spread: Spread, lessons: Lessons = ()
@@ -298,7 +305,8 @@ class Procedure:
         """What a look lacks: trainings of the candidate first, then of its parent."""
         seeds = self.seeds * self.judge.looks[look - 1]
         parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
-        return self._missing(history, candidate, seeds) + parent
+        both = self._missing(history, candidate, seeds) + parent
+        return tuple({training.id: training for training in both}.values())  # both may wait for the same one
 
     def pairs(self, history: History, candidate: Candidate, look: int) -> list[Pair]:
         """The seeds of a look that candidate and parent both have scores of."""
@@ -309,9 +317,8 @@ class Procedure:
 
     def _missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:
         known, row = history.outcomes, self._row(seeds)
-        return tuple(
-            Training(candidate=candidate, seed=seed) for seed in row if training_id(candidate.id, seed) not in known
-        )
+        missing = (seed for seed in row if training_id(candidate.id, seed) not in known)
+        return tuple(training for seed in missing if (training := _to_start(history, candidate, seed)))
 
     def _failures(self, history: History, candidate: Candidate, seeds: int) -> list[Failure]:
         outcomes = (history.outcome(candidate.id, seed) for seed in self._row(seeds))
@@ -384,6 +391,17 @@ class Procedure:
 
     def _values(self, outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
         return tuple(self.judge.objective.value(outcome) for outcome in outcomes if isinstance(outcome, Score))
+
+
+def _to_start(history: History, candidate: Candidate, seed: int) -> Training | None:
+    """A training, or that which it waits for, because it begins with its weights; None where these will never be."""
+    if candidate.giver is not None:
+        given = history.outcome(candidate.giver.id, seed)
+        if given is None:
+            return _to_start(history, candidate.giver, seed)
+        if isinstance(given, Failure):
+            return None
+    return Training(candidate=candidate, seed=seed)
 
 
 def imagine(candidate: Candidate, kept: bool) -> Decision:

@@ -10,6 +10,7 @@ from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
 from buildup.rules.base import Limits, Procedure, Rule
 from buildup.rules.early import EarlyDrop
+from buildup.rules.inherited import InheritingRule
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random, exhaustive
 from buildup.space.schema import SearchSpace
@@ -52,10 +53,12 @@ def procedure_of(
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
     early: EarlyDrop | None = None,
+    inherits: bool = False,
 ) -> Procedure:
     """The procedure that starts from a network."""
+    rule = strategy(Candidate(network=network), space, first_seed)
     return Procedure(
-        rule=strategy(Candidate(network=network), space, first_seed),
+        rule=InheritingRule(rule=rule) if inherits else rule,
         judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),
         seeds=seeds,
         first_seed=first_seed,

@@ -8,6 +8,7 @@ from buildup.models.inherit import Inheritance
 from buildup.models.pretrained import check_pretrained
 from buildup.search.desk import Borrow
 from buildup.search.folder import Run
+from buildup.search.giver import weights_of
 from buildup.search.journal import Journal
 from buildup.search.state import costs_of
 from buildup.search.workers import RayEvaluator
@@ -79,11 +80,16 @@ def job_maker(run: Run, *, whole: bool = False, inherits: Callable[[Training], I
     Args:
         run: the run, or a part of one.
         whole: Whether it trains on the validation images, too.
-        inherits: Which trained weights a training begins with.
+        inherits: Which trained weights a training begins with; by itself those of its candidate's giver, if it has one.
     """
-    settings, recipe = run.settings, recipe_from_values(run.recipe)
+    settings, full = run.settings, recipe_from_values(run.recipe)
+
+    def begun_with(training: Training) -> Inheritance | None:
+        giver = training.candidate.giver
+        return weights_of(run, giver, training.seed) if giver else None
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
+        begins = (inherits or begun_with)(training)
         return Job(
             network=training.candidate.network,
             seed=training.seed,
@@ -94,8 +100,8 @@ def job_maker(run: Run, *, whole: bool = False, inherits: Callable[[Training], I
             whole=whole,
             split_seed=run.data["split_seed"],
             start=settings.pretrained,
-            inherits=inherits(training) if inherits else None,
-            recipe=recipe,
+            inherits=begins,
+            recipe=full.with_epochs(settings.epochs_of(training.candidate)) if training.candidate.giver else full,
             device=settings.device,
             threads=settings.threads,
             execution=settings.execution,

@@ -20,20 +20,19 @@ from buildup.errors import RunError
 from buildup.models.inherit import Inheritance
 from buildup.rules.base import View
 from buildup.rules.cheap import LEAST, Means, full_means, ranking
-from buildup.search.evaluate import attempt_folder, attempts
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
+from buildup.search.giver import weights_of
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Score
 from buildup.trials.ranking import Ranking
-from buildup.trials.training import Training, training_id
+from buildup.trials.training import Training
 
 FOLDER = "calibration"
 RESULT = "calibration.json"
-WEIGHTS = "weights.safetensors"
 
 Way = Literal["anew", "continued", "inherited"]
 WAYS: tuple[Way, ...] = ("anew", "continued", "inherited")
@@ -98,12 +97,7 @@ def inherited(run: Run, way: Way, training: Training) -> Inheritance:
     """What a training begins with: the weights that its parent's full training left with the same seed, or its own."""
     candidate = training.candidate
     giver = candidate if way == "continued" or candidate.parent is None else candidate.parent
-    own = run.trainings / training_id(giver.id, training.seed)
-    paths = [attempt_folder(own, number) / WEIGHTS for number in reversed(attempts(own))]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise RunError(f"{own}: no attempt of it has a {WEIGHTS}, which another training begins with.")
-    return Inheritance(network=giver.network, weights=str(found.absolute()))
+    return weights_of(run, giver, training.seed)
 
 
 def rankings(run: Run, asked: Calibration, full: History, cheap: Mapping[Way, History]) -> tuple[Ranking, ...]:

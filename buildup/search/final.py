@@ -105,7 +105,7 @@ def part_of(run: Run, plan: Plan) -> Run:
 
 def contenders(base: Candidate, winner: Candidate, *, control: bool) -> dict[Part, Candidate]:
     """The networks that are trained anew."""
-    networks: dict[Part, Candidate] = {"base": base, "winner": winner}
+    networks: dict[Part, Candidate] = {"base": base, "winner": replace(winner, giver=None)}
     if control:
         networks["control"] = control_of(base, winner.network, lambda network: cost(network).params)
     return networks

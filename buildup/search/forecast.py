@@ -34,6 +34,8 @@ MOST_PLAYED = 100
 
 Seconds = Callable[[Training], float]
 """How long a training takes from now on."""
+Epochs = Callable[[Candidate], int]
+"""How many a training of a candidate has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +51,9 @@ class Forecast:
     """On average; those that no verdict will need are not counted."""
 
 
-def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
+def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: Epochs) -> Forecast | None:
     """What is left of a search; None before the first epoch, because nothing is known of times."""
-    times = _times(history, epochs)
+    times = _times(history, epochs(procedure.base))
     if not times or view.finished:
         return None
 
@@ -59,16 +61,18 @@ def forecast(procedure: Procedure, view: View, history: History, *, workers: int
         pool = luck.choices(list(times.values()), k=len(times))  # few times say little of their mean
 
         def seconds(training: Training) -> float:
-            left = 0.0 if training.id in history.outcomes else 1 - _progress(history, training.id, epochs)
+            left = 0.0 if training.id in history.outcomes else _left(history, training, epochs)
             return max(INSTANT, left * times.get(training.id, luck.choice(pool)))
 
         return seconds
 
     if _is_played(procedure, view):
         return _played(procedure, view, history, workers, taking)
-    begun = sum(_progress(history, training.id, epochs) for training in view.needed)
+    assert view.current is not None
+    begun = sum(1 - _left(history, training, epochs) / epochs(training.candidate) for training in view.needed)
     unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
-    return _counted(procedure, view, workers, fmean(times.values()), begun=begun, unsure=unsure)
+    each = fmean(times.values()) * epochs(view.current)
+    return _counted(procedure, view, workers, each, begun=begun, unsure=unsure)
 
 
 def foresee(procedure: Procedure, seconds: Seconds, *, workers: int) -> Forecast:
@@ -87,14 +91,18 @@ def _is_foreseen(view: View) -> bool:
     return view.step is None or view.step.left(True) == 1 or view.step.foreseen(True) is not None
 
 
-def _times(history: History, epochs: int) -> dict[str, float]:
-    """Seconds of whole trainings. Those that run count by their epochs: what ends first is what was short."""
+def _times(history: History, usual: int) -> dict[str, float]:
+    """Seconds an epoch, by training. Those that run count, too: what ends first is what was short."""
     times = {
-        key: epochs * fmean(epoch.metrics["seconds"] for epoch in curve)
+        key: fmean(epoch.metrics["seconds"] for epoch in curve)
         for key, curve in history.curves.items()
         if curve and all("seconds" in epoch.metrics for epoch in curve)
     }
-    return times | {key: outcome.seconds for key, outcome in history.outcomes.items() if isinstance(outcome, Score)}
+    return times | {
+        key: outcome.seconds / (len(history.curves.get(key, ())) or usual)
+        for key, outcome in history.outcomes.items()
+        if isinstance(outcome, Score)
+    }
 
 
 def _counted(
@@ -163,8 +171,9 @@ def _drawn(
     raise AssertionError("a judge comes to a verdict at its last look")
 
 
-def _progress(history: History, training: str, epochs: int) -> float:
-    return len(history.curves.get(training, ())) / epochs
+def _left(history: History, training: Training, epochs: Epochs) -> int:
+    """The epochs that a training still has to go."""
+    return epochs(training.candidate) - len(history.curves.get(training.id, ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
+from buildup.trials.candidate import Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,27 @@ class Settings:
     """Whether trainings that another run has finished are taken over."""
     early_drop: float | None = None
     """The risk at which trainings may be ended by their curves."""
+    inherit: float | None = None
+    """The share of the epochs for which candidates train from their parents' weights; None for all from the start."""
+
+    def epochs_of(self, candidate: Candidate) -> int:
+        """How many epochs a training of a candidate has."""
+        if self.inherit is None or candidate.giver is None:
+            return self.epochs
+        return max(1, round(self.inherit * self.epochs))
+
+
+def inheriting(settings: Settings) -> str:
+    """What inherited weights mean for the scores of a run, in words.
+
+    Its warnings tell it, because winner and base are no fair pair there.
+    """
+    short = max(1, round((settings.inherit or 1) * settings.epochs))
+    return (
+        f"inherit {settings.inherit:g}: the base was trained for {settings.epochs} epochs, candidates for {short} more "
+        f"from their parents' weights, beside parents that went on for {short}, too. So a winner has seen more epochs "
+        f"than the base, and their scores do not compare; only `final` trains both from the start."
+    )
 
 
 def settings_to_values(settings: Settings) -> dict[str, Any]:

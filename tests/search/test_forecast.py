@@ -67,7 +67,7 @@ def errors(strategy: str, judge: str, *, workers: int, tables: int) -> Iterator[
         diary = followed(steps, seed=seed, workers=workers, noise=0.3)
         end = diary.evaluator.clock
         clock, view, history = next(page for page in diary.pages if page[0] >= end / 10)
-        found = forecast(steps, view, history, workers=workers, epochs=EPOCHS)
+        found = forecast(steps, view, history, workers=workers, epochs=lambda _: EPOCHS)
         assert found is not None
         yield (clock + found.seconds) / end - 1, found.low <= end - clock <= found.high
 
@@ -99,8 +99,8 @@ def test_where_later_looks_decide_the_length_too_the_span_holds_most_ends(worker
 def test_nothing_is_foreseen_before_an_epoch_or_after_the_end() -> None:
     steps = procedure_of(sketch("CC|CC"), load("alternet"), judge="point", seeds=2)
     pages = followed(steps, seed=0, workers=2).pages
-    assert forecast(steps, pages[0][1], pages[0][2], workers=2, epochs=EPOCHS) is None
-    assert forecast(steps, pages[-1][1], pages[-1][2], workers=2, epochs=EPOCHS) is None
+    assert forecast(steps, pages[0][1], pages[0][2], workers=2, epochs=lambda _: EPOCHS) is None
+    assert forecast(steps, pages[-1][1], pages[-1][2], workers=2, epochs=lambda _: EPOCHS) is None
 
 
 def test_the_last_training_is_what_is_left_of_it() -> None:
@@ -110,7 +110,7 @@ def test_the_last_training_is_what_is_left_of_it() -> None:
     del outcomes[last]
     epochs = tuple(Epoch(number=number, metrics={"seconds": 3.0}) for number in range(1, 16))
     history = History(outcomes=outcomes, curves={last: epochs})
-    found = forecast(steps, steps.view(history), history, workers=4, epochs=EPOCHS)
+    found = forecast(steps, steps.view(history), history, workers=4, epochs=lambda _: EPOCHS)
     assert found is not None
     assert found.seconds == pytest.approx(5 * 3.0, rel=1e-4)
     assert found.trainings == 1
@@ -120,7 +120,7 @@ def test_a_long_search_is_counted_not_played() -> None:
     steps = procedure_of(sketch(CONTROL), load("paper"), strategy=STRATEGIES["exhaustive"], judge="point", seeds=4)
     diary = followed(steps, seed=0, workers=4)
     clock, view, history = diary.pages[50]
-    found = forecast(steps, view, history, workers=4, epochs=EPOCHS)
+    found = forecast(steps, view, history, workers=4, epochs=lambda _: EPOCHS)
     assert found is not None
     assert clock + found.seconds == pytest.approx(diary.evaluator.clock, rel=0.2)
     assert found.low < found.seconds < found.high

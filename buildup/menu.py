@@ -341,6 +341,11 @@ COMMANDS = (
                 help="the unpacked files of CIFAR-10-C or CIFAR-100-C (default: the same kinds, made here)",
             ),
             Flag(
+                name="mc-dropout",
+                metavar="N",
+                help="beside the calibration: that of N passes averaged, values being dropped as in its training",
+            ),
+            Flag(
                 name="quick",
                 help="512 images (128 for corruptions), 4 Hessian batches, a landscape of 7 x 7 points on 128 images",
             ),

@@ -25,6 +25,7 @@ from buildup.diagnostics.analysis import (
     Subject,
 )
 from buildup.diagnostics.corruption import open_published
+from buildup.diagnostics.ensemble import drops
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluating, fingerprint
 from buildup.diagnostics.memory import free_memory
@@ -36,6 +37,9 @@ from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import check_device
 from buildup.training.recipe import recipe_to_values
+
+ENSEMBLE = "ensemble"
+"""What `--mc-dropout` adds to the calibration."""
 
 
 def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -49,7 +53,9 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     with interruptible():
         for what in wanted:
             try:
-                found[what] = measure(what, subjects, folder, identity)
+                # What the others depend on stays the same, so that they are kept.
+                own = {"mc_dropout": subjects[0].mc_dropout} if what == ENSEMBLE else {}
+                found[what] = measure(what, subjects, folder, identity | own)
             except RequestError as error:
                 if flags["what"] not in (None, "all"):
                     raise
@@ -64,8 +70,15 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, dict[str, Any], list[str]]:
     problems = Problems()
-    wanted = list(MEASURES) if flags["what"] in (None, "all") else flags["what"].split(",")
-    problems.found += [unknown("measurement", what, ["all", *MEASURES]) for what in wanted if what not in MEASURES]
+    usual = [what for what in MEASURES if what != ENSEMBLE]
+    wanted = usual if flags["what"] in (None, "all") else flags["what"].split(",")
+    problems.found += [unknown("measurement", what, ["all", *usual]) for what in wanted if what not in usual]
+    passes = 0
+    if flags["mc_dropout"] is not None:
+        passes = problems.whole("--mc-dropout", flags["mc_dropout"], 0, most=10_000)
+        wanted = [*wanted, ENSEMBLE]
+        if "calibration" not in wanted:
+            problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
     device = "cpu"
     with problems.caught():
         device = check_device(flags["device"] or "auto")
@@ -84,7 +97,12 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     if flags["corruptions"] and "corruption" not in wanted:
         raise RequestError("--corruptions is for --what corruption, which is not asked for.")
     made = (_subject(model, sizes, wanted, seed, torch.device(device)) for model in models)
-    subjects = [replace(subject, restate=bool(flags["restate"])) for subject in made]
+    subjects = [replace(subject, restate=bool(flags["restate"]), mc_dropout=passes) for subject in made]
+    if passes and not any(drops(subject.model) for subject in subjects):
+        raise RequestError(
+            f"--mc-dropout {passes}: {subjects[0].label} was trained without dropout. Train it by a recipe with a line "
+            "like `dropout: 0.3`."
+        )
     if flags["corruptions"]:
         count = sizes.corrupted_images
         subjects = [

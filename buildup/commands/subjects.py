@@ -17,6 +17,7 @@ from buildup.errors import RequestError, RunError
 from buildup.graph.network import Network
 from buildup.graph.values import network_from_values
 from buildup.models.build import build
+from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.search.folder import folder_of, open_run
 from buildup.search.state import state_of
@@ -46,7 +47,22 @@ class Found:
 
 
 def find_model(name: str, flags: Mapping[str, Any]) -> Found:
-    """The model of a name: a run, a training's folder, an exported folder, or a name of timm."""
+    """The model of a name, with the dropout of its recipe: a run, a training's or an export's folder, a timm name."""
+    found = _find(name, flags)
+    if found.recipe.dropout:
+        # What timm made of an export is not told apart from what we make ourselves: both say which network they are.
+        add_dropout(found.model, network_from_values(_model_args(found)["network"]), found.recipe.dropout)
+    return found
+
+
+def _model_args(found: Found) -> dict[str, Any]:
+    arguments: Any = getattr(found.model, "_model_args", None)
+    if arguments is None:
+        raise RequestError(f"{found.label}: which network it is is not known, so its recipe's dropout has no place.")
+    return dict(arguments)
+
+
+def _find(name: str, flags: Mapping[str, Any]) -> Found:
     run, mark, candidate = name.partition(":")
     if (folder_of(run) / "run.yaml").is_file():
         return _of_run(run, candidate if mark else None, flags)

@@ -84,6 +84,8 @@ def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
     if data:
         with problems.caught():
             network = network_of(flags["name"], flags["layout"], data, flags["space"])
+    if network and recipe and recipe.dropout and not network.stages:
+        problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
     start = None
     if network and flags["pretrained"] is not None:
         with problems.caught():

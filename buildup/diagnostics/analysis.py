@@ -21,6 +21,7 @@ from buildup.diagnostics.corruption import (
     relative_error,
     robustness,
 )
+from buildup.diagnostics.ensemble import drops, ensemble
 from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.fourier import fourier
 from buildup.diagnostics.hessian import Batch, ape, hessian, nep
@@ -31,6 +32,7 @@ from buildup.diagnostics.noise import PAPER_BANDS, Band, band_mask, band_noise
 from buildup.diagnostics.units import Unit
 from buildup.diagnostics.variance import variance
 from buildup.training.dataset import Dataset
+from buildup.training.metrics import Metrics
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -79,6 +81,8 @@ class Subject:
     """Whether batch norms get new statistics at each point of the landscape."""
     corrupted: Corrupted | None = None
     """Published images; without them some of its own are spoiled."""
+    mc_dropout: int = 0
+    """Passes whose predictions are averaged, values being dropped in each."""
 
     @property
     def spoiled(self) -> Corrupted:
@@ -199,6 +203,27 @@ def _calibration(subject: Subject, done: Rows) -> Iterator[Rows]:
     yield [{**asdict(bin_), **found.values, "accuracy": bin_.accuracy, "points": found.accuracy} for bin_ in found.bins]
 
 
+def _ensemble(subject: Subject, done: Rows) -> Iterator[Rows]:
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        return labelled(subject.images, subject.sizes.batch_size)
+
+    def row(passes: int, found: Metrics) -> Rows:
+        return [{"passes": passes, "points": found.accuracy, "nll": found.nll, "ece": found.ece, "brier": found.brier}]
+
+    if not done:
+        yield row(0, measured(subject.model, batches()))
+    averaged = ensemble(subject.model, batches, _passes(subject), seed=subject.seed)
+    for passes, found in enumerate(averaged, start=1):
+        # Passes of an interrupted run are made again, for only their numbers were kept.
+        if passes >= len(done):
+            yield row(passes, found)
+
+
+def _passes(subject: Subject) -> int:
+    """Without dropout, all of them would be the same."""
+    return subject.mc_dropout if drops(subject.model) else 0
+
+
 def _named(unit: Unit) -> Row:
     return {"unit": unit.index, "name": unit.name, "kind": unit.kind, "stage": unit.stage}
 
@@ -216,9 +241,10 @@ MEASURES: dict[str, Measure] = {
     "noise": _noise,
     "corruption": _corruption,
     "calibration": _calibration,
+    "ensemble": _ensemble,
 }
 
-LABELLED = ("hessian", "landscape", "lesion", "noise", "corruption", "calibration")
+LABELLED = ("hessian", "landscape", "lesion", "noise", "corruption", "calibration", "ensemble")
 """Those that need a model that tells the classes of the images apart."""
 
 
@@ -235,6 +261,8 @@ def parts(what: str, subject: Subject) -> int:
             return len(_bands(subject))
         case "corruption":
             return len(subject.spoiled.places)
+        case "ensemble":
+            return 1 + _passes(subject)
     return 1
 
 
@@ -266,6 +294,11 @@ def summary(what: str, rows: Rows) -> Row:
             return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], "points": len(rows)}
         case "calibration":
             return {name: rows[0][name] for name in ("points", "nll", "ece", "ecse", "brier")}
+        case "ensemble":
+            first, last = rows[0], rows[-1]
+            numbers = ("points", "nll", "ece", "brier")
+            dropped = {f"{name}, averaged": last[name] for name in numbers} if last is not first else {}
+            return {**{name: first[name] for name in numbers}, **dropped, "passes": last["passes"]}
         case "lesion":
             worst = min(rows, key=lambda row: row["change"])
             return {"worst": worst["name"], "worst_change": worst["change"]}

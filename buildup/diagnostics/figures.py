@@ -269,6 +269,26 @@ def _calibration(tables: Sequence[Table]) -> Figure:
     return figure
 
 
+def _ensemble(tables: Sequence[Table]) -> Figure:
+    figure = Figure(figsize=(9.6, 2.9))
+    panels: Any = figure.subplots(1, 3)
+    most = max(table.rows[-1]["passes"] for table in tables)
+    for axes, name, label in zip(panels, ("points", "nll", "ece"), ("accuracy (%)", "NLL", "ECE"), strict=True):
+        for table, colour, marker in zip(tables, COLOURS, "os^Dv<", strict=False):
+            once, *averaged = table.rows
+            axes.axhline(once[name], color=colour, ls="--", lw=1, label=f"{table.label}, all kept")
+            if averaged:
+                passes = [row["passes"] for row in averaged]
+                values = [row[name] for row in averaged]
+                axes.plot(passes, values, f"{marker}-", color=colour, ms=3, label=f"{table.label}, dropped")
+        axes.set(xlabel="passes averaged", ylabel=label, xscale="log", xlim=(0.9, 1.15 * max(2, most)))
+        # Plain numbers in place of powers of ten.
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.xaxis.set_minor_formatter("")
+    panels[0].legend(fontsize=7)
+    return figure
+
+
 _FIGURES: dict[str, Callable[[Sequence[Table]], Figure]] = {
     "hessian": _hessian,
     "landscape": _landscape,
@@ -279,4 +299,5 @@ _FIGURES: dict[str, Callable[[Sequence[Table]], Figure]] = {
     "noise": _noise,
     "corruption": _corruption,
     "calibration": _calibration,
+    "ensemble": _ensemble,
 }

@@ -50,6 +50,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "Calibration",
         "Whether predictions are as often right as they say. ecse below zero: more often.",
     ),
+    "ensemble": (
+        "Averaged predictions",
+        "Monte Carlo dropout: the mean probabilities of 1, 2, ... passes in which values are dropped as in the "
+        "training. Dashed: one pass in which all are kept, as a network is used otherwise. Numbers without a word are "
+        "those; a model that was trained without dropout has no others.",
+    ),
 }
 """The title of each measurement, and how its figure is read."""
 

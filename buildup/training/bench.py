@@ -26,14 +26,13 @@ from torch.nn import functional as F
 from torchvision import transforms
 
 from buildup.graph.network import Network
-from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.training.dataset import Dataset
 from buildup.training.execution import Execution, Precision
 from buildup.training.feed import Resident
 from buildup.training.recipe import Recipe
 from buildup.training.speed import choose
-from buildup.training.step import Stepper, make_optimizer, prepare
+from buildup.training.step import Stepper, make_optimizer, prepare, trainee
 
 Variant = Literal["plain", "amp", "ours"]
 VARIANTS: tuple[Variant, ...] = ("plain", "amp", "ours")
@@ -141,8 +140,7 @@ def made_up(network: Network) -> Dataset:
 def _loop(
     name: Variant, network: Network, recipe: Recipe, device: torch.device, execution: Execution, workers: int
 ) -> _Loop:
-    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    model = build(network, seed=0, device=device, **extra).train()
+    model = trainee(network, recipe, seed=0, device=device).train()
     if name == "ours":
         return _ours(model, network, recipe, device, execution)
     batches = _timm_batches(network, recipe, device, workers)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from torch import Tensor, nn
 from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
-from buildup.models.build import build
 from buildup.models.inherit import Inheritance, inherit
 from buildup.models.pretrained import Pretrained
 from buildup.training import attempt
@@ -34,7 +32,7 @@ from buildup.training.execution import Execution
 from buildup.training.feed import Feed, Resident, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
-from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
+from buildup.training.step import Stepper, laid_out, make_optimizer, prepare, trainee
 from buildup.training.stream import Stream, Streamed
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
@@ -109,8 +107,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(recipe, dataset, train, val, seed=job.seed, device=device, threads=job.threads)
 
-    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    model = build(job.network, seed=job.seed, device=device, start=job.start, **extra)
+    model = trainee(job.network, recipe, seed=job.seed, device=device, start=job.start)
     model = prepare(model, job.network, job.execution)
     plain = inherit(model, job.network, job.inherits) if job.inherits else ()
     optimizer = make_optimizer(model, recipe, job.execution)

@@ -83,6 +83,8 @@ class Recipe:
     """Where both are on, the share that gets cutmix."""
     label_smoothing: float = 0.0
     drop_path: float = 0.0
+    dropout: float = 0.0
+    """Rate of the values that are dropped before the last convolution of each block, for Monte Carlo dropout."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is good at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -209,6 +211,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         ("mix_switch_prob", 0.0, 1.0, True),
         ("label_smoothing", 0.0, 0.99, True),
         ("drop_path", 0.0, 0.99, True),
+        ("dropout", 0.0, 0.99, True),
     )
     for name, least, most, closed in numbers:
         if problem := _number(getattr(recipe, name), least, most, closed):

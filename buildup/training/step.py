@@ -6,17 +6,37 @@ launched kernel by kernel and 6.2 ms compiled and captured (H200, torch 2.11).
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.models.dropout import add_dropout
+from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
 from buildup.training.recipe import Recipe
 
 WARM_UP = 3
 """Steps before a capture: kernels are chosen and buffers made in them."""
+
+
+def trainee(
+    network: Network,
+    recipe: Recipe,
+    *,
+    seed: int,
+    device: torch.device,
+    start: Pretrained | None = None,
+) -> nn.Module:
+    """The model that a recipe trains: that of the network, with what the recipe drops of it in each step."""
+    extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
+    model = build(network, seed=seed, device=device, start=start, **extra)
+    if recipe.dropout:
+        add_dropout(model, network, recipe.dropout)
+    return model
 
 
 def prepare(model: nn.Module, network: Network, execution: Execution) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import nn
 
 from buildup.cli import main
 from buildup.commands import measuring
+from buildup.training.recipe import shipped_recipes
 
 TINY = ["resnet10t", "--dataset", "digits", "--device", "cpu", "--quick", "--images", "32"]
 
@@ -108,6 +109,42 @@ def test_a_training_is_analysed_with_its_weights(tmp_path: Path, capsys: pytest.
     (place / "attempt-1" / "weights.safetensors").unlink()
     assert main(asked) == 2
     assert "has no weights.safetensors" in capsys.readouterr().err
+
+
+def test_passes_with_dropout_are_averaged_beside_the_calibration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "dropped.yaml"
+    recipe.write_text(f"{shipped_recipes()['quick'].read_text()}\ndropout: 0.3\n")
+    out, place = tmp_path / "a", tmp_path / "training"
+    tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--execution", "float32", "--threads", "1"]
+    assert main(["train", "resnet10t", *tiny, "--recipe", str(recipe), "--device", "cpu", "--to", str(place)]) == 0
+    capsys.readouterr()
+    asked = ["analyze", str(place), "--what", "calibration", "--images", "32", "--device", "cpu", "--out", str(out)]
+    assert main([*asked, "--mc-dropout", "3", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["summaries"]
+    averaged, once = found["ensemble"]["training"], found["calibration"]["training"]
+    assert averaged["nll"] == once["nll"]
+    assert averaged["nll, averaged"] != once["nll"]
+    with (out / "ensemble.csv").open() as file:
+        assert [row["passes"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+    assert "Averaged predictions" in (out / "index.html").read_text()
+    assert main([*asked, "--mc-dropout", "2"]) == 0
+    assert "calibration: kept from before" in capsys.readouterr().err
+
+
+def test_passes_are_refused_where_nothing_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(tmp_path / "a")]
+    assert run("--what", "calibration", "--mc-dropout", "2", *out) == 2
+    assert "was trained without dropout" in capsys.readouterr().err
+    assert run("--what", "variance", "--mc-dropout", "0", *out) == 2
+    said = capsys.readouterr().err
+    assert "--mc-dropout is for --what calibration" in said
+    assert "from 1 to 10,000" in said
+    recipe = tmp_path / "dropped.yaml"
+    recipe.write_text(f"{shipped_recipes()['quick'].read_text()}\ndropout: 0.3\n")
+    assert main(["train", "vit_tiny_cifar", "--dataset", "digits", "--recipe", str(recipe)]) == 2
+    assert "has no blocks for it" in capsys.readouterr().err
 
 
 def test_what_one_image_cannot_tell_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

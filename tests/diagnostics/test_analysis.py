@@ -1,5 +1,6 @@
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -64,6 +65,18 @@ def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject:
 def test_what_takes_long_goes_on_where_it_was_left(what: str, subject: Subject) -> None:
     whole = measure(what, subject)
     assert list(map(list, MEASURES[what](subject, whole[0]))) == whole[1:]
+
+
+def test_an_interrupted_average_goes_on_with_the_same_draws(subject: Subject) -> None:
+    dropped = replace(subject, model=nn.Sequential(subject.model, nn.Dropout(0.3)), mc_dropout=3)
+    whole = measure("ensemble", dropped)
+    assert [row["passes"] for part in whole for row in part] == [0, 1, 2, 3]
+    assert parts("ensemble", dropped) == 4
+    done = [row for part in whole[:2] for row in part]
+    assert list(map(list, MEASURES["ensemble"](dropped, done))) == whole[2:]
+    found = summary("ensemble", [row for part in whole for row in part])
+    assert found["nll, averaged"] == whole[3][0]["nll"]
+    assert found["nll"] == measure("calibration", dropped)[0][0]["nll"]
 
 
 def test_bands_that_small_images_lack_are_left_out(subject: Subject) -> None:

@@ -25,7 +25,7 @@ MARK = "buildup"
 FORMAT = 1
 REUSED = "reused_from"
 """The trial attribute that says which run a training was taken over from."""
-TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
+TRAINING_ID = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?-s[0-9]+")
 
 
 def read_history(folder: Path, storage_url: str | None, study_name: str, chapter: int = 0) -> History:

@@ -159,5 +159,6 @@ def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str
     scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]
     if not scored:
         raise RunError(f"{run.folder}: {candidate.layout} has no finished training to export.")
-    seed, score = max(scored, key=lambda entry: entry[1].accuracy)
+    objective = OBJECTIVES[run.settings.objective]
+    seed, score = max(scored, key=lambda entry: objective.best(entry[1]))
     return training_id(candidate.id, seed), score

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TextIO
@@ -16,7 +17,8 @@ from buildup.rules.base import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
 from buildup.search.forecast import Epochs, Forecast, forecast
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Failure, Reason, Score
+from buildup.trials.objective import Objective
+from buildup.trials.outcome import Epoch, Failure, Reason
 from buildup.trials.training import Training
 
 PATIENCE = 60.0
@@ -65,7 +67,12 @@ class PlainWatcher:
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
                 lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
             else:
-                score = f"{outcome.accuracy:.2f} %" if isinstance(outcome, Score) else f"failed: {outcome.reason.value}"
+                objective = self.procedure.judge.objective
+                score = (
+                    f"failed: {outcome.reason.value}"
+                    if isinstance(outcome, Failure)
+                    else objective.shown(objective.value(outcome))
+                )
                 lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
         lines += [
             f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in view.decisions[self.told :]
@@ -157,7 +164,8 @@ class LiveWatcher:
 
     def _block(self, view: View, history: History, event: Event | None) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("training", "epoch", "accuracy", "left", "worker"):
+        objective = self.lines.procedure.judge.objective
+        for column in ("training", "epoch", objective.name, "left", "worker"):
             table.add_column(column, no_wrap=column != "training")
         for training, worker in self._running.values():
             curve = history.curves.get(training.id, ())
@@ -165,7 +173,7 @@ class LiveWatcher:
             table.add_row(
                 name_of(training),
                 f"{len(curve)}/{epochs}",
-                _accuracy(curve),
+                reached(curve, objective) or "...",
                 _eta(curve, epochs),
                 worker,
             )
@@ -177,10 +185,12 @@ def name_of(training: Training) -> str:
     return f"{training.candidate.edit or 'the base'}  seed {training.seed}"
 
 
+def reached(curve: Sequence[Epoch], objective: Objective) -> str:
+    """What a training has reached by its last epoch; nothing before the first."""
+    value = objective.at(curve[-1]) if curve else None
+    return "" if value is None else objective.shown(value)
+
+
 def _eta(curve: tuple[Epoch, ...], epochs: int) -> str:
     known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
     return duration(sum(known) / len(known) * (epochs - len(curve))) if known else "..."
-
-
-def _accuracy(curve: tuple[Epoch, ...]) -> str:
-    return f"{curve[-1].metrics['accuracy']:.2f} %" if curve else "..."

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from buildup.commands.progress import left, name_of
+from buildup.commands.progress import left, name_of, reached
 from buildup.report.final import final_table
 from buildup.report.table import decisions_table
 from buildup.search.final import read_final, read_plan
@@ -13,6 +13,7 @@ from buildup.search.forecast import forecast
 from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
 from buildup.trials.claim import final_to_values
+from buildup.trials.objective import OBJECTIVES
 
 
 def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -24,6 +25,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     reason = run.reason if state == run.status else "its driver is gone"
     found = read_final(run.folder)
     steps, workers, epochs = procedure(run), run.settings.workers, run.settings.epochs_of
+    objective = OBJECTIVES[run.settings.objective]
     rest = None if view.finished else left(steps, view, history, workers=workers, epochs=epochs)
     eta = forecast(steps, view, history, workers=workers, epochs=epochs)
     running = [
@@ -33,7 +35,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             "seed": training.seed,
             "epoch": len(history.curves.get(training.id, ())),
             "epochs": run.settings.epochs_of(training.candidate),
-            "accuracy": next((epoch.metrics["accuracy"] for epoch in history.curves.get(training.id, ())[-1:]), None),
+            "score": next((objective.at(epoch) for epoch in history.curves.get(training.id, ())[-1:]), None),
         }
         for training in view.needed
     ]
@@ -44,6 +46,7 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "driver": driver,
         "base": run.settings.base,
         "dataset": run.settings.dataset,
+        "objective": objective.name,
         "layout": view.best.layout,
         "trainings": len(history.outcomes),
         "waiting_for": running,
@@ -69,8 +72,9 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not view.finished:
         lines += ["", "waiting for:"]
         for training, row in zip(view.needed, running, strict=True):
-            accuracy = f", {row['accuracy']:.2f} %" if row["accuracy"] is not None else ""
-            lines.append(f"  {name_of(training)}: epoch {row['epoch']} of {row['epochs']}{accuracy}")
+            score = reached(history.curves.get(training.id, ()), objective)
+            so_far = f"{row['epoch']} of {row['epochs']}{f', {objective.name} {score}' if score else ''}"
+            lines.append(f"  {name_of(training)}: epoch {so_far}")
         lines.append(str(rest))
         if state != "running":
             lines.append(f"go on with: buildup resume {run.folder}")

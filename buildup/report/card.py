@@ -7,6 +7,7 @@ from buildup.report.findings import Findings, cost_text, flat
 from buildup.report.table import code, graph_text, markdown_table
 from buildup.report.words import accuracies, clean
 from buildup.trials.claim import Final
+from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Score
 
 LOADING = """\
@@ -41,7 +42,10 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
     """The card of one network of a search, as Markdown; with `onnx`, of a folder that has it in this form, too."""
-    base, own = findings.accuracy(findings.base), findings.accuracy(network)
+    base, own, objective = findings.scores(findings.base), findings.scores(network), findings.objective
+    reached = (
+        "" if objective is ACCURACY else f", at a {objective.title} of {objective.shown(objective.value(exported))}"
+    )
     cost = findings.cost(network)
     dataset = str(findings.settings.get("dataset", ""))
     lines = [
@@ -61,13 +65,13 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         "## Scores",
         "",
-        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images. "
+        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images{reached}. "
         "They are those of the seed that did best, so this figure flatters them; the means do less.",
         "",
-        "| network | validation accuracy, every seed | mean |",
+        f"| network | {objective.title}, every seed | mean |",
         "| --- | --- | --- |",
-        _row("base", list(base.values())),
-        _row("this one", list(own.values())),
+        _row("base", list(base.values()), objective),
+        _row("this one", list(own.values()), objective),
         "",
         f"{cost_text(cost)}." if cost else "",
         "",
@@ -95,6 +99,6 @@ def _final(final: Final) -> list[str]:
     return ["### On test images", "", final.verdict, "", *markdown_final(final), "", how(final), ""]
 
 
-def _row(name: str, scores: list[float]) -> str:
-    average = f"{sum(scores) / len(scores):.2f} %" if scores else "not known"
+def _row(name: str, scores: list[float], objective: Objective) -> str:
+    average = objective.shown(sum(scores) / len(scores)) if scores else "not known"
     return f"| {name} | {accuracies(scores)} | {average} |"

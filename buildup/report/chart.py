@@ -21,11 +21,11 @@ ENLARGED_FROM = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """Validation accuracy of one training, epoch by epoch."""
+    """The score of one training, epoch by epoch."""
 
     name: str
     role: Role
-    accuracy: tuple[float, ...]
+    values: tuple[float, ...]
 
 
 def gains_svg(decisions: Sequence[Decision]) -> str:
@@ -91,26 +91,26 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
     return picture(bottom + 48, "How far each diagnostic puts the verdicts into the order of their gains", parts)
 
 
-def curves_svg(curves: Sequence[Curve]) -> str:
-    """Accuracy by epoch, a thin line a training; base and winner stand out and are named where they end.
+def curves_svg(curves: Sequence[Curve], measure: str) -> str:
+    """Scores by epoch, a thin line a training; base and winner stand out and are named where they end.
 
     What decides happens at the end, in a range that is small beside the whole: longer trainings show their last
     third once more, enlarged, on the right.
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
-    epochs = max(len(curve.accuracy) for curve in ordered)
+    epochs = max(len(curve.values) for curve in ordered)
     if epochs < ENLARGED_FROM:
         panels = [_panel(ordered, 1, max(2, epochs), 52, 720)]
     else:
         panels = [_panel(ordered, 1, epochs, 52, 366), _panel(ordered, ceil(2 * epochs / 3), epochs, 424, 738)]
     parts = [part for panel in panels for part in _draw(panel, ordered)]
     parts += _end_labels(panels[-1], ordered)
-    return picture(PANEL_BOTTOM + 48, "Validation accuracy of each training by epoch, in percent", parts)
+    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Panel:
-    """A range of epochs and accuracies, and where it lies in the picture."""
+    """A range of epochs and scores, and where it lies in the picture."""
 
     first: int
     last: int
@@ -122,8 +122,8 @@ class _Panel:
         share = (epoch - self.first) / (self.last - self.first)
         return round(self.left + share * (self.right - self.left), 1)
 
-    def y(self, accuracy: float) -> float:
-        share = (accuracy - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
+    def y(self, value: float) -> float:
+        share = (value - self.ticks[0]) / (self.ticks[-1] - self.ticks[0])
         return round(PANEL_BOTTOM - share * (PANEL_BOTTOM - PANEL_TOP), 1)
 
     def dots(self, curve: Curve) -> list[tuple[float, float]]:
@@ -138,7 +138,7 @@ def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int
 
 
 def _between(curve: Curve, first: int, last: int) -> list[tuple[int, float]]:
-    epochs = enumerate(curve.accuracy, start=1)
+    epochs = enumerate(curve.values, start=1)
     return [(epoch, value) for epoch, value in epochs if first <= epoch <= last and isfinite(value)]
 
 

@@ -73,7 +73,7 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         yield "<section><p>They are judged by different objectives, so no plot has room for all of them.</p></section>"
         return
     objective = OBJECTIVES[objectives.pop()]
-    up = f"{objective.title}, {'%' if objective is ACCURACY else objective.said}"
+    up = f"{objective.title}, {'%' if objective is ACCURACY else f'{objective.scale}; less is better'}"
     networks = [
         Series(
             name=run.run,
@@ -161,10 +161,11 @@ def _row(run: Compared) -> list[str]:
 
 
 def _counted(runs: Sequence[Compared]) -> str:
-    objectives = ", ".join(sorted({OBJECTIVES[run.objective].title for run in runs}))
+    kinds = {run.objective: OBJECTIVES[run.objective] for run in runs}
+    objectives = " or ".join(f"{one.title} ({one.scale})" for _, one in sorted(kinds.items()))
     return (
-        f"Score: {objectives}, the mean over all seeds of the winner; gain: over the base's mean, in the same unit. "
-        "Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
+        f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much that is better than the base's "
+        "mean. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
         "from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )
 

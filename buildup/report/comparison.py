@@ -9,7 +9,6 @@ from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.report.findings import Findings
 from buildup.trials.claim import Final
-from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 
 SAME = (
@@ -89,7 +88,7 @@ class Compared:
 
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     """A run as it stands in a comparison."""
-    objective = OBJECTIVES[str(findings.settings.get("objective", "accuracy"))]
+    objective = findings.objective
     scores: dict[str, list[float]] = {}
     for key, outcome in findings.history.outcomes.items():
         if isinstance(outcome, Score):

@@ -15,10 +15,23 @@ from buildup.report.words import count, macs, percent
 from buildup.trials.claim import Final
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.ranking import Ranking
 
-ASKED = ("base", "dataset", "space", "strategy", "recipe", "epochs", "inherit", "fraction", "judge", "seeds")
+ASKED = (
+    "base",
+    "dataset",
+    "space",
+    "strategy",
+    "recipe",
+    "epochs",
+    "inherit",
+    "fraction",
+    "judge",
+    "objective",
+    "seeds",
+)
 """The settings that say what was asked, in the order in which they are told."""
 
 Role = Literal["base", "winner", "other"]
@@ -112,21 +125,26 @@ class Findings:
             return "winner"
         return "base" if candidate == fingerprint(self.base) else "other"
 
-    def accuracy(self, network: Network) -> dict[str, float]:
-        """The accuracy of a network by seed."""
+    @property
+    def objective(self) -> Objective:
+        """What a score is."""
+        return OBJECTIVES[str(self.settings.get("objective", "accuracy"))]
+
+    def scores(self, network: Network) -> dict[str, float]:
+        """The scores of a network by seed, in the unit of the objective."""
         own = self.winner_id if fingerprint(network) == fingerprint(self.winner) else fingerprint(network)
         scores = {}
         for row in self.trainings:
             if row.id.rpartition("-s")[0] == own and isinstance(row.outcome, Score):
-                scores[row.seed] = row.outcome.accuracy
+                scores[row.seed] = self.objective.value(row.outcome)
         return scores
 
     @property
     def paired_gains(self) -> tuple[float, ...]:
-        """Winner minus base, for each seed that both have."""
-        base, winner = self.accuracy(self.base), self.accuracy(self.winner)
+        """By how much the winner is better than the base, for each seed that both have."""
+        base, winner, sign = self.scores(self.base), self.scores(self.winner), self.objective.sign
         comparable = not (self.unchanged or self.inherits)
-        return tuple(winner[seed] - base[seed] for seed in winner if seed in base) if comparable else ()
+        return tuple(sign * (winner[seed] - base[seed]) for seed in winner if seed in base) if comparable else ()
 
     def cost(self, network: Network) -> tuple[int, int] | None:
         """Parameters and MACs of a network, where they are known."""

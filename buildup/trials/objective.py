@@ -45,6 +45,23 @@ class Objective:
         return Score(accuracy=0.0, metrics={self.name: value / 100}, seconds=seconds)
 
     @property
+    def scale(self) -> str:
+        """What stands behind a score: percent of accuracy and calibration error, or centinats."""
+        return "%" if self.unit == "points" else self.unit
+
+    def shown(self, value: float) -> str:
+        """A score as people read it.
+
+        >>> OBJECTIVES["accuracy"].shown(70.3), OBJECTIVES["nll"].shown(121.5)
+        ('70.30 %', '121.50 centinats')
+        """
+        return f"{value:.2f} {self.scale}"
+
+    def best(self, score: Score) -> float:
+        """A number that is largest for the best score."""
+        return self.sign * self.value(score)
+
+    @property
     def said(self) -> str:
         """The unit of a gain in a sentence.
 

@@ -19,7 +19,7 @@ def _count(svg: str, tag: str, kind: str) -> int:
 
 
 def _curve(*accuracy: float, role: Role = "other") -> Curve:
-    return Curve(name="0f3a-s0: <b>", role=role, accuracy=accuracy)
+    return Curve(name="0f3a-s0: <b>", role=role, values=accuracy)
 
 
 def test_kept_and_dropped_steps_differ_in_shape(published: Findings) -> None:
@@ -66,18 +66,18 @@ def test_ticks_reach_around_all_values_and_are_few(low: float, span: float, most
 
 @given(st.lists(st.lists(st.floats(0, 100) | st.just(nan), max_size=30), min_size=1, max_size=8))
 def test_any_curves_give_a_well_formed_chart(values: list[list[float]]) -> None:
-    svg = curves_svg([_curve(*accuracies) for accuracies in values])
+    svg = curves_svg([_curve(*accuracies) for accuracies in values], "Score")
     ElementTree.fromstring(svg)
     assert "nan" not in svg
 
 
 def test_long_trainings_show_their_end_enlarged() -> None:
-    assert "enlarged" in curves_svg([_curve(*range(30))])
-    assert "enlarged" not in curves_svg([_curve(1.0, 2.0)])
+    assert "enlarged" in curves_svg([_curve(*range(30))], "Score")
+    assert "enlarged" not in curves_svg([_curve(1.0, 2.0)], "Score")
 
 
 def test_labels_at_the_end_never_cover_each_other() -> None:
-    svg = curves_svg([_curve(1.0, 50.0, role="base"), _curve(1.0, 50.0, role="winner"), _curve(2.0, 50.0)])
+    svg = curves_svg([_curve(1.0, 50.0, role="base"), _curve(1.0, 50.0, role="winner"), _curve(2.0, 50.0)], "Score")
     labels = [text for text in ElementTree.fromstring(svg).iter(f"{SVG}text") if text.get("class") != "axis"]
     heights = sorted(float(label.get("y", "")) for label in labels)
     assert len(heights) == 3
@@ -85,10 +85,10 @@ def test_labels_at_the_end_never_cover_each_other() -> None:
 
 
 def test_base_and_winner_are_drawn_over_the_others() -> None:
-    svg = curves_svg([_curve(1.0, 2.0, role="winner"), _curve(1.0, 2.0), _curve(1.0, 2.0, role="base")])
+    svg = curves_svg([_curve(1.0, 2.0, role="winner"), _curve(1.0, 2.0), _curve(1.0, 2.0, role="base")], "Score")
     paths = [path.get("class") for path in ElementTree.fromstring(svg).iter(f"{SVG}path")]
     assert paths == ["curve other", "curve base", "curve winner"]
 
 
 def test_a_training_of_one_epoch_is_seen() -> None:
-    assert "h0.01" in curves_svg([_curve(50.0)])
+    assert "h0.01" in curves_svg([_curve(50.0)], "Score")

@@ -3,9 +3,12 @@ from dataclasses import replace
 import pytest
 
 from buildup.graph.fingerprint import fingerprint
+from buildup.report.card import model_card
 from buildup.report.findings import Findings
+from buildup.report.markdown import markdown
+from buildup.report.page import page
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Reason
+from buildup.trials.outcome import Failure, Outcome, Reason, Score
 
 
 def test_winner_and_base_are_compared_seed_by_seed(published: Findings) -> None:
@@ -17,6 +20,47 @@ def test_a_seed_that_only_one_has_does_not_count(published: Findings) -> None:
     outcomes = {key: value for key, value in published.history.outcomes.items() if key != missing}
     findings = replace(published, history=replace(published.history, outcomes=outcomes))
     assert len(findings.paired_gains) == 2
+
+
+@pytest.fixture
+def by_nll(published: Findings) -> Findings:
+    """The search as if judged by a loss that falls by a hundredth where accuracy rises by a point."""
+
+    def loss(accuracy: float) -> float:
+        return 2.0 - accuracy / 100
+
+    def told(outcome: Outcome) -> Outcome:
+        return replace(outcome, metrics={"nll": loss(outcome.accuracy)}) if isinstance(outcome, Score) else outcome
+
+    curves = {
+        key: tuple(replace(epoch, metrics={"nll": loss(epoch.metrics["accuracy"])}) for epoch in curve)
+        for key, curve in published.history.curves.items()
+    }
+    outcomes = {key: told(outcome) for key, outcome in published.history.outcomes.items()}
+    decisions = tuple(replace(one, objective="nll", unit="centinats") for one in published.history.decisions)
+    history = replace(published.history, outcomes=outcomes, curves=curves, decisions=decisions)
+    return replace(published, history=history, settings={**published.settings, "objective": "nll"})
+
+
+def test_of_a_loss_less_is_a_gain(by_nll: Findings) -> None:
+    assert by_nll.paired_gains == pytest.approx((1.54, 1.54, 1.54))
+    assert by_nll.scores(by_nll.base)["0"] == pytest.approx(117.52)
+
+
+def test_no_report_of_a_loss_speaks_of_accuracy(by_nll: Findings, published: Findings) -> None:
+    score = next(row.outcome for row in by_nll.trainings if isinstance(row.outcome, Score))
+    whole, text = page(by_nll), markdown(by_nll)
+    card = model_card(by_nll, by_nll.winner, score)
+    assert ("objective", "nll") in by_nll.asked
+    for said in (whole, text):
+        assert "centinats" in said
+        assert "accuracy" not in said
+    assert "117.52 centinats" in text
+    assert "less nll is better" in text
+    assert "a line a training; less is better" in whole
+    assert "| network | negative log-likelihood, every seed | mean |" in card
+    assert "at a negative log-likelihood of 117.52 centinats" in card
+    assert "validation accuracy" in markdown(published)
 
 
 def test_failed_and_unneeded_trainings_are_counted_apart(published: Findings) -> None:

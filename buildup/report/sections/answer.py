@@ -37,30 +37,33 @@ def page(findings: Findings) -> Iterator[str]:
 def text(findings: Findings) -> Iterator[str]:
     """For Markdown."""
     yield f"**{plain(findings.headline)}**"
-    yield from ("", "| | layout | validation accuracy | by seed | cost |", "|---|---|---:|---|---|")
+    yield from ("", f"| | layout | {findings.objective.title} | by seed | cost |", "|---|---|---:|---|---|")
     yield from (_row(findings, "base", findings.base), _row(findings, "winner", findings.winner), "")
     if gains := findings.paired_gains:
-        yield f"Winner minus base: {points(fmean(gains))} points over {len(gains)} equal seeds."
+        how = "Winner minus base" if findings.objective.sign > 0 else "Winner better than base by"
+        yield f"{how}: {points(fmean(gains))} {findings.objective.said} over {len(gains)} equal seeds."
         yield ""
     yield from (plain(findings.claim), "", plain(findings.images), "")
 
 
 def _tiles(findings: Findings) -> Iterator[str]:
+    objective = findings.objective
     for name, network in (("base", findings.base), ("winner", findings.winner)):
-        scores = findings.accuracy(network)
+        scores = findings.scores(network)
         value = mean(scores)
         by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {accuracies(list(scores.values()))}"
         yield (
-            tile(f"{name} accuracy", "–", "", "no training of it has ended")
+            tile(f"{name} {objective.name}", "–", "", "no training of it has ended")
             if value is None
-            else tile(f"{name} accuracy", f"{value:.2f}", "%", by_seed)
+            else tile(f"{name} {objective.name}", f"{value:.2f}", objective.scale, by_seed)
         )
+    gap = "winner minus base" if objective.sign > 0 else "winner better than base by"
     if gains := findings.paired_gains:
         status = "" if findings.is_proven else "unproven, "
         by_seed = f"by seed: {', '.join(map(points, gains))}"
-        yield tile("winner minus base", points(fmean(gains)), "points", f"{status}{by_seed}")
+        yield tile(gap, points(fmean(gains)), objective.unit, f"{status}{by_seed}")
     else:
-        yield tile("winner minus base", "–", "", "the winner is the base" if findings.unchanged else "no equal seeds")
+        yield tile(gap, "–", "", "the winner is the base" if findings.unchanged else "no equal seeds")
     before, after = findings.cost(findings.base), findings.cost(findings.winner)
     if after is None:
         yield tile("winner cost", "–", "", "not known")
@@ -86,8 +89,8 @@ def letters(network: Network) -> str:
 
 
 def _row(findings: Findings, name: str, network: Network) -> str:
-    scores = findings.accuracy(network)
+    scores = findings.scores(network)
     value = mean(scores)
-    shown = "?" if value is None else f"{value:.2f} %"
+    shown = "?" if value is None else findings.objective.shown(value)
     cost = cost_text(findings.cost(network))
     return f"| {name} | `{code(layout(network))}` | {shown} | {accuracies(list(scores.values()))} | {cost} |"

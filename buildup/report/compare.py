@@ -165,8 +165,8 @@ def _counted(runs: Sequence[Compared]) -> str:
     objectives = " or ".join(f"{one.title} ({one.scale})" for _, one in sorted(kinds.items()))
     return (
         f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much that is better than the base's "
-        "mean. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
-        "from another run. Time is that of all trainings, one after the other, as if none had been reused."
+        "mean. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken "
+        "over from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )
 
 

@@ -128,10 +128,14 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
     problems.raise_any()
     settings = replace(run.settings, workers=workers, ray=flags["ray"] or run.settings.ray)
     same = recipe_from_values(dict(plan.recipe)) == recipe_from_values(run.recipe) and run.settings.fraction == "1"
-    seconds = [outcome.seconds for outcome in history.outcomes.values() if isinstance(outcome, Score)]
+    epoch = [
+        outcome.seconds / (len(history.curves.get(key, ())) or settings.epochs)
+        for key, outcome in history.outcomes.items()
+        if isinstance(outcome, Score)
+    ]
     info = describe_data(settings.dataset, settings.data_dir, settings.image_size)
     images = info.train_images + info.val_images
-    longer = plan.epochs * images / (settings.epochs * run.data["train_images"])
+    longer = images / run.data["train_images"]
     return _Asked(
         run=run,
         part=part_of(replace(run, settings=settings), plan),
@@ -139,9 +143,9 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
         networks=networks,
         trainings=trainings_of(run, plan, networks),
         # What seeds do to networks that are trained in another way is not known.
-        spread=view.spread if same else Spread(),
+        spread=view.spread if same and not settings.inherit else Spread(),
         images=images,
-        each=longer * fmean(seconds) if seconds else 0.0,
+        each=plan.epochs * longer * fmean(epoch) if epoch else 0.0,
     )
 
 

@@ -164,9 +164,9 @@ def _counted(runs: Sequence[Compared]) -> str:
     kinds = {run.objective: OBJECTIVES[run.objective] for run in runs}
     objectives = " or ".join(f"{one.title} ({one.scale})" for _, one in sorted(kinds.items()))
     return (
-        f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much that is better than the base's "
-        "mean. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken "
-        "over from another run. Time is that of all trainings, one after the other, as if none had been reused."
+        f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much that is better than that of "
+        "the base. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were "
+        "taken over from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )
 
 

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from statistics import fmean, pstdev, quantiles
+from statistics import fmean, median, pstdev, quantiles
 
 from buildup.rules.ahead import RECENT, Experience
 from buildup.rules.base import Limits, Procedure, View
@@ -25,6 +25,9 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
 PLAYS = 12
+"""Of a search that runs, each time that it gets news."""
+PLAYS_BEFORE = 60
+"""Before it has begun, where there is time."""
 TENTH = 1.28
 """Standard errors to either side of an estimate that one in ten passes."""
 INSTANT = 1e-6
@@ -43,12 +46,12 @@ class Forecast:
     """What is left of a search, as it may come."""
 
     seconds: float
-    """On average over the plays."""
+    """Half of the plays end sooner. Few searches are very long, and a mean would tell most of them too late an end."""
     low: float
     high: float
     """Eight of ten plays lie between them."""
     trainings: float
-    """On average; those that no verdict will need are not counted."""
+    """Half of the plays take fewer; those that no verdict will need are not counted."""
 
 
 def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: Epochs) -> Forecast | None:
@@ -67,7 +70,7 @@ def forecast(procedure: Procedure, view: View, history: History, *, workers: int
         return seconds
 
     if _is_played(procedure, view):
-        return _played(procedure, view, history, workers, taking)
+        return _played(procedure, view, history, workers, taking, plays=PLAYS)
     assert view.current is not None
     begun = sum(1 - _left(history, training, epochs) / epochs(training.candidate) for training in view.needed)
     unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
@@ -79,7 +82,7 @@ def foresee(procedure: Procedure, seconds: Seconds, *, workers: int) -> Forecast
     """A whole search before it has begun, from what each training would take."""
     view = procedure.view(History())
     if _is_played(procedure, view):
-        return _played(procedure, view, History(), workers, lambda luck: seconds)
+        return _played(procedure, view, History(), workers, lambda luck: seconds, plays=PLAYS_BEFORE)
     return _counted(procedure, view, workers, seconds(view.needed[0]))
 
 
@@ -124,6 +127,8 @@ def _played(
     history: History,
     workers: int,
     taking: Callable[[random.Random], Seconds],
+    *,
+    plays: int,
 ) -> Forecast:
     spans, counts = [], []
     experience = Experience(decisions=view.decisions[-RECENT:], objective=procedure.judge.objective)
@@ -133,7 +138,7 @@ def _played(
         early=None,  # which needs curves
         costs=procedure.costs if procedure.limits != Limits() else None,
     )
-    for play in range(PLAYS):
+    for play in range(plays):
         luck = random.Random(play)
         seconds, fates = taking(luck), dict[str, float]()
 
@@ -154,7 +159,7 @@ def _played(
         spans.append(evaluator.clock)
         counts.append(len(fated.stood_on(end) - history.outcomes.keys()))
     tenths = quantiles(spans, n=10)
-    return Forecast(seconds=fmean(spans), low=tenths[0], high=tenths[-1], trainings=fmean(counts))
+    return Forecast(seconds=median(spans), low=tenths[0], high=tenths[-1], trainings=median(counts))
 
 
 def _drawn(

@@ -93,7 +93,7 @@ def test_where_verdicts_decide_the_length_most_ends_are_foreseen_within_a_fifth(
 def test_where_later_looks_decide_the_length_too_the_span_holds_most_ends(workers: int) -> None:
     found = list(errors("alternet", "likely", workers=workers, tables=60))
     assert fmean(covered for _, covered in found) >= 0.55
-    assert abs(fmean(error for error, _ in found)) < 0.5
+    assert abs(fmean(error for error, _ in found)) < 0.35
 
 
 def test_nothing_is_foreseen_before_an_epoch_or_after_the_end() -> None:

@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -90,29 +90,34 @@ def test_only_the_command_line_imports_late(path: Path) -> None:
     assert not late, f"{path.name} imports {late} inside a function"
 
 
-@pytest.mark.parametrize(
-    "module",
-    [
-        "buildup.cli",
+def brought(modules: Sequence[str], heavy: Sequence[str]) -> list[str]:
+    """Which of some modules, imported one after the other into one process, brings a library with it."""
+    code = (
+        "import importlib, sys\n"
+        f"for name in {list(modules)}:\n"
+        "    importlib.import_module(name)\n"
+        f"    print(*[f'{{name}} loads {{heavy}}' for heavy in {list(heavy)} if heavy in sys.modules], sep='\\n', end='')"
+    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_the_thinking_half_loads_without_torch() -> None:
+    modules = (
         "buildup.space.load",
         "buildup.graph.values",
         "buildup.trials.history",
         "buildup.rules.strategies",
         "buildup.report.page",
         "buildup.search.loop",
-    ],
-)
-def test_the_thinking_half_loads_without_torch(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'torch', 'timm', 'ray', 'optuna'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+        "buildup.cli",
+    )
+    assert brought(modules, ("torch", "timm", "ray", "optuna")) == []
+    assert brought(["buildup.graph.network"], ["networkx"]) == ["buildup.graph.network loads networkx"]
 
 
-@pytest.mark.parametrize("module", ["buildup.training.fit", "buildup.models", "buildup.diagnostics.figures"])
-def test_training_and_models_load_without_ray_and_optuna(module: str) -> None:
-    code = f"import sys, {module}; print(sorted({{'ray', 'optuna'}} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+def test_training_models_and_diagnostics_load_without_ray_and_optuna() -> None:
+    modules = ("buildup.models", "buildup.training.fit", "buildup.diagnostics.figures")
+    assert brought(modules, ("ray", "optuna")) == []
 
 
 def test_the_test_set_is_opened_by_final_alone() -> None:

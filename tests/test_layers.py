@@ -96,7 +96,8 @@ def brought(modules: Sequence[str], heavy: Sequence[str]) -> list[str]:
         "import importlib, sys\n"
         f"for name in {list(modules)}:\n"
         "    importlib.import_module(name)\n"
-        f"    print(*[f'{{name}} loads {{heavy}}' for heavy in {list(heavy)} if heavy in sys.modules], sep='\\n', end='')"
+        f"    for heavy in {list(heavy)}:\n"
+        "        if heavy in sys.modules: print(name, 'loads', heavy)"
     )
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
 

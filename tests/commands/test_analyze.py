@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -97,30 +98,37 @@ def test_a_timm_name_needs_a_dataset(capsys: pytest.CaptureFixture[str]) -> None
     assert "--dataset is missing" in capsys.readouterr().err
 
 
-def test_a_training_is_analysed_with_its_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = tmp_path / "training"
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with dropout."""
+    folder = tmp_path_factory.mktemp("dropped")
+    recipe, place = folder / "dropped.yaml", folder / "training"
+    recipe.write_text(f"{shipped_recipes()['quick'].read_text()}\ndropout: 0.3\n")
     tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--execution", "float32", "--threads", "1"]
-    assert main(["train", "resnet10t", *tiny, "--device", "cpu", "--to", str(place), "--json"]) == 0
-    trained = json.loads(capsys.readouterr().out)["score"]["accuracy"]
+    assert main(["train", "resnet10t", *tiny, "--recipe", str(recipe), "--device", "cpu", "--to", str(place)]) == 0
+    return place
+
+
+def test_a_training_is_analysed_with_its_weights(
+    dropped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "training"
+    shutil.copytree(dropped, place)
+    last = (place / "attempt-1" / "metrics.jsonl").read_text().splitlines()[-1]
     asked = ["analyze", str(place), "--what", "calibration", "--device", "cpu", "--out", str(tmp_path / "a"), "--json"]
     assert main(asked) == 0
     found = json.loads(capsys.readouterr().out)["summaries"]["calibration"]["training"]
-    assert found["points"] == pytest.approx(trained, abs=0.4)
+    assert found["points"] == pytest.approx(json.loads(last)["metrics"]["accuracy"], abs=0.4)
     (place / "attempt-1" / "weights.safetensors").unlink()
     assert main(asked) == 2
     assert "has no weights.safetensors" in capsys.readouterr().err
 
 
 def test_passes_with_dropout_are_averaged_beside_the_calibration(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    dropped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = tmp_path / "dropped.yaml"
-    recipe.write_text(f"{shipped_recipes()['quick'].read_text()}\ndropout: 0.3\n")
-    out, place = tmp_path / "a", tmp_path / "training"
-    tiny = ["--dataset", "digits", "--fraction", "1/10", "--epochs", "1", "--execution", "float32", "--threads", "1"]
-    assert main(["train", "resnet10t", *tiny, "--recipe", str(recipe), "--device", "cpu", "--to", str(place)]) == 0
-    capsys.readouterr()
-    asked = ["analyze", str(place), "--what", "calibration", "--images", "32", "--device", "cpu", "--out", str(out)]
+    out = tmp_path / "a"
+    asked = ["analyze", str(dropped), "--what", "calibration", "--images", "32", "--device", "cpu", "--out", str(out)]
     assert main([*asked, "--mc-dropout", "3", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["summaries"]
     averaged, once = found["ensemble"]["training"], found["calibration"]["training"]

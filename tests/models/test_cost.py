@@ -1,3 +1,6 @@
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 
 from buildup.graph.edit import Append, apply, replacement
@@ -28,14 +31,19 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("name", PAPER)
+def deepest_slowly(names: Iterable[str]) -> list[Any]:
+    """The same law for all, and the two deepest only where there is time."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name.endswith(("101", "152")) else name for name in names]
+
+
+@pytest.mark.parametrize("name", deepest_slowly(PAPER))
 def test_the_papers_networks_cost_what_the_paper_says(name: str) -> None:
     for (shape, classes), expected in zip((LARGE, SMALL), TABLE[name], strict=True):
         found = cost(paper_network(name, input_shape=shape, num_classes=classes))
         assert (round(found.params / 1e6, 3), round(found.macs / 1e9, 3)) == expected
 
 
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("base", deepest_slowly(BASES))
 def test_bases_cost_what_the_paper_says(base: str) -> None:
     found = cost(read(base, input_shape=(3, 224, 224), num_classes=1000))
     assert (round(found.params / 1e6, 3), round(found.macs / 1e9, 3)) == BASES[base]

@@ -58,7 +58,7 @@ def test_norms_at_zero_at_two_places_of_a_branch(tmp_path: Path, monkeypatch: py
                 module.bn1.weight.data.zero_()  # type: ignore[operator]  # timm's norms have no types
         return model
 
-    monkeypatch.setattr("buildup.training.fit.build", zeroed)
+    monkeypatch.setattr("buildup.training.step.build", zeroed)
     # These digits are easy enough for the shortcuts alone, and the accuracy tells nothing.
     assert "weight tensors get no gradient" in problems(trained(tmp_path, replace(QUICK, min_steps=4)))
 

@@ -150,7 +150,9 @@ def _played(
         ) -> Row:
             candidate = training.candidate
             if candidate.id not in fates:
-                fates[candidate.id] = _drawn(procedure, history, experience, candidate, luck)
+                # An earlier look of the verdict that is waited for has left it open.
+                first = view.look if view.current and candidate.id == view.current.id else 1
+                fates[candidate.id] = _drawn(procedure, history, experience, candidate, luck, first)
             return Row(score=fates[candidate.id], seconds=seconds(training))
 
         evaluator = TableEvaluator(table=row, workers=workers)
@@ -163,11 +165,17 @@ def _played(
 
 
 def _drawn(
-    procedure: Procedure, history: History, experience: Experience, candidate: Candidate, luck: random.Random
+    procedure: Procedure,
+    history: History,
+    experience: Experience,
+    candidate: Candidate,
+    luck: random.Random,
+    first: int,
 ) -> float:
-    """How a candidate's verdict falls: kept at the look of this number, or dropped at it where it is below zero."""
+    """How a candidate's verdict falls, at its first look to come or later: kept at the look of this number, or dropped
+    at it where it is below zero."""
     looks = len(procedure.judge.looks)
-    for look in range(1, looks + 1):
+    for look in range(first, looks + 1):
         pairs = procedure.pairs(history, candidate, look) if candidate.parent else []
         odds = experience.odds(candidate, look, pairs, last=look == looks)
         chance = luck.random()

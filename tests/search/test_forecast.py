@@ -103,6 +103,20 @@ def test_nothing_is_foreseen_before_an_epoch_or_after_the_end() -> None:
     assert forecast(steps, pages[-1][1], pages[-1][2], workers=2, epochs=lambda _: EPOCHS) is None
 
 
+def test_what_a_later_look_asks_for_is_still_to_come() -> None:
+    seen = 0
+    for seed in range(4):
+        steps = procedure_of(sketch("CC|CC|CC|CC"), load("alternet"), judge="likely", seeds=2)
+        for _, view, history in followed(steps, seed=seed, workers=2, noise=1.0).pages:
+            asked = [training for training in view.needed if training.id not in history.outcomes]
+            if view.look > 1 and asked:
+                found = forecast(steps, view, history, workers=2, epochs=lambda _: EPOCHS)
+                assert found is not None
+                assert found.trainings >= len(asked)
+                seen += 1
+    assert seen > 5
+
+
 def test_the_last_training_is_what_is_left_of_it() -> None:
     steps = procedure_of(sketch("CC"), load("alternet"), judge="point", seeds=1)
     outcomes = dict(followed(steps, seed=0, workers=1).pages[-1][2].outcomes)

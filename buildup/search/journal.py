@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,8 +18,8 @@ from typing import Any
 import optuna
 from optuna.artifacts import upload_artifact
 from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
-from optuna_dashboard import get_note, save_note
 
 from buildup.errors import RunError
 from buildup.graph.fingerprint import fingerprint
@@ -37,6 +38,7 @@ from buildup.search.evaluate import (
 )
 from buildup.search.files import write_whole
 from buildup.search.lock import take
+from buildup.search.notes import Notes
 from buildup.search.storage import artifact_store, lost, opened_storage, shown
 from buildup.search.study import (
     CORRECT,
@@ -87,6 +89,7 @@ class Journal:
         folder: Path,
         storage_url: str | None,
         study: optuna.Study,
+        storage: BaseStorage,
         history: History,
         costs: Costs,
         held: ExitStack,
@@ -97,12 +100,14 @@ class Journal:
         self._folder = folder
         self._what = f"the study in {shown(storage_url)}"
         self._study = study
+        self._storage = storage
         self._costs = costs
         self._held = held
         self._chapter = chapter
         self._open: dict[str, _Open] = {}
         self._firsts: dict[str, int] = {}
         self._verdict = study.user_attrs.get(CONCLUSION, {}).get("verdict", "")
+        self._notes = Notes(study, self._firsts)
 
     @classmethod
     def create(
@@ -133,6 +138,7 @@ class Journal:
                 folder=folder,
                 storage_url=storage_url,
                 study=study,
+                storage=storage,
                 history=History(),
                 costs=costs,
                 held=held.pop_all(),
@@ -164,6 +170,7 @@ class Journal:
                 folder=folder,
                 storage_url=storage_url,
                 study=study,
+                storage=storage,
                 history=history_of(folder, study, chapter),
                 costs=costs,
                 held=held,
@@ -180,6 +187,7 @@ class Journal:
         if training.id in history.outcomes:
             return history
         with lost(self._what):
+            self._notes.write(late=True)
             one = self._open.get(training.id) or self._ask(training, history)
             match event:
                 case Started(attempt=attempt, worker=worker):
@@ -200,7 +208,8 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
             history = history.with_decision(decision)
-            self._write_notes(history)
+            self._notes.show(history.decisions, self._verdict)
+            self._notes.write(late=True)
         return history
 
     def conclude(self, values: dict[str, Any]) -> None:
@@ -208,7 +217,7 @@ class Journal:
         with lost(self._what):
             self._study.set_user_attr(CONCLUSION, values)
             self._verdict = values["verdict"]
-            self._write_notes(self.history)
+            self._notes.show(self.history.decisions, self._verdict)
 
     def finish(self, history: History) -> None:
         """The search is over: what still runs was started ahead and is not needed."""
@@ -219,7 +228,8 @@ class Journal:
 
     def close(self) -> None:
         """Give the run and its storage free for others."""
-        self._held.close()
+        with self._held, lost(self._what):
+            self._notes.write()
 
     def _catch_up(self) -> None:
         for frozen in self._study.get_trials(deepcopy=False):
@@ -244,23 +254,21 @@ class Journal:
         path = self._folder / DECISIONS
         if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != lines:
             write_whole(path, lines.encode())
-        if self.history.decisions:
-            self._write_notes(self.history)
+        self._notes.show(self.history.decisions, self._verdict)
 
     def _ask(self, training: Training, history: History) -> _Open:
         values = entry.params(training.candidate.network)
         known = entry.description(training, self._costs(training.candidate))
-        # A whole trial at once is one transaction, where suggesting each parameter would be a dozen.
-        self._study.add_trial(
-            optuna.create_trial(
-                state=TrialState.WAITING,
-                params=values,
-                distributions=_distributions(training.candidate.network, values),
-                user_attrs=known,
-            )
+        # A whole trial at once is one transaction, where suggesting each parameter would be a dozen. And it runs from
+        # the beginning: asking for one that waits reads all that run, 10 ms beside 8 of them and 57 ms beside 100.
+        template = optuna.create_trial(
+            state=TrialState.RUNNING,
+            params=values,
+            distributions=_distributions(training.candidate.network, values),
+            user_attrs=known,
         )
-        trial = self._study.ask()
-        assert trial.user_attrs["training"] == training.id
+        template.datetime_start = datetime.now()
+        trial = optuna.Trial(self._study, self._storage.create_new_trial(self._study._study_id, template))
         one = self._open[training.id] = _Open(trial=trial, known=known, reported=set())
         if training.candidate.id not in self._firsts:
             self._firsts[training.candidate.id] = trial._trial_id
@@ -328,16 +336,6 @@ class Journal:
         text = "".join(lines)
         if path.exists() and path.stat().st_size != len(text.encode()):
             write_whole(path, text.encode())
-
-    def _write_notes(self, history: History) -> None:
-        table = entry.table(history.decisions, self._verdict)
-        notes: list[tuple[optuna.Study | optuna.Trial, str]] = [(self._study, table)]
-        last = history.decisions[-1]
-        if last.candidate in self._firsts:
-            notes.append((optuna.Trial(self._study, self._firsts[last.candidate]), entry.note(last)))
-        for where, text in notes:
-            if get_note(where) != text:
-                save_note(where, text)
 
 
 def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDistribution]:

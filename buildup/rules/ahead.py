@@ -13,7 +13,8 @@ touches a decision: a wrong guess costs worker time and no more.
 """
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -72,12 +73,14 @@ class Experience:
         guess = self._guess(candidate)
         keep, drop = 2 * PRIOR * guess, 2 * PRIOR * (1 - guess)
         more = 0.0 if last else PRIOR / 2
-        for weight, decision in zip(self._weights(_stage(candidate.edit)), self.decisions, strict=True):
-            if decision.looks > look and not last:
+        own = _stage(candidate.edit)
+        for (stage, looks, kept), times in self._fallen.items():
+            weight = times if stage == own else times * ELSEWHERE
+            if looks > look and not last:
                 more += weight
-            elif decision.looks == look and decision.kept:
+            elif looks == look and kept:
                 keep += weight
-            elif decision.looks == look:
+            elif looks == look:
                 drop += weight
         seen = keep + drop
         lead = sum(_sign(self.objective.gain(pair.candidate, pair.parent)) for pair in pairs)
@@ -90,12 +93,10 @@ class Experience:
         paths = [edit.path for edit in candidate.edits if isinstance(edit, Replace)]
         return fmean(self.prior.get(path, 0.5) for path in paths) if paths else 0.5
 
-    def _weights(self, stage: str) -> Iterator[float]:
-        return (1.0 if there == stage else ELSEWHERE for there in self._stages)
-
     @cached_property
-    def _stages(self) -> list[str]:
-        return [_stage(decision.edit) for decision in self.decisions]
+    def _fallen(self) -> Counter[tuple[str, int, bool]]:
+        """How often a verdict fell in a stage, at a look, and which."""
+        return Counter((_stage(decision.edit), decision.looks, decision.kept) for decision in self.decisions)
 
     @cached_property
     def _strength(self) -> float:

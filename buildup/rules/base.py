@@ -178,6 +178,11 @@ class Procedure:
         """How many seeds a candidate gets before the last look."""
         return self.seeds * self.judge.looks[-1]
 
+    def notices(self, before: History, history: History) -> bool:
+        """Whether a verdict or what is to be trained may hang on what has come since: most epochs are no such news."""
+        same = history.outcomes is before.outcomes and history.decisions is before.decisions
+        return not same or (self.early is not None and history.curves is not before.curves)
+
     def view(self, history: History) -> View:
         """What follows from a history. Verdicts that it holds already are taken as they are."""
         walked = self._walked

@@ -58,7 +58,7 @@ def run(
     event: Event | None = None
     seen: History | None = None
     while True:
-        fresh = history is not seen  # most events say nothing that a verdict or what is wanted depends on
+        fresh = seen is None or procedure.notices(seen, history)
         if fresh:
             view = procedure.view(history)
             if not inspected and view.current is not procedure.base:

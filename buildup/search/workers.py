@@ -5,6 +5,7 @@ what the desk says, keeps no state that anyone restores, and prints nothing. Eac
 one training, each step of a trial one epoch.
 """
 
+import gc
 import logging
 import math
 import os
@@ -102,6 +103,9 @@ class RayEvaluator:
         except BaseException:
             self.close()
             raise
+        # Half a million objects of libraries, which each full collection would go through: a quarter of a second
+        # in which no worker gets its next training.
+        gc.freeze()
 
     def want(self, wanted: Sequence[Training]) -> None:
         """Start the first of these as workers get free, in this order, and end what runs but is not among them."""
@@ -128,6 +132,7 @@ class RayEvaluator:
 
     def close(self) -> None:
         """End all that runs, at once; trainings keep their checkpoints. A cluster that was given is left running."""
+        gc.unfreeze()
         self._desk.closed = True
         if self._tuning is not None:
             for worker in self._desk.busy():

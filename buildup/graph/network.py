@@ -12,7 +12,6 @@ Nodes are named by their timm path (`layer4.2`), so that people can paste them i
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -128,9 +127,12 @@ class Network:
     stages: tuple[Stage, ...]
     edges: tuple[tuple[str, str], ...]
 
-    @cached_property
+    @property
     def graph(self) -> "nx.DiGraph[str]":
-        """The network as networkx sees it: node attributes `block` and `stage`, frozen."""
+        """The network as networkx sees it: node attributes `block` and `stage`, frozen.
+
+        Made each time: 40 KiB for 50 blocks, and a search keeps thousands of networks.
+        """
         graph: nx.DiGraph[str] = nx.DiGraph(base=self.base, stem=self.stem)
         graph.add_node("stem", block=None, stage=None)
         for stage in self.stages:

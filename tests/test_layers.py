@@ -28,8 +28,15 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
     "ray": {"search/workers.py"},
-    "optuna": {"rules/sampled.py", "rules/tuned.py", "search/journal.py", "search/storage.py", "search/study.py"},
-    "optuna_dashboard": {"search/journal.py", "commands/dashboard.py"},
+    "optuna": {
+        "rules/sampled.py",
+        "rules/tuned.py",
+        "search/journal.py",
+        "search/notes.py",
+        "search/storage.py",
+        "search/study.py",
+    },
+    "optuna_dashboard": {"search/notes.py", "commands/dashboard.py"},
 }
 
 

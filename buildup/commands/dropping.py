@@ -6,11 +6,11 @@ from typing import Any
 
 from buildup.graph.network import sketch
 from buildup.report.table import aligned
-from buildup.rules.base import Procedure
 from buildup.rules.curves import Learning, count
 from buildup.rules.early import EarlyDrop
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random
+from buildup.rules.procedure import Procedure
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 

@@ -17,8 +17,8 @@ from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
-from buildup.rules.base import View
 from buildup.rules.cheap import early_rankings
+from buildup.rules.procedure import View
 from buildup.search.calibration import read_rankings
 from buildup.search.diagnoses import read_diagnoses
 from buildup.search.evaluate import reused_from

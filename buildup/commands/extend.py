@@ -16,7 +16,7 @@ from buildup.commands.problems import Problems
 from buildup.commands.request import check_strategy
 from buildup.graph.fingerprint import fingerprint
 from buildup.models.read import read
-from buildup.rules.base import Limits
+from buildup.rules.limits import Limits
 from buildup.rules.moves import start
 from buildup.search.final import FOLDER, RESULT
 from buildup.search.folder import Run, save

@@ -14,8 +14,8 @@ from buildup.commands.signals import interruptible
 from buildup.errors import ResourceError, RunError, SearchError
 from buildup.report.final import final_table
 from buildup.report.words import duration
-from buildup.rules.base import View
 from buildup.rules.paired import Spread
+from buildup.rules.procedure import View
 from buildup.search.assemble import check_data, job_maker, open_journal, start_workers
 from buildup.search.batch import train_all
 from buildup.search.evaluate import Ended, Event

@@ -14,8 +14,8 @@ from buildup.commands.probe import Extent, has_weights, probe_of
 from buildup.commands.progress import say
 from buildup.diagnostics.places import lesion_costs
 from buildup.errors import BuildupError, RunError
-from buildup.rules.base import Procedure
 from buildup.rules.prior import Prior, from_lesions, replaceable
+from buildup.rules.procedure import Procedure
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
 from buildup.training.device import check_device

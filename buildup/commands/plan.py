@@ -16,8 +16,9 @@ from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
 from buildup.report.table import PlanRow, candidates_table
 from buildup.report.words import duration
-from buildup.rules.base import Limits, Procedure
+from buildup.rules.limits import Limits
 from buildup.rules.moves import left_out
+from buildup.rules.procedure import Procedure
 from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of, unused
 from buildup.rules.tune import Variant

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from buildup.report.words import duration
-from buildup.rules.base import Procedure, View
+from buildup.rules.procedure import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
 from buildup.search.forecast import Epochs, Forecast, forecast
 from buildup.trials.history import History

@@ -10,7 +10,7 @@ from buildup.errors import RequestError
 from buildup.graph.network import Network
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read
-from buildup.rules.base import Limits
+from buildup.rules.limits import Limits
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import check_free, cores, folder_of

@@ -18,7 +18,7 @@ from buildup.commands.signals import interruptible
 from buildup.errors import SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
-from buildup.rules.base import Procedure, View
+from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import unused
 from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save

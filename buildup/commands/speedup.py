@@ -7,8 +7,8 @@ from typing import Any
 
 from buildup.report.table import aligned
 from buildup.report.words import places
-from buildup.rules.base import Procedure
 from buildup.rules.prior import Prior
+from buildup.rules.procedure import Procedure
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator
 from buildup.trials.history import History

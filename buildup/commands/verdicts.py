@@ -19,7 +19,7 @@ from buildup.errors import RunError, unknown
 from buildup.graph.edit import Append
 from buildup.report.evidence import evidence_text
 from buildup.report.words import duration
-from buildup.rules.base import View
+from buildup.rules.procedure import View
 from buildup.search.diagnoses import DIAGNOSTICS, read_diagnoses, write_diagnoses
 from buildup.search.folder import Run, open_run
 from buildup.search.state import state_of

@@ -21,9 +21,10 @@ from itertools import count
 from statistics import fmean
 
 from buildup.graph.edit import Replace
-from buildup.rules.base import Procedure, Step, View, Waiting
 from buildup.rules.paired import Pair
 from buildup.rules.prior import Prior
+from buildup.rules.procedure import Procedure, View, Waiting
+from buildup.rules.step import Step
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

@@ -23,8 +23,8 @@ from functools import cached_property
 from math import ceil
 
 from buildup.graph.edit import apply
-from buildup.rules.base import Step, walk
 from buildup.rules.moves import Move, moves
+from buildup.rules.step import Step, walk
 from buildup.rules.tune import Choose, Place, Variant, at_place
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate

@@ -14,9 +14,9 @@ from math import sqrt
 
 import numpy as np
 
-from buildup.rules.base import Procedure, View
 from buildup.rules.claim import claim
 from buildup.rules.paired import Pair
+from buildup.rules.procedure import Procedure, View
 from buildup.trials.candidate import Candidate
 from buildup.trials.claim import Claim
 from buildup.trials.history import History

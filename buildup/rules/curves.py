@@ -13,7 +13,8 @@ from math import exp
 
 import numpy as np
 
-from buildup.rules.base import Procedure, walk
+from buildup.rules.procedure import Procedure
+from buildup.rules.step import walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

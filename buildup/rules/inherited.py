@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from buildup.rules.base import Rule, Step, walk
+from buildup.rules.step import Rule, Step, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 

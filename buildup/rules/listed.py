@@ -16,8 +16,8 @@ from itertools import product
 from buildup.errors import RequestError
 from buildup.graph.edit import Append, Edit, Replace, apply
 from buildup.graph.network import Network
-from buildup.rules.base import Step, walk
 from buildup.rules.moves import Move, moves
+from buildup.rules.step import Step, walk
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from buildup.rules.base import Step, walk
 from buildup.rules.listed import Counts, Layouts
+from buildup.rules.step import Step, walk
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

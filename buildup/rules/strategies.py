@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.base import Limits, Procedure, Rule
 from buildup.rules.early import EarlyDrop
 from buildup.rules.inherited import InheritingRule
 from buildup.rules.judge import JUDGES
+from buildup.rules.limits import Limits
 from buildup.rules.listed import at_random, exhaustive
+from buildup.rules.procedure import Procedure
+from buildup.rules.step import Rule
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.objective import ACCURACY, Objective

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import Kind
-from buildup.rules.base import Step
+from buildup.rules.step import Step
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 

@@ -18,8 +18,8 @@ from typing import Literal
 
 from buildup.errors import RunError
 from buildup.models.inherit import Inheritance
-from buildup.rules.base import View
 from buildup.rules.cheap import LEAST, Means, full_means, ranking
+from buildup.rules.procedure import View
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
 from buildup.search.giver import weights_of

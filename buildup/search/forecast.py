@@ -13,8 +13,9 @@ from math import sqrt
 from statistics import fmean, median, pstdev, quantiles
 
 from buildup.rules.ahead import RECENT, Experience
-from buildup.rules.base import Limits, Procedure, View
+from buildup.rules.limits import Limits
 from buildup.rules.paired import Pair, Spread
+from buildup.rules.procedure import Procedure, View
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator
 from buildup.trials.candidate import Candidate

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from buildup.rules.ahead import wanted
-from buildup.rules.base import Procedure, View
 from buildup.rules.prior import Prior
+from buildup.rules.procedure import Procedure, View
 from buildup.search.evaluate import Evaluator, Event
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

@@ -18,9 +18,9 @@ from pathlib import Path
 from statistics import median
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import exhaustive
+from buildup.rules.procedure import Procedure
 from buildup.search.evaluate import Evaluator, Event
 from buildup.search.journal import Journal
 from buildup.search.loop import Silence, run

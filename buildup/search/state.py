@@ -1,8 +1,9 @@
 """Where a run stands, rebuilt from its study by replay: for all who look at a run, and for those who go on with it."""
 
 from buildup.models.cost import cost
-from buildup.rules.base import Limits, Procedure, View
 from buildup.rules.early import EarlyDrop
+from buildup.rules.limits import Limits
+from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.folder import Run
 from buildup.search.strategies import STRATEGIES

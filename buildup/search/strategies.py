@@ -1,8 +1,8 @@
 """All strategies by name: the rules, with Optuna where they draw, and the controls that it leads."""
 
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.base import Rule
 from buildup.rules.sampled import SAMPLED
+from buildup.rules.step import Rule
 from buildup.rules.strategies import LISTED, MakeRule
 from buildup.rules.tuned import by_tpe
 from buildup.space.schema import SearchSpace

@@ -8,7 +8,7 @@ from buildup.graph.network import sketch
 from buildup.report.card import model_card
 from buildup.report.markdown import markdown
 from buildup.report.page import page
-from buildup.rules.base import View
+from buildup.rules.procedure import View
 from buildup.search.folder import Run, environment, open_run, save
 from buildup.search.settings import Settings
 from buildup.space.load import load

@@ -4,7 +4,7 @@ import io
 
 from buildup.commands.progress import PlainWatcher, left, say
 from buildup.graph.network import sketch
-from buildup.rules.base import View
+from buildup.rules.procedure import View
 from buildup.rules.strategies import procedure_of
 from buildup.search.evaluate import Ended, Event, Started
 from buildup.search.loop import run

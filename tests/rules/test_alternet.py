@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from buildup.graph.layout import layout
 from buildup.graph.network import sketch
 from buildup.rules.alternet import AlterNetRule, most_drops
-from buildup.rules.base import imagine
 from buildup.rules.moves import moves, with_look_ahead
+from buildup.rules.step import imagine
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

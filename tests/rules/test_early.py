@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from buildup.commands.dropping import risks
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure
 from buildup.rules.curves import Learning, count
 from buildup.rules.early import ENOUGH, EarlyDrop, Lesson, foretell, pair
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random
+from buildup.rules.procedure import Procedure
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure, View
 from buildup.rules.inherited import InheritingRule
+from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.evaluate import Ended, Event
 from buildup.search.loop import Silence, run

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure
 from buildup.rules.chance import Draw, search
 from buildup.rules.paired import Pair, Spread, estimate
+from buildup.rules.procedure import Procedure
 from buildup.rules.strategies import procedure_of
 from buildup.search.loop import Silence, run
 from buildup.search.strategies import STRATEGIES

@@ -7,9 +7,11 @@ import pytest
 
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
-from buildup.rules.base import Limits, Procedure, imagine
 from buildup.rules.chance import search
+from buildup.rules.limits import Limits
 from buildup.rules.listed import Layouts
+from buildup.rules.procedure import Procedure
+from buildup.rules.step import imagine
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace

@@ -11,8 +11,8 @@ from buildup.errors import SpaceError
 from buildup.graph.kinds import GlobalAttention, Kind, LocalAttention
 from buildup.graph.network import sketch
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.base import imagine
 from buildup.rules.moves import left_out, moves, start
+from buildup.rules.step import imagine
 from buildup.rules.tune import Told
 from buildup.rules.tuned import by_tpe
 from buildup.space.schema import SearchSpace, Tuning

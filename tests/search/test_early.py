@@ -13,11 +13,12 @@ from optuna.trial import TrialState
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure, View, imagine
 from buildup.rules.curves import Learning, trained
 from buildup.rules.early import EarlyDrop
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random
+from buildup.rules.procedure import Procedure, View
+from buildup.rules.step import imagine
 from buildup.search.evaluate import Ended, EpochDone, Event
 from buildup.search.journal import Journal
 from buildup.search.loop import Silence, run

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure, View
+from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.evaluate import Event
 from buildup.search.forecast import forecast

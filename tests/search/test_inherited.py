@@ -9,7 +9,7 @@ import pytest
 from buildup.cli import main
 from buildup.errors import RunError
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure, View
+from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import procedure_of
 from buildup.search.assemble import job_maker
 from buildup.search.evaluate import attempt_folder

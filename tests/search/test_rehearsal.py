@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import exhaustive
+from buildup.rules.procedure import Procedure
 from buildup.search.loop import Silence, run
 from buildup.search.rehearsal import LAYOUT, rehearse, times
 from buildup.search.table import Memory, Row, TableEvaluator

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from buildup.errors import TableError
 from buildup.graph.network import sketch
-from buildup.rules.base import View
 from buildup.rules.moves import with_look_ahead
+from buildup.rules.procedure import View
 from buildup.rules.strategies import procedure_of
 from buildup.search.loop import Silence, run
 from buildup.search.strategies import STRATEGIES

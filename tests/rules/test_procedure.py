@@ -6,12 +6,13 @@ from dataclasses import replace
 from statistics import median
 
 from buildup.graph.network import sketch
-from buildup.rules.base import Procedure
+from buildup.rules.early import EarlyDrop
+from buildup.rules.procedure import Procedure
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
+from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
 from buildup.trials.training import training_id
 
 SPACE = SearchSpace(name="test", description="")
@@ -33,6 +34,24 @@ def test_the_base_is_waited_for_first_with_every_seed() -> None:
     assert view.current is view.candidates[0]
     assert [training.seed for training in view.needed] == [7, 8]
     assert not view.finished
+
+
+def test_an_epoch_is_news_for_early_drop_only() -> None:
+    before, key = History(), training_id("some", 7)
+    epoch, ended = (
+        before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0})),
+        before.with_outcome(key, Score(accuracy=80)),
+    )
+    steps = procedure()
+    watching = replace(steps, early=EarlyDrop(risk=0.05, epochs=2))
+    assert [one.notices(before, later) for one in (steps, watching) for later in (before, epoch, ended)] == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_only_the_seeds_that_are_missing_are_waited_for() -> None:

@@ -1,76 +1,23 @@
-"""The two halves of every search: a rule that proposes, and a judge that says whether the proposal is kept.
+"""The walk of every search: a rule proposes, and a judge says whether the proposal is kept.
 
 Both are pure. `Procedure.view` replays a history through them and says what is decided and what is waited for, so
 resuming a search, following a table of scores and looking ahead are all the same walk.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Protocol
 
 from buildup.rules.early import EarlyDrop, Lessons, differences, taught
 from buildup.rules.judge import Judge
+from buildup.rules.limits import Limits
 from buildup.rules.paired import Pair, Spread, spread_of
+from buildup.rules.step import Rule, Step, imagine, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Score
 from buildup.trials.training import Training, training_id
-
-
-class Step(Protocol):
-    """A candidate in its place in the search. It never changes, so what follows from it may be remembered."""
-
-    @property
-    def candidate(self) -> Candidate:
-        """What is tried."""
-        ...
-
-    @property
-    def share(self) -> float:
-        """The part of the search's error that the verdict on it may use."""
-        ...
-
-    def after(self, decision: Decision) -> "Step | None":
-        """What follows from its verdict; None at the end of the search."""
-        ...
-
-    def foreseen(self, kept: bool) -> "Step | None":
-        """What would follow from a verdict, as far as that can be known before it falls; None where it can't."""
-        ...
-
-    def left(self, kept: bool) -> int:
-        """How many verdicts are to come from here on, this one included, if all of them are the same."""
-        ...
-
-
-class Rule(Protocol):
-    """What to try next."""
-
-    @property
-    def base(self) -> Candidate:
-        """Where the search starts."""
-        ...
-
-    @property
-    def first(self) -> Step | None:
-        """What is tried first; None where there is nothing to try."""
-        ...
-
-    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The next candidate after these verdicts, in order; None when the search is over."""
-        ...
-
-
-def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
-    """The step that these verdicts lead to."""
-    step = first
-    for decision in decisions:
-        if step is None:
-            break
-        step = step.after(decision)
-    return step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,28 +45,6 @@ class View:
     def finished(self) -> bool:
         """Whether nothing is left to try."""
         return self.current is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a candidate may cost. One that costs more is dropped untrained."""
-
-    max_params: int | None = None
-    max_macs: int | None = None
-
-    def passed(self, params: int, macs: int) -> str | None:
-        """Which limit a candidate passes, in words; None where it fits.
-
-        >>> Limits(max_params=30_000_000).passed(33_013_028, 1_510_000_000)
-        '33,013,028 parameters are more than --max-params 30,000,000'
-        """
-        for cost, limit, name, flag in (
-            (params, self.max_params, "parameters", "--max-params"),
-            (macs, self.max_macs, "MACs", "--max-macs"),
-        ):
-            if limit is not None and cost > limit:
-                return f"{cost:,} {name} are more than {flag} {limit:,}"
-        return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -407,27 +332,6 @@ def _to_start(history: History, candidate: Candidate, seed: int) -> Training | N
         if isinstance(given, Failure):
             return None
     return Training(candidate=candidate, seed=seed)
-
-
-def imagine(candidate: Candidate, kept: bool) -> Decision:
-    """A decision that has not fallen, for asking a rule what would follow from it."""
-    return Decision(
-        step=0,
-        candidate=candidate.id,
-        parent=candidate.parent.id if candidate.parent else "",
-        edit=candidate.edit,
-        layout=candidate.layout,
-        scores=(),
-        parent_scores=(),
-        gain=0.0,
-        ci=(0.0, 0.0),
-        verdict="keep" if kept else "drop",
-        reason="imagined",
-        judge="",
-        level=0.0,
-        looks=0,
-        seeds=0,
-    )
 
 
 def _dropped(why: str) -> Verdict:

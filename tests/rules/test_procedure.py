@@ -38,20 +38,12 @@ def test_the_base_is_waited_for_first_with_every_seed() -> None:
 
 def test_an_epoch_is_news_for_early_drop_only() -> None:
     before, key = History(), training_id("some", 7)
-    epoch, ended = (
-        before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0})),
-        before.with_outcome(key, Score(accuracy=80)),
-    )
+    epoch = before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0}))
+    ended = before.with_outcome(key, Score(accuracy=80))
     steps = procedure()
     watching = replace(steps, early=EarlyDrop(risk=0.05, epochs=2))
-    assert [one.notices(before, later) for one in (steps, watching) for later in (before, epoch, ended)] == [
-        False,
-        False,
-        True,
-        False,
-        True,
-        True,
-    ]
+    assert [steps.notices(before, later) for later in (before, epoch, ended)] == [False, False, True]
+    assert [watching.notices(before, later) for later in (before, epoch, ended)] == [False, True, True]
 
 
 def test_only_the_seeds_that_are_missing_are_waited_for() -> None:

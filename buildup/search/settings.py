@@ -1,7 +1,7 @@
 """What a search was asked for, resolved: every value of it stands in `run.yaml`, and `resume` reads it from there."""
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from buildup.models.pretrained import Pretrained
@@ -15,7 +15,7 @@ class Settings:
 
     base: str
     dataset: str
-    data_dir: str | None
+    data_dir: str | None = None
     image_size: int
     space: str
     recipe: str
@@ -24,20 +24,20 @@ class Settings:
     strategy: str
     judge: str
     workers: int
-    gpus_per_trial: float
+    gpus_per_trial: float = 0.0
     threads: int
     """CPU threads of one training. It stands in `run.yaml` because sums depend on it in their last digits."""
     device: str
-    execution: Execution
+    execution: Execution = field(default_factory=Execution)
     """Chosen once for the whole run, so that candidate and parent are computed alike wherever they are trained."""
     fraction: str
     seed: int
-    storage: str | None
-    ray: str | None
-    max_trials: int | None
-    time_budget: float | None
+    storage: str | None = None
+    ray: str | None = None
+    max_trials: int | None = None
+    time_budget: float | None = None
     """Seconds."""
-    allow_weak_base: bool
+    allow_weak_base: bool = False
     pretrained: Pretrained | None = None
     """The trained weights that the base's own blocks begin with."""
     max_params: int | None = None

@@ -16,7 +16,6 @@ from buildup.search.state import costs_of, procedure
 from buildup.search.table import Row, TableEvaluator
 from buildup.space.load import load
 from buildup.training.data import load_data
-from buildup.training.execution import Execution
 from buildup.training.recipe import load_recipe, recipe_to_values
 from buildup.trials.history import History
 
@@ -45,7 +44,6 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = Settings(
         base="lcnet_035",
         dataset="digits",
-        data_dir=None,
         image_size=16,
         space="alternet",
         recipe="quick",
@@ -54,17 +52,10 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         strategy="alternet",
         judge="point",
         workers=1,
-        gpus_per_trial=0.0,
         threads=1,
         device="cpu",
-        execution=Execution(),
         fraction="1/4",
         seed=SEED,
-        storage=None,
-        ray=None,
-        max_trials=None,
-        time_budget=None,
-        allow_weak_base=False,
     )
     run = Run(
         folder=folder,

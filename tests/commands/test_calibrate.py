@@ -21,7 +21,6 @@ from buildup.search.settings import Settings
 from buildup.search.state import procedure, state_of
 from buildup.space.load import load
 from buildup.training.data import describe_data, load_data
-from buildup.training.execution import Execution
 from buildup.training.fit import fit
 from buildup.training.recipe import load_recipe, recipe_to_values
 from buildup.trials.training import Training
@@ -30,7 +29,6 @@ SIZE = 12
 SETTINGS = Settings(
     base="test_resnet",
     dataset="digits",
-    data_dir=None,
     image_size=SIZE,
     space="alternet",
     recipe="quick",
@@ -39,17 +37,10 @@ SETTINGS = Settings(
     strategy="alternet",
     judge="point",
     workers=1,
-    gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    execution=Execution(),
     fraction="1/4",
     seed=0,
-    storage=None,
-    ray=None,
-    max_trials=None,
-    time_budget=None,
-    allow_weak_base=False,
 )
 
 TRAINED: list[str] = []

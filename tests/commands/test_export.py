@@ -12,7 +12,6 @@ from buildup.rules.procedure import View
 from buildup.search.folder import Run, environment, open_run, save
 from buildup.search.settings import Settings
 from buildup.space.load import load
-from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -20,7 +19,6 @@ from buildup.trials.outcome import Score
 SETTINGS = Settings(
     base="resnet18",
     dataset="digits",
-    data_dir=None,
     image_size=16,
     space="alternet",
     recipe="quick",
@@ -29,17 +27,11 @@ SETTINGS = Settings(
     strategy="alternet",
     judge="point",
     workers=1,
-    gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    execution=Execution(),
     fraction="1",
     seed=0,
     storage="postgresql://team:secret@db.local/studies",
-    ray=None,
-    max_trials=None,
-    time_budget=None,
-    allow_weak_base=False,
 )
 
 

@@ -28,7 +28,6 @@ from buildup.search.state import procedure, state_of
 from buildup.search.table import Row, TableEvaluator
 from buildup.space.load import load
 from buildup.training.data import describe_data, load_data
-from buildup.training.execution import Execution
 from buildup.training.fit import fit
 from buildup.training.recipe import load_recipe, recipe_to_values
 from buildup.trials.outcome import Record
@@ -38,7 +37,6 @@ SIZE = 12
 SETTINGS = Settings(
     base="test_resnet",
     dataset="digits",
-    data_dir=None,
     image_size=SIZE,
     space="alternet",
     recipe="quick",
@@ -47,17 +45,10 @@ SETTINGS = Settings(
     strategy="alternet",
     judge="likely",
     workers=1,
-    gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    execution=Execution(),
     fraction="1",
     seed=0,
-    storage=None,
-    ray=None,
-    max_trials=None,
-    time_budget=None,
-    allow_weak_base=False,
 )
 GAINS = {"CC|CC|CC": Row(score=80.0), "CC|CC|CM": Row(score=95.0)}
 """One block helps, by so much that any judge sees it."""

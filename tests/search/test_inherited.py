@@ -20,7 +20,6 @@ from buildup.search.settings import Settings, inheriting, settings_from_values, 
 from buildup.search.table import Row, TableEvaluator
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.training.execution import Execution
 from buildup.training.recipe import load_recipe, recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.training import Training
@@ -29,7 +28,6 @@ NETWORK = sketch("CC|CC|CC")
 SETTINGS = Settings(
     base="sketch",
     dataset="digits",
-    data_dir=None,
     image_size=16,
     space="alternet",
     recipe="quick",
@@ -38,17 +36,10 @@ SETTINGS = Settings(
     strategy="alternet",
     judge="point",
     workers=1,
-    gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    execution=Execution(),
     fraction="1",
     seed=0,
-    storage=None,
-    ray=None,
-    max_trials=None,
-    time_budget=None,
-    allow_weak_base=False,
     inherit=0.3,
 )
 

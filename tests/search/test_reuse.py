@@ -31,7 +31,6 @@ CURVE = (Epoch(number=1, metrics={"accuracy": 70.0}), Epoch(number=2, metrics={"
 SETTINGS = Settings(
     base="resnet18",
     dataset="digits",
-    data_dir=None,
     image_size=16,
     space="alternet",
     recipe="quick",
@@ -40,17 +39,10 @@ SETTINGS = Settings(
     strategy="alternet",
     judge="point",
     workers=1,
-    gpus_per_trial=0.0,
     threads=1,
     device="cpu",
-    execution=Execution(),
     fraction="1",
     seed=0,
-    storage=None,
-    ray=None,
-    max_trials=None,
-    time_budget=None,
-    allow_weak_base=False,
 )
 
 

@@ -10,6 +10,7 @@ from buildup.graph.layout import layout
 from buildup.report.findings import Findings
 from buildup.trials.claim import Final
 from buildup.trials.outcome import Score
+from buildup.trials.training import candidate_id
 
 SAME = (
     "base",
@@ -92,7 +93,7 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     scores: dict[str, list[float]] = {}
     for key, outcome in findings.history.outcomes.items():
         if isinstance(outcome, Score):
-            scores.setdefault(key.rpartition("-s")[0], []).append(objective.value(outcome))
+            scores.setdefault(candidate_id(key), []).append(objective.value(outcome))
     return Compared(
         run=findings.run,
         strategy=str(findings.settings.get("strategy", "")),

@@ -18,6 +18,7 @@ from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.ranking import Ranking
+from buildup.trials.training import candidate_id
 
 ASKED = (
     "base",
@@ -120,7 +121,7 @@ class Findings:
 
     def role(self, training: str) -> Role:
         """Whether a training belongs to the base, the winner or another candidate."""
-        candidate = training.rpartition("-s")[0]
+        candidate = candidate_id(training)
         if candidate == self.winner_id and not self.unchanged:
             return "winner"
         return "base" if candidate == fingerprint(self.base) else "other"
@@ -135,7 +136,7 @@ class Findings:
         own = self.winner_id if fingerprint(network) == fingerprint(self.winner) else fingerprint(network)
         scores = {}
         for row in self.trainings:
-            if row.id.rpartition("-s")[0] == own and isinstance(row.outcome, Score):
+            if candidate_id(row.id) == own and isinstance(row.outcome, Score):
                 scores[row.seed] = self.objective.value(row.outcome)
         return scores
 

@@ -11,7 +11,7 @@ from buildup.graph.network import Network, Stage
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.training import Training, training_id
+from buildup.trials.training import Training, candidate_id
 
 LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
@@ -70,11 +70,10 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
         if early and not counts(outcome):
             return {"outcome": PRUNED, "message": early[-1].reason, "seconds": outcome.seconds}
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
-    prefix = training_id(known["candidate"], 0).removesuffix("0")
     others = [
         other.accuracy
         for key, other in history.outcomes.items()
-        if key.startswith(prefix) and key != known["training"] and isinstance(other, Score)
+        if candidate_id(key) == known["candidate"] and key != known["training"] and isinstance(other, Score)
     ]
     values: dict[str, Any] = {
         "outcome": "score",

@@ -26,3 +26,12 @@ def training_id(candidate_id: str, seed: int) -> str:
     '0f3a-s2'
     """
     return f"{candidate_id}-s{seed}"
+
+
+def candidate_id(training: str) -> str:
+    """Whose training an id names.
+
+    >>> candidate_id("0f3a-s2")
+    '0f3a'
+    """
+    return training.rpartition("-s")[0]

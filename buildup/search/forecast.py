@@ -96,9 +96,12 @@ def _is_foreseen(view: View) -> bool:
 
 
 def _times(history: History, usual: int) -> dict[str, float]:
-    """Seconds an epoch, by training. Those that run count, too: what ends first is what was short."""
+    """Seconds an epoch, by training. Those that run count, too: what ends first is what was short.
+
+    Their first epoch may have waited for libraries and kernels, and says little of those to come.
+    """
     times = {
-        key: fmean(epoch.metrics["seconds"] for epoch in curve)
+        key: fmean(epoch.metrics["seconds"] for epoch in curve[1:] or curve)
         for key, curve in history.curves.items()
         if curve and all("seconds" in epoch.metrics for epoch in curve)
     }

@@ -122,8 +122,9 @@ def test_the_last_training_is_what_is_left_of_it() -> None:
     outcomes = dict(followed(steps, seed=0, workers=1).pages[-1][2].outcomes)
     last = steps.view(History(outcomes=dict(list(outcomes.items())[:1]))).needed[0].id
     del outcomes[last]
-    epochs = tuple(Epoch(number=number, metrics={"seconds": 3.0}) for number in range(1, 16))
-    history = History(outcomes=outcomes, curves={last: epochs})
+    others = (Epoch(number=number, metrics={"seconds": 3.0}) for number in range(2, 16))
+    warming_up = Epoch(number=1, metrics={"seconds": 30.0})
+    history = History(outcomes=outcomes, curves={last: (warming_up, *others)})
     found = forecast(steps, steps.view(history), history, workers=4, epochs=lambda _: EPOCHS)
     assert found is not None
     assert found.seconds == pytest.approx(5 * 3.0, rel=1e-4)

@@ -21,12 +21,14 @@ from buildup.report.words import duration
 from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import unused
 from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
+from buildup.search.evaluate import Evaluator
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
 from buildup.search.reuse import library_of
 from buildup.search.settings import inheriting, parse_duration
 from buildup.search.state import procedure
+from buildup.search.table import TableEvaluator
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import open_data, parse_fraction
 from buildup.training.health import check_base, unsuited
@@ -63,13 +65,15 @@ def resume(flags: Mapping[str, Any]) -> int:
             journal = stack.enter_context(closing(open_journal(run)))
             view = procedure(run).view(journal.history)
             as_json = bool(flags["json"])
-            if run.status == "finished":
+            if run.status == "finished" and len(view.decisions) == len(journal.history.decisions):
                 say(f"{run.folder}: this run is finished; nothing is left to do.")
                 return _summary(run, view, journal.history, as_json=as_json)
-            if view.finished:
-                return _finish(run, journal, view, journal.history, (), as_json=as_json)
-            check_data(run)
-            evaluator = stack.enter_context(closing(_workers(run, flags)))
+            if view.finished:  # but for verdicts that are still to be written down
+                evaluator: Evaluator = TableEvaluator(table={})
+            else:
+                check_data(run)
+                evaluator = _workers(run, flags)
+            stack.enter_context(closing(evaluator))
             return _drive(mark(run, "running", ""), journal, evaluator, as_json=as_json)
 
     return _resumable(run.folder, work)
@@ -146,7 +150,7 @@ def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
     return replace(run, settings=replace(run.settings, **changes)), extended is not None
 
 
-def _drive(run: Run, journal: Journal, evaluator: RayEvaluator, *, as_json: bool) -> int:
+def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -> int:
     """Follow the loop to its end, and leave the run in the state that it came to."""
     steps = procedure(run)
     limit = _limit(run, steps)

@@ -2,13 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 from urllib.request import urlopen
 
 import optuna
@@ -20,7 +25,7 @@ from safetensors.torch import load_file
 from buildup.cli import main
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.search.folder import open_run
+from buildup.search.folder import open_run, save
 from buildup.search.state import state_of
 from buildup.training.recipe import shipped_recipes
 
@@ -167,6 +172,27 @@ def test_each_candidate_has_its_diagram_in_the_study(place: Path) -> None:
     artifacts = list((place / "runs/demo/artifacts").iterdir())
     assert len(artifacts) >= 5
     assert all(artifact.read_text().startswith("<svg") for artifact in artifacts)
+
+
+@pytest.mark.parametrize(("lost", "status"), [(4, "running"), (1, "finished")])
+def test_verdicts_that_were_not_written_down_when_the_driver_died_are_made_up_for(
+    place: Path, lost: int, status: Literal["running", "finished"]
+) -> None:
+    run = place / f"lost-{lost}" / "demo"
+    shutil.copytree(place / "runs" / "demo", run)
+    lines = (run / "decisions.jsonl").read_text().splitlines()
+    with closing(sqlite3.connect(run / "study.db")) as study:
+        for step in range(len(lines) - lost + 1, len(lines) + 1):
+            study.execute("DELETE FROM study_user_attributes WHERE key = ?", (f"decision:{step:04}",))
+        study.commit()
+    (run / "decisions.jsonl").write_text("".join(f"{line}\n" for line in lines[:-lost]))
+    save(replace(open_run(str(run)), status=status))
+    assert main(["resume", str(run), "--allow-weak-base"]) == 0
+    assert (run / "decisions.jsonl").read_text().splitlines() == lines
+    assert [asdict(one) for one in state_of(open_run(str(run)))[1].decisions] == [
+        asdict(one) for one in state_of(open_run(str(place / "runs" / "demo")))[1].decisions
+    ]
+    assert open_run(str(run)).status == "finished"
 
 
 def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(

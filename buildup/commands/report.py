@@ -7,6 +7,7 @@ from typing import Any
 from buildup.commands.evidence import evidence_of
 from buildup.commands.export import findings_of
 from buildup.commands.problems import Problems
+from buildup.commands.show import how_it_walks
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
 from buildup.report.comparison import Compared, compared, comparison_values
 from buildup.report.evidence import Evidence
@@ -68,9 +69,11 @@ def _evidence(runs: list[Run]) -> Evidence | None:
 def _compared(run: Run) -> Compared:
     view, history = state_of(run)
     settings = run.settings
-    recipe = recipe_from_values(run.recipe)
+    recipe, execution = recipe_from_values(run.recipe), settings.execution
+    memory = "channels-last" if execution.channels_last else "channels-first"
     facts = {
         "base": f"{settings.base} at {settings.image_size} px, {view.candidates[0].layout}",
+        "stem": run.network.stem,
         "dataset": settings.dataset,
         "data hash": str(run.data["hash"])[:12],
         "validation images": f"split by seed {run.data['split_seed']}",
@@ -80,5 +83,14 @@ def _compared(run: Run) -> Compared:
         "fraction": settings.fraction,
         "objective": settings.objective,
         "start": str(settings.pretrained or "fresh weights"),
+        "precision": execution.precision,
+        "space": f"{run.space.name}: {how_it_walks(run.space)}",
+        "judge": settings.judge,
+        "seeds": str(settings.seeds),
+        "first seed": str(settings.seed),
+        "early drop": str(settings.early_drop),
+        "steps": f"{memory}, {execution.steps}{', deterministic' if execution.deterministic else ''}",
+        "device": settings.device.partition(":")[0],
+        "torch": str(run.environment.get("versions", {}).get("torch")),
     }
     return compared(findings_of(run, view, history), facts)

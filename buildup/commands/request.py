@@ -20,7 +20,7 @@ from buildup.search.storage import check_storage
 from buildup.search.strategies import STRATEGIES
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.training.data import DataInfo, describe_data, parse_fraction
+from buildup.training.data import DataInfo, describe_data, fraction_text, parse_fraction
 from buildup.training.device import check_device, device_count
 from buildup.training.execution import parse_execution
 from buildup.training.recipe import Recipe, load_recipe
@@ -68,10 +68,9 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_macs=problems.whole("--max-macs", text.get("max_macs"), 0, most=10**15) or None,
     )
     first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
-    fraction = text.get("fraction") or "1"
     share = 1.0
     with problems.caught():
-        share = parse_fraction(fraction)
+        share = parse_fraction(text.get("fraction") or "1")
     budget = problems.parsed("--time-budget", parse_duration, text.get("time_budget"))
 
     space = None
@@ -156,7 +155,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         threads=hardware.threads,
         device=hardware.device,
         execution=speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled),
-        fraction=fraction,
+        fraction=fraction_text(share),
         seed=first_seed,
         storage=text.get("storage"),
         ray=text.get("ray"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from buildup.report.comparison import Compared, comparable, differences
+from buildup.report.comparison import Compared, comparable, differences, other_differences
 from buildup.report.evidence import Evidence
 from buildup.report.final import final_rows, header
 from buildup.report.html import document, table_head
@@ -15,7 +15,7 @@ from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 HEADER = (
     *("run", "strategy", "judge", "verdicts", "kept", "trainings", "needed", "reused", "time"),
-    *("winner", "params", "MACs", "score", "gain"),
+    *("winner", "params", "MACs", "score", "gain", "seeds"),
 )
 RIGHT = frozenset(range(3, len(HEADER))) - {HEADER.index("winner")}
 
@@ -28,7 +28,7 @@ def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) 
 def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """The same in Markdown, without the plots."""
     lines = [f"# {plain(_title(runs))}", "", f"**{plain(comparable(runs))}**", ""]
-    for name, values in differences(runs).items():
+    for name, values in {**differences(runs), **other_differences(runs)}.items():
         each = (f"{plain(run.run)} {plain(value)}" for run, value in zip(runs, values, strict=True))
         lines.append(f"- {plain(name)}: {', '.join(each)}")
     ruler = ["---:" if index in RIGHT else "---" for index in range(len(HEADER))]
@@ -48,8 +48,8 @@ def comparison_table(runs: Sequence[Compared]) -> str:
 
 def _parts(runs: Sequence[Compared]) -> Iterator[str]:
     yield f'<header><p class="eyebrow">buildup comparison</p><h1>{escape(_title(runs))}</h1></header>'
-    found = differences(runs)
-    kind = "warning" if found else "same"
+    kind = "warning" if differences(runs) else "same"
+    found = {**differences(runs), **other_differences(runs)}
     yield f'<section class="{kind}" role="note"><p><strong>{escape(comparable(runs))}</strong></p>'
     if found:
         head = table_head("", *(run.run for run in runs))
@@ -140,8 +140,7 @@ def _rows(runs: Sequence[Compared]) -> list[list[str]]:
 
 
 def _row(run: Compared) -> list[str]:
-    base, winner = run.base, run.winner
-    objective = OBJECTIVES[run.objective]
+    winner = run.winner
     return [
         run.run,
         run.strategy,
@@ -156,7 +155,8 @@ def _row(run: Compared) -> list[str]:
         count(winner.params) if winner else "–",
         count(winner.macs) if winner else "–",
         f"{winner.score:.2f}" if winner else "–",
-        points(objective.sign * (winner.score - base.score)) if winner and base else "–",
+        "–" if run.gain is None else points(run.gain),
+        "–" if run.gains is None else str(len(run.gains)),
     ]
 
 
@@ -164,9 +164,10 @@ def _counted(runs: Sequence[Compared]) -> str:
     kinds = {run.objective: OBJECTIVES[run.objective] for run in runs}
     objectives = " or ".join(f"{one.title} ({one.scale})" for _, one in sorted(kinds.items()))
     return (
-        f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much that is better than that of "
-        "the base. Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were "
-        "taken over from another run. Time is that of all trainings, one after the other, as if none had been reused."
+        f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much it is better than the base, "
+        "the mean over the seeds that both have, as many as stand beside it; none where candidates inherit weights. "
+        "Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
+        "from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )
 
 

@@ -14,6 +14,7 @@ from buildup.trials.training import candidate_id
 
 SAME = (
     "base",
+    "stem",
     "dataset",
     "data hash",
     "validation images",
@@ -23,8 +24,11 @@ SAME = (
     "fraction",
     "objective",
     "start",
+    "precision",
 )
 """What must be equal for the scores of two runs to mean the same."""
+TOLD = ("space", "judge", "seeds", "first seed", "early drop", "steps", "device", "torch")
+"""What may differ, and is told where it does: what was tried and how sure a verdict is, or the last digits of sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,7 @@ class Compared:
     judge: str
     finished: str
     facts: Mapping[str, str]
-    """The values of `SAME`."""
+    """The values of `SAME` and of `TOLD`."""
     objective: str
     verdicts: int
     kept: int
@@ -69,6 +73,8 @@ class Compared:
     """Of all its trainings together."""
     points: tuple[Point, ...]
     reached: tuple[Reached, ...]
+    gains: tuple[float, ...] | None
+    """By how much the winner is better than the base, for each seed that both have; None where they are no pair."""
     final: Final | None
 
     @property
@@ -85,6 +91,11 @@ class Compared:
     def needed(self) -> int:
         """The trainings that its verdicts stand on."""
         return self.reached[-1].trainings if self.reached else 0
+
+    @property
+    def gain(self) -> float | None:
+        """The mean of the gains; None without any."""
+        return fmean(self.gains) if self.gains else None
 
 
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
@@ -108,24 +119,32 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
         seconds=sum(outcome.seconds for outcome in findings.history.outcomes.values()),
         points=tuple(_points(findings, {key: fmean(values) for key, values in scores.items()})),
         reached=tuple(_reached(findings)),
+        gains=_gains(findings),
         final=findings.final,
     )
 
 
 def differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
     """In what the runs differ that must be equal, with the value of each."""
-    values = {name: [run.facts.get(name, "?") for run in runs] for name in SAME}
-    return {name: row for name, row in values.items() if len(set(row)) > 1}
+    return _unequal(runs, SAME)
+
+
+def other_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
+    """In what else the runs differ, with the value of each."""
+    return _unequal(runs, TOLD)
 
 
 def comparable(runs: Sequence[Compared]) -> str:
     """Whether the scores may be compared, as a sentence."""
+    also = f" They{{}} differ in {', '.join(other)}." if (other := other_differences(runs)) else ""
     if not (found := differences(runs)):
         return (
-            "Comparable: same base, data, validation images, recipe, epochs and share of the data. The validation "
-            "scores of winners are flattered, the more so the more was tried; only a final is a claim."
+            "Comparable: same base and stem, data, validation images, recipe, epochs, share of the data and precision."
+            f"{also.format(' do')} The validation scores of winners are flattered, the more so the more was tried; "
+            "only a final is a claim."
         )
-    return f"Not comparable: they differ in {', '.join(found)}, so their scores do not mean the same."
+    unlike = f"Not comparable: they differ in {', '.join(found)}, so their scores do not mean the same."
+    return f"{unlike}{also.format(' also')}"
 
 
 def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
@@ -133,11 +152,27 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
     rows = []
     for run in runs:
         base, winner = run.base, run.winner
-        row = {**asdict(run), "needed": run.needed}
+        row = {**asdict(run), "needed": run.needed, "gain": run.gain}
         row["base"], row["winner"] = base and asdict(base), winner and asdict(winner)
         row["final"] = run.final and {**row["final"], "verdict": run.final.verdict}
         rows.append(row)
-    return {"comparable": not differences(runs), "differences": differences(runs), "runs": rows}
+    return {
+        "comparable": not differences(runs),
+        "differences": differences(runs),
+        "other_differences": other_differences(runs),
+        "runs": rows,
+    }
+
+
+def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
+    values = {name: [run.facts.get(name, "?") for run in runs] for name in names}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
+
+
+def _gains(findings: Findings) -> tuple[float, ...] | None:
+    if findings.unchanged:
+        return tuple(0.0 for _ in findings.scores(findings.base))
+    return None if findings.inherits else findings.paired_gains
 
 
 def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:
@@ -160,10 +195,11 @@ def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:
 
 def _reached(findings: Findings) -> list[Reached]:
     """The best after the base and after each verdict, by the scores that the verdicts stand on."""
-    own = fingerprint(findings.base)
-    base_scores = findings.decisions[0].parent_scores if findings.decisions else ()
-    if not base_scores:
+    own, scores = fingerprint(findings.base), findings.scores(findings.base)
+    if not scores:
         return []
+    # Candidates may be dropped untrained before anything is compared with the base, which is trained all the same.
+    base_scores = next((one.parent_scores for one in findings.decisions if one.parent_scores), tuple(scores.values()))
     asked = {own: len(base_scores)}
     rows = [Reached(trainings=asked[own], score=fmean(base_scores))]
     for decision in findings.decisions:

@@ -24,6 +24,7 @@ from buildup.training.dataset import (
     DataInfo,
     Dataset,
     count_split,
+    fraction_text,
     parse_fraction,
     split,
 )
@@ -32,8 +33,8 @@ from buildup.training.recipe import Recipe
 from buildup.training.source import Source, open_source, size_of
 from buildup.training.stream import Streamed
 
-__all__ = ["DATASETS", "DataInfo", "Dataset", "check_test", "data_folder", "describe_data", "load_data", "load_test"]
-__all__ += ["open_data", "open_test", "parse_fraction", "split"]
+__all__ = ["DATASETS", "DataInfo", "Dataset", "check_test", "data_folder", "describe_data", "fraction_text"]
+__all__ += ["load_data", "load_test", "open_data", "open_test", "parse_fraction", "split"]
 
 DATASETS = ("digits", *cifar.ARCHIVES, "folder:DIR", "torch/NAME", "hfds/NAME", "wds:DIR")
 LARGEST_SHARE = 0.25

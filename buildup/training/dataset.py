@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from hashlib import sha256
 from typing import Protocol
@@ -155,3 +156,13 @@ def parse_fraction(text: str | float) -> float:
     if not 0 < fraction <= 1:
         raise DataError(f"fraction is {str(text)!r}; a share of the training data such as 1/64, 0.1 or 1 is needed.")
     return fraction
+
+
+def fraction_text(fraction: float) -> str:
+    """The same text for the same share, however it was typed.
+
+    >>> [fraction_text(parse_fraction(text)) for text in ("0.125", "1/8", "1.0", "0.3")]
+    ['1/8', '1/8', '1', '3/10']
+    """
+    short = Fraction(fraction).limit_denominator(1_000_000)
+    return str(short if float(short) == fraction else fraction)

@@ -41,6 +41,7 @@ def test_several_runs_are_compared_and_what_differs_is_said(
     first, second = values["runs"]
     assert first["winner"] == second["winner"]
     assert first["trainings"] == first["needed"]
+    assert values["other_differences"] == {}
     assert "Not comparable" in target.read_text()
     assert main(["report", *two, "--format", "md"]) == 0
     assert "fraction" in capsys.readouterr().out

@@ -8,10 +8,11 @@ from xml.etree import ElementTree
 import pytest
 
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
-from buildup.report.comparison import SAME, Compared, compared, comparison_values
+from buildup.report.comparison import SAME, TOLD, Compared, compared, comparison_values
 from buildup.report.findings import Findings
+from buildup.trials.outcome import Score
 
-FACTS: Mapping[str, str] = {name: f"a {name}" for name in SAME}
+FACTS: Mapping[str, str] = {name: f"a {name}" for name in (*SAME, *TOLD)}
 
 
 def named(findings: Findings, run: str, strategy: str) -> Findings:
@@ -54,6 +55,42 @@ def test_runs_that_differ_in_what_must_be_equal_are_said_not_to_compare(two: lis
     values = comparison_values([two[0], other])
     assert not values["comparable"]
     assert values["differences"] == {name: [f"a {name}", "something else"]}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_what_may_differ_is_told_and_leaves_runs_comparable(two: list[Compared], name: str) -> None:
+    other = replace(two[1], facts={**FACTS, name: "something else"})
+    for text in (comparison_page([two[0], other]), comparison_text([two[0], other])):
+        assert "Comparable" in text
+        assert f"They do differ in {name}." in text
+        assert "something else" in text
+    values = comparison_values([two[0], other])
+    assert values["comparable"]
+    assert values["other_differences"] == {name: [f"a {name}", "something else"]}
+
+
+def test_a_gain_stands_on_the_seeds_that_winner_and_base_both_have(published: Findings, two: list[Compared]) -> None:
+    assert two[0].gains == pytest.approx((1.54, 1.54, 1.54))
+    more = Score(accuracy=99.0, images=5000)
+    luckier = replace(published, history=published.history.with_outcome(f"{published.winner_id}-s7", more))
+    lucky = compared(luckier, FACTS)
+    assert lucky.winner is not None
+    assert lucky.winner.score > 84.02
+    assert lucky.gain == pytest.approx(1.54)
+    assert compared(replace(published, settings={"inherit": 0.3}), FACTS).gains is None
+
+
+def test_the_best_so_far_begins_with_the_base_though_the_first_candidates_were_dropped_untrained(
+    published: Findings,
+) -> None:
+    first = published.decisions[0]
+    untrained = replace(first, step=0, scores=(), parent_scores=(), seeds=0, verdict="drop", candidate="too large")
+    decisions = (untrained, *published.decisions)
+    run = compared(replace(published, history=replace(published.history, decisions=decisions)), FACTS)
+    assert [one.trainings for one in run.reached] == [3, 3, *(3 * networks for networks in range(2, 10))]
+    none = compared(replace(published, history=replace(published.history, decisions=(untrained,))), FACTS)
+    assert [one.trainings for one in none.reached] == [3, 3]
+    assert none.reached[0].score == pytest.approx(82.48)
 
 
 def test_equal_runs_compare_and_all_they_found_and_spent_is_told(two: list[Compared]) -> None:

@@ -31,7 +31,7 @@ RESUMABLE = ("checkpoint.pt", "weights.safetensors")
 """What an attempt leaves that another can go on from; weights alone when it died between its end and its record."""
 STOP = "stop"
 DEATHS = 3
-"""How often a training may lose its worker before it counts as lost."""
+"""How often a training may lose its worker before it counts as lost, without an epoch more in between."""
 PATIENCE = 20.0
 """Seconds that a new worker gets to come up before an idle one takes its training over."""
 
@@ -121,6 +121,8 @@ class Desk:
         self._wanted: dict[str, Training] = {}
         self._ended: set[str] = set()
         self._deaths: Counter[str] = Counter()
+        """Since a training last got further than it had been."""
+        self._reached: Counter[str] = Counter()
         self._reserved: Training | None = None
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
@@ -177,6 +179,9 @@ class Desk:
                         worker = f"{report.host}:{report.pid}"
                         self.events.put(Started(training=training, attempt=post.attempt, worker=worker))
                 case Epoch() if post.state is State.TRAINING:
+                    if report.number > self._reached[training.id]:
+                        self._reached[training.id] = report.number
+                        self._deaths[training.id] = 0
                     self.events.put(EpochDone(training=training, epoch=report))
                 case Record():
                     if post.state is State.TRAINING:
@@ -203,7 +208,7 @@ class Desk:
                 if post.state is State.TRAINING:
                     self._fail(training, Reason.UNNEEDED, "a verdict fell without it, and its worker died")
             elif self._deaths[training.id] >= DEATHS:
-                self._fail(training, Reason.LOST, f"its worker died {DEATHS} times, at last with: {error}")
+                self._fail(training, Reason.LOST, _lost(training, self._reached[training.id], error))
                 self._ended.add(training.id)
 
     def busy(self) -> list[Begun]:
@@ -249,3 +254,10 @@ class Desk:
     def _fail(self, training: Training, reason: Reason, message: str) -> None:
         record = Record(outcome=Failure(reason=reason, message=message), curve=())
         self.events.put(Ended(training=training, record=record))
+
+
+def _lost(training: Training, epochs: int, error: str) -> str:
+    return (
+        f"the training {training.id} ({training.candidate.layout}) lost its worker {DEATHS} times, and got no further "
+        f"than epoch {epochs} in between. Ray says:\n{error}\n"
+    )

@@ -128,7 +128,7 @@ def attempt(
 
 
 def raise_if_of_the_place(event: Event) -> Event:
-    """Pass an event on, unless it tells of a failure that every other training would share."""
+    """Pass an event on, unless it tells of a failure that says nothing of the candidate."""
     if isinstance(event, Ended):
         outcome = event.record.outcome
         if isinstance(outcome, Failure) and outcome.reason.is_of_the_place:

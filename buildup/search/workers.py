@@ -247,7 +247,9 @@ class _Mourner(tune.Callback):
         self._desk.leave(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._desk.leave(trial.trial_id, str(trial.get_error() or "no reason was given").strip())
+        # Where Tune itself looks for the error, it is put only later.
+        file = Path(trial.error_file or "")
+        self._desk.leave(trial.trial_id, file.read_text(errors="replace").strip() if file.is_file() else "no reason")
 
 
 def _join_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:

@@ -22,14 +22,14 @@ class Reason(StrEnum):
     BROKEN = "broken"
     """The code raised; the message is the traceback."""
     LOST = "lost"
-    """Its worker died again and again."""
+    """Its worker died again and again, and got no further in between."""
     UNNEEDED = "unneeded"
     """A verdict fell without it, so it was ended early."""
 
     @property
     def is_of_the_place(self) -> bool:
-        """Whether it says nothing of the candidate: every other training would fail so, too."""
-        return self in {Reason.DISK_FULL, Reason.REFUSED}
+        """Whether it says nothing of the candidate, only of where it was trained: no verdict may stand on it."""
+        return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST}
 
 
 class Failed(Exception):

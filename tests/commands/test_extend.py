@@ -15,9 +15,11 @@ from buildup.commands import search
 from buildup.commands.extend import begin, extension
 from buildup.commands.problems import Problems
 from buildup.search.assemble import open_journal
+from buildup.search.evaluate import Ended, Event, raise_if_of_the_place
 from buildup.search.folder import open_run, save
 from buildup.search.state import state_of
 from buildup.search.table import Row, TableEvaluator
+from buildup.trials.outcome import Failure, Reason, Record
 
 
 class Scores(dict[str, Row]):
@@ -115,3 +117,31 @@ def test_a_run_whose_test_set_was_opened_is_not_extended(run: Path, capsys: pyte
     assert main(["resume", str(run), "--seeds", "2"]) == 2
     assert "final" in capsys.readouterr().err
     assert not open_run(str(run)).earlier
+
+
+class Deadly(TableEvaluator):
+    """Its workers die again and again."""
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        event = super().next_event(timeout)
+        assert isinstance(event, Ended)
+        lost = Failure(reason=Reason.LOST, message="its worker died")
+        return raise_if_of_the_place(Ended(training=event.training, record=Record(outcome=lost, curve=())))
+
+
+def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = search._workers
+    monkeypatch.setattr(search, "_workers", lambda run, flags: Deadly(table=Scores()))
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 1
+    assert "its worker died Nothing was decided by it" in capsys.readouterr().err
+    found = open_run(str(run))
+    assert found.status == "failed"
+    view, history = state_of(found)
+    assert view.decisions == ()
+    assert not any(isinstance(outcome, Failure) for outcome in history.outcomes.values())
+
+    monkeypatch.setattr(search, "_workers", workers)
+    assert main(["resume", str(run), "--allow-weak-base"]) == 0
+    assert {line["seeds"] for line in lines_of(run / "decisions.jsonl")} == {2}

@@ -238,15 +238,36 @@ def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(evaluator: 
 
 
 @pytest.mark.slow
-def test_a_training_that_kills_its_workers_is_lost_after_three(evaluator: Callable[..., RayEvaluator]) -> None:
+def test_a_training_that_gets_further_between_the_deaths_of_its_workers_is_not_lost(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs(epochs=6, seconds=0.3), workers=1)
+    one.want(trainings(1))
+    for number in (1, 2, 3, 4):
+        pid = int(wait_for(one, Started).worker.split(":")[1])
+        while wait_for(one, EpochDone).epoch.number < number:
+            pass
+        time.sleep(0.1)  # it keeps its epoch after telling it
+        os.kill(pid, signal.SIGKILL)
+    assert wait_for(one, Ended).record.outcome == Score(accuracy=56.0)
+
+
+@pytest.mark.slow
+def test_a_training_that_only_kills_its_workers_ends_the_search_and_can_be_tried_again(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path
+) -> None:
     one = evaluator(jobs(seconds=60), workers=1)
     one.want(trainings(1))
     for _ in range(3):
         os.kill(int(wait_for(one, Started).worker.split(":")[1]), signal.SIGKILL)
-    ended = wait_for(one, Ended)
-    assert isinstance(ended.record.outcome, Failure)
-    assert ended.record.outcome.reason is Reason.LOST
-    assert one.next_event(timeout=1.0) is None
+    with pytest.raises(SearchError, match="lost its worker 3 times, and got no further than epoch 0") as told:
+        wait_for(one, Ended)
+    assert "The actor died" in str(told.value)
+    one.close()
+    assert not list(tmp_path.rglob("final.json"))
+    ended = until_ended(evaluator(jobs(), workers=1), trainings(1))[-1]
+    assert isinstance(ended, Ended)
+    assert ended.record.outcome == Score(accuracy=53.0)
 
 
 def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..., RayEvaluator]) -> None:

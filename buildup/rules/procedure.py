@@ -170,7 +170,7 @@ class Procedure:
         rows = [(self.base, self.seeds)]
         for candidate, decision in zip(view.candidates[1:], view.decisions, strict=False):
             assert candidate.parent is not None
-            rows += [(candidate, decision.seeds), (candidate.parent, decision.seeds)]
+            rows += [(candidate, decision.seeds), (candidate.parent, self._asked_of_parent(decision))]
         if view.current and view.current is not self.base:
             rows.append((view.current, self.seeds * self.judge.looks[view.look - 1]))
         ids = set()
@@ -180,6 +180,12 @@ class Procedure:
                 ids |= {training_id(link.id, seed) for seed in self._row(seeds)}
                 link = link.giver
         return ids
+
+    def _asked_of_parent(self, decision: Decision) -> int:
+        """How many seeds of the parent a verdict asked for: none in the look at which a training failed."""
+        if decision.scores or decision.epoch:
+            return decision.seeds
+        return self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
 
     def decide(
         self, history: History, step: Step, number: int, spread: Spread, lessons: Lessons = ()
@@ -197,11 +203,17 @@ class Procedure:
         for look, multiple in enumerate(self.judge.looks, start=1):
             seeds = self.seeds * multiple
             judged: Verdict | None
-            if failed := self._failures(history, candidate, seeds):
-                judged = _dropped(f"a training of it failed ({failed[0].reason}): {failed[0].summary}")
-            elif missing := self.missing(history, candidate, look):
+            if failed := self._first_failure(history, candidate, seeds):
+                # Which seeds have ended beside it depends on the workers. So those before it are waited for, and
+                # none of their scores counts.
+                if earlier := self._missing(history, candidate, failed[0]):
+                    return Waiting(look=look, needed=earlier)
+                judged = _dropped(f"a training of it failed ({failed[1].reason}): {failed[1].summary}")
+                decision = self._decision(history, candidate, number, judged, look, failed[0] + 1)
+                return replace(decision, scores=(), parent_scores=())
+            if missing := self.missing(history, candidate, look):
                 return Waiting(look=look, needed=missing)
-            elif pairs := self.pairs(history, candidate, look):
+            if pairs := self.pairs(history, candidate, look):
                 judged = self.judge.judge(pairs, look, step.share, spread)
             else:
                 judged = _dropped("no training of its parent has a score to compare with")
@@ -250,9 +262,12 @@ class Procedure:
         missing = (seed for seed in row if training_id(candidate.id, seed) not in known)
         return tuple(training for seed in missing if (training := _to_start(history, candidate, seed)))
 
-    def _failures(self, history: History, candidate: Candidate, seeds: int) -> list[Failure]:
-        outcomes = (history.outcome(candidate.id, seed) for seed in self._row(seeds))
-        return [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+    def _first_failure(self, history: History, candidate: Candidate, seeds: int) -> tuple[int, Failure] | None:
+        """How many seeds come before the first that failed, and how it did."""
+        for number, seed in enumerate(self._row(seeds)):
+            if isinstance(outcome := history.outcome(candidate.id, seed), Failure):
+                return number, outcome
+        return None
 
     def _pairs(self, history: History, candidate: Candidate, seeds: int) -> list[Pair]:
         assert candidate.parent is not None
@@ -286,7 +301,7 @@ class Procedure:
 
     def _taught(self, history: History, candidate: Candidate, decision: Decision, before: Lessons) -> Lessons:
         """What all candidates so far that were trained to the end have taught of curves."""
-        if self.early is None or decision.epoch or not decision.looks:
+        if self.early is None or not decision.scores:
             return before
         return taught(history, candidate, self._row(self.seeds), self.early.points, self.judge.objective, before)
 

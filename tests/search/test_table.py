@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -16,12 +16,14 @@ from buildup.graph.network import sketch
 from buildup.rules.moves import with_look_ahead
 from buildup.rules.procedure import View
 from buildup.rules.strategies import procedure_of
+from buildup.search.evaluate import Ended, Event
 from buildup.search.loop import Silence, run
 from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
 CONTROL = "CCC|CCCC|CCCCCC|CCCC"
@@ -81,6 +83,23 @@ class AnyScores(dict[str, Row]):
         return Row(score=80 + random.Random(f"{self.seed}/{layout}").random())
 
 
+@dataclass(kw_only=True)
+class Failing(TableEvaluator):
+    """Some trainings of candidates diverge, the same ones for any number of workers."""
+
+    share: float
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        event = super().next_event(timeout)
+        if not isinstance(event, Ended) or isinstance(event.record.outcome, Failure):
+            return event
+        training = event.training
+        if training.candidate.parent is None or random.Random(f"fails/{training.id}").random() >= self.share:
+            return event
+        diverged = Failure(reason=Reason.DIVERGED, message=f"the loss of {training.id} became inf")
+        return Ended(training=training, record=Record(outcome=diverged, curve=()))
+
+
 @pytest.mark.parametrize(
     ("judge", "look_ahead", "expected"),
     [
@@ -103,7 +122,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
 
 
-@settings(deadline=None, max_examples=5)
+@settings(deadline=None, max_examples=20)
 @given(
     seeds=st.integers(2, 3),
     judge=st.sampled_from(["likely", "proven", "point"]),
@@ -113,6 +132,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
     look_ahead=st.integers(0, 1),
     failures=st.integers(1, 2),
     order=st.sampled_from(["last-first", "first-last", (2, 4, 1, 3)]),
+    failing=st.sampled_from([0.0, 0.05, 0.2]),
 )
 def test_decisions_are_the_same_for_any_number_of_workers(
     seeds: int,
@@ -123,12 +143,13 @@ def test_decisions_are_the_same_for_any_number_of_workers(
     look_ahead: int,
     failures: int,
     order: Literal["last-first", "first-last"] | tuple[int, ...],
+    failing: float,
 ) -> None:
     decided, asked_for = [], []
     for workers in (1, 2, 8, 100):
         space = replace(load("paper"), look_ahead=look_ahead, failures=failures, order=order)
         procedure = procedure_of(sketch(CONTROL), space, judge=judge, seeds=seeds)
-        evaluator = TableEvaluator(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter)
+        evaluator = Failing(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter, share=failing)
         view, history = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         asked_for.append(procedure.stood_on(view))
@@ -162,18 +183,20 @@ def test_workers_that_look_ahead_shorten_the_published_search(workers: int, seed
     assert alone.clock >= goal * together.clock
 
 
+@pytest.mark.parametrize("failing", [0.0, 0.1])
 @pytest.mark.parametrize("strategy", ["random", "tpe"])
-def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strategy: str) -> None:
+def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strategy: str, failing: float) -> None:
     decided, spans = [], []
     for workers in (1, 24):
         procedure = procedure_of(
             sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
         )
-        evaluator = TableEvaluator(table=AnyScores(3), workers=workers, noise=0.5)
+        evaluator = Failing(table=AnyScores(3), workers=workers, noise=0.5, jitter=2.0, share=failing)
         view, _ = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert decided[0] == decided[1]
+    assert any(not decision.scores for decision in decided[0]) == bool(failing)
     assert spans[0] > (8 if strategy == "random" else 2) * spans[1]
 
 

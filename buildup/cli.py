@@ -126,7 +126,7 @@ def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -
 def _run(command: Command, flags: Flags) -> int:
     """A command answers with an exit code, with text and the same as values, or with all three."""
     function = _load(f"buildup.commands.{command.run}")
-    answer = function(flags) if command.late is None else function(flags, _when_called(command.late))
+    answer = function(flags, *map(_when_called, command.late))
     if isinstance(answer, int):
         return answer
     text, values, *code = answer

@@ -22,8 +22,8 @@ class Command:
     example: str
     run: str
     """The function of `buildup.commands` that is called with what was typed, as `module:function`."""
-    late: str | None = None
-    """A function that is handed to it, and loaded when it is called: torch and timm take seconds to load."""
+    late: tuple[str, ...] = ()
+    """Functions that are handed to it, and loaded when they are called: torch and timm take seconds to load."""
     positional: tuple[tuple[str, str], ...] = ()
     """Names and helps; a name in brackets may be left out, and one with dots may be given several times."""
     flags: tuple[Flag, ...] = ()
@@ -44,7 +44,9 @@ RECIPE = Flag(
 )
 STEM = Flag(name="stem", metavar="WORD", help="auto, small or base (default: auto, small at up to 64 px)")
 STRATEGY = Flag(
-    name="strategy", metavar="NAME", help="alternet (default), or a control: random, tpe, nsga2, exhaustive"
+    name="strategy",
+    metavar="NAME",
+    help="alternet (default), or a control: random, tpe, nsga2 (weighs MACs), nsga2-params, exhaustive",
 )
 PRETRAINED = Flag(
     name="pretrained", metavar="[FILE]", help="start the base's own blocks from timm's weights, or from those of a file"
@@ -149,20 +151,33 @@ COMMANDS = (
         help="the same rule on a table of scores",
         example="buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point",
         run="simulate:simulate",
-        late="buildup.models.read:read",
+        late=("buildup.models.read:read", "buildup.search.state:costs_of"),
         flags=(
             Flag(name="scores", metavar="FILE", help="CSV with the columns layout,score[,seconds]"),
             BASE,
             Flag(name="layout", metavar="LAYOUT", help="where to start, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
             SPACE,
             STRATEGY,
-            Flag(name="judge", metavar="NAME", help="likely, proven or point (default: point for one seed)"),
+            Flag(
+                name="judge",
+                metavar="NAME",
+                help="likely, proven or point (default: the space's, point for one seed; studies have more than one)",
+            ),
             Flag(name="objective", metavar="NAME", help="what a score is: accuracy in percent (default), nll or ece"),
             Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
-            Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 1)"),
+            Flag(
+                name="seeds",
+                metavar="N",
+                help="trainings of each candidate (default: 1; 3 for --aa, --power and --early-drop)",
+            ),
             Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),
-            Flag(name="noise", metavar="SD", help="deviation of a score around its row, in points (default: 0)"),
-            Flag(name="seed", metavar="N", help="seed of the noise (default: 0)"),
+            Flag(
+                name="noise",
+                metavar="SD",
+                help="deviation of a score around its row, in points (default: 0); for --aa and --power the true seed "
+                "deviation (default: 0, 0.2 and 0.4)",
+            ),
+            Flag(name="seed", metavar="N", help="first seed, and that of all that is drawn (default: 0)"),
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
             Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
             Flag(name="power", help="no table: how often a judge keeps what helps"),
@@ -175,7 +190,7 @@ COMMANDS = (
             Flag(
                 name="runs",
                 metavar="N",
-                help="searches a line of --aa and --power (default: 1000), or of --speedup (100)",
+                help="searches a line of --aa, --power and --early-drop (default: 1000), or of --speedup (100)",
             ),
             JSON,
         ),
@@ -278,7 +293,7 @@ COMMANDS = (
         help="which timm names can be a base, and for the others why not",
         example="buildup models 'resnet*'",
         run="models:models",
-        late="buildup.models.catalogue:learn",
+        late=("buildup.models.catalogue:learn",),
         positional=(("[pattern]", "names to list, with * for any letters"),),
         flags=(JSON,),
     ),

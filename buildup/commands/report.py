@@ -15,7 +15,7 @@ from buildup.report.markdown import markdown
 from buildup.report.page import page
 from buildup.search.diagnoses import read_diagnoses
 from buildup.search.files import write_whole
-from buildup.search.folder import Run, open_run
+from buildup.search.folder import Run, folder_of, open_run
 from buildup.search.state import state_of
 from buildup.training.recipe import recipe_from_values
 
@@ -26,12 +26,15 @@ def report(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Write the report of one run, or the comparison of several."""
     problems = Problems()
     runs = []
-    for name in dict.fromkeys(flags["run"]):
+    named = {folder_of(name).absolute(): name for name in flags["run"]}
+    for name in named.values():
         with problems.caught():
             runs.append(open_run(name))
     form = problems.choice("format", flags["format"], "html", ("html", "md"))
-    if flags["to"] and len(flags["run"]) == 1:
+    if flags["to"] and len(named) == 1:
         problems.found.append("--to is for a comparison of several runs; a run's own report lies in its folder.")
+    elif flags["to"] and form == "md":
+        problems.found.append("--to is for the page; --format md prints. Leave one of them out.")
     elif flags["to"] and not Path(flags["to"]).absolute().parent.is_dir():
         problems.found.append(f"--to {flags['to']}: its folder does not exist.")
     problems.raise_any()

@@ -9,6 +9,7 @@ from buildup.commands.dropping import risks
 from buildup.commands.problems import Problems
 from buildup.commands.remember import recall, remember
 from buildup.commands.speedup import speedup
+from buildup.commands.studies import study_of, unread
 from buildup.errors import LayoutError, RequestError
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
@@ -17,10 +18,11 @@ from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.strategies import procedure_of, unused
 from buildup.search.loop import Silence, run
-from buildup.search.strategies import STRATEGIES
+from buildup.search.strategies import STRATEGIES, WEIGHING
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
+from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 
@@ -28,27 +30,28 @@ PIXELS, CLASSES = 32, 100
 """A table names layouts, not images; networks are followed at the size of the published trace."""
 
 
-def simulate(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    """Follow the rule; the trace as text and as values. `read` makes the graph of a base that no cache knows."""
-    if flags["early_drop"] is not None:
-        return _early_drop(flags)
-    return _chance(flags, read) if flags["aa"] or flags["power"] else _follow(flags, read)
+def simulate(
+    flags: Mapping[str, Any], read: Callable[..., Network], costs: Callable[[Candidate], tuple[int, int]]
+) -> tuple[str, dict[str, Any]]:
+    """Follow the rule; the trace as text and as values.
 
-
-def _chance(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    """How often the judges err: searches on drawn images, of the usual kinds or from where the flags say."""
+    `read` makes the graph of a base that no cache knows, and `costs` counts parameters and MACs of a network of it.
+    """
     problems = Problems()
+    problems.found += unread(flags)
+    study = study_of(flags)
+    if study == "early_drop":
+        return _early_drop(flags, problems)
+    return _chance(flags, problems, read) if study in {"aa", "power"} else _follow(flags, problems, read, costs)
+
+
+def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
+    """How often the judges err: searches on drawn images, of the usual kinds or from where the flags say."""
     seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
     runs = problems.whole("--runs", flags["runs"], 1000)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
     judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    for name in ("strategy", "objective"):
-        if flags[name] is not None:
-            known = "search by the build-up rule" if name == "strategy" else "draw which images are right"
-            problems.found.append(f"--{name}: --aa and --power {known}. Leave it out.")
-    if flags["aa"] and flags["power"]:
-        problems.found.append("--aa and --power are two studies; ask for one of them.")
     places: Sequence[Where] = USUAL
     if flags["base"] or flags["layout"]:
         with problems.caught():
@@ -65,17 +68,13 @@ def _chance(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
 
 
-def _early_drop(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _early_drop(flags: Mapping[str, Any], problems: Problems) -> tuple[str, dict[str, Any]]:
     """How often dropping early costs a candidate that would have been kept, on drawn curves."""
-    problems = Problems()
     risk = problems.number("--early-drop", flags["early_drop"], 0.0, least=0.001, most=0.3)
     seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
     runs = problems.whole("--runs", flags["runs"], 1000)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    for name in ("aa", "power", "speedup", "scores", "base", "layout", "noise", "objective", "strategy", "workers"):
-        if flags[name]:
-            problems.found.append(f"--{name}: --early-drop draws curves of its own. Leave it out.")
     problems.raise_any()
     return risks(risk, (judge,) if judge else ("likely", "point"), seeds=seeds, runs=runs, seed=seed)
 
@@ -85,8 +84,12 @@ def _space(flags: Mapping[str, Any]) -> SearchSpace:
     return with_look_ahead(space) if flags["look_ahead"] else space
 
 
-def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    problems = Problems()
+def _follow(
+    flags: Mapping[str, Any],
+    problems: Problems,
+    read: Callable[..., Network],
+    costs: Callable[[Candidate], tuple[int, int]],
+) -> tuple[str, dict[str, Any]]:
     seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
     noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
@@ -107,15 +110,11 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
     elif network:
         with problems.caught():
             table = read_table(Path(flags["scores"]), network, ends=space is not None and space.place == "end")
-    if flags["speedup"] and flags["objective"] is not None:
+    if strategy in WEIGHING and flags["layout"]:
         problems.found.append(
-            "--objective: --speedup draws scores of its own, and no time depends on it. Leave it out."
+            f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
+            "strategy."
         )
-    if strategy == "nsga2":
-        problems.found.append(
-            "--strategy nsga2 weighs MACs, which a table does not know. Use another one, or `search`."
-        )
-        strategy = "alternet"
     procedure = None
     if network and space:
         with problems.caught():
@@ -127,6 +126,7 @@ def _follow(flags: Mapping[str, Any], read: Callable[..., Network]) -> tuple[str
                 objective=objective,
                 seeds=seeds,
                 first_seed=seed,
+                costs=costs if strategy in WEIGHING else None,
             )
     problems.raise_any()
     assert procedure is not None

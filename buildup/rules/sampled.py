@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import fmean
+from typing import Literal
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
@@ -38,20 +39,21 @@ class Sampling:
 
     sampler: Callable[[int], BaseSampler]
     """Makes it from a seed."""
-    with_macs: bool = False
-    """Whether it weighs what is judged against MACs; otherwise that alone is told."""
+    cost: Literal["MACs", "parameters"] | None = None
+    """What it weighs what is judged against; otherwise that alone is told."""
 
     @property
     def directions(self) -> list[StudyDirection]:
         """Of what it is told."""
-        return [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + self.with_macs]
+        return [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + bool(self.cost)]
 
-    def values(self, score: float, macs: int | None) -> list[float]:
+    def values(self, score: float, decision: Decision) -> list[float]:
         """What it is told of a candidate."""
-        if not self.with_macs:
+        if self.cost is None:
             return [score]
-        assert macs is not None, "a strategy that weighs MACs needs them to be counted"
-        return [score, float(macs)]
+        weighed = decision.macs if self.cost == "MACs" else decision.params
+        assert weighed is not None, f"a strategy that weighs {self.cost} needs them to be counted"
+        return [score, float(weighed)]
 
 
 def _tpe(seed: int) -> BaseSampler:
@@ -144,7 +146,7 @@ class _Draw:
         stages = zip(self.rule.base.network.stages, counts, strict=True)
         named = {f"{stage.name}.changed": count for stage, count in stages}
         sign = OBJECTIVES[decision.objective].sign
-        values = self.rule.sampling.values(sign * fmean(decision.scores), decision.macs) if decision.scores else None
+        values = self.rule.sampling.values(sign * fmean(decision.scores), decision) if decision.scores else None
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,
@@ -165,8 +167,12 @@ def _sampled(sampling: Sampling, base: Candidate, space: SearchSpace, seed: int)
     return SampledRule(base=base, layouts=Layouts(base=base, space=space), sampling=sampling, seed=seed)
 
 
-SAMPLED = {
-    "tpe": partial(_sampled, Sampling(sampler=_tpe)),
-    "nsga2": partial(_sampled, Sampling(sampler=_nsga2, with_macs=True)),
+_SAMPLINGS = {
+    "tpe": Sampling(sampler=_tpe),
+    "nsga2": Sampling(sampler=_nsga2, cost="MACs"),
+    "nsga2-params": Sampling(sampler=_nsga2, cost="parameters"),
 }
+SAMPLED = {name: partial(_sampled, sampling) for name, sampling in _SAMPLINGS.items()}
 """Strategies by name."""
+WEIGHING = {name: sampling.cost for name, sampling in _SAMPLINGS.items() if sampling.cost}
+"""Those that need costs to be counted, with what they weigh."""

@@ -18,7 +18,7 @@ def test_the_study_of_early_drops_prints_one_json_document(capsys: pytest.Captur
     ("arguments", "expected"),
     [
         (["simulate", "--early-drop", "0.9"], "--early-drop 0.9: a number from 0.001 to 0.3"),
-        (["simulate", "--early-drop", "0.05", "--aa"], "--aa: --early-drop draws curves of its own"),
+        (["simulate", "--early-drop", "0.05", "--workers", "2"], "--workers: --early-drop draws curves of its own"),
         (["bench", "search", "--seconds", "0"], "--seconds 0"),
         (["bench", "search", "--trials", "8"], "--trials 8: a whole number from 32"),
     ],

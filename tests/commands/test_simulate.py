@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from buildup.commands.simulate import simulate
+from buildup.commands.studies import STUDIES, TABLE
 from buildup.errors import RequestError
-from buildup.graph.network import Network
+from buildup.graph.network import Network, sketch
 from buildup.menu import COMMANDS
+from buildup.trials.candidate import Candidate
 
 FLAGS = {
     flag.name.replace("-", "_"): None if flag.metavar else False
@@ -26,6 +28,15 @@ def no_base(*arguments: object, **named: object) -> Network:
 READ: Callable[..., Network] = no_base
 
 
+def counted(candidate: Candidate) -> tuple[int, int]:
+    """Attention costs nothing in MACs and a parameter a block."""
+    return 100 + candidate.layout.count("M"), 1000
+
+
+def small(*arguments: object, **named: object) -> Network:
+    return sketch("CC|CC")
+
+
 @pytest.fixture
 def table(tmp_path: Path) -> str:
     path = tmp_path / "table.csv"
@@ -34,7 +45,7 @@ def table(tmp_path: Path) -> str:
 
 
 def followed(table: str, **flags: Any) -> tuple[str, dict[str, Any]]:
-    return simulate({**FLAGS, "layout": "CC|CC", "scores": table, **flags}, READ)
+    return simulate({**FLAGS, "layout": "CC|CC", "scores": table, **flags}, READ, counted)
 
 
 def test_a_control_is_followed_on_a_table(table: str) -> None:
@@ -70,5 +81,46 @@ def test_settings_of_a_kept_block_are_followed_in_the_space_that_asks_for_them(t
 
 def test_all_that_is_wrong_is_said_at_once(table: str) -> None:
     with pytest.raises(RequestError) as error:
-        followed(table, workers="0", seeds="-1", noise="-1", strategy="nsga2", objective="loss")
-    assert len(error.value.problems) == 5
+        followed(table, workers="0", seeds="-1", noise="-1", strategy="nsga2", objective="loss", runs="7")
+    assert len(error.value.problems) == 6
+
+
+@pytest.mark.parametrize(
+    ("flags", "refused"),
+    [
+        ({"aa": True, "space": "nonsense", "judge": "proven"}, ["--space: without --base or --layout"]),
+        ({"aa": True, "power": True}, ["--aa and --power are 2 studies"]),
+        (
+            {"aa": True, "layout": "CC|CC", "workers": "0", "default_score": "x", "speedup": True},
+            ["--aa and --speedup are 2 studies", "--workers: --aa draws", "--default-score: --aa draws"],
+        ),
+        ({"power": True, "judge": "likely"}, ["--judge: --power draws"]),
+        (
+            {"early_drop": "0.05", "space": "nonsense", "look_ahead": True},
+            ["--space: --early-drop draws", "--look-ahead: --early-drop draws"],
+        ),
+        ({"layout": "CC|CC", "scores": "x.csv", "speedup": True, "noise": "1"}, ["--noise: --speedup", "x.csv"]),
+    ],
+)
+def test_a_flag_that_a_study_would_ignore_is_refused(flags: dict[str, Any], refused: list[str]) -> None:
+    with pytest.raises(RequestError) as error:
+        simulate({**FLAGS, **flags}, READ, counted)
+    assert len(error.value.problems) == len(refused)
+    for part in refused:
+        assert any(part in problem for problem in error.value.problems)
+
+
+def test_each_flag_is_read_by_some_study_and_each_study_is_a_flag() -> None:
+    read = TABLE.reads.union(*(study.reads for study in STUDIES.values()))
+    assert read | set(STUDIES) | {"json"} == set(FLAGS)
+
+
+@pytest.mark.parametrize("strategy", ["nsga2", "nsga2-params"])
+def test_a_strategy_that_weighs_costs_is_followed_where_a_base_has_them(
+    table: str, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.setenv(name, str(tmp_path))
+    flags = {**FLAGS, "base": "a sketch", "scores": table, "strategy": strategy}
+    _, values = simulate(flags, small, counted)
+    assert len(values["verdicts"]) == 2

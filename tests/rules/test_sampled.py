@@ -19,7 +19,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Score
 
 SPACE = SearchSpace(name="test", description="")
-CONTROLS = ("random", "tpe", "nsga2", "exhaustive")
+CONTROLS = ("random", "tpe", "nsga2", "nsga2-params", "exhaustive")
 DEEP = "CCC|CCCC|CCCCCC|CCCC"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from buildup.errors import RunError
 from buildup.rules.early import EarlyDrop, Lessons, differences, taught
 from buildup.rules.judge import Judge
 from buildup.rules.limits import Limits
@@ -130,7 +131,12 @@ class Procedure:
             number = len(decisions)
             if number < len(history.decisions):
                 decision = history.decisions[number]
-                assert decision.candidate == current.id, "the history belongs to another search"
+                if decision.candidate != current.id:
+                    raise RunError(
+                        f"step {decision.step} of this run decided on {decision.layout} ({decision.edit}), but by its "
+                        f"settings {current.layout} ({current.edit}) would be tried there: they were changed since, or "
+                        f"the decisions are those of another run. Put run.yaml back as it was, or search anew."
+                    )
             else:
                 answer = self.decide(history, step, number + 1, spread, lessons)
                 if isinstance(answer, Waiting):

@@ -5,6 +5,9 @@ import time
 from dataclasses import replace
 from statistics import median
 
+import pytest
+
+from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.rules.early import EarlyDrop
 from buildup.rules.procedure import Procedure
@@ -44,6 +47,17 @@ def test_an_epoch_is_news_for_early_drop_only() -> None:
     watching = replace(steps, early=EarlyDrop(risk=0.05, epochs=2))
     assert [steps.notices(before, later) for later in (before, epoch, ended)] == [False, False, True]
     assert [watching.notices(before, later) for later in (before, epoch, ended)] == [False, True, True]
+
+
+def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would() -> None:
+    steps = procedure(seeds=1)
+    history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
+    candidate = steps.view(history).current
+    assert candidate is not None
+    view = steps.view(with_outcomes(history, candidate.id, Score(accuracy=81)))
+    other = procedure_of(sketch("CC|CC"), replace(SPACE, order="first-last"), judge="point", seeds=1, first_seed=7)
+    with pytest.raises(RunError, match=r"step 1 of this run decided on CC\|CM .* CM\|CC .* would be tried"):
+        other.view(replace(history, decisions=view.decisions))
 
 
 def test_only_the_seeds_that_are_missing_are_waited_for() -> None:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
-from math import ceil
+from math import ceil, inf
 from statistics import fmean
 from typing import Any
 
@@ -55,12 +55,18 @@ class Plan:
     networks: tuple[int, int]
     seeds: tuple[int, int]
     """Of each network: before the judge's first look, and before its last."""
-    expected: Forecast
-    """With verdicts by chance, kept as often as dropped, and workers that train ahead."""
+    whole: Forecast
+    """With verdicts by chance, kept as often as dropped, and workers that train ahead, if nothing ends it early."""
 
     @property
     def trainings(self) -> tuple[int, int]:
         """How many trainings there will be."""
+        least, most = self.whole_trainings
+        return min(least, self._most_trainings), min(most, self._most_trainings)
+
+    @property
+    def whole_trainings(self) -> tuple[int, int]:
+        """How many there would be if nothing ended it early."""
         return self.networks[0] * self.seeds[0], self.networks[1] * self.seeds[1]
 
     @property
@@ -72,7 +78,40 @@ class Plan:
     def seconds(self) -> tuple[float, float]:
         """Until the end, at most: that candidates are trained ahead of the verdicts before them is not counted on."""
         least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
-        return self.networks[0] * least, self.networks[1] * most
+        return min(self.networks[0] * least, self._most_seconds), min(self.networks[1] * most, self._most_seconds)
+
+    @property
+    def expected(self) -> Forecast:
+        """What is expected of it until its end, or until a limit ends it."""
+        most, whole = self._most_seconds, self.whole
+        return Forecast(
+            seconds=min(whole.seconds, most),
+            low=min(whole.low, most),
+            high=min(whole.high, most),
+            trainings=min(whole.trainings, self._most_trainings),
+        )
+
+    @property
+    def ended_by(self) -> tuple[str, ...]:
+        """The limits that may end it early."""
+        settings = self.request.settings
+        trials = [f"--max-trials {settings.max_trials}"] if settings.max_trials else []
+        time = [f"--time-budget {duration(settings.time_budget)}"] if settings.time_budget else []
+        return (*trials, *time)
+
+    @property
+    def _most_trainings(self) -> int:
+        settings = self.request.settings
+        limits = [settings.max_trials] if settings.max_trials else []
+        limits += [settings.workers * int(settings.time_budget // self.each)] if settings.time_budget else []
+        return min(limits, default=self.whole_trainings[1])
+
+    @property
+    def _most_seconds(self) -> float:
+        settings = self.request.settings
+        side_by_side = min(settings.workers, self.seeds[0])
+        for_trials = ceil(settings.max_trials / side_by_side) * self.each if settings.max_trials else inf
+        return min(settings.time_budget or inf, for_trials)
 
 
 def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -126,7 +165,7 @@ def _plan(request: Request) -> Plan:
         images_per_second=1 / speed.train,
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
-        expected=foresee(
+        whole=foresee(
             trained,
             lambda training: seconds(training.candidate, settings.epochs_of(training.candidate)),
             workers=settings.workers,
@@ -172,8 +211,12 @@ def _text(made: Plan) -> str:
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
+    shape = f"{_range(*made.networks)} networks x {_range(*made.seeds)} seeds"
+    if made.ended_by:
+        limits = " and ".join(made.ended_by)
+        shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
     lines += [
-        f"{_range(*made.trainings)} trainings ({_range(*made.networks)} networks x {_range(*made.seeds)} seeds), "
+        f"{_range(*made.trainings)} trainings ({shape}), "
         f"{settings.epochs} epochs {'for the base' if settings.inherit else 'each'}.",
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
@@ -211,6 +254,7 @@ def _values(made: Plan) -> dict[str, Any]:
         "seeds": settings.seeds,
         "workers": settings.workers,
         "trainings": dict(zip(("least", "most"), made.trainings, strict=True)),
+        "ended_by": list(made.ended_by),
         "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
         "expected": asdict(made.expected),
         "complete": len(made.estimates) < MOST_ROWS,

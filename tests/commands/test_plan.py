@@ -1,11 +1,13 @@
 """What a plan says before anything is trained."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from buildup.commands.plan import MOST_ROWS, _Costs, _reachable, plan
+from buildup.commands.plan import MOST_ROWS, Plan, _Costs, _plan, _reachable, _text, plan
+from buildup.commands.request import resolve
 from buildup.graph.edit import Replace
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
@@ -70,6 +72,22 @@ def test_what_passes_a_limit_is_not_planned() -> None:
     assert len(macs) < 16
     assert max(macs[1:]) <= 130_000_000
     assert values["trainings"]["most"] == 2 * len(macs)
+
+
+def test_what_ends_a_search_early_is_counted_in() -> None:
+    made = _plan(resolve({**FLAGS, "max_trials": "3"}, new_run=False))
+    assert made.trainings == (3, 3)
+    assert made.expected.trainings == 3
+    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in _text(made)
+
+    def with_limits(**limits: float | None) -> Plan:
+        request = replace(made.request, settings=replace(made.request.settings, **limits))  # type: ignore[arg-type]
+        return replace(made, request=request)
+
+    assert with_limits(max_trials=500).trainings == with_limits(max_trials=None).trainings == (10, 40)
+    short = with_limits(time_budget=1.5 * made.each)
+    assert short.seconds[1] == short.expected.high == 1.5 * made.each
+    assert short.trainings[1] <= made.request.settings.workers
 
 
 def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:

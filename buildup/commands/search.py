@@ -25,7 +25,7 @@ from buildup.search.evaluate import Evaluator
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
-from buildup.search.reuse import library_of
+from buildup.search.reuse import Library
 from buildup.search.settings import inheriting, parse_duration
 from buildup.search.state import procedure
 from buildup.search.table import TableEvaluator
@@ -93,7 +93,7 @@ def _resumable(folder: Path, work: Callable[[], int]) -> int:
 def _workers(run: Run, flags: Mapping[str, Any]) -> RayEvaluator:
     borrow = None
     if run.settings.reuse:
-        library = library_of(run)
+        library = Library(run, say)
         borrow = library.lend
         lenders = ", ".join(str(lender.folder) for lender in library.lenders) or "no run here"
         say(f"reuse: {lenders} trained as this run does" + "".join(f"\n       {other}" for other in library.others))

@@ -136,10 +136,7 @@ class Desk:
             new = [training for training in wanted if training.id not in known]
             self._wanted = {training.id: training for training in wanted}
             for training in new:
-                if self._borrow:
-                    self._borrow(training, self._folder / training.id)
-                if found := final_record(self._folder / training.id):
-                    self._end(training, found[1])
+                self._adopts(training)
 
     @property
     def pending(self) -> bool:
@@ -229,11 +226,26 @@ class Desk:
         waiting = [training for key, training in self._wanted.items() if key not in busy]
         return waiting[: max(0, room)]
 
+    def _next(self, skipped: int = 0) -> Training | None:
+        """The first of those that wait, but for some, and for what another run has finished since it was wanted."""
+        while len(waiting := self._waiting()) > skipped:
+            if not (self._borrow and self._adopts(waiting[skipped])):
+                return waiting[skipped]
+        return None
+
+    def _adopts(self, training: Training) -> bool:
+        """Take a final record for the training's end, if there is one here or to be borrowed."""
+        if self._borrow:
+            self._borrow(training, self._folder / training.id)
+        found = final_record(self._folder / training.id)
+        if found:
+            self._end(training, found[1])
+        return found is not None
+
     def _for_a_new_worker(self) -> Training | None:
         """The first of those that no idle worker is there for."""
         idle = sum(post.state is State.IDLE for post in self.posts.values())
-        waiting = self._waiting()
-        return waiting[idle] if len(waiting) > idle and len(self.posts) < self._workers else None
+        return self._next(idle) if len(self.posts) < self._workers else None
 
     def _hands_over(self) -> bool:
         """Whether an idle worker should be given to another training now, which is then set aside for it."""
@@ -244,7 +256,7 @@ class Desk:
             # Whoever starts first gets the idle worker. So none is given away while a new one comes up, unless that
             # takes too long, as after the loss of a node: then it serves the training that waits for the new one.
             return time.monotonic() - min(post.since for post in coming) > PATIENCE
-        self._reserved = next(iter(self._waiting()), None)
+        self._reserved = self._next()
         return self._reserved is not None
 
     def _end(self, training: Training, record: Record) -> None:

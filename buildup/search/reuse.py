@@ -2,19 +2,21 @@
 
 A training is known by its candidate and its seed, and by everything in its run that decides over the result. Runs
 that agree in that lend each other what they trained: the final record and the files, as links where the disk allows.
+What another run is still training is not waited for: it may be stopped at any moment, and then nobody would train it.
 """
 
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from buildup.errors import BuildupError
+from buildup.errors import BuildupError, RunError
 from buildup.search.evaluate import REUSED_FROM, attempt_folder, attempts, final_record
 from buildup.search.folder import Run, open_run
 from buildup.search.study import folders_beside
+from buildup.training.data import parse_fraction
 from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
@@ -27,13 +29,32 @@ ASKED = frozenset({
 in place of some of these, what they stand for is compared (`_told`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Library:
-    """Runs that trained like this one."""
+    """Runs that trained like a run, looked for anew each time: others begin, end and are extended meanwhile."""
 
-    lenders: tuple[Run, ...]
-    others: tuple[str, ...]
-    """Why other runs lend nothing, a sentence each."""
+    def __init__(self, run: Run, warn: Callable[[str], None]) -> None:
+        """Find them.
+
+        Args:
+            run: who borrows.
+            warn: Told of each record that can't be read, once.
+        """
+        self._run = run
+        self._warn = warn
+        self._elsewhere = set(folders_beside(run.settings.storage))
+        self._known: dict[Path, tuple[int, Run | None, str]] = {}
+        """Each run with the time of its `run.yaml`, and why it lends nothing."""
+        self._warned: set[str] = set()
+
+    @property
+    def lenders(self) -> tuple[Run, ...]:
+        """Those that lend."""
+        return tuple(other for other, _ in self._others() if other)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Why other runs lend nothing, a sentence each."""
+        return tuple(why for _, why in self._others() if why)
 
     def lend(self, training: Training, folder: Path) -> None:
         """Put a finished training into its folder, if any run has it; one that has begun there is left alone."""
@@ -41,31 +62,33 @@ class Library:
             return
         for run in self.lenders:
             there = run.trainings / training.id
-            found = final_record(there)
-            if found and isinstance(found[1].outcome, Score):
-                _take_over(attempt_folder(there, found[0]), attempt_folder(folder, 1), str(run.folder))
-                return
+            try:
+                found = final_record(there)
+                if found and isinstance(found[1].outcome, Score):
+                    _take_over(attempt_folder(there, found[0]), attempt_folder(folder, 1), str(run.folder))
+                    return
+            except (RunError, OSError) as problem:
+                text = f"reuse: {run.folder} does not lend {training.id}: {problem}"
+                if text not in self._warned:
+                    self._warned.add(text)
+                    self._warn(text)
 
+    def _others(self) -> list[tuple[Run | None, str]]:
+        own = self._run.folder.absolute()
+        near = {path.parent for path in own.parent.glob("*/run.yaml")}
+        return [self._read(folder) for folder in sorted((near | self._elsewhere) - {own})]
 
-def library_of(run: Run) -> Library:
-    """The runs beside this one, and those whose studies lie in the same storage."""
-    lenders, others = [], []
-    for other in _runs_beside(run):
-        if differing := _differences(run, other):
-            others.append(f"{other.folder} was trained otherwise ({', '.join(differing)})")
-        else:
-            lenders.append(other)
-    return Library(lenders=tuple(lenders), others=tuple(others))
-
-
-def _runs_beside(run: Run) -> Iterator[Run]:
-    near = {path.parent for path in run.folder.absolute().parent.glob("*/run.yaml")}
-    near |= set(folders_beside(run.settings.storage))
-    for folder in sorted(near - {run.folder.absolute()}):
+    def _read(self, folder: Path) -> tuple[Run | None, str]:
         try:
-            yield open_run(str(folder))
-        except BuildupError:  # a damaged run lends nothing, and is not this one's business
-            continue
+            changed = (folder / "run.yaml").stat().st_mtime_ns
+            if folder not in self._known or self._known[folder][0] != changed:
+                other = open_run(str(folder))
+                differing = ", ".join(_differences(self._run, other))
+                why = f"{folder} was trained otherwise ({differing})" if differing else ""
+                self._known[folder] = (changed, None if differing else other, why)
+        except (BuildupError, OSError):  # a damaged run lends nothing, and is not this one's business
+            return None, ""
+        return self._known[folder][1:]
 
 
 def _differences(run: Run, other: Run) -> list[str]:
@@ -83,6 +106,8 @@ def _told(run: Run) -> dict[str, Any]:
         "recipe": {
             name: value for name, value in run.recipe.items() if name not in ("name", "description", "expected")
         },
+        "fraction": parse_fraction(settings.fraction),
+        "versions": {name: run.environment.get("versions", {}).get(name) for name in ("buildup", "torch", "timm")},
         "device": settings.device.partition(":")[0],
         # Without the promise of equal bits, threads only change how sums are rounded, as the next run would.
         "threads": settings.threads if settings.execution.deterministic else None,

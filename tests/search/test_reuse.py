@@ -11,11 +11,11 @@ import optuna
 import pytest
 
 from buildup.graph.network import sketch
-from buildup.search.desk import Desk
+from buildup.search.desk import Begun, Desk
 from buildup.search.evaluate import FINAL, Ended, attempt_folder, final_record, reused_from
 from buildup.search.folder import Run, create, environment, save
 from buildup.search.journal import Journal
-from buildup.search.reuse import library_of
+from buildup.search.reuse import Library
 from buildup.search.settings import Settings
 from buildup.search.study import REUSED
 from buildup.space.load import load
@@ -24,6 +24,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
 
+PARTS = ("data", "recipe", "environment")
 NETWORK = sketch("CC|CC")
 TRAINING = Training(candidate=Candidate(network=NETWORK), seed=3)
 SCORE = Score(accuracy=81.5, metrics={"nll": 0.7}, correct=b"\xa0", images=8, seconds=9.0)
@@ -68,6 +69,13 @@ def trained(run: Run, outcome: Outcome = SCORE) -> Path:
     return folder
 
 
+def library_of(run: Run) -> Library:
+    def warn(text: str) -> None:
+        raise AssertionError(text)
+
+    return Library(run, warn)
+
+
 def desk_of(run: Run) -> Desk:
     def train(job: object) -> Any:
         raise AssertionError("nothing is trained here")
@@ -107,17 +115,23 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tm
         {"data": {"hash": "cd" * 32, "split_seed": 0}},
         {"data": {"hash": "ab" * 32, "split_seed": 1}},
         {"recipe": {"name": "quick", "lr": 0.2}},
+        {"environment": {"versions": {"torch": "1.0"}}},
     ],
     ids=str,
 )
 def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(tmp_path: Path, changes: dict[str, Any]) -> None:
-    settings = {name: value for name, value in changes.items() if name not in ("data", "recipe")}
+    settings = {name: value for name, value in changes.items() if name not in PARTS}
     first = run_in(tmp_path / "first", **settings)
     trained(first)
-    save(replace(first, **{name: value for name, value in changes.items() if name in ("data", "recipe")}))
+    save(replace(first, **{name: value for name, value in changes.items() if name in PARTS}))
     library = library_of(run_in(tmp_path / "second"))
     assert library.lenders == ()
     assert "was trained otherwise" in library.others[0]
+
+
+def test_one_share_of_the_data_has_many_spellings(tmp_path: Path) -> None:
+    run_in(tmp_path / "first", fraction="0.125")
+    assert library_of(run_in(tmp_path / "second", fraction="1/8")).lenders
 
 
 def test_threads_matter_where_equal_bits_are_promised(tmp_path: Path) -> None:
@@ -178,6 +192,37 @@ def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(tmp_path: Path) -> 
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.yaml").write_text("settings: [")
     assert library_of(run_in(tmp_path / "second")).lenders == ()
+
+
+def test_a_damaged_record_of_another_run_is_named_once_and_passed_over(tmp_path: Path) -> None:
+    first, second, third = (run_in(tmp_path / name) for name in ("first", "second", "third"))
+    damaged = trained(first) / FINAL
+    damaged.write_text("{")
+    trained(second)
+    said: list[str] = []
+    library = Library(third, said.append)
+    library.lend(Training(candidate=TRAINING.candidate, seed=4), third.trainings / "another")
+    library.lend(TRAINING, third.trainings / TRAINING.id)
+    assert reused_from(third.trainings / TRAINING.id) == str(tmp_path / "second")
+    (warning,) = said
+    assert str(damaged) in warning
+
+    damaged.write_text("{")
+    library.lend(TRAINING, third.trainings / "again")
+    assert len(said) == 1
+
+
+def test_what_another_run_finishes_meanwhile_is_not_trained_even_if_that_run_began_later(tmp_path: Path) -> None:
+    ours = run_in(tmp_path / "first")
+    desk = desk_of(ours)
+    before = Training(candidate=TRAINING.candidate, seed=1)
+    desk.want([before, TRAINING])
+    assert desk.next_order("one") is not None
+    trained(run_in(tmp_path / "second"))
+    assert desk.hand_in("one", Begun(host="here", pid=1)) is False
+    assert desk.hand_in("one", Record(outcome=SCORE, curve=CURVE)) is False, "nothing is left to hand over to"
+    assert reused_from(ours.trainings / TRAINING.id) == str(tmp_path / "second")
+    assert not desk.pending
 
 
 def test_a_training_that_is_wanted_twice_is_started_once(tmp_path: Path) -> None:

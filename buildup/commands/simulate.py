@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from buildup.commands.chance import USUAL, Where, false_claims, power, usual_chances
+from buildup.commands.chance import LARGE, USUAL, Where, false_claims, power, usual_chances
 from buildup.commands.dropping import risks
 from buildup.commands.problems import Problems
 from buildup.commands.remember import recall, remember
@@ -61,7 +61,10 @@ def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Ne
             if flags["scores"]:  # what the layouts are worth is no matter where none is better than another
                 read_table(Path(flags["scores"]), network)
     problems.raise_any()
-    chances = usual_chances() if flags["noise"] is None else usual_chances((deviation,))
+    if flags["noise"] is None:
+        chances = usual_chances(large=() if flags["power"] else LARGE)
+    else:
+        chances = usual_chances((deviation,))
     if flags["power"]:
         return power(places, chances, seeds=seeds, runs=runs, seed=seed)
     judges = (judge,) if judge else ("proven", "likely")
@@ -94,13 +97,13 @@ def _follow(
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
     noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    default = problems.number("--default-score", flags["default_score"], 0.0, least=-1e9)
     runs = problems.whole("--runs", flags["runs"], 100)
     space = None
     with problems.caught():
         space = _space(flags)
     judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
+    default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
     strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
     network, table = None, None
     with problems.caught():
@@ -109,7 +112,8 @@ def _follow(
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
     elif network:
         with problems.caught():
-            table = read_table(Path(flags["scores"]), network, ends=space is not None and space.place == "end")
+            ends = space is not None and space.place == "end"
+            table = read_table(Path(flags["scores"]), network, ends=ends, objective=objective)
     if strategy in WEIGHING and flags["layout"]:
         problems.found.append(
             f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "

@@ -5,6 +5,7 @@ import heapq
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 
 from buildup.errors import LayoutError, TableError
@@ -28,56 +29,75 @@ class Row:
     seconds: float = 1.0
 
 
-def read_table(path: Path, network: Network, *, ends: bool = False) -> dict[str, Row]:
+def read_table(path: Path, network: Network, *, ends: bool = False, objective: Objective = ACCURACY) -> dict[str, Row]:
     """The rows of a CSV file with the columns layout, score and optionally seconds, all problems at once.
 
-    With `ends`, layouts may have one block more at the end of a stage.
+    With `ends`, layouts may have one block more at the end of a stage. Nothing in it goes over several lines, so each
+    is read by itself, and what is wrong in one is told of that one.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as problem:
         raise TableError(f"{path}: this table can't be read: {problem}.") from None
-    reader = csv.DictReader(lines, skipinitialspace=True)
-    names = [name.strip() for name in reader.fieldnames or ()]
-    reader.fieldnames = names
-    if not {"layout", "score"} <= set(names) or set(names) - set(COLUMNS):
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if len(lines) < 2:
+        raise TableError(f"{path}: the table has no rows; needed are a line layout,score[,seconds] and one a layout.")
+    try:
+        names = _fields(lines[0][1])
+    except TableError as error:
+        raise TableError(f"{path}, line {lines[0][0]}: {error}") from None
+    if not {"layout", "score"} <= set(names) or set(names) - set(COLUMNS) or len(set(names)) < len(names):
         raise TableError(
-            f"{path}: line 1 names the columns {', '.join(names) or 'none'}; needed are layout,score[,seconds]."
+            f"{path}: line {lines[0][0]} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
         )
     rows: dict[str, Row] = {}
     found_at: dict[str, int] = {}
-    problems = []
-    for values in reader:
+    problems: list[str] = []
+    for number, line in lines[1:]:
         try:
-            layout, row = _row(values, network, ends)
+            fields = _fields(line)
+            if len(fields) != len(names):
+                raise TableError(f"it has {len(fields)} fields, and the table {len(names)} columns.")
+            layout, row = _row(dict(zip(names, fields, strict=True)), network, ends, objective)
             if layout in rows:
                 raise TableError(f"layout {layout} stands in line {found_at[layout]} already.")
-            rows[layout], found_at[layout] = row, reader.line_num
+            rows[layout], found_at[layout] = row, number
         except (TableError, LayoutError) as error:
-            problems += [f"{path}, line {reader.line_num}: {problem}" for problem in error.problems]
+            problems += [f"{path}, line {number}: {problem}" for problem in error.problems]
     if problems:
         raise TableError(*problems)
-    if not rows:
-        raise TableError(f"{path}: the table has no rows.")
     return rows
 
 
-def _row(values: Mapping[str | None, str | list[str] | None], network: Network, ends: bool) -> tuple[str, Row]:
-    if None in values or any(value is None for value in values.values()):
-        raise TableError("it has another number of fields than line 1.")
-    if not str(values["layout"]).strip():
+def _fields(line: str) -> list[str]:
+    try:
+        return [field.strip() for field in next(csv.reader([line], skipinitialspace=True, strict=True))]
+    except csv.Error as problem:  # a quote that is never closed, a field that no layout is as long as
+        raise TableError(f"it can't be read: {problem}.") from None
+
+
+def _row(values: Mapping[str, str], network: Network, ends: bool, objective: Objective) -> tuple[str, Row]:
+    if not values["layout"]:
         raise TableError("the layout is missing.")
-    layout = "|".join(parse(str(values["layout"]), network, ends=ends))
-    numbers = {}
-    for name in ("score", "seconds"):
-        text = str(values.get(name) or ("" if name == "score" else "1")).strip()
-        try:
-            numbers[name] = float(text)
-        except ValueError:
-            raise TableError(f"{name} is {text!r}; a number is needed.") from None
-        if not abs(numbers[name]) < float("inf") or (name == "seconds" and numbers[name] <= 0):
-            raise TableError(f"{name} is {text}; a finite number{' above 0' if name == 'seconds' else ''} is needed.")
-    return layout, Row(**numbers)
+    layout = "|".join(parse(values["layout"], network, ends=ends))
+    seconds = _number("seconds", values.get("seconds") or "1")
+    if seconds <= 0:
+        raise TableError(f"seconds is {values['seconds']}; a number above 0 is needed.")
+    score = _number("score", values["score"])
+    if not 0 <= score <= objective.largest:
+        most = f" to {objective.largest:g}" if objective.largest < inf else ""
+        raise TableError(f"score is {values['score']}; the {objective.title} is a number from 0{most}.")
+    return layout, Row(score=score, seconds=seconds)
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise TableError(f"{name} is {text!r}; a number is needed.") from None
+    if not abs(number) < inf:
+        raise TableError(f"{name} is {text}; a finite number is needed.")
+    return number
 
 
 @dataclass(kw_only=True)

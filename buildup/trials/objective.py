@@ -9,6 +9,7 @@ better, whether its numbers rise or fall for it.
 """
 
 from dataclasses import dataclass
+from math import inf
 
 from buildup.trials.outcome import Epoch, Score
 
@@ -24,6 +25,8 @@ class Objective:
     """Of scores and gains."""
     sign: int
     """1 where more is better, -1 where less is."""
+    largest: float
+    """What a table of scores can hold at most: percent of accuracy, shares of other ones; nats have no end."""
 
     def value(self, score: Score) -> float:
         """What a training reached, in the unit: 70.3 points of accuracy, 121.5 hundredths of a nat."""
@@ -71,13 +74,13 @@ class Objective:
         return self.unit if self.sign > 0 else f"{self.unit} (less {self.name} is better)"
 
 
-ACCURACY = Objective(name="accuracy", title="validation accuracy", unit="points", sign=1)
+ACCURACY = Objective(name="accuracy", title="validation accuracy", unit="points", sign=1, largest=100.0)
 OBJECTIVES = {
     objective.name: objective
     for objective in (
         ACCURACY,
-        Objective(name="nll", title="negative log-likelihood", unit="centinats", sign=-1),
-        Objective(name="ece", title="expected calibration error", unit="points", sign=-1),
+        Objective(name="nll", title="negative log-likelihood", unit="centinats", sign=-1, largest=inf),
+        Objective(name="ece", title="expected calibration error", unit="points", sign=-1, largest=1.0),
     )
 }
 """Objectives by name. A centinat is a hundredth of the mean negative log-likelihood of an image."""

@@ -23,6 +23,7 @@ from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
@@ -264,8 +265,26 @@ def test_every_bad_line_of_a_table_is_named_with_its_number(tmp_path: Path) -> N
     assert error.value.problems[-2].endswith("line 10: the layout is missing.")
 
 
-def test_a_table_without_its_columns_is_refused(tmp_path: Path) -> None:
+def test_an_impossible_score_an_open_quote_and_an_endless_field_are_told_where_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    path.write_text("network,accuracy\nCC,1\n")
-    with pytest.raises(TableError, match=r"needed are layout,score"):
+    layouts = [f"{CONTROL[:-1]}M", f"{CONTROL[:-3]}MCM", CONTROL]
+    scores = zip(layouts, ("170", "-71", "1e300"), strict=True)
+    lines = ["layout,score", *map(",".join, scores), f'"{CONTROL},70', f"{'C' * 200_000},70", f"{CONTROL},70"]
+    path.write_text("\n".join(lines))
+    with pytest.raises(TableError) as error:
+        read_table(path, sketch(CONTROL))
+    assert [problem.split(":")[0].rpartition(" ")[2] for problem in error.value.problems] == [*"23456"]
+    assert error.value.problems[0].endswith("score is 170; the validation accuracy is a number from 0 to 100.")
+    assert max(map(len, error.value.problems)) < 300
+    path.write_text(f"layout,score\n{CONTROL},170\n")
+    assert read_table(path, sketch(CONTROL), objective=OBJECTIVES["nll"])[CONTROL].score == 170
+    with pytest.raises(TableError, match="from 0 to 1"):
+        read_table(path, sketch(CONTROL), objective=OBJECTIVES["ece"])
+
+
+@pytest.mark.parametrize("head", ["network,accuracy", "layout,score,score", '"layout,score'])
+def test_a_table_without_its_columns_is_refused(tmp_path: Path, head: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(f"{head}\nCC,1,1\n")
+    with pytest.raises(TableError, match=r"needed are layout,score|line 1: it can't be read"):
         read_table(path, sketch(CONTROL))

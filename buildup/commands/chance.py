@@ -14,6 +14,8 @@ from buildup.space.schema import SearchSpace
 
 DEVIATIONS = (0.0, 0.2, 0.4)
 """True seed deviations of a paired difference, in points."""
+LARGE = (1.0, 2.0)
+"""Those of networks that have hardly learned, where the judges must not keep more that does not help."""
 OWN_IMAGES = 0.1
 GAINS = (0.2, 0.5, 1.0)
 STEPS = 0.4
@@ -97,10 +99,11 @@ def power(
     return _text(head, rows, runs, "the blocks named help"), {"runs": runs, "searches": values}
 
 
-def usual_chances(deviations: Sequence[float] = DEVIATIONS, accuracy: float = 70.0) -> tuple[Chance, ...]:
+def usual_chances(deviations: Sequence[float] = DEVIATIONS, large: Sequence[float] = ()) -> tuple[Chance, ...]:
     """The models of chance that the studies run under."""
-    plain = [Chance(seed_deviation=deviation, accuracy=accuracy) for deviation in deviations]
-    return (*plain, replace(plain[len(plain) // 2], own_images=OWN_IMAGES))
+    plain = [Chance(seed_deviation=deviation) for deviation in deviations]
+    own = replace(plain[len(plain) // 2], own_images=OWN_IMAGES)
+    return (*plain, own, *(Chance(seed_deviation=deviation) for deviation in large))
 
 
 def _tally(

@@ -13,12 +13,17 @@ unit of another objective. Three things make it differ from the true gain:
 With n seeds, the mean d, the squares S = sum of (d_s - d)^2, and of the images a part W that each seed draws anew and
 a part H that all seeds share:
 
-    seed part = (PRIOR_SEEDS * SEED_DEVIATION^2 + pooled squares + S - (n - 1) W) / freedom,  at least 0
-    freedom   = PRIOR_SEEDS + pooled freedom + n - 1
-    error^2   = max(W + seed part, S / (n - 1)) / n + H
+    squares = PRIOR_SEEDS * SEED_DEVIATION^2 + pooled squares + S - (n - 1) W
+    seeds   = PRIOR_SEEDS + pooled freedom + n - 1
+    pooled  = W + squares / seeds, at least W
+    error^2 = believed / n + H
+    freedom = seeds * pooled / believed
 
-and d / error is compared with Student's t of that freedom. Where the seeds of a candidate differ more than the run
-expects, as they do for networks that have hardly learned, they are believed: that is the maximum.
+and d / error is compared with Student's t of that freedom. What is believed is `pooled`, unless the seeds differ more
+than was expected, as they do in networks that have hardly learned: then it is what comes out without the prior, or
+from the seeds of this candidate alone, if that is more. The freedom shrinks as it grows, since squares are a variance
+times its freedom, and it takes fewer seeds to come to the same squares by a larger variance. Without that, a prior of
+four seeds would lend its freedom to a variance that it speaks against, and intervals would be too narrow.
 """
 
 from collections.abc import Sequence
@@ -67,6 +72,11 @@ class Spread:
     """Squared deviations of the seeds that images do not explain, in points squared; chance may make it negative."""
     freedom: float = 0.0
 
+    @property
+    def variance(self) -> float:
+        """Of the seed part; nothing where nothing was shown."""
+        return max(0.0, self.squares / self.freedom) if self.freedom else 0.0
+
     def __add__(self, other: "Spread") -> "Spread":
         return Spread(squares=self.squares + other.squares, freedom=self.freedom + other.freedom)
 
@@ -94,9 +104,11 @@ def estimate(pairs: Sequence[Pair], spread: Spread, objective: Objective = ACCUR
     """The gain that pairs show, given what the run has shown of its seeds."""
     count, gain, squares = _squares(pairs, objective)
     own, shared = _image_parts(pairs, objective)
-    freedom = PRIOR_SEEDS + spread.freedom + count - 1
-    unexplained = PRIOR_SEEDS * SEED_DEVIATION[objective.name] ** 2 + spread.squares + squares - (count - 1) * own
-    of_seed = max(own + max(0.0, unexplained / freedom), squares / max(1, count - 1))
+    prior = Spread(squares=PRIOR_SEEDS * SEED_DEVIATION[objective.name] ** 2, freedom=PRIOR_SEEDS)
+    shown = spread + Spread(squares=squares - (count - 1) * own, freedom=count - 1)
+    pooled, of_run = own + (prior + shown).variance, own + shown.variance
+    of_seed = max(pooled, of_run, squares / max(1, count - 1))
+    freedom = (prior + shown).freedom * pooled / of_seed
     return Estimate(gain=gain, error=sqrt(of_seed / count + shared), freedom=freedom, seeds=count)
 
 

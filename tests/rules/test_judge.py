@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import ndtri
 
-from buildup.rules.judge import JUDGES, LOOKS
+from buildup.rules.judge import ERROR, JUDGES, LOOK_SHARES, LOOKS, PROVEN_HOPE
 from buildup.rules.paired import Pair, Spread
 from buildup.trials.decision import Verdict
 from buildup.trials.outcome import Score
@@ -90,3 +92,19 @@ def test_what_must_gain_more_is_judged_like_a_smaller_gain(name: str, gains: lis
     assert verdict is not None
     assert verdict.verdict == without.verdict or abs(without.ci[0]) < 1e-9
     assert f"{min_gain:g}" in verdict.reason
+
+
+@pytest.mark.parametrize("parts", [1, 4, 16, 70])
+def test_all_looks_together_use_no_more_than_a_candidates_part_of_the_error(parts: int) -> None:
+    error, drawn_at = ERROR / parts, 1.6
+    random = np.random.default_rng(0)
+    # Seeds of the first look, those that the second adds, and those of the third: sums in units of the first.
+    new = [random.normal(more * drawn_at, more**0.5, 400_000) for more in (1, 1, 2)]
+    # Drawn where a gain is seen often, and weighted by how much rarer it is where there is none.
+    weights = np.exp(-drawn_at * sum(new) + 2 * drawn_at**2)
+    first, second, third = (np.cumsum(new, axis=0).T / np.sqrt(LOOKS)).T
+    kept = [z > ndtri(1 - error * share) for z, share in zip((first, second, third), LOOK_SHARES, strict=True)]
+    hopes = [z > ndtri(hope) for z, hope in zip((first, second), PROVEN_HOPE, strict=True)]
+    anywhere = kept[0] | hopes[0] & (kept[1] | hopes[1] & kept[2])
+    used = float((anywhere * weights).mean()) / error
+    assert 0.7 < used < 1.02

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.rules.paired import Pair, Spread, estimate, spread_of
+from buildup.rules.paired import PRIOR_SEEDS, Estimate, Pair, Spread, estimate, spread_of
 from buildup.trials.outcome import Score
 
 IMAGES = 1000
@@ -76,6 +76,30 @@ def test_one_swap_of_images_in_all_seeds_is_no_gain_however_many_seeds_say_so() 
 def test_seeds_that_differ_more_than_expected_are_believed() -> None:
     calm, wild = (estimate(pairs_of(*gains), Spread()).error for gains in ((0.9, 1.0, 1.1), (-3.0, 1.0, 5.0)))
     assert wild > 3 * calm
+
+
+@given(apart=st.floats(0.0, 20.0), more=st.floats(0.01, 5.0), count=st.integers(2, 12))
+def test_the_more_seeds_differ_the_larger_the_error_and_the_fewer_seeds_it_is_known_by(
+    apart: float, more: float, count: int
+) -> None:
+    def of(width: float) -> Estimate:
+        return estimate(pairs_of(*(width * (-1) ** number for number in range(count))), Spread())
+
+    less, wider = of(apart), of(apart + more)
+    assert wider.error >= less.error
+    assert wider.freedom <= less.freedom + 1e-9
+    assert wider.freedom >= count - 1 - 1e-9
+
+
+def test_seeds_that_differ_as_expected_stand_with_those_of_the_prior_and_wild_ones_alone() -> None:
+    calm, wild = (estimate(pairs_of(1 - width, 1.0, 1 + width), Spread()) for width in (0.1, 100.0))
+    assert calm.freedom == PRIOR_SEEDS + 2
+    assert wild.freedom == pytest.approx(2, abs=0.01)
+
+
+def test_a_run_whose_seeds_speak_against_the_prior_is_believed_without_it() -> None:
+    found = estimate(pairs_of(0.9, 1.0, 1.1), Spread(squares=4.0 * 1000, freedom=1000))
+    assert found.error == pytest.approx(((0.34 + 4.0) / 3) ** 0.5, rel=0.01)
 
 
 def test_what_a_run_has_shown_of_its_seeds_counts_for_the_next_verdict() -> None:

@@ -69,6 +69,11 @@ def start(base: Network, space: SearchSpace) -> Network:
         height, width = base.input_shape[1:]
         change = "be replaced" if space.place == "replace" else "be followed by one more"
         raise SpaceError(f"space {space.name}: no block of {base.base} can {change} at {height}x{width} pixels.")
+    if space.tune and not any(move.variants for stage in moves(network, space) for move in stage):
+        raise SpaceError(
+            f"space {space.name}: tune tries nothing on {base.base}: where its values fit, they are what the rule puts "
+            "there. Name other values, or leave it out."
+        )
     return network
 
 
@@ -168,20 +173,31 @@ def _variants(network: Network, number: int, block: Block, space: SearchSpace) -
 
 
 def left_out(network: Network, space: SearchSpace) -> tuple[str, ...]:
-    """What `tune` names that does not fit everywhere, in words.
+    """What `tune` names that does not fit everywhere, or that stands wherever it fits, in words.
 
     >>> from buildup.graph.network import sketch
     >>> from buildup.space.schema import Tuning
     >>> left_out(sketch("CC|CC"), SearchSpace(name="s", description="", tune=Tuning(window=(16, 32))))
     ('tune.window 32 is larger than the 16x16 maps of c2, and left out there',)
     """
-    return tuple(
+    if space.tune is None:
+        return ()
+    of_stage = moves(network, space)
+    too_large = (
         f"tune.window {window} is larger than the {stage.size[0]}x{stage.size[1]} maps of {stage.name}, "
         "and left out there"
-        for window in (space.tune.window if space.tune else ())
-        for stage, places in zip(network.stages, moves(network, space), strict=True)
+        for window in space.tune.window
+        for stage, places in zip(network.stages, of_stage, strict=True)
         if places and window > min(stage.size)
     )
+    tried = [asdict(kind) for places in of_stage for move in places for kind in move.variants]
+    never = (
+        f"tune.{name} {value} is what the rule puts wherever it fits, so no variant has it"
+        for name, values in space.tune.settings.items()
+        for value in values
+        if not any(one.get(name) == value for one in tried)
+    )
+    return (*too_large, *never)
 
 
 def _places(stage: Stage, number: int, space: SearchSpace) -> tuple[int, ...]:

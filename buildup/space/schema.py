@@ -57,8 +57,9 @@ class Tuning:
         named = {"window": self.window, "heads": self.heads, "head_size": self.head_size}
         return {name: values for name, values in named.items() if values}
 
-    def problems(self, kinds: tuple[str, ...]) -> Iterator[str]:
-        """What is wrong with it in a space of these kinds."""
+    def problems(self, placed: tuple[str, ...]) -> Iterator[str]:
+        """What is wrong with it in a space that places these kinds."""
+        kinds = tuple(map(str, self.kind)) if isinstance(self.kind, tuple) and self.kind else placed
         if problem := _count(self.tries, 1):
             yield f"tune.tries {problem}"
         lists: dict[str, object] = {"kind": self.kind, "window": self.window}
@@ -73,8 +74,12 @@ class Tuning:
                     yield f"tune.kind has {value!r}; it may have {', '.join(TUNABLE)}."
                 if name != "kind" and (problem := _count(value, 1)):
                     yield f"tune.{name} has {value!r}; {problem.partition('; ')[2]}"
-            if name != "kind" and values and not any(name in SETTINGS.get(str(kind), ()) for kind in kinds):
-                yield f"tune.{name} is {list(values)}, but {_have(kinds)} no {name}. Leave it out."
+            if name != "kind" and values and not any(name in SETTINGS.get(kind, ()) for kind in kinds):
+                others = [kind for kind in placed if name in SETTINGS[kind]] if self.kind else []
+                more = f" Give tune.kind {others[0]}, too, or leave it out." if others else " Leave it out."
+                yield f"tune.{name} is {list(values)}, but {_have(kinds)} no {name}.{more}"
+        if kinds == placed and self.kind and len(placed) == 1 and not self.settings:
+            yield f"tune.kind is {list(kinds)}, which is what the rule puts there. Name another kind, or leave it out."
         if not any(lists.values()):
             yield "tune names nothing to search. Give lists of values, such as window: [4, 7], or leave it out."
 
@@ -121,7 +126,11 @@ class SearchSpace:
     """What is searched at each place where a block was kept, before the rule goes on."""
 
     def __post_init__(self) -> None:
-        if problems := [*self._values(), *self._stage_values(), *(self.tune.problems(self.kinds) if self.tune else ())]:
+        if problems := [
+            *self._values(),
+            *self._stage_values(),
+            *(self.tune.problems(self.placed) if self.tune else ()),
+        ]:
             raise SpaceError(*problems)
         if problems := [*self._combinations()]:  # of values that are right by themselves
             raise SpaceError(*problems)

@@ -93,10 +93,23 @@ def test_tpe_goes_where_the_gains_were() -> None:
 
 
 def test_a_larger_window_than_a_map_is_left_out_there_and_named() -> None:
-    space = SearchSpace(name="test", description="", tune=Tuning(window=(4, 7)))
+    space = SearchSpace(name="test", description="", tune=Tuning(window=(2, 7)))
     network = sketch("CC|CC|CC|CC")
-    assert [len(places[0].variants) for places in moves(network, space)] == [1, 1, 1, 0]
+    assert [len(places[0].variants) for places in moves(network, space)] == [2, 2, 2, 1]
     assert left_out(network, space) == ("tune.window 7 is larger than the 4x4 maps of c4, and left out there",)
+
+
+def test_a_value_that_stands_wherever_it_fits_is_named() -> None:
+    space = SearchSpace(name="test", description="", tune=Tuning(window=(4,), kind=("M", "G")))
+    found = "tune.window 4 is what the rule puts wherever it fits, so no variant has it"
+    assert left_out(sketch("CC|CC"), space) == (found,)
+    assert left_out(sketch("CC|CC"), replace(space, tune=Tuning(window=(2, 4), heads=(6,)))) == ()
+
+
+def test_settings_that_nothing_would_try_are_refused() -> None:
+    space = SearchSpace(name="test", description="", tune=Tuning(window=(4,)))
+    with pytest.raises(SpaceError, match="space test: tune tries nothing on sketch"):
+        start(sketch("CC|CC"), space)
 
 
 def test_a_window_that_fits_nowhere_is_refused() -> None:

@@ -50,6 +50,11 @@ def test_the_settings_of_a_space_are_those_of_the_kinds() -> None:
         ({"tune": Tuning(heads=(0, True))}, r"tune.heads has 0; a whole number of at least 1(?s:.*)has True"),
         ({"tune": Tuning(kind=("M", "C"))}, "tune.kind has 'C'; it may have M, G, K, S"),
         ({"tune": Tuning(window=(4,), tries=0)}, "tune.tries is 0"),
+        (
+            {"tune": Tuning(kind=("G",), window=(4, 7))},
+            r"but kind G has no window. Give tune.kind M, too, or leave it out",
+        ),
+        ({"tune": Tuning(kind=("M",))}, r"tune.kind is \['M'\], which is what the rule puts there"),
         ({"kind": "G", "tune": Tuning(window=(4,))}, r"tune.window is \[4\], but kind G has no window. Leave it out"),
         ({"place": "front"}, "place is 'front'; it must be one of replace, end"),
         ({"head_size": 0}, "head_size is 0; a whole number of at least 1 is needed, or 'auto'"),

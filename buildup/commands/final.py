@@ -14,6 +14,7 @@ from buildup.commands.signals import interruptible
 from buildup.errors import ResourceError, RunError, SearchError
 from buildup.report.final import final_table
 from buildup.report.words import duration
+from buildup.rules.claim import LEAST_SEEDS
 from buildup.rules.paired import Spread
 from buildup.rules.procedure import View
 from buildup.search.assemble import check_data, job_maker, open_journal, start_workers
@@ -156,10 +157,16 @@ def _plan(run: Run, flags: Mapping[str, Any], problems: Problems) -> Plan:
     with problems.caught():
         if flags["recipe"]:
             recipe, name = load_recipe(flags["recipe"]), str(flags["recipe"])
+    seeds = problems.whole("--seeds", flags["seeds"], DEFAULT_SEEDS, most=MOST_SEEDS)
+    if seeds < LEAST_SEEDS:
+        problems.found.append(
+            f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there more often than 5 "
+            f"times of 100 (7 with two seeds, 24 with one, where seeds differ much), and the test set opens only once."
+        )
     epochs = problems.whole("--epochs", flags["epochs"], recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     plan = Plan(
-        seeds=problems.whole("--seeds", flags["seeds"], DEFAULT_SEEDS, most=MOST_SEEDS),
+        seeds=seeds,
         control=bool(flags["control"]),
         recipe_name=name,
         recipe=recipe_to_values(recipe),

@@ -15,7 +15,7 @@ from math import sqrt
 import numpy as np
 
 from buildup.rules.claim import claim
-from buildup.rules.paired import Pair
+from buildup.rules.paired import Pair, Spread
 from buildup.rules.procedure import Procedure, View
 from buildup.trials.candidate import Candidate
 from buildup.trials.claim import Claim
@@ -82,7 +82,7 @@ class Study:
             true += len(paths)
             tried = zip(view.decisions, view.candidates[1:], strict=False)
             false += any(decision.kept and self._helps_not(candidate) for decision, candidate in tried)
-            if steps and self.claim(view, f"{seed}/{run}/final").claimed:
+            if steps and self.claim(view.best, view.spread, f"{seed}/{run}/final").claimed:
                 claimed += 1
                 falsely += self.gain(view.best) <= 0
         return Tally(
@@ -95,11 +95,10 @@ class Study:
             trainings=trainings / runs,
         )
 
-    def claim(self, view: View, luck: str) -> Claim:
-        """The claim on the winner, from fresh seeds and images."""
+    def claim(self, winner: Candidate, spread: Spread, luck: str, seeds: int = FINAL_SEEDS) -> Claim:
+        """The claim on a winner, from fresh seeds and images."""
         draw, base = self.draw(luck, FINAL_IMAGES), self.procedure.base
-        pairs = [Pair(candidate=draw(view.best, seed), parent=draw(base, seed)) for seed in range(FINAL_SEEDS)]
-        return claim(pairs, view.spread)
+        return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], spread)
 
     def gain(self, candidate: Candidate) -> float:
         """The true gain of a candidate over the base."""

@@ -134,9 +134,9 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(command, "start_workers", Local)
-    assert main(["final", "helps", "--seeds", "1", "--json"]) == 0
+    assert main(["final", "helps", "--seeds", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert values["seeds"] == [FRESH]
+    assert values["seeds"] == [FRESH, FRESH + 1, FRESH + 2]
     assert values["train_images"] + values["test_images"] == 1797
     assert [one["layout"] for one in values["contenders"]] == ["CC|CC|CC", "CC|CC|CM"]
     base, winner = (one["mean"] for one in values["contenders"])
@@ -166,8 +166,8 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     assert said.out == ""
 
     (run.folder / "final.json").unlink()
-    assert main(["final", "helps", "--seeds", "3"]) == 2
-    assert "--seeds: a final of this run has begun, with --seeds 1, --epochs 1" in capsys.readouterr().err
+    assert main(["final", "helps", "--seeds", "4"]) == 2
+    assert "--seeds: a final of this run has begun, with --seeds 3, --epochs 1" in capsys.readouterr().err
     assert main(["final", "helps", "--json"]) == 0  # as after a crash: nothing is trained, the same numbers come out
     again = json.loads(capsys.readouterr().out)
     assert {**again, "opened": ""} == {**values, "opened": ""}
@@ -192,6 +192,13 @@ def test_all_that_is_wrong_with_a_final_is_said_at_once(place: Path, capsys: pyt
     said = capsys.readouterr().err
     for part in ("--seeds 0", "not the one that the run began with", "--control: the winner has", "did you mean"):
         assert part in said
+    assert not (run.folder / "final").exists()
+
+
+def test_too_few_seeds_to_hold_what_a_claim_states_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = searched("few", GAINS)
+    assert main(["final", "few", "--seeds", "2"]) == 2
+    assert "--seeds 2: at least 3 are needed" in capsys.readouterr().err
     assert not (run.folder / "final").exists()
 
 

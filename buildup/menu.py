@@ -134,7 +134,10 @@ COMMANDS = (
             Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),
             Flag(name="seeds", metavar="N", help="more trainings of each candidate; all verdicts are made anew"),
             Flag(name="space", metavar="NAME|FILE", help="another space from the same base; verdicts are made anew"),
-            Flag(name="epochs", metavar="N", help="says what a search of other epochs would be: nothing can be kept"),
+            Flag(name="judge", metavar="NAME", help="likely, proven or point, in place of the former judge"),
+            Flag(
+                name="epochs", metavar="N", help="epochs of each training, which are other trainings on the same study"
+            ),
             VERBOSE,
             JSON,
         ),

@@ -1,79 +1,100 @@
-"""A search taken further, at its end or before: more seeds, or another space, from the trainings that are there.
+"""A search taken further, at its end or before: more seeds, another judge, another space, or other epochs.
 
-The rule decides anew under the new settings. Verdicts before stay where they were made: in the study, in
-`decisions-1.jsonl`, `decisions-2.jsonl` and so on, and in `run.yaml` with the settings that they were made under.
+The rule decides anew under the new settings, from the trainings that are there. Verdicts before stay where they were
+made: in the study, in `decisions-1.jsonl`, `decisions-2.jsonl` and so on, and in `run.yaml` with the settings that they
+were made under. Trainings of other epochs are other trainings from their first step on, since the learning rate follows
+the number of epochs: they get a folder of their own, and a way back finds the earlier ones again.
 """
 
-import shlex
 import shutil
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from buildup.commands.foretell import PRIOR
 from buildup.commands.problems import Problems
 from buildup.commands.request import check_strategy
 from buildup.graph.fingerprint import fingerprint
 from buildup.models.read import read
 from buildup.rules.limits import Limits
-from buildup.rules.moves import start
+from buildup.rules.moves import start, with_look_ahead
+from buildup.search.calibration import RESULT as RANKINGS
+from buildup.search.diagnoses import DIAGNOSTICS
 from buildup.search.final import FOLDER, RESULT
 from buildup.search.folder import Run, save
 from buildup.search.journal import DECISIONS
 from buildup.search.lock import take
+from buildup.search.settings import Settings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
+from buildup.training.recipe import recipe_from_values, recipe_to_values
 
 MOST_SEEDS = 1000
+MOST_EPOCHS = 100_000
+EXTENDED = ("seeds", "epochs", "judge", "space")
+"""The settings that an extended run may have anew."""
+MEASURED = (DIAGNOSTICS, RANKINGS, PRIOR)
+"""Files that tell of trainings of the epochs that they were measured at."""
 
 
 def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | None:
     """The run as it is asked to be; None where nothing of it changes. Writes nothing."""
-    if flags["epochs"]:
-        problems.found.append(_other_epochs(run, flags["epochs"]))
+    epochs = problems.whole("--epochs", flags["epochs"], run.settings.epochs, most=MOST_EPOCHS)
     seeds = problems.whole("--seeds", flags["seeds"], run.settings.seeds, most=MOST_SEEDS)
     if seeds < run.settings.seeds:
         problems.found.append(
             f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."
         )
+    judge = problems.judge(flags["judge"], run.settings.judge, seeds)
     space = run.space
     if flags["space"]:
         with problems.caught():
             space = load(flags["space"])
+            space = with_look_ahead(space) if run.settings.look_ahead else space
             _check_space(run, space, problems)
-    if seeds == run.settings.seeds and space == run.space:
+    settings = replace(
+        run.settings, seeds=seeds, epochs=epochs, judge=judge, space=flags["space"] or run.settings.space
+    )
+    if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
     if (run.folder / RESULT).exists() or (run.folder / FOLDER).exists():
         problems.found.append(
             f"{run.folder}: a final of this run has {'opened the test set' if _is_done(run) else 'begun'}, so it can't "
             f"be extended: what comes after could be steered by it. Start a new search, with --reuse to repeat nothing."
         )
-    settings = replace(run.settings, seeds=seeds, space=flags["space"] or run.settings.space)
     earlier = {
         "until": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": run.status,
-        "seeds": run.settings.seeds,
-        "space": run.settings.space,
+        **{name: value for name, value in asdict(run.settings).items() if name in EXTENDED},
         "space values": asdict(run.space),
+        "recipe": run.recipe,
     }
     return replace(
         run,
         settings=settings,
         space=space,
+        recipe=_recipe(run, epochs),
         status="stopped",
         reason="extended",
         earlier=(*run.earlier, earlier),
-        warnings=(*run.warnings, _warning(run, seeds, settings.space)),
+        warnings=(*run.warnings, _warning(run.settings, settings)),
     )
 
 
 def begin(extended: Run) -> None:
     """Begin to decide anew. What was decided is put aside first; from `run.yaml` on, the new settings hold."""
-    with closing(take(extended.folder)):
-        decisions = extended.folder / DECISIONS
-        if decisions.exists():
-            shutil.copyfile(decisions, decisions.with_stem(f"{decisions.stem}-{len(extended.earlier)}"))
+    folder, number = extended.folder, len(extended.earlier)
+    with closing(take(folder)):
+        if (folder / DECISIONS).exists():
+            shutil.copyfile(folder / DECISIONS, _aside(folder / DECISIONS, number))
+        extended.trainings.mkdir(exist_ok=True)
+        if extended.settings.epochs != extended.earlier[-1]["epochs"]:
+            for name in MEASURED:
+                if (folder / name).exists():
+                    (folder / name).rename(_aside(folder / name, number))
         save(extended)
 
 
@@ -93,27 +114,25 @@ def _check_space(run: Run, space: SearchSpace, problems: Problems) -> None:
     check_strategy(network, space, settings.strategy, limits, settings.seed)
 
 
-def _other_epochs(run: Run, epochs: str) -> str:
-    settings = run.settings
-    again = (
-        f"buildup search --base {settings.base} --dataset {shlex.quote(settings.dataset)} --recipe "
-        f"{shlex.quote(settings.recipe)} --fraction {settings.fraction} --seeds {settings.seeds} "
-        f"--epochs {epochs} --run {shlex.quote(f'{run.name}-{epochs}')}"
-    )
-    return (
-        f"--epochs {epochs}: trainings of {epochs} epochs are other trainings from their first step on, since the "
-        f"learning rate follows the number of epochs. Nothing of this run could be kept; a new search is: {again}"
-    )
+def _recipe(run: Run, epochs: int) -> dict[str, Any]:
+    """The recipe over as many epochs: to the letter what it was, where the run had as many before."""
+    known = {entry["epochs"]: dict(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
+    if epochs == run.settings.epochs:
+        return run.recipe
+    return known.get(epochs) or recipe_to_values(recipe_from_values(run.recipe).with_epochs(epochs))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}-{number}")
 
 
 def _is_done(run: Run) -> bool:
     return (run.folder / RESULT).exists()
 
 
-def _warning(run: Run, seeds: int, space: str) -> str:
-    settings = run.settings
-    what = [f"{settings.seeds} to {seeds} seeds"] if seeds != settings.seeds else []
-    what += [f"space {settings.space} to {space}"] if space != settings.space else []
+def _warning(before: Settings, now: Settings) -> str:
+    changes = {name: (getattr(before, name), getattr(now, name)) for name in EXTENDED}
+    what = [f"{name} {old} to {new}" for name, (old, new) in changes.items() if old != new]
     return (
         f"extended ({', '.join(what) or 'another form of its space'}): all verdicts were made anew after earlier ones "
         f"were seen, so `proven` errs more often than it says. A final is not touched by that."

@@ -157,6 +157,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         execution=speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled),
         fraction=fraction_text(share),
         seed=first_seed,
+        look_ahead=bool(flags.get("look_ahead")),
         storage=text.get("storage"),
         ray=text.get("ray"),
         max_trials=max_trials,

@@ -51,6 +51,7 @@ def open_journal(run: Run) -> Journal:
             base=run.network,
             costs=costs_of,
             chapter=len(run.earlier),
+            epochs=run.apart,
         )
     except RunError:
         if any(run.trainings.iterdir()):

@@ -87,10 +87,17 @@ def choose(run: Run, view: View, history: History, *, count: int, share: float) 
 
 def part_of(run: Run, way: Way, epochs: int) -> Run:
     """The trainings of one way as a run in its run: same data, same machinery, a study and a folder of their own."""
-    folder = run.folder / FOLDER / f"{way}-{epochs}"
+    name = f"{way}-{epochs}" if run.apart is None else f"{way}-{epochs}-of-{run.apart}"
     recipe = recipe_from_values(run.recipe).with_epochs(epochs)
     settings = replace(run.settings, epochs=epochs)
-    return replace(run, folder=folder, owner=run.study, recipe=recipe_to_values(recipe), settings=settings)
+    return replace(
+        run,
+        folder=run.folder / FOLDER / name,
+        owner=run.study,
+        earlier=(),
+        recipe=recipe_to_values(recipe),
+        settings=settings,
+    )
 
 
 def inherited(run: Run, way: Way, training: Training) -> Inheritance:

@@ -176,6 +176,15 @@ def read_epochs(path: Path) -> tuple[Epoch, ...]:
     return tuple(epochs)
 
 
+def trainings_in(folder: Path, epochs: int | None) -> Path:
+    """Where a run keeps trainings of as many epochs; None for those that it began with.
+
+    >>> trainings_in(Path("runs/demo"), 30).as_posix()
+    'runs/demo/trainings-30'
+    """
+    return folder / ("trainings" if epochs is None else f"trainings-{epochs}")
+
+
 def attempts(training_folder: Path) -> list[int]:
     """The numbers of a training's attempts so far, in order."""
     names = (path.name.removeprefix(ATTEMPT) for path in training_folder.glob(f"{ATTEMPT}*"))

@@ -98,6 +98,7 @@ def part_of(run: Run, plan: Plan) -> Run:
         run,
         folder=run.folder / FOLDER,
         owner=run.study,
+        earlier=(),
         recipe=dict(plan.recipe),
         settings=replace(run.settings, fraction="1", epochs=plan.epochs, seeds=plan.seeds, execution=execution),
     )

@@ -16,6 +16,7 @@ import yaml
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.graph.values import network_from_values, network_to_values
+from buildup.search.evaluate import trainings_in
 from buildup.search.files import write_whole
 from buildup.search.settings import Settings, settings_from_values, settings_to_values
 from buildup.space.load import space_from_values
@@ -54,9 +55,15 @@ class Run:
         return self.folder.name
 
     @property
+    def apart(self) -> int | None:
+        """The epochs by which its trainings are told from those that it began with; None while these are the same."""
+        first = self.earlier[0].get("epochs", self.settings.epochs) if self.earlier else self.settings.epochs
+        return None if self.settings.epochs == first else self.settings.epochs
+
+    @property
     def trainings(self) -> Path:
         """One folder a training."""
-        return self.folder / "trainings"
+        return trainings_in(self.folder, self.apart)
 
     @property
     def study(self) -> str:

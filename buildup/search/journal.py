@@ -35,6 +35,7 @@ from buildup.search.evaluate import (
     final_record,
     read_epochs,
     reused_from,
+    trainings_in,
 )
 from buildup.search.files import write_whole
 from buildup.search.lock import take
@@ -42,11 +43,11 @@ from buildup.search.notes import Notes
 from buildup.search.storage import artifact_store, lost, opened_storage, shown
 from buildup.search.study import (
     CORRECT,
+    EPOCHS,
     FORMAT,
     LOSSES,
     MARK,
     REUSED,
-    TRAININGS,
     decision_key,
     existing_storage,
     history_of,
@@ -94,10 +95,13 @@ class Journal:
         costs: Costs,
         held: ExitStack,
         chapter: int = 0,
+        epochs: int | None = None,
     ) -> None:
         """Use `create` or `open`."""
         self.history = history
         self._folder = folder
+        self._epochs = epochs
+        self._trainings = trainings_in(folder, epochs)
         self._what = f"the study in {shown(storage_url)}"
         self._study = study
         self._storage = storage
@@ -154,8 +158,19 @@ class Journal:
         base: Network,
         costs: Costs = lambda _: None,
         chapter: int = 0,
+        epochs: int | None = None,
     ) -> "Journal":
-        """Go on with a run: what its workers finished meanwhile is told, torn files are repaired."""
+        """Go on with a run: what its workers finished meanwhile is told, torn files are repaired.
+
+        Args:
+            folder: of the run.
+            storage_url: Where its study is; None for the file in the folder.
+            study_name: What it is called there.
+            base: What the run must have begun with.
+            costs: Parameters and MACs of a candidate.
+            chapter: How often it was extended.
+            epochs: Of the chapter's trainings; None for those that the run began with.
+        """
         with ExitStack() as held:
             held.callback(take(folder).close)
             storage = held.enter_context(existing_storage(folder, storage_url))
@@ -171,10 +186,11 @@ class Journal:
                 storage_url=storage_url,
                 study=study,
                 storage=storage,
-                history=history_of(folder, study, chapter),
+                history=history_of(folder, study, chapter, epochs),
                 costs=costs,
                 held=held,
                 chapter=chapter,
+                epochs=epochs,
             )
             with lost(journal._what):
                 journal._catch_up()
@@ -233,21 +249,24 @@ class Journal:
 
     def _catch_up(self) -> None:
         for frozen in self._study.get_trials(deepcopy=False):
-            self._firsts.setdefault(frozen.user_attrs["candidate"], frozen._trial_id)
+            if frozen.user_attrs.get(EPOCHS) == self._epochs:
+                self._firsts.setdefault(frozen.user_attrs["candidate"], frozen._trial_id)
         for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._study.ask()
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             key = frozen.user_attrs["training"]
+            trial = optuna.Trial(self._study, frozen._trial_id)
+            if frozen.user_attrs.get(EPOCHS) != self._epochs:
+                # Should the run come back to these epochs, it goes on in another trial.
+                trial.set_user_attr("outcome", Reason.UNNEEDED.value)
+                self._study.tell(trial, state=TrialState.FAIL)
+                continue
             self._repair_metrics(key)
-            one = _Open(
-                trial=optuna.Trial(self._study, frozen._trial_id),
-                known=dict(frozen.user_attrs),
-                reported=set(frozen.intermediate_values),
-            )
+            one = _Open(trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values))
             self._open[key] = one
             for epoch in self.history.curves.get(key, ()):
                 self._report(one, epoch)
-            if found := final_record(self._folder / TRAININGS / key):
+            if found := final_record(self._trainings / key):
                 one.attempt, record = found
                 self.history = self._tell(one, self.history, record)
         lines = "".join(json.dumps(decision_to_values(decision)) + "\n" for decision in self.history.decisions)
@@ -259,6 +278,8 @@ class Journal:
     def _ask(self, training: Training, history: History) -> _Open:
         values = entry.params(training.candidate.network)
         known = entry.description(training, self._costs(training.candidate))
+        if self._epochs is not None:
+            known[EPOCHS] = self._epochs
         # A whole trial at once is one transaction, where suggesting each parameter would be a dozen. And it runs from
         # the beginning: asking for one that waits reads all that run, 10 ms beside 8 of them and 57 ms beside 100.
         template = optuna.create_trial(
@@ -295,7 +316,7 @@ class Journal:
         grown = history.with_epoch(key, epoch)
         if grown is not history:
             line = json.dumps({"number": epoch.number, "metrics": dict(epoch.metrics)})
-            with (self._folder / TRAININGS / key / METRICS).open("a", encoding="utf-8") as file:
+            with (self._trainings / key / METRICS).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
             self._report(one, epoch)
         return grown
@@ -311,11 +332,11 @@ class Journal:
             history = self._add_epoch(one, history, epoch)
         outcome = entry.written(record.outcome)
         if isinstance(outcome, Score) and outcome.correct is not None:
-            write_whole(self._folder / TRAININGS / key / CORRECT, outcome.correct)
+            write_whole(self._trainings / key / CORRECT, outcome.correct)
         if isinstance(outcome, Score) and outcome.losses is not None:
-            write_whole(self._folder / TRAININGS / key / LOSSES, outcome.losses)
+            write_whole(self._trainings / key / LOSSES, outcome.losses)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
-        if isinstance(outcome, Score) and (source := reused_from(self._folder / TRAININGS / key)):
+        if isinstance(outcome, Score) and (source := reused_from(self._trainings / key)):
             ended[REUSED] = source
         for name, value in ended.items():
             one.trial.set_user_attr(name, value)
@@ -330,7 +351,7 @@ class Journal:
         return history.with_outcome(key, outcome) if entry.counts(outcome) else history
 
     def _repair_metrics(self, key: str) -> None:
-        path = self._folder / TRAININGS / key / METRICS
+        path = self._trainings / key / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"number": one.number, "metrics": dict(one.metrics)}) + "\n" for one in read_epochs(path)]
         text = "".join(lines)

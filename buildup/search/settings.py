@@ -32,6 +32,8 @@ class Settings:
     """Chosen once for the whole run, so that candidate and parent are computed alike wherever they are trained."""
     fraction: str
     seed: int
+    look_ahead: bool = False
+    """Whether the space looks ahead whatever it says itself."""
     storage: str | None = None
     ray: str | None = None
     max_trials: int | None = None

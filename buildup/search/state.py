@@ -33,7 +33,7 @@ def procedure(run: Run) -> Procedure:
 
 def state_of(run: Run) -> tuple[View, History]:
     """What a run has decided and what it waits for, without touching it."""
-    history = read_history(run.folder, run.settings.storage, run.study, len(run.earlier))
+    history = read_history(run.folder, run.settings.storage, run.study, len(run.earlier), run.apart)
     return procedure(run).view(history), history
 
 

@@ -11,27 +11,30 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.errors import RunError
 from buildup.search import entry
-from buildup.search.evaluate import METRICS, read_epochs
+from buildup.search.evaluate import METRICS, read_epochs, trainings_in
 from buildup.search.storage import opened_storage, shown
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
 
-TRAININGS = "trainings"
 CORRECT = "correct.bits"
 LOSSES = "losses.f16"
 MARK = "buildup"
 """The study attribute that says who wrote it."""
 FORMAT = 1
+EPOCHS = "epochs"
+"""The trial attribute of a training of other epochs than those that the run began with."""
 REUSED = "reused_from"
 """The trial attribute that says which run a training was taken over from."""
 TRAINING_ID = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?-s[0-9]+")
 
 
-def read_history(folder: Path, storage_url: str | None, study_name: str, chapter: int = 0) -> History:
+def read_history(
+    folder: Path, storage_url: str | None, study_name: str, chapter: int = 0, epochs: int | None = None
+) -> History:
     """What a run holds, read by someone who only looks: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
-        return history_of(folder, load_study(storage, storage_url, study_name), chapter)
+        return history_of(folder, load_study(storage, storage_url, study_name), chapter, epochs)
 
 
 def folders_beside(storage_url: str | None) -> list[Path]:
@@ -69,8 +72,12 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
     return study
 
 
-def history_of(folder: Path, study: optuna.Study, chapter: int = 0) -> History:
-    """What a study holds, with what lies beside it in the run's folder: all trainings, and a chapter's decisions."""
+def history_of(folder: Path, study: optuna.Study, chapter: int = 0, epochs: int | None = None) -> History:
+    """What a study holds, with what lies beside it in the run's folder: trainings, and a chapter's decisions.
+
+    Trainings of other epochs than the chapter's are other trainings, and none of its business.
+    """
+    trainings = trainings_in(folder, epochs)
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}
     for trial in study.get_trials(deepcopy=False):
@@ -80,10 +87,12 @@ def history_of(folder: Path, study: optuna.Study, chapter: int = 0) -> History:
                 f"trial {trial.number} of the study {study.study_name!r} is no training of this run ({key!r}): "
                 f"someone else wrote into the study."
             )
-        if key not in curves and (curve := read_epochs(folder / TRAININGS / key / METRICS)):
+        if trial.user_attrs.get(EPOCHS) != epochs:
+            continue
+        if key not in curves and (curve := read_epochs(trainings / key / METRICS)):
             curves[key] = curve
         if trial.state is TrialState.COMPLETE:
-            outcomes[key] = _score(folder, trial)
+            outcomes[key] = _score(trainings, trial)
         elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
             outcomes[key] = failure
     decisions = sorted((key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key(chapter)))
@@ -92,10 +101,10 @@ def history_of(folder: Path, study: optuna.Study, chapter: int = 0) -> History:
     )
 
 
-def _score(folder: Path, trial: FrozenTrial) -> Score:
+def _score(trainings: Path, trial: FrozenTrial) -> Score:
     attributes = trial.user_attrs
     assert trial.value is not None
-    own = folder / TRAININGS / attributes["training"]
+    own = trainings / attributes["training"]
     correct = _images(own / CORRECT, attributes.get("correct_hash"))
     losses = _images(own / LOSSES, attributes.get("losses_hash"))
     return entry.score(trial.value, attributes, correct, losses)

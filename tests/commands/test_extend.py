@@ -1,4 +1,4 @@
-"""`resume --seeds` and `--space`: a search taken further from the trainings that are there."""
+"""`resume --seeds`, `--judge`, `--epochs` and `--space`: a search taken further from the trainings that are there."""
 
 import json
 import shutil
@@ -15,11 +15,14 @@ from buildup.commands import search
 from buildup.commands.extend import begin, extension
 from buildup.commands.problems import Problems
 from buildup.search.assemble import open_journal
-from buildup.search.evaluate import Ended, Event, raise_if_of_the_place
-from buildup.search.folder import open_run, save
+from buildup.search.evaluate import Ended, Event, Started, raise_if_of_the_place
+from buildup.search.folder import Run, open_run, save
 from buildup.search.state import state_of
 from buildup.search.table import Row, TableEvaluator
+from buildup.training.recipe import recipe_from_values, recipe_to_values
+from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Failure, Reason, Record
+from buildup.trials.training import Training
 
 
 class Scores(dict[str, Row]):
@@ -44,9 +47,21 @@ def lines_of(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def trials(run: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="tried", storage=f"sqlite:///{run}/study.db").trials
+
+
 def trainings_in(run: Path) -> Counter[str]:
-    study = optuna.load_study(study_name="tried", storage=f"sqlite:///{run}/study.db")
-    return Counter(trial.user_attrs["training"] for trial in study.trials if trial.state.name == "COMPLETE")
+    return Counter(trial.user_attrs["training"] for trial in trials(run) if trial.state.name == "COMPLETE")
+
+
+def extended(run: Path, **flags: str) -> Run:
+    problems = Problems()
+    nothing = {"seeds": None, "space": None, "epochs": None, "judge": None}
+    found = extension(open_run(str(run)), {**nothing, **flags}, problems)
+    problems.raise_any()
+    assert found is not None
+    return found
 
 
 def test_more_seeds_decide_anew_and_repeat_no_training(run: Path) -> None:
@@ -80,12 +95,66 @@ def test_another_space_decides_anew_from_the_same_base(run: Path) -> None:
     assert "K" in str(lines_of(run / "decisions-2.jsonl")[0]["layout"])
 
 
+def test_more_seeds_may_have_a_judge_that_tells_an_interval(run: Path) -> None:
+    assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"point"}
+    assert (
+        main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "4"]) == 0
+    )
+    assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"likely"}
+    assert open_run(str(run)).earlier[0]["judge"] == "point"
+
+
+def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_repeats_none(run: Path) -> None:
+    first, before, trained = open_run(str(run)), lines_of(run / "decisions.jsonl"), trainings_in(run)
+    assert main(["resume", str(run), "--epochs", "7", "--allow-weak-base", "--max-trials", "2"]) == 0
+    longer = open_run(str(run))
+    assert longer.recipe == recipe_to_values(recipe_from_values(first.recipe).with_epochs(7))
+    assert {path.name for path in (run / "trainings-7").iterdir()} == {
+        trial.user_attrs["training"] for trial in trials(run) if trial.user_attrs.get("epochs") == 7
+    }
+    assert trainings_in(run).total() == trained.total() + 2
+    assert len(state_of(longer)[1].outcomes) == 2
+
+    assert main(["resume", str(run), "--epochs", "1", "--allow-weak-base", "--max-trials", "3"]) == 0
+    assert trainings_in(run).total() == trained.total() + 2
+    assert lines_of(run / "decisions.jsonl") == before
+    assert open_run(str(run)).recipe == first.recipe
+
+
+def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_way_back(run: Path) -> None:
+    first = open_run(str(run))
+    training = Training(candidate=Candidate(network=first.network), seed=99)
+    with closing(open_journal(first)) as journal:
+        journal.record(journal.history, Started(training=training, attempt=1, worker="here:1"))
+    for epochs in ("2", "1"):
+        begin(extended(run, epochs=epochs))
+        with closing(open_journal(open_run(str(run)))) as journal:
+            assert training.id not in journal.history.outcomes
+            if epochs == "1":
+                journal.record(journal.history, Started(training=training, attempt=2, worker="here:1"))
+    own = [trial for trial in trials(run) if trial.user_attrs["training"] == training.id]
+    assert [trial.state.name for trial in own] == ["FAIL", "RUNNING"]
+
+
+def test_what_was_measured_at_other_epochs_is_put_aside(run: Path) -> None:
+    (run / "calibration.json").write_text("[]")
+    begin(extended(run, seeds="2"))
+    assert (run / "calibration.json").exists()
+    begin(extended(run, epochs="2"))
+    assert not (run / "calibration.json").exists()
+    assert (run / "calibration-2.json").exists()
+
+
+def test_another_space_looks_ahead_where_the_search_was_asked_to(run: Path) -> None:
+    assert extended(run, space="kernels").space.look_ahead == 0
+    found = open_run(str(run))
+    save(replace(found, settings=replace(found.settings, look_ahead=True)))
+    assert extended(run, space="kernels").space.look_ahead == 1
+
+
 def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> None:
     before = (run / "decisions.jsonl").read_text()
-    flags = {"seeds": "2", "space": None, "epochs": None}
-    extended = extension(open_run(str(run)), flags, Problems())
-    assert extended is not None
-    begin(extended)  # and here it dies
+    begin(extended(run, seeds="2"))  # and here it dies
     view, history = state_of(open_run(str(run)))
     assert view.decisions == ()
     assert view.needed
@@ -98,7 +167,8 @@ def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> Non
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--epochs", "9"], "a new search is: buildup search --base "),
+        (["--epochs", "0"], "--epochs 0"),
+        (["--judge", "likely"], "--judge likely with --seeds 1"),
         (["--space", "paper"], "starts from another network"),
         (["--seeds", "0"], "--seeds 0"),
     ],

@@ -8,9 +8,10 @@ from typing import Any
 from buildup.graph.network import Network, sketch
 from buildup.report.table import aligned
 from buildup.rules.chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
-from buildup.rules.strategies import procedure_of
+from buildup.rules.strategies import build_up, procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace
+from buildup.trials.candidate import Candidate
 
 DEVIATIONS = (0.0, 0.2, 0.4)
 """True seed deviations of a paired difference, in points."""
@@ -43,16 +44,16 @@ def false_claims(
 ) -> tuple[str, dict[str, Any]]:
     """The A/A study: nothing helps, and whatever is kept or claimed is a mistake.
 
-    Where settings are searched, too, the last block helps once, so that there is a place to search them at.
+    Where settings are searched, too, the first place helps once, so that there is a place to search them at.
     """
     rows, values = [], []
     for where, judge, helps in product(places, judges, (False, True)):
         if helps and not where.space.tune:
             continue
-        worth = {where.network.stages[-1].blocks[-1].path: GAINS[-1]} if helps else {}
+        worth = {_first_place(where): GAINS[-1]} if helps else {}
         for chance in chances:
             found = _tally(where, judge, chance, worth, seeds=seeds, runs=runs, seed=seed)
-            name = f"{where.name}, last block {GAINS[-1]:+.1f}" if helps else where.name
+            name = f"{where.name}, first place {GAINS[-1]:+.1f}" if helps else where.name
             shares = [f"{100 * share:.1f} %" for share in (found.kept_false, found.claimed_falsely)]
             rows.append([name, judge, *_named(chance), *shares, f"{found.trainings:.1f}"])
             values.append(_values(where, judge, chance, found, helps=helps))
@@ -60,7 +61,7 @@ def false_claims(
     what = "no block helps"
     if any(where.space.tune for where in places):
         head[4:6] = ["keeps anything false", "final claims falsely"]
-        what = "no block helps, but for the one that is named, and no setting does"
+        what = "no block helps, but for the first that is tried where a line says so, and no setting does"
     return _text(head, rows, runs, what), {
         "runs": runs,
         "kept_anything": max(one["kept_false"] for one in values),
@@ -76,9 +77,9 @@ def power(
     rows, values = [], []
     for chance in chances:
         for where in places:
-            last = where.network.stages[-1].blocks[-1].path
+            first = _first_place(where)
             for gain in GAINS:
-                found = _tally(where, "proven", chance, {last: gain}, seeds=seeds, runs=runs, seed=seed)
+                found = _tally(where, "proven", chance, {first: gain}, seeds=seeds, runs=runs, seed=seed)
                 rows.append([where.name, "proven", *_named(chance), f"one of {gain:+.1f}", *_found(found)])
                 values.append(_values(where, "proven", chance, found, gain=gain))
         steps = {stage.blocks[-1].path: STEPS for stage in USUAL[0].network.stages}
@@ -104,6 +105,13 @@ def usual_chances(deviations: Sequence[float] = DEVIATIONS, large: Sequence[floa
     plain = [Chance(seed_deviation=deviation) for deviation in deviations]
     own = replace(plain[len(plain) // 2], own_images=OWN_IMAGES)
     return (*plain, own, *(Chance(seed_deviation=deviation) for deviation in large))
+
+
+def _first_place(where: Where) -> str:
+    """Where the rule goes in any case: a gain elsewhere might never be tried."""
+    step = build_up(Candidate(network=where.network), where.space, 0).first
+    assert step is not None, "a space in which nothing can be tried is refused"
+    return next(block.path for block in step.candidate.network.blocks if block not in where.network.blocks)
 
 
 def _tally(

@@ -68,7 +68,7 @@ class Study:
     procedure: Procedure
     chance: Chance = field(default_factory=Chance)
     worth: Mapping[str, float] = field(default_factory=dict)
-    """What attention at a path is worth, in points; nothing elsewhere."""
+    """What another block than the base's at a path is worth, in points; nothing elsewhere."""
 
     def tally(self, runs: int, seed: int = 0) -> Tally:
         """Search so often, each time with luck of its own."""
@@ -76,10 +76,9 @@ class Study:
         for run in range(runs):
             view, history = search(self.procedure, self.draw(f"{seed}/{run}", self.chance.images))
             steps = [decision for decision in view.decisions if decision.kept]
-            paths = {path for path in self.worth if _has_attention(view.best, path)}
             trainings += len(history.outcomes)
             kept += bool(steps)
-            true += len(paths)
+            true += sum(self._is_changed(view.best, path) for path in self.worth)
             tried = zip(view.decisions, view.candidates[1:], strict=False)
             false += any(decision.kept and self._helps_not(candidate) for decision, candidate in tried)
             if steps and self.claim(view.best, view.spread, f"{seed}/{run}/final").claimed:
@@ -102,7 +101,11 @@ class Study:
 
     def gain(self, candidate: Candidate) -> float:
         """The true gain of a candidate over the base."""
-        return sum(points for path, points in self.worth.items() if _has_attention(candidate, path))
+        return sum(points for path, points in self.worth.items() if self._is_changed(candidate, path))
+
+    def _is_changed(self, candidate: Candidate, path: str) -> bool:
+        base = self.procedure.base.network.blocks
+        return any(block.path == path and block not in base for block in candidate.network.blocks)
 
     def _helps_not(self, candidate: Candidate) -> bool:
         assert candidate.parent is not None
@@ -143,7 +146,3 @@ def search(procedure: Procedure, draw: Draw) -> tuple[View, History]:
 
 def _random(name: str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])))
-
-
-def _has_attention(candidate: Candidate, path: str) -> bool:
-    return any(block.path == path and block.kind.letter != "C" for block in candidate.network.blocks)

@@ -124,3 +124,13 @@ def test_a_strategy_that_weighs_costs_is_followed_where_a_base_has_them(
     flags = {**FLAGS, "base": "a sketch", "scores": table, "strategy": strategy}
     _, values = simulate(flags, small, counted)
     assert len(values["verdicts"]) == 2
+
+
+@pytest.mark.parametrize("space", ["place: end\nkind: C\n", "stages: [{}, {max_replaced: 0}]\n", "order: first-last\n"])
+def test_power_puts_the_gain_where_the_rule_goes(space: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(space)
+    flags = {**FLAGS, "power": True, "layout": "CC|CC", "space": str(path), "noise": "0", "runs": "2"}
+    _, values = simulate(flags, READ, counted)
+    (found,) = (one for one in values["searches"] if (one["gain"], one["own_images"]) == (1.0, 0.0))
+    assert found["kept_true"] == 1.0

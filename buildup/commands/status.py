@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from buildup.commands.progress import left, name_of, reached
+from buildup.commands.progress import left
 from buildup.report.final import final_table
 from buildup.report.table import decisions_table
 from buildup.search.final import read_final, read_plan
@@ -12,8 +12,10 @@ from buildup.search.folder import open_run
 from buildup.search.forecast import forecast
 from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
+from buildup.search.study import read_underway
+from buildup.trials.candidate import Candidate
 from buildup.trials.claim import final_to_values
-from buildup.trials.objective import OBJECTIVES
+from buildup.trials.objective import OBJECTIVES, Objective
 
 
 def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -28,16 +30,18 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     objective = OBJECTIVES[run.settings.objective]
     rest = None if view.finished else left(steps, view, history, workers=workers, epochs=epochs)
     eta = forecast(steps, view, history, workers=workers, epochs=epochs)
-    running = [
-        {
-            "training": training.id,
-            "edit": training.candidate.edit or "the base",
-            "seed": training.seed,
-            "epoch": len(history.curves.get(training.id, ())),
-            "epochs": run.settings.epochs_of(training.candidate),
-            "score": next((objective.at(epoch) for epoch in history.curves.get(training.id, ())[-1:]), None),
-        }
-        for training in view.needed
+
+    def row(training: str, edit: str, seed: int, candidate: Candidate) -> dict[str, Any]:
+        curve = history.curves.get(training, ())
+        so_far = {"epoch": len(curve), "epochs": epochs(candidate), "score": objective.at(curve[-1]) if curve else None}
+        return {"training": training, "edit": edit or "the base", "seed": seed, **so_far}
+
+    waiting_for = [row(one.id, one.candidate.edit, one.seed, one.candidate) for one in view.needed]
+    begun = {} if view.finished else read_underway(run.folder, run.settings.storage, run.study, run.apart)
+    ahead = [
+        row(training, str(known["edit"]), int(known["seed"]), steps.base.continued)
+        for training, known in begun.items()
+        if training not in {*history.outcomes, *(one.id for one in view.needed)}
     ]
     values = {
         "run": str(run.folder),
@@ -49,7 +53,8 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         "objective": objective.name,
         "layout": view.best.layout,
         "trainings": len(history.outcomes),
-        "waiting_for": running,
+        "waiting_for": waiting_for,
+        "ahead": ahead,
         "verdicts": [
             {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
             for decision in view.decisions
@@ -70,13 +75,15 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if found:
         lines += ["", final_table(found), "", found.verdict]
     if not view.finished:
-        lines += ["", "waiting for:"]
-        for training, row in zip(view.needed, running, strict=True):
-            score = reached(history.curves.get(training.id, ()), objective)
-            so_far = f"{row['epoch']} of {row['epochs']}{f', {objective.name} {score}' if score else ''}"
-            lines.append(f"  {name_of(training)}: epoch {so_far}")
+        lines += ["", "waiting for:", *(_line(row, objective) for row in waiting_for)]
+        lines += ["begun ahead of the verdicts:", *(_line(row, objective) for row in ahead)] if ahead else []
         lines.append(str(rest))
         if state != "running":
             lines.append(f"go on with: buildup resume {run.folder}")
     lines += [f"warning: {warning}" for warning in run.warnings]
     return "\n".join(lines), values
+
+
+def _line(row: Mapping[str, Any], objective: Objective) -> str:
+    score = "" if row["score"] is None else f", {objective.name} {objective.shown(row['score'])}"
+    return f"  {row['edit']}  seed {row['seed']}: epoch {row['epoch']} of {row['epochs']}{score}"

@@ -1,9 +1,10 @@
 """The Optuna study of a run, read: the truth about what ended and what was decided."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
@@ -35,6 +36,16 @@ def read_history(
     """What a run holds, read by someone who only looks: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
         return history_of(folder, load_study(storage, storage_url, study_name), chapter, epochs)
+
+
+def read_underway(
+    folder: Path, storage_url: str | None, study_name: str, epochs: int | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """What the study says of the trainings that have begun and not ended, by their ids."""
+    with existing_storage(folder, storage_url) as storage:
+        study = load_study(storage, storage_url, study_name)
+        begun = [trial.user_attrs for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+    return {str(known["training"]): known for known in begun if known.get(EPOCHS) == epochs and "training" in known}
 
 
 def folders_beside(storage_url: str | None) -> list[Path]:

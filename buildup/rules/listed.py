@@ -1,7 +1,7 @@
 """Strategies whose order of tries is known beforehand: every layout, or layouts at random.
 
-They try the layouts that the build-up rule can reach, each against the best so far, so the same judge decides. Nothing
-of a verdict changes what is tried next, and idle workers can train all of it ahead.
+They try the layouts that the build-up rule can reach in its usual form, each against the best so far, so the same judge
+decides. Nothing of a verdict changes what is tried next, and idle workers can train all of it ahead.
 
 `random` is Optuna's random sampler without its repetitions: every layout is as likely as any other, and none comes
 twice, which a draw with Optuna itself would have to be asked for again and again on spaces as small as these.
@@ -31,7 +31,7 @@ Counts = tuple[int, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Layouts:
-    """All layouts that the build-up rule can reach from a base."""
+    """All layouts that the build-up rule can reach from a base where one failure ends a stage, without `tune`."""
 
     base: Candidate
     space: SearchSpace

@@ -36,6 +36,7 @@ MOST_SEEDS = 1000
 MOST_EPOCHS = 100_000
 EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extended run may have anew."""
+WARNING = "extended ("
 MEASURED = (DIAGNOSTICS, RANKINGS, PRIOR)
 """Files that tell of trainings of the epochs that they were measured at."""
 
@@ -80,7 +81,8 @@ def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | N
         status="stopped",
         reason="extended",
         earlier=(*run.earlier, earlier),
-        warnings=(*run.warnings, _warning(run.settings, settings)),
+        # Any other warning is made anew with what it warns of.
+        warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings)),
     )
 
 
@@ -134,6 +136,6 @@ def _warning(before: Settings, now: Settings) -> str:
     changes = {name: (getattr(before, name), getattr(now, name)) for name in EXTENDED}
     what = [f"{name} {old} to {new}" for name, (old, new) in changes.items() if old != new]
     return (
-        f"extended ({', '.join(what) or 'another form of its space'}): all verdicts were made anew after earlier ones "
+        f"{WARNING}{', '.join(what) or 'another form of its space'}): all verdicts were made anew after earlier ones "
         f"were seen, so `proven` errs more often than it says. A final is not touched by that."
     )

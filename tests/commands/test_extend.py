@@ -16,7 +16,7 @@ from buildup.commands.extend import begin, extension
 from buildup.commands.problems import Problems
 from buildup.search.assemble import open_journal
 from buildup.search.evaluate import Ended, Event, Started, raise_if_of_the_place
-from buildup.search.folder import Run, open_run, save
+from buildup.search.folder import Run, mark, open_run, save
 from buildup.search.state import state_of
 from buildup.search.table import Row, TableEvaluator
 from buildup.training.recipe import recipe_from_values, recipe_to_values
@@ -96,12 +96,15 @@ def test_another_space_decides_anew_from_the_same_base(run: Path) -> None:
 
 
 def test_more_seeds_may_have_a_judge_that_tells_an_interval(run: Path) -> None:
+    mark(open_run(str(run)), "finished", "", ["judge point: chance is not ruled out."])
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"point"}
     assert (
         main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "4"]) == 0
     )
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"likely"}
-    assert open_run(str(run)).earlier[0]["judge"] == "point"
+    found = open_run(str(run))
+    assert found.earlier[0]["judge"] == "point"
+    assert not any("judge point:" in warning for warning in found.warnings)
 
 
 def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_repeats_none(run: Path) -> None:

@@ -8,7 +8,7 @@ from buildup.cli import main
 def test_the_study_of_early_drops_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "--early-drop", "0.1", "--runs", "2", "--judge", "point", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert (values["risk"], values["runs"], len(values["searches"])) == (0.1, 2, 4)
+    assert (values["risk"], values["runs"], len(values["searches"])) == (0.1, 2, 8)
     assert all(
         one["judge"] == "point" and one["found"]["early"] <= one["found"]["candidates"] for one in values["searches"]
     )

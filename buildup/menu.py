@@ -98,7 +98,8 @@ SEARCH_FLAGS = (
     Flag(
         name="early-drop",
         metavar="RISK",
-        help="end trainings whose curve leaves less than this chance of a gain, such as 0.05 (default: never)",
+        help="end trainings whose curve leaves less than this chance of a gain (default: never): 0.05 spares about 3 % "
+        "of the epochs of a usual search, 0.2 about 20 %",
     ),
     Flag(
         name="inherit",
@@ -129,6 +130,7 @@ COMMANDS = (
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(
             *LIMITS,
+            Flag(name="workers", metavar="N", help="trainings side by side, if it is another number now"),
             Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
             PRIOR,
             Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),

@@ -15,7 +15,7 @@ from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
 from buildup.commands.signals import interruptible
-from buildup.errors import SearchError, WeakBase
+from buildup.errors import BuildupError, SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.procedure import Procedure, View
@@ -130,7 +130,7 @@ def _new_run(request: Request) -> Run:
 
 
 def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
-    """A resumed run keeps its settings, but for limits, for where the workers are, and for what they train ahead.
+    """A resumed run keeps its settings, but for limits, for how many workers are where, and for what they train ahead.
 
     With it, whether it is extended: then its seeds or its space are others, too.
     """
@@ -138,6 +138,7 @@ def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
     changes: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", flags["max_trials"], 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, flags["time_budget"]),
+        "workers": problems.whole("--workers", flags["workers"], run.settings.workers, most=100_000),
         "prior": problems.prior(flags["prior"], run.settings.prior, run.network, run.space),
     }
     extended = extension(run, flags, problems)
@@ -176,10 +177,11 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
     except KeyboardInterrupt:
         mark(run, "stopped", "interrupted", warnings)
         raise
-    except SearchError as error:
+    except BuildupError as error:
         with suppress(OSError):  # a full disk may be the very error
             mark(run, "failed", str(error), warnings)
-        raise
+        # Whatever it is, such as a damaged file, it is not the request that was wrong.
+        raise error if isinstance(error, SearchError) else SearchError(str(error)) from error
     if not view.finished:
         run = mark(run, "stopped", f"{limit(history)} was reached", warnings)
         say(f"Stopped: {run.reason}. Go on with: buildup resume {run.folder}")

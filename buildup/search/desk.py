@@ -271,5 +271,6 @@ class Desk:
 def _lost(training: Training, epochs: int, error: str) -> str:
     return (
         f"the training {training.id} ({training.candidate.layout}) lost its worker {DEATHS} times, and got no further "
-        f"than epoch {epochs} in between. Ray says:\n{error}\n"
+        f"than epoch {epochs} in between. Ray says:\n{error}\nWhere memory is short, fewer trainings side by side "
+        f"(--workers) leave more for each."
     )

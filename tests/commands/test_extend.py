@@ -14,6 +14,7 @@ from buildup.cli import main
 from buildup.commands import search
 from buildup.commands.extend import begin, extension
 from buildup.commands.problems import Problems
+from buildup.errors import RunError
 from buildup.search.assemble import open_journal
 from buildup.search.evaluate import Ended, Event, Started, raise_if_of_the_place
 from buildup.search.folder import Run, mark, open_run, save
@@ -200,6 +201,23 @@ class Deadly(TableEvaluator):
         assert isinstance(event, Ended)
         lost = Failure(reason=Reason.LOST, message="its worker died")
         return raise_if_of_the_place(Ended(training=event.training, record=Record(outcome=lost, curve=())))
+
+
+class Damaged(TableEvaluator):
+    """Finds a file that can't be read."""
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        raise RunError("final.json: damaged.")
+
+
+def test_a_damaged_file_in_the_middle_of_a_search_marks_the_run_as_failed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_workers", lambda run, flags: Damaged(table=Scores()))
+    assert main(["resume", str(run), "--seeds", "2", "--workers", "3", "--allow-weak-base"]) == 1
+    found = open_run(str(run))
+    assert (found.status, found.reason) == ("failed", "final.json: damaged.")
+    assert found.settings.workers == 3
 
 
 def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_again(

@@ -231,6 +231,11 @@ def _text(made: Plan) -> str:
             f"Candidates train for {short} epochs from their parents' weights, beside parents that go on for {short}; "
             f"only the base trains for {settings.epochs}."
         )
+    if settings.early_drop:
+        lines.append(
+            f"What --early-drop {settings.early_drop:g} spares is not taken off: it depends on curves, and the first "
+            f"candidate trains to its end. `buildup simulate --early-drop {settings.early_drop:g}` draws some."
+        )
     return "\n".join(lines)
 
 

@@ -166,7 +166,7 @@ COMMANDS = (
             Flag(
                 name="judge",
                 metavar="NAME",
-                help="likely, proven or point (default: the space's, point for one seed; studies have more than one)",
+                help="likely, proven or point (default: the space's, point for one seed; studies take two in turn)",
             ),
             Flag(name="objective", metavar="NAME", help="what a score is: accuracy in percent (default), nll or ece"),
             Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
@@ -180,7 +180,7 @@ COMMANDS = (
                 name="noise",
                 metavar="SD",
                 help="deviation of a score around its row, in points (default: 0); for --aa and --power the true seed "
-                "deviation (default: 0, 0.2 and 0.4)",
+                "deviation (default: 0, 0.2 and 0.4; of --aa 1 and 2, too)",
             ),
             Flag(name="seed", metavar="N", help="first seed, and that of all that is drawn (default: 0)"),
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
@@ -242,7 +242,7 @@ COMMANDS = (
         run="final:final",
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(
-            Flag(name="seeds", metavar="N", help="fresh seeds of each network (default: 5)"),
+            Flag(name="seeds", metavar="N", help="fresh seeds of each network (default: 5, at least 3)"),
             Flag(name="control", help="train a base with more blocks of its own, as large as the winner, too"),
             Flag(name="epochs", metavar="N", help="epochs of each training (default: as in the search)"),
             Flag(name="recipe", metavar="NAME|FILE", help="another recipe (default: that of the search)"),

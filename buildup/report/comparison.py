@@ -136,15 +136,14 @@ def other_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
 
 def comparable(runs: Sequence[Compared]) -> str:
     """Whether the scores may be compared, as a sentence."""
-    also = f" They{{}} differ in {', '.join(other)}." if (other := other_differences(runs)) else ""
+    besides = f" Besides, they differ in {', '.join(other)}." if (other := other_differences(runs)) else ""
     if not (found := differences(runs)):
         return (
             "Comparable: same base and stem, data, validation images, recipe, epochs, share of the data and precision."
-            f"{also.format(' do')} The validation scores of winners are flattered, the more so the more was tried; "
+            f"{besides} The validation scores of winners are flattered, the more so the more was tried; "
             "only a final is a claim."
         )
-    unlike = f"Not comparable: they differ in {', '.join(found)}, so their scores do not mean the same."
-    return f"{unlike}{also.format(' also')}"
+    return f"Not comparable: they differ in {', '.join(found)}, so their scores do not mean the same.{besides}"
 
 
 def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
@@ -170,7 +169,7 @@ def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[s
 
 
 def _gains(findings: Findings) -> tuple[float, ...] | None:
-    if findings.unchanged:
+    if not findings.kept:
         return tuple(0.0 for _ in findings.scores(findings.base))
     return None if findings.inherits else findings.paired_gains
 

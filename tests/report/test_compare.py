@@ -62,7 +62,7 @@ def test_what_may_differ_is_told_and_leaves_runs_comparable(two: list[Compared],
     other = replace(two[1], facts={**FACTS, name: "something else"})
     for text in (comparison_page([two[0], other]), comparison_text([two[0], other])):
         assert "Comparable" in text
-        assert f"They do differ in {name}." in text
+        assert f"Besides, they differ in {name}." in text
         assert "something else" in text
     values = comparison_values([two[0], other])
     assert values["comparable"]
@@ -91,6 +91,7 @@ def test_the_best_so_far_begins_with_the_base_though_the_first_candidates_were_d
     none = compared(replace(published, history=replace(published.history, decisions=(untrained,))), FACTS)
     assert [one.trainings for one in none.reached] == [3, 3]
     assert none.reached[0].score == pytest.approx(82.48)
+    assert none.gain == 0
 
 
 def test_equal_runs_compare_and_all_they_found_and_spent_is_told(two: list[Compared]) -> None:

@@ -18,6 +18,7 @@ from buildup.commands.signals import interruptible
 from buildup.errors import BuildupError, SearchError, WeakBase
 from buildup.report.table import decisions_table
 from buildup.report.words import duration
+from buildup.rules.moves import left_out
 from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import unused
 from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
@@ -161,6 +162,8 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
     if left_unused := unused(run.settings.strategy, run.space):
         warnings.append(left_unused)
+    elif run.space.tune:
+        warnings += [f"{problem}." for problem in left_out(run.network, run.space)]
     if run.settings.inherit:
         warnings.append(inheriting(run.settings))
     if misfit := unsuited(run.network, recipe_from_values(run.recipe)):

@@ -114,13 +114,14 @@ def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -
         plain = name.strip("[].")
         parser.add_argument(plain, help=text, nargs=nargs, metavar=plain.upper())
     for flag in command.flags:
+        text = flag.help.replace("%", "%%")  # argparse fills in what stands behind one
         if flag.metavar is None:
-            parser.add_argument(f"--{flag.name}", help=flag.help, action="store_true")
+            parser.add_argument(f"--{flag.name}", help=text, action="store_true")
         elif flag.metavar.startswith("["):
             metavar = flag.metavar.strip("[]")
-            parser.add_argument(f"--{flag.name}", help=flag.help, metavar=metavar, nargs="?", const="")
+            parser.add_argument(f"--{flag.name}", help=text, metavar=metavar, nargs="?", const="")
         else:
-            parser.add_argument(f"--{flag.name}", help=flag.help, metavar=flag.metavar)
+            parser.add_argument(f"--{flag.name}", help=text, metavar=flag.metavar)
 
 
 def _run(command: Command, flags: Flags) -> int:

@@ -234,7 +234,7 @@ def _text(made: Plan) -> str:
     if settings.early_drop:
         lines.append(
             f"What --early-drop {settings.early_drop:g} spares is not taken off: it depends on curves, and the first "
-            f"candidate trains to its end. `buildup simulate --early-drop {settings.early_drop:g}` draws some."
+            f"two candidates train to their end. `buildup simulate --early-drop {settings.early_drop:g}` draws some."
         )
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from buildup.commands.dropping import risks
 from buildup.graph.network import sketch
 from buildup.rules.curves import Learning, count
-from buildup.rules.early import EarlyDrop, Lesson, foretell, pair
+from buildup.rules.early import ENOUGH, EarlyDrop, Lesson, foretell, pair
 from buildup.rules.judge import JUDGES
 from buildup.rules.listed import at_random
 from buildup.rules.procedure import Procedure
@@ -29,11 +29,11 @@ def lessons(*pairs: tuple[float, float]) -> Lesson:
     return reduce(add, (pair(x, y) for x, y in pairs))
 
 
-def test_one_candidate_before_drops_only_what_is_far_behind_where_that_one_was_level() -> None:
-    assert EARLY.verdict(2, [-4.0, -4.0], lessons((0.0, 0.0)), 0.0, "points") is None
-    verdict = EARLY.verdict(2, [-9.0, -9.0], lessons((-5.0, -5.0)), 0.0, "points")
-    assert verdict is not None
-    assert "the curves of 1 candidate before" in verdict.reason
+def test_nothing_is_dropped_by_its_curve_before_enough_candidates_were_trained_to_the_end() -> None:
+    hopeless = [-50.0, -50.0]
+    few = lessons(*[(-5.0, -5.0)] * (ENOUGH - 1))
+    assert EARLY.verdict(2, hopeless, few, 0.0, "points") is None
+    assert EARLY.verdict(2, hopeless, few + pair(-5.0, -5.0), 0.0, "points") is not None
 
 
 def test_a_late_start_is_no_reason_where_late_starters_have_caught_up() -> None:
@@ -47,7 +47,7 @@ DIFFERENCES = st.floats(-10, 10)
 
 
 @given(
-    st.lists(st.tuples(DIFFERENCES, DIFFERENCES), min_size=1, max_size=12),
+    st.lists(st.tuples(DIFFERENCES, DIFFERENCES), min_size=ENOUGH, max_size=12),
     st.lists(DIFFERENCES, min_size=1, max_size=4),
 )
 @settings(max_examples=60, deadline=None)
@@ -82,6 +82,7 @@ def test_what_would_have_been_kept_is_seldom_dropped() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("risk", [0.05, 0.2])
 def test_the_stated_risk_holds_for_all_ways_of_learning(risk: float) -> None:
-    _, values = risks(risk, ("likely", "point"), seeds=3, runs=300, seed=1)
+    _, values = risks(risk, ("likely", "point"), seeds=3, runs=150, seed=1)
     assert values["wrongly"] <= risk
-    assert all(one["found"]["spared"] > 0.02 for one in values["searches"])
+    assert all(one["found"]["above"] <= risk * one["found"]["early"] for one in values["searches"])
+    assert all(one["found"]["spared"] > 0.015 for one in values["searches"])

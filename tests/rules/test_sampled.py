@@ -110,6 +110,15 @@ def test_the_generations_of_nsga2_outlive_their_study() -> None:
     assert all(generations), "a trial without its generation would be forgotten by the sampler"
 
 
+@pytest.mark.parametrize(("strategy", "weighed"), [("tpe", []), ("nsga2", [1000]), ("nsga2-params", [77])])
+def test_a_strategy_is_told_the_score_and_the_cost_that_it_weighs(strategy: str, weighed: list[int]) -> None:
+    step = procedure(strategy).rule.first
+    assert step is not None
+    following = step.after(replace(imagine(step.candidate, kept=False), scores=(70.0,), params=77, macs=1000))
+    (told,) = getattr(following, "told", ())
+    assert told.values == [70.0, *weighed]
+
+
 def test_what_verdicts_do_not_change_is_known_ahead() -> None:
     known: Callable[[str], bool] = lambda strategy: bool(  # noqa: E731
         (first := procedure(strategy).rule.first) and first.foreseen(True)

@@ -115,8 +115,8 @@ def test_a_strategy_is_told_the_score_and_the_cost_that_it_weighs(strategy: str,
     step = procedure(strategy).rule.first
     assert step is not None
     following = step.after(replace(imagine(step.candidate, kept=False), scores=(70.0,), params=77, macs=1000))
-    (told,) = getattr(following, "told", ())
-    assert told.values == [70.0, *weighed]
+    told = [trial.values for trial in getattr(following, "told", ())]
+    assert told == [[70.0, *weighed]]
 
 
 def test_what_verdicts_do_not_change_is_known_ahead() -> None:

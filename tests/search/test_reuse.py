@@ -188,6 +188,16 @@ def test_a_training_that_another_run_took_over_is_lent_on(tmp_path: Path) -> Non
     assert reused_from(second.trainings / TRAINING.id) == str(tmp_path / "first")
 
 
+def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_it_has_now(tmp_path: Path) -> None:
+    first = replace(run_in(tmp_path / "first"), earlier=({"epochs": 5},))
+    save(first)
+    theirs = trained(first)
+    assert theirs.parent.parent.name == "trainings-2"
+    second = run_in(tmp_path / "second")
+    library_of(second).lend(TRAINING, second.trainings / TRAINING.id)
+    assert final_record(second.trainings / TRAINING.id) is not None
+
+
 def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.yaml").write_text("settings: [")

@@ -99,7 +99,7 @@ SEARCH_FLAGS = (
         name="early-drop",
         metavar="RISK",
         help="end trainings whose curve leaves less than this chance of a gain (default: never): 0.05 spares about 3 % "
-        "of the epochs of a usual search, 0.2 about 20 %",
+        "of the epochs of a usual search, 0.2 about 15 %",
     ),
     Flag(
         name="inherit",

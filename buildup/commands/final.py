@@ -161,7 +161,7 @@ def _plan(run: Run, flags: Mapping[str, Any], problems: Problems) -> Plan:
     if seeds < LEAST_SEEDS:
         problems.found.append(
             f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "
-            f"of 100 cases (7 with two seeds, 24 with one, where seeds differ much), and the test set opens only once."
+            f"of 100 cases (7 with two seeds, 25 with one, where seeds differ much), and the test set opens only once."
         )
     epochs = problems.whole("--epochs", flags["epochs"], recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe

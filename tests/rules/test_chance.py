@@ -14,8 +14,8 @@ from buildup.space.schema import SearchSpace, Tuning
 SPACE = SearchSpace(name="test", description="")
 
 
-def study(judge: str, chance: Chance, **worth: float) -> Study:
-    procedure = procedure_of(sketch("CC|CC|CC|CC"), SPACE, judge=judge, seeds=3)
+def study(judge: str, chance: Chance, seeds: int = 3, **worth: float) -> Study:
+    procedure = procedure_of(sketch("CC|CC|CC|CC"), SPACE, judge=judge, seeds=seeds)
     return Study(procedure=procedure, chance=chance, worth={f"{stage}.1": gain for stage, gain in worth.items()})
 
 
@@ -36,9 +36,10 @@ def test_drawn_trainings_differ_as_much_as_stated(deviation: float) -> None:
     assert stdev(gains) == pytest.approx((0.34 + deviation**2) ** 0.5, rel=0.12)
 
 
-def test_proven_keeps_nothing_without_gain_in_95_of_100_searches() -> None:
+@pytest.mark.parametrize(("deviation", "seeds"), [(0.4, 3), (2.0, 2)])
+def test_proven_keeps_nothing_without_gain_in_95_of_100_searches(deviation: float, seeds: int) -> None:
     # 200 searches: at a true share of 5 % more than 19 of them would be a chance of 1 in 500.
-    assert study("proven", Chance(seed_deviation=0.4)).tally(200).kept_anything <= 19 / 200
+    assert study("proven", Chance(seed_deviation=deviation), seeds).tally(200).kept_anything <= 19 / 200
 
 
 def test_final_claims_no_gain_for_a_lucky_winner() -> None:
@@ -73,6 +74,9 @@ def test_proven_keeps_its_promise_where_settings_are_searched_too(tries: int) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chance", [Chance(seed_deviation=0.4), Chance(own_images=0.1)])
-def test_proven_keeps_the_promise_of_five_percent_over_many_searches(chance: Chance) -> None:
-    assert study("proven", chance).tally(2000).kept_anything <= 0.05
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize(
+    "chance", [Chance(seed_deviation=0.4), Chance(own_images=0.1), Chance(seed_deviation=1), Chance(seed_deviation=2)]
+)
+def test_proven_keeps_the_promise_of_five_percent_over_many_searches(chance: Chance, seeds: int) -> None:
+    assert study("proven", chance, seeds).tally(2000).kept_anything <= 0.05

@@ -134,3 +134,13 @@ def test_power_puts_the_gain_where_the_rule_goes(space: str, tmp_path: Path) -> 
     _, values = simulate(flags, READ, counted)
     (found,) = (one for one in values["searches"] if (one["gain"], one["own_images"]) == (1.0, 0.0))
     assert found["kept_true"] == 1.0
+
+
+def test_the_study_without_a_gain_counts_seeds_that_differ_much_and_that_of_power_does_not() -> None:
+    flags = {**FLAGS, "layout": "CC|CC", "runs": "1"}
+    drawn = {
+        study: [one["seed_deviation"] for one in simulate({**flags, study: True}, READ, counted)[1]["searches"]]
+        for study in ("aa", "power")
+    }
+    assert set(drawn["aa"]) == {0.0, 0.2, 0.4, 1.0, 2.0}
+    assert set(drawn["power"]) == {0.0, 0.2, 0.4}

@@ -21,7 +21,7 @@ ERROR = 0.05
 """The claims of one `final` are wrong together in at most this share, half of it on either side of their intervals."""
 LEAST_SEEDS = 3
 """That a claim may stand on. Where nothing helps and seeds make a difference deviate by 2 points, a gain is claimed in
-25.3 % of draws from one seed, 7.2 % from two, 4.4 % from three and 3.0 % from five (`docs/judging_figures.py`)."""
+25.3 % of draws from one seed, 7.2 % from two, 4.4 % from three and 3.0 % from five (`bench/judging_figures.py`)."""
 
 
 def claim(

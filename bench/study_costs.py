@@ -1,4 +1,4 @@
-"""What the Optuna study costs by itself: `python docs/study_costs.py [TRAININGS]`, in one process and without Ray.
+"""What the Optuna study costs by itself: `python bench/study_costs.py [TRAININGS]`, in one process and without Ray.
 
 Trainings of 14 epochs are written into studies in the current folder: 20 without SQLite's log, then as many as asked
 for with it. Prints milliseconds of each training and of its CPU, at the beginning, after 100, and at the end.

@@ -72,7 +72,9 @@ def test_the_best_execution_comes_first_and_the_others_are_told() -> None:
     assert {speed.execution.precision for speed in tried} <= {"float32", "bf16"}
     assert len(tried) == (3 if cpu_has_bfloat16() else 2)
     assert all(speed.train > 0 and speed.evaluate > 0 for speed in tried)
-    assert tried[0].train <= min(speed.train for speed in tried) / 0.9
+    alike = [speed.train for speed in tried if speed.execution.precision == tried[0].execution.precision]
+    assert tried[0].train <= min(alike) / 0.9
+    assert tried[0].train <= min(speed.train for speed in tried) / 0.75
 
 
 def test_a_recipe_without_mixed_precision_gets_none() -> None:

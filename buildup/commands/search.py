@@ -239,10 +239,14 @@ def _limit(run: Run, steps: Procedure) -> Callable[[History], str | None]:
     Only trainings that a verdict asked for count, so that workers that look ahead never take a search less far.
     """
     began = time.monotonic()
+    seen, asked_for = History(), 0
 
     def limit(history: History) -> str | None:
+        nonlocal seen, asked_for
         most, budget = run.settings.max_trials, run.settings.time_budget
-        if most is not None and len(steps.stood_on(steps.view(history)) & history.outcomes.keys()) >= most:
+        if most is not None and steps.notices(seen, history):
+            seen, asked_for = history, len(steps.stood_on(steps.view(history)) & history.outcomes.keys())
+        if most is not None and asked_for >= most:
             return f"--max-trials {most}"
         if budget is not None and time.monotonic() - began >= budget:
             return f"--time-budget {duration(budget)}"

@@ -65,10 +65,6 @@ class _Walked:
     best: list[Candidate] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
     lessons: list[Lessons] = field(default_factory=list)
-    asked: dict[str, None] = field(default_factory=dict)
-    """The trainings that the base and these decisions stand on, in the order in which they were asked for."""
-    asked_by: list[int] = field(default_factory=list)
-    """How many of them the base asked for, and then how many up to each decision; as many as were counted so far."""
 
     def cut(self, decisions: Sequence[Decision]) -> None:
         """Forget what another history does not share."""
@@ -79,9 +75,6 @@ class _Walked:
             same += 1
         for row in (self.decisions, self.steps, self.best, self.spreads, self.lessons):
             del row[same:]
-        del self.asked_by[same + 1 :]
-        while self.asked_by and len(self.asked) > self.asked_by[-1]:
-            self.asked.popitem()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,34 +173,18 @@ class Procedure:
 
     def stood_on(self, view: View) -> set[str]:
         """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""
-        walked = self._walked
-        walked.cut(view.decisions)
-        if not walked.asked_by:
-            walked.asked.update(dict.fromkeys(self._lineage(self.base, self.seeds)))
-            walked.asked_by.append(len(walked.asked))
-        counted = len(walked.asked_by) - 1
-        for candidate, decision in zip(view.candidates[counted + 1 :], walked.decisions[counted:], strict=False):
-            walked.asked.update(dict.fromkeys(self._asked_by(candidate, decision)))
-            walked.asked_by.append(len(walked.asked))
-        ids, fresh = set(walked.asked), len(walked.decisions)
-        for candidate, decision in zip(view.candidates[fresh + 1 :], view.decisions[fresh:], strict=False):
-            ids.update(self._asked_by(candidate, decision))
+        rows = [(self.base, self.seeds)]
+        for candidate, decision in zip(view.candidates[1:], view.decisions, strict=False):
+            assert candidate.parent is not None
+            rows += [(candidate, decision.seeds), (candidate.parent, self._asked_of_parent(decision))]
         if view.current and view.current is not self.base:
-            ids.update(self._lineage(view.current, self.seeds * self.judge.looks[view.look - 1]))
-        return ids
-
-    def _asked_by(self, candidate: Candidate, decision: Decision) -> list[str]:
-        assert candidate.parent is not None
-        own = self._lineage(candidate, decision.seeds)
-        return own + self._lineage(candidate.parent, self._asked_of_parent(decision))
-
-    def _lineage(self, candidate: Candidate, seeds: int) -> list[str]:
-        """The trainings of a candidate, and of those whose weights it began with."""
-        ids: list[str] = []
-        link: Candidate | None = candidate
-        while link is not None:
-            ids += [training_id(link.id, seed) for seed in self._row(seeds)]
-            link = link.giver
+            rows.append((view.current, self.seeds * self.judge.looks[view.look - 1]))
+        ids = set()
+        for candidate, seeds in rows:
+            link: Candidate | None = candidate
+            while link is not None:
+                ids |= {training_id(link.id, seed) for seed in self._row(seeds)}
+                link = link.giver
         return ids
 
     def _asked_of_parent(self, decision: Decision) -> int:

@@ -6,12 +6,9 @@ from dataclasses import replace
 from statistics import median
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from buildup.errors import RunError
 from buildup.graph.network import sketch
-from buildup.rules.chance import search
 from buildup.rules.early import EarlyDrop
 from buildup.rules.procedure import Procedure
 from buildup.rules.strategies import procedure_of
@@ -118,21 +115,6 @@ def test_a_verdict_takes_no_ten_milliseconds_at_a_thousand_trainings() -> None:
         times.append(time.process_time() - began)
         history = replace(history, decisions=view.decisions)
     assert median(times[-50:]) < 0.01
-
-
-@settings(deadline=None, max_examples=20)
-@given(cuts=st.lists(st.integers(0, 20), min_size=1, max_size=8), luck=st.integers(0, 99))
-def test_what_a_search_stood_on_does_not_depend_on_what_was_asked_before(cuts: list[int], luck: int) -> None:
-    network = sketch("CCCC|CCCC|CCCC")
-    steps = procedure_of(network, replace(SPACE, failures=2), judge="proven", seeds=2, first_seed=7)
-    _, history = search(
-        steps, lambda candidate, seed: Score(accuracy=70 + random.Random(f"{luck}/{candidate.id}/{seed}").random())
-    )
-    for cut in cuts:
-        part = replace(history, decisions=history.decisions[:cut])
-        fresh = replace(steps)
-        assert steps.stood_on(steps.view(part)) == fresh.stood_on(fresh.view(part))
-    assert steps.stood_on(steps.view(history)) == history.outcomes.keys()
 
 
 def test_what_is_left_is_counted_for_both_verdicts() -> None:

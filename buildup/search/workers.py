@@ -23,7 +23,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import ray
 from ray import tune
@@ -96,6 +96,9 @@ class RayEvaluator:
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
         os.environ.update(ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(workers))
         self._owns_ray = False
+        self._stdout = sys.stdout
+        if not verbose:
+            sys.stdout = cast(TextIO, _Hushed(sys.stdout))
         try:
             gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
             self._owns_ray = _join_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
@@ -145,6 +148,7 @@ class RayEvaluator:
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
+        sys.stdout = self._stdout
         shutil.rmtree(self._results, ignore_errors=True)
         for name, value in self._environment.items():
             if value is None:
@@ -199,6 +203,24 @@ class _Worker(tune.Trainable):
 
     def _take(self, order: Order) -> None:
         self._shift = Shift(order)
+
+
+class _Hushed:
+    """Standard output without what Ray tells there, whatever its settings: which worker died, and also which we ended.
+
+    We tell of deaths ourselves, and a result may have to be the only thing there.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name == "ray_listen_error_messages":
+            return len(text)
+        return self._stream.write(text)
 
 
 class _Searcher(tune.search.Searcher):

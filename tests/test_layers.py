@@ -27,7 +27,7 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
-    "ray": {"search/workers.py"},
+    "ray": {"search/cluster.py", "search/workers.py"},
     "optuna": {
         "rules/sampled.py",
         "rules/tuned.py",

@@ -8,7 +8,7 @@ the seeds (`Spread`), which is no score of anyone, is carried over.
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import inf, sqrt
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
@@ -67,13 +67,13 @@ def no_claim(against: str, failed: Sequence[str]) -> Claim:
     )
 
 
-def mean_interval(accuracies: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over seeds, by Student's t; None for fewer than two.
+def mean_interval(values: Sequence[float], largest: float = inf) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds, by Student's t, as far as such means can be; None for fewer than two.
 
-    >>> mean_interval([80.0, 82.0])
-    (68.29, 93.71)
+    >>> mean_interval([80.0, 82.0], 100.0), mean_interval([97.0, 99.0], 100.0)
+    ((68.29, 93.71), (85.29, 100.0))
     """
-    if len(accuracies) < 2:
+    if len(values) < 2:
         return None
-    half = float(stdtrit(len(accuracies) - 1, 0.975)) * stdev(accuracies) / sqrt(len(accuracies))
-    return round(fmean(accuracies) - half, 2), round(fmean(accuracies) + half, 2)
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
+    return round(max(0.0, fmean(values) - half), 2), round(min(largest, fmean(values) + half), 2)

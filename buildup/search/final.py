@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def _contender(
         params=known.params,
         macs=known.macs,
         scores=reached,
-        ci=mean_interval(list(reached.values())),
+        ci=mean_interval(list(reached.values()), 100.0 if objective.unit == "points" else inf),
         failures={str(one.seed): _why(history, one) for one in own if one.id not in scores},
     )
 

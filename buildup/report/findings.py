@@ -134,11 +134,12 @@ class Findings:
     def scores(self, network: Network) -> dict[str, float]:
         """The scores of a network by seed, in the unit of the objective."""
         own = self.winner_id if fingerprint(network) == fingerprint(self.winner) else fingerprint(network)
-        scores = {}
-        for row in self.trainings:
-            if candidate_id(row.id) == own and isinstance(row.outcome, Score):
-                scores[row.seed] = self.objective.value(row.outcome)
-        return scores
+        rows = sorted(self.trainings, key=lambda row: int(row.seed))  # which ended first, chance decides
+        return {
+            row.seed: self.objective.value(row.outcome)
+            for row in rows
+            if candidate_id(row.id) == own and isinstance(row.outcome, Score)
+        }
 
     @property
     def paired_gains(self) -> tuple[float, ...]:

@@ -22,6 +22,12 @@ def test_a_seed_that_only_one_has_does_not_count(published: Findings) -> None:
     assert len(findings.paired_gains) == 2
 
 
+def test_scores_stand_in_the_order_of_seeds_whichever_ended_first(published: Findings) -> None:
+    backwards = dict(reversed(published.history.outcomes.items()))
+    findings = replace(published, history=replace(published.history, outcomes=backwards))
+    assert list(findings.scores(findings.base)) == list(published.scores(published.base)) == ["0", "1", "2"]
+
+
 @pytest.fixture
 def by_nll(published: Findings) -> Findings:
     """The search as if judged by a loss that falls by a hundredth where accuracy rises by a point."""

@@ -23,7 +23,7 @@ def test_a_seed_that_only_one_has_does_not_count(published: Findings) -> None:
 
 
 def test_scores_stand_in_the_order_of_seeds_whichever_ended_first(published: Findings) -> None:
-    backwards = dict(reversed(published.history.outcomes.items()))
+    backwards = dict(list(published.history.outcomes.items())[::-1])
     findings = replace(published, history=replace(published.history, outcomes=backwards))
     assert list(findings.scores(findings.base)) == list(published.scores(published.base)) == ["0", "1", "2"]
 

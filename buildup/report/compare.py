@@ -14,8 +14,8 @@ from buildup.report.words import count, duration, escape, plain, points
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 HEADER = (
-    *("run", "strategy", "judge", "verdicts", "kept", "trainings", "needed", "reused", "time"),
-    *("winner", "params", "MACs", "score", "gain", "seeds"),
+    *("run", "strategy", "judge", "winner", "score", "gain", "seeds", "verdicts", "kept"),
+    *("trainings", "needed", "reused", "time", "params", "MACs"),
 )
 RIGHT = frozenset(range(3, len(HEADER))) - {HEADER.index("winner")}
 
@@ -145,18 +145,18 @@ def _row(run: Compared) -> list[str]:
         run.run,
         run.strategy,
         run.judge,
+        winner.layout if winner else "–",
+        f"{winner.score:.2f}" if winner else "–",
+        "–" if run.gain is None else points(run.gain),
+        "–" if run.gains is None else str(len(run.gains)),
         str(run.verdicts),
         str(run.kept),
         str(run.trainings),
         str(run.needed),
         str(run.reused),
         duration(run.seconds),
-        winner.layout if winner else "–",
         count(winner.params) if winner else "–",
         count(winner.macs) if winner else "–",
-        f"{winner.score:.2f}" if winner else "–",
-        "–" if run.gain is None else points(run.gain),
-        "–" if run.gains is None else str(len(run.gains)),
     ]
 
 

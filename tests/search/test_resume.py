@@ -31,7 +31,7 @@ DRIVER = """
         first = int((earlier / "checkpoint.pt").read_text()) if earlier else 0
         for number in range(1, 9):
             if number > first:
-                time.sleep(0.1)
+                time.sleep(0.5)
             (folder / "checkpoint.pt").write_text(str(number))
             yield Epoch(number=number, metrics={"accuracy": 10.0 * seed + number})
         return Score(accuracy=10.0 * seed, correct=bytes([seed]), images=8)
@@ -70,11 +70,15 @@ def test_a_driver_that_is_killed_twice_repeats_no_training_and_no_epoch(
     def driver() -> "subprocess.Popen[bytes]":
         return start([sys.executable, str(file), str(run)], stdout=subprocess.PIPE, env=environment)
 
-    for seconds in (3.0, 4.0):
+    for more in (3, 4):
+        before = epochs_in(run)
         process = driver()
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        time.sleep(seconds)
+        deadline = time.monotonic() + 60
+        while epochs_in(run) < before + more:  # in the middle of two trainings
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         process.wait()
     process = driver()
@@ -89,3 +93,8 @@ def test_a_driver_that_is_killed_twice_repeats_no_training_and_no_epoch(
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 6
     assert all(len(trial.intermediate_values) == 8 for trial in trials)
     assert len(list(run.glob("trainings/*/attempt-*"))) > 6, "nothing was interrupted, so nothing was tested"
+
+
+def epochs_in(run: Path) -> int:
+    """How many epochs of all trainings are written down."""
+    return sum(path.read_bytes().count(b"\n") for path in run.glob("trainings/*/metrics.jsonl"))

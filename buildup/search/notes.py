@@ -1,7 +1,7 @@
 """What people read of a run in optuna-dashboard: the decision table at the study, each decision at its candidate.
 
 Notes are for people, and all of them can be made anew from the decisions. So they may come a moment late: the table
-grows with each decision, and writing it each time took five times as long at 500 trainings as all the rest of them.
+grows with each decision, and at 500 trainings writing it each time took as long as all else in the study.
 """
 
 import copy

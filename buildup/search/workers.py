@@ -98,8 +98,8 @@ class RayEvaluator:
         except BaseException:
             self.close()
             raise
-        # Half a million objects of libraries, which each full collection would go through: a quarter of a second
-        # in which no worker gets its next training.
+        # Each full collection would go through all objects of the libraries: a quarter of a second in which no worker
+        # gets its next training.
         gc.freeze()
 
     def want(self, wanted: Sequence[Training]) -> None:

@@ -57,11 +57,6 @@ EXECUTION = Flag(
     help="what is not measured but settled: float32 or bf16, channels-first or channels-last, eager, captured or "
     "compiled, deterministic",
 )
-PRIOR = Flag(
-    name="prior",
-    metavar="NAME",
-    help="what idle workers train ahead: by the verdicts alone (none, default), or by what blocks are worth (lesion)",
-)
 LIMITS = (
     Flag(name="max-trials", metavar="N", help="stop after so many trainings"),
     Flag(name="time-budget", metavar="DURATION", help="stop after this long, such as 90m or 2h30m"),
@@ -92,7 +87,6 @@ SEARCH_FLAGS = (
     ),
     Flag(name="ray", metavar="ADDRESS", help="a Ray cluster; without it Ray is started on this machine"),
     Flag(name="seed", metavar="N", help="first seed (default: 0)"),
-    PRIOR,
     *LIMITS,
     Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
     Flag(
@@ -132,7 +126,6 @@ COMMANDS = (
             *LIMITS,
             Flag(name="workers", metavar="N", help="trainings side by side, if it is another number now"),
             Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
-            PRIOR,
             Flag(name="allow-weak-base", help="go on although the base did not learn, and mark the run"),
             Flag(name="seeds", metavar="N", help="more trainings of each candidate; all verdicts are made anew"),
             Flag(name="space", metavar="NAME|FILE", help="another space from the same base; verdicts are made anew"),

@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from buildup.commands.foretell import PRIOR
 from buildup.commands.problems import Problems
 from buildup.commands.request import check_strategy
 from buildup.graph.fingerprint import fingerprint
@@ -37,7 +36,7 @@ MOST_EPOCHS = 100_000
 EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extended run may have anew."""
 WARNING = "extended ("
-MEASURED = (DIAGNOSTICS, RANKINGS, PRIOR)
+MEASURED = (DIAGNOSTICS, RANKINGS)
 """Files that tell of trainings of the epochs that they were measured at."""
 
 

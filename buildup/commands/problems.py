@@ -4,10 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from buildup.errors import RequestError, unknown
-from buildup.graph.network import Network
 from buildup.rules.judge import JUDGES, NEEDS_SEEDS
-from buildup.rules.prior import PRIORS, replaceable
-from buildup.space.schema import SearchSpace
 
 
 class Problems:
@@ -67,13 +64,6 @@ class Problems:
                 f"use at least {NEEDS_SEEDS[wish]} seeds, or --judge point."
             )
         return "point"
-
-    def prior(self, text: str | None, usual: str, network: Network | None, space: SearchSpace | None) -> str:
-        """What the look-ahead starts from; lesion costs need blocks that are replaced."""
-        wish = self.choice("prior", text, usual, PRIORS)
-        if wish == "lesion" and network and space and not replaceable(network, space):
-            self.found.append(f"--prior lesion: space {space.name} replaces no block of {network.base}. Leave it out.")
-        return wish
 
     def _bounded(
         self, flag: str, text: str | None, read: Callable[[str], float], needed: str, least: float, most: float

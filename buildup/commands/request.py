@@ -118,8 +118,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
             network = start(network, space)
             check_strategy(network, space, strategy, limits, first_seed)
 
-    prior = problems.prior(text.get("prior"), "none", network, space)
-
     folder = folder_of(text.get("run") or f"{text.get('base')}-{Path(dataset.partition(':')[2] or dataset).name}")
     if new_run:
         with problems.caught():
@@ -167,7 +165,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_params=limits.max_params,
         max_macs=limits.max_macs,
         reuse=bool(flags.get("reuse")),
-        prior=prior,
         objective=objective,
         early_drop=early_drop,
         inherit=inherit,

@@ -10,7 +10,6 @@ from typing import Any
 
 from buildup.commands.export import keep_winner
 from buildup.commands.extend import begin, extension
-from buildup.commands.foretell import foreteller
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say, watcher
 from buildup.commands.request import Request, resolve
@@ -131,7 +130,7 @@ def _new_run(request: Request) -> Run:
 
 
 def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
-    """A resumed run keeps its settings, but for limits, for how many workers are where, and for what they train ahead.
+    """A resumed run keeps its settings, but for limits and for how many workers are where.
 
     With it, whether it is extended: then its seeds or its space are others, too.
     """
@@ -140,7 +139,6 @@ def _with_flags(run: Run, flags: Mapping[str, Any]) -> tuple[Run, bool]:
         "max_trials": problems.whole("--max-trials", flags["max_trials"], 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, flags["time_budget"]),
         "workers": problems.whole("--workers", flags["workers"], run.settings.workers, most=100_000),
-        "prior": problems.prior(flags["prior"], run.settings.prior, run.network, run.space),
     }
     extended = extension(run, flags, problems)
     problems.raise_any()
@@ -172,8 +170,7 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
     try:
         with watcher(steps, run.settings.epochs_of, run.settings.workers) as look:
             inspect = _inspector(run, steps, warnings)
-            foretell = foreteller(run, steps)
-            view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit, foretell)
+            view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit)
     except WeakBase as weak:
         mark(run, "stopped", str(weak), warnings)
         raise

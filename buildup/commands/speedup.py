@@ -6,8 +6,6 @@ from statistics import fmean
 from typing import Any
 
 from buildup.report.table import aligned
-from buildup.report.words import places
-from buildup.rules.prior import Prior
 from buildup.rules.procedure import Procedure
 from buildup.search.loop import Silence, run
 from buildup.search.table import Memory, Row, TableEvaluator
@@ -39,11 +37,8 @@ def speedup(
     measured = []
     for workers in WORKERS:
 
-        def gain(
-            scores: Mapping[str, Row], seed: int, jitter: float = 1.0, known: bool = False, workers: int = workers
-        ) -> float:
-            one, verdicts = _makespan(procedure, scores, rest, 1, jitter, seed)
-            many, _ = _makespan(procedure, scores, rest, workers, jitter, seed, verdicts if known else {})
+        def gain(scores: Mapping[str, Row], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
+            one, many = (_makespan(procedure, scores, rest, number, jitter, seed) for number in (1, workers))
             return one / many
 
         measured.append(
@@ -54,12 +49,9 @@ def speedup(
                 "all_keep": gain(_Scores(_changes), seed),
                 "all_drop": gain(_Scores(lambda layout: -_changes(layout)), seed),
                 "random_tables": fmean(gain(_random_scores(one), one) for one in seeds),
-                "table_known": gain(table, seed, known=True),
-                "random_tables_known": fmean(gain(_random_scores(one), one, known=True) for one in seeds),
             }
         )
     heads = ["workers", "this table", "durations random", "all kept", "all dropped", "random tables"]
-    heads += ["this table, foretold", "random tables, foretold"]
     rows = [
         [f"{value:.1f}" if number else f"{value:g}" for number, value in enumerate(one.values())] for one in measured
     ]
@@ -67,7 +59,7 @@ def speedup(
         *aligned([heads, *rows], right=range(len(heads))),
         "",
         f"Times faster than one worker, {procedure.seeds} seeds, judge {procedure.judge.name}; random durations and "
-        f"random tables are means of {runs:,}. Foretold: as if a guess for each block had named its verdict.",
+        f"random tables are means of {runs:,}.",
     ]
     return "\n".join(text), {"runs": runs, "seeds": procedure.seeds, "speedups": measured}
 
@@ -79,22 +71,11 @@ def _makespan(
     workers: int,
     jitter: float,
     seed: int,
-    prior: Prior | None = None,
-) -> tuple[float, Prior]:
-    """How long a search takes, and its verdicts as one who knew them beforehand would tell them."""
+) -> float:
+    """How long a search takes."""
     evaluator = TableEvaluator(table=table, workers=workers, jitter=jitter, seed=seed, default=rest or Row(score=0.0))
-    view, _ = run(
-        procedure,
-        evaluator,
-        Memory(),
-        Silence(),
-        History(),
-        lambda history: None,
-        lambda history: None,
-        lambda history: prior or {},
-    )
-    verdicts = {places(decision.edit): float(decision.kept) for decision in view.decisions}
-    return evaluator.clock, verdicts
+    run(procedure, evaluator, Memory(), Silence(), History(), lambda history: None, lambda history: None)
+    return evaluator.clock
 
 
 def _changes(layout: str) -> float:

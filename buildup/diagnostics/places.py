@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from buildup.diagnostics.evaluate import Labelled, measured
 from buildup.diagnostics.fourier import LEAST_SIDE, spectrum
 from buildup.diagnostics.variance import spatial_variance
-from buildup.training.metrics import Metrics
 
 Act = Callable[[str, Tensor, Tensor], Tensor | None]
 """Given a block's path, what it took and what it gives out: what is to stand in place of that, or None to leave it."""
@@ -77,7 +76,8 @@ def effect(
 
     with at_blocks(model, paths, see):
         intact = measured(model, batches())
-    without = _without(model, paths, batches)
+    with at_blocks(model, paths, lambda path, took, gave: took):
+        without = measured(model, batches())
     ratios = [one.after / one.before for one in sums.values() if one.before > 0 and one.after > 0]
     rises = [one.rise / one.images for one in sums.values() if one.has_frequencies]
     return Effect(
@@ -85,12 +85,6 @@ def effect(
         variance=exp(fmean(map(log, ratios))) if len(ratios) == len(paths) else None,
         frequency=fmean(rises) if len(rises) == len(paths) else None,
     )
-
-
-def lesion_costs(model: nn.Module, paths: Sequence[str], batches: Callable[[], Labelled]) -> dict[str, float]:
-    """The points that are lost without each of these blocks, one block at a time."""
-    intact = measured(model, batches())
-    return {path: intact.accuracy - _without(model, [path], batches).accuracy for path in paths}
 
 
 @contextmanager
@@ -111,8 +105,3 @@ def at_blocks(model: nn.Module, paths: Sequence[str], act: Act) -> Iterator[None
             stack.enter_context(block.register_forward_pre_hook(before(path)))
             stack.enter_context(block.register_forward_hook(after(path)))
         yield
-
-
-def _without(model: nn.Module, paths: Sequence[str], batches: Callable[[], Labelled]) -> Metrics:
-    with at_blocks(model, paths, lambda path, took, gave: took):
-        return measured(model, batches())

@@ -8,21 +8,17 @@ and only one way leads on from it.
 
 How a verdict falls is learned from the verdicts so far (`Odds`), those in the same stage counting more, on top of a
 stated prior. Where some seeds of a candidate have ended, each moves the odds by how often a single seed pointed to the
-verdict before. What else may tell how a verdict falls is given as a guess for each block (`prior.py`). Nothing here
-touches a decision: a wrong guess costs worker time and no more.
+verdict before. Nothing here touches a decision: a wrong guess costs worker time and no more.
 """
 
 import heapq
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import count
-from statistics import fmean
 
-from buildup.graph.edit import Replace
 from buildup.rules.paired import Pair
-from buildup.rules.prior import Prior
 from buildup.rules.procedure import Procedure, View, Waiting
 from buildup.rules.step import Step
 from buildup.trials.candidate import Candidate
@@ -32,10 +28,7 @@ from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import Training
 
 PRIOR = 1.0
-"""What is assumed of keep and of drop each, in verdicts; half as much of a judge that wants to look again.
-
-A guess for the block that is replaced divides both between them.
-"""
+"""What is assumed of keep and of drop each, in verdicts; half as much of a judge that wants to look again."""
 ELSEWHERE = 0.5
 """How much a verdict counts that fell in another stage."""
 POINTS_RIGHT, POINTS_WRONG = 3.0, 1.0
@@ -67,13 +60,10 @@ class Experience:
 
     decisions: Sequence[Decision]
     objective: Objective = ACCURACY
-    prior: Prior = field(default_factory=dict)
 
     def odds(self, candidate: Candidate, look: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
         """How a look at a candidate may end, of whose seeds these have ended."""
-        guess = self._guess(candidate)
-        keep, drop = 2 * PRIOR * guess, 2 * PRIOR * (1 - guess)
-        more = 0.0 if last else PRIOR / 2
+        keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR / 2
         own = _stage(candidate.edit)
         for (stage, looks, kept), times in self._fallen.items():
             weight = times if stage == own else times * ELSEWHERE
@@ -88,11 +78,6 @@ class Experience:
         keep *= self._strength ** max(-MOST_LEAD, min(MOST_LEAD, lead))
         scale = seen / (keep + drop) / (seen + more)
         return Odds(keep=keep * scale, drop=drop * scale, more=more / (seen + more))
-
-    def _guess(self, candidate: Candidate) -> float:
-        """How likely it is to be kept, as far as anything beside the verdicts tells."""
-        paths = [edit.path for edit in candidate.edits if isinstance(edit, Replace)]
-        return fmean(self.prior.get(path, 0.5) for path in paths) if paths else 0.5
 
     @cached_property
     def _fallen(self) -> Counter[tuple[str, int, bool]]:
@@ -111,9 +96,7 @@ class Experience:
         return right / wrong
 
 
-def wanted(
-    view: View, history: History, procedure: Procedure, workers: int, prior: Prior | None = None
-) -> tuple[Training, ...]:
+def wanted(view: View, history: History, procedure: Procedure, workers: int) -> tuple[Training, ...]:
     """The trainings to run, most important first: what the next verdict waits for, then what may be needed after it.
 
     There are more than workers where it is all but certain that they will be needed.
@@ -122,7 +105,7 @@ def wanted(
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
     recent, objective = view.decisions[-RECENT:], procedure.judge.objective
-    experience = Experience(decisions=recent, objective=objective, prior=prior or {})
+    experience = Experience(decisions=recent, objective=objective)
     order = count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.look)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from buildup.rules.ahead import wanted
-from buildup.rules.prior import Prior
 from buildup.rules.procedure import Procedure, View
 from buildup.search.evaluate import Evaluator, Event
 from buildup.trials.decision import Decision
@@ -46,15 +45,12 @@ def run(
     history: History,
     inspect_base: Callable[[History], None],
     limit: Callable[[History], str | None],
-    foretell: Callable[[History], Prior] = lambda _: {},
 ) -> tuple[View, History]:
     """Search until the rule is finished, or `limit` gives a reason to stop.
 
-    `inspect_base` raises when the base is not worth building on. `foretell` is asked once the base is trained; what it
-    says orders what is trained ahead, and no more.
+    `inspect_base` raises when the base is not worth building on.
     """
     inspected = False
-    prior: Prior = {}
     event: Event | None = None
     seen: History | None = None
     while True:
@@ -63,7 +59,7 @@ def run(
             view = procedure.view(history)
             if not inspected and view.current is not procedure.base:
                 inspect_base(history)
-                prior, inspected = foretell(history), True
+                inspected = True
             for decision in view.decisions[len(history.decisions) :]:
                 history = journal.decide(history, decision)
             seen = history
@@ -72,7 +68,7 @@ def run(
             evaluator.want(())
             return view, history
         if fresh:
-            evaluator.want(wanted(view, history, procedure, evaluator.workers, prior))
+            evaluator.want(wanted(view, history, procedure, evaluator.workers))
         event = evaluator.next_event(timeout=1.0)
         if event is not None:
             history = journal.record(history, event)

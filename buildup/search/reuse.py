@@ -22,7 +22,7 @@ from buildup.trials.training import Training
 
 ASKED = frozenset({
     "allow_weak_base", "base", "data_dir", "dataset", "device", "early_drop", "gpus_per_trial", "judge", "look_ahead",
-    "max_macs", "max_params", "max_trials", "objective", "prior", "ray", "recipe", "reuse", "seed", "seeds", "space",
+    "max_macs", "max_params", "max_trials", "objective", "ray", "recipe", "reuse", "seed", "seeds", "space",
     "storage", "strategy", "threads", "time_budget", "workers",
 })  # fmt: skip
 """The settings that decide what is trained, not what comes of it. Any other must be equal, also those still to come;

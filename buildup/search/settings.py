@@ -8,6 +8,9 @@ from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
 
+REMOVED = frozenset({"prior"})
+"""Settings of runs of version 0.1.0. `prior` ordered what was trained ahead, and no verdict stands on it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -44,8 +47,6 @@ class Settings:
     """The trained weights that the base's own blocks begin with."""
     max_params: int | None = None
     max_macs: int | None = None
-    prior: str = "none"
-    """What the look-ahead starts from beside the verdicts: `none`, or `lesion`. It changes no verdict."""
     objective: str = "accuracy"
     reuse: bool = False
     """Whether trainings that another run has finished are taken over."""
@@ -84,7 +85,7 @@ def settings_from_values(values: dict[str, Any]) -> Settings:
     start = values.get("pretrained")
     return Settings(
         **{
-            **values,
+            **{name: value for name, value in values.items() if name not in REMOVED},
             "execution": Execution(**values["execution"]),
             "pretrained": Pretrained(**start) if start else None,
         }

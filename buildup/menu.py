@@ -90,12 +90,6 @@ SEARCH_FLAGS = (
     *LIMITS,
     Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
     Flag(
-        name="early-drop",
-        metavar="RISK",
-        help="end trainings whose curve leaves less than this chance of a gain (default: never): 0.05 spares about 3 % "
-        "of the epochs of a usual search, 0.2 about 15 %",
-    ),
-    Flag(
         name="inherit",
         metavar="F",
         help="train candidates from their parents' weights, for this share of the epochs, such as 0.3 (default: anew)",
@@ -166,7 +160,7 @@ COMMANDS = (
             Flag(
                 name="seeds",
                 metavar="N",
-                help="trainings of each candidate (default: 1; 3 for --aa, --power and --early-drop)",
+                help="trainings of each candidate (default: 1; 3 for --aa and --power)",
             ),
             Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),
             Flag(
@@ -179,16 +173,11 @@ COMMANDS = (
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
             Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
             Flag(name="power", help="no table: how often a judge keeps what helps"),
-            Flag(
-                name="early-drop",
-                metavar="RISK",
-                help="no table: how often dropping early at this risk costs what would have been kept",
-            ),
             Flag(name="speedup", help="how much faster 2 to 64 workers are, on this table and on others"),
             Flag(
                 name="runs",
                 metavar="N",
-                help="searches a line of --aa, --power and --early-drop (default: 1000), or of --speedup (100)",
+                help="searches a line of --aa and --power (default: 1000), or of --speedup (100)",
             ),
             JSON,
         ),

@@ -231,11 +231,6 @@ def _text(made: Plan) -> str:
             f"Candidates train for {short} epochs from their parents' weights, beside parents that go on for {short}; "
             f"only the base trains for {settings.epochs}."
         )
-    if settings.early_drop:
-        lines.append(
-            f"What --early-drop {settings.early_drop:g} spares is not taken off: it depends on curves, and the first "
-            f"two candidates train to their end. `buildup simulate --early-drop {settings.early_drop:g}` draws some."
-        )
     return "\n".join(lines)
 
 

@@ -91,7 +91,6 @@ def _compared(run: Run) -> Compared:
         "judge": settings.judge,
         "seeds": str(settings.seeds),
         "first seed": str(settings.seed),
-        "early drop": str(settings.early_drop),
         "steps": f"{memory}, {execution.steps}{', deterministic' if execution.deterministic else ''}",
         "device": settings.device.partition(":")[0],
         "torch": str(run.environment.get("versions", {}).get("torch")),

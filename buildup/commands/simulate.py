@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from buildup.commands.chance import LARGE, USUAL, Where, false_claims, power, usual_chances
-from buildup.commands.dropping import risks
 from buildup.commands.problems import Problems
 from buildup.commands.remember import recall, remember
 from buildup.commands.speedup import speedup
@@ -40,8 +39,6 @@ def simulate(
     problems = Problems()
     problems.found += unread(flags)
     study = study_of(flags)
-    if study == "early_drop":
-        return _early_drop(flags, problems)
     return _chance(flags, problems, read) if study in {"aa", "power"} else _follow(flags, problems, read, costs)
 
 
@@ -69,17 +66,6 @@ def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Ne
         return power(places, chances, seeds=seeds, runs=runs, seed=seed)
     judges = (judge,) if judge else ("proven", "likely")
     return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
-
-
-def _early_drop(flags: Mapping[str, Any], problems: Problems) -> tuple[str, dict[str, Any]]:
-    """How often dropping early costs a candidate that would have been kept, on drawn curves."""
-    risk = problems.number("--early-drop", flags["early_drop"], 0.0, least=0.001, most=0.3)
-    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
-    runs = problems.whole("--runs", flags["runs"], 1000)
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    problems.raise_any()
-    return risks(risk, (judge,) if judge else ("likely", "point"), seeds=seeds, runs=runs, seed=seed)
 
 
 def _space(flags: Mapping[str, Any]) -> SearchSpace:

@@ -30,7 +30,6 @@ STUDIES: Mapping[str, Study] = {
         does="--power draws which images are right, in searches by the build-up rule and each judge in turn",
         has_own_start=True,
     ),
-    "early_drop": Study(reads=DRAWN, does="--early-drop draws curves of its own"),
     "speedup": Study(
         reads=WHERE | DRAWN | {"strategy", "default_score"},
         does="--speedup follows the table and drawn scores on 1 to 64 workers, without noise",

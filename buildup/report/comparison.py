@@ -27,7 +27,7 @@ SAME = (
     "precision",
 )
 """What must be equal for the scores of two runs to mean the same."""
-TOLD = ("space", "judge", "seeds", "first seed", "early drop", "steps", "device", "torch")
+TOLD = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
 """What may differ, and is told where it does: what was tried and how sure a verdict is, or the last digits of sums."""
 
 

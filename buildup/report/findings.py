@@ -231,8 +231,6 @@ class Findings:
         parts += [f"{len(self.reused)} of them taken over from other runs"] if self.reused else []
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{len(unneeded)} ended early because a verdict fell without them"] if unneeded else []
-        early = sum(decision.epoch is not None for decision in self.decisions)
-        parts += [f"{early} of the candidates dropped early by their curves"] if early else []
         return ", ".join(parts)
 
     @property

@@ -88,7 +88,7 @@ def places(edit: str) -> str:
 
 
 def has_failed(decision: Decision) -> bool:
-    """Whether a training failed or was ended early, so that the gain of the decision is not a measured one."""
+    """Whether a training failed, so that the gain of the decision is not a measured one."""
     return len(decision.scores) < decision.seeds
 
 
@@ -96,8 +96,6 @@ def gain(decision: Decision) -> str:
     """The gain of a decision in points."""
     if not decision.seeds:
         return "untrained"
-    if decision.epoch:
-        return "early"  # what its curves foretold is no gain that was measured; the reason tells it
     return "failed" if has_failed(decision) else points(decision.gain)
 
 

@@ -110,7 +110,7 @@ def wanted(view: View, history: History, procedure: Procedure, workers: int) -> 
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.look)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, look = heapq.heappop(ahead)
-        answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread, view.lessons)
+        answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread)
         if isinstance(answer, Waiting):
             again = look > answer.look  # imagined: nothing of this look was waited for yet
             look = max(look, answer.look)

@@ -5,9 +5,9 @@ the luck of their own training with the full score, so they agree better than th
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import ceil
 from statistics import fmean
 
-from buildup.rules.early import EarlyDrop
 from buildup.rules.rank import kendall
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
@@ -15,6 +15,8 @@ from buildup.trials.outcome import Score
 from buildup.trials.ranking import Ranking
 from buildup.trials.training import training_id
 
+SHARES = (0.25, 0.5, 0.75)
+"""Of the epochs, after which scores are ranked."""
 LEAST = 3
 """Fewer candidates have no order to speak of."""
 
@@ -28,9 +30,10 @@ def early_rankings(
     """How well the scores of early epochs rank the candidates with these seeds."""
     ids = list(dict.fromkeys(candidates))
     full = full_means(history, ids, seeds, objective)
+    points = sorted({ceil(share * epochs) for share in SHARES} - {epochs})
     found = [
         ranking(f"epoch {point} of {epochs}", point / epochs, _early_means(history, ids, seeds, point, objective), full)
-        for point in EarlyDrop(risk=0.0, epochs=epochs).points
+        for point in points
     ]
     return tuple(one for one in found if one)
 

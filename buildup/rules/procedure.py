@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from buildup.errors import RunError
-from buildup.rules.early import EarlyDrop, Lessons, differences, taught
 from buildup.rules.judge import Judge
 from buildup.rules.limits import Limits
 from buildup.rules.paired import Pair, Spread, spread_of
@@ -39,8 +38,6 @@ class View:
     """At which look the next verdict is expected to fall, from 1 on."""
     spread: Spread = field(default_factory=Spread)
     """What the verdicts so far have shown of the seeds."""
-    lessons: Lessons = ()
-    """And of curves."""
 
     @property
     def finished(self) -> bool:
@@ -64,7 +61,6 @@ class _Walked:
     steps: list[Step] = field(default_factory=list)
     best: list[Candidate] = field(default_factory=list)
     spreads: list[Spread] = field(default_factory=list)
-    lessons: list[Lessons] = field(default_factory=list)
 
     def cut(self, decisions: Sequence[Decision]) -> None:
         """Forget what another history does not share."""
@@ -73,7 +69,7 @@ class _Walked:
             if mine is not theirs and mine != theirs:
                 break
             same += 1
-        for row in (self.decisions, self.steps, self.best, self.spreads, self.lessons):
+        for row in (self.decisions, self.steps, self.best, self.spreads):
             del row[same:]
 
 
@@ -89,8 +85,6 @@ class Procedure:
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Parameters and MACs of a candidate, where they can be known."""
     limits: Limits = field(default_factory=Limits)
-    early: EarlyDrop | None = None
-    """Whether trainings may be ended by their curves, and at which risk."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _walked: _Walked = field(default_factory=_Walked, init=False, repr=False, compare=False)
 
@@ -105,9 +99,8 @@ class Procedure:
         return self.seeds * self.judge.looks[-1]
 
     def notices(self, before: History, history: History) -> bool:
-        """Whether a verdict or what is to be trained may hang on what has come since: most epochs are no such news."""
-        same = history.outcomes is before.outcomes and history.decisions is before.decisions
-        return not same or (self.early is not None and history.curves is not before.curves)
+        """Whether a verdict or what is to be trained may hang on what has come since: an epoch is no such news."""
+        return history.outcomes is not before.outcomes or history.decisions is not before.decisions
 
     def view(self, history: History) -> View:
         """What follows from a history. Verdicts that it holds already are taken as they are."""
@@ -117,7 +110,6 @@ class Procedure:
         decisions, candidates = list(walked.decisions), [self.base, *(done.candidate for done in walked.steps)]
         best = walked.best[-1] if walked.best else self.base
         spread = walked.spreads[-1] if walked.spreads else Spread()
-        lessons = walked.lessons[-1] if walked.lessons else ()
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
             waiting = Waiting(look=1, needed=missing)
@@ -138,21 +130,19 @@ class Procedure:
                         f"the decisions are those of another run. Put run.yaml back as it was, or search anew."
                     )
             else:
-                answer = self.decide(history, step, number + 1, spread, lessons)
+                answer = self.decide(history, step, number + 1, spread)
                 if isinstance(answer, Waiting):
                     waiting = answer
                     break
                 decision = answer
             decisions.append(decision)
             spread += self._shown(history, step.candidate, decision)
-            lessons = self._taught(history, step.candidate, decision, lessons)
             best = current if decision.kept else best
             if number < len(history.decisions):
                 walked.decisions.append(decision)
                 walked.steps.append(step)
                 walked.best.append(best)
                 walked.spreads.append(spread)
-                walked.lessons.append(lessons)
             step = step.after(decision)
         return View(
             decisions=tuple(decisions),
@@ -163,7 +153,6 @@ class Procedure:
             step=step,
             look=waiting.look if waiting else 1,
             spread=spread,
-            lessons=lessons,
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
@@ -189,23 +178,16 @@ class Procedure:
 
     def _asked_of_parent(self, decision: Decision) -> int:
         """How many seeds of the parent a verdict asked for: none in the look at which a training failed."""
-        if decision.scores or decision.epoch:
+        if decision.scores:
             return decision.seeds
         return self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
 
-    def decide(
-        self, history: History, step: Step, number: int, spread: Spread, lessons: Lessons = ()
-    ) -> Decision | Waiting:
+    def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:
         """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
         candidate = step.candidate
         assert candidate.parent is not None
         if too_large := self.too_large(candidate):
             return self._decision(history, candidate, number, _untrained(too_large), 0, 0)
-        # First, and by nothing but the epochs up to then: what else has come in by now depends on the workers.
-        if found := self._early_verdict(history, candidate, lessons):
-            epoch, verdict = found
-            decision = self._decision(history, candidate, number, verdict, 1, self.seeds)
-            return replace(decision, scores=(), epoch=epoch)
         for look, multiple in enumerate(self.judge.looks, start=1):
             seeds = self.seeds * multiple
             judged: Verdict | None
@@ -287,29 +269,10 @@ class Procedure:
 
     def _shown(self, history: History, candidate: Candidate, decision: Decision) -> Spread:
         """What a verdict shows of the seeds. It stands on the seeds of its row, whatever else was trained ahead."""
-        if not decision.level or decision.epoch:  # nothing was compared, or nothing was measured
+        if not decision.level:  # nothing was compared
             return Spread()
         pairs = self._pairs(history, candidate, decision.seeds)
         return spread_of(pairs, self.judge.objective) if pairs else Spread()
-
-    def _early_verdict(self, history: History, candidate: Candidate, lessons: Lessons) -> tuple[int, Verdict] | None:
-        """The epoch at which a candidate is dropped by its curves, with the verdict."""
-        if self.early is None or not lessons:
-            return None
-        objective = self.judge.objective
-        for point, lesson in zip(self.early.points, lessons, strict=True):
-            gains = differences(history, candidate, self._row(self.seeds), point, objective)
-            if not gains:
-                return None
-            if verdict := self.early.verdict(point, gains, lesson, self.judge.min_gain, objective.said):
-                return point, verdict
-        return None
-
-    def _taught(self, history: History, candidate: Candidate, decision: Decision, before: Lessons) -> Lessons:
-        """What all candidates so far that were trained to the end have taught of curves."""
-        if self.early is None or not decision.scores:
-            return before
-        return taught(history, candidate, self._row(self.seeds), self.early.points, self.judge.objective, before)
 
     def _decision(
         self, history: History, candidate: Candidate, number: int, verdict: Verdict, look: int, seeds: int

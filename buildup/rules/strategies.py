@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.early import EarlyDrop
 from buildup.rules.inherited import InheritingRule
 from buildup.rules.judge import JUDGES
 from buildup.rules.limits import Limits
@@ -54,7 +53,6 @@ def procedure_of(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
-    early: EarlyDrop | None = None,
     inherits: bool = False,
 ) -> Procedure:
     """The procedure that starts from a network."""
@@ -66,5 +64,4 @@ def procedure_of(
         first_seed=first_seed,
         costs=costs,
         limits=limits or Limits(),
-        early=early,
     )

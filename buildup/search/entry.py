@@ -15,8 +15,6 @@ from buildup.trials.training import Training, candidate_id
 
 LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
-PRUNED = "dropped early"
-"""How a training ended that a verdict on its curve ended."""
 LARGEST_METRICS = 1200
 """Bytes, so that all attributes of a trial stay within 4 KB."""
 
@@ -66,9 +64,6 @@ def description(training: Training, costs: tuple[int, int] | None) -> dict[str, 
 def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict[str, Any]:
     """What its end adds, given its description and what was known before."""
     if isinstance(outcome, Failure):
-        early = [one for one in history.decisions if one.epoch and one.candidate == known["candidate"]]
-        if early and not counts(outcome):
-            return {"outcome": PRUNED, "message": early[-1].reason, "seconds": outcome.seconds}
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
     others = [
         other.accuracy

@@ -139,7 +139,6 @@ def _played(
     fated = replace(
         procedure,
         judge=_Fated(looks=procedure.judge.looks),
-        early=None,  # which needs curves
         costs=procedure.costs if procedure.limits != Limits() else None,
     )
     for play in range(plays):

@@ -342,8 +342,6 @@ class Journal:
             one.trial.set_user_attr(name, value)
         if isinstance(outcome, Score):
             self._study.tell(one.trial, outcome.accuracy, state=TrialState.COMPLETE)
-        elif ended["outcome"] == entry.PRUNED:
-            self._study.tell(one.trial, state=TrialState.PRUNED)
         else:
             self._study.tell(one.trial, state=TrialState.FAIL)
         del self._open[key]

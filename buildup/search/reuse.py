@@ -21,7 +21,7 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
 ASKED = frozenset({
-    "allow_weak_base", "base", "data_dir", "dataset", "device", "early_drop", "gpus_per_trial", "judge", "look_ahead",
+    "allow_weak_base", "base", "data_dir", "dataset", "device", "gpus_per_trial", "judge", "look_ahead",
     "max_macs", "max_params", "max_trials", "objective", "ray", "recipe", "reuse", "seed", "seeds", "space",
     "storage", "strategy", "threads", "time_budget", "workers",
 })  # fmt: skip

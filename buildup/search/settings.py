@@ -4,11 +4,12 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from buildup.errors import RunError
 from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
 
-REMOVED = frozenset({"prior"})
+REMOVED = frozenset({"early_drop", "prior"})
 """Settings of runs of version 0.1.0. `prior` ordered what was trained ahead, and no verdict stands on it."""
 
 
@@ -50,8 +51,6 @@ class Settings:
     objective: str = "accuracy"
     reuse: bool = False
     """Whether trainings that another run has finished are taken over."""
-    early_drop: float | None = None
-    """The risk at which trainings may be ended by their curves."""
     inherit: float | None = None
     """The share of the epochs for which candidates train from their parents' weights; None for all from the start."""
 
@@ -81,7 +80,15 @@ def settings_to_values(settings: Settings) -> dict[str, Any]:
 
 
 def settings_from_values(values: dict[str, Any]) -> Settings:
-    """The settings that `settings_to_values` wrote down."""
+    """The settings that `settings_to_values` wrote down, without those that were removed since.
+
+    Raises where verdicts stand on one of these.
+    """
+    if values.get("early_drop") is not None:
+        raise RunError(
+            f"this run was searched with --early-drop {values['early_drop']:g}, which was removed, so its verdicts "
+            f"can't be replayed. Version 0.1.0 reads it."
+        )
     start = values.get("pretrained")
     return Settings(
         **{

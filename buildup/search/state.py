@@ -1,7 +1,6 @@
 """Where a run stands, rebuilt from its study by replay: for all who look at a run, and for those who go on with it."""
 
 from buildup.models.cost import cost
-from buildup.rules.early import EarlyDrop
 from buildup.rules.limits import Limits
 from buildup.rules.procedure import Procedure, View
 from buildup.rules.strategies import procedure_of
@@ -25,7 +24,6 @@ def procedure(run: Run) -> Procedure:
         seeds=settings.seeds,
         first_seed=settings.seed,
         costs=costs_of,
-        early=EarlyDrop(risk=settings.early_drop, epochs=settings.epochs) if settings.early_drop else None,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
         inherits=settings.inherit is not None,
     )

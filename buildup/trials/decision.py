@@ -44,8 +44,6 @@ class Decision:
     objective: str = "accuracy"
     """What scores and gain are of, and in which unit."""
     unit: str = "points"
-    epoch: int | None = None
-    """After which its trainings were ended, where its curves left too little hope."""
 
     @property
     def kept(self) -> bool:
@@ -65,4 +63,5 @@ def decision_from_values(values: dict[str, Any]) -> Decision:
     for key in ("scores", "parent_scores"):
         settings[key] = tuple(settings[key])
     low, high = settings.pop("ci")
+    settings.pop("epoch", None)  # of version 0.1.0, where curves could drop a candidate
     return Decision(**settings, ci=(low, high))

@@ -88,7 +88,6 @@ def test_what_ends_a_search_early_is_counted_in() -> None:
     short = with_limits(time_budget=1.5 * made.each)
     assert short.seconds[1] == short.expected.high == 1.5 * made.each
     assert short.trainings[1] <= made.request.settings.workers
-    assert "What --early-drop 0.05 spares is not taken off" in _text(with_limits(early_drop=0.05))
 
 
 def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:

@@ -95,10 +95,6 @@ def test_all_that_is_wrong_is_said_at_once(table: str) -> None:
             ["--aa and --speedup are 2 studies", "--workers: --aa draws", "--default-score: --aa draws"],
         ),
         ({"power": True, "judge": "likely"}, ["--judge: --power draws"]),
-        (
-            {"early_drop": "0.05", "space": "nonsense", "look_ahead": True},
-            ["--space: --early-drop draws", "--look-ahead: --early-drop draws"],
-        ),
         ({"layout": "CC|CC", "scores": "x.csv", "speedup": True, "noise": "1"}, ["--noise: --speedup", "x.csv"]),
     ],
 )

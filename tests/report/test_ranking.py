@@ -16,13 +16,6 @@ def test_rankings_are_told_with_interval_and_count(published: Findings) -> None:
     assert "epoch 4 of &lt;14&gt;" in page(findings)
 
 
-def test_candidates_that_were_dropped_early_are_counted_apart(published: Findings) -> None:
-    assert "dropped early" not in page(published)
-    *before, last = published.decisions
-    history = replace(published.history, decisions=(*before, replace(last, epoch=4)))
-    assert "1 of the candidates dropped early by their curves" in page(replace(published, history=history))
-
-
 def test_a_run_without_rankings_has_no_such_section(published: Findings) -> None:
     assert "How well cheap scores ranked" not in page(published)
     assert "How well cheap scores ranked" not in markdown(published)

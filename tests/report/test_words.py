@@ -54,12 +54,6 @@ def test_a_decision_whose_training_failed_has_no_gain(published: Findings) -> No
     assert interval(failed) == "none"
 
 
-def test_a_decision_by_curves_is_told_apart_from_a_failed_one(published: Findings) -> None:
-    early = replace(published.decisions[0], scores=(), epoch=4)
-    assert gain(early) == "early"
-    assert interval(early) == "none"
-
-
 def test_a_decision_on_what_was_never_trained_says_so(published: Findings) -> None:
     untrained = replace(published.decisions[0], scores=(), seeds=0, gain=0.0, ci=(0.0, 0.0), level=0.0)
     assert gain(untrained) == "untrained"

@@ -9,7 +9,6 @@ import pytest
 
 from buildup.errors import RunError
 from buildup.graph.network import sketch
-from buildup.rules.early import EarlyDrop
 from buildup.rules.procedure import Procedure
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
@@ -39,14 +38,12 @@ def test_the_base_is_waited_for_first_with_every_seed() -> None:
     assert not view.finished
 
 
-def test_an_epoch_is_news_for_early_drop_only() -> None:
+def test_an_epoch_is_no_news_and_an_outcome_is() -> None:
     before, key = History(), training_id("some", 7)
     epoch = before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0}))
     ended = before.with_outcome(key, Score(accuracy=80))
     steps = procedure()
-    watching = replace(steps, early=EarlyDrop(risk=0.05, epochs=2))
     assert [steps.notices(before, later) for later in (before, epoch, ended)] == [False, False, True]
-    assert [watching.notices(before, later) for later in (before, epoch, ended)] == [False, True, True]
 
 
 def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would() -> None:

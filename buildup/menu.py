@@ -101,11 +101,6 @@ SEARCH_FLAGS = (
         help="end trainings whose curve leaves less than this chance of a gain (default: never): 0.05 spares about 3 % "
         "of the epochs of a usual search, 0.2 about 15 %",
     ),
-    Flag(
-        name="inherit",
-        metavar="F",
-        help="train candidates from their parents' weights, for this share of the epochs, such as 0.3 (default: anew)",
-    ),
 )
 
 
@@ -207,21 +202,6 @@ COMMANDS = (
         run="status:status",
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(JSON,),
-    ),
-    Command(
-        name="calibrate",
-        help="train a few candidates of a run the cheap ways, to see how well those rank",
-        example="buildup calibrate demo --candidates 5 --share 0.3",
-        run="calibrate:calibrate",
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(
-            Flag(name="candidates", metavar="N", help="how many, spread evenly over the search (default: 5)"),
-            Flag(name="share", metavar="F", help="of a full training's epochs that a cheap one takes (default: 0.3)"),
-            Flag(name="workers", metavar="N", help="trainings side by side (default: as in the search)"),
-            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
-            VERBOSE,
-            JSON,
-        ),
     ),
     Command(
         name="report",

@@ -17,9 +17,7 @@ from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
-from buildup.rules.cheap import early_rankings
 from buildup.rules.procedure import View
-from buildup.search.calibration import read_rankings
 from buildup.search.diagnoses import read_diagnoses
 from buildup.search.evaluate import reused_from
 from buildup.search.files import write_whole
@@ -77,7 +75,7 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             check_onnx()
     problems.raise_any()
     _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
-    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.fingerprint}
+    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
     text = (
         f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
         f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
@@ -106,22 +104,11 @@ def findings_of(
         base=view.candidates[0].network,
         winner=view.best.network,
         history=history,
-        costs={candidate.fingerprint: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
-        rankings=(
-            *early_rankings(
-                history,
-                # Curves that begin with other weights can't be told beside one from the start.
-                [candidate.id for candidate in view.candidates if not run.settings.inherit],
-                range(run.settings.seed, run.settings.seed + run.settings.seeds),
-                run.settings.epochs,
-                OBJECTIVES[run.settings.objective],
-            ),
-            *read_rankings(run.folder),
-        ),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )
 

@@ -83,17 +83,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
     objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
     early_drop = problems.number("--early-drop", text.get("early_drop"), 0.0, least=0.001, most=0.3) or None
-    inherit = problems.number("--inherit", text.get("inherit"), 0.0, least=0.01, most=1) or None
-    if inherit and strategy != "alternet":
-        problems.found.append(
-            f"--inherit with --strategy {strategy}: its candidates are no steps from a parent that was kept. Leave "
-            f"--inherit out, or use the build-up rule."
-        )
-    if inherit and early_drop:
-        problems.found.append(
-            "--inherit with --early-drop: what inherited is short already, and its curves begin where a parent's "
-            "ended. Use one of them."
-        )
     judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
 
     data, dataset = None, _absolute_dataset(text.get("dataset") or "")
@@ -170,7 +159,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         prior=prior,
         objective=objective,
         early_drop=early_drop,
-        inherit=inherit,
     )
     return Request(
         folder=folder,

@@ -133,8 +133,8 @@ def raise_if_of_the_place(event: Event) -> Event:
         outcome = event.record.outcome
         if isinstance(outcome, Failure) and outcome.reason.is_of_the_place:
             raise SearchError(
-                f"{outcome.message} Nothing was decided by it: once that is mended, `resume` (or the same `final` or "
-                f"`calibrate`) goes on from there."
+                f"{outcome.message} Nothing was decided by it: once that is mended, `resume` (or the same `final`) "
+                f"goes on from there."
             )
     return event
 

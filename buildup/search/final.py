@@ -107,7 +107,7 @@ def part_of(run: Run, plan: Plan) -> Run:
 
 def contenders(base: Candidate, winner: Candidate, *, control: bool) -> dict[Part, Candidate]:
     """The networks that are trained anew."""
-    networks: dict[Part, Candidate] = {"base": base, "winner": replace(winner, giver=None)}
+    networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if control:
         networks["control"] = control_of(base, winner.network, lambda network: cost(network).params)
     return networks

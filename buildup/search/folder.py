@@ -156,6 +156,8 @@ def open_run(name: str) -> Run:
         )
     except OSError as problem:
         raise RunError(f"{path}: can't be read: {problem.strerror}.") from None
+    except RunError as problem:
+        raise RunError(f"{path}: {problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as problem:
         what = " ".join(f"{type(problem).__name__}: {problem}".split())
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({what}).") from None

@@ -27,7 +27,6 @@ def procedure(run: Run) -> Procedure:
         costs=costs_of,
         early=EarlyDrop(risk=settings.early_drop, epochs=settings.epochs) if settings.early_drop else None,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
-        inherits=settings.inherit is not None,
     )
 
 

@@ -69,6 +69,13 @@ def test_no_report_of_a_loss_speaks_of_accuracy(by_nll: Findings, published: Fin
     assert "validation accuracy" in markdown(published)
 
 
+def test_candidates_that_were_dropped_early_are_counted_apart(published: Findings) -> None:
+    assert "dropped early" not in page(published)
+    *before, last = published.decisions
+    history = replace(published.history, decisions=(*before, replace(last, epoch=4)))
+    assert "1 of the candidates dropped early by their curves" in page(replace(published, history=history))
+
+
 def test_failed_and_unneeded_trainings_are_counted_apart(published: Findings) -> None:
     history = published.history.with_outcome("aa-s0", Failure(reason=Reason.DIVERGED, message="loss is nan"))
     for seed in range(2):

@@ -19,7 +19,7 @@ from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.rules.procedure import View
 from buildup.search.diagnoses import read_diagnoses
-from buildup.search.evaluate import reused_from
+from buildup.search.evaluate import reused_from, trained_weights
 from buildup.search.files import write_whole
 from buildup.search.final import read_final
 from buildup.search.folder import Run, open_run
@@ -29,9 +29,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import training_id
-
-WEIGHTS = "weights.safetensors"
+from buildup.trials.training import WEIGHTS, training_id
 
 
 def keep_winner(run: Run, view: View, history: History) -> None:
@@ -131,12 +129,12 @@ def choose(run: Run, view: View, wish: str | None) -> Candidate:
 
 def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
     training, score = best_training(run, findings.history, candidate)
-    weights = sorted((run.trainings / training).glob(f"attempt-*/{WEIGHTS}"))
-    if not weights:
+    weights = trained_weights(run.trainings / training)
+    if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
     data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
-    export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data, onnx=onnx)
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, onnx=onnx)
 
 
 def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:

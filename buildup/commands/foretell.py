@@ -10,17 +10,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from buildup.commands.probe import Extent, has_weights, probe_of
+from buildup.commands.probe import Extent, probe_of
 from buildup.commands.progress import say
 from buildup.diagnostics.places import lesion_costs
 from buildup.errors import BuildupError, RunError
 from buildup.rules.prior import Prior, from_lesions, replaceable
 from buildup.rules.procedure import Procedure
+from buildup.search.evaluate import trained_weights
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
 from buildup.training.device import check_device
 from buildup.trials.history import History
-from buildup.trials.training import Training
+from buildup.trials.training import WEIGHTS, Training
 
 PRIOR = "prior.json"
 EXTENT = Extent(images=1024, hessian_batches=0, seeds=3)
@@ -59,9 +60,9 @@ def _measured(run: Run, steps: Procedure) -> Mapping[str, float]:
     places = replaceable(run.network, run.space)
     row = range(steps.first_seed, steps.first_seed + steps.seeds)
     base = [Training(candidate=steps.base, seed=seed) for seed in row]
-    trained = [training for training in base if has_weights(run, training.id)][: EXTENT.seeds]
+    trained = [training for training in base if trained_weights(run.trainings / training.id)][: EXTENT.seeds]
     if not trained:
-        raise RunError(f"{run.trainings}: the base has no weights.safetensors that could be measured.")
+        raise RunError(f"{run.trainings}: the base has no {WEIGHTS} that could be measured.")
     probe = probe_of(run, EXTENT, seed=run.settings.seed, device=_device(run), curved=False)
     measured = [lesion_costs(probe.model(training), places, probe.labelled) for training in trained]
     costs = {place: fmean(one[place] for one in measured) for place in places}

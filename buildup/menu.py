@@ -89,11 +89,6 @@ SEARCH_FLAGS = (
     Flag(name="seed", metavar="N", help="first seed (default: 0)"),
     *LIMITS,
     Flag(name="allow-weak-base", help="go on when the base did not learn, and mark the run"),
-    Flag(
-        name="inherit",
-        metavar="F",
-        help="train candidates from their parents' weights, for this share of the epochs, such as 0.3 (default: anew)",
-    ),
 )
 
 
@@ -189,21 +184,6 @@ COMMANDS = (
         run="status:status",
         positional=(("run", "a name in runs/, or a run's folder"),),
         flags=(JSON,),
-    ),
-    Command(
-        name="calibrate",
-        help="train a few candidates of a run the cheap ways, to see how well those rank",
-        example="buildup calibrate demo --candidates 5 --share 0.3",
-        run="calibrate:calibrate",
-        positional=(("run", "a name in runs/, or a run's folder"),),
-        flags=(
-            Flag(name="candidates", metavar="N", help="how many, spread evenly over the search (default: 5)"),
-            Flag(name="share", metavar="F", help="of a full training's epochs that a cheap one takes (default: 0.3)"),
-            Flag(name="workers", metavar="N", help="trainings side by side (default: as in the search)"),
-            Flag(name="ray", metavar="ADDRESS", help="a Ray cluster, if it is another one now"),
-            VERBOSE,
-            JSON,
-        ),
     ),
     Command(
         name="report",

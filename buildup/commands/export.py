@@ -17,11 +17,9 @@ from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
-from buildup.rules.cheap import early_rankings
 from buildup.rules.procedure import View
-from buildup.search.calibration import read_rankings
 from buildup.search.diagnoses import read_diagnoses
-from buildup.search.evaluate import reused_from
+from buildup.search.evaluate import reused_from, trained_weights
 from buildup.search.files import write_whole
 from buildup.search.final import read_final
 from buildup.search.folder import Run, open_run
@@ -31,9 +29,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import training_id
-
-WEIGHTS = "weights.safetensors"
+from buildup.trials.training import WEIGHTS, training_id
 
 
 def keep_winner(run: Run, view: View, history: History) -> None:
@@ -77,7 +73,7 @@ def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             check_onnx()
     problems.raise_any()
     _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
-    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.fingerprint}
+    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
     text = (
         f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
         f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
@@ -106,22 +102,11 @@ def findings_of(
         base=view.candidates[0].network,
         winner=view.best.network,
         history=history,
-        costs={candidate.fingerprint: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
         evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
-        rankings=(
-            *early_rankings(
-                history,
-                # Curves that begin with other weights can't be told beside one from the start.
-                [candidate.id for candidate in view.candidates if not run.settings.inherit],
-                range(run.settings.seed, run.settings.seed + run.settings.seeds),
-                run.settings.epochs,
-                OBJECTIVES[run.settings.objective],
-            ),
-            *read_rankings(run.folder),
-        ),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
     )
 
@@ -144,12 +129,12 @@ def choose(run: Run, view: View, wish: str | None) -> Candidate:
 
 def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
     training, score = best_training(run, findings.history, candidate)
-    weights = sorted((run.trainings / training).glob(f"attempt-*/{WEIGHTS}"))
-    if not weights:
+    weights = trained_weights(run.trainings / training)
+    if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
     data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
-    export_network(candidate.network, load_file(weights[-1]), target, card=card, data=data, onnx=onnx)
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, onnx=onnx)
 
 
 def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:

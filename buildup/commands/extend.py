@@ -20,7 +20,6 @@ from buildup.graph.fingerprint import fingerprint
 from buildup.models.read import read
 from buildup.rules.limits import Limits
 from buildup.rules.moves import start, with_look_ahead
-from buildup.search.calibration import RESULT as RANKINGS
 from buildup.search.diagnoses import DIAGNOSTICS
 from buildup.search.final import FOLDER, RESULT
 from buildup.search.folder import Run, save
@@ -36,7 +35,7 @@ MOST_EPOCHS = 100_000
 EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extended run may have anew."""
 WARNING = "extended ("
-MEASURED = (DIAGNOSTICS, RANKINGS)
+MEASURED = (DIAGNOSTICS,)
 """Files that tell of trainings of the epochs that they were measured at."""
 
 

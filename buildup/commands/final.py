@@ -144,7 +144,7 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
         networks=networks,
         trainings=trainings_of(run, plan, networks),
         # What seeds do to networks that are trained in another way is not known.
-        spread=view.spread if same and not settings.inherit else Spread(),
+        spread=view.spread if same else Spread(),
         images=images,
         each=plan.epochs * longer * fmean(epoch) if epoch else 0.0,
     )

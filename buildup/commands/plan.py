@@ -23,12 +23,12 @@ from buildup.rules.sampled import SampledRule
 from buildup.rules.strategies import procedure_of, unused
 from buildup.rules.tune import Variant
 from buildup.search.forecast import Forecast, foresee
-from buildup.search.settings import Settings
 from buildup.search.strategies import STRATEGIES
 from buildup.training.health import unsuited
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Training
 
 MOST_ROWS = 1000
 """A plan lists at most so many candidates; the number of verdicts is bounded all the same."""
@@ -124,20 +124,16 @@ def _plan(request: Request) -> Plan:
     settings, data = request.settings, request.data
     costs = _Costs(request.network)
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-    steps, trained = (
-        procedure_of(
-            request.network,
-            request.space,
-            strategy=STRATEGIES[settings.strategy],
-            judge=settings.judge,
-            objective=OBJECTIVES[settings.objective],
-            seeds=settings.seeds,
-            first_seed=settings.seed,
-            costs=costs.both,
-            limits=limits,
-            inherits=inherits,
-        )
-        for inherits in (False, settings.inherit is not None)
+    steps = procedure_of(
+        request.network,
+        request.space,
+        strategy=STRATEGIES[settings.strategy],
+        judge=settings.judge,
+        objective=OBJECTIVES[settings.objective],
+        seeds=settings.seeds,
+        first_seed=settings.seed,
+        costs=costs.both,
+        limits=limits,
     )
     if request.speeds:
         speed = request.speeds[0]
@@ -147,37 +143,25 @@ def _plan(request: Request) -> Plan:
         )
     epoch = data.train_images * speed.train + data.val_images * speed.evaluate
 
-    def seconds(candidate: Candidate, epochs: int) -> float:
-        return epochs * epoch * costs.of(candidate.network).macs / costs.base.macs
+    def seconds(training: Training) -> float:
+        return settings.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
 
-    short = settings.epochs_of(steps.base.continued)
     estimates = []
     for candidate in _reachable(steps):
         known = costs.of(candidate.network)
         if candidate is not steps.base and steps.too_large(candidate):
             continue
-        epochs = settings.epochs if candidate is steps.base else short
-        estimates.append(Estimate(candidate=candidate, cost=known, seconds=seconds(candidate, epochs)))
-    least, most = sorted(_networks(steps, kept, len(estimates), settings) for kept in (False, True))
+        taking = seconds(Training(candidate=candidate, seed=settings.seed))
+        estimates.append(Estimate(candidate=candidate, cost=known, seconds=taking))
+    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
     return Plan(
         request=request,
         estimates=tuple(estimates),
         images_per_second=1 / speed.train,
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
-        whole=foresee(
-            trained,
-            lambda training: seconds(training.candidate, settings.epochs_of(training.candidate)),
-            workers=settings.workers,
-        ),
+        whole=foresee(steps, seconds, workers=settings.workers),
     )
-
-
-def _networks(steps: Procedure, kept: bool, most: int, settings: Settings) -> int:
-    """How many are trained if all verdicts are the same; where weights are inherited, parents that go on count, too."""
-    verdicts = min(steps.verdicts_left((), kept), most - 1)
-    parents = (verdicts if kept else min(1, verdicts)) if settings.inherit else 0
-    return 1 + verdicts + parents
 
 
 def _text(made: Plan) -> str:
@@ -216,8 +200,7 @@ def _text(made: Plan) -> str:
         limits = " and ".join(made.ended_by)
         shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
     lines += [
-        f"{_range(*made.trainings)} trainings ({shape}), "
-        f"{settings.epochs} epochs {'for the base' if settings.inherit else 'each'}.",
+        f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
@@ -225,12 +208,6 @@ def _text(made: Plan) -> str:
         f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
         f"{duration(made.expected.high)}){_gpu_hours(made)}.",
     ]
-    if settings.inherit:
-        short = settings.epochs_of(made.estimates[0].candidate.continued)
-        lines.append(
-            f"Candidates train for {short} epochs from their parents' weights, beside parents that go on for {short}; "
-            f"only the base trains for {settings.epochs}."
-        )
     return "\n".join(lines)
 
 

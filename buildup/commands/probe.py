@@ -117,8 +117,3 @@ def probe_of(run: Run, extent: Extent, *, seed: int, device: str, curved: bool) 
             "seed": seed,
         },
     )
-
-
-def has_weights(run: Run, training: str) -> bool:
-    """Whether the trained weights of a training are there."""
-    return any((run.trainings / training).glob("attempt-*/weights.safetensors"))

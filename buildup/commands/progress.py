@@ -15,7 +15,7 @@ from rich.text import Text
 from buildup.report.words import duration
 from buildup.rules.procedure import Procedure, View
 from buildup.search.evaluate import Ended, Event, Started
-from buildup.search.forecast import Epochs, Forecast, forecast
+from buildup.search.forecast import Forecast, forecast
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
 from buildup.trials.outcome import Epoch, Failure, Reason
@@ -26,7 +26,7 @@ PATIENCE = 60.0
 
 
 def watcher(
-    procedure: Procedure, epochs: Epochs, workers: int, stream: TextIO | None = None
+    procedure: Procedure, epochs: int, workers: int, stream: TextIO | None = None
 ) -> "PlainWatcher | LiveWatcher":
     """The watcher that fits where stderr goes."""
     stream = stream or sys.stderr
@@ -39,7 +39,7 @@ class PlainWatcher:
     """One line a training and one a decision."""
 
     procedure: Procedure
-    epochs: Epochs
+    epochs: int
     workers: int
     stream: TextIO
     told: int = 0
@@ -113,7 +113,7 @@ def say(text: str, stream: TextIO | None = None) -> None:
         print(text, file=stream or sys.stderr, flush=True)
 
 
-def left(procedure: Procedure, view: View, history: History, *, workers: int, epochs: Epochs) -> str:
+def left(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> str:
     """How much of a search is left: the trainings that may still come and, as soon as times are known, how long."""
     least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = least * procedure.seeds, most * procedure.most_seeds
@@ -169,12 +169,11 @@ class LiveWatcher:
             table.add_column(column, no_wrap=column != "training")
         for training, worker in self._running.values():
             curve = history.curves.get(training.id, ())
-            epochs = self.lines.epochs(training.candidate)
             table.add_row(
                 name_of(training),
-                f"{len(curve)}/{epochs}",
+                f"{len(curve)}/{self.lines.epochs}",
                 reached(curve, objective) or "...",
-                _eta(curve, epochs),
+                _eta(curve, self.lines.epochs),
                 worker,
             )
         return Group(table, Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim"))

@@ -82,7 +82,6 @@ def _compared(run: Run) -> Compared:
         "validation images": f"split by seed {run.data['split_seed']}",
         "recipe": f"{settings.recipe}: batch {recipe.batch_size}, rate {recipe.lr:.4g}",
         "epochs": str(settings.epochs),
-        "inherit": str(settings.inherit),
         "fraction": settings.fraction,
         "objective": settings.objective,
         "start": str(settings.pretrained or "fresh weights"),

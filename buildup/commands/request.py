@@ -82,12 +82,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         recipe = load_recipe(text.get("recipe") or "quick")
     epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
     objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
-    inherit = problems.number("--inherit", text.get("inherit"), 0.0, least=0.01, most=1) or None
-    if inherit and strategy != "alternet":
-        problems.found.append(
-            f"--inherit with --strategy {strategy}: its candidates are no steps from a parent that was kept. Leave "
-            f"--inherit out, or use the build-up rule."
-        )
     judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
 
     data, dataset = None, _absolute_dataset(text.get("dataset") or "")
@@ -160,7 +154,6 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
         max_macs=limits.max_macs,
         reuse=bool(flags.get("reuse")),
         objective=objective,
-        inherit=inherit,
     )
     return Request(
         folder=folder,

@@ -26,7 +26,7 @@ from buildup.search.folder import Run, create, environment, mark, marked, open_r
 from buildup.search.journal import Journal
 from buildup.search.loop import run as run_loop
 from buildup.search.reuse import Library
-from buildup.search.settings import inheriting, parse_duration
+from buildup.search.settings import parse_duration
 from buildup.search.state import procedure
 from buildup.search.table import TableEvaluator
 from buildup.search.workers import RayEvaluator
@@ -162,13 +162,11 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
         warnings.append(left_unused)
     elif run.space.tune:
         warnings += [f"{problem}." for problem in left_out(run.network, run.space)]
-    if run.settings.inherit:
-        warnings.append(inheriting(run.settings))
     if misfit := unsuited(run.network, recipe_from_values(run.recipe)):
         warnings.append(misfit)
         say(f"warning: {misfit}")
     try:
-        with watcher(steps, run.settings.epochs_of, run.settings.workers) as look:
+        with watcher(steps, run.settings.epochs, run.settings.workers) as look:
             inspect = _inspector(run, steps, warnings)
             view, history = run_loop(steps, evaluator, journal, look, journal.history, inspect, limit)
     except WeakBase as weak:
@@ -281,7 +279,7 @@ def result(run: Run, view: View, history: History) -> dict[str, Any]:
         "base": run.settings.base,
         "dataset": run.settings.dataset,
         "layout": view.best.layout,
-        "fingerprint": view.best.fingerprint,
+        "fingerprint": view.best.id,
         "trainings": len(history.outcomes),
         "verdicts": [
             {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}

@@ -13,7 +13,6 @@ from buildup.search.forecast import forecast
 from buildup.search.lock import driver_of
 from buildup.search.state import procedure, state_of
 from buildup.search.study import read_underway
-from buildup.trials.candidate import Candidate
 from buildup.trials.claim import final_to_values
 from buildup.trials.objective import OBJECTIVES, Objective
 
@@ -26,20 +25,20 @@ def status(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     state = run.status if run.status != "running" or driver else "stopped"
     reason = run.reason if state == run.status else "its driver is gone"
     found = read_final(run.folder)
-    steps, workers, epochs = procedure(run), run.settings.workers, run.settings.epochs_of
+    steps, workers, epochs = procedure(run), run.settings.workers, run.settings.epochs
     objective = OBJECTIVES[run.settings.objective]
     rest = None if view.finished else left(steps, view, history, workers=workers, epochs=epochs)
     eta = forecast(steps, view, history, workers=workers, epochs=epochs)
 
-    def row(training: str, edit: str, seed: int, candidate: Candidate) -> dict[str, Any]:
+    def row(training: str, edit: str, seed: int) -> dict[str, Any]:
         curve = history.curves.get(training, ())
-        so_far = {"epoch": len(curve), "epochs": epochs(candidate), "score": objective.at(curve[-1]) if curve else None}
+        so_far = {"epoch": len(curve), "epochs": epochs, "score": objective.at(curve[-1]) if curve else None}
         return {"training": training, "edit": edit or "the base", "seed": seed, **so_far}
 
-    waiting_for = [row(one.id, one.candidate.edit, one.seed, one.candidate) for one in view.needed]
+    waiting_for = [row(one.id, one.candidate.edit, one.seed) for one in view.needed]
     begun = {} if view.finished else read_underway(run.folder, run.settings.storage, run.study, run.apart)
     ahead = [
-        row(training, str(known["edit"]), int(known["seed"]), steps.base.continued)
+        row(training, str(known["edit"]), int(known["seed"]))
         for training, known in begun.items()
         if training not in {*history.outcomes, *(one.id for one in view.needed)}
     ]

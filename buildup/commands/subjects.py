@@ -19,10 +19,12 @@ from buildup.graph.values import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
+from buildup.search.evaluate import trained_weights
 from buildup.search.folder import folder_of, open_run
 from buildup.search.state import state_of
 from buildup.training.data import describe_data
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
+from buildup.trials.training import WEIGHTS
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -136,12 +138,12 @@ def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
 
 def load_weights(model: nn.Module, training: Path) -> None:
     """Give a model the weights that a training has left."""
-    left = sorted(training.glob("attempt-*/weights.safetensors"))
-    if not left:
-        raise RunError(f"{training} has no weights.safetensors: the training has not ended, or they were removed.")
+    weights = trained_weights(training)
+    if weights is None:
+        raise RunError(f"{training} has no {WEIGHTS}: the training has not ended, or they were removed.")
     try:
-        model.load_state_dict(load_file(left[-1]))
+        model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{left[-1]}: no weights that can be read: {error}") from error
+        raise RunError(f"{weights}: no weights that can be read: {error}") from error
     except RuntimeError as error:
-        raise RunError(f"{left[-1]}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
+        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error

@@ -31,6 +31,7 @@ from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.training.speed import choose
 from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
+from buildup.trials.training import WEIGHTS
 
 EXECUTION = "execution.json"
 TRAINING = "training.json"
@@ -52,7 +53,7 @@ def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
     values = {
         "folder": str(folder),
-        "weights": str(folder / "weights.safetensors"),
+        "weights": str(folder / WEIGHTS),
         "execution": asdict(job.execution),
         **record_to_values(record),
     }
@@ -200,5 +201,5 @@ def _text(score: Score, job: Job, folder: Path) -> str:
         f"{score.accuracy:.2f} % of {score.images:,} validation images after {job.recipe.epochs} epochs, "
         f"{duration(score.seconds)}.",
         *(f"  {name:{wide}}  {value:.4g}" for name, value in found.items()),
-        f"Weights: {folder / 'weights.safetensors'}",
+        f"Weights: {folder / WEIGHTS}",
     ])  # fmt: skip

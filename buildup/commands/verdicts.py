@@ -7,11 +7,12 @@ helps. What is measured of the candidate could only explain it.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from buildup.commands.evidence import evidence_of
 from buildup.commands.measuring import PATIENCE
-from buildup.commands.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, has_weights, probe_of
+from buildup.commands.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, probe_of
 from buildup.commands.problems import Problems
 from buildup.commands.progress import say
 from buildup.commands.signals import interruptible
@@ -21,6 +22,7 @@ from buildup.report.evidence import evidence_text
 from buildup.report.words import duration
 from buildup.rules.procedure import View
 from buildup.search.diagnoses import DIAGNOSTICS, read_diagnoses, write_diagnoses
+from buildup.search.evaluate import trained_weights
 from buildup.search.folder import Run, open_run
 from buildup.search.state import state_of
 from buildup.training.device import check_device
@@ -132,16 +134,13 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Run], list[str], Extent, in
 def _seeds(run: Run, history: History, decision: Decision, most: int) -> tuple[int, ...]:
     """The seeds of a verdict whose trained weights are there, of candidate and parent."""
     row = range(run.settings.seed, run.settings.seed + decision.seeds)
-    both = (decision.candidate, decision.parent)
-    found = [
-        seed
-        for seed in row
-        if all(
-            isinstance(history.outcome(network, seed), Score) and has_weights(run, training_id(network, seed))
-            for network in both
-        )
-    ]
-    return tuple(found[:most])
+
+    def is_there(network: str, seed: int) -> bool:
+        scored = isinstance(history.outcome(network, seed), Score)
+        return scored and trained_weights(run.trainings / training_id(network, seed)) is not None
+
+    found = (seed for seed in row if is_there(decision.candidate, seed) and is_there(decision.parent, seed))
+    return tuple(islice(found, most))
 
 
 def _kept(run: Run, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:

@@ -1,6 +1,6 @@
 """Dropout as in the paper on spatial smoothing (paper.md 9): one in each block, before its last convolution.
 
-It has no weights, so a network trained with it is exported, inherited from and analysed like any other. Which
+It has no weights, so a network trained with it is exported and analysed like any other. Which
 convolution is the last is seen in a run without memory: the one that most others feed into, on the longest way through
 the block. So it is never in a shortcut, and what weighs channels by one point of each map is left alone. Our local
 attention makes its projections itself; there it is the convolution before them.

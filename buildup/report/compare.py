@@ -148,7 +148,7 @@ def _row(run: Compared) -> list[str]:
         winner.layout if winner else "–",
         f"{winner.score:.2f}" if winner else "–",
         "–" if run.gain is None else points(run.gain),
-        "–" if run.gains is None else str(len(run.gains)),
+        str(len(run.gains)),
         str(run.verdicts),
         str(run.kept),
         str(run.trainings),
@@ -165,7 +165,7 @@ def _counted(runs: Sequence[Compared]) -> str:
     objectives = " or ".join(f"{one.title} ({one.scale})" for _, one in sorted(kinds.items()))
     return (
         f"Score: {objectives}, the mean over all seeds of the winner; gain: by how much it is better than the base, "
-        "the mean over the seeds that both have, as many as stand beside it; none where candidates inherit weights. "
+        "the mean over the seeds that both have, as many as stand beside it. "
         "Needed are the trainings that a verdict stands on, the others were trained ahead; reused ones were taken over "
         "from another run. Time is that of all trainings, one after the other, as if none had been reused."
     )

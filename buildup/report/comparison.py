@@ -20,7 +20,6 @@ SAME = (
     "validation images",
     "recipe",
     "epochs",
-    "inherit",
     "fraction",
     "objective",
     "start",
@@ -73,8 +72,8 @@ class Compared:
     """Of all its trainings together."""
     points: tuple[Point, ...]
     reached: tuple[Reached, ...]
-    gains: tuple[float, ...] | None
-    """By how much the winner is better than the base, for each seed that both have; None where they are no pair."""
+    gains: tuple[float, ...]
+    """By how much the winner is better than the base, for each seed that both have."""
     final: Final | None
 
     @property
@@ -119,7 +118,7 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
         seconds=sum(outcome.seconds for outcome in findings.history.outcomes.values()),
         points=tuple(_points(findings, {key: fmean(values) for key, values in scores.items()})),
         reached=tuple(_reached(findings)),
-        gains=_gains(findings),
+        gains=findings.paired_gains if findings.kept else (0.0,) * len(findings.scores(findings.base)),
         final=findings.final,
     )
 
@@ -166,12 +165,6 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
 def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
     values = {name: [run.facts.get(name, "?") for run in runs] for name in names}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
-
-
-def _gains(findings: Findings) -> tuple[float, ...] | None:
-    if not findings.kept:
-        return tuple(0.0 for _ in findings.scores(findings.base))
-    return None if findings.inherits else findings.paired_gains
 
 
 def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from buildup.report.findings import Findings
-from buildup.report.sections import answer, commands, evidence, final, head, ranking, settings, steps, trainings
+from buildup.report.sections import answer, commands, evidence, final, head, settings, steps, trainings
 
 Write = Callable[[Findings], Iterator[str]]
 
@@ -26,7 +26,6 @@ SECTIONS = (
     Section(page=steps.page, text=steps.text),
     Section(page=evidence.page, text=evidence.text),
     Section(page=trainings.page, text=trainings.text),
-    Section(page=ranking.page, text=ranking.text),
     Section(page=commands.page, text=commands.text),
     Section(page=settings.page),
 )

@@ -17,7 +17,6 @@ from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.ranking import Ranking
 from buildup.trials.training import candidate_id
 
 ASKED = (
@@ -27,7 +26,6 @@ ASKED = (
     "strategy",
     "recipe",
     "epochs",
-    "inherit",
     "fraction",
     "judge",
     "objective",
@@ -73,8 +71,6 @@ class Findings:
     """The trainings that another run had finished already, and which one."""
     final: Final | None = None
     """What `final` found; None before it."""
-    rankings: Sequence[Ranking] = ()
-    """How well cheap scores ranked the candidates."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -91,15 +87,10 @@ class Findings:
         """Whether the winner is the base itself."""
         return fingerprint(self.winner) == fingerprint(self.base)
 
-    @property
-    def inherits(self) -> bool:
-        """Whether candidates began with their parents' weights, so that winner and base are no pair."""
-        return self.settings.get("inherit") is not None
-
     @cached_property
     def winner_id(self) -> str:
-        """The winner among the candidates; its fingerprint, unless it began with other weights."""
-        return self.kept[-1].candidate if self.inherits and self.kept else fingerprint(self.winner)
+        """The winner among the candidates."""
+        return fingerprint(self.winner)
 
     @cached_property
     def layouts(self) -> dict[str, str]:
@@ -133,7 +124,7 @@ class Findings:
 
     def scores(self, network: Network) -> dict[str, float]:
         """The scores of a network by seed, in the unit of the objective."""
-        own = self.winner_id if fingerprint(network) == fingerprint(self.winner) else fingerprint(network)
+        own = fingerprint(network)
         rows = sorted(self.trainings, key=lambda row: int(row.seed))  # which ended first, chance decides
         return {
             row.seed: self.objective.value(row.outcome)
@@ -145,8 +136,7 @@ class Findings:
     def paired_gains(self) -> tuple[float, ...]:
         """By how much the winner is better than the base, for each seed that both have."""
         base, winner, sign = self.scores(self.base), self.scores(self.winner), self.objective.sign
-        comparable = not (self.unchanged or self.inherits)
-        return tuple(sign * (winner[seed] - base[seed]) for seed in winner if seed in base) if comparable else ()
+        return () if self.unchanged else tuple(sign * (winner[seed] - base[seed]) for seed in winner if seed in base)
 
     def cost(self, network: Network) -> tuple[int, int] | None:
         """Parameters and MACs of a network, where they are known."""

@@ -6,7 +6,7 @@ place of the same stage on top of the dropped one before it gives the stage up, 
 
     >>> from buildup.graph.network import sketch
     >>> rule = AlterNetRule(base=Candidate(network=sketch("CC|CC")), space=SearchSpace(name="s", description=""))
-    >>> rule.propose(()).edit
+    >>> rule.first.candidate.edit
     'c2.1: conv -> msa(heads=24, window=4)'
 
 The error that a search may make is shared out over its stages. Within a strict stage it need not be: the first drop
@@ -17,14 +17,13 @@ several drops, and its share is split among as many as there can be. Where setti
 half of a stage's share is for those verdicts: `tries` at each of its places, all of which may be dropped.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
 from buildup.graph.edit import apply
 from buildup.rules.moves import Move, moves
-from buildup.rules.step import Step, walk
+from buildup.rules.step import Step
 from buildup.rules.tune import Choose, Place, Variant, at_place
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
@@ -48,11 +47,6 @@ class AlterNetRule:
         of_stage = moves(self.base.network, self.space)
         stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
         return _enter(stages, best=self.base, rule=self, part=1 / max(1, len(stages)))
-
-    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The candidate that follows from the verdicts so far; None at the end."""
-        step = walk(self.first, decisions)
-        return step.candidate if step else None
 
 
 @dataclass(frozen=True, kw_only=True)

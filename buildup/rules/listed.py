@@ -8,7 +8,6 @@ twice, which a draw with Optuna itself would have to be asked for again and agai
 """
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -17,7 +16,7 @@ from buildup.errors import RequestError
 from buildup.graph.edit import Append, Edit, Replace, apply
 from buildup.graph.network import Network
 from buildup.rules.moves import Move, moves
-from buildup.rules.step import Step, walk
+from buildup.rules.step import Step
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -83,11 +82,6 @@ class ListedRule:
     def first(self) -> Step | None:
         """The first of the list."""
         return _Listed(rule=self, number=0, best=self.base) if self.order else None
-
-    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The candidate that follows from the verdicts so far; None at the end."""
-        step = walk(self.first, decisions)
-        return step.candidate if step else None
 
 
 @dataclass(frozen=True, kw_only=True)

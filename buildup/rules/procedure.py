@@ -168,13 +168,7 @@ class Procedure:
             rows += [(candidate, decision.seeds), (candidate.parent, self._asked_of_parent(decision))]
         if view.current and view.current is not self.base:
             rows.append((view.current, self.seeds * self.judge.looks[view.look - 1]))
-        ids = set()
-        for candidate, seeds in rows:
-            link: Candidate | None = candidate
-            while link is not None:
-                ids |= {training_id(link.id, seed) for seed in self._row(seeds)}
-                link = link.giver
-        return ids
+        return {training_id(candidate.id, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
     def _asked_of_parent(self, decision: Decision) -> int:
         """How many seeds of the parent a verdict asked for: none in the look at which a training failed."""
@@ -235,8 +229,7 @@ class Procedure:
         """What a look lacks: trainings of the candidate first, then of its parent."""
         seeds = self.seeds * self.judge.looks[look - 1]
         parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
-        both = self._missing(history, candidate, seeds) + parent
-        return tuple({training.id: training for training in both}.values())  # both may wait for the same one
+        return self._missing(history, candidate, seeds) + parent
 
     def pairs(self, history: History, candidate: Candidate, look: int) -> list[Pair]:
         """The seeds of a look that candidate and parent both have scores of."""
@@ -246,9 +239,8 @@ class Procedure:
         return range(self.first_seed, self.first_seed + seeds)
 
     def _missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:
-        known, row = history.outcomes, self._row(seeds)
-        missing = (seed for seed in row if training_id(candidate.id, seed) not in known)
-        return tuple(training for seed in missing if (training := _to_start(history, candidate, seed)))
+        missing = (seed for seed in self._row(seeds) if training_id(candidate.id, seed) not in history.outcomes)
+        return tuple(Training(candidate=candidate, seed=seed) for seed in missing)
 
     def _first_failure(self, history: History, candidate: Candidate, seeds: int) -> tuple[int, Failure] | None:
         """How many seeds come before the first that failed, and how it did."""
@@ -305,17 +297,6 @@ class Procedure:
 
     def _values(self, outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
         return tuple(self.judge.objective.value(outcome) for outcome in outcomes if isinstance(outcome, Score))
-
-
-def _to_start(history: History, candidate: Candidate, seed: int) -> Training | None:
-    """A training, or that which it waits for, because it begins with its weights; None where these will never be."""
-    if candidate.giver is not None:
-        given = history.outcome(candidate.giver.id, seed)
-        if given is None:
-            return _to_start(history, candidate.giver, seed)
-        if isinstance(given, Failure):
-            return None
-    return Training(candidate=candidate, seed=seed)
 
 
 def _dropped(why: str) -> Verdict:

@@ -6,7 +6,7 @@ Every setting in which Optuna 4 and 5 differ is given.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from statistics import fmean
@@ -19,7 +19,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from buildup.rules.listed import Counts, Layouts
-from buildup.rules.step import Step, walk
+from buildup.rules.step import Step
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -81,11 +81,6 @@ class SampledRule:
     def first(self) -> Step | None:
         """What the sampler says before it knows anything."""
         return _Draw(rule=self, best=self.base) if self.layouts.tries else None
-
-    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The candidate that follows from the verdicts so far; None at the end."""
-        step = walk(self.first, decisions)
-        return step.candidate if step else None
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -1,6 +1,6 @@
 """What a rule is: steps to try, each of which knows what follows from either verdict on it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from buildup.trials.candidate import Candidate
@@ -44,10 +44,6 @@ class Rule(Protocol):
     @property
     def first(self) -> Step | None:
         """What is tried first; None where there is nothing to try."""
-        ...
-
-    def propose(self, decisions: Sequence[Decision]) -> Candidate | None:
-        """The next candidate after these verdicts, in order; None when the search is over."""
         ...
 
 

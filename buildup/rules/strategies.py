@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from buildup.graph.network import Network
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.inherited import InheritingRule
 from buildup.rules.judge import JUDGES
 from buildup.rules.limits import Limits
 from buildup.rules.listed import at_random, exhaustive
@@ -53,12 +52,10 @@ def procedure_of(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
-    inherits: bool = False,
 ) -> Procedure:
     """The procedure that starts from a network."""
-    rule = strategy(Candidate(network=network), space, first_seed)
     return Procedure(
-        rule=InheritingRule(rule=rule) if inherits else rule,
+        rule=strategy(Candidate(network=network), space, first_seed),
         judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),
         seeds=seeds,
         first_seed=first_seed,

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from buildup.errors import DataError, RunError
-from buildup.models.inherit import Inheritance
 from buildup.models.pretrained import check_pretrained
 from buildup.search.desk import Borrow
 from buildup.search.folder import Run
-from buildup.search.giver import weights_of
 from buildup.search.journal import Journal
 from buildup.search.state import costs_of
 from buildup.search.workers import RayEvaluator
@@ -75,22 +73,16 @@ def start_workers(run: Run, job: MakeJob, *, verbose: bool, borrow: Borrow | Non
     )
 
 
-def job_maker(run: Run, *, whole: bool = False, inherits: Callable[[Training], Inheritance] | None = None) -> MakeJob:
+def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
     """What makes the job of a training of the run.
 
     Args:
-        run: the run, or a part of one.
+        run: The run, or a part of one.
         whole: Whether it trains on the validation images, too.
-        inherits: Which trained weights a training begins with; by itself those of its candidate's giver, if it has one.
     """
-    settings, full = run.settings, recipe_from_values(run.recipe)
-
-    def begun_with(training: Training) -> Inheritance | None:
-        giver = training.candidate.giver
-        return weights_of(run, giver, training.seed) if giver else None
+    settings, recipe = run.settings, recipe_from_values(run.recipe)
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
-        begins = (inherits or begun_with)(training)
         return Job(
             network=training.candidate.network,
             seed=training.seed,
@@ -101,8 +93,7 @@ def job_maker(run: Run, *, whole: bool = False, inherits: Callable[[Training], I
             whole=whole,
             split_seed=run.data["split_seed"],
             start=settings.pretrained,
-            inherits=begins,
-            recipe=full.with_epochs(settings.epochs_of(training.candidate)) if training.candidate.giver else full,
+            recipe=recipe,
             device=settings.device,
             threads=settings.threads,
             execution=settings.execution,

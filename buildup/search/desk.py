@@ -25,9 +25,9 @@ from buildup.search.evaluate import (
     final_record,
 )
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
-from buildup.trials.training import Training
+from buildup.trials.training import CHECKPOINT, WEIGHTS, Training
 
-RESUMABLE = ("checkpoint.pt", "weights.safetensors")
+RESUMABLE = (CHECKPOINT, WEIGHTS)
 """What an attempt leaves that another can go on from; weights alone when it died between its end and its record."""
 STOP = "stop"
 DEATHS = 3

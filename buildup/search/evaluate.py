@@ -23,7 +23,7 @@ from buildup.trials.outcome import (
     record_from_values,
     record_to_values,
 )
-from buildup.trials.training import Training
+from buildup.trials.training import WEIGHTS, Training
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
@@ -133,8 +133,8 @@ def raise_if_of_the_place(event: Event) -> Event:
         outcome = event.record.outcome
         if isinstance(outcome, Failure) and outcome.reason.is_of_the_place:
             raise SearchError(
-                f"{outcome.message} Nothing was decided by it: once that is mended, `resume` (or the same `final` or "
-                f"`calibrate`) goes on from there."
+                f"{outcome.message} Nothing was decided by it: once that is mended, `resume` (or the same `final`) "
+                f"goes on from there."
             )
     return event
 
@@ -152,6 +152,17 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
                     f"Remove the file, and the training goes on from its checkpoint."
                 ) from None
     return None
+
+
+def trained_weights(training_folder: Path) -> Path | None:
+    """The weights file of a training; None where it has not ended, or the file was removed.
+
+    It is that of the attempt with the final record, which the score belongs to. Without a record it is the newest.
+    """
+    folders = [attempt_folder(training_folder, number) for number in reversed(attempts(training_folder))]
+    recorded = [folder for folder in folders if (folder / FINAL).is_file()]
+    paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def reused_from(training_folder: Path) -> str | None:

@@ -27,7 +27,7 @@ from buildup.models.cost import cost
 from buildup.rules.claim import claim, mean_interval, no_claim
 from buildup.rules.control import control_of
 from buildup.rules.paired import Pair, Spread
-from buildup.search.evaluate import FINAL, attempt_folder, attempts, final_record
+from buildup.search.evaluate import FINAL, attempt_folder, attempts, trained_weights
 from buildup.search.files import write_whole
 from buildup.search.folder import Run
 from buildup.training import fit
@@ -38,7 +38,7 @@ from buildup.trials.claim import Claim, Contender, Final, Part, final_from_value
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
 from buildup.trials.outcome import Failure, Reason, Score
-from buildup.trials.training import Training
+from buildup.trials.training import WEIGHTS, Training
 
 FOLDER = "final"
 PLAN = "plan.json"
@@ -46,7 +46,6 @@ RESULT = "final.json"
 FRESH = 10_000
 """From the first seed of a search to the first fresh one: no search uses so many."""
 MOST_SEEDS = 1000
-WEIGHTS = "weights.safetensors"
 FAILED = "failed.json"
 """What becomes of the record of a training that is tried again."""
 
@@ -107,7 +106,7 @@ def part_of(run: Run, plan: Plan) -> Run:
 
 def contenders(base: Candidate, winner: Candidate, *, control: bool) -> dict[Part, Candidate]:
     """The networks that are trained anew."""
-    networks: dict[Part, Candidate] = {"base": base, "winner": replace(winner, giver=None)}
+    networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if control:
         networks["control"] = control_of(base, winner.network, lambda network: cost(network).params)
     return networks
@@ -151,11 +150,16 @@ def examine(part: Run, trainings: Sequence[Training], history: History, device: 
     for training in trainings:
         if isinstance(history.outcomes[training.id], Failure):
             continue
+        folder = part.trainings / training.id
+        if (weights := trained_weights(folder)) is None:
+            raise RunError(
+                f"{folder}: its {WEIGHTS} is gone, so the final can't be scored. Put it back from a copy of the run."
+            )
         model = build(training.candidate.network)
-        model.load_state_dict(load_file(_weights(part, training)))
+        model.load_state_dict(load_file(weights))
         found = fit.examine(model.to(torch.device(device)), test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
-        write_whole(part.trainings / training.id / "test.bits", correct)
+        write_whole(folder / "test.bits", correct)
         scores[training.id] = Score(
             accuracy=found.accuracy,
             metrics=found.values,
@@ -254,15 +258,6 @@ def _why(history: History, training: Training) -> str:
     outcome = history.outcomes[training.id]
     assert isinstance(outcome, Failure)
     return outcome.reason.value
-
-
-def _weights(part: Run, training: Training) -> Path:
-    folder = part.trainings / training.id
-    found = final_record(folder)
-    path = attempt_folder(folder, found[0] if found else 1) / WEIGHTS
-    if not path.is_file():
-        raise RunError(f"{path} is gone, so the final can't be scored. Put it back from a copy of the run.")
-    return path
 
 
 def _read(path: Path) -> dict[str, Any] | None:

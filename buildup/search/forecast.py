@@ -38,8 +38,6 @@ MOST_PLAYED = 100
 
 Seconds = Callable[[Training], float]
 """How long a training takes from now on."""
-Epochs = Callable[[Candidate], int]
-"""How many a training of a candidate has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +53,9 @@ class Forecast:
     """Half of the plays take fewer; those that no verdict will need are not counted."""
 
 
-def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: Epochs) -> Forecast | None:
+def forecast(procedure: Procedure, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
     """What is left of a search; None before the first epoch, because nothing is known of times."""
-    times = _times(history, epochs(procedure.base))
+    times = _times(history, epochs)
     if not times or view.finished:
         return None
 
@@ -72,10 +70,9 @@ def forecast(procedure: Procedure, view: View, history: History, *, workers: int
 
     if _is_played(procedure, view):
         return _played(procedure, view, history, workers, taking, plays=PLAYS)
-    assert view.current is not None
-    begun = sum(1 - _left(history, training, epochs) / epochs(training.candidate) for training in view.needed)
+    begun = sum(1 - _left(history, training, epochs) / epochs for training in view.needed)
     unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
-    each = fmean(times.values()) * epochs(view.current)
+    each = fmean(times.values()) * epochs
     return _counted(procedure, view, workers, each, begun=begun, unsure=unsure)
 
 
@@ -187,9 +184,9 @@ def _drawn(
     raise AssertionError("a judge comes to a verdict at its last look")
 
 
-def _left(history: History, training: Training, epochs: Epochs) -> int:
+def _left(history: History, training: Training, epochs: int) -> int:
     """The epochs that a training still has to go."""
-    return epochs(training.candidate) - len(history.curves.get(training.id, ()))
+    return epochs - len(history.curves.get(training.id, ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,11 @@ from typing import Any
 from buildup.errors import RunError
 from buildup.models.pretrained import Pretrained
 from buildup.training.execution import Execution
-from buildup.trials.candidate import Candidate
 
-REMOVED = frozenset({"early_drop", "prior"})
-"""Settings of runs of version 0.1.0. `prior` ordered what was trained ahead, and no verdict stands on it."""
+REMOVED: dict[str, object] = {"early_drop": None, "inherit": None}
+"""Settings that version 0.1.0 had and verdicts stood on, with the values of runs that did not use them."""
+IGNORED = frozenset({"prior"})
+"""Settings that version 0.1.0 had and no verdict stood on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,27 +52,6 @@ class Settings:
     objective: str = "accuracy"
     reuse: bool = False
     """Whether trainings that another run has finished are taken over."""
-    inherit: float | None = None
-    """The share of the epochs for which candidates train from their parents' weights; None for all from the start."""
-
-    def epochs_of(self, candidate: Candidate) -> int:
-        """How many epochs a training of a candidate has."""
-        if self.inherit is None or candidate.giver is None:
-            return self.epochs
-        return max(1, round(self.inherit * self.epochs))
-
-
-def inheriting(settings: Settings) -> str:
-    """What inherited weights mean for the scores of a run, in words.
-
-    Its warnings tell it, because winner and base are no fair pair there.
-    """
-    short = max(1, round((settings.inherit or 1) * settings.epochs))
-    return (
-        f"inherit {settings.inherit:g}: the base was trained for {settings.epochs} epochs, candidates for {short} more "
-        f"from their parents' weights, beside parents that went on for {short}, too. So a winner has seen more epochs "
-        f"than the base, and their scores do not compare; only `final` trains both from the start."
-    )
 
 
 def settings_to_values(settings: Settings) -> dict[str, Any]:
@@ -80,19 +60,17 @@ def settings_to_values(settings: Settings) -> dict[str, Any]:
 
 
 def settings_from_values(values: dict[str, Any]) -> Settings:
-    """The settings that `settings_to_values` wrote down, without those that were removed since.
+    """The settings that `settings_to_values` wrote down.
 
-    Raises where verdicts stand on one of these.
+    Raises:
+        RunError: The run used a setting that was removed.
     """
-    if values.get("early_drop") is not None:
-        raise RunError(
-            f"this run was searched with --early-drop {values['early_drop']:g}, which was removed, so its verdicts "
-            f"can't be replayed. Version 0.1.0 reads it."
-        )
+    if used := [name for name, unused in REMOVED.items() if values.get(name, unused) != unused]:
+        raise RunError(f"this run used {' and '.join(used)}, which was removed; buildup 0.1.0 can read it.")
     start = values.get("pretrained")
     return Settings(
         **{
-            **{name: value for name, value in values.items() if name not in REMOVED},
+            **{name: value for name, value in values.items() if name not in REMOVED.keys() | IGNORED},
             "execution": Execution(**values["execution"]),
             "pretrained": Pretrained(**start) if start else None,
         }

@@ -25,7 +25,6 @@ def procedure(run: Run) -> Procedure:
         first_seed=settings.seed,
         costs=costs_of,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
-        inherits=settings.inherit is not None,
     )
 
 

@@ -27,7 +27,7 @@ EPOCHS = "epochs"
 """The trial attribute of a training of other epochs than those that the run began with."""
 REUSED = "reused_from"
 """The trial attribute that says which run a training was taken over from."""
-TRAINING_ID = re.compile(r"[0-9a-f]+(-[0-9a-f]+)?-s[0-9]+")
+TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
 
 
 def read_history(

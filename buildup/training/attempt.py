@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch
+from buildup.trials.training import CHECKPOINT, WEIGHTS
 
-CHECKPOINT = "checkpoint.pt"
 CURVE = "metrics.jsonl"
-WEIGHTS = "weights.safetensors"
 RELIABILITY = "reliability.json"
 LOG = "log.txt"
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
-from buildup.models.inherit import Inheritance, inherit
 from buildup.models.pretrained import Pretrained
 from buildup.training import attempt
 from buildup.training.data import open_data, split
@@ -59,8 +58,6 @@ class Job:
     split_seed: int = 0
     start: Pretrained | None = None
     """The trained weights that the base's own blocks begin with."""
-    inherits: Inheritance | None = None
-    """The trained weights of its parent that all it shares with it begins with."""
     recipe: Recipe
     device: str = "cpu"
     threads: int = 1
@@ -109,7 +106,6 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
 
     model = trainee(job.network, recipe, seed=job.seed, device=device, start=job.start)
     model = prepare(model, job.network, job.execution)
-    plain = inherit(model, job.network, job.inherits) if job.inherits else ()
     optimizer = make_optimizer(model, recipe, job.execution)
     batches = batch_starts(feed.train_images, recipe.batch_size)
 
@@ -117,9 +113,6 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     curve = attempt.begin(job.folder, job.resume_from, identity, model, optimizer)
     for line in _opening(job, recipe, feed, dataset, parts):
         attempt.log(job.folder, line)
-    if job.inherits:
-        fresh = f"; {', '.join(plain)} can't start as the identity" if plain else ""
-        attempt.log(job.folder, f"begins with the weights of {job.inherits.identity}{fresh}")
     yield from curve[told:]
 
     stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
@@ -259,7 +252,6 @@ def _identity(job: Job, recipe: Recipe, dataset: Dataset | Streamed) -> str:
         "split": [dataset.hash, job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),
-        **({"inherits": job.inherits.identity} if job.inherits else {}),
         **({"whole": True} if job.whole else {}),
     }
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]

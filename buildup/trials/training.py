@@ -5,6 +5,11 @@ from functools import cached_property
 
 from buildup.trials.candidate import Candidate
 
+CHECKPOINT = "checkpoint.pt"
+"""In the folder of an attempt: what another attempt goes on from."""
+WEIGHTS = "weights.safetensors"
+"""The trained weights, in place of the checkpoint once the attempt has ended."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training:

@@ -16,7 +16,7 @@ from buildup.commands.extend import begin, extension
 from buildup.commands.problems import Problems
 from buildup.errors import RunError
 from buildup.search.assemble import open_journal
-from buildup.search.calibration import part_of
+from buildup.search.diagnoses import DIAGNOSTICS
 from buildup.search.evaluate import Ended, Event, Started, raise_if_of_the_place
 from buildup.search.folder import Run, mark, open_run, save
 from buildup.search.state import state_of
@@ -142,19 +142,12 @@ def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_
 
 
 def test_what_was_measured_at_other_epochs_is_put_aside(run: Path) -> None:
-    (run / "calibration.json").write_text("[]")
+    (run / DIAGNOSTICS).write_text("")
     begin(extended(run, seeds="2"))
-    assert (run / "calibration.json").exists()
+    assert (run / DIAGNOSTICS).exists()
     begin(extended(run, epochs="2"))
-    assert not (run / "calibration.json").exists()
-    assert (run / "calibration-2.json").exists()
-
-
-def test_a_calibration_at_other_epochs_is_kept_apart(run: Path) -> None:
-    before, after = open_run(str(run)), extended(run, epochs="4")
-    assert part_of(before, "anew", 1).folder.name == "anew-1"
-    assert part_of(after, "anew", 1).folder.name == "anew-1-of-4"
-    assert part_of(after, "anew", 1).trainings.name == "trainings"
+    assert not (run / DIAGNOSTICS).exists()
+    assert (run / "diagnostics-2.jsonl").exists()
 
 
 def test_another_space_looks_ahead_where_the_search_was_asked_to(run: Path) -> None:

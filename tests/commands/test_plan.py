@@ -103,12 +103,3 @@ def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
     assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)
     expected = [one["expected"]["seconds"] / one["candidates"][0]["seconds"] for one in times]
     assert expected[1] < 0.9 * expected[0]
-
-
-def test_a_plan_with_inherited_weights_counts_the_parents_that_go_on() -> None:
-    text, values = plan({**FLAGS, "judge": "point", "epochs": "10", "inherit": "0.3"})
-    assert values["trainings"] == {"least": 2 * (1 + 4 + 1), "most": 2 * (1 + 4 + 4)}
-    base, first = values["candidates"][:2]
-    assert first["seconds"] / base["seconds"] == pytest.approx(0.3 * first["macs"] / base["macs"])
-    assert values["trainings"]["least"] <= values["expected"]["trainings"] <= values["trainings"]["most"]
-    assert "only the base trains for 10" in text

@@ -19,7 +19,7 @@ STEPS = procedure_of(sketch("CC|CC"), SearchSpace(name="test", description=""), 
 def followed() -> list[str]:
     stream = io.StringIO()
     table = {"CC|CC": Row(score=80), "CC|CM": Row(score=81), "CM|CM": Row(score=79)}
-    watcher = PlainWatcher(procedure=STEPS, epochs=lambda _: 1, workers=1, stream=stream)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=1, stream=stream)
     run(STEPS, TableEvaluator(table=table), Memory(), watcher, History(), lambda _: None, lambda _: None)
     return stream.getvalue().splitlines()
 
@@ -37,15 +37,15 @@ def test_what_is_left_is_said_after_a_decision() -> None:
 
 def test_a_range_of_equal_ends_is_one_number() -> None:
     view = STEPS.view(History())
-    assert left(STEPS, view, History(), workers=2, epochs=lambda _: 1) == "4 trainings left"
+    assert left(STEPS, view, History(), workers=2, epochs=1) == "4 trainings left"
     history = History(outcomes={training.id: Score(accuracy=80.0, seconds=10.0) for training in view.needed})
-    text = left(STEPS, STEPS.view(history), history, workers=2, epochs=lambda _: 1)
+    text = left(STEPS, STEPS.view(history), history, workers=2, epochs=1)
     assert text == "4 trainings left, 4 expected: about 20 s"
 
 
 def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
     stream = io.StringIO()
-    watcher = PlainWatcher(procedure=STEPS, epochs=lambda _: 1, workers=2, stream=stream, silent_since=-1e9)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=2, stream=stream, silent_since=-1e9)
     view = STEPS.view(History())
     watcher.see(view, History(), None)
     watcher.see(view, History(), None)
@@ -54,7 +54,7 @@ def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
 
 def test_nothing_is_said_while_a_worker_trains() -> None:
     stream = io.StringIO()
-    watcher = PlainWatcher(procedure=STEPS, epochs=lambda _: 1, workers=2, stream=stream)
+    watcher = PlainWatcher(procedure=STEPS, epochs=1, workers=2, stream=stream)
     view = STEPS.view(History())
     event: Event = Started(training=view.needed[0], attempt=1, worker="here:1")
     watcher.see(view, History(), event)

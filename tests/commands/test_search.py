@@ -226,13 +226,10 @@ def test_an_interrupted_search_says_how_to_go_on_and_nothing_else(tmp_path: Path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [[], ["--inherit", "0.5"]], ids=["from the start", "inheriting"])
-def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(
-    tmp_path: Path, start: Start, more: list[str]
-) -> None:
+def test_a_killed_search_comes_to_the_same_decisions_and_repeats_no_training(tmp_path: Path, start: Start) -> None:
     # Each run measures what is fastest; under load it may be another precision, and then other scores.
     settled = ["--execution", "float32,channels-last,eager"]
-    asked = [*ASKED, "--epochs", "2", "--allow-weak-base", *settled, *more]
+    asked = [*ASKED, "--epochs", "2", "--allow-weak-base", *settled]
     _buildup(tmp_path, "search", *asked, "--run", "whole")
     command = [sys.executable, "-m", "buildup", "search", *asked, "--run", "killed"]
     killed = start(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ from buildup.report.findings import Findings
 from buildup.report.table import PlanRow, candidates_table, decisions_table, graph_text, markdown_table, try_order
 from buildup.report.words import places
 from buildup.rules.alternet import AlterNetRule
+from buildup.rules.step import walk
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 
@@ -79,9 +80,9 @@ def test_tries_are_numbered_in_the_order_in_which_the_rule_comes_to_them(publish
     network = sketch("CC|CCC|CCCCC|CCCC")
     rule = AlterNetRule(base=Candidate(network=network), space=SearchSpace(name="s", description=""))
     kept = published.decisions[0]
-    candidates = [rule.propose((kept,) * step) for step in range(len(try_order(network)))]
-    assert [candidate and places(candidate.edit) for candidate in candidates] == list(try_order(network))
-    assert rule.propose((kept,) * len(candidates)) is None
+    steps = [walk(rule.first, (kept,) * number) for number in range(len(try_order(network)))]
+    assert [step and places(step.candidate.edit) for step in steps] == list(try_order(network))
+    assert walk(rule.first, (kept,) * len(steps)) is None
 
 
 def test_a_map_of_one_point_has_no_try() -> None:

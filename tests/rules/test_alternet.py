@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildup.graph.layout import layout
 from buildup.graph.network import sketch
 from buildup.rules.alternet import AlterNetRule, most_drops
 from buildup.rules.moves import moves, with_look_ahead
-from buildup.rules.step import imagine
+from buildup.rules.step import imagine, walk
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -23,12 +22,12 @@ CIFAR = "CCC|CCCC|CCCCCC|CCCC"
 
 def visited(rule: AlterNetRule, verdicts: Sequence[bool]) -> list[str]:
     """The layouts that a rule proposes under a row of verdicts; drops follow when the row is at its end."""
-    decisions: list[Decision] = []
     layouts: list[str] = []
-    while candidate := rule.propose(decisions):
-        layouts.append(candidate.layout)
-        kept = verdicts[len(decisions)] if len(decisions) < len(verdicts) else False
-        decisions.append(imagine(candidate, kept))
+    step = rule.first
+    while step:
+        kept = verdicts[len(layouts)] if len(layouts) < len(verdicts) else False
+        layouts.append(step.candidate.layout)
+        step = step.after(imagine(step.candidate, kept))
     return layouts
 
 
@@ -59,13 +58,12 @@ def test_only_drops_try_each_stage_once() -> None:
 
 def test_a_look_ahead_builds_on_the_dropped_state_and_is_compared_with_the_kept_one() -> None:
     rule = rule_on(CIFAR, with_look_ahead(SPACE))
-    first = rule.propose(())
-    assert first is not None
-    second = rule.propose([imagine(first, kept=False)])
+    assert rule.first is not None
+    second = walk(rule.first, [imagine(rule.first.candidate, kept=False)])
     assert second is not None
-    assert second.layout == "CCC|CCCC|CCCCCC|CMCM"
-    assert second.parent is rule.base
-    assert len(second.edits) == 2
+    assert second.candidate.layout == "CCC|CCCC|CCCCCC|CMCM"
+    assert second.candidate.parent is rule.base
+    assert len(second.candidate.edits) == 2
 
 
 def test_a_kept_look_ahead_keeps_both_blocks() -> None:
@@ -111,22 +109,21 @@ def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(
         rule = rule_on(CIFAR, space)
         decisions: list[Decision] = []
         for number in range(length):
-            candidate = rule.propose(decisions)
-            assert candidate is not None
-            decisions.append(imagine(candidate, verdicts[number] if number < len(verdicts) else False))
-        proposed = rule_on(CIFAR, space).propose(decisions)
-        assert proposed is not None
-        assert proposed.layout == whole[length]
+            step = walk(rule.first, decisions)
+            assert step is not None
+            decisions.append(imagine(step.candidate, verdicts[number] if number < len(verdicts) else False))
+        replayed = walk(rule_on(CIFAR, space).first, decisions)
+        assert replayed is not None
+        assert replayed.candidate.layout == whole[length]
 
 
 @pytest.mark.parametrize("verdict", [True, False])
 def test_the_winner_holds_exactly_the_kept_blocks(verdict: bool) -> None:
     rule = rule_on("CC|CC")
-    first = rule.propose(())
-    assert first is not None
-    second = rule.propose([imagine(first, verdict)])
+    assert rule.first is not None
+    second = walk(rule.first, [imagine(rule.first.candidate, verdict)])
     assert second is not None
-    assert layout(second.network) == ("CM|CM" if verdict else "CM|CC")
+    assert second.candidate.layout == ("CM|CM" if verdict else "CM|CC")
 
 
 def test_stages_come_in_the_order_of_the_space() -> None:

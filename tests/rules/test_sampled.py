@@ -11,7 +11,7 @@ from buildup.rules.chance import search
 from buildup.rules.limits import Limits
 from buildup.rules.listed import Layouts
 from buildup.rules.procedure import Procedure
-from buildup.rules.step import imagine
+from buildup.rules.step import imagine, walk
 from buildup.rules.strategies import procedure_of
 from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace
@@ -62,9 +62,9 @@ def test_every_layout_is_tried_once_and_the_budget_is_that_of_the_build_up_rule(
 def test_a_search_is_the_same_when_it_is_replayed_from_any_of_its_decisions(strategy: str) -> None:
     view, _ = search(procedure(strategy), score)
     for length in range(0, len(view.decisions), 3):
-        proposed = procedure(strategy).rule.propose(view.decisions[:length])
-        assert proposed is not None
-        assert proposed.id == view.decisions[length].candidate
+        step = walk(procedure(strategy).rule.first, view.decisions[:length])
+        assert step is not None
+        assert step.candidate.id == view.decisions[length].candidate
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe", "nsga2"])

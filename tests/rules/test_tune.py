@@ -17,7 +17,6 @@ from buildup.rules.tune import Told
 from buildup.rules.tuned import by_tpe
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.trials.candidate import Candidate
-from buildup.trials.decision import Decision
 
 SPACE = SearchSpace(name="test", description="", tune=Tuning(kind=("M", "G"), window=(2, 4), heads=(6, 24)))
 
@@ -28,11 +27,11 @@ def rule_on(text: str, space: SearchSpace = SPACE) -> AlterNetRule:
 
 def followed(rule: AlterNetRule, verdicts: Sequence[bool]) -> list[Candidate]:
     """What a rule proposes under a row of verdicts, each drop a loss and each keep a gain."""
-    decisions, candidates = list[Decision](), list[Candidate]()
-    while candidate := rule.propose(decisions):
-        kept = verdicts[len(decisions)] if len(decisions) < len(verdicts) else False
-        candidates.append(candidate)
-        decisions.append(replace(imagine(candidate, kept), gain=1.0 if kept else -1.0, scores=(80.0,)))
+    candidates, step = list[Candidate](), rule.first
+    while step:
+        kept = verdicts[len(candidates)] if len(candidates) < len(verdicts) else False
+        candidates.append(step.candidate)
+        step = step.after(replace(imagine(step.candidate, kept), gain=1.0 if kept else -1.0, scores=(80.0,)))
     return candidates
 
 

@@ -67,7 +67,7 @@ def errors(strategy: str, judge: str, *, workers: int, tables: int) -> Iterator[
         diary = followed(steps, seed=seed, workers=workers, noise=0.3)
         end = diary.evaluator.clock
         clock, view, history = next(page for page in diary.pages if page[0] >= end / 10)
-        found = forecast(steps, view, history, workers=workers, epochs=lambda _: EPOCHS)
+        found = forecast(steps, view, history, workers=workers, epochs=EPOCHS)
         assert found is not None
         yield (clock + found.seconds) / end - 1, found.low <= end - clock <= found.high
 
@@ -99,8 +99,8 @@ def test_where_later_looks_decide_the_length_too_the_span_holds_most_ends(worker
 def test_nothing_is_foreseen_before_an_epoch_or_after_the_end() -> None:
     steps = procedure_of(sketch("CC|CC"), load("alternet"), judge="point", seeds=2)
     pages = followed(steps, seed=0, workers=2).pages
-    assert forecast(steps, pages[0][1], pages[0][2], workers=2, epochs=lambda _: EPOCHS) is None
-    assert forecast(steps, pages[-1][1], pages[-1][2], workers=2, epochs=lambda _: EPOCHS) is None
+    assert forecast(steps, pages[0][1], pages[0][2], workers=2, epochs=EPOCHS) is None
+    assert forecast(steps, pages[-1][1], pages[-1][2], workers=2, epochs=EPOCHS) is None
 
 
 def test_what_a_later_look_asks_for_is_still_to_come() -> None:
@@ -110,7 +110,7 @@ def test_what_a_later_look_asks_for_is_still_to_come() -> None:
         for _, view, history in followed(steps, seed=seed, workers=2, noise=1.0).pages:
             asked = [training for training in view.needed if training.id not in history.outcomes]
             if view.look > 1 and asked:
-                found = forecast(steps, view, history, workers=2, epochs=lambda _: EPOCHS)
+                found = forecast(steps, view, history, workers=2, epochs=EPOCHS)
                 assert found is not None
                 assert found.trainings >= len(asked)
                 seen += 1
@@ -125,7 +125,7 @@ def test_the_last_training_is_what_is_left_of_it() -> None:
     others = (Epoch(number=number, metrics={"seconds": 3.0}) for number in range(2, 16))
     warming_up = Epoch(number=1, metrics={"seconds": 30.0})
     history = History(outcomes=outcomes, curves={last: (warming_up, *others)})
-    found = forecast(steps, steps.view(history), history, workers=4, epochs=lambda _: EPOCHS)
+    found = forecast(steps, steps.view(history), history, workers=4, epochs=EPOCHS)
     assert found is not None
     assert found.seconds == pytest.approx(5 * 3.0, rel=1e-4)
     assert found.trainings == 1
@@ -135,7 +135,7 @@ def test_a_long_search_is_counted_not_played() -> None:
     steps = procedure_of(sketch(CONTROL), load("paper"), strategy=STRATEGIES["exhaustive"], judge="point", seeds=4)
     diary = followed(steps, seed=0, workers=4)
     clock, view, history = diary.pages[50]
-    found = forecast(steps, view, history, workers=4, epochs=lambda _: EPOCHS)
+    found = forecast(steps, view, history, workers=4, epochs=EPOCHS)
     assert found is not None
     assert clock + found.seconds == pytest.approx(diary.evaluator.clock, rel=0.2)
     assert found.low < found.seconds < found.high

@@ -9,12 +9,12 @@ import time
 from collections.abc import Sequence
 
 from buildup.graph.network import sketch
-from buildup.rules import paired
-from buildup.rules.chance import Chance, Study
-from buildup.rules.judge import JUDGES
-from buildup.rules.paired import Pair, Spread
-from buildup.rules.strategies import procedure_of
 from buildup.space.schema import SearchSpace
+from buildup.statistics import paired_difference as paired
+from buildup.statistics.chance import Chance, Study
+from buildup.statistics.judges import JUDGES
+from buildup.statistics.paired_difference import Pair, Spread
+from buildup.strategies.builtin import make_replay
 from buildup.trials.objective import Objective
 
 SPACE = SearchSpace(name="strict", description="")
@@ -23,7 +23,7 @@ WHERE = sketch("CC|CC|CC|CC")
 
 def study(judge: str, chance: Chance) -> Study:
     """Searches of 4 verdicts in which nothing helps."""
-    return Study(procedure=procedure_of(WHERE, SPACE, judge=judge, seeds=3), chance=chance)
+    return Study(procedure=make_replay(WHERE, SPACE, judge=judge, seeds=3), chance=chance)
 
 
 def kept_if_all_of_it_faded(draws: int) -> float:

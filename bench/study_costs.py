@@ -9,10 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from buildup.execution.evaluator import Ended, EpochDone, Event, Started
 from buildup.graph.network import sketch
-from buildup.search import storage
-from buildup.search.evaluate import Ended, EpochDone, Event, Started
-from buildup.search.journal import Journal
+from buildup.store import storage
+from buildup.store.study_writer import Journal
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Epoch, Record, Score
 from buildup.trials.training import Training

@@ -3,7 +3,7 @@
 import os
 import sys
 
-from buildup.cli import main
+from buildup.cli.main import main
 
 
 def run() -> None:

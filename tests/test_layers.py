@@ -27,16 +27,16 @@ NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics",
 
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
-    "ray": {"search/cluster.py", "search/workers.py"},
+    "ray": {"execution/ray_cluster.py", "execution/ray_tune.py"},
     "optuna": {
-        "rules/sampled.py",
-        "rules/tuned.py",
-        "search/journal.py",
-        "search/notes.py",
-        "search/storage.py",
-        "search/study.py",
+        "strategies/samplers.py",
+        "strategies/tpe_variants.py",
+        "store/study_writer.py",
+        "store/study_notes.py",
+        "store/storage.py",
+        "store/study_reader.py",
     },
-    "optuna_dashboard": {"search/notes.py", "commands/dashboard.py"},
+    "optuna_dashboard": {"store/study_notes.py", "cli/dashboard.py"},
 }
 
 
@@ -112,12 +112,12 @@ def brought(modules: Sequence[str], heavy: Sequence[str]) -> list[str]:
 def test_the_thinking_half_loads_without_torch() -> None:
     modules = (
         "buildup.space.load",
-        "buildup.graph.values",
+        "buildup.graph.serialize",
         "buildup.trials.history",
-        "buildup.rules.strategies",
+        "buildup.strategies.builtin",
         "buildup.report.page",
-        "buildup.search.loop",
-        "buildup.cli",
+        "buildup.engine.loop",
+        "buildup.cli.main",
     )
     assert brought(modules, ("torch", "timm", "ray", "optuna")) == []
     assert brought(["buildup.graph.network"], ["networkx"]) == ["buildup.graph.network loads networkx"]
@@ -131,4 +131,4 @@ def test_training_models_and_diagnostics_load_without_ray_and_optuna() -> None:
 def test_the_test_set_is_opened_by_final_alone() -> None:
     texts = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sources()}
     names = {name for name, text in texts.items() if "load_test" in text or "open_test" in text}
-    assert names == {"training/data.py", "search/final.py"}
+    assert names == {"training/data.py", "engine/final_run.py"}

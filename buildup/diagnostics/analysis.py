@@ -22,13 +22,13 @@ from buildup.diagnostics.corruption import (
     robustness,
 )
 from buildup.diagnostics.ensemble import drops, ensemble
-from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.fourier import fourier
 from buildup.diagnostics.hessian import Batch, ape, hessian, nep
 from buildup.diagnostics.landscape import directions, grid, landscape, room
 from buildup.diagnostics.lesion import lesions, wounds
 from buildup.diagnostics.memory import free_memory
 from buildup.diagnostics.noise import PAPER_BANDS, Band, band_mask, band_noise
+from buildup.diagnostics.predictions import labelled, measured
 from buildup.diagnostics.units import Unit
 from buildup.diagnostics.variance import variance
 from buildup.training.dataset import Dataset
@@ -85,7 +85,7 @@ class Subject:
     """Passes whose predictions are averaged, values being dropped in each."""
 
     @property
-    def spoiled(self) -> Corrupted:
+    def corrupted_part(self) -> Corrupted:
         """What its robustness is measured on."""
         count = min(self.sizes.corrupted_images, len(self.images.labels))
         # Spread over all of them, for some sets are in the order of their classes.
@@ -163,14 +163,14 @@ def _bands(subject: Subject) -> tuple[Band, ...]:
 
 
 def _corruption(subject: Subject, done: Rows) -> Iterator[Rows]:
-    spoiled, data = subject.spoiled, subject.images
-    left = spoiled.places[len(done) :]
+    corrupted_part, data = subject.corrupted_part, subject.images
+    left = corrupted_part.places[len(done) :]
     size = subject.sizes.batch_size
-    for found in robustness(subject.model, spoiled, left, mean=data.mean, std=data.std, batch_size=size):
+    for found in robustness(subject.model, corrupted_part, left, mean=data.mean, std=data.std, batch_size=size):
         family = CORRUPTIONS[found.kind].family if found.severity else ""
         named = {"kind": found.kind, "family": family, "severity": found.severity, "source": found.source}
         measured = {"error": found.error, "nll": found.metrics.nll, "ece": found.metrics.ece}
-        yield [{**named, **measured, "alexnet_error": spoiled.reference.get(found.kind)}]
+        yield [{**named, **measured, "alexnet_error": corrupted_part.reference.get(found.kind)}]
 
 
 def _hessian(subject: Subject, done: Rows) -> Iterator[Rows]:
@@ -260,7 +260,7 @@ def parts(what: str, subject: Subject) -> int:
         case "noise":
             return len(_bands(subject))
         case "corruption":
-            return len(subject.spoiled.places)
+            return len(subject.corrupted_part.places)
         case "ensemble":
             return 1 + _passes(subject)
     return 1

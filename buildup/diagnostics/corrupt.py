@@ -47,8 +47,8 @@ def corrupt(images: Tensor, kind: str, severity: int, seed: int = 0) -> Tensor:
     parts = []
     for number, part in enumerate(torch.split(images, CHUNK)):
         draws = torch.Generator().manual_seed(_seed(f"{seed}/{kind}/{number}"))
-        spoiled = corruption.spoil(part.cpu().float() / 255, corruption.amounts[severity - 1], draws)
-        parts.append((spoiled * 255).round().clamp(0, 255).to(torch.uint8))
+        corrupted_part = corruption.spoil(part.cpu().float() / 255, corruption.amounts[severity - 1], draws)
+        parts.append((corrupted_part * 255).round().clamp(0, 255).to(torch.uint8))
     return torch.cat(parts)
 
 

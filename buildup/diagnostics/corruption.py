@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.corrupt import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
-from buildup.diagnostics.evaluate import measured
+from buildup.diagnostics.predictions import measured
 from buildup.errors import DataError
 from buildup.training.augment import normalise
 from buildup.training.dataset import Dataset

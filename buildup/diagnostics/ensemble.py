@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import Labelled
 from buildup.diagnostics.hooks import evaluating
+from buildup.diagnostics.predictions import Labelled
 from buildup.training.metrics import Metrics, measure
 
 

@@ -177,8 +177,8 @@ def _corruption(tables: Sequence[Table]) -> Figure:
     kinds = list(dict.fromkeys(row["kind"] for row in tables[0].rows if row["severity"]))
     places = range(len(kinds))
     for table, colour, marker in zip(tables, COLOURS, "os^Dv<", strict=False):
-        spoiled = [row for row in table.rows if row["severity"]]
-        means = [np.mean([100 * row["error"] for row in spoiled if row["kind"] == kind]) for kind in kinds]
+        corrupted_part = [row for row in table.rows if row["severity"]]
+        means = [np.mean([100 * row["error"] for row in corrupted_part if row["kind"] == kind]) for kind in kinds]
         # Hollow from the second model on, or equal values would hide each other.
         face = colour if table is tables[0] else "none"
         left.plot(means, places, marker, color=colour, mfc=face, mew=1.4, ms=6, label=table.label)

@@ -58,8 +58,8 @@ class Run:
     """The number of the first node that can be inside."""
     start: int
     """How many functions had run before it."""
-    took: int | None = None
-    gave: int | None = None
+    inputs_of: int | None = None
+    outputs_of: int | None = None
     """The node of its only tensor; None where there are none or several."""
     last: int = -1
 
@@ -171,7 +171,7 @@ class _Tracer(TorchFunctionMode):
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             run = Run(path=path, module=module, first=len(self.nodes), start=self.count)
-            run.took = next(_numbers((args, kwargs)), None)
+            run.inputs_of = next(_numbers((args, kwargs)), None)
             self.runs.append(run)
             self.open.append(run)
 
@@ -182,7 +182,7 @@ class _Tracer(TorchFunctionMode):
                 # Functions with a backward of their own are not seen by modes, but the modules around them are.
                 if not hasattr(result, NODE) and read:
                     self._add(type(module).__name__, read, result, Site(path=path), run)
-                run.gave = getattr(result, NODE, None)
+                run.outputs_of = getattr(result, NODE, None)
             run.last = len(self.nodes) - 1
 
         return enter, leave

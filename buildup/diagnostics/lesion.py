@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import Labelled, measured
 from buildup.diagnostics.flow import Site
 from buildup.diagnostics.hooks import Action, acting
+from buildup.diagnostics.predictions import Labelled, measured
 from buildup.diagnostics.units import Unit
 from buildup.training.metrics import Metrics
 

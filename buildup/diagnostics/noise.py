@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import labelled, measured
+from buildup.diagnostics.predictions import labelled, measured
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics
 

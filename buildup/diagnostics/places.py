@@ -14,8 +14,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import Labelled, measured
 from buildup.diagnostics.fourier import LEAST_SIDE, spectrum
+from buildup.diagnostics.predictions import Labelled, measured
 from buildup.diagnostics.variance import spatial_variance
 
 Act = Callable[[str, Tensor, Tensor], Tensor | None]
@@ -47,14 +47,14 @@ class _Sums:
     rise: float = 0.0
     has_frequencies: bool = False
 
-    def see(self, took: Tensor, gave: Tensor) -> None:
-        count = len(gave)
+    def see(self, inputs_of: Tensor, outputs_of: Tensor) -> None:
+        count = len(outputs_of)
         self.images += count
-        self.before += count * spatial_variance(took)
-        self.after += count * spatial_variance(gave)
-        if min(gave.shape[2:]) >= LEAST_SIDE:
+        self.before += count * spatial_variance(inputs_of)
+        self.after += count * spatial_variance(outputs_of)
+        if min(outputs_of.shape[2:]) >= LEAST_SIDE:
             self.has_frequencies = True
-            self.rise += count * (spectrum(gave).high - spectrum(took).high)
+            self.rise += count * (spectrum(outputs_of).high - spectrum(inputs_of).high)
 
 
 def effect(
@@ -70,13 +70,13 @@ def effect(
     """
     sums = {path: _Sums() for path in paths}
 
-    def see(path: str, took: Tensor, gave: Tensor) -> None:
-        maps = (tensor.permute(0, 3, 1, 2) if channels_last else tensor for tensor in (took, gave))
+    def see(path: str, inputs_of: Tensor, outputs_of: Tensor) -> None:
+        maps = (tensor.permute(0, 3, 1, 2) if channels_last else tensor for tensor in (inputs_of, outputs_of))
         sums[path].see(*maps)
 
     with at_blocks(model, paths, see):
         intact = measured(model, batches())
-    with at_blocks(model, paths, lambda path, took, gave: took):
+    with at_blocks(model, paths, lambda path, inputs_of, outputs_of: inputs_of):
         without = measured(model, batches())
     ratios = [one.after / one.before for one in sums.values() if one.before > 0 and one.after > 0]
     rises = [one.rise / one.images for one in sums.values() if one.has_frequencies]
@@ -97,7 +97,7 @@ def at_blocks(model: nn.Module, paths: Sequence[str], act: Act) -> Iterator[None
         return lambda module, args: taken.update({path: args[0].clone()})
 
     def after(path: str) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        return lambda module, args, gave: act(path, taken.pop(path), gave)
+        return lambda module, args, outputs_of: act(path, taken.pop(path), outputs_of)
 
     with ExitStack() as stack:
         for path in paths:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from buildup.diagnostics.ends import End, convs, find_ends
 from buildup.diagnostics.flow import Flow, Node, Run, Site, trace
 from buildup.diagnostics.hooks import evaluating
-from buildup.diagnostics.layout import Layout, find_layout, to_map
+from buildup.diagnostics.tensor_layout import Layout, find_layout, to_map
 from buildup.errors import BaseError
 
 UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
@@ -89,8 +89,13 @@ def _units(flow: Flow, ends: list[End], size: tuple[int, int]) -> Iterator[Unit]
     called = Counter(run.path for run in flow.runs)
     outputs: dict[int, list[Run]] = {}
     for run in flow.runs:
-        if run.gave is not None and called[run.path] == 1 and run.path and not isinstance(run.module, nn.Identity):
-            outputs.setdefault(run.gave, []).append(run)
+        if (
+            run.outputs_of is not None
+            and called[run.path] == 1
+            and run.path
+            and not isinstance(run.module, nn.Identity)
+        ):
+            outputs.setdefault(run.outputs_of, []).append(run)
     several = Counter(end.owner for end in ends)
     planned: list[tuple[int, UnitKind | None, End | None]] = []
     at = 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import networkx as nx
 
-from buildup.graph.form import form_to_values
+from buildup.graph.block_style import style_to_values
 from buildup.graph.kinds import Conv, to_values
 from buildup.graph.network import Block, Network
 
@@ -30,8 +30,8 @@ def fingerprint(network: Network) -> str:
 
 def _label(block: Block) -> list[Any]:
     label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
-    if block.form is not None and not isinstance(block.kind, Conv):
-        label.append(form_to_values(block.form))
+    if block.style is not None and not isinstance(block.kind, Conv):
+        label.append(style_to_values(block.style))
     return label
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import networkx as nx
 
 from buildup.errors import LayoutError
-from buildup.graph.form import Form
+from buildup.graph.block_style import BlockStyle
 from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 
 Shape = tuple[int, int, int]
@@ -47,7 +47,7 @@ class Block:
     """Parameters of the base's own block, which a replacement should not exceed by much; None where unknown."""
     expansion: int | None = None
     """The paper's attention reads a ResNet block's channels divided by this: 4 in bottlenecks, 1 in basic blocks."""
-    form: Form | None = None
+    style: BlockStyle | None = None
     """The habits of the base's block that a replacement follows; None where the network is a sketch."""
     fixed: str = ""
     """Why nothing else can stand here although the shapes would allow it."""

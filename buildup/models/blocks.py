@@ -15,7 +15,7 @@ from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
 from buildup.errors import LayoutError
-from buildup.graph.form import Form, Norm
+from buildup.graph.block_style import BlockStyle, Norm
 from buildup.graph.kinds import Attention, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Block
 from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
@@ -118,7 +118,7 @@ class ChannelsLast(nn.Module):
 
 def build_block(block: Block, replaced: nn.Module) -> nn.Module:
     """The module of a block that is not the base's own, in place of the timm block that the base has there."""
-    if block.form is None:
+    if block.style is None:
         raise LayoutError(
             f"{block.path} has no form: the network is a sketch, and only what `read` gives can be built."
         )
@@ -126,8 +126,8 @@ def build_block(block: Block, replaced: nn.Module) -> nn.Module:
         module: nn.Module = Smoothing2d(block.kind.kernel, block.kind.temperature, block.kind.borders)
     else:
         assert isinstance(block.kind, Attention)
-        module = _attention_block(block, block.kind, block.form, replaced)
-    return ChannelsLast(module) if block.form.channels_last else module
+        module = _attention_block(block, block.kind, block.style, replaced)
+    return ChannelsLast(module) if block.style.channels_last else module
 
 
 def width_of(block: Block) -> int:
@@ -142,21 +142,21 @@ def width_of(block: Block) -> int:
     return width
 
 
-def _attention_block(block: Block, kind: Attention, form: Form, replaced: nn.Module) -> nn.Module:
+def _attention_block(block: Block, kind: Attention, style: BlockStyle, replaced: nn.Module) -> nn.Module:
     chs, width = block.in_shape[0], width_of(block)
     parts: dict[str, Any] = {
-        "conv": conv_layer(form.standardised),
-        "norm": norm_layer(form.norm),
-        "drop_path": _part(replaced, form.drop_path),
+        "conv": conv_layer(style.standardised),
+        "norm": norm_layer(style.norm),
+        "drop_path": _part(replaced, style.drop_path),
     }
     attention = _attention(kind, width, chs)
-    if form.order == "pre":
-        scale = _part(replaced, form.scale)
+    if style.order == "pre":
+        scale = _part(replaced, style.scale)
         made: PreActAttentionBlock | PostActAttentionBlock = PreActAttentionBlock(
             chs, width, attention, scale=scale, **parts
         )
     else:
-        made = PostActAttentionBlock(chs, width, attention, act=_part(replaced, form.act), **parts)
+        made = PostActAttentionBlock(chs, width, attention, act=_part(replaced, style.act), **parts)
     if starts_as_identity(replaced):
         made.zero_init_last()
     return made.to(next(replaced.parameters()))

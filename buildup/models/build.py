@@ -21,7 +21,7 @@ from torch import nn
 
 from buildup.graph.kinds import Conv
 from buildup.graph.network import Network, Shape
-from buildup.graph.values import network_to_values
+from buildup.graph.serialize import network_to_values
 from buildup.models.blocks import build_block
 from buildup.models.find import without_memory
 from buildup.models.pretrained import Pretrained, load_pretrained
@@ -95,15 +95,15 @@ def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: f
         num_classes: the size of the classifier.
         reduction: how much more the maps are reduced than in the base; 1/4 with the small stem.
     """
-    habits: Any = timm.get_pretrained_cfg(base)
+    style_source: Any = timm.get_pretrained_cfg(base)
     kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
     config = {
         "input_size": input_shape,
         "num_classes": num_classes,
-        **{name: getattr(habits, name) for name in kept},
+        **{name: getattr(style_source, name) for name in kept},
     }
-    if habits.pool_size:
-        whole, pooled = habits.input_size[-1], habits.pool_size[-1]
+    if style_source.pool_size:
+        whole, pooled = style_source.input_size[-1], style_source.pool_size[-1]
         config["pool_size"] = tuple(ceil(side * pooled / whole / reduction) for side in input_shape[1:])
     return config
 

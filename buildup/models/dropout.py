@@ -51,7 +51,7 @@ def dropout_places(network: Network) -> tuple[str, ...]:
 def _is_map(call: Call) -> bool:
     """Whether it sees more than one point."""
     channels = getattr(call.module, "in_channels", None) or getattr(call.module, "in_features", None)
-    return call.took is not None and call.took[0].numel() != channels
+    return call.inputs_of is not None and call.inputs_of[0].numel() != channels
 
 
 def _drop(layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

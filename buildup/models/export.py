@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from buildup.errors import ExportError, RunError
 from buildup.graph.network import Network
-from buildup.graph.values import network_to_values
+from buildup.graph.serialize import network_to_values
 from buildup.models.build import ENTRY_POINT, build, data_config
 from buildup.models.onnx import save_onnx
 from buildup.models.standalone import standalone

@@ -44,7 +44,7 @@ def find(base: str, base_args: Mapping[str, Any] | None = None) -> Found:
         if QUERIES.fullmatch(path.rpartition(".")[2]):
             raise NotConvolutional(f"{name} has attention of its own ({path}); a base is a convolutional network.")
     root = trace(name, model, own_shape(model))
-    if not root.looks_around:
+    if not root.has_spatial_conv:
         raise NotConvolutional(f"{name} has no convolutional stages, so there is nothing in it to replace.")
     stages = find_stages(root)
     if not stages:

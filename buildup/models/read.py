@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from buildup.errors import BaseError
 from buildup.graph.network import Block, Network, Shape, Shrink, Stage
 from buildup.models.find import Found, create_on_meta, find
-from buildup.models.form import EXPANSIONS, find_form
+from buildup.models.read_style import EXPANSIONS, find_form
 from buildup.models.stages import FoundStage, obstacle
 from buildup.models.stem import GAIN, find_shrunk, shrink
 from buildup.models.trace import Call, sources, trace
@@ -91,17 +91,17 @@ def _seen_small(
         seen = _seen(found, arguments, input_shape, shrunk)
     except BaseError:
         return None
-    before, after = found.stages[-1].blocks[-1].gave, seen[found.stages[-1].blocks[-1].path].gave
+    before, after = found.stages[-1].blocks[-1].outputs_of, seen[found.stages[-1].blocks[-1].path].outputs_of
     assert before is not None
     assert after is not None
-    assert found.root.took is not None
-    usual = before.shape[2] / found.root.took.shape[2] * input_shape[1]
+    assert found.root.inputs_of is not None
+    usual = before.shape[2] / found.root.inputs_of.shape[2] * input_shape[1]
     return seen if after.shape[2] > usual * GAIN / 1.5 else None
 
 
 def _edges(seen: Seen) -> tuple[tuple[str, str], ...]:
     """Which block reads which block's output; what goes around a block, as in CSPNet or DLA, is an edge, too."""
-    reads = {path: call.reads for path, call in seen.items() if path} | {"head": sources([seen[""].gave])}
+    reads = {path: call.reads for path, call in seen.items() if path} | {"head": sources([seen[""].outputs_of])}
     order = ["stem", *reads]
     return tuple((source, path) for path, blocks in reads.items() for source in sorted(blocks, key=order.index))
 
@@ -125,15 +125,15 @@ def _stage(found: Found, stage: FoundStage, seen: Seen) -> Stage:
 
 def _block(found: Found, own: Call, seen: Call) -> Block:
     """A block by what it does at the base's own size, and at the size that is asked for."""
-    form = find_form(own, found.root)
+    style = find_form(own, found.root)
     return Block(
         path=own.path,
         module=type(own.module).__name__,
-        in_shape=_shape(seen.took, form.channels_last),
-        out_shape=_shape(seen.gave, form.channels_last),
+        in_shape=_shape(seen.inputs_of, style.channels_last),
+        out_shape=_shape(seen.outputs_of, style.channels_last),
         params=sum(weight.numel() for weight in own.module.parameters()),
         expansion=EXPANSIONS.get(type(own.module)),
-        form=form,
+        style=style,
         fixed=(obstacle(own) or "") if own.keeps_shape else "",
     )
 
@@ -147,7 +147,7 @@ def _grows(root: Call, last: Call) -> bool:
     if type(parent) is nn.Sequential:
         return True
     call = next((call for call in last.above if call.path == parent_path), None)
-    if call is None or call.took is None or call.given != 1:
+    if call is None or call.inputs_of is None or call.given != 1:
         return False
     ran: list[bool] = []
     probe = nn.Identity()
@@ -155,7 +155,7 @@ def _grows(root: Call, last: Call) -> bool:
     parent.add_module("probe", probe)
     try:
         with torch.no_grad():
-            parent(call.took)
+            parent(call.inputs_of)
     finally:
         del parent.probe
     return bool(ran)

@@ -61,7 +61,7 @@ def _blocks(root: Call) -> tuple[list[Call], Counts]:
         return type(call.module) in kinds
 
     def found(call: Call) -> Iterator[Call]:
-        if not call.looks_around:
+        if not call.has_spatial_conv:
             return
         if is_kind(call):
             yield call
@@ -76,7 +76,7 @@ def _blocks(root: Call) -> tuple[list[Call], Counts]:
 
 
 def _outermost(call: Call) -> Iterator[Call]:
-    if not call.looks_around:
+    if not call.has_spatial_conv:
         return
     if call.parent is not None and call.calls and call.keeps_shape and not call.is_chain and not _is_container(call):
         yield call
@@ -95,7 +95,11 @@ def _is_container(call: Call) -> bool:
         return True
     members = {id(child) for module in call.module.modules() if isinstance(module, SEQUENCES) for child in module}
     return any(
-        id(inner.module) in members and inner.calls and inner.looks_around and inner.keeps_shape and not inner.is_chain
+        id(inner.module) in members
+        and inner.calls
+        and inner.has_spatial_conv
+        and inner.keeps_shape
+        and not inner.is_chain
         for inner in inside
     )
 
@@ -110,7 +114,7 @@ def _units(root: Call) -> tuple[list[Call], Counts]:
     """Convolutions that look around, each with the norm and the activation that belong to it."""
 
     def found(call: Call) -> Iterator[Call]:
-        if not call.looks_around:
+        if not call.has_spatial_conv:
             return
         inner = [unit for below in call.calls for unit in found(below)]
         alone = call.is_chain and len(inner) == 1 and inner[0] in call.calls
@@ -119,16 +123,16 @@ def _units(root: Call) -> tuple[list[Call], Counts]:
         else:
             yield from inner
 
-    largest = _side(root.took) // LARGEST_UNIT
-    return [call for call in found(root) if _side(call.gave) <= largest], lambda call: call.keeps_shape
+    largest = _side(root.inputs_of) // LARGEST_UNIT
+    return [call for call in found(root) if _side(call.outputs_of) <= largest], lambda call: call.keeps_shape
 
 
 def _grouped(root: Call, blocks: list[Call], counts: Counts) -> Iterator[FoundStage]:
     depths = {call.path.count(".") for call in blocks if counts(call) and call.keeps_shape}
     groups: dict[int, list[Call]] = defaultdict(list)
     for call in blocks:
-        if call.path.count(".") in depths and call.gave is not None:
-            groups[_side(call.gave)].append(call)
+        if call.path.count(".") in depths and call.outputs_of is not None:
+            groups[_side(call.outputs_of)].append(call)
     around = {side: _around(calls) for side, calls in groups.items()}
     for side, calls in sorted(groups.items(), reverse=True):
         name, row = around[side], _row(root, side)
@@ -143,7 +147,7 @@ def _row(root: Call, side: int) -> str:
     """The module that timm's table of features names for maps of a size, which it tells as a part of the picture's."""
     rows: Any = getattr(root.module, "feature_info", None) or ()
     named = {row["reduction"]: row["module"] for row in rows if isinstance(row, dict)}
-    sizes = {reduction: abs(_side(root.took) / reduction - side) for reduction in named}
+    sizes = {reduction: abs(_side(root.inputs_of) / reduction - side) for reduction in named}
     nearest = min(sizes, key=sizes.__getitem__, default=None)
     return named[nearest] if nearest is not None and sizes[nearest] <= 0.25 * side else ""
 

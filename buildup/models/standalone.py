@@ -11,15 +11,15 @@ from dataclasses import asdict
 from typing import Any
 
 from buildup import __version__
+from buildup.graph.block_style import BlockStyle, Norm
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.form import Form, Norm
 from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network
 from buildup.models import blocks, stem
 from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
 from buildup.models.build import feature_config
-from buildup.models.literal import Call, Name, written
+from buildup.models.python_source import Call, Name, written
 from buildup.models.smoothing import Smoothing2d
 
 IMPORTS = (
@@ -87,7 +87,7 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     return f'"""{_about(network, name)}"""\n\n{_imports(body)}\n\n{body}\n'
 
 
-Makers = dict[tuple[bool, Form], str]
+Makers = dict[tuple[bool, BlockStyle], str]
 """The functions that make blocks by name, one for each form of attention and of smoothing."""
 
 
@@ -100,9 +100,9 @@ def _makers(network: Network) -> Makers:
     return names
 
 
-def _key(block: Block, kind: Kind) -> tuple[bool, Form]:
-    assert block.form is not None
-    return isinstance(kind, Smoothing), block.form
+def _key(block: Block, kind: Kind) -> tuple[bool, BlockStyle]:
+    assert block.style is not None
+    return isinstance(kind, Smoothing), block.style
 
 
 def _replaced(network: Network) -> Iterator[tuple[Block, Kind]]:
@@ -113,8 +113,8 @@ def _replaced(network: Network) -> Iterator[tuple[Block, Kind]]:
 def _named(network: Network, makers: Makers) -> Iterator[type | Callable[..., Any]]:
     """What of our own the file needs."""
     yield from _layers(network)
-    yield from dict.fromkeys(FORMS[form.order] for is_smoothing, form in makers if not is_smoothing)
-    if any(form.channels_last for _, form in makers):
+    yield from dict.fromkeys(FORMS[style.order] for is_smoothing, style in makers if not is_smoothing)
+    if any(style.channels_last for _, style in makers):
         yield blocks.ChannelsLast
     if not all(is_smoothing for is_smoothing, _ in makers):
         yield from (blocks.init_convs, blocks.starts_as_identity)
@@ -208,25 +208,25 @@ def _added(network: Network) -> dict[str, str]:
     }
 
 
-def _maker(name: str, is_smoothing: bool, form: Form) -> str:
+def _maker(name: str, is_smoothing: bool, style: BlockStyle) -> str:
     """The text of the function that makes blocks of one form."""
-    wrapped = "ChannelsLast({})" if form.channels_last else "{}"
+    wrapped = "ChannelsLast({})" if style.channels_last else "{}"
     if is_smoothing:
         return f'''def {name}(replaced: nn.Module, **settings: Any) -> nn.Module:
     """Smoothing in place of a block of the base."""
     return {wrapped.format("Smoothing2d(**settings)")}'''
-    parts = {"drop_path": form.drop_path} | ({"scale": form.scale} if form.order == "pre" else {"act": form.act})
+    parts = {"drop_path": style.drop_path} | ({"scale": style.scale} if style.order == "pre" else {"act": style.act})
     arguments = "\n".join(f"        {part}={_inside(path)}," for part, path in parts.items())
     return f'''def {name}(layer: type[nn.Module], replaced: Any, *, chs: int, width: int, **settings: Any) -> nn.Module:
     """Self-attention in place of a block of the base, with the habits of that block."""
 
     def conv(in_chs: int, out_chs: int) -> nn.Module:
-        return {_conv(form.standardised)}
+        return {_conv(style.standardised)}
 
     def norm(chs: int) -> nn.Module:
-        return {_norm(form.norm)}
+        return {_norm(style.norm)}
 
-    block = {FORMS[form.order].__name__}(
+    block = {FORMS[style.order].__name__}(
         chs,
         width,
         layer(width, chs, **settings),

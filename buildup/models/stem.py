@@ -23,13 +23,15 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 
 def find_shrunk(root: Call) -> dict[str, Shrink]:
     """What the small stem changes in a traced base, by path; nothing where the first halvings are of other sorts."""
-    halvings = [call for call in root.inside if _halves(call) and _reduction(root, call.took) < GAIN]
-    if not halvings or max(_reduction(root, call.gave) for call in halvings) != GAIN:
+    halvings = [call for call in root.inside if _halves(call) and _reduction(root, call.inputs_of) < GAIN]
+    if not halvings or max(_reduction(root, call.outputs_of) for call in halvings) != GAIN:
         return {}
     found = {call.path: _change(root, call) for call in halvings}
-    pooled = [call.took for call in halvings if found[call.path] == "none"]
+    pooled = [call.inputs_of for call in halvings if found[call.path] == "none"]
     # What only prepares a pooling that goes, goes with it: padding, or the maximum before a blur.
-    prepares = (call for call in root.inside if any(call.gave is took for took in pooled) and _prepares(call))
+    prepares = (
+        call for call in root.inside if any(call.outputs_of is inputs_of for inputs_of in pooled) and _prepares(call)
+    )
     return found | {call.path: "none" for call in prepares}
 
 
@@ -59,23 +61,23 @@ def shrink_conv(conv: Any, change: str) -> None:
 
 
 def _halves(call: Call) -> bool:
-    if not isinstance(call.module, (nn.Conv2d, *POOLS)) or call.took is None or call.gave is None:
+    if not isinstance(call.module, (nn.Conv2d, *POOLS)) or call.inputs_of is None or call.outputs_of is None:
         return False
-    return call.took.ndim == 4 and bool(call.took.shape[-1] > 1.4 * call.gave.shape[-1])
+    return call.inputs_of.ndim == 4 and bool(call.inputs_of.shape[-1] > 1.4 * call.outputs_of.shape[-1])
 
 
 def _reduction(root: Call, tensor: Tensor | None) -> int:
     """How many times smaller than the picture a map is, to the nearest power of 2: borders may cost some points."""
-    assert root.took is not None
+    assert root.inputs_of is not None
     assert tensor is not None
-    return int(2 ** round(log2(root.took.shape[-1] / tensor.shape[-1])))
+    return int(2 ** round(log2(root.inputs_of.shape[-1] / tensor.shape[-1])))
 
 
 def _change(root: Call, call: Call) -> Shrink:
     if not isinstance(call.module, nn.Conv2d):
         return "none"
     side = max(call.module.kernel_size)
-    reads_picture = _reduction(root, call.took) == 1
+    reads_picture = _reduction(root, call.inputs_of) == 1
     return "3x3" if side % 2 == 0 or (reads_picture and side > 3) else "stride 1"
 
 
@@ -83,4 +85,9 @@ def _prepares(call: Call) -> bool:
     if isinstance(call.module, POOLS):
         return True
     weightless = not call.calls and not any(True for _ in call.module.parameters())
-    return weightless and call.took is not None and call.gave is not None and call.took.shape[-1] < call.gave.shape[-1]
+    return (
+        weightless
+        and call.inputs_of is not None
+        and call.outputs_of is not None
+        and call.inputs_of.shape[-1] < call.outputs_of.shape[-1]
+    )

@@ -35,9 +35,9 @@ class Call:
     """How many arguments that are not None it was called with."""
     reads: frozenset[str]
     """The blocks that its input was computed from, and `stem` where the picture reaches it around all of them."""
-    took: Tensor | None
+    inputs_of: Tensor | None
     took_version: int
-    gave: Tensor | None = None
+    outputs_of: Tensor | None = None
     gave_version: int = 0
 
     @property
@@ -59,28 +59,28 @@ class Call:
     def keeps_shape(self) -> bool:
         """Whether it turns one map into another of the same shape."""
         return (
-            self.took is not None
-            and self.gave is not None
-            and self.took.ndim == 4 == self.gave.ndim
-            and (self.took.shape == self.gave.shape)
+            self.inputs_of is not None
+            and self.outputs_of is not None
+            and self.inputs_of.ndim == 4 == self.outputs_of.ndim
+            and (self.inputs_of.shape == self.outputs_of.shape)
         )
 
     @cached_property
     def is_chain(self) -> bool:
         """Whether it does nothing but hand its input from one module to the next."""
-        if not self.calls or self.took is None:
+        if not self.calls or self.inputs_of is None:
             return False
-        tensor, version = self.took, self.took_version
+        tensor, version = self.inputs_of, self.took_version
         for call in self.calls:
-            if call.took is not tensor or call.took_version != version or call.gave is None:
+            if call.inputs_of is not tensor or call.took_version != version or call.outputs_of is None:
                 return False
-            tensor, version = call.gave, call.gave_version
-        return self.gave is tensor and self.gave_version == version
+            tensor, version = call.outputs_of, call.gave_version
+        return self.outputs_of is tensor and self.gave_version == version
 
     @cached_property
-    def looks_around(self) -> bool:
+    def has_spatial_conv(self) -> bool:
         """Whether there is a convolution in it whose windows overlap, unlike those that cut a picture into patches."""
-        return _looks_around(self.module) or any(call.looks_around for call in self.calls)
+        return _looks_around(self.module) or any(call.has_spatial_conv for call in self.calls)
 
 
 def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[str] = ()) -> Call:
@@ -97,7 +97,7 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
 
     def start(path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = [value for value in (*args, *kwargs.values()) if value is not None]
-        took = given[0] if given and isinstance(given[0], Tensor) else None
+        inputs_of = given[0] if given and isinstance(given[0], Tensor) else None
         parent = open_calls[-1] if open_calls else None
         call = Call(
             path=path,
@@ -105,16 +105,16 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
             parent=parent,
             given=len(given),
             reads=sources(given),
-            took=took,
-            took_version=_version(took),
+            inputs_of=inputs_of,
+            took_version=_version(inputs_of),
         )
         (roots if parent is None else parent.calls).append(call)
         open_calls.append(call)
 
     def end(module: nn.Module, args: Any, result: Any) -> None:
         call = open_calls.pop()
-        call.gave = result if isinstance(result, Tensor) else None
-        call.gave_version = _version(call.gave)
+        call.outputs_of = result if isinstance(result, Tensor) else None
+        call.gave_version = _version(call.outputs_of)
         if call.path in blocks:
             _mark(result, frozenset([call.path]))
 

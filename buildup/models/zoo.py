@@ -10,7 +10,7 @@ from torch import nn
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Network, Shape
-from buildup.graph.values import network_from_values
+from buildup.graph.serialize import network_from_values
 from buildup.models.build import base_config, create
 from buildup.models.read import read
 
@@ -67,7 +67,7 @@ def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes:
 
 @register_model
 def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **overrides: Any) -> nn.Module:
-    """The timm model of a network given as plain values, as `graph/values.py` writes them."""
+    """The timm model of a network given as plain values, as `graph/serialize.py` writes them."""
     return create(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 

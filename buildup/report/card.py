@@ -2,11 +2,11 @@
 
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
-from buildup.report.final import how, markdown_final
+from buildup.report.final_table import how, markdown_final
 from buildup.report.findings import Findings, cost_text, flat
-from buildup.report.table import code, graph_text, markdown_table
+from buildup.report.text_table import code, graph_text, markdown_table
 from buildup.report.words import accuracies, clean
-from buildup.trials.claim import Final
+from buildup.trials.final_result import Final
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Score
 

@@ -6,7 +6,7 @@ from math import ceil, isfinite
 from statistics import fmean
 
 from buildup.report.axes import picture, rounded
-from buildup.report.evidence import Correlation
+from buildup.report.diagnostic_table import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import escape, gain, has_failed, interval, places
 from buildup.trials.decision import Decision

@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from buildup.report.comparison import Compared, comparable, differences, other_differences
-from buildup.report.evidence import Evidence
-from buildup.report.final import final_rows, header
+from buildup.report.diagnostic_table import Evidence
+from buildup.report.final_table import final_rows, header
 from buildup.report.html import document, table_head
 from buildup.report.plot import Dot, Series, plot_svg
 from buildup.report.sections.evidence import evidence_lines, evidence_page
-from buildup.report.table import aligned, code
+from buildup.report.text_table import aligned, code
 from buildup.report.words import count, duration, escape, plain, points
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.report.findings import Findings
-from buildup.trials.claim import Final
+from buildup.trials.final_result import Final
 from buildup.trials.outcome import Score
 from buildup.trials.training import candidate_id
 

@@ -8,7 +8,7 @@ from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, LocalAtten
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.report.style import MONO, SANS, palette
-from buildup.report.table import STEMS, shape_text
+from buildup.report.text_table import STEMS, shape_text
 from buildup.report.words import clean, escape
 
 WIDTH = 900

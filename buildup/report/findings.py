@@ -10,10 +10,10 @@ from typing import Literal
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
-from buildup.report.evidence import Evidence
+from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import count, macs, percent
-from buildup.trials.claim import Final
 from buildup.trials.decision import Decision
+from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score

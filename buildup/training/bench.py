@@ -32,7 +32,7 @@ from buildup.training.execution import Execution, Precision
 from buildup.training.feed import Resident
 from buildup.training.recipe import Recipe
 from buildup.training.speed import choose
-from buildup.training.step import Stepper, make_optimizer, prepare, trainee
+from buildup.training.step import Stepper, create_training_model, make_optimizer, prepare
 
 Variant = Literal["plain", "amp", "ours"]
 VARIANTS: tuple[Variant, ...] = ("plain", "amp", "ours")
@@ -140,7 +140,7 @@ def made_up(network: Network) -> Dataset:
 def _loop(
     name: Variant, network: Network, recipe: Recipe, device: torch.device, execution: Execution, workers: int
 ) -> _Loop:
-    model = trainee(network, recipe, seed=0, device=device).train()
+    model = create_training_model(network, recipe, seed=0, device=device).train()
     if name == "ours":
         return _ours(model, network, recipe, device, execution)
     batches = _timm_batches(network, recipe, device, workers)

@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
-from buildup.training import cifar, folder
+from buildup.training import cifar
+from buildup.training import image_folder as folder
 from buildup.training.dataset import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -28,9 +29,9 @@ from buildup.training.dataset import (
     parse_fraction,
     split,
 )
-from buildup.training.decoded import shared
+from buildup.training.dataset_sources import Source, open_source, size_of
+from buildup.training.decoded_cache import shared
 from buildup.training.recipe import Recipe
-from buildup.training.source import Source, open_source, size_of
 from buildup.training.stream import Streamed
 
 __all__ = ["DATASETS", "DataInfo", "Dataset", "check_test", "data_folder", "describe_data", "fraction_text"]

@@ -22,7 +22,7 @@ from buildup.errors import DataError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.models.pretrained import Pretrained
-from buildup.training import attempt
+from buildup.training import checkpoint as attempt
 from buildup.training.data import open_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import torch_settings
@@ -31,7 +31,7 @@ from buildup.training.execution import Execution
 from buildup.training.feed import Feed, Resident, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
-from buildup.training.step import Stepper, laid_out, make_optimizer, prepare, trainee
+from buildup.training.step import Stepper, create_training_model, laid_out, make_optimizer, prepare
 from buildup.training.stream import Stream, Streamed
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
@@ -104,7 +104,7 @@ def _train(job: Job, *, parts: int, told: int) -> Generator[Epoch, None, Score]:
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(recipe, dataset, train, val, seed=job.seed, device=device, threads=job.threads)
 
-    model = trainee(job.network, recipe, seed=job.seed, device=device, start=job.start)
+    model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     model = prepare(model, job.network, job.execution)
     optimizer = make_optimizer(model, recipe, job.execution)
     batches = batch_starts(feed.train_images, recipe.batch_size)

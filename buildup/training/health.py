@@ -58,7 +58,7 @@ def check_base(
 
 def unsuited(network: Network, recipe: Recipe) -> str | None:
     """Why a recipe is likely to train a network badly; None where nothing speaks against it."""
-    norms = {block.form.norm.kind for block in network.blocks if block.form}
+    norms = {block.style.norm.kind for block in network.blocks if block.style}
     if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:
         return (
             f"{network.base} has layer norms, and such networks learn slowly by SGD as recipe {recipe.name} has it. "
@@ -86,8 +86,8 @@ def _near_chance(curves: Sequence[Sequence[Epoch]], accuracy: float, floor: floa
 def _floor(num_classes: int, images: int) -> float:
     """The accuracy in percent from which on a base is worth building on."""
     p = 1 / num_classes
-    luck = STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images))
-    return 100 * (p + max(luck, WAY * (1 - p)))
+    rng = STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images))
+    return 100 * (p + max(rng, WAY * (1 - p)))
 
 
 def _losses(curves: Sequence[Sequence[Epoch]]) -> tuple[float, float] | None:

@@ -23,7 +23,7 @@ WARM_UP = 3
 """Steps before a capture: kernels are chosen and buffers made in them."""
 
 
-def trainee(
+def create_training_model(
     network: Network,
     recipe: Recipe,
     *,

@@ -26,11 +26,11 @@ from torchvision import transforms
 from buildup.training import draws
 from buildup.training.augment import erase, soft_targets
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD
+from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.draws import epoch_seed, stream
 from buildup.training.feed import PADDING_SIZE, batch_starts, mixed
 from buildup.training.randaugment import send
 from buildup.training.recipe import Recipe
-from buildup.training.source import SMALL, Source
 
 Transform = Callable[[Image.Image], Any]
 

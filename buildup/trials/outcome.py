@@ -27,7 +27,7 @@ class Reason(StrEnum):
     """A verdict fell without it, so it was ended early."""
 
     @property
-    def is_of_the_place(self) -> bool:
+    def is_infrastructure(self) -> bool:
         """Whether it says nothing of the candidate, only of where it was trained: no verdict may stand on it."""
         return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST}
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from buildup.models.build import build
 from buildup.models.read import read
-from buildup.rules.moves import from_layout
 from buildup.space.load import load
+from buildup.strategies.moves import from_layout
 
 TINY: dict[str, dict[str, Any]] = {
     "test_resnet": {},

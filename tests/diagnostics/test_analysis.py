@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from buildup.diagnostics.analysis import MEASURES, QUICK, Row, Sizes, Subject, parts, summary, units_rows
-from buildup.diagnostics.evaluate import labelled
 from buildup.diagnostics.figures import Table, draw
 from buildup.diagnostics.hooks import fingerprint
+from buildup.diagnostics.predictions import labelled
 from buildup.diagnostics.units import find_units
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset

@@ -19,7 +19,7 @@ from buildup.diagnostics.corruption import (
     relative_error,
     robustness,
 )
-from buildup.diagnostics.evaluate import labelled, measured
+from buildup.diagnostics.predictions import labelled, measured
 from buildup.errors import DataError
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
@@ -85,8 +85,8 @@ def test_clean_images_have_the_clean_accuracy() -> None:
 
 def test_a_constant_classifier_is_right_once_in_ten_everywhere() -> None:
     data = balanced(3)
-    spoiled = Generated(images=data)
-    found = list(robustness(Constant(10), spoiled, spoiled.places, mean=data.mean, std=data.std))
+    corrupted_part = Generated(images=data)
+    found = list(robustness(Constant(10), corrupted_part, corrupted_part.places, mean=data.mean, std=data.std))
     assert len(found) == 76
     assert {round(each.error, 12) for each in found} == {0.9}
     assert {each.source for each in found} == {"generated"}

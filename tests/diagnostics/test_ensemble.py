@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.ensemble import dropping, ensemble
-from buildup.diagnostics.evaluate import measured
 from buildup.diagnostics.hooks import fingerprint
+from buildup.diagnostics.predictions import measured
 from buildup.training.metrics import measure
 
 IMAGES, CLASSES, FEATURES, RATE = 60, 4, 5, 0.3

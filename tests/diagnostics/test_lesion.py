@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import labelled
 from buildup.diagnostics.hooks import fingerprint
 from buildup.diagnostics.lesion import lesions, wounded, wounds
+from buildup.diagnostics.predictions import labelled
 from buildup.diagnostics.units import find_units
 from buildup.training.data import load_test
 

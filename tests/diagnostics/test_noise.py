@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.noise import (
     PAPER_BANDS,
     Band,
@@ -16,6 +15,7 @@ from buildup.diagnostics.noise import (
     reference_mask,
     scaled,
 )
+from buildup.diagnostics.predictions import labelled, measured
 from buildup.training.data import load_test
 from buildup.training.dataset import Dataset
 

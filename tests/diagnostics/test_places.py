@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buildup.diagnostics.evaluate import labelled, measured
 from buildup.diagnostics.hooks import fingerprint
 from buildup.diagnostics.places import at_blocks, effect
+from buildup.diagnostics.predictions import labelled, measured
 from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.models.build import build
@@ -115,6 +115,6 @@ def test_maps_with_channels_last_are_seen_as_the_same_maps() -> None:
 
 def test_no_hook_is_left_where_a_model_fails() -> None:
     model = Chain(a=nn.Conv2d(5, 5, 1))
-    with pytest.raises(RuntimeError), at_blocks(model, ["blocks.a"], lambda path, took, gave: None):
+    with pytest.raises(RuntimeError), at_blocks(model, ["blocks.a"], lambda path, inputs_of, outputs_of: None):
         measured(model, batches())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from buildup.commands.train import network_of
 from buildup.diagnostics.units import find_units
+from buildup.engine.train import network_of
 from buildup.graph.layout import layout
 from buildup.models.baselines import RESNETS, TRANSFORMERS
 from buildup.models.build import build

@@ -5,8 +5,8 @@ import torch
 from buildup.models.build import build
 from buildup.models.dropout import NAME, add_dropout, dropout_places
 from buildup.models.read import read
-from buildup.rules.moves import from_layout
 from buildup.space.load import load
+from buildup.strategies.moves import from_layout
 
 
 def places(base: str, layout: str = "", space: str = "alternet") -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from buildup.commands.models import models
+from buildup.cli.models import models
 from buildup.errors import BaseError
 from buildup.graph.edit import apply
 from buildup.graph.network import Network
@@ -17,8 +17,8 @@ from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAtt
 from buildup.models.build import build
 from buildup.models.catalogue import learn
 from buildup.models.read import read
-from buildup.rules.moves import moves
 from buildup.space.load import load
+from buildup.strategies.moves import moves
 
 ALTERNET = load("alternet")
 

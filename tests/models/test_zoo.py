@@ -5,7 +5,7 @@ import timm
 import torch
 
 from buildup.graph.layout import layout
-from buildup.graph.values import network_to_values
+from buildup.graph.serialize import network_to_values
 from buildup.models.build import build
 from buildup.models.zoo import PAPER, paper_network
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.models.read import read
-from buildup.training import attempt
+from buildup.training import checkpoint as attempt
 from buildup.training.data import load_data
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, fit

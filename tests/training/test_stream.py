@@ -19,10 +19,10 @@ from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.augment import normalise
 from buildup.training.data import describe_data, load_data, load_test, open_data, open_test, split
+from buildup.training.dataset_sources import open_source
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, examine, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.source import open_source
 from buildup.training.stream import Stream, Streamed
 
 IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)

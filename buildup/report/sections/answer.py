@@ -9,7 +9,7 @@ from buildup.graph.network import Network
 from buildup.report.diagram import graph_svg
 from buildup.report.findings import Findings, cost_text, mean
 from buildup.report.html import tile
-from buildup.report.table import code
+from buildup.report.text_table import code
 from buildup.report.words import accuracies, change, count, escape, macs, plain, points
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from buildup.report.chart import taus_svg
-from buildup.report.evidence import EXPLAINED, Evidence, correlation_rows, diagnosis_rows
+from buildup.report.diagnostic_table import EXPLAINED, Evidence, correlation_rows, diagnosis_rows
 from buildup.report.findings import Findings
 from buildup.report.html import table_head
-from buildup.report.table import code
+from buildup.report.text_table import code
 from buildup.report.words import escape, plain
 
 TITLE = "Does anything tell which replacement helps?"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from buildup.report.final import RIGHT, final_rows, header, how, markdown_final
+from buildup.report.final_table import RIGHT, final_rows, header, how, markdown_final
 from buildup.report.findings import Findings
 from buildup.report.html import table_head
 from buildup.report.words import escape, plain

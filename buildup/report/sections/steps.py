@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from buildup.report.chart import gains_svg
 from buildup.report.findings import Findings
 from buildup.report.html import known, table_head
-from buildup.report.table import markdown_table
+from buildup.report.text_table import markdown_table
 from buildup.report.words import escape, gain, interval, interval_heading, plain
 from buildup.trials.decision import Decision
 

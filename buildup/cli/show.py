@@ -1,0 +1,113 @@
+"""`graph` and `spaces`: what there is to search, shown before anything is searched."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, Literal, cast
+
+from buildup.engine.problems import Problems
+from buildup.graph.kinds import KINDS
+from buildup.graph.serialize import network_to_values
+from buildup.models.read import read
+from buildup.report.diagram import graph_dot, graph_svg
+from buildup.report.text_table import graph_text
+from buildup.space.load import load, shipped
+from buildup.space.schema import SETTINGS, STEMS, SearchSpace, Tuning
+from buildup.strategies.moves import from_layout, moves, start
+from buildup.training.data import describe_data
+
+StemChoice = Literal["auto", "small", "base"]
+FORMATS = ("text", "json", "dot", "svg")
+
+
+def graph(flags: Mapping[str, Any]) -> tuple[str, Any]:
+    """The staged graph of a base or of a layout of it."""
+    problems = Problems()
+    form = problems.choice("format", flags["format"], "json" if flags["json"] else "text", FORMATS)
+    size = problems.whole("--size", flags["size"], 224, least=8, most=4096)
+    stem = cast(StemChoice, problems.choice("stem", flags["stem"], "auto", STEMS))
+    if flags["dataset"] and flags["size"]:
+        problems.found.append("--size and --dataset: the dataset says how large its images are. Leave one out.")
+    shape, classes = (3, size, size), 1000
+    with problems.caught():
+        if flags["dataset"]:
+            data = describe_data(flags["dataset"], flags["data_dir"])
+            shape, classes = (data.channels, data.image_size, data.image_size), data.num_classes
+    space = None
+    with problems.caught():
+        space = load(flags["space"] or "alternet")
+    network = None
+    tries: tuple[str, ...] = ()
+    with problems.caught():
+        network = read(flags["base"], input_shape=shape, num_classes=classes, stem=stem)
+        if space:
+            begin = start(network, space)
+            tries = tuple(move.path for stage in reversed(moves(begin, space)) for move in stage)
+            network = from_layout(flags["layout"], network, space) if flags["layout"] else begin
+    problems.raise_any()
+    assert network is not None
+    values = network_to_values(network)
+    texts = {
+        "text": lambda: graph_text(network, tries),
+        "json": lambda: json.dumps(values, indent=2),
+        "dot": lambda: graph_dot(network),
+        "svg": lambda: graph_svg(network),
+    }
+    return texts[form](), values
+
+
+def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:
+    """The spaces that ship."""
+    loaded = {name: load(name) for name in shipped()}
+    lines = []
+    for name, space in loaded.items():
+        lines += [f"{name}: {space.description}", *(f"    {line}" for line in _allows(space))]
+    lines += ["", "A space of your own is a YAML file with the same keys: --space FILE."]
+    return "\n".join(lines), [{**asdict(space), "file": str(shipped()[name])} for name, space in loaded.items()]
+
+
+def _allows(space: SearchSpace) -> Iterator[str]:
+    """What a space allows, in a few lines."""
+    kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.placed)
+    if space.place == "end":
+        yield f"one more block of kind {kinds} at the end of each stage"
+    else:
+        yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end"
+    yield how_it_walks(space)
+    names = [name for letter in space.kinds for name in SETTINGS[letter] if getattr(space, name) is not None]
+    settings = [f"{name.replace('_', ' ')} {getattr(space, name)}" for name in dict.fromkeys(names)]
+    yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
+    if space.tune:
+        yield f"where a block was kept: {tuned(space.tune)}"
+    if space.stages:
+        wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
+        yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
+
+
+def how_it_walks(space: SearchSpace) -> str:
+    """Which stage comes when, and what ends one.
+
+    >>> how_it_walks(SearchSpace(name="s", description="", order=(2, 1), min_gain=0.2))
+    'stages in the order 2, 1, look-ahead 0, 1 failure ends a stage, a gain of more than 0.2 is kept'
+    """
+    words = {"last-first": "stages from the last to the first", "first-last": "stages from the first to the last"}
+    numbers = ", ".join(map(str, space.order))
+    order = words[space.order] if isinstance(space.order, str) else f"stages in the order {numbers}"
+    failures = "1 failure ends" if space.failures == 1 else f"{space.failures} failures end"
+    gain = f"a gain of more than {space.min_gain:g} is kept"
+    return f"{order}, look-ahead {space.look_ahead}, {failures} a stage, {gain}"
+
+
+def tuned(tune: Tuning) -> str:
+    """What is searched at a place where a block was kept.
+
+    >>> tuned(Tuning(kind=("M", "G"), window=(2, 4)))
+    'kind M, G and window 2, 4, at most 8 variants a place'
+    """
+    lists = {"kind": tune.kind, **tune.settings}
+    words = [f"{name.replace('_', ' ')} {', '.join(map(str, values))}" for name, values in lists.items() if values]
+    return f"{' and '.join(words)}, at most {tune.tries} variants a place"
+
+
+def _ordinal(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

@@ -1,0 +1,88 @@
+"""`simulate --speedup`: how much faster a search is on many workers, by its own table and by others."""
+
+import random
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import Any
+
+from buildup.engine.loop import NullObserver, run
+from buildup.engine.replay import Replay
+from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.report.text_table import aligned
+from buildup.trials.history import History
+
+WORKERS = (2, 4, 8, 16, 64)
+JITTER = 2.0
+"""Random durations lie between a half and the double of what the table says."""
+
+Look = Callable[[str], Row]
+
+
+class _Scores(dict[str, Row]):
+    """A table without end: each layout has the score that a function gives it."""
+
+    def __init__(self, score: Callable[[str], float]) -> None:
+        super().__init__()
+        self._score = score
+
+    def get(self, layout: str, default: Any = None) -> Row:  # the one way in which tables are read
+        return Row(score=self._score(layout))
+
+
+def speedup(
+    procedure: Replay, table: Mapping[str, Row], rest: Row | None, *, runs: int, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """Makespans of one worker over those of many, as text and as values."""
+    seeds = [seed + number for number in range(runs)]
+    measured = []
+    for workers in WORKERS:
+
+        def gain(scores: Mapping[str, Row], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
+            one, many = (_makespan(procedure, scores, rest, number, jitter, seed) for number in (1, workers))
+            return one / many
+
+        measured.append(
+            {
+                "workers": workers,
+                "table": gain(table, seed),
+                "table_random_durations": fmean(gain(table, one, JITTER) for one in seeds),
+                "all_keep": gain(_Scores(_changes), seed),
+                "all_drop": gain(_Scores(lambda layout: -_changes(layout)), seed),
+                "random_tables": fmean(gain(_random_scores(one), one) for one in seeds),
+            }
+        )
+    heads = ["workers", "this table", "durations random", "all kept", "all dropped", "random tables"]
+    rows = [
+        [f"{value:.1f}" if number else f"{value:g}" for number, value in enumerate(one.values())] for one in measured
+    ]
+    text = [
+        *aligned([heads, *rows], right=range(len(heads))),
+        "",
+        f"Times faster than one worker, {procedure.seeds} seeds, judge {procedure.judge.name}; random durations and "
+        f"random tables are means of {runs:,}.",
+    ]
+    return "\n".join(text), {"runs": runs, "seeds": procedure.seeds, "speedups": measured}
+
+
+def _makespan(
+    procedure: Replay,
+    table: Mapping[str, Row],
+    rest: Row | None,
+    workers: int,
+    jitter: float,
+    seed: int,
+) -> float:
+    """How long a search takes."""
+    evaluator = SimulatedEvaluator(
+        table=table, workers=workers, jitter=jitter, seed=seed, default=rest or Row(score=0.0)
+    )
+    run(procedure, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None)
+    return evaluator.clock
+
+
+def _changes(layout: str) -> float:
+    return float(sum(letter not in "C|" for letter in layout))
+
+
+def _random_scores(seed: int) -> _Scores:
+    return _Scores(lambda layout: random.Random(f"{seed}/{layout}").random())

@@ -1,1 +1,0 @@
-"""One file a command: a request in, one answer out."""

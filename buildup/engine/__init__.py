@@ -1,0 +1,1 @@
+"""The engine: replay, loop, speculation, and each command's work as functions."""

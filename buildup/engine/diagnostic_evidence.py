@@ -1,0 +1,50 @@
+"""What the diagnostics of verdicts say of their gains, over one run or several: rank correlations, run by run."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from buildup.report.diagnostic_table import Correlation, Evidence, Row, When
+from buildup.statistics.kendall import kendall
+from buildup.trials.decision import Decision
+from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis
+
+Runs = Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
+"""By the name of a run, what it decided and what was measured of that."""
+
+
+def evidence_of(runs: Runs) -> Evidence:
+    """The measured verdicts side by side, and how far each diagnostic orders their gains.
+
+    Verdicts are compared with others of their run alone: what a point is worth differs from base to base.
+    """
+    rows = tuple(
+        Row(run=name, decision=decision, diagnosis=diagnosis)
+        for name, (decisions, diagnoses) in runs.items()
+        for diagnosis in diagnoses
+        for decision in decisions
+        if decision.step == diagnosis.step
+    )
+    whens: tuple[When, ...] = ("before", "change")
+    measured = [(measure, when) for when in whens for measure in MEASURES]
+    found = (_correlation(rows, measure, when) for measure, when in [("step", "before"), *measured])
+    return Evidence(rows=rows, correlations=tuple(one for one in found if one))
+
+
+def _correlation(rows: Sequence[Row], measure: str, when: When) -> Correlation | None:
+    """The correlation of one diagnostic with the gains; None where no two verdicts of a run have it."""
+    known = [(row.run, value, row.decision.gain) for row in rows if (value := row.value(measure, when)) is not None]
+    groups, values, gains = zip(*known, strict=True) if known else ((), (), ())
+    if len(set(groups)) == len(groups):
+        return None
+    found = kendall(values, gains, groups=groups)
+    ordered = list(chain.from_iterable(range(groups.count(name)) for name in dict.fromkeys(groups)))
+    return Correlation(
+        measure=measure,
+        when=when,
+        count=found.count,
+        tau=found.tau,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        least_p=kendall(ordered, ordered, groups=sorted(groups, key=list(dict.fromkeys(groups)).index)).p,
+    )

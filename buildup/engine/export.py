@@ -1,0 +1,149 @@
+"""What a search leaves for people: the winner as a timm model, the report, and both again on request."""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.final_run import read_final
+from buildup.engine.load_state import costs_of, state_of
+from buildup.engine.problems import Problems
+from buildup.engine.replay import View
+from buildup.errors import RequestError, RunError
+from buildup.execution.evaluator import reused_from, trained_weights
+from buildup.models.export import check_target
+from buildup.models.export import export as export_network
+from buildup.models.onnx import check_onnx
+from buildup.report.card import model_card
+from buildup.report.findings import Findings
+from buildup.report.page import page
+from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import Run, open_run
+from buildup.store.storage import shown
+from buildup.store.verdict_diagnostics import read_diagnoses
+from buildup.trials.candidate import Candidate
+from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
+from buildup.trials.outcome import Score
+from buildup.trials.training import WEIGHTS, training_id
+
+
+def keep_winner(run: Run, view: View, history: History) -> None:
+    """Write the winner and the report into the run's folder."""
+    target = run.folder / "export"
+    if target.exists():  # of an earlier end of the same search
+        shutil.rmtree(target)
+    findings = findings_of(run, view, history)
+    _export(run, findings, view.best, target)
+    write_atomic(run.folder / "report.html", page(findings).encode())
+
+
+def keep_claim(run: Run) -> None:
+    """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
+    view, history = state_of(run)
+    findings = findings_of(run, view, history)
+    write_atomic(run.folder / "report.html", page(findings).encode())
+    card = run.folder / "export" / "README.md"
+    if card.is_file():
+        score = best_training(run, history, view.best)[1]
+        write_atomic(card, model_card(findings, view.best.network, score).encode())
+
+
+def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The command: export the winner, or the candidate asked for."""
+    run = open_run(flags["run"])
+    problems = Problems()
+    view, history = state_of(run)
+    candidate = view.best
+    with problems.caught():
+        candidate = choose(run, view, flags["candidate"])
+    target = Path(flags["to"] or "")
+    if not flags["to"]:
+        problems.found.append("--to is missing: the folder to write the network to.")
+    else:
+        with problems.caught():
+            check_target(target)
+    onnx = bool(flags["onnx"])
+    if onnx:
+        with problems.caught():
+            check_onnx()
+    problems.raise_any()
+    _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
+    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
+    text = (
+        f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
+        f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
+        f"  or, with torch and timm alone, {target / 'alternet.py'}"
+        + (f"\n  or, with onnxruntime, {target / 'model.onnx'}" if onnx else "")
+    )
+    return text, values
+
+
+def findings_of(
+    run: Run, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
+) -> Findings:
+    """A run as the reports tell it."""
+    measured = read_diagnoses(run.folder)
+    return Findings(
+        title=f"{run.settings.base} on {run.settings.dataset}",
+        run=str(run.folder),
+        settings={
+            **{name: value for name, value in asdict(run.settings).items() if value is not None},
+            "storage": shown(run.settings.storage),  # reports and cards travel, a password must not
+            "stem": run.network.stem,
+            "recipe values": run.recipe,
+            "data": run.data,
+            "environment": run.environment,
+        },
+        base=view.candidates[0].network,
+        winner=view.best.network,
+        history=history,
+        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        warnings=run.warnings,
+        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
+        reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
+        final=read_final(run.folder),
+        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
+    )
+
+
+def choose(run: Run, view: View, wish: str | None) -> Candidate:
+    """The candidate of a step number, a layout or a fingerprint; the winner where none is named."""
+    if wish is None:
+        if not view.finished:
+            raise RunError(
+                f"{run.folder}: the search has not ended, so there is no winner. Go on with "
+                f"`buildup resume {run.folder}`, or choose a network by --candidate."
+            )
+        return view.best
+    for number, candidate in enumerate(view.candidates):
+        if wish in {str(number), candidate.layout} or (len(wish) >= 4 and candidate.id.startswith(wish)):
+            return candidate
+    known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
+    raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
+
+
+def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
+    training, score = best_training(run, findings.history, candidate)
+    weights = trained_weights(run.trainings / training)
+    if weights is None:
+        raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
+    card = model_card(findings, candidate.network, score, onnx=onnx)
+    data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, onnx=onnx)
+
+
+def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:
+    """The training of a candidate that did best on the validation images; the first of equals."""
+    row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
+    outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]
+    scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]
+    if not scored:
+        raise RunError(f"{run.folder}: {candidate.layout} has no finished training to export.")
+    objective = OBJECTIVES[run.settings.objective]
+    seed, score = max(scored, key=lambda entry: objective.best(entry[1]))
+    return training_id(candidate.id, seed), score

@@ -1,0 +1,139 @@
+"""A search taken further, at its end or before: more seeds, another judge, another space, or other epochs.
+
+The rule decides anew under the new settings, from the trainings that are there. Verdicts before stay where they were
+made: in the study, in `decisions-1.jsonl`, `decisions-2.jsonl` and so on, and in `run.yaml` with the settings that they
+were made under. Trainings of other epochs are other trainings from their first step on, since the learning rate follows
+the number of epochs: they get a folder of their own, and a way back finds the earlier ones again.
+"""
+
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from buildup.engine.final_run import FOLDER, RESULT
+from buildup.engine.problems import Problems
+from buildup.engine.request import check_strategy
+from buildup.graph.fingerprint import fingerprint
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.space.schema import SearchSpace
+from buildup.store.lock import take
+from buildup.store.run_dir import Run, save
+from buildup.store.settings import Settings
+from buildup.store.study_writer import DECISIONS
+from buildup.store.verdict_diagnostics import DIAGNOSTICS
+from buildup.strategies.limits import Limits
+from buildup.strategies.moves import start, with_look_ahead
+from buildup.training.recipe import recipe_from_values, recipe_to_values
+
+MOST_SEEDS = 1000
+MOST_EPOCHS = 100_000
+EXTENDED = ("seeds", "epochs", "judge", "space")
+"""The settings that an extended run may have anew."""
+WARNING = "extended ("
+MEASURED = (DIAGNOSTICS,)
+"""Files that tell of trainings of the epochs that they were measured at."""
+
+
+def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | None:
+    """The run as it is asked to be; None where nothing of it changes. Writes nothing."""
+    epochs = problems.whole("--epochs", flags["epochs"], run.settings.epochs, most=MOST_EPOCHS)
+    seeds = problems.whole("--seeds", flags["seeds"], run.settings.seeds, most=MOST_SEEDS)
+    if seeds < run.settings.seeds:
+        problems.found.append(
+            f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."
+        )
+    judge = problems.judge(flags["judge"], run.settings.judge, seeds)
+    space = run.space
+    if flags["space"]:
+        with problems.caught():
+            space = load(flags["space"])
+            space = with_look_ahead(space) if run.settings.look_ahead else space
+            _check_space(run, space, problems)
+    settings = replace(
+        run.settings, seeds=seeds, epochs=epochs, judge=judge, space=flags["space"] or run.settings.space
+    )
+    if replace(settings, space=run.settings.space) == run.settings and space == run.space:
+        return None
+    if (run.folder / RESULT).exists() or (run.folder / FOLDER).exists():
+        problems.found.append(
+            f"{run.folder}: a final of this run has {'opened the test set' if _is_done(run) else 'begun'}, so it can't "
+            f"be extended: what comes after could be steered by it. Start a new search, with --reuse to repeat nothing."
+        )
+    earlier = {
+        "until": datetime.now(UTC).isoformat(timespec="seconds"),
+        "status": run.status,
+        **{name: value for name, value in asdict(run.settings).items() if name in EXTENDED},
+        "space values": asdict(run.space),
+        "recipe": run.recipe,
+    }
+    return replace(
+        run,
+        settings=settings,
+        space=space,
+        recipe=_recipe(run, epochs),
+        status="stopped",
+        reason="extended",
+        earlier=(*run.earlier, earlier),
+        # Any other warning is made anew with what it warns of.
+        warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings)),
+    )
+
+
+def begin(extended: Run) -> None:
+    """Begin to decide anew. What was decided is put aside first; from `run.yaml` on, the new settings hold."""
+    folder, number = extended.folder, len(extended.earlier)
+    with closing(take(folder)):
+        if (folder / DECISIONS).exists():
+            shutil.copyfile(folder / DECISIONS, _aside(folder / DECISIONS, number))
+        extended.trainings.mkdir(exist_ok=True)
+        if extended.settings.epochs != extended.earlier[-1]["epochs"]:
+            for name in MEASURED:
+                if (folder / name).exists():
+                    (folder / name).rename(_aside(folder / name, number))
+        save(extended)
+
+
+def _check_space(run: Run, space: SearchSpace, problems: Problems) -> None:
+    settings = run.settings
+    base = read(
+        settings.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
+    )
+    network = start(base, space)
+    if fingerprint(network) != fingerprint(run.network):
+        problems.found.append(
+            f"--space {space.name}: it starts from another network than this run, by its stem or its blocks, so no "
+            f"training could be kept. Start a new search with it."
+        )
+        return
+    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
+    check_strategy(network, space, settings.strategy, limits, settings.seed)
+
+
+def _recipe(run: Run, epochs: int) -> dict[str, Any]:
+    """The recipe over as many epochs: to the letter what it was, where the run had as many before."""
+    known = {entry["epochs"]: dict(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
+    if epochs == run.settings.epochs:
+        return run.recipe
+    return known.get(epochs) or recipe_to_values(recipe_from_values(run.recipe).with_epochs(epochs))
+
+
+def _aside(path: Path, number: int) -> Path:
+    return path.with_stem(f"{path.stem}-{number}")
+
+
+def _is_done(run: Run) -> bool:
+    return (run.folder / RESULT).exists()
+
+
+def _warning(before: Settings, now: Settings) -> str:
+    changes = {name: (getattr(before, name), getattr(now, name)) for name in EXTENDED}
+    what = [f"{name} {old} to {new}" for name, (old, new) in changes.items() if old != new]
+    return (
+        f"{WARNING}{', '.join(what) or 'another form of its space'}): all verdicts were made anew after earlier ones "
+        f"were seen, so `proven` errs more often than it says. A final is not touched by that."
+    )

@@ -1,0 +1,306 @@
+"""`plan`: what a search could train and what that would cost. Nothing is trained but a few timing steps."""
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+from math import ceil, inf
+from statistics import fmean
+from typing import Any
+
+from buildup.cli.show import how_it_walks, tuned
+from buildup.engine.forecast import Forecast, foresee
+from buildup.engine.replay import Replay
+from buildup.engine.request import Request, resolve
+from buildup.graph.edit import Edit, apply, edits_between
+from buildup.graph.layout import layout
+from buildup.graph.network import Network
+from buildup.models.cost import Cost, cost
+from buildup.report.text_table import PlanRow, candidates_table
+from buildup.report.words import duration
+from buildup.strategies.builtin import make_replay, unused
+from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.limits import Limits
+from buildup.strategies.moves import left_out
+from buildup.strategies.samplers import SampledRule
+from buildup.strategies.variants import Variant
+from buildup.training.health import unsuited
+from buildup.training.speed import measure_speed
+from buildup.trials.candidate import Candidate
+from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Training
+
+MOST_ROWS = 1000
+"""A plan lists at most so many candidates; the number of verdicts is bounded all the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """One candidate that the rule could come to."""
+
+    candidate: Candidate
+    cost: Cost
+    seconds: float
+    """Of one training of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What a search could come to. Pairs are the least and the most."""
+
+    request: Request
+    estimates: tuple[Estimate, ...]
+    images_per_second: float
+    """While training the base, measured just now."""
+    networks: tuple[int, int]
+    seeds: tuple[int, int]
+    """Of each network: before the judge's first look, and before its last."""
+    whole: Forecast
+    """With verdicts by chance, kept as often as dropped, and workers that train ahead, if nothing ends it early."""
+
+    @property
+    def trainings(self) -> tuple[int, int]:
+        """How many trainings there will be."""
+        least, most = self.whole_trainings
+        return min(least, self._most_trainings), min(most, self._most_trainings)
+
+    @property
+    def whole_trainings(self) -> tuple[int, int]:
+        """How many there would be if nothing ended it early."""
+        return self.networks[0] * self.seeds[0], self.networks[1] * self.seeds[1]
+
+    @property
+    def each(self) -> float:
+        """Seconds of a training, on average over the candidates."""
+        return fmean(estimate.seconds for estimate in self.estimates)
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Until the end, at most: that candidates are trained ahead of the verdicts before them is not counted on."""
+        least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
+        return min(self.networks[0] * least, self._most_seconds), min(self.networks[1] * most, self._most_seconds)
+
+    @property
+    def expected(self) -> Forecast:
+        """What is expected of it until its end, or until a limit ends it."""
+        most, whole = self._most_seconds, self.whole
+        return Forecast(
+            seconds=min(whole.seconds, most),
+            low=min(whole.low, most),
+            high=min(whole.high, most),
+            trainings=min(whole.trainings, self._most_trainings),
+        )
+
+    @property
+    def ended_by(self) -> tuple[str, ...]:
+        """The limits that may end it early."""
+        settings = self.request.settings
+        trials = [f"--max-trials {settings.max_trials}"] if settings.max_trials else []
+        time = [f"--time-budget {duration(settings.time_budget)}"] if settings.time_budget else []
+        return (*trials, *time)
+
+    @property
+    def _most_trainings(self) -> int:
+        settings = self.request.settings
+        limits = [settings.max_trials] if settings.max_trials else []
+        limits += [settings.workers * int(settings.time_budget // self.each)] if settings.time_budget else []
+        return min(limits, default=self.whole_trainings[1])
+
+    @property
+    def _most_seconds(self) -> float:
+        settings = self.request.settings
+        side_by_side = min(settings.workers, self.seeds[0])
+        for_trials = ceil(settings.max_trials / side_by_side) * self.each if settings.max_trials else inf
+        return min(settings.time_budget or inf, for_trials)
+
+
+def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The candidates with their costs, as text and as values."""
+    made = _plan(resolve(flags, new_run=False))
+    return _text(made), _values(made)
+
+
+def _plan(request: Request) -> Plan:
+    settings, data = request.settings, request.data
+    costs = _Costs(request.network)
+    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
+    steps = make_replay(
+        request.network,
+        request.space,
+        strategy=STRATEGIES[settings.strategy],
+        judge=settings.judge,
+        objective=OBJECTIVES[settings.objective],
+        seeds=settings.seeds,
+        first_seed=settings.seed,
+        costs=costs.both,
+        limits=limits,
+    )
+    if request.speeds:
+        speed = request.speeds[0]
+    else:
+        speed = measure_speed(
+            request.network, request.recipe, settings.execution, device=settings.device, threads=settings.threads
+        )
+    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
+
+    def seconds(training: Training) -> float:
+        return settings.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
+
+    estimates = []
+    for candidate in _reachable(steps):
+        known = costs.of(candidate.network)
+        if candidate is not steps.base and steps.too_large(candidate):
+            continue
+        taking = seconds(Training(candidate=candidate, seed=settings.seed))
+        estimates.append(Estimate(candidate=candidate, cost=known, seconds=taking))
+    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
+    return Plan(
+        request=request,
+        estimates=tuple(estimates),
+        images_per_second=1 / speed.train,
+        networks=(least, most),
+        seeds=(steps.seeds, steps.most_seeds),
+        whole=foresee(steps, seconds, workers=settings.workers),
+    )
+
+
+def _text(made: Plan) -> str:
+    request, settings, data = made.request, made.request.settings, made.request.data
+    rows = [
+        PlanRow(
+            number=number,
+            layout=estimate.candidate.layout,
+            edit=estimate.candidate.edit or "the base",
+            params=estimate.cost.params,
+            macs=estimate.cost.macs,
+            role="base" if number == 0 else "first" if number == 1 else "possible",
+        )
+        for number, estimate in enumerate(made.estimates)
+    ]
+    lines = [
+        f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
+        f"validate on, {data.image_size} px, stem {request.network.stem}.",
+        f"Space {request.space.name}: {how_it_walks(request.space)}.",
+        f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
+    ]
+    if left_unused := unused(settings.strategy, request.space):
+        lines.append(left_unused)
+    elif request.space.tune:
+        lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")
+        lines += [f"{problem}." for problem in left_out(request.network, request.space)]
+    if not data.present:
+        lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
+    if misfit := unsuited(request.network, request.recipe):
+        lines.append(misfit)
+    lines += ["", candidates_table(rows), ""]
+    if len(made.estimates) >= MOST_ROWS:
+        lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
+    shape = f"{_range(*made.networks)} networks x {_range(*made.seeds)} seeds"
+    if made.ended_by:
+        limits = " and ".join(made.ended_by)
+        shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
+    lines += [
+        f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
+        f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
+        f"({made.images_per_second:.1f} images/s while training, measured now), "
+        f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
+        f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
+        f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
+        f"{duration(made.expected.high)}){_gpu_hours(made)}.",
+    ]
+    return "\n".join(lines)
+
+
+def _gpu_hours(made: Plan) -> str:
+    hours = made.expected.trainings * made.each * made.request.settings.gpus_per_trial / 3600
+    return f", {hours:.2g} GPU-hours" if hours else ""
+
+
+def _range(low: object, high: object) -> str:
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _values(made: Plan) -> dict[str, Any]:
+    settings = made.request.settings
+    return {
+        "base": settings.base,
+        "dataset": settings.dataset,
+        "layout": layout(made.request.network),
+        "stem": made.request.network.stem,
+        "epochs": settings.epochs,
+        "seeds": settings.seeds,
+        "workers": settings.workers,
+        "trainings": dict(zip(("least", "most"), made.trainings, strict=True)),
+        "ended_by": list(made.ended_by),
+        "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
+        "expected": asdict(made.expected),
+        "complete": len(made.estimates) < MOST_ROWS,
+        "candidates": [
+            {
+                "layout": estimate.candidate.layout,
+                "edit": estimate.candidate.edit,
+                "fingerprint": estimate.candidate.id,
+                "params": estimate.cost.params,
+                "macs": estimate.cost.macs,
+                "seconds": estimate.seconds,
+            }
+            for estimate in made.estimates
+        ],
+    }
+
+
+def _reachable(steps: Replay) -> Iterator[Candidate]:
+    """The base, then every candidate that some row of verdicts leads to, those after fewer verdicts first."""
+    yield steps.base
+    seen, walked = {steps.base.id}, set[tuple[str, str]]()
+    ahead = deque([steps.rule.first])
+    while ahead and len(seen) < MOST_ROWS:
+        step = ahead.popleft()
+        if step is None:
+            continue
+        candidate = step.candidate
+        parent = candidate.parent.id if candidate.parent else ""
+        if (candidate.id, parent) in walked:
+            continue
+        walked.add((candidate.id, parent))
+        if candidate.id not in seen:
+            seen.add(candidate.id)
+            yield candidate
+        if isinstance(step, Variant) and step.place.choose is not None:  # which of them come is drawn
+            new = [one for one in step.possible if one.id not in seen]
+            seen |= {one.id for one in new}
+            yield from new
+            ahead.append(step.without)
+        ahead.extend(step.successor(kept) for kept in (True, False))
+    if isinstance(steps.rule, SampledRule):  # what a sampler says next can't be foreseen, so it may be any layout
+        layouts = steps.rule.layouts
+        others = (layouts.candidate(counts, steps.base) for counts in layouts.all)
+        yield from islice((one for one in others if one.id not in seen), MOST_ROWS - len(seen))
+
+
+class _Costs:
+    """Costs of candidates, added up block by block: a block costs the same wherever its neighbours come from."""
+
+    def __init__(self, base: Network) -> None:
+        self._network = base
+        self.base = cost(base)
+        self._known: dict[Edit, Cost] = {}
+
+    def of(self, network: Network) -> Cost:
+        """The cost of a network made from the base."""
+        changes = [self._change(edit) for edit in edits_between(self._network, network)]
+        return Cost(
+            params=self.base.params + sum(change.params for change in changes),
+            macs=self.base.macs + sum(change.macs for change in changes),
+        )
+
+    def both(self, candidate: Candidate) -> tuple[int, int]:
+        """Parameters and MACs of a candidate."""
+        known = self.of(candidate.network)
+        return known.params, known.macs
+
+    def _change(self, edit: Edit) -> Cost:
+        if edit not in self._known:
+            changed = cost(apply(self._network, edit))
+            self._known[edit] = Cost(params=changed.params - self.base.params, macs=changed.macs - self.base.macs)
+        return self._known[edit]

@@ -1,0 +1,80 @@
+"""Collects what is wrong with a request, so that all of it is said at once."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+from buildup.errors import RequestError, unknown
+from buildup.statistics.judges import JUDGES, NEEDS_SEEDS
+
+
+class Problems:
+    """What is wrong so far. Its readers note a problem and go on with a default."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    @contextmanager
+    def caught(self) -> Generator[None, None, None]:
+        """Note the problems of a request instead of raising them."""
+        try:
+            yield
+        except RequestError as error:
+            self.found += [problem for problem in error.problems if problem not in self.found]
+
+    def raise_any(self) -> None:
+        """Raise what was found."""
+        if self.found:
+            raise RequestError(*self.found)
+
+    def whole(self, flag: str, text: str | None, default: int, least: int = 1, most: int = 1_000_000) -> int:
+        """A whole number within bounds."""
+        value = self._bounded(flag, text, int, f"a whole number from {least} to {most:,}", least, most)
+        return default if value is None else int(value)
+
+    def number(self, flag: str, text: str | None, default: float, least: float = 0.0, most: float = 1e9) -> float:
+        """A number within bounds."""
+        value = self._bounded(flag, text, float, f"a number from {least:g} to {most:g}", least, most)
+        return default if value is None else value
+
+    def parsed(self, flag: str, parse: Callable[[str], float], text: str | None) -> float | None:
+        """What a reader of its own makes of a text."""
+        try:
+            return None if text is None else parse(text)
+        except ValueError as problem:
+            self.found.append(f"{flag} {problem}")
+            return None
+
+    def choice(self, what: str, text: str | None, default: str, known: Sequence[str]) -> str:
+        """One of a few words."""
+        if text is None or text in known:
+            return default if text is None else text
+        self.found.append(unknown(what, text, known))
+        return default
+
+    def judge(self, asked: str | None, usual: str, seeds: int) -> str:
+        """The judge asked for; otherwise the usual one, or `point` where one seed leaves nothing else."""
+        wish = self.choice("judge", asked, usual, tuple(JUDGES))
+        if asked not in (None, wish):
+            return wish
+        if seeds >= NEEDS_SEEDS[wish]:
+            return wish
+        if asked:
+            self.found.append(
+                f"--judge {wish} with --seeds {seeds}: one seed says nothing about chance; "
+                f"use at least {NEEDS_SEEDS[wish]} seeds, or --judge point."
+            )
+        return "point"
+
+    def _bounded(
+        self, flag: str, text: str | None, read: Callable[[str], float], needed: str, least: float, most: float
+    ) -> float | None:
+        if text is None:
+            return None
+        try:
+            value = read(text)
+        except ValueError:
+            value = float("nan")
+        if least <= value <= most:
+            return value
+        self.found.append(f"{flag} {text}: {needed} is needed.")
+        return None

@@ -1,0 +1,273 @@
+"""A search whose trainings only sleep: what Ray, the study and the rule cost on real workers, apart from all training.
+
+Every layout of a network of ResNet-152's size is tried, so that workers always have something to do and what they are
+not busy with is ours. A training counts as busy for the seconds that it was asked to sleep: what it waits between its
+epochs is idle time.
+"""
+
+import resource
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+from statistics import median
+
+from buildup.engine.loop import NullObserver, run
+from buildup.engine.replay import Replay
+from buildup.engine.rest import Rest, rest
+from buildup.execution.evaluator import Evaluator, Event
+from buildup.execution.ray_tune import RayEvaluator
+from buildup.graph.network import sketch
+from buildup.space.schema import SearchSpace
+from buildup.statistics.judges import JUDGES
+from buildup.store.study_writer import Journal
+from buildup.strategies.fixed_order import exhaustive
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision
+from buildup.trials.history import History
+from buildup.trials.outcome import Score
+from buildup.trials.training import Training
+
+LAYOUT = "|".join("C" * blocks for blocks in (3, 8, 36, 3))
+WINDOW = 50
+"""Trainings whose cost stands for that at a number of trainings: the last so many before it."""
+CPUS_PER_WORKER = 0.01
+"""Sleeping takes no core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one training costs the driver, around the nth of a search, in milliseconds."""
+
+    trials: int
+    tune: float
+    """CPU of the thread that runs Ray Tune."""
+    optuna: float
+    """From a call of the journal to its answer, disk included."""
+    optuna_cpu: float
+    rule: float
+    """CPU of the rule, the judge and looking ahead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rehearsed:
+    """How a search went."""
+
+    seconds: float
+    """Of one training."""
+    epochs: int
+    workers: int
+    trials: int
+    start_up: float
+    """Seconds until every worker had taken up its first training."""
+    busy: float
+    """Share of the workers' time after it that they slept."""
+    handover: float
+    """Seconds between two trainings of one worker: the median."""
+    longest_handover: float
+    costs: tuple[Cost, ...]
+    driver_mib: float
+    """What the driver had for itself at the end."""
+    driver_growth_kib: float
+    """How much more of it each training took, over the second half."""
+
+
+def rehearse(
+    folder: Path,
+    *,
+    workers: int,
+    seconds: float,
+    epochs: int,
+    marks: Sequence[int],
+) -> Rehearsed:
+    """Search in a new folder until the last of these numbers of trainings has ended; costs are told at each."""
+    base = Candidate(network=sketch(LAYOUT))
+    space = SearchSpace(name="rehearsal", description="every layout")
+    rule, trials = exhaustive(base, space, 0), max(marks)
+    procedure = Replay(rule=rule, judge=JUDGES["point"], seeds=ceil((trials + workers) / len(rule.order)))
+
+    def job(training: Training, own: Path, earlier: Path | None) -> Rest:
+        # By its letters, so that verdicts fall both ways.
+        accuracy = 50 + sum(map(ord, training.id)) % 1000 / 100
+        return Rest(accuracy=accuracy, seconds=seconds, epochs=epochs)
+
+    clock = _Clock()
+    with (
+        closing(
+            RayEvaluator(
+                folder=folder / "trainings",
+                train=rest,
+                job=job,
+                workers=workers,
+                cpus_per_worker=CPUS_PER_WORKER,
+                gpus_per_worker=0,
+                address=None,
+                verbose=False,
+            )
+        ) as evaluator,
+        closing(Journal.create(folder=folder, storage_url=None, study_name="rehearsal", base=base.network)) as journal,
+    ):
+
+        def limit(history: History) -> str | None:
+            clock.tick(len(history.outcomes))
+            return "enough" if len(history.outcomes) >= trials else None
+
+        _, history = run(
+            procedure,
+            _TimedEvaluator(evaluator, clock),
+            _TimedJournal(journal, clock),
+            NullObserver(),
+            History(),
+            lambda history: None,
+            limit,
+        )
+    scores = [one for one in history.outcomes.values() if isinstance(one, Score)]
+    start_up, busy, handovers = times(scores, workers, seconds, clock.began)
+    half = trials // 2
+    return Rehearsed(
+        seconds=seconds,
+        epochs=epochs,
+        workers=workers,
+        trials=trials,
+        start_up=start_up,
+        busy=busy,
+        handover=median(handovers),
+        longest_handover=max(handovers),
+        costs=tuple(clock.cost(mark) for mark in sorted(marks)),
+        driver_mib=clock.memory(trials) / 1024,
+        driver_growth_kib=(clock.memory(trials) - clock.memory(half)) / max(1, trials - half),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    tune: float
+    optuna: float
+    optuna_cpu: float
+    rule: float
+    memory: float
+    """In KiB."""
+
+
+@dataclass(slots=True)
+class _Clock:
+    """What was spent so far, read whenever a training has ended."""
+
+    began: float = field(default_factory=time.time)
+    readings: list[_Reading] = field(default_factory=list)
+    optuna: float = 0.0
+    optuna_cpu: float = 0.0
+    outside: float = 0.0
+    """CPU of this thread in what is not the rule."""
+    start: float = field(default_factory=time.thread_time)
+
+    def tick(self, ended: int) -> None:
+        """So many trainings have ended."""
+        while len(self.readings) <= ended:
+            rule = time.thread_time() - self.start - self.outside
+            self.readings.append(_Reading(_tune_seconds(), self.optuna, self.optuna_cpu, rule, _own_memory()))
+
+    def cost(self, trials: int) -> Cost:
+        """Of one training, over the last ones before so many."""
+        first = max(0, trials - WINDOW)
+        one, other = self.readings[first], self.readings[trials]
+        share = 1e3 / (trials - first)
+        return Cost(
+            trials=trials,
+            tune=share * (other.tune - one.tune),
+            optuna=share * (other.optuna - one.optuna),
+            optuna_cpu=share * (other.optuna_cpu - one.optuna_cpu),
+            rule=share * (other.rule - one.rule),
+        )
+
+    def memory(self, trials: int) -> float:
+        """Of the driver in KiB, after so many trainings."""
+        return self.readings[trials].memory
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What is done inside is not the rule's."""
+        began = time.thread_time()
+        yield
+        self.outside += time.thread_time() - began
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is done inside is the study's."""
+        began, cpu = time.perf_counter(), self.outside
+        with self.apart():
+            yield
+        self.optuna += time.perf_counter() - began
+        self.optuna_cpu += self.outside - cpu
+
+
+class _TimedEvaluator:
+    """An evaluator whose time is kept apart."""
+
+    def __init__(self, evaluator: Evaluator, clock: _Clock) -> None:
+        self.workers = evaluator.workers
+        self._evaluator = evaluator
+        self._clock = clock
+
+    def request(self, speculate: Sequence[Training]) -> None:
+        with self._clock.apart():
+            self._evaluator.request(speculate)
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        with self._clock.apart():
+            return self._evaluator.next_event(timeout)
+
+    def close(self) -> None:
+        self._evaluator.close()
+
+
+class _TimedJournal:
+    """A journal whose time is kept apart."""
+
+    def __init__(self, journal: Journal, clock: _Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+
+    def record(self, history: History, event: Event) -> History:
+        with self._clock.writing():
+            return self._journal.record(history, event)
+
+    def decide(self, history: History, decision: Decision) -> History:
+        with self._clock.writing():
+            return self._journal.decide(history, decision)
+
+
+def times(scores: Sequence[Score], workers: int, seconds: float, began: float) -> tuple[float, float, list[float]]:
+    """Seconds of start-up, the busy share after it, and what lay between two trainings of one worker."""
+    spans = defaultdict[float, list[tuple[float, float]]](list)
+    for score in scores:
+        spans[score.metrics["pid"]].append((score.metrics["began"], score.metrics["ended"]))
+    rows = [sorted(row) for row in spans.values()]
+    start = max(row[0][0] for row in rows)
+    end = min(row[-1][1] for row in rows)
+    slept = sum(
+        seconds * max(0.0, min(last, end) - max(first, start)) / (last - first) for row in rows for first, last in row
+    )
+    gaps = [after[0] - before[1] for row in rows for before, after in pairwise(row) if before[1] >= start]
+    return start - began, slept / (workers * (end - start)), gaps
+
+
+def _tune_seconds() -> float:
+    """CPU seconds of the thread that runs Ray Tune."""
+    return sum(
+        time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
+        for thread in threading.enumerate()
+        if thread.name.startswith("tune") and thread.ident is not None
+    )
+
+
+def _own_memory() -> float:
+    """What this process has for itself in KiB, without the libraries that it shares with others."""
+    with Path("/proc/self/statm").open(encoding="ascii") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return (resident - shared) * resource.getpagesize() / 1024

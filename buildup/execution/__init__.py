@@ -1,0 +1,1 @@
+"""Who trains: the evaluator protocol, Ray Tune workers, and a simulation."""

@@ -1,0 +1,141 @@
+"""Ray's own processes: started on this machine, or found at an address, with room for the workers that are wanted."""
+
+import logging
+import math
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+import ray
+
+from buildup.errors import ResourceError
+
+ANSWER = 5.0
+"""Seconds that a cluster gets to answer at its address at all."""
+CONNECT = 30.0
+"""Seconds that connecting to it may take."""
+OBJECT_STORE = 100 * 2**20
+"""Bytes: orders and reports are small, and Ray would take a third of the memory."""
+
+
+def join(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
+    """Start Ray here or connect to the cluster; False where this process has it already."""
+    logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    if address is not None:
+        _check_address(address)
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.CRITICAL,
+    }
+    if address is None:
+        options |= {
+            "address": "local",
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE,
+        }
+    else:
+        options["address"] = address
+    with _own_signals():
+        try:
+            ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+            where = f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine"
+            raise ResourceError(f"{where} failed: {error}") from None
+    return True
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where no Ray answers. Ray itself would try for minutes, and then end the whole process."""
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        if not host or "/" in host or not port.isdecimal():
+            raise ResourceError(
+                f"Ray address {address!r}: `host:port` of the cluster's head is needed, such as 10.0.0.1:6379, "
+                f"or `auto` for the cluster that this machine belongs to. Run the search on a machine of the cluster."
+            )
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        except (OSError, OverflowError) as error:
+            raise ResourceError(
+                f"Ray address {address}: nothing answers there within {ANSWER:g} s ({error}). "
+                f"Is the cluster up (`ray start --head --port {port}` on {host}), and is the port open from here?"
+            ) from None
+    if ray.is_initialized():
+        return
+    trial = [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)", address]
+    try:
+        done = subprocess.run(trial, capture_output=True, text=True, timeout=CONNECT, check=False)
+    except subprocess.TimeoutExpired:
+        raise ResourceError(
+            f"Ray address {address}: something answers there, but it was no Ray cluster within {CONNECT:g} s."
+        ) from None
+    if done.returncode:
+        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        raise ResourceError(f"Ray address {address}: connecting failed. Ray says: {said[-1] if said else 'nothing'}")
+
+
+def check_resources(resources: dict[str, float], workers: int, address: str | None) -> None:
+    """Refuse what these machines can never give: Ray would wait for it in silence."""
+    gpus = resources["GPU"]
+    if gpus > 1 and gpus != int(gpus):
+        raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    places = sum(min(_places(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
+    if places < workers:
+        asked = " and ".join(f"{share:g} {name}" for name, share in resources.items() if share)
+        exists = "; ".join(
+            f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
+        )
+        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
+        raise ResourceError(
+            f"{workers} workers with {asked} each do not fit: {where} has {exists or 'nothing'}, "
+            f"which is room for {int(places)}. Ask for fewer workers or less for each."
+        )
+
+
+def _places(there: float, share: float) -> float:
+    if not share:
+        return math.inf
+    # A share of a GPU never spans two of them.
+    return math.floor(there) * math.floor(1 / share + 1e-9) if share < 1 else math.floor(there / share + 1e-9)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep Ctrl-C and termination ours: Ray sets handlers of its own when it starts."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
+
+
+class QuietStdout:
+    """Standard output without what Ray tells there, whatever its settings: which worker died, and also which we ended.
+
+    We tell of deaths ourselves, and a result may have to be the only thing there.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name == "ray_listen_error_messages":
+            return len(text)
+        return self._stream.write(text)

@@ -1,1 +1,0 @@
-"""Where thinking meets training."""

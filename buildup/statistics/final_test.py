@@ -1,0 +1,79 @@
+"""The claim that `final` makes once: is the winner of a search better than its base?
+
+A winner was chosen by its scores, so those scores flatter it, and no interval around them holds. The claim corrects
+for that by using none of them: base and winner are trained anew with seeds that no verdict saw, and are compared on
+test images that no verdict saw, so that choosing has no part in what is measured. What is left to correct for is the
+number of claims made side by side, as when a control of equal size is compared, too. Only what the search showed of
+the seeds (`Spread`), which is no score of anyone, is carried over.
+"""
+
+from collections.abc import Sequence
+from math import inf, sqrt
+from statistics import fmean, stdev
+
+from scipy.special import stdtrit
+
+from buildup.statistics.paired_difference import Pair, Spread, estimate
+from buildup.trials.final_result import Claim
+from buildup.trials.objective import ACCURACY, Objective
+
+ERROR = 0.05
+"""The claims of one `final` are wrong together in at most this share, half of it on either side of their intervals."""
+LEAST_SEEDS = 3
+"""That a claim may stand on. Where nothing helps and seeds make a difference deviate by 2 points, a gain is claimed in
+25.3 % of draws from one seed, 7.2 % from two, 4.4 % from three and 3.0 % from five (`bench/judging_figures.py`)."""
+
+
+def claim(
+    pairs: Sequence[Pair],
+    spread: Spread,
+    claims: int = 1,
+    *,
+    objective: Objective = ACCURACY,
+    against: str = "base",
+    failed: Sequence[str] = (),
+) -> Claim:
+    """The claim on pairs of fresh trainings; `claims` are made side by side in all.
+
+    Where a training failed, its seed has no pair, and nothing is claimed: whether a network can be trained at all is
+    a part of what it is worth, and what is left may be the luckier seeds.
+    """
+    found = estimate(pairs, spread, objective)
+    level = 1 - ERROR / claims
+    low, high = found.interval(level)
+    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"
+    shown = f"{found.gain:+.2f} {objective.said} over the {against}"
+    if failed:
+        sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."
+    elif low > 0:
+        sentence = f"Proven: a gain of {shown} ({ci})."
+    elif high < 0:
+        sentence = f"Proven: a loss of {shown} ({ci})."
+    else:
+        sentence = f"Not proven: {shown} are not enough to tell a gain from chance ({ci})."
+    claimed = low > 0 and not failed
+    return Claim(against=against, gain=found.gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
+
+
+def no_claim(against: str, failed: Sequence[str]) -> Claim:
+    """The claim where no seed has both scores."""
+    return Claim(
+        against=against,
+        gain=0.0,
+        ci=(0.0, 0.0),
+        level=0.0,
+        claimed=False,
+        sentence=f"Nothing is claimed over the {against}: {' and '.join(failed)}.",
+    )
+
+
+def mean_interval(values: Sequence[float], largest: float = inf) -> tuple[float, float] | None:
+    """The 95 % interval of a mean over seeds, by Student's t, as far as such means can be; None for fewer than two.
+
+    >>> mean_interval([80.0, 82.0], 100.0), mean_interval([97.0, 99.0], 100.0)
+    ((68.29, 93.71), (85.29, 100.0))
+    """
+    if len(values) < 2:
+        return None
+    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
+    return round(max(0.0, fmean(values) - half), 2), round(min(largest, fmean(values) + half), 2)

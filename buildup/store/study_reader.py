@@ -1,0 +1,146 @@
+"""The Optuna study of a run, read: the truth about what ended and what was decided."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from buildup.errors import RunError
+from buildup.execution.evaluator import METRICS, read_epochs, trainings_in
+from buildup.store import trial_attrs as entry
+from buildup.store.storage import opened_storage, shown
+from buildup.trials.decision import decision_from_values
+from buildup.trials.history import History
+from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
+
+CORRECT = "correct.bits"
+LOSSES = "losses.f16"
+MARK = "buildup"
+"""The study attribute that says who wrote it."""
+FORMAT = 1
+EPOCHS = "epochs"
+"""The trial attribute of a training of other epochs than those that the run began with."""
+REUSED = "reused_from"
+"""The trial attribute that says which run a training was taken over from."""
+TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
+
+
+def read_history(
+    folder: Path, storage_url: str | None, study_name: str, revision: int = 0, epochs: int | None = None
+) -> History:
+    """What a run holds, read by someone who only looks: another process may be writing it."""
+    with existing_storage(folder, storage_url) as storage:
+        return history_of(folder, load_study(storage, storage_url, study_name), revision, epochs)
+
+
+def read_underway(
+    folder: Path, storage_url: str | None, study_name: str, epochs: int | None = None
+) -> dict[str, Mapping[str, Any]]:
+    """What the study says of the trainings that have begun and not ended, by their ids."""
+    with existing_storage(folder, storage_url) as storage:
+        study = load_study(storage, storage_url, study_name)
+        begun = [trial.user_attrs for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
+    return {str(known["training"]): known for known in begun if known.get(EPOCHS) == epochs and "training" in known}
+
+
+def folders_beside(storage_url: str | None) -> list[Path]:
+    """Where the runs are whose studies lie in a shared storage, as far as this machine sees their folders."""
+    if storage_url is None:
+        return []
+    with opened_storage(storage_url, Path()) as storage:
+        marks = [study.user_attrs.get(MARK) for study in storage.get_all_studies()]
+    folders = [Path(str(mark["folder"])) for mark in marks if isinstance(mark, dict) and "folder" in mark]
+    return [folder for folder in folders if (folder / "run.yaml").is_file()]
+
+
+@contextmanager
+def existing_storage(folder: Path, storage_url: str | None) -> Iterator[BaseStorage]:
+    """The storage of a run that was begun: nothing is made where nothing is."""
+    if storage_url is None and not (folder / "study.db").is_file():
+        raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
+    with opened_storage(storage_url, folder) as storage:
+        yield storage
+
+
+def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> optuna.Study:
+    """The study of a run; raises when there is none, or one that is somebody else's."""
+    try:
+        study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
+    except KeyError:
+        names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
+        raise RunError(f"{shown(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
+    mark = study.user_attrs.get(MARK)
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT:
+        raise RunError(
+            f"the study {study_name!r} in {shown(storage_url)} was not written by this program "
+            f"(its mark is {mark!r}, not format {FORMAT}). Choose another run or another storage."
+        )
+    return study
+
+
+def history_of(folder: Path, study: optuna.Study, revision: int = 0, epochs: int | None = None) -> History:
+    """What a study holds, with what lies beside it in the run's folder: trainings, and a chapter's decisions.
+
+    Trainings of other epochs than the chapter's are other trainings, and none of its business.
+    """
+    trainings = trainings_in(folder, epochs)
+    outcomes: dict[str, Outcome] = {}
+    curves: dict[str, tuple[Epoch, ...]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        key = trial.user_attrs.get("training")
+        if not isinstance(key, str) or not TRAINING_ID.fullmatch(key):  # it becomes a path
+            raise RunError(
+                f"trial {trial.number} of the study {study.study_name!r} is no training of this run ({key!r}): "
+                f"someone else wrote into the study."
+            )
+        if trial.user_attrs.get(EPOCHS) != epochs:
+            continue
+        if key not in curves and (curve := read_epochs(trainings / key / METRICS)):
+            curves[key] = curve
+        if trial.state is TrialState.COMPLETE:
+            outcomes[key] = _score(trainings, trial)
+        elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
+            outcomes[key] = failure
+    decisions = sorted(
+        (key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key(revision))
+    )
+    return History(
+        outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
+    )
+
+
+def _score(trainings: Path, trial: FrozenTrial) -> Score:
+    attributes = trial.user_attrs
+    assert trial.value is not None
+    own = trainings / attributes["training"]
+    correct = _images(own / CORRECT, attributes.get("correct_hash"))
+    losses = _images(own / LOSSES, attributes.get("losses_hash"))
+    return entry.score(trial.value, attributes, correct, losses)
+
+
+def _images(path: Path, expected: str | None) -> bytes | None:
+    """What a file says of single images; None where nothing was known of them."""
+    if expected is None:
+        return None
+    data = path.read_bytes() if path.is_file() else None
+    if data is None or short_hash(data) != expected:
+        found = "missing" if data is None else "damaged"
+        raise RunError(
+            f"{path}: it is {found}, and verdicts need it: its hash would have to be {expected}. "
+            f"Put it back from a copy of the run."
+        )
+    return data
+
+
+def decision_key(revision: int, step: int | None = None) -> str:
+    """The name of the study attribute that holds a decision, or what those of a chapter begin with.
+
+    A run that is extended begins a chapter: the rule decides anew, and what it decided before is left as it was.
+    """
+    name = f"decision-{revision}:" if revision else "decision:"
+    return name if step is None else f"{name}{step:04d}"

@@ -1,0 +1,161 @@
+"""The build-up rule of the paper (paper.md 3).
+
+From the end of the network, Conv blocks are replaced by attention in an alternating way: n-1, n-3, ... of the last
+stage. When a replacement does not help, the rule goes to the end of the stage before. A look-ahead tries one more
+place of the same stage on top of the dropped one before it gives the stage up, as the paper did in c3.
+
+    >>> from buildup.graph.network import sketch
+    >>> rule = AlterNetRule(base=Candidate(network=sketch("CC|CC")), space=SearchSpace(name="s", description=""))
+    >>> rule.first.candidate.edit
+    'c2.1: conv -> msa(heads=24, window=4)'
+
+The error that a search may make is shared out over its stages. Within a strict stage it need not be: the first drop
+ends the stage, so only one candidate without a gain can be tried there, and whatever comes after a keep is tried at
+the same level. A stage that ends without a drop has spent nothing, and passes its share on to the next (the fallback
+procedure of multiple testing). With a look-ahead, or where it takes several failures to end a stage, a stage may see
+several drops, and its share is split among as many as there can be. Where settings are searched at accepted places,
+half of a stage's share is for those verdicts: `tries` at each of its places, all of which may be dropped.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import ceil
+
+from buildup.graph.edit import apply
+from buildup.space.schema import SearchSpace
+from buildup.strategies.moves import Move, moves
+from buildup.strategies.step import Step
+from buildup.strategies.variants import Choose, Place, Variant, at_place
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlterNetRule:
+    """The strict rule, and with the space's `look_ahead` the paper's own form of it."""
+
+    base: Candidate
+    space: SearchSpace
+    choose: Choose | None = None
+    """Chooses settings at an accepted place where not all of them can be tried."""
+    seed: int = 0
+    """For the luck of what is drawn there."""
+
+    @cached_property
+    def first(self) -> Step | None:
+        """The last place of the stage that comes first, which is usually the last one."""
+        of_stage = moves(self.base.network, self.space)
+        stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
+        return _enter(stages, best=self.base, rule=self, part=1 / max(1, len(stages)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Try:
+    """One place that the rule tries, with where both verdicts lead. What was walked once is remembered."""
+
+    stages: tuple[tuple[Move, ...], ...]
+    """The places of this stage and of those still to come."""
+    number: int = 0
+    """The place in this stage."""
+    best: Candidate
+    built_on: Candidate
+    in_a_row: int = 0
+    """Drops since the last keep, or since the last failure."""
+    failed: int = 0
+    """Failures in this stage: drops that no look-ahead saved."""
+    rule: AlterNetRule
+    part: float
+    """What a stage gets of the error."""
+    budget: float
+    """What this stage has of it, with what earlier stages passed on."""
+    unspent: bool = True
+    """Whether nothing was dropped in this stage yet."""
+
+    @cached_property
+    def candidate(self) -> Candidate:
+        edit = self.stages[0][self.number].edit(self.built_on.network)
+        pending = self.built_on.edits if self.built_on is not self.best else ()
+        return Candidate(network=apply(self.built_on.network, edit), parent=self.best, edits=(*pending, edit))
+
+    @property
+    def share(self) -> float:
+        return self._for_places / most_drops(len(self.stages[0]), self.rule.space)
+
+    def after(self, decision: Decision) -> Step | None:
+        return self.successor(decision.kept)
+
+    def successor(self, kept: bool) -> Step | None:
+        return self._kept if kept else self._dropped
+
+    def left(self, kept: bool) -> int:
+        count, step = 1, self.successor(kept)
+        while step is not None:
+            count += step.tries_left if isinstance(step, Variant) else 1
+            step = step.without if isinstance(step, Variant) else step.successor(kept)
+        return count
+
+    @property
+    def _tries(self) -> tuple[int, ...]:
+        """How many variants may be tried at each place of this stage."""
+        most = self.rule.space.tune.tries if self.rule.space.tune else 0
+        return tuple(min(most, len(move.variants)) for move in self.stages[0])
+
+    @property
+    def _for_places(self) -> float:
+        """What this stage has of the error, without what is for settings."""
+        return self.budget / 2 if any(self._tries) else self.budget
+
+    @cached_property
+    def _kept(self) -> Step | None:
+        move, tries = self.stages[0][self.number], self._tries
+        place = Place(
+            path=move.path,
+            kept=move.kind,
+            variants=move.variants,
+            tries=tries[self.number],
+            choose=self.rule.choose if tries[self.number] < len(move.variants) else None,
+            share=(self.budget - self._for_places) / max(1, sum(tries)),
+            rng=str(self.rule.seed),
+            go_on=lambda best: self._next(replace(self, best=best, built_on=best, in_a_row=0)),
+        )
+        return at_place(place, self.candidate)
+
+    @cached_property
+    def _dropped(self) -> Step | None:
+        if self.in_a_row < self.rule.space.look_ahead:
+            return self._next(replace(self, built_on=self.candidate, in_a_row=self.in_a_row + 1, unspent=False))
+        if self.failed + 1 < self.rule.space.failures:
+            failed = replace(self, built_on=self.best, in_a_row=0, failed=self.failed + 1, unspent=False)
+            return self._next(failed)
+        return _enter(self.stages[1:], best=self.best, rule=self.rule, part=self.part)
+
+    def _next(self, state: "_Try") -> Step | None:
+        if self.number + 1 < len(self.stages[0]):
+            return replace(state, number=self.number + 1)
+        passed_on = self._for_places if state.unspent else 0.0
+        return _enter(self.stages[1:], best=state.best, rule=self.rule, part=self.part, passed_on=passed_on)
+
+
+def most_drops(places: int, space: SearchSpace) -> int:
+    """How many drops a stage with so many places can see before it ends.
+
+    A failure is a drop and the look-aheads that were dropped on top of it, L + 1 in all. With k keeps in between,
+    each of which may save L drops more, F failures come after (k + F) * (L + 1) verdicts; so k is the least with
+    which that is as many as there are places, or more.
+
+    >>> strict = SearchSpace(name="s", description="")
+    >>> [most_drops(places, strict) for places in (1, 2, 3)], [most_drops(4, replace(strict, failures=3))]
+    ([1, 1, 1], [3])
+    >>> [most_drops(places, replace(strict, look_ahead=1)) for places in (1, 2, 3, 4, 5)]
+    [1, 2, 2, 3, 3]
+    """
+    return places - max(0, ceil(places / (space.look_ahead + 1)) - space.failures)
+
+
+def _enter(
+    stages: tuple[tuple[Move, ...], ...], *, best: Candidate, rule: AlterNetRule, part: float, passed_on: float = 0.0
+) -> Step | None:
+    """The first try in the first of these stages."""
+    if not stages:
+        return None
+    return _Try(stages=stages, best=best, built_on=best, rule=rule, part=part, budget=part + passed_on)

@@ -1,0 +1,273 @@
+"""What a space allows on a network: where the search starts, and which single steps it may take."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from types import MappingProxyType
+from typing import get_args
+
+from buildup.errors import LayoutError, SpaceError
+from buildup.graph.edit import Append, Edit, apply, next_path, replacement
+from buildup.graph.kinds import Attention, Conv, Kind, LocalAttention, from_values
+from buildup.graph.layout import parse
+from buildup.graph.network import Block, Network, Stage
+from buildup.space.schema import SETTINGS, SearchSpace
+from buildup.strategies.attention_size import AttentionSize, attention_size
+
+ATTENTION = {kind.letter for kind in get_args(Attention)}
+LARGEST_WINDOW = 7
+FIRST_HEADS = 3
+"""In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One change that a search may try: a block replaced, or one added at the end of a stage."""
+
+    path: str
+    """Where the block stands, or will stand."""
+    kind: Kind
+    added_to: str | None = None
+    """The stage that gets one more block; None where a block is replaced."""
+    variants: tuple[Kind, ...] = ()
+    """What else the space's `tune` would have stand there, once this was kept."""
+
+    def edit(self, network: Network) -> Edit:
+        """The edit that makes this move on a network."""
+        if self.added_to is None:
+            return replacement(network, self.path, self.kind)
+        return Append(stage=self.added_to, kind=self.kind)
+
+
+def start(base: Network, space: SearchSpace) -> Network:
+    """The base as the space wants it: stages with fewer blocks than asked for get more of the base's own.
+
+    All problems of a space with this base are raised at once.
+    """
+    if space.stages is not None and len(space.stages) != len(base.stages):
+        found = f"stages has {len(space.stages)} entries, but {base.base} has {len(base.stages)} stages."
+        raise SpaceError(f"space {space.name}: {found}")
+    problems = [
+        problem for number, stage in enumerate(base.stages) for problem in _stage_misfits(base, stage, number, space)
+    ]
+    if isinstance(space.order, tuple) and len(space.order) != len(base.stages):
+        found = f"order names {len(space.order)} stages, but {base.base} has {len(base.stages)}"
+        problems.append(f"{found}. Name each of them; max_replaced: 0 in stages leaves one alone.")
+    sides = [min(stage.size) for number, stage in enumerate(base.stages) if _places(stage, number, space)]
+    problems += [
+        f"tune.window has {window}, but no map of {base.base} that attention may stand in is larger than {max(sides)}."
+        for window in (space.tune.window if space.tune else ())
+        if sides and window > max(sides)
+    ]
+    if problems:
+        raise SpaceError(*(f"space {space.name}: {problem}" for problem in problems))
+    network = base
+    for number, stage in enumerate(base.stages):
+        for _ in range((space.stage(number).blocks or len(stage.blocks)) - len(stage.blocks)):
+            network = apply(network, Append(stage=stage.name))
+    if not any(moves(network, space)):
+        height, width = base.input_shape[1:]
+        change = "be replaced" if space.place == "replace" else "be followed by one more"
+        raise SpaceError(f"space {space.name}: no block of {base.base} can {change} at {height}x{width} pixels.")
+    if space.tune and not any(move.variants for stage in moves(network, space) for move in stage):
+        raise SpaceError(
+            f"space {space.name}: tune tries nothing on {base.base}: where its values fit, they are what the rule puts "
+            "there. Name other values, or leave it out."
+        )
+    return network
+
+
+def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
+    """The moves in each stage in the order of the rule: from its end backwards, stage by stage from first to last.
+
+    >>> from buildup.graph.network import sketch
+    >>> [[move.path for move in stage] for stage in moves(sketch("CCC|CCCC"), SearchSpace(name="s", description=""))]
+    [['c1.2'], ['c2.3', 'c2.1']]
+    """
+    return tuple(_moves_in(network, number, space) for number in range(len(network.stages)))
+
+
+def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
+    """The network that a layout names; each letter takes its settings from the space, as at that place in a search.
+
+    A layout may name kinds that the space does not try. All problems are raised at once, those of the space with the
+    base before those of the layout.
+
+    >>> from buildup.graph.network import sketch
+    >>> network = from_layout("CC|CK", sketch("CC|CC"), SearchSpace(name="s", description=""))
+    >>> network.block("c2.1").kind
+    ConvAttention(heads=24, kernel=3, head_size=64, width=None, borders='masked')
+    """
+    first = network = start(base, space)
+    problems: list[str] = []
+    for number, letters in enumerate(parse(text, first, ends=space.place == "end")):
+        stage = first.stages[number]
+        for index, letter in enumerate(letters):
+            added = index == len(stage.blocks)
+            if letter == Conv.letter and not added:
+                continue
+            block = stage.blocks[min(index, len(stage.blocks) - 1)]
+            kind = _kind(letter, first, number, block, space)
+            move = Move(path=block.path, kind=kind, added_to=stage.name if added else None)
+            try:
+                network = apply(network, move.edit(network))
+            except LayoutError as error:
+                problems += [f"layout {text!r}: {problem}" for problem in error.problems]
+    if problems:
+        raise LayoutError(*problems)
+    return network
+
+
+def window_for(size: tuple[int, int]) -> int:
+    """The window of a map: 7 where it divides the map, else the largest divisor up to 7, else 7 with padding.
+
+    >>> [window_for((side, side)) for side in (56, 32, 8, 4, 10, 13, 11)]
+    [7, 4, 4, 4, 5, 7, 7]
+    """
+    if min(size) <= LARGEST_WINDOW:
+        return min(size)
+    dividing = [window for window in range(LARGEST_WINDOW, 1, -1) if all(side % window == 0 for side in size)]
+    return dividing[0] if dividing else LARGEST_WINDOW
+
+
+def heads_at(first: int, number: int, stages: int) -> int:
+    """Heads of a stage, counted from the last: they double, and `first` belongs to the fourth stage from the end.
+
+    >>> [heads_at(3, number, 4) for number in range(4)], [heads_at(3, number, 5) for number in range(5)]
+    ([3, 6, 12, 24], [1, 3, 6, 12, 24])
+    """
+    doublings = number - (stages - 4)
+    return max(1, first << doublings if doublings >= 0 else first >> -doublings)
+
+
+def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:
+    stage, wish = network.stages[number], space.stage(number)
+    letter, added_to = wish.kind or space.kind, stage.name if space.place == "end" else None
+    return tuple(
+        Move(
+            path=next_path(stage) if added_to else stage.blocks[index].path,
+            kind=_kind(letter, network, number, stage.blocks[index], space),
+            added_to=added_to,
+            variants=tuple(_variants(network, number, stage.blocks[index], space)),
+        )
+        for index in _places(stage, number, space)[: wish.max_replaced]
+    )
+
+
+def _variants(network: Network, number: int, block: Block, space: SearchSpace) -> Iterator[Kind]:
+    """All combinations that `tune` names and that fit, each once, without what the rule puts there anyway."""
+    if space.tune is None:
+        return
+    placed = space.stage(number).kind or space.kind
+    seen = {_kind(placed, network, number, block, space)}
+    for letter in space.tune.kind or (placed,):
+        lists = {name: values for name, values in space.tune.settings.items() if name in SETTINGS[letter]}
+        for values in product(*lists.values()):
+            asked = dict(zip(lists, values, strict=True))
+            if asked.get("window", 1) > min(network.stages[number].size):
+                continue
+            kind = _kind(letter, network, number, block, space, asked)
+            if kind not in seen:
+                seen.add(kind)
+                yield kind
+
+
+def left_out(network: Network, space: SearchSpace) -> tuple[str, ...]:
+    """What `tune` names that does not fit everywhere, or that stands wherever it fits, in words.
+
+    >>> from buildup.graph.network import sketch
+    >>> from buildup.space.schema import Tuning
+    >>> left_out(sketch("CC|CC"), SearchSpace(name="s", description="", tune=Tuning(window=(16, 32))))
+    ('tune.window 32 is larger than the 16x16 maps of c2, and left out there',)
+    """
+    if space.tune is None:
+        return ()
+    of_stage = moves(network, space)
+    too_large = (
+        f"tune.window {window} is larger than the {stage.size[0]}x{stage.size[1]} maps of {stage.name}, "
+        "and left out there"
+        for window in space.tune.window
+        for stage, places in zip(network.stages, of_stage, strict=True)
+        if places and window > min(stage.size)
+    )
+    tried = [asdict(kind) for places in of_stage for move in places for kind in move.variants]
+    never = (
+        f"tune.{name} {value} is what the rule puts wherever it fits, so no variant has it"
+        for name, values in space.tune.settings.items()
+        for value in values
+        if not any(one.get(name) == value for one in tried)
+    )
+    return (*too_large, *never)
+
+
+def _places(stage: Stage, number: int, space: SearchSpace) -> tuple[int, ...]:
+    """The blocks of a stage that can be replaced, in the order of the rule, or the one that another can follow."""
+    if space.place == "replace":
+        return stage.positions(space.step)
+    letter = space.stage(number).kind or space.kind
+    return () if stage.closed or (stage.is_point and letter != Conv.letter) else (len(stage.blocks) - 1,)
+
+
+def _kind(
+    letter: str,
+    network: Network,
+    number: int,
+    block: Block,
+    space: SearchSpace,
+    asked: Mapping[str, int] = MappingProxyType({}),
+) -> Kind:
+    """A kind in place of a block, or after it: with the settings that were asked for, or else those of the space."""
+    values: dict[str, object] = {"kind": letter, **space.given(letter)}
+    if letter in ATTENTION:
+        values |= asdict(_attention_size(network, number, block, space, asked))
+    if letter == LocalAttention.letter:
+        wish = asked.get("window") or space.stage(number).window or space.window
+        values["window"] = window_for(network.stages[number].size) if wish == "auto" else wish
+    return from_values(values)
+
+
+def _attention_size(
+    network: Network, number: int, block: Block, space: SearchSpace, asked: Mapping[str, int]
+) -> AttentionSize:
+    stages = len(network.stages)
+    heads = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
+    return attention_size(
+        block,
+        usual_heads=heads_at(FIRST_HEADS, number, stages),
+        heads=asked.get("heads", heads),
+        head_size=asked.get("head_size", None if space.head_size == "auto" else space.head_size),
+    )
+
+
+def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace) -> Iterator[str]:
+    wish, owner = space.stage(number), f"{stage.name} of {base.base}"
+    depth = wish.blocks or len(stage.blocks)
+    if depth < len(stage.blocks):
+        yield (
+            f"stages[{number}].blocks is {depth}, but {owner} has {len(stage.blocks)} blocks. "
+            "Blocks can be added, not taken away."
+        )
+    if depth > len(stage.blocks) and stage.closed:
+        yield f"stages[{number}].blocks is {depth}, but {owner} {stage.closed}. Leave it out."
+        return
+    deeper = replace(stage, blocks=(*stage.blocks, *[stage.blocks[-1]] * (depth - len(stage.blocks))))
+    room = len(_places(deeper, number, space))
+    if wish.max_replaced is not None and wish.max_replaced > room:
+        change, has = ("replaced", "of which") if space.place == "replace" else ("added at its end", "and of any kind")
+        yield (
+            f"stages[{number}].max_replaced is {wish.max_replaced}, but {owner} "
+            f"has {depth} blocks, {has} {room} can be {change}. Use 0 to {room}, or leave it out to allow them all."
+        )
+    window = wish.window or space.window
+    local = (wish.kind or space.kind) == LocalAttention.letter
+    if local and window != "auto" and window > min(stage.size) and room and wish.max_replaced != 0:
+        height, width = stage.size
+        yield (
+            f"window {window} is larger than the {height}x{width} map of {owner}. "
+            f"Use at most {min(stage.size)} there (stages[{number}].window), or window: auto."
+        )
+
+
+def with_look_ahead(space: SearchSpace) -> SearchSpace:
+    """The same space with the paper's one look-ahead a stage."""
+    return replace(space, look_ahead=max(1, space.look_ahead))

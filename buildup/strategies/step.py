@@ -1,0 +1,78 @@
+"""What a rule is: steps to try, each of which knows what follows from either verdict on it."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision
+
+
+class Step(Protocol):
+    """A candidate in its place in the search. It never changes, so what follows from it may be remembered."""
+
+    @property
+    def candidate(self) -> Candidate:
+        """What is tried."""
+        ...
+
+    @property
+    def share(self) -> float:
+        """The part of the search's error that the verdict on it may use."""
+        ...
+
+    def after(self, decision: Decision) -> "Step | None":
+        """What follows from its verdict; None at the end of the search."""
+        ...
+
+    def successor(self, kept: bool) -> "Step | None":
+        """What would follow from a verdict, as far as that can be known before it falls; None where it can't."""
+        ...
+
+    def left(self, kept: bool) -> int:
+        """How many verdicts are to come from here on, this one included, if all of them are the same."""
+        ...
+
+
+class Rule(Protocol):
+    """What to try next."""
+
+    @property
+    def base(self) -> Candidate:
+        """Where the search starts."""
+        ...
+
+    @property
+    def first(self) -> Step | None:
+        """What is tried first; None where there is nothing to try."""
+        ...
+
+
+def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
+    """The step that these verdicts lead to."""
+    step = first
+    for decision in decisions:
+        if step is None:
+            break
+        step = step.after(decision)
+    return step
+
+
+def hypothetical(candidate: Candidate, kept: bool) -> Decision:
+    """A decision that has not fallen, for asking a rule what would follow from it."""
+    return Decision(
+        step=0,
+        candidate=candidate.id,
+        parent=candidate.parent.id if candidate.parent else "",
+        edit=candidate.edit,
+        layout=candidate.layout,
+        scores=(),
+        parent_scores=(),
+        gain=0.0,
+        ci=(0.0, 0.0),
+        verdict="keep" if kept else "drop",
+        reason="imagined",
+        judge="",
+        level=0.0,
+        looks=0,
+        seeds=0,
+    )

@@ -1,0 +1,79 @@
+"""A search without trainings: verdicts from a table of scores, and weights as they are drawn."""
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+from buildup.engine.load_state import costs_of, procedure
+from buildup.engine.loop import NullObserver
+from buildup.engine.loop import run as run_loop
+from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.models.build import build
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.store.run_dir import Run, create
+from buildup.store.settings import Settings
+from buildup.store.study_writer import Journal
+from buildup.training.data import load_data
+from buildup.training.recipe import load_recipe, recipe_to_values
+from buildup.trials.history import History
+
+SEED = 3
+"""Of the run, so that its validation images are not those of seed 0."""
+
+
+class Scores(dict[str, Row]):
+    """Each M gains half a point, but for the one that is tried second."""
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
+
+
+def enough(history: History) -> str | None:
+    """Stops after two verdicts."""
+    return "enough" if len(history.decisions) == 2 else None
+
+
+@pytest.fixture(scope="session")
+def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A search whose scores are from a table, and whose weights are as they are drawn."""
+    folder = tmp_path_factory.mktemp("runs") / "tried"
+    network = read("lcnet_035", input_shape=(1, 16, 16), num_classes=10, stem="small")
+    data = load_data("digits")
+    settings = Settings(
+        base="lcnet_035",
+        dataset="digits",
+        image_size=16,
+        space="alternet",
+        recipe="quick",
+        epochs=1,
+        seeds=1,
+        strategy="alternet",
+        judge="point",
+        workers=1,
+        threads=1,
+        device="cpu",
+        fraction="1/4",
+        seed=SEED,
+    )
+    run = Run(
+        folder=folder,
+        settings=settings,
+        space=load("alternet"),
+        recipe=recipe_to_values(load_recipe("quick").resolved(train_images=287)),
+        data={"hash": data.hash, "split_seed": SEED, "num_classes": 10, "mean": [0.5], "std": [0.5]},
+        network=network,
+        environment={},
+        status="finished",
+    )
+    create(run)
+    journal = Journal.create(folder=folder, storage_url=None, study_name=run.study, base=network, costs=costs_of)
+    steps, evaluator = procedure(run), SimulatedEvaluator(table=Scores())
+    view, _ = run_loop(steps, evaluator, journal, NullObserver(), journal.history, lambda _: None, enough)
+    journal.close()
+    for candidate in view.candidates[:3]:
+        attempt = folder / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1"
+        attempt.mkdir(parents=True)
+        save_file(build(candidate.network, seed=SEED).state_dict(), attempt / "weights.safetensors")
+    return folder

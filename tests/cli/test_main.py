@@ -1,0 +1,203 @@
+"""The command line as a person types it: help, wrong requests, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from buildup.cli.main import main
+from buildup.cli.menu import COMMANDS, Command
+
+SEARCH = ["search", "--base", "resnet18", "--dataset", "digits"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUILDUP_DATA", str(tmp_path / "no-data"))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a wrong request is told: exit 2, one paragraph on stderr, and nothing is written."""
+    before = sorted(Path.cwd().rglob("*"))
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "Traceback" not in said.err
+    assert sorted(Path.cwd().rglob("*")) == before
+    return said.err
+
+
+@pytest.mark.parametrize("command", [command.name for command in COMMANDS])
+def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    assert f"Example:\n  buildup {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_every_command_calls_what_exists(command: Command) -> None:
+    for name in (f"buildup.commands.{command.run}", *command.late):
+        module, _, function = name.partition(":")
+        assert callable(getattr(import_module(module), function))
+
+
+def test_help_answers_in_under_half_a_second() -> None:
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "buildup", "--help"], check=True, capture_output=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["serch"], "did you mean 'search'"),
+        (["search", "--bse", "x"], "did you mean '--base'"),
+        (["search", "--epochs"], "expected one argument"),
+        (["status"], "required: RUN"),
+        (["status", "a", "b"], "'b' is one word too many"),
+        (["search"], "--base is missing"),
+        (["search", "--base", "resnet18"], "--dataset is missing"),
+        (["search", "--base", "resnet5", "--dataset", "digits"], "did you mean 'resnet50'"),
+        (["search", "--base", "vit_tiny_patch16_224", "--dataset", "digits"], "has attention of its own"),
+        (["search", "--base", "densenet121", "--dataset", "digits"], "no stage has, after its first block"),
+        (["search", "--base", "resnet18", "--dataset", "digit"], "did you mean 'digits'"),
+        ([*SEARCH, "--space", "alternt"], "did you mean 'alternet'"),
+        ([*SEARCH, "--space", "none.yaml"], "can't be read"),
+        ([*SEARCH, "--recipe", "quik"], "did you mean 'quick'"),
+        ([*SEARCH, "--strategy", "tp"], "unknown strategy 'tp'"),
+        ([*SEARCH, "--judge", "liked"], "did you mean 'likely'"),
+        ([*SEARCH, "--judge", "likely", "--seeds", "1"], "use at least 2 seeds"),
+        ([*SEARCH, "--device", "gpu"], "unknown --device 'gpu'"),
+        ([*SEARCH, "--epochs", "0"], "--epochs 0: a whole number from 1"),
+        ([*SEARCH, "--epochs", "-3"], "--epochs -3"),
+        ([*SEARCH, "--epochs", "1e99"], "--epochs 1e99"),
+        ([*SEARCH, "--seeds", "many"], "--seeds many"),
+        ([*SEARCH, "--workers", "0"], "--workers 0"),
+        ([*SEARCH, "--fraction", "1/0"], "fraction is '1/0'"),
+        ([*SEARCH, "--time-budget", "soon"], "write it like 90m"),
+        ([*SEARCH, "--time-budget", "-5m"], "'-5m' is not a duration"),
+        ([*SEARCH, "--max-trials", "-3"], "--max-trials -3: a whole number from 1"),
+        ([*SEARCH, "--max-params", "-1"], "--max-params -1: a whole number from 1"),
+        ([*SEARCH, "--max-params", "1000"], "no candidate would be trained"),
+        ([*SEARCH, "--objective", "loss"], "unknown objective 'loss'"),
+        ([*SEARCH, "--gpus-per-trial", "nan"], "--gpus-per-trial nan"),
+        ([*SEARCH, "--storage", "postgresql+x://nobody"], "storage"),
+        ([*SEARCH, "--storage", "nonsense"], "storage"),
+        (["search", "--base", "resnet18", "--dataset", "folder:none"], "is not a folder"),
+        (["resume", "none"], "no such folder"),
+        (["status", "none"], "not a run folder"),
+        (["export", "none"], "not a run folder"),
+        (["dashboard", "none"], "not a run folder"),
+        (["report", "none"], "not a run folder"),
+        (["graph", "resnet18", "--format", "gif"], "unknown format 'gif'"),
+        (["graph", "resnet18", "--layout", "CC|CC"], "has 2 stages, resnet18 has 4"),
+        (["graph", "resnet18", "--layout", "MC|CC|CC|CC"], "only C can stand there"),
+        (["graph", "resnet18", "--layout", "CX|CC|CC|CC"], "letter 'X' at layer1.1 is not known"),
+        (["graph", "resnet18", "--size", "4"], "--size 4"),
+        (["models", "resnet999*"], "resnet999"),
+        (["simulate"], "--scores is missing"),
+        (["simulate", "--layout", "CC|CM", "--scores", "none.csv"], "only C may stand in it"),
+        (["simulate", "--layout", "CC|CC", "--scores", "none.csv"], "can't be read"),
+        (["simulate", "--layout", "CC|CC", "--workers", "0"], "--workers 0"),
+        (
+            ["simulate", "--layout", "CC|CC", "--aa", "--objective", "nll"],
+            "--objective: --aa draws which images are right",
+        ),
+        (["simulate", "--layout", "CC|CC", "--speedup", "--objective", "nll"], "--objective: --speedup follows"),
+        (["bench", "search", "--seconds", "0"], "--seconds 0"),
+        (["bench", "search", "--trials", "8"], "--trials 8: a whole number from 32"),
+        (["simulate", "--layout", "CC|CC", "--strategy", "nsga2"], "weighs MACs, which letters do not have"),
+    ],
+)
+def test_a_wrong_request_is_told_what_would_be_right(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in refused(capsys, *arguments)
+
+
+def test_all_problems_of_a_request_are_named_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(
+        capsys,
+        *["search", "--base", "resnet5", "--dataset", "digit", "--space", "x", "--recipe", "y", "--epochs", "0"],
+        *["--seeds", "0", "--fraction", "2", "--device", "gpu", "--judge", "z"],
+    )
+    for what in ("resnet5", "'digit'", "'x'", "'y'", "--epochs 0", "--seeds 0", "fraction is '2'", "'gpu'", "'z'"):
+        assert what in said
+
+
+def test_a_window_larger_than_a_map_is_refused_with_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text("window: 7\n")
+    assert "larger than the 4x4 map of layer3" in refused(capsys, *SEARCH, "--space", "mine.yaml")
+
+
+def test_a_run_folder_that_is_something_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/thesis.txt").write_text("do not touch")
+    assert "is there already and is no run" in refused(capsys, *SEARCH, "--run", "demo")
+    assert "it has no run.yaml" in refused(capsys, "resume", "demo")
+
+
+def test_a_damaged_run_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/run.yaml").write_text("settings: [")
+    assert "damaged" in refused(capsys, "status", "demo")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("locked").mkdir(mode=0o500)
+    assert "no permission to write" in refused(capsys, *SEARCH, "--run", "locked/demo")
+
+
+def test_a_cluster_that_does_not_answer_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing answers there" in refused(capsys, *SEARCH, "--ray", "127.0.0.1:1")
+
+
+def test_the_graph_of_a_base_comes_in_four_forms(capsys: pytest.CaptureFixture[str]) -> None:
+    starts = {"text": "base", "json": "{", "dot": "digraph", "svg": "<svg"}
+    for form, start in starts.items():
+        assert main(["graph", "resnet18", "--size", "32", "--format", form]) == 0
+        assert capsys.readouterr().out.startswith(start)
+
+
+def test_spaces_and_models_answer_in_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["spaces", "--json"]) == 0
+    assert {space["name"] for space in json.loads(capsys.readouterr().out)} >= {"alternet", "paper"}
+    assert main(["models", "resnet18", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "resnet18"
+
+
+def test_simulate_follows_a_space_that_adds_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("table.csv").write_text("layout,score\nCC|CC,80\nCC|CCS,79\nCCS|CC,81\n")
+    assert main(["simulate", "--layout", "CC|CC", "--space", "smoothing", "--scores", "table.csv", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [verdict["verdict"] for verdict in values["verdicts"]] == ["drop", "keep"]
+    assert values["layout"] == "CCS|CC"
+
+
+def test_simulate_follows_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("table.csv").write_text("layout,score\nCC|CC,80\nCC|CM,81\nCM|CM,80.5\n")
+    assert main(["simulate", "--layout", "CC|CC", "--scores", "table.csv", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["layout"] == "CC|CM"
+    assert values["trainings"] == 3
+    assert [verdict["verdict"] for verdict in values["verdicts"]] == ["keep", "drop"]
+    assert {"makespan", "busy", "wasted"} <= values.keys()
+
+
+def test_plan_lists_what_the_rule_could_visit_without_writing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *SEARCH[1:], "--json", "--epochs", "2", "--seeds", "2"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert len(values["candidates"]) == 1 + 1 + 2 + 4 + 8  # each stage's one try, on either verdict of those before
+    assert values["trainings"] == {"least": 10, "most": 40}  # looks after 2, 4 and 8 seeds
+    assert not list(Path.cwd().iterdir())

@@ -1,0 +1,33 @@
+"""`status`: where a run stands, read from its study."""
+
+import shutil
+from pathlib import Path
+
+from buildup.cli.status import status
+from buildup.engine.load_state import costs_of, state_of
+from buildup.execution.evaluator import EpochDone, Started
+from buildup.store.run_dir import open_run
+from buildup.store.study_writer import Journal
+from buildup.trials.outcome import Epoch
+from buildup.trials.training import Training
+
+
+def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, tmp_path: Path) -> None:
+    run = open_run(str(shutil.copytree(tried, tmp_path / "tried")))
+    view, history = state_of(run)
+    assert view.step is not None
+    later = view.step.successor(True)
+    assert later is not None
+    seed = run.settings.seed
+    journal = Journal.open(folder=run.folder, storage_url=None, study_name=run.study, base=run.network, costs=costs_of)
+    for candidate in (view.step.candidate, later.candidate):
+        training = Training(candidate=candidate, seed=seed)
+        history = journal.record(history, Started(training=training, attempt=1, worker="node1:4711"))
+        history = journal.record(history, EpochDone(training=training, epoch=Epoch(number=1, metrics={"accuracy": 71})))
+    journal.close()
+    text, values = status({"run": str(run.folder)})
+    waiting, ahead = values["waiting_for"], values["ahead"]
+    assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
+    assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]
+    assert (ahead[0]["epoch"], ahead[0]["epochs"], ahead[0]["seed"]) == (1, 1, seed)
+    assert f"begun ahead of the verdicts:\n  {later.candidate.edit}  seed {seed}: epoch 1 of 1" in text

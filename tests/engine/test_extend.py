@@ -1,0 +1,239 @@
+"""`resume --seeds`, `--judge`, `--epochs` and `--space`: a search taken further from the trainings that are there."""
+
+import json
+import shutil
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from buildup.cli.main import main
+from buildup.engine import search
+from buildup.engine.extend import begin, extension
+from buildup.engine.load_state import state_of
+from buildup.engine.problems import Problems
+from buildup.engine.setup import open_journal
+from buildup.errors import RunError
+from buildup.execution.evaluator import Ended, Event, Started, raise_if_infrastructure
+from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.store.run_dir import Run, mark, open_run, save
+from buildup.store.verdict_diagnostics import DIAGNOSTICS
+from buildup.training.recipe import recipe_from_values, recipe_to_values
+from buildup.trials.candidate import Candidate
+from buildup.trials.outcome import Failure, Reason, Record
+from buildup.trials.training import Training
+
+
+class Scores(dict[str, Row]):
+    """Each block that is not the base's own gains half a point."""
+
+    def get(self, layout: str, default: object = None) -> Row:
+        return Row(score=80 + sum(layout.count(letter) for letter in "MK") / 2)
+
+
+@pytest.fixture
+def run(tried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A finished search of one seed; what is trained from here on comes from a table."""
+    monkeypatch.setattr(search, "_workers", lambda run, flags: SimulatedEvaluator(table=Scores()))
+    monkeypatch.setattr(search, "keep_winner", lambda *_: None)  # a table leaves no weights to export
+    folder = Path(shutil.copytree(tried, tmp_path / "tried"))
+    found = open_run(str(folder))
+    save(replace(found, data={**found.data, "val_images": 290}))
+    return folder
+
+
+def lines_of(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def trials(run: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="tried", storage=f"sqlite:///{run}/study.db").trials
+
+
+def trainings_in(run: Path) -> Counter[str]:
+    return Counter(trial.user_attrs["training"] for trial in trials(run) if trial.state.name == "COMPLETE")
+
+
+def extended(run: Path, **flags: str) -> Run:
+    problems = Problems()
+    nothing = {"seeds": None, "space": None, "epochs": None, "judge": None}
+    found = extension(open_run(str(run)), {**nothing, **flags}, problems)
+    problems.raise_any()
+    assert found is not None
+    return found
+
+
+def test_more_seeds_decide_anew_and_repeat_no_training(run: Path) -> None:
+    before, trained = lines_of(run / "decisions.jsonl"), trainings_in(run)
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 0
+    after = lines_of(run / "decisions.jsonl")
+    assert {line["seeds"] for line in after} == {2}
+    assert after[0]["layout"] == before[0]["layout"]
+    assert lines_of(run / "decisions-1.jsonl") == before
+
+    now = trainings_in(run)
+    assert now > trained
+    assert set(now.values()) == {1}
+    found = open_run(str(run))
+    assert found.status == "finished"
+    assert [entry["seeds"] for entry in found.earlier] == [1]
+    assert found.settings.seeds == 2
+    assert any("made anew" in warning for warning in found.warnings)
+    view, _ = state_of(found)
+    assert view.finished
+    assert len(view.decisions) == len(after)
+
+
+def test_another_space_decides_anew_from_the_same_base(run: Path) -> None:
+    trained = trainings_in(run)
+    assert main(["resume", str(run), "--space", "kernels", "--allow-weak-base", "--max-trials", "3"]) == 0
+    assert "K" in str(lines_of(run / "decisions.jsonl")[0]["layout"])
+    assert trainings_in(run) > trained
+    assert main(["resume", str(run), "--seeds", "2", "--max-trials", "2", "--allow-weak-base"]) == 0
+    assert [entry["space"] for entry in open_run(str(run)).earlier] == ["alternet", "kernels"]
+    assert "K" in str(lines_of(run / "decisions-2.jsonl")[0]["layout"])
+
+
+def test_more_seeds_may_have_a_judge_that_tells_an_interval(run: Path) -> None:
+    mark(open_run(str(run)), "finished", "", ["judge point: chance is not ruled out."])
+    assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"point"}
+    assert (
+        main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "4"]) == 0
+    )
+    assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"likely"}
+    found = open_run(str(run))
+    assert found.earlier[0]["judge"] == "point"
+    assert not any("judge point:" in warning for warning in found.warnings)
+
+
+def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_repeats_none(run: Path) -> None:
+    first, before, trained = open_run(str(run)), lines_of(run / "decisions.jsonl"), trainings_in(run)
+    assert main(["resume", str(run), "--epochs", "7", "--allow-weak-base", "--max-trials", "2"]) == 0
+    longer = open_run(str(run))
+    assert longer.recipe == recipe_to_values(recipe_from_values(first.recipe).with_epochs(7))
+    assert {path.name for path in (run / "trainings-7").iterdir()} == {
+        trial.user_attrs["training"] for trial in trials(run) if trial.user_attrs.get("epochs") == 7
+    }
+    assert trainings_in(run).total() == trained.total() + 2
+    assert len(state_of(longer)[1].outcomes) == 2
+
+    assert main(["resume", str(run), "--epochs", "1", "--allow-weak-base", "--max-trials", "3"]) == 0
+    assert trainings_in(run).total() == trained.total() + 2
+    assert lines_of(run / "decisions.jsonl") == before
+    assert open_run(str(run)).recipe == first.recipe
+
+
+def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_way_back(run: Path) -> None:
+    first = open_run(str(run))
+    training = Training(candidate=Candidate(network=first.network), seed=99)
+    with closing(open_journal(first)) as journal:
+        journal.record(journal.history, Started(training=training, attempt=1, worker="here:1"))
+    for epochs in ("2", "1"):
+        begin(extended(run, epochs=epochs))
+        with closing(open_journal(open_run(str(run)))) as journal:
+            assert training.id not in journal.history.outcomes
+            if epochs == "1":
+                journal.record(journal.history, Started(training=training, attempt=2, worker="here:1"))
+    own = [trial for trial in trials(run) if trial.user_attrs["training"] == training.id]
+    assert [trial.state.name for trial in own] == ["FAIL", "RUNNING"]
+
+
+def test_what_was_measured_at_other_epochs_is_put_aside(run: Path) -> None:
+    (run / DIAGNOSTICS).write_text("")
+    begin(extended(run, seeds="2"))
+    assert (run / DIAGNOSTICS).exists()
+    begin(extended(run, epochs="2"))
+    assert not (run / DIAGNOSTICS).exists()
+    assert (run / "diagnostics-2.jsonl").exists()
+
+
+def test_another_space_looks_ahead_where_the_search_was_asked_to(run: Path) -> None:
+    assert extended(run, space="kernels").space.look_ahead == 0
+    found = open_run(str(run))
+    save(replace(found, settings=replace(found.settings, look_ahead=True)))
+    assert extended(run, space="kernels").space.look_ahead == 1
+
+
+def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> None:
+    before = (run / "decisions.jsonl").read_text()
+    begin(extended(run, seeds="2"))  # and here it dies
+    view, history = state_of(open_run(str(run)))
+    assert view.decisions == ()
+    assert view.needed
+    assert len(history.outcomes) == sum(trainings_in(run).values())
+    with closing(open_journal(open_run(str(run)))):
+        assert (run / "decisions.jsonl").read_text() == ""
+        assert (run / "decisions-1.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--epochs", "0"], "--epochs 0"),
+        (["--judge", "likely"], "--judge likely with --seeds 1"),
+        (["--space", "paper"], "starts from another network"),
+        (["--seeds", "0"], "--seeds 0"),
+    ],
+)
+def test_what_can_not_be_kept_is_refused(
+    run: Path, flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (run / "run.yaml").read_bytes()
+    assert main(["resume", str(run), *flags]) == 2
+    assert said in capsys.readouterr().err
+    assert (run / "run.yaml").read_bytes() == before
+
+
+def test_a_run_whose_test_set_was_opened_is_not_extended(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "final").mkdir()
+    assert main(["resume", str(run), "--seeds", "2"]) == 2
+    assert "final" in capsys.readouterr().err
+    assert not open_run(str(run)).earlier
+
+
+class Deadly(SimulatedEvaluator):
+    """Its workers die again and again."""
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        event = super().next_event(timeout)
+        assert isinstance(event, Ended)
+        lost = Failure(reason=Reason.LOST, message="its worker died")
+        return raise_if_infrastructure(Ended(training=event.training, record=Record(outcome=lost, curve=())))
+
+
+class Damaged(SimulatedEvaluator):
+    """Finds a file that can't be read."""
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        raise RunError("final.json: damaged.")
+
+
+def test_a_damaged_file_in_the_middle_of_a_search_marks_the_run_as_failed(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "_workers", lambda run, flags: Damaged(table=Scores()))
+    assert main(["resume", str(run), "--seeds", "2", "--workers", "3", "--allow-weak-base"]) == 1
+    found = open_run(str(run))
+    assert (found.status, found.reason) == ("failed", "final.json: damaged.")
+    assert found.settings.workers == 3
+
+
+def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_again(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workers = search._workers
+    monkeypatch.setattr(search, "_workers", lambda run, flags: Deadly(table=Scores()))
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 1
+    assert "its worker died Nothing was decided by it" in capsys.readouterr().err
+    found = open_run(str(run))
+    assert found.status == "failed"
+    view, history = state_of(found)
+    assert view.decisions == ()
+    assert not any(isinstance(outcome, Failure) for outcome in history.outcomes.values())
+
+    monkeypatch.setattr(search, "_workers", workers)
+    assert main(["resume", str(run), "--allow-weak-base"]) == 0
+    assert {line["seeds"] for line in lines_of(run / "decisions.jsonl")} == {2}

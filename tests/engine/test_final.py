@@ -1,0 +1,237 @@
+"""`final`: fresh trainings, the test set opened once, one claim."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from buildup.cli.main import main
+from buildup.engine import final as command
+from buildup.engine.final_run import FRESH, read_final
+from buildup.engine.load_state import procedure, state_of
+from buildup.engine.loop import NullObserver
+from buildup.engine.loop import run as run_loop
+from buildup.engine.setup import MakeJob, create_journal
+from buildup.execution.evaluator import Ended, Event, attempt
+from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.store.run_dir import Run, create, environment, open_run, save
+from buildup.store.settings import Settings
+from buildup.training.data import describe_data, load_data
+from buildup.training.fit import fit
+from buildup.training.recipe import load_recipe, recipe_to_values
+from buildup.trials.outcome import Record
+from buildup.trials.training import Training
+
+SIZE = 12
+SETTINGS = Settings(
+    base="test_resnet",
+    dataset="digits",
+    image_size=SIZE,
+    space="alternet",
+    recipe="quick",
+    epochs=1,
+    seeds=2,
+    strategy="alternet",
+    judge="likely",
+    workers=1,
+    threads=1,
+    device="cpu",
+    fraction="1",
+    seed=0,
+)
+GAINS = {"CC|CC|CC": Row(score=80.0), "CC|CC|CM": Row(score=95.0)}
+"""One block helps, by so much that any judge sees it."""
+
+
+class Local:
+    """Trains in this process what Ray's workers would."""
+
+    workers = 1
+
+    def __init__(self, run: Run, job: MakeJob, *, verbose: bool) -> None:
+        self._run, self._job = run, job
+        self._wanted: Sequence[Training] = ()
+
+    def request(self, wanted: Sequence[Training]) -> None:
+        self._wanted = wanted
+
+    def next_event(self, timeout: float | None = None) -> Event | None:
+        training = self._wanted[0]
+        folder = self._run.trainings / training.id / "attempt-1"
+        folder.mkdir(parents=True)
+        steps = attempt(fit, self._job(training, folder, None), folder)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                record: Record = end.value
+                return Ended(training=training, record=record)
+
+    def close(self) -> None:
+        pass
+
+
+def searched(name: str, table: dict[str, Row], *, most: int | None = None) -> Run:
+    """A run that was searched on a table of scores; `most` trainings of it."""
+    data, info = load_data("digits", None, SIZE), describe_data("digits", None, SIZE)
+    recipe = replace(load_recipe("quick").with_epochs(1), min_steps=1)
+    run = Run(
+        folder=Path("runs") / name,
+        settings=SETTINGS,
+        space=load("alternet"),
+        recipe=recipe_to_values(recipe),
+        data={
+            "hash": data.hash,
+            "train_images": info.train_images,
+            "val_images": info.val_images,
+            "split_seed": 0,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "test_set": "not opened",
+        },
+        network=read("test_resnet", input_shape=(1, SIZE, SIZE), num_classes=10),
+        environment=environment("cpu"),
+    )
+    create(run)
+    with closing(create_journal(run)) as journal:
+        evaluator = SimulatedEvaluator(table=table, default=Row(score=70.0))
+        steps = procedure(run)
+
+        def limit(history: Any) -> str | None:
+            return "enough" if most is not None and len(history.outcomes) >= most else None
+
+        run_loop(steps, evaluator, journal, NullObserver(), journal.history, lambda _: None, limit)
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a run whose last block helps, one in which nothing helps, and one that has not ended."""
+    folder = tmp_path_factory.mktemp("final")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        searched("helps", GAINS)
+        searched("nothing", {"CC|CC|CC": Row(score=80.0)})
+        searched("open", GAINS, most=3)
+        yield folder
+    finally:
+        os.chdir(before)
+
+
+def test_a_final_trains_anew_and_opens_the_test_set_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "start_workers", Local)
+    assert main(["final", "helps", "--seeds", "3", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["seeds"] == [FRESH, FRESH + 1, FRESH + 2]
+    assert values["train_images"] + values["test_images"] == 1797
+    assert [one["layout"] for one in values["contenders"]] == ["CC|CC|CC", "CC|CC|CM"]
+    base, winner = (one["mean"] for one in values["contenders"])
+    (claim,) = values["claims"]
+    assert claim["gain"] == pytest.approx(winner - base)
+    assert claim["claimed"] == (claim["ci"][0] > 0)
+    assert claim["sentence"] in values["verdict"]
+
+    run = open_run("helps")
+    searched_seeds = {int(key.rpartition("-s")[2]) for key in state_of(run)[1].outcomes}
+    assert not searched_seeds & set(values["seeds"])
+    found = read_final(run.folder)
+    assert found is not None
+    assert found.verdict == values["verdict"]
+    study = optuna.load_study(study_name="helps", storage="sqlite:///runs/helps/study.db")
+    assert study.user_attrs["final"]["verdict"] == values["verdict"]
+
+    assert main(["status", "helps"]) == 0
+    assert values["verdict"] in capsys.readouterr().out
+    assert main(["report", "helps", "--format", "md"]) == 0
+    assert "## The final" in capsys.readouterr().out
+
+    assert main(["final", "helps"]) == 2
+    said = capsys.readouterr()
+    assert "the test set was already used" in said.err
+    assert "CC|CC|CM" in said.err
+    assert said.out == ""
+
+    (run.folder / "final.json").unlink()
+    assert main(["final", "helps", "--seeds", "4"]) == 2
+    assert "--seeds: a final of this run has begun, with --seeds 3, --epochs 1" in capsys.readouterr().err
+    assert main(["final", "helps", "--json"]) == 0  # as after a crash: nothing is trained, the same numbers come out
+    again = json.loads(capsys.readouterr().out)
+    assert {**again, "opened": ""} == {**values, "opened": ""}
+
+
+def test_a_winner_that_is_the_base_leaves_nothing_to_claim(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["final", "nothing"]) == 0
+    assert "nothing to claim" in capsys.readouterr().out
+    assert open_run("nothing").data["test_set"] == "not opened"
+
+
+def test_a_search_that_has_not_ended_has_no_final(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["final", "open"]) == 2
+    assert "buildup resume runs/open" in capsys.readouterr().err
+    assert not (place / "runs/open/final").exists()
+
+
+def test_all_that_is_wrong_with_a_final_is_said_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = searched("wrong", GAINS)
+    save(replace(run, data={**run.data, "hash": "0" * 64}))
+    assert main(["final", "wrong", "--seeds", "0", "--control", "--recipe", "quikc"]) == 2
+    said = capsys.readouterr().err
+    for part in ("--seeds 0", "not the one that the run began with", "--control: the winner has", "did you mean"):
+        assert part in said
+    assert not (run.folder / "final").exists()
+
+
+def test_too_few_seeds_to_hold_what_a_claim_states_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = searched("few", GAINS)
+    assert main(["final", "few", "--seeds", "2"]) == 2
+    assert "--seeds 2: at least 3 are needed" in capsys.readouterr().err
+    assert not (run.folder / "final").exists()
+
+
+def test_a_test_set_whose_result_is_gone_stays_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = open_run("nothing")
+    save(replace(run, data={**run.data, "test_set": "opened by `buildup final`"}))
+    try:
+        assert main(["final", "nothing"]) == 2
+    finally:
+        save(run)
+    assert "already used" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_final_repeats_no_training(place: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+    run = searched("demo", GAINS)
+    command = [sys.executable, "-m", "buildup", "final", "demo"]
+    killed = start([*command, "--seeds", "3"], cwd=place, stderr=subprocess.PIPE, text=True)
+    assert killed.stderr is not None
+    while not (line := killed.stderr.readline()).startswith("training"):
+        assert line, "the final ended before it could be killed"
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    part = run.folder / "final"
+    ended = {path: path.stat().st_mtime_ns for path in part.glob("trainings/*/attempt-*/final.json")}
+    assert ended
+    assert read_final(run.folder) is None
+    assert open_run("demo").data["test_set"] == "not opened"
+
+    done = subprocess.run([*command, "--json"], cwd=place, check=True, capture_output=True, text=True)
+    values = json.loads(done.stdout)
+    assert [len(one["scores"]) for one in values["contenders"]] == [3, 3]
+    assert {path: path.stat().st_mtime_ns for path in ended} == ended
+    assert "The final" in (run.folder / "report.html").read_text()
+    study = optuna.load_study(study_name="demo-final", storage=f"sqlite:///{part}/study.db")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6

@@ -1,0 +1,103 @@
+"""What a plan says before anything is trained."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _plan, _reachable, _text, plan
+from buildup.engine.request import resolve
+from buildup.graph.edit import Replace
+from buildup.graph.kinds import LocalAttention
+from buildup.graph.network import sketch
+from buildup.models.cost import cost
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.space.schema import SearchSpace, Tuning
+from buildup.strategies.builtin import make_replay
+from buildup.strategies.by_name import STRATEGIES
+
+FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
+
+
+@pytest.mark.parametrize("base", ["resnet26", "resnetv2_18"])
+def test_costs_added_up_block_by_block_are_those_of_the_whole_network(base: str) -> None:
+    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    costs = _Costs(network)
+    for candidate in _reachable(make_replay(network, load("alternet"), judge="point", seeds=1)):
+        assert costs.of(candidate.network) == cost(candidate.network)
+
+
+def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
+    network = read("resnet26", input_shape=(3, 32, 32), num_classes=10)
+    costs = _Costs(network)
+    space = SearchSpace(name="control", description="", kind="C", place="end")
+    for candidate in _reachable(make_replay(network, space, judge="point", seeds=1)):
+        assert costs.of(candidate.network) == cost(candidate.network)
+
+
+def test_every_row_of_verdicts_is_covered_once() -> None:
+    network = read("resnet50", input_shape=(3, 32, 32), num_classes=10)
+    candidates = list(_reachable(make_replay(network, load("alternet"), judge="point", seeds=1)))
+    # c4 has 1 place, c3 has 3, c2 has 2, c1 has 1; a stage with m places ends in one of m + 1 ways.
+    assert len(candidates) == 1 + 1 + 2 * 3 + 2 * 4 * 2 + 2 * 4 * 3 * 1
+    assert len({candidate.id for candidate in candidates}) == len(candidates)
+
+
+@pytest.mark.parametrize("strategy", ["tpe", "random", "exhaustive"])
+def test_a_plan_of_a_control_names_each_layout_once(strategy: str) -> None:
+    steps = make_replay(sketch("CCC|CCCC|CCC"), load("alternet"), strategy=STRATEGIES[strategy], judge="point", seeds=1)
+    layouts = [candidate.layout for candidate in _reachable(steps)]
+    assert len(set(layouts)) == len(layouts) == (1 + 4 if strategy == "random" else 2 * 3 * 2)
+
+
+@pytest.mark.parametrize("tries", [1, 9])
+def test_a_plan_names_every_setting_that_may_be_tried_whether_drawn_or_not(tries: int) -> None:
+    space = SearchSpace(name="test", description="", tune=Tuning(window=(1, 2, 3), tries=tries))
+    steps = make_replay(sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="point", seeds=1)
+    candidates = list(_reachable(steps))
+    assert len({candidate.id for candidate in candidates}) == len(candidates)
+    edits = {candidate.edits[-1] for candidate in candidates[1:]}
+    placed = [(edit.path, edit.new) for edit in edits if isinstance(edit, Replace)]
+    windows = {(path, kind.window) for path, kind in placed if isinstance(kind, LocalAttention)}
+    assert windows == {(path, window) for path in ("c1.1", "c2.1") for window in (1, 2, 3, 4)}
+
+
+def test_what_passes_a_limit_is_not_planned() -> None:
+    values = plan({**FLAGS, "strategy": "exhaustive", "max_macs": "130000000", "judge": "point"})[1]
+    macs = [candidate["macs"] for candidate in values["candidates"]]
+    assert len(macs) < 16
+    assert max(macs[1:]) <= 130_000_000
+    assert values["trainings"]["most"] == 2 * len(macs)
+
+
+def test_what_ends_a_search_early_is_counted_in() -> None:
+    made = _plan(resolve({**FLAGS, "max_trials": "3"}, new_run=False))
+    assert made.trainings == (3, 3)
+    assert made.expected.trainings == 3
+    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in _text(made)
+
+    def with_limits(**limits: float | None) -> Plan:
+        request = replace(made.request, settings=replace(made.request.settings, **limits))  # type: ignore[arg-type]
+        return replace(made, request=request)
+
+    assert with_limits(max_trials=500).trainings == with_limits(max_trials=None).trainings == (10, 40)
+    short = with_limits(time_budget=1.5 * made.each)
+    assert short.seconds[1] == short.expected.high == 1.5 * made.each
+    assert short.trainings[1] <= made.request.settings.workers
+
+
+def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
+    network = read("resnet152", input_shape=(3, 32, 32), num_classes=10)
+    candidates = list(_reachable(make_replay(network, load("alternet"), judge="point", seeds=1)))
+    assert len(candidates) <= MOST_ROWS
+
+
+def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
+    times = [plan({**FLAGS, "judge": "point", "workers": workers})[1] for workers in ("2", "8")]
+    rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
+    assert rounds[0] == pytest.approx(rounds[1])
+    assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)
+    expected = [one["expected"]["seconds"] / one["candidates"][0]["seconds"] for one in times]
+    assert expected[1] < 0.9 * expected[0]

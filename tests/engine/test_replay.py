@@ -1,0 +1,120 @@
+"""The walk of a procedure over a history: what it waits for, and what it decides when trainings fail."""
+
+import random
+import time
+from dataclasses import replace
+from statistics import median
+
+import pytest
+
+from buildup.engine.replay import Replay
+from buildup.errors import RunError
+from buildup.graph.network import sketch
+from buildup.space.schema import SearchSpace
+from buildup.strategies.builtin import make_replay
+from buildup.strategies.by_name import STRATEGIES
+from buildup.trials.history import History
+from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
+from buildup.trials.training import training_id
+
+SPACE = SearchSpace(name="test", description="")
+BROKEN = Failure(reason=Reason.DIVERGED, message="Traceback\n  somewhere\nThe training loss became nan in epoch 2.")
+
+
+def procedure(seeds: int = 2, judge: str = "point") -> Replay:
+    return make_replay(sketch("CC|CC"), SPACE, judge=judge, seeds=seeds, first_seed=7)
+
+
+def with_outcomes(history: History, candidate_id: str, *outcomes: Outcome) -> History:
+    for seed, outcome in enumerate(outcomes, start=7):
+        history = history.with_outcome(training_id(candidate_id, seed), outcome)
+    return history
+
+
+def test_the_base_is_waited_for_first_with_every_seed() -> None:
+    view = procedure().view(History())
+    assert view.current is view.candidates[0]
+    assert [training.seed for training in view.needed] == [7, 8]
+    assert not view.finished
+
+
+def test_an_epoch_is_no_news_and_an_outcome_is() -> None:
+    before, key = History(), training_id("some", 7)
+    epoch = before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0}))
+    ended = before.with_outcome(key, Score(accuracy=80))
+    steps = procedure()
+    assert [steps.notices(before, later) for later in (before, epoch, ended)] == [False, False, True]
+
+
+def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would() -> None:
+    steps = procedure(seeds=1)
+    history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
+    candidate = steps.view(history).current
+    assert candidate is not None
+    view = steps.view(with_outcomes(history, candidate.id, Score(accuracy=81)))
+    other = make_replay(sketch("CC|CC"), replace(SPACE, order="first-last"), judge="point", seeds=1, first_seed=7)
+    with pytest.raises(RunError, match=r"step 1 of this run decided on CC\|CM .* CM\|CC .* would be tried"):
+        other.view(replace(history, decisions=view.decisions))
+
+
+def test_only_the_seeds_that_are_missing_are_waited_for() -> None:
+    steps = procedure()
+    history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
+    assert [training.seed for training in steps.view(history).needed] == [8]
+
+
+def test_a_failed_training_drops_its_candidate_with_the_reason_and_waits_for_no_other_seed() -> None:
+    steps = procedure()
+    history = with_outcomes(History(), steps.base.id, Score(accuracy=80), Score(accuracy=81))
+    candidate = steps.view(history).current
+    assert candidate is not None
+    history = with_outcomes(history, candidate.id, BROKEN)
+    decision = steps.view(history).decisions[0]
+    assert decision.verdict == "drop"
+    assert decision.reason == "dropped: a training of it failed (diverged): The training loss became nan in epoch 2."
+
+
+def test_a_base_without_any_score_keeps_nothing() -> None:
+    steps = procedure(seeds=1)
+    history = with_outcomes(History(), steps.base.id, BROKEN)
+    while (current := steps.view(history).current) is not None:
+        history = with_outcomes(history, current.id, Score(accuracy=99))
+    view = steps.view(history)
+    assert [decision.verdict for decision in view.decisions] == ["drop", "drop"]
+    assert "no training of its parent has a score" in view.decisions[0].reason
+
+
+def test_a_recorded_decision_is_taken_as_it_is() -> None:
+    steps = procedure(seeds=1)
+    history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
+    candidate = steps.view(history).current
+    assert candidate is not None
+    history = with_outcomes(history, candidate.id, Score(accuracy=79))
+    decision = steps.view(history).decisions[0]
+    assert decision.verdict == "drop"
+    recorded = history.with_decision(replace(decision, verdict="keep", reason="kept: decided earlier"))
+    assert steps.view(recorded).decisions[0].reason == "kept: decided earlier"
+    assert steps.view(recorded).best.id == candidate.id
+
+
+def test_a_verdict_takes_no_ten_milliseconds_at_a_thousand_trainings() -> None:
+    network = sketch("CCCCCC|CCCCCC|CCCCCC|CCCCCC|CCCC")
+    steps = make_replay(network, SPACE, strategy=STRATEGIES["exhaustive"], judge="proven", seeds=3)
+    history, times, rng = History(), list[float](), random.Random(0)
+    while len(history.outcomes) < 1000:
+        outcomes: dict[str, Outcome] = dict(history.outcomes)
+        for training in steps.view(history).needed:
+            correct = rng.randbytes(625)
+            outcomes[training.id] = Score(accuracy=80 + rng.gauss(0, 0.5), correct=correct, images=5000)
+        history = replace(history, outcomes=outcomes)
+        began = time.process_time()
+        view = steps.view(history)
+        times.append(time.process_time() - began)
+        history = replace(history, decisions=view.decisions)
+    assert median(times[-50:]) < 0.01
+
+
+def test_what_is_left_is_counted_for_both_verdicts() -> None:
+    steps = make_replay(sketch("CCC|CCCC|CCCCCC|CCCC"), SPACE, judge="point", seeds=1)
+    assert steps.verdicts_left((), kept=False) == 4
+    assert steps.verdicts_left((), kept=True) == 1 + 2 + 3 + 2

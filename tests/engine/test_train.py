@@ -1,0 +1,90 @@
+"""`train` makes one training, and goes on after a stop."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from buildup.cli.main import main
+from buildup.engine.train import network_of
+from buildup.graph.layout import layout
+from buildup.training.dataset import DataInfo
+
+TINY = ["train", "resnet10t", "--dataset", "digits", "--fraction", "1/10", "--device", "cpu", "--threads", "1"]
+
+
+def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [*TINY, "--epochs", "1", "--to", str(tmp_path / "a"), "--execution", "float32"]
+    assert main([*asked, "--json"]) == 0
+    said = capsys.readouterr()
+    values = json.loads(said.out)
+    assert values["score"]["images"] == 287
+    assert values["execution"]["precision"] == "float32"
+    assert Path(values["weights"]).is_file()
+    assert "epoch 1 of 1" in said.err
+    assert main(asked) == 2
+    assert "this training is finished" in capsys.readouterr().err
+
+
+def test_a_wrong_request_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["train", "resnet10", "--dataset", "digits", "--recipe", "quik", "--fraction", "2", "--execution", "fp8"]
+    assert main([*asked, "--to", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    for problem in ("did you mean 'quick'", "fraction is '2'", "word of --execution 'fp8'", "resnet10"):
+        assert problem in said
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_a_base_is_trained_all_the_same(tmp_path: Path) -> None:
+    asked = ["train", "vit_tiny_patch16_224", "--dataset", "digits", "--fraction", "1/10", "--epochs", "1"]
+    assert main([*asked, "--device", "cpu", "--to", str(tmp_path / "a")]) == 0
+    assert main([*asked, "--layout", "CC", "--to", str(tmp_path / "b")]) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    def command(name: str) -> list[str]:
+        return [sys.executable, "-m", "buildup", *TINY, "--epochs", "4", "--to", str(tmp_path / name), "--json",
+                "--execution", "float32"]  # fmt: skip
+
+    def scores(output: str) -> object:
+        values = json.loads(output)
+        clocks = {"seconds", "throughput"}
+        return [{k: v for k, v in epoch["metrics"].items() if k not in clocks} for epoch in values["curve"]]
+
+    whole = subprocess.run(command("whole"), capture_output=True, text=True, check=True)
+    (tmp_path / "broken").mkdir()
+    # The same execution, so that the comparison is one of numbers.
+    broken = start(command("broken"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "broken" / "attempt-1" / "checkpoint.pt").exists():
+        assert broken.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(broken.pid, signal.SIGKILL)
+    broken.wait()
+    (tmp_path / "broken" / "execution.json").read_text()
+    resumed = subprocess.run(command("broken"), capture_output=True, text=True, check=True)
+    ours = (tmp_path / "broken" / "execution.json").read_text(), (tmp_path / "whole" / "execution.json").read_text()
+    assert len(scores(resumed.stdout)) == 4  # type: ignore[arg-type]
+    assert ours[0] != ours[1] or scores(resumed.stdout) == scores(whole.stdout)
+
+
+@pytest.mark.parametrize(
+    ("base", "space", "asked", "expected"),
+    [
+        ("resnet18", "smoothing", "CCS|CCS|CCS|CCS", "CCS|CCS|CCS|CCS"),
+        ("resnet18", None, "CC|CM|CM|CM", "CC|CM|CM|CM"),
+        ("resnetv2_50", "paper", None, "CCC|CCCC|CCCCCC|CCCC"),
+    ],
+)
+def test_a_space_says_what_layouts_may_hold(base: str, space: str | None, asked: str | None, expected: str) -> None:
+    digits = DataInfo(image_size=16, channels=1, num_classes=10, train_images=100, val_images=10)
+    assert layout(network_of(base, asked, digits, space)) == expected

@@ -1,0 +1,449 @@
+"""Real Ray workers on trainings of a few milliseconds."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from buildup.errors import DataError, ResourceError, SearchError
+from buildup.execution.dispatcher import MakeJob
+from buildup.execution.evaluator import Ended, EpochDone, Event, Started
+from buildup.execution.ray_tune import RayEvaluator
+from buildup.graph.network import sketch
+from buildup.store.atomic_write import write_atomic
+from buildup.trials.candidate import Candidate
+from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Score
+from buildup.trials.training import Training
+
+BASE = Candidate(network=sketch("CC|CC|CC|CC"))
+
+# The workers can't import this file, so its functions travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
+
+
+def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
+    """Counts epochs, keeps a checkpoint, and breaks where it is told to."""
+    first = int((job["earlier"] / "checkpoint.pt").read_text()) if job["earlier"] else 0
+    for number in range(1, job["epochs"] + 1):
+        time.sleep(job["seconds"] if number > first else 0)
+        if number == job.get("diverges"):
+            raise Failed(Reason.DIVERGED, "the loss is not a number")
+        if number == job.get("breaks"):
+            raise ZeroDivisionError("a broken block")
+        if number == job.get("refuses"):
+            raise DataError("the images are not those of then.")
+        if number == job.get("fills"):
+            raise Failed(Reason.DISK_FULL, "the disk is full.")
+        metrics = {"accuracy": float(number), "pid": float(os.getpid()), "remembered": float(number <= first)}
+        yield Epoch(number=number, metrics=metrics)
+        write_atomic(Path(job["folder"]) / "checkpoint.pt", str(number).encode())
+    return Score(accuracy=50.0 + job["epochs"])
+
+
+def jobs(**settings: Any) -> MakeJob:
+    def make(training: Training, folder: Path, earlier: Path | None) -> dict[str, Any]:
+        return {"epochs": 3, "seconds": 0.01, **settings, "folder": str(folder), "earlier": earlier}
+
+    return make
+
+
+def trainings(count: int, first: int = 0) -> list[Training]:
+    return [Training(candidate=BASE, seed=seed) for seed in range(first, first + count)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    """One Ray for all tests; evaluators that find it there leave it running."""
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=0,
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=100 * 2**20,
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path) -> Iterator[Callable[..., RayEvaluator]]:
+    made = []
+
+    def make(job: MakeJob, workers: int = 2, cpus: float = 1, gpus: float = 0) -> RayEvaluator:
+        one = RayEvaluator(
+            folder=tmp_path,
+            train=toy,
+            job=job,
+            workers=workers,
+            cpus_per_worker=cpus,
+            gpus_per_worker=gpus,
+            address=None,
+            verbose=False,
+        )
+        made.append(one)
+        return one
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def until_ended(evaluator: RayEvaluator, requested: list[Training]) -> list[Event]:
+    """Want these until they have all ended."""
+    events: list[Event] = []
+    left = list(requested)
+    while left:
+        evaluator.request(left)
+        event = evaluator.next_event(timeout=30)
+        assert event is not None, "nothing happened for half a minute"
+        events.append(event)
+        if isinstance(event, Ended):
+            left = [training for training in left if training.id != event.training.id]
+    return events
+
+
+def wait_for(evaluator: RayEvaluator, kind: type[Event]) -> Any:
+    while True:
+        event = evaluator.next_event(timeout=30)
+        assert event is not None, "nothing happened for half a minute"
+        if isinstance(event, kind):
+            return event
+
+
+def test_a_training_starts_goes_through_its_epochs_and_ends(evaluator: Callable[..., RayEvaluator]) -> None:
+    [training] = trainings(1)
+    events = until_ended(evaluator(jobs()), [training])
+    assert [type(event) for event in events] == [Started, EpochDone, EpochDone, EpochDone, Ended]
+    assert all(event.training.id == training.id for event in events)
+    assert isinstance(events[0], Started)
+    assert events[0].attempt == 1
+    assert events[0].worker.startswith(f"{socket.gethostname()}:")
+    assert isinstance(events[-1], Ended)
+    assert events[-1].record.outcome == Score(accuracy=53.0)
+    assert [epoch.number for epoch in events[-1].record.curve] == [1, 2, 3]
+
+
+def test_workers_outlive_their_trainings_and_gaps_in_which_nothing_is_wanted(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs())
+    events = until_ended(one, trainings(8))
+    one.request([])
+    assert one.next_event(timeout=1.0) is None
+    events += until_ended(one, trainings(1, first=8))
+    assert one.next_event(timeout=1.0) is None
+    wanted_at = time.monotonic()
+    one.request(trainings(11, first=9))
+    wait_for(one, Started)
+    assert time.monotonic() - wanted_at < 1.0
+    events += until_ended(one, trainings(11, first=9))
+    workers = {event.worker for event in events if isinstance(event, Started)}
+    assert sum(isinstance(event, Ended) for event in events) == 20
+    assert len(workers) == 2
+
+
+def test_trainings_start_in_the_order_in_which_they_are_wanted(evaluator: Callable[..., RayEvaluator]) -> None:
+    requested = trainings(6)[::-1]
+    events = until_ended(evaluator(jobs(), workers=1), requested)
+    assert [event.training.seed for event in events if isinstance(event, Started)] == [5, 4, 3, 2, 1, 0]
+
+
+def test_an_unneeded_training_ends_with_its_epoch_and_can_be_wanted_again(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs(epochs=12, seconds=0.1), workers=1)
+    [first, second] = trainings(2)
+    one.request([first])
+    wait_for(one, EpochDone)
+    one.request([second])
+    ended = wait_for(one, Ended)
+    assert ended.training.id == first.id
+    assert isinstance(ended.record.outcome, Failure)
+    assert ended.record.outcome.reason is Reason.UNNEEDED
+    assert wait_for(one, Started).training.id == second.id
+    one.request([first])
+    assert wait_for(one, Ended).training.id == second.id
+    again = wait_for(one, Started)
+    assert (again.training.id, again.attempt) == (first.id, 2)
+    ended = wait_for(one, Ended)
+    assert ended.record.outcome == Score(accuracy=62.0)
+    assert [epoch.number for epoch in ended.record.curve] == list(range(1, 13))
+
+
+def test_a_training_that_is_wanted_again_in_time_just_goes_on(evaluator: Callable[..., RayEvaluator]) -> None:
+    one = evaluator(jobs(seconds=0.3), workers=1)
+    one.request(trainings(1))
+    wait_for(one, EpochDone)
+    one.request([])
+    one.request(trainings(1))
+    events = [one.next_event(timeout=10) for _ in range(3)]
+    assert [type(event) for event in events] == [EpochDone, EpochDone, Ended]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason", "message"),
+    [
+        ({"diverges": 2}, Reason.DIVERGED, "the loss is not a number"),
+        ({"breaks": 2}, Reason.BROKEN, "ZeroDivisionError: a broken block"),
+    ],
+)
+def test_a_failed_training_is_a_result_and_the_next_one_runs(
+    evaluator: Callable[..., RayEvaluator], settings: dict[str, int], reason: Reason, message: str
+) -> None:
+    one = evaluator(jobs(**settings), workers=1)
+    events = until_ended(one, trainings(2))
+    outcomes = [event.record.outcome for event in events if isinstance(event, Ended)]
+    assert [isinstance(outcome, Failure) and outcome.reason for outcome in outcomes] == [reason, reason]
+    assert all(isinstance(outcome, Failure) and message in outcome.message for outcome in outcomes)
+
+
+@pytest.mark.parametrize("fault", ["refuses", "fills"])
+def test_a_failure_of_the_place_ends_the_search_and_is_held_against_nobody(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path, fault: str
+) -> None:
+    one = evaluator(jobs(**{fault: 3}))
+    with pytest.raises(SearchError, match="Nothing was decided by it"):
+        until_ended(one, trainings(1))
+    one.close()
+    assert not list(tmp_path.rglob("final.json"))
+    events = until_ended(evaluator(jobs()), trainings(1))
+    assert [event.epoch.metrics["remembered"] for event in events if isinstance(event, EpochDone)] == [1, 1, 0]
+
+
+def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(
+    evaluator: Callable[..., RayEvaluator], capfd: pytest.CaptureFixture[str]
+) -> None:
+    one = evaluator(jobs(epochs=6, seconds=0.4), workers=1)
+    one.request(trainings(1))
+    pid = int(wait_for(one, Started).worker.split(":")[1])
+    while wait_for(one, EpochDone).epoch.number < 3:
+        pass
+    os.kill(pid, signal.SIGKILL)
+    again = wait_for(one, Started)
+    assert again.attempt == 2
+    ended = wait_for(one, Ended)
+    assert ended.record.outcome == Score(accuracy=56.0)
+    assert [epoch.number for epoch in ended.record.curve] == [1, 2, 3, 4, 5, 6]
+    assert [epoch.metrics["remembered"] for epoch in ended.record.curve][:2] == [1.0, 1.0]
+    assert capfd.readouterr().out == ""  # a result may have to be the only thing there
+
+
+@pytest.mark.slow
+def test_a_training_that_gets_further_between_the_deaths_of_its_workers_is_not_lost(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs(epochs=6, seconds=0.3), workers=1)
+    one.request(trainings(1))
+    for number in (1, 2, 3, 4):
+        pid = int(wait_for(one, Started).worker.split(":")[1])
+        while wait_for(one, EpochDone).epoch.number < number:
+            pass
+        time.sleep(0.1)  # it keeps its epoch after telling it
+        os.kill(pid, signal.SIGKILL)
+    assert wait_for(one, Ended).record.outcome == Score(accuracy=56.0)
+
+
+@pytest.mark.slow
+def test_a_training_that_only_kills_its_workers_ends_the_search_and_can_be_tried_again(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path
+) -> None:
+    one = evaluator(jobs(seconds=60), workers=1)
+    one.request(trainings(1))
+    for _ in range(3):
+        os.kill(int(wait_for(one, Started).worker.split(":")[1]), signal.SIGKILL)
+    with pytest.raises(SearchError, match="lost its worker 3 times, and got no further than epoch 0") as told:
+        wait_for(one, Ended)
+    assert "The actor died" in str(told.value)
+    one.close()
+    assert not list(tmp_path.rglob("final.json"))
+    ended = until_ended(evaluator(jobs(), workers=1), trainings(1))[-1]
+    assert isinstance(ended, Ended)
+    assert ended.record.outcome == Score(accuracy=53.0)
+
+
+def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..., RayEvaluator]) -> None:
+    job = jobs()
+    until_ended(evaluator(job), trainings(1))
+    another = evaluator(job)
+    [event] = until_ended(another, trainings(1))
+    assert isinstance(event, Ended)
+    assert event.record.outcome == Score(accuracy=53.0)
+    assert len(event.record.curve) == 3
+
+
+def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs(epochs=2, seconds=1.5), workers=1)
+    one.request(trainings(1))
+    wait_for(one, EpochDone)
+    time.sleep(0.2)
+    since = time.monotonic()
+    one.close()
+    assert time.monotonic() - since < 6
+    events = until_ended(evaluator(jobs(epochs=2, seconds=0.01), workers=1), trainings(1))
+    told = [event.epoch for event in events if isinstance(event, EpochDone)]
+    assert [(epoch.number, epoch.metrics["remembered"]) for epoch in told] == [(1, 1.0), (2, 0.0)]
+
+
+def test_a_job_that_cannot_be_made_stops_the_search_with_its_traceback(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    def broken(training: Training, folder: Path, earlier: Path | None) -> None:
+        raise LookupError("no such recipe")
+
+    one = evaluator(broken)
+    one.request(trainings(1))
+    with pytest.raises(SearchError, match="no such recipe"):
+        one.next_event(timeout=20)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ({"workers": 2, "gpus": 1}, "2 workers with 1 CPU and 1 GPU each do not fit.*2 CPU and 0 GPU"),
+        ({"workers": 3}, "3 workers with 1 CPU each do not fit.*room for 2"),
+        ({"workers": 1, "gpus": 1.5}, "1.5 GPUs per training"),
+    ],
+)
+def test_resources_that_do_not_exist_are_refused(
+    evaluator: Callable[..., RayEvaluator], asked: dict[str, Any], found: str
+) -> None:
+    with pytest.raises(ResourceError, match=found):
+        evaluator(jobs(), **asked)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "ray://head:10001", "http://head:1"])
+def test_an_address_in_another_form_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(ResourceError, match="host:port"):
+        connect(tmp_path, address)
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ResourceError, match=f"127.0.0.1:{port}: nothing answers"):
+        connect(tmp_path, f"127.0.0.1:{port}")
+
+
+def connect(folder: Path, address: str) -> None:
+    RayEvaluator(
+        folder=folder,
+        train=toy,
+        job=jobs(),
+        workers=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        address=address,
+        verbose=False,
+    )
+
+
+SCRIPT = """
+    import sys, time
+    from pathlib import Path
+    from buildup.graph.network import sketch
+    from buildup.execution.evaluator import Ended, EpochDone
+    from buildup.execution.ray_tune import RayEvaluator
+    from buildup.trials.candidate import Candidate
+    from buildup.trials.outcome import Epoch, Score
+    from buildup.trials.training import Training
+
+    def train(job):
+        for number in range(1, job + 1):
+            time.sleep(0.05)
+            print("a worker prints")
+            yield Epoch(number=number, metrics={"accuracy": 1.0})
+        return Score(accuracy=1.0)
+
+    def main(epochs):
+        evaluator = RayEvaluator(
+            folder=Path(sys.argv[1]), train=train, job=lambda *_: epochs, workers=1, cpus_per_worker=1,
+            gpus_per_worker=0, address=sys.argv[3] or None, verbose=False,
+        )
+        try:
+            evaluator.want([Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)])
+            while not isinstance(event := evaluator.next_event(), Ended):
+                if isinstance(event, EpochDone) and event.epoch.number == 2:
+                    print("two epochs", flush=True)
+            print(event.record.outcome.accuracy, flush=True)
+        except KeyboardInterrupt:
+            print("interrupted", time.time(), flush=True)
+        finally:
+            evaluator.close()
+
+    main(int(sys.argv[2]))
+"""
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def script(start: Start, folder: Path, epochs: int, address: str = "") -> "subprocess.Popen[str]":
+    file = folder / "script.py"
+    file.write_text(textwrap.dedent(SCRIPT))
+    return start(
+        [sys.executable, str(file), str(folder / "trainings"), str(epochs), address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs these tests in its background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+
+
+@pytest.mark.slow
+def test_ray_prints_nothing(tmp_path: Path, start: Start) -> None:
+    out, error = script(start, tmp_path, epochs=3).communicate(timeout=60)
+    assert error == ""
+    assert out.splitlines() == ["two epochs", "1.0"]
+
+
+def test_ctrl_c_reaches_the_program_within_a_second(tmp_path: Path, start: Start) -> None:
+    process = script(start, tmp_path, epochs=10_000)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "two epochs\n"
+    pressed = time.time()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: Ray's processes get it too
+    out, error = process.communicate(timeout=30)
+    assert out.startswith("interrupted ")
+    assert float(out.split()[1]) - pressed < 1.0
+    assert error == ""
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_given_cluster_is_used_and_left_running(tmp_path: Path, start: Start) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(2):
+            out, error = script(start, tmp_path, epochs=3, address=cluster.address).communicate(timeout=60)
+            assert error == ""
+            assert out.splitlines()[-1] == "1.0"
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.slow
+def test_an_address_where_something_else_answers_is_refused(tmp_path: Path, start: Start) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        process = script(start, tmp_path, epochs=3, address=f"127.0.0.1:{other.getsockname()[1]}")
+        _, error = process.communicate(timeout=90)
+    assert "ResourceError" in error.splitlines()[-1]

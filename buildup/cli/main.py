@@ -1,39 +1,53 @@
-"""The command line: arguments in, one call, text out. It decides nothing, and it alone imports late."""
+"""The command line: which commands there are, and how what was typed becomes a call.
 
-import argparse
-import json
-import re
+Commands are named by import string, so that `--help` loads none of them.
+"""
+
+import logging
 import sys
-from collections.abc import Callable, Sequence
-from importlib import import_module
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
+
+from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
+from cyclopts import convert as to_type
 
 from buildup import __version__
-from buildup.cli.menu import COMMANDS, Command
 from buildup.errors import BuildupError, RequestError, unknown
 
-Flags = dict[str, Any]
+_SEARCHING = Group("Search", sort_key=1)
+_RESULTS = Group("Results", sort_key=2)
+_NETWORKS = Group("Networks and machines", sort_key=3)
 
-RESUME_HINT = "Interrupted."
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse, whose errors are ours."""
-
-    def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{self.prog}: {message}. See {self.prog} --help.")
+COMMANDS: dict[str, tuple[str, Group, str]] = {
+    "search": ("search:search", _SEARCHING, "Search where attention helps, to the end."),
+    "resume": ("search:resume", _SEARCHING, "Go on with a run after any stop, kill or crash, or take it further."),
+    "plan": ("plan:plan", _SEARCHING, "What a search would train and cost; trains nothing."),
+    "simulate": ("simulate:simulate", _SEARCHING, "The same rule on a table of scores."),
+    "status": ("status:status", _SEARCHING, "What runs, what was decided, what is left."),
+    "final": ("final:final", _RESULTS, "Train base and winner anew, open the test set once, and say what is proven."),
+    "report": ("report:report", _RESULTS, "Write report.html of a run anew, or compare several runs."),
+    "export": ("export:export", _RESULTS, "Write the discovered network as a timm model."),
+    "dashboard": ("dashboard:dashboard", _RESULTS, "Show a run in optuna-dashboard, for this machine only."),
+    "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),
+    "graph": ("graph:graph", _NETWORKS, "The staged graph of a base or a layout."),
+    "models": ("models:models", _NETWORKS, "Which timm names can be a base, and for the others why not."),
+    "spaces": ("graph:spaces", _NETWORKS, "The search spaces that ship, and what each allows."),
+    "train": ("train:train", _NETWORKS, "Train any timm model or layout once; the same command goes on after a stop."),
+    "doctor": ("doctor:doctor", _NETWORKS, "What works here, what does not, and what to do."),
+}
+"""The function of `buildup.cli` behind each command, its group and its help."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
+    _log_to_stderr()
     try:
-        command, flags = _parse(arguments)
-        return _run(command, flags)
+        return _call(arguments)
     except BuildupError as error:
         print(_paragraph(error), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print(RESUME_HINT, file=sys.stderr)
+        print("Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader left, as `head` does. Python would complain once more when it flushes stdout.
@@ -44,105 +58,78 @@ def main(arguments: Sequence[str]) -> int:
         return 1
 
 
-def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
-    parser = _Parser(
-        prog="buildup",
-        description="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
-        epilog="A first search, on images that come along:\n  " + COMMANDS[0].example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+def make_app() -> App:
+    """The commands as a cyclopts app."""
+    app = App(
+        name="buildup",
+        version=f"buildup {__version__}",
+        help="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
+        help_epilogue="A first search, on images that come along:\n"
+        "buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
+        help_format="plaintext",
+        help_flags=["--help", "-h"],
+        default_parameter=Parameter(negative=(), converter=_convert),
+        exit_on_error=False,
+        print_error=False,
     )
-    parser.add_argument("--version", action="version", version=f"buildup {__version__}")
-    by_name = {command.name: command for command in COMMANDS}
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
-    for command in COMMANDS:
-        _add(commands.add_parser, command)
-    if len(arguments) > 1 and f"{arguments[0]} {arguments[1]}" in by_name:  # `bench train` is one name
-        arguments = [f"{arguments[0]} {arguments[1]}", *arguments[2:]]
-    first = next((argument for argument in arguments if not argument.startswith("-")), None)
-    if first is not None and first not in by_name:
-        raise RequestError(unknown("command", first, by_name, shown=20))
-    known, extra = parser.parse_known_args(_joined(arguments))
-    if known.command is None:
-        parser.print_help()
-        raise SystemExit(2 if extra else 0)
-    command = by_name[known.command]
-    if extra:
-        names = [f"--{flag.name}" for flag in command.flags]
-        raise RequestError(
-            *(
-                _stray(argument, command, names)
-                for argument in extra
-                if argument.startswith("-") or not any(e.startswith("-") for e in extra)
-            )
-        )
-    return command, vars(known)
+    for name, (target, group, help_text) in COMMANDS.items():
+        app.command(f"buildup.cli.{target}", name=name, group=group, help=help_text)
+    return app
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """Flags with the negative values that follow them in one word; argparse takes such a value, `-5m`, for a flag.
-
-    >>> _joined(["plan", "--time-budget", "-5m", "--json"])
-    ['plan', '--time-budget=-5m', '--json']
-    """
-    joined: list[str] = []
-    for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return joined
-
-
-def _stray(argument: str, command: Command, names: Sequence[str]) -> str:
-    if argument.startswith("-"):
-        return unknown(f"flag of {command.name}", argument.partition("=")[0], names, shown=40)
-    return f"{command.name}: {argument!r} is one word too many. See buildup {command.name} --help."
-
-
-def _add(add_parser: Callable[..., argparse.ArgumentParser], command: Command) -> None:
-    parser = add_parser(
-        command.name,
-        help=command.help,
-        description=f"{command.help[0].upper()}{command.help[1:]}.",
-        epilog=f"Example:\n  {command.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    for name, text in command.positional:
-        nargs = "?" if name.startswith("[") else "+" if name.endswith("...") else None
-        plain = name.strip("[].")
-        parser.add_argument(plain, help=text, nargs=nargs, metavar=plain.upper())
-    for flag in command.flags:
-        text = flag.help.replace("%", "%%")  # argparse fills in what stands behind one
-        if flag.metavar is None:
-            parser.add_argument(f"--{flag.name}", help=text, action="store_true")
-        elif flag.metavar.startswith("["):
-            metavar = flag.metavar.strip("[]")
-            parser.add_argument(f"--{flag.name}", help=text, metavar=metavar, nargs="?", const="")
-        else:
-            parser.add_argument(f"--{flag.name}", help=text, metavar=flag.metavar)
+def _call(arguments: Sequence[str]) -> int:
+    app = make_app()
+    name = arguments[0] if arguments else "--help"
+    try:
+        command, bound, unused, _ = app.parse_known_args(list(arguments))
+    except UnknownCommandError:
+        raise RequestError(unknown("command", name, COMMANDS, shown=20)) from None
+    except MissingArgumentError as error:
+        missing = error.argument.name.lstrip("-").upper() if error.argument else "an argument"
+        raise RequestError(f"{name}: {missing} is missing. See buildup {name} --help.") from None
+    except CycloptsError as error:
+        raise RequestError(f"{name}: {error} See buildup {name} --help.") from None
+    if unused:
+        flags = [flag for one in app[name].assemble_argument_collection() for flag in one.names if flag[:2] == "--"]
+        typed = [word for word in unused if word.startswith("-")] or unused
+        raise RequestError(*(_stray(name, word, flags) for word in typed))
+    answer = command(*bound.args, **bound.kwargs)
+    if answer is None and not arguments:
+        return 0
+    return int(answer or 0)
 
 
-def _run(command: Command, flags: Flags) -> int:
-    """A command answers with an exit code, with text and the same as values, or with all three."""
-    function = _load(f"buildup.commands.{command.run}")
-    answer = function(flags, *map(_when_called, command.late))
-    if isinstance(answer, int):
-        return answer
-    text, values, *code = answer
-    print(json.dumps(values, indent=2, ensure_ascii=False) if flags.get("json") else text)
-    return code[0] if code else 0
+def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
+    """The value of a flag; as it was typed where it does not fit, so that a request names all its problems at once."""
+    try:
+        return to_type(type_, tokens)
+    except CoercionError:
+        return tokens[0].value
 
 
-def _load(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    loaded: Callable[..., Any] = getattr(import_module(module), function)
-    return loaded
+def _stray(command: str, word: str, flags: Sequence[str]) -> str:
+    if word.startswith("-"):
+        return unknown(f"flag of {command}", word.partition("=")[0], flags, shown=40)
+    return f"{command}: {word!r} is one word too many. See buildup {command} --help."
 
 
-def _when_called(name: str) -> Callable[..., Any]:
-    return lambda *arguments, **named: _load(name)(*arguments, **named)
+def _log_to_stderr() -> None:
+    logger = logging.getLogger("buildup")
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Messages on whatever stderr is at the moment; warnings say that they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def _paragraph(error: BuildupError) -> str:

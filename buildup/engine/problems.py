@@ -26,20 +26,28 @@ class Problems:
         if self.found:
             raise RequestError(*self.found)
 
-    def whole(self, flag: str, text: str | None, default: int, least: int = 1, most: int = 1_000_000) -> int:
-        """A whole number within bounds."""
-        value = self._bounded(flag, text, int, f"a whole number from {least} to {most:,}", least, most)
-        return default if value is None else int(value)
+    def whole(self, flag: str, value: object, default: int, least: int = 1, most: int = 1_000_000) -> int:
+        """A whole number within bounds; the default for None."""
+        if value is None:
+            return default
+        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+            return value
+        self.found.append(f"{flag} {value}: a whole number from {least} to {most:,} is needed.")
+        return default
 
-    def number(self, flag: str, text: str | None, default: float, least: float = 0.0, most: float = 1e9) -> float:
-        """A number within bounds."""
-        value = self._bounded(flag, text, float, f"a number from {least:g} to {most:g}", least, most)
-        return default if value is None else value
+    def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float = 1e9) -> float:
+        """A number within bounds; the default for None."""
+        if value is None:
+            return default
+        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
+            return float(value)
+        self.found.append(f"{flag} {value}: a number from {least:g} to {most:g} is needed.")
+        return default
 
-    def parsed(self, flag: str, parse: Callable[[str], float], text: str | None) -> float | None:
-        """What a reader of its own makes of a text."""
+    def parsed(self, flag: str, parse: Callable[[str], float], value: str | float | None) -> float | None:
+        """What a reader of its own makes of a value."""
         try:
-            return None if text is None else parse(text)
+            return None if value is None else parse(str(value))
         except ValueError as problem:
             self.found.append(f"{flag} {problem}")
             return None
@@ -64,17 +72,3 @@ class Problems:
                 f"use at least {NEEDS_SEEDS[wish]} seeds, or --judge point."
             )
         return "point"
-
-    def _bounded(
-        self, flag: str, text: str | None, read: Callable[[str], float], needed: str, least: float, most: float
-    ) -> float | None:
-        if text is None:
-            return None
-        try:
-            value = read(text)
-        except ValueError:
-            value = float("nan")
-        if least <= value <= most:
-            return value
-        self.found.append(f"{flag} {text}: {needed} is needed.")
-        return None

@@ -1,0 +1,237 @@
+"""Every request as a typed dataclass: its fields are the flags, the keyword arguments of the Python API and, for a
+search, the keys of `run.yaml`.
+
+A field's docstring is the help of its flag. None means "not given"; the docstring says what follows then. Values are
+checked in `engine/request.py`, where all problems of a request are found together.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+_NETWORK = Parameter(group=Group("Network and data", sort_key=1))
+_TRAINING = Parameter(group=Group("Training", sort_key=2))
+_DECIDING = Parameter(group=Group("What is tried and how it is judged", sort_key=3))
+_LIMITS = Parameter(group=Group("Limits", sort_key=4))
+_MACHINES = Parameter(group=Group("Machines and storage", sort_key=5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """What a search is asked for."""
+
+    base: Annotated[str, _NETWORK] = ""
+    """A timm model that `buildup models` lists, such as resnet50. Required."""
+    dataset: Annotated[str, _NETWORK] = ""
+    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    data_dir: Annotated[str | None, _NETWORK] = None
+    """Where cifar10 and cifar100 are, or are downloaded to."""
+    fraction: Annotated[str, _NETWORK] = "1"
+    """Share of the training images, such as 1/16."""
+    pretrained: Annotated[str | bool | None, _NETWORK] = None
+    """Start the base's own blocks from timm's weights, or from those of a file."""
+
+    recipe: Annotated[str, _TRAINING] = "quick"
+    """quick, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    epochs: Annotated[int | None, _TRAINING] = None
+    """Epochs of each training (default: the recipe's)."""
+    seeds: Annotated[int, _TRAINING] = 3
+    """Trainings of each candidate before the judge first looks."""
+    seed: Annotated[int, _TRAINING] = 0
+    """The first seed."""
+    execution: Annotated[str | None, _TRAINING] = None
+    """Settle instead of measure: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
+    deterministic; joined by commas."""
+
+    space: Annotated[str, _DECIDING] = "alternet"
+    """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
+    strategy: Annotated[str, _DECIDING] = "alternet"
+    """alternet (the build-up rule), or a control: random, tpe, nsga2 (weighs MACs), nsga2-params, exhaustive."""
+    judge: Annotated[str | None, _DECIDING] = None
+    """likely, proven or point (default: the space's; point for one seed)."""
+    objective: Annotated[str, _DECIDING] = "accuracy"
+    """What is judged: accuracy, nll or ece (less is better)."""
+    look_ahead: Annotated[bool, _DECIDING] = False
+    """Try one more block on top of a dropped one, as the paper did."""
+    allow_weak_base: Annotated[bool, _DECIDING] = False
+    """Go on when the base did not learn, and mark the run."""
+
+    max_trials: Annotated[int | None, _LIMITS] = None
+    """Stop after so many trainings."""
+    time_budget: Annotated[str | float | None, _LIMITS] = None
+    """Stop after this long, such as 90m or 2h30m."""
+    max_params: Annotated[int | None, _LIMITS] = None
+    """Drop candidates with more parameters, untrained."""
+    max_macs: Annotated[int | None, _LIMITS] = None
+    """Drop candidates with more multiply-accumulates, untrained."""
+
+    run: Annotated[str | None, _MACHINES] = None
+    """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
+    workers: Annotated[int | None, _MACHINES] = None
+    """Trainings side by side (default: one a GPU; on a CPU up to one a core)."""
+    gpus_per_trial: Annotated[float | None, _MACHINES] = None
+    """GPUs of one training (default: 1 where there is one)."""
+    device: Annotated[str, _MACHINES] = "auto"
+    """auto, cpu, cuda or mps."""
+    ray: Annotated[str | None, _MACHINES] = None
+    """Address of a Ray cluster; without it Ray is started on this machine."""
+    storage: Annotated[str | None, _MACHINES] = None
+    """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
+    reuse: Annotated[bool, _MACHINES] = False
+    """Take over trainings that a run beside this one, or in its storage, has finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumeSettings:
+    """What may change when a search goes on."""
+
+    seeds: int | None = None
+    """More trainings of each candidate; all verdicts are made anew."""
+    epochs: int | None = None
+    """Epochs of each training; these are new trainings in the same study."""
+    judge: str | None = None
+    """likely, proven or point, in place of the former judge."""
+    space: str | None = None
+    """Another space from the same base; verdicts are made anew."""
+    allow_weak_base: bool = False
+    """Go on although the base did not learn, and mark the run."""
+    max_trials: int | None = None
+    """Stop after so many trainings."""
+    time_budget: str | float | None = None
+    """Stop after this long, such as 90m or 2h30m."""
+    workers: int | None = None
+    """Trainings side by side (default: as before)."""
+    ray: str | None = None
+    """Address of a Ray cluster, if it is another one now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinalSettings:
+    """How winner and base are trained anew for the claim on the test set."""
+
+    seeds: int = 5
+    """Fresh seeds of each network, at least 3."""
+    control: bool = False
+    """Train a base with more blocks of its own, as large as the winner, too."""
+    epochs: int | None = None
+    """Epochs of each training (default: as in the search)."""
+    recipe: str | None = None
+    """Another recipe (default: that of the search)."""
+    workers: int | None = None
+    """Trainings side by side (default: as in the search)."""
+    ray: str | None = None
+    """Address of a Ray cluster, if it is another one now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """What is exported, and where to."""
+
+    to: str = ""
+    """The folder to make. Required."""
+    candidate: str | int | None = None
+    """A step number, a layout or a fingerprint (default: the winner)."""
+    onnx: bool = False
+    """Write model.onnx, too; it needs buildup[onnx]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateSettings:
+    """A search whose scores come from a table."""
+
+    scores: str = ""
+    """CSV file with the columns layout,score[,seconds]. Required."""
+    base: str | None = None
+    """A timm model to start from."""
+    layout: str | None = None
+    """Where to start, in place of --base: CCC|CCCC|CCCCCC|CCCC. It needs neither torch nor timm."""
+    space: str = "alternet"
+    """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
+    strategy: str = "alternet"
+    """alternet (the build-up rule), or a control: random, tpe, nsga2, nsga2-params, exhaustive."""
+    judge: str | None = None
+    """likely, proven or point (default: the space's; point for one seed)."""
+    objective: str = "accuracy"
+    """What a score is: accuracy in percent, nll or ece."""
+    look_ahead: bool = False
+    """Try one more block on top of a dropped one, as the paper did."""
+    seeds: int = 1
+    """Trainings of each candidate."""
+    workers: int = 1
+    """Simulated workers."""
+    noise: float = 0.0
+    """Standard deviation of a score around its row, in points."""
+    seed: int = 0
+    """First seed, and that of the noise."""
+    default_score: float | None = None
+    """Score of layouts that the table lacks (default: such a layout is an error)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """One training of a timm model or a layout of it."""
+
+    layout: str | None = None
+    """Train this layout of it, such as 'CC|CC|CM|CM'."""
+    space: str | None = None
+    """What the layout's letters mean (default: alternet)."""
+    dataset: str = ""
+    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    data_dir: str | None = None
+    """Where cifar10 and cifar100 are, or are downloaded to."""
+    fraction: str = "1"
+    """Share of the training images, such as 1/16."""
+    recipe: str = "quick"
+    """quick, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    epochs: int | None = None
+    """Epochs (default: the recipe's)."""
+    pretrained: str | bool | None = None
+    """Start from timm's weights, or from those of a file."""
+    seed: int = 0
+    """Of weights, order and augmentation."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    threads: int | None = None
+    """CPU threads (default: all cores)."""
+    execution: str | None = None
+    """Settle instead of measure: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
+    deterministic; joined by commas."""
+    to: str | None = None
+    """Where it is kept (default: trainings/NAME-DATASET-sSEED)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeSettings:
+    """Which measurements are made, on which images."""
+
+    dataset: str | None = None
+    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR (default: the run's)."""
+    data_dir: str | None = None
+    """Where cifar10 and cifar100 are, or are downloaded to."""
+    what: str = "all"
+    """all, or names joined by commas: hessian,landscape,fourier,variance,lesion,cka,noise,corruption,calibration."""
+    compare: str | None = None
+    """Other models to draw beside it, joined by commas."""
+    out: str | None = None
+    """Where numbers and figures go (default: analyses/MODEL-DATASET)."""
+    recipe: str | None = None
+    """How training images are augmented (default: as it was trained, or paper)."""
+    pretrained: str | bool | None = None
+    """Of a timm model: timm's weights, or those of a file."""
+    quick: bool = False
+    """512 images (128 for corruptions), 4 Hessian batches, a landscape of 7 x 7 points on 128 images."""
+    images: int | None = None
+    """Images to look at (default: 10,000 or all there are)."""
+    restate: bool = False
+    """Measure batch norm statistics anew at each point of the landscape."""
+    corruptions: str | None = None
+    """The unpacked files of CIFAR-10-C or CIFAR-100-C (default: the same kinds, made here)."""
+    mc_dropout: int | None = None
+    """Beside the calibration: that of N passes averaged, with dropout as in its training."""
+    verdicts: bool = False
+    """Of a run: parent and candidate of each verdict side by side, and what goes with the gains."""
+    seed: int = 0
+    """Of order, augmentation and the choice of images."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""

@@ -117,8 +117,8 @@ def _first_place(where: Where) -> str:
 def _tally(
     where: Where, judge: str, chance: Chance, worth: Mapping[str, float], *, seeds: int, runs: int, seed: int
 ) -> Tally:
-    procedure = make_replay(where.network, where.space, strategy=STRATEGIES["alternet"], judge=judge, seeds=seeds)
-    return Study(procedure=procedure, chance=chance, worth=worth).tally(runs, seed)
+    replay = make_replay(where.network, where.space, strategy=STRATEGIES["alternet"], judge=judge, seeds=seeds)
+    return Study(replay=replay, chance=chance, worth=worth).tally(runs, seed)
 
 
 def _named(chance: Chance) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import optuna_dashboard
 from buildup.cli.signals import interruptible
 from buildup.engine.problems import Problems
 from buildup.errors import ResourceError
-from buildup.store.run_dir import open_run
+from buildup.store.run_record import open_run
 from buildup.store.storage import artifact_store
 from buildup.store.study_reader import existing_storage
 

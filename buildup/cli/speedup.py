@@ -30,7 +30,7 @@ class _Scores(dict[str, Row]):
 
 
 def speedup(
-    procedure: Replay, table: Mapping[str, Row], rest: Row | None, *, runs: int, seed: int
+    replay: Replay, table: Mapping[str, Row], rest: Row | None, *, runs: int, seed: int
 ) -> tuple[str, dict[str, Any]]:
     """Makespans of one worker over those of many, as text and as values."""
     seeds = [seed + number for number in range(runs)]
@@ -38,7 +38,7 @@ def speedup(
     for workers in WORKERS:
 
         def gain(scores: Mapping[str, Row], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
-            one, many = (_makespan(procedure, scores, rest, number, jitter, seed) for number in (1, workers))
+            one, many = (_makespan(replay, scores, rest, number, jitter, seed) for number in (1, workers))
             return one / many
 
         measured.append(
@@ -61,11 +61,11 @@ def speedup(
         f"Times faster than one worker, {procedure.seeds} seeds, judge {procedure.judge.name}; random durations and "
         f"random tables are means of {runs:,}.",
     ]
-    return "\n".join(text), {"runs": runs, "seeds": procedure.seeds, "speedups": measured}
+    return "\n".join(text), {"runs": runs, "seeds": replay.seeds, "speedups": measured}
 
 
 def _makespan(
-    procedure: Replay,
+    replay: Replay,
     table: Mapping[str, Row],
     rest: Row | None,
     workers: int,
@@ -76,7 +76,7 @@ def _makespan(
     evaluator = SimulatedEvaluator(
         table=table, workers=workers, jitter=jitter, seed=seed, default=rest or Row(score=0.0)
     )
-    run(procedure, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None)
+    run(replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None)
     return evaluator.clock
 
 

@@ -2,7 +2,7 @@
 
 from buildup.engine.replay import Replay, View
 from buildup.models.cost import cost
-from buildup.store.run_dir import Run
+from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.builtin import make_replay
 from buildup.strategies.by_name import STRATEGIES
@@ -12,7 +12,7 @@ from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 
 
-def procedure(run: Run) -> Replay:
+def replay_of(run: RunRecord) -> Replay:
     """The rule and the judge of a run."""
     settings = run.settings
     return make_replay(
@@ -28,10 +28,10 @@ def procedure(run: Run) -> Replay:
     )
 
 
-def state_of(run: Run) -> tuple[View, History]:
+def state_of(run: RunRecord) -> tuple[View, History]:
     """What a run has decided and what it waits for, without touching it."""
-    history = read_history(run.folder, run.settings.storage, run.study, len(run.earlier), run.apart)
-    return procedure(run).view(history), history
+    history = read_history(run.folder, run.settings.storage, run.study_name, len(run.earlier), run.other_epochs)
+    return replay_of(run).view(history), history
 
 
 def costs_of(candidate: Candidate) -> tuple[int, int]:

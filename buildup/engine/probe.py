@@ -17,7 +17,7 @@ from buildup.diagnostics.predictions import labelled
 from buildup.engine.subjects import load_weights
 from buildup.errors import DataError
 from buildup.models.build import build
-from buildup.store.run_dir import Run
+from buildup.store.run_record import RunRecord
 from buildup.training.data import load_data, open_data, parse_fraction, split
 from buildup.training.dataset import Dataset
 from buildup.training.recipe import recipe_from_values
@@ -49,7 +49,7 @@ QUICK = Extent(images=512, hessian_batches=2, seeds=2)
 class Probe:
     """What the networks of a run are measured on."""
 
-    run: Run
+    run: RunRecord
     extent: Extent
     images: Dataset
     batches: tuple[Batch, ...]
@@ -87,7 +87,7 @@ class Probe:
         return self.curvatures[training.id]
 
 
-def probe_of(run: Run, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
+def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
     """What a run's networks are measured on; `curved` draws the batches of the Hessian, too."""
     settings, recipe = run.settings, recipe_from_values(run.recipe)
     data = open_data(settings.dataset, settings.data_dir, settings.image_size, recipe)

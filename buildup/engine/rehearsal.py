@@ -20,15 +20,16 @@ from statistics import median
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay
 from buildup.engine.rest import Rest, rest
-from buildup.execution.evaluator import Evaluator, Event
+from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
-from buildup.store.study_writer import Journal
+from buildup.store.study_writer import StudyWriter
 from buildup.strategies.fixed_order import exhaustive
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
 from buildup.trials.training import Training
@@ -48,7 +49,7 @@ class Cost:
     tune: float
     """CPU of the thread that runs Ray Tune."""
     optuna: float
-    """From a call of the journal to its answer, disk included."""
+    """From a call of the writer to its answer, disk included."""
     optuna_cpu: float
     rule: float
     """CPU of the rule, the judge and looking ahead."""
@@ -89,7 +90,7 @@ def rehearse(
     base = Candidate(network=sketch(LAYOUT))
     space = SearchSpace(name="rehearsal", description="every layout")
     rule, trials = exhaustive(base, space, 0), max(marks)
-    procedure = Replay(rule=rule, judge=JUDGES["point"], seeds=ceil((trials + workers) / len(rule.order)))
+    replay = Replay(rule=rule, judge=JUDGES["point"], seeds=ceil((trials + workers) / len(rule.order)))
 
     def job(training: Training, own: Path, earlier: Path | None) -> Rest:
         # By its letters, so that verdicts fall both ways.
@@ -110,7 +111,9 @@ def rehearse(
                 verbose=False,
             )
         ) as evaluator,
-        closing(Journal.create(folder=folder, storage_url=None, study_name="rehearsal", base=base.network)) as journal,
+        closing(
+            StudyWriter.create(folder=folder, storage_url=None, study_name="rehearsal", base=base.network)
+        ) as writer,
     ):
 
         def limit(history: History) -> str | None:
@@ -118,9 +121,9 @@ def rehearse(
             return "enough" if len(history.outcomes) >= trials else None
 
         _, history = run(
-            procedure,
+            replay,
             _TimedEvaluator(evaluator, clock),
-            _TimedJournal(journal, clock),
+            _TimedWriter(writer, clock),
             NullObserver(),
             History(),
             lambda history: None,
@@ -200,7 +203,7 @@ class _Clock:
     def writing(self) -> Iterator[None]:
         """What is done inside is the study's."""
         began, cpu = time.perf_counter(), self.outside
-        with self.apart():
+        with self.other_epochs():
             yield
         self.optuna += time.perf_counter() - began
         self.optuna_cpu += self.outside - cpu
@@ -226,11 +229,11 @@ class _TimedEvaluator:
         self._evaluator.close()
 
 
-class _TimedJournal:
-    """A journal whose time is kept apart."""
+class _TimedWriter:
+    """A writer whose time is kept apart."""
 
-    def __init__(self, journal: Journal, clock: _Clock) -> None:
-        self._journal = journal
+    def __init__(self, writer: StudyWriter, clock: _Clock) -> None:
+        self._journal = writer
         self._clock = clock
 
     def record(self, history: History, event: Event) -> History:

@@ -105,10 +105,10 @@ def _follow(
             f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
             "strategy."
         )
-    procedure = None
+    replay = None
     if network and space:
         with problems.caught():
-            procedure = make_replay(
+            replay = make_replay(
                 network,
                 space,
                 strategy=STRATEGIES[strategy],
@@ -119,11 +119,11 @@ def _follow(
                 costs=costs if strategy in WEIGHING else None,
             )
     problems.raise_any()
-    assert procedure is not None
+    assert replay is not None
     assert table is not None
     if flags["speedup"]:
         rest = Row(score=default) if flags["default_score"] is not None else None
-        return speedup(procedure, table, rest, runs=runs, seed=seed)
+        return speedup(replay, table, rest, runs=runs, seed=seed)
     evaluator = SimulatedEvaluator(
         table=table,
         workers=workers,
@@ -133,10 +133,10 @@ def _follow(
         default=Row(score=default) if flags["default_score"] is not None else None,
     )
     view, history = run(
-        procedure, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
+        replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
     )
     busy = evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0
-    asked_for = procedure.required_ids(view)
+    asked_for = replay.required_ids(view)
     in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
     trainings, wasted = len(history.outcomes) - len(in_vain), evaluator.wasted + sum(in_vain)
     values = {

@@ -15,13 +15,13 @@ from buildup.engine.export import best_training, choose
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, network_of
 from buildup.errors import RequestError, RunError
-from buildup.execution.evaluator import trained_weights
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
-from buildup.store.run_dir import folder_of, open_run
+from buildup.store.run_dir import folder_of, trained_weights
+from buildup.store.run_record import open_run
 from buildup.training.data import describe_data
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
 from buildup.trials.training import WEIGHTS

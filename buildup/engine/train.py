@@ -14,7 +14,7 @@ from buildup.cli.progress import say
 from buildup.cli.signals import interruptible
 from buildup.engine.problems import Problems
 from buildup.errors import BaseError, RunError, SearchError
-from buildup.execution.evaluator import attempt, attempt_folder, attempts, final_record
+from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
 from buildup.models.pretrained import find_pretrained
@@ -22,7 +22,7 @@ from buildup.models.read import read
 from buildup.report.words import duration
 from buildup.space.load import load
 from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import cores
+from buildup.store.run_dir import attempt_folder, attempts, cores, final_record
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import DataInfo, describe_data, open_data, parse_fraction
 from buildup.training.device import check_device
@@ -177,7 +177,7 @@ def _execution(
 
 def _follow(job: Job, folder: Path) -> Record:
     say(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
-    with closing(attempt(fit, job, folder)) as steps:
+    with closing(run_attempt(fit, job, folder)) as steps:
         while True:
             try:
                 epoch = next(steps)

@@ -19,11 +19,11 @@ from buildup.engine.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Prob
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.errors import RunError, unknown
-from buildup.execution.evaluator import trained_weights
 from buildup.graph.edit import Append
 from buildup.report.diagnostic_table import evidence_text
 from buildup.report.words import duration
-from buildup.store.run_dir import Run, open_run
+from buildup.store.run_dir import trained_weights
+from buildup.store.run_record import RunRecord, open_run
 from buildup.store.verdict_diagnostics import DIAGNOSTICS, read_diagnoses, write_diagnoses
 from buildup.training.device import check_device
 from buildup.trials.candidate import Candidate
@@ -51,7 +51,7 @@ def verdicts(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return _told(runs, found)
 
 
-def _measured(run: Run, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
+def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
     """What was measured of a run's verdicts, those that lacked something measured now."""
     tried = [
         _Pair(decision=decision, candidate=candidate, seeds=_seeds(run, history, decision, probe.extent.seeds))
@@ -102,7 +102,7 @@ class _Progress:
             say(f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left")
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[list[Run], list[str], Extent, int, str]:
+def _request(flags: Mapping[str, Any]) -> tuple[list[RunRecord], list[str], Extent, int, str]:
     """The runs, what of them, how much of it, the seed of all choices, and where."""
     problems = Problems()
     asked = list(GROUPS) if flags["what"] in (None, "all") else flags["what"].split(",")
@@ -131,7 +131,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Run], list[str], Extent, in
     return runs, wanted, extent, seed, device
 
 
-def _seeds(run: Run, history: History, decision: Decision, most: int) -> tuple[int, ...]:
+def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> tuple[int, ...]:
     """The seeds of a verdict whose trained weights are there, of candidate and parent."""
     row = range(run.settings.seed, run.settings.seed + decision.seeds)
 
@@ -143,7 +143,7 @@ def _seeds(run: Run, history: History, decision: Decision, most: int) -> tuple[i
     return tuple(islice(found, most))
 
 
-def _kept(run: Run, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
+def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
     """What earlier calls measured, on the same images and batches and of the same trainings."""
     found = read_diagnoses(run.folder)
     pairs = {pair.decision.step: pair for pair in tried}
@@ -205,7 +205,7 @@ def places(candidate: Candidate) -> tuple[str, ...]:
 
 
 def _told(
-    runs: Sequence[Run], found: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
+    runs: Sequence[RunRecord], found: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
 ) -> tuple[str, dict[str, Any]]:
     evidence = evidence_of(found)
     values = {

@@ -65,7 +65,7 @@ class Tally:
 class Study:
     """One kind of search, repeated."""
 
-    procedure: Replay
+    replay: Replay
     chance: Chance = field(default_factory=Chance)
     worth: Mapping[str, float] = field(default_factory=dict)
     """What another block than the base's at a path is worth, in points; nothing elsewhere."""
@@ -74,7 +74,7 @@ class Study:
         """Search so often, each time with luck of its own."""
         kept, true, false, claimed, falsely, trainings = 0, 0, 0, 0, 0, 0
         for run in range(runs):
-            view, history = search(self.procedure, self.draw(f"{seed}/{run}", self.chance.images))
+            view, history = search(self.replay, self.draw(f"{seed}/{run}", self.chance.images))
             steps = [decision for decision in view.decisions if decision.kept]
             trainings += len(history.outcomes)
             kept += bool(steps)
@@ -96,7 +96,7 @@ class Study:
 
     def claim(self, winner: Candidate, spread: Spread, rng: str, seeds: int = FINAL_SEEDS) -> Claim:
         """The claim on a winner, from fresh seeds and images."""
-        draw, base = self.draw(rng, FINAL_IMAGES), self.procedure.base
+        draw, base = self.draw(rng, FINAL_IMAGES), self.replay.base
         return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], spread)
 
     def gain(self, candidate: Candidate) -> float:
@@ -104,7 +104,7 @@ class Study:
         return sum(points for path, points in self.worth.items() if self._is_changed(candidate, path))
 
     def _is_changed(self, candidate: Candidate, path: str) -> bool:
-        base = self.procedure.base.network.blocks
+        base = self.replay.base.network.blocks
         return any(block.path == path and block not in base for block in candidate.network.blocks)
 
     def _helps_not(self, candidate: Candidate) -> bool:
@@ -133,10 +133,10 @@ class Study:
         return draw
 
 
-def search(procedure: Replay, draw: Draw) -> tuple[View, History]:
+def search(replay: Replay, draw: Draw) -> tuple[View, History]:
     """Follow a procedure to its end; whatever it waits for is drawn."""
     history = History()
-    while not (view := procedure.view(history)).finished:
+    while not (view := replay.view(history)).finished:
         outcomes: dict[str, Outcome] = dict(history.outcomes)
         for training in view.needed:
             outcomes[training.id] = draw(training.candidate, training.seed)

@@ -45,7 +45,7 @@ def test_a_rehearsal_on_real_workers_measures_each_part_apart(tmp_path: Path) ->
 @pytest.mark.slow
 def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_thousand() -> None:
     rule = exhaustive(Candidate(network=sketch(LAYOUT)), SearchSpace(name="all", description=""), 0)
-    procedure = Replay(rule=rule, judge=JUDGES["point"], seeds=27)
+    replay = Replay(rule=rule, judge=JUDGES["point"], seeds=27)
     evaluator = SimulatedEvaluator(table={}, workers=8, noise=0.5, default=Row(score=70.0))
     clock = [time.process_time()]
 
@@ -54,6 +54,6 @@ def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_
             clock.append(time.process_time())
         return "enough" if len(clock) > 10 else None
 
-    run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, limit)
+    run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, limit)
     slowest = max(after - before for before, after in pairwise(clock))
     assert slowest / 1000 <= 0.005

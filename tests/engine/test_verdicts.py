@@ -13,7 +13,7 @@ from buildup.cli.main import main
 from buildup.diagnostics.predictions import labelled, measured
 from buildup.engine.load_state import state_of
 from buildup.models.build import build
-from buildup.store.run_dir import open_run
+from buildup.store.run_record import open_run
 from buildup.training.data import load_data, split
 
 SEED = 3

@@ -15,15 +15,15 @@ SPACE = SearchSpace(name="test", description="")
 
 
 def study(judge: str, chance: Chance, seeds: int = 3, **worth: float) -> Study:
-    procedure = make_replay(sketch("CC|CC|CC|CC"), SPACE, judge=judge, seeds=seeds)
-    return Study(procedure=procedure, chance=chance, worth={f"{stage}.1": gain for stage, gain in worth.items()})
+    replay = make_replay(sketch("CC|CC|CC|CC"), SPACE, judge=judge, seeds=seeds)
+    return Study(replay=replay, chance=chance, worth={f"{stage}.1": gain for stage, gain in worth.items()})
 
 
 @pytest.mark.parametrize("deviation", [0.0, 0.4])
 def test_drawn_trainings_differ_as_much_as_stated(deviation: float) -> None:
     made = study("likely", Chance(seed_deviation=deviation), c4=0.5)
-    draw, base = made.draw("luck", 5000), made.procedure.base
-    step = made.procedure.rule.first
+    draw, base = made.draw("luck", 5000), made.replay.base
+    step = made.replay.rule.first
     assert step is not None
     scores = [(draw(step.candidate, seed), draw(base, seed)) for seed in range(300)]
     gains = [ours.accuracy - theirs.accuracy for ours, theirs in scores]
@@ -57,8 +57,8 @@ def test_proven_finds_one_point_and_likely_finds_most_of_four_small_steps() -> N
 
 def test_settings_that_do_not_help_are_counted_as_kept_falsely() -> None:
     tuned = replace(SPACE, tune=Tuning(window=(2, 4), kind=("M", "G"), tries=3))
-    procedure = make_replay(sketch("CC|CC"), tuned, judge="likely", seeds=3)
-    found = Study(procedure=procedure, chance=Chance(), worth={"c2.1": 2.0}).tally(20)
+    replay = make_replay(sketch("CC|CC"), tuned, judge="likely", seeds=3)
+    found = Study(replay=replay, chance=Chance(), worth={"c2.1": 2.0}).tally(20)
     assert found.kept_true == 1.0
     assert 0.2 < found.kept_false < 1.0
 
@@ -67,8 +67,8 @@ def test_settings_that_do_not_help_are_counted_as_kept_falsely() -> None:
 @pytest.mark.parametrize("tries", [2, 4])
 def test_proven_keeps_its_promise_where_settings_are_searched_too(tries: int) -> None:
     tuned = replace(SPACE, tune=Tuning(window=(1, 2), kind=("M", "G"), tries=tries))
-    procedure = make_replay(sketch("CCCC|CCCC"), tuned, judge="proven", seeds=3)
-    found = Study(procedure=procedure, chance=Chance(seed_deviation=0.4), worth={"c2.3": 1.0}).tally(1000)
+    replay = make_replay(sketch("CCCC|CCCC"), tuned, judge="proven", seeds=3)
+    found = Study(replay=replay, chance=Chance(seed_deviation=0.4), worth={"c2.3": 1.0}).tally(1000)
     assert found.kept_true > 0.8
     assert found.kept_false <= 0.05
 

@@ -55,8 +55,8 @@ def test_less_is_a_gain_where_less_is_better() -> None:
 @pytest.mark.parametrize("seeds", [LEAST_SEEDS, FINAL_SEEDS])
 @pytest.mark.parametrize("deviation", [0.4, 1.0, 2.0])
 def test_a_gain_that_is_not_there_is_claimed_in_at_most_5_of_100_draws(seeds: int, deviation: float) -> None:
-    procedure = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="likely", seeds=3)
-    study, first = Study(procedure=procedure, chance=Chance(seed_deviation=deviation)), procedure.rule.first
+    replay = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="likely", seeds=3)
+    study, first = Study(replay=replay, chance=Chance(seed_deviation=deviation)), replay.rule.first
     assert first is not None
     claims = [study.claim(first.candidate, Spread(), f"{draw}", seeds) for draw in range(1000)]
     assert sum(made.claimed for made in claims) <= 50

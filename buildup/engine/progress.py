@@ -1,9 +1,9 @@
-"""Who looks on: one live block on a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""Observers of a search: a live block on a terminal, plain lines elsewhere, and callbacks."""
 
+import logging
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TextIO
 
@@ -13,35 +13,55 @@ from rich.table import Table
 from rich.text import Text
 
 from buildup.engine.forecast import Forecast, forecast
+from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
-from buildup.execution.evaluator import Ended, Event, Started
 from buildup.report.words import duration
+from buildup.store.run_record import RunRecord
+from buildup.trials.decision import Decision
+from buildup.trials.event import Ended, Event, Started
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
 from buildup.trials.outcome import Epoch, Failure, Reason
 from buildup.trials.training import Training
 
+log = logging.getLogger("buildup")
+
 SILENCE_BEFORE_NOTICE = 60.0
 """Seconds without any worker after which the watcher says that it waits."""
 
 
-def watcher(
-    procedure: Replay, epochs: int, workers: int, stream: TextIO | None = None
-) -> "PlainObserver | LiveObserver":
-    """The watcher that fits where stderr goes."""
-    stream = stream or sys.stderr
-    plain = PlainObserver(procedure=procedure, epochs=epochs, workers=workers, stream=stream)
-    return LiveObserver(lines=plain) if stream.isatty() else plain
+def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "PlainObserver | LiveObserver":
+    """The observer that fits where stderr goes: a live block in a terminal or notebook, plain lines elsewhere."""
+    plain = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
+    console = Console(file=stream or sys.stderr)
+    return LiveObserver(lines=plain, console=console) if console.is_terminal or console.is_jupyter else plain
+
+
+@dataclass(kw_only=True)
+class CallbackObserver:
+    """Hands each event and each decision to a function, beside another observer."""
+
+    observer: Observer
+    on_event: Callable[[Event | Decision], object]
+    decided: int = 0
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Tell the other observer first, so that a callback that raises hides nothing."""
+        self.observer.see(view, history, event)
+        if event is not None:
+            self.on_event(event)
+        for decision in view.decisions[self.decided :]:
+            self.on_event(decision)
+        self.decided = len(view.decisions)
 
 
 @dataclass(kw_only=True)
 class PlainObserver:
     """One line a training and one a decision."""
 
-    procedure: Replay
+    replay: Replay
     epochs: int
     workers: int
-    stream: TextIO
     told: int = 0
     """How many decisions were printed."""
     running: set[str] = field(default_factory=set)
@@ -57,7 +77,7 @@ class PlainObserver:
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Print what is new."""
         for line in self.news(view, history, event):
-            say(line, self.stream)
+            log.info("%s", line)
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
         """What is new, as lines."""
@@ -67,7 +87,7 @@ class PlainObserver:
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
                 lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
             else:
-                objective = self.procedure.judge.objective
+                objective = self.replay.judge.objective
                 score = (
                     f"failed: {outcome.reason.value}"
                     if isinstance(outcome, Failure)
@@ -103,22 +123,16 @@ class PlainObserver:
         """How much is left. Foreseeing that takes a while, so it is not done for every epoch."""
         known = (len(history.outcomes), len(view.decisions), bool(history.curves))
         if self._left[0] != known:
-            self._left = known, left(self.procedure, view, history, workers=self.workers, epochs=self.epochs)
+            self._left = known, left(self.replay, view, history, workers=self.workers, epochs=self.epochs)
         return self._left[1]
 
 
-def say(text: str, stream: TextIO | None = None) -> None:
-    """Tell a person. A search does not end because nobody listens any more."""
-    with suppress(BrokenPipeError):
-        print(text, file=stream or sys.stderr, flush=True)
-
-
-def left(procedure: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
+def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
     """How much of a search is left: the trainings that may still come and, as soon as times are known, how long."""
-    least, most = sorted(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
-    fewest, largest = least * procedure.seeds, most * procedure.most_seeds
+    least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
+    fewest, largest = least * replay.seeds, most * replay.most_seeds
     count = f"{fewest} to {largest} trainings left" if fewest < largest else f"{largest} trainings left"
-    found = forecast(procedure, view, history, workers=workers, epochs=epochs)
+    found = forecast(replay, view, history, workers=workers, epochs=epochs)
     return f"{count}, {expected(found)}" if found else count
 
 
@@ -138,12 +152,12 @@ class LiveObserver:
     """A block that is drawn anew: the decisions so far, the trainings that run, what is left."""
 
     lines: PlainObserver
+    console: Console
     _running: dict[str, tuple[Training, str]] = field(default_factory=dict)
     _live: Live | None = None
 
     def __enter__(self) -> "LiveObserver":
-        console = Console(file=self.lines.stream)
-        self._live = Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False)
+        self._live = Live(console=self.console, refresh_per_second=4, transient=True, redirect_stdout=False)
         self._live.__enter__()
         return self
 
@@ -164,7 +178,7 @@ class LiveObserver:
 
     def _block(self, view: View, history: History, event: Event | None) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        objective = self.lines.procedure.judge.objective
+        objective = self.lines.replay.judge.objective
         for column in ("training", "epoch", objective.name, "left", "worker"):
             table.add_column(column, no_wrap=column != "training")
         for training, worker in self._running.values():

@@ -5,11 +5,11 @@ import io
 from buildup.cli.progress import PlainObserver, left, say
 from buildup.engine.loop import run
 from buildup.engine.replay import View
-from buildup.execution.evaluator import Ended, Event, Started
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.strategies.builtin import make_replay
+from buildup.trials.event import Ended, Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
 
@@ -19,7 +19,7 @@ STEPS = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), j
 def followed() -> list[str]:
     stream = io.StringIO()
     table = {"CC|CC": Row(score=80), "CC|CM": Row(score=81), "CM|CM": Row(score=79)}
-    watcher = PlainObserver(procedure=STEPS, epochs=1, workers=1, stream=stream)
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=1, stream=stream)
     run(STEPS, SimulatedEvaluator(table=table), Memory(), watcher, History(), lambda _: None, lambda _: None)
     return stream.getvalue().splitlines()
 
@@ -45,7 +45,7 @@ def test_a_range_of_equal_ends_is_one_number() -> None:
 
 def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
     stream = io.StringIO()
-    watcher = PlainObserver(procedure=STEPS, epochs=1, workers=2, stream=stream, silent_since=-1e9)
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, stream=stream, silent_since=-1e9)
     view = STEPS.view(History())
     watcher.see(view, History(), None)
     watcher.see(view, History(), None)
@@ -54,7 +54,7 @@ def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
 
 def test_nothing_is_said_while_a_worker_trains() -> None:
     stream = io.StringIO()
-    watcher = PlainObserver(procedure=STEPS, epochs=1, workers=2, stream=stream)
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, stream=stream)
     view = STEPS.view(History())
     event: Event = Started(training=view.needed[0], attempt=1, worker="here:1")
     watcher.see(view, History(), event)

@@ -13,6 +13,7 @@ from math import exp
 
 import numpy as np
 
+from buildup.graph.kinds import Conv
 from buildup.rules.procedure import Procedure
 from buildup.rules.step import walk
 from buildup.trials.candidate import Candidate
@@ -132,7 +133,7 @@ def _otherwise(
 
 def _curve(training: Training, learning: Learning, epochs: int, luck: str) -> tuple[Epoch, ...]:
     network = _random(f"{luck}/{training.candidate.id}")
-    changed = any(block.kind.letter != "C" for block in training.candidate.network.blocks)
+    changed = any(block.kind.letter != Conv.letter for block in training.candidate.network.blocks)
     level = network.normal(learning.level, learning.levels) if changed else 0.0
     handicap = network.normal(learning.handicap, learning.handicaps) if changed else 0.0
     chance = _random(f"{luck}/{training.id}").normal(0.0, 1.0, epochs)

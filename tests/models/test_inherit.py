@@ -7,7 +7,7 @@ from torch import nn
 
 from buildup.errors import RunError
 from buildup.graph.edit import Append, apply, replacement
-from buildup.graph.kinds import Conv, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, Conv, LocalAttention, Smoothing
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.inherit import Inheritance, inherit, new_blocks
@@ -20,7 +20,7 @@ BASES = [
 ]
 
 
-def changed(network: Network, kind: Kind) -> Network:
+def changed(network: Network, kind: BlockKind) -> Network:
     """With another kind in place of the last block."""
     return apply(network, replacement(network, network.stages[-1].blocks[-1].path, kind))
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from buildup.errors import LayoutError, SpaceError
 from buildup.graph.edit import Append, apply
-from buildup.graph.kinds import Attention, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import Attention, BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
 from buildup.rules.moves import from_layout, moves, start
@@ -20,7 +20,7 @@ SPACE = SearchSpace(name="test", description="")
 CIFAR = "CCC|CCCC|CCCCCC|CCCC"
 
 
-def kinds(network: Network, space: SearchSpace) -> list[Kind]:
+def kinds(network: Network, space: SearchSpace) -> list[BlockKind]:
     """The first move of each stage."""
     return [places[0].kind for places in moves(network, space)]
 
@@ -59,7 +59,7 @@ def test_attention_is_fitted_to_the_block_that_it_replaces() -> None:
         (replace(SPACE, kind="C", place="end"), Conv()),
     ],
 )
-def test_a_kind_takes_its_settings_from_the_space(space: SearchSpace, expected: Kind) -> None:
+def test_a_kind_takes_its_settings_from_the_space(space: SearchSpace, expected: BlockKind) -> None:
     assert kinds(sketch(CIFAR), space)[-1] == expected
 
 

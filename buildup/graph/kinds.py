@@ -161,12 +161,13 @@ class Conv(BlockKind):
     name: ClassVar[str] = "conv"
     label: ClassVar[str] = "the base’s own"
     colour: ClassVar[tuple[str, str]] = ("#e3e8ee", "#303b48")
+    module: ClassVar[str] = ""
 
     def trial_params(self, size: tuple[int, int]) -> Mapping[str, int]:
         return {}
 
 
-_REGISTERED[Conv.letter] = Conv  # timm makes its module
+_REGISTERED[Conv.letter] = Conv  # without a module: timm makes it
 
 
 @register_kind

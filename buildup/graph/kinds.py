@@ -146,11 +146,15 @@ def _load_entry_points() -> None:
             ) from error
 
 
-@cache
+_SETTINGS: dict[type[BlockKind], dict[str, Any]] = {}
+
+
 def settings_of(kind: type[BlockKind]) -> dict[str, Any]:
     """The settings of a kind, with their annotations."""
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    if kind not in _SETTINGS:
+        hints = get_type_hints(kind)
+        _SETTINGS[kind] = {field.name: hints[field.name] for field in fields(kind)}
+    return _SETTINGS[kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,11 +250,12 @@ class ConvAttention(BlockKind):
 
     @classmethod
     def problem(cls, name: str, value: object) -> str | None:
-        even = name == "kernel" and isinstance(value, int) and value % 2 == 0
         # Not super() alone, which does not know a class with slots.
-        return super(ConvAttention, cls).problem(name, value) or (
-            f"an odd number is needed, such as {value + 1}" if even else None
-        )
+        if problem := super(ConvAttention, cls).problem(name, value):
+            return problem
+        if name == "kernel" and isinstance(value, int) and value % 2 == 0:
+            return f"an odd number is needed, such as {value + 1}"
+        return None
 
     def reach(self, size: tuple[int, int]) -> int:
         return self.kernel

@@ -150,10 +150,10 @@ def maker(block: Block) -> Callable[[nn.Module], nn.Module]:
     return partial(channels_last_block, make=made) if form.channels_last else made
 
 
-def module_class(kind: BlockKind) -> Callable[..., nn.Module]:
+def module_class(kind: BlockKind) -> type[nn.Module]:
     """The torch module of a kind."""
     try:
-        found: Callable[..., nn.Module] = resolve_name(kind.module)
+        found: type[nn.Module] = resolve_name(kind.module)
     except (ImportError, AttributeError) as error:
         raise KindError(
             f"Block kind {kind.letter} ({kind.name}): its module {kind.module} is missing: {error}."

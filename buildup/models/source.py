@@ -7,7 +7,7 @@ import ast
 import builtins
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -88,7 +88,7 @@ class Sources:
             raise ExportError(f"{one.module} can't be imported in one file: {one.bound} is something else there, too.")
 
 
-def import_lines(imports: Iterator[Import]) -> str:
+def import_lines(imports: Iterable[Import]) -> str:
     """Import statements as ruff sorts them: the standard library first, whole modules before names."""
     found = set(imports)
     sections = []
@@ -146,5 +146,5 @@ def _used(node: ast.AST) -> list[str]:
 
 
 def _first_line(node: ast.stmt) -> int:
-    decorators = getattr(node, "decorator_list", [])
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
     return min([node.lineno, *(one.lineno for one in decorators)])

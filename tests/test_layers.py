@@ -19,7 +19,8 @@ STACK = (
     {"search"},
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
-    {"space", "graph"},
+    {"space"},
+    {"graph"},
     {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}

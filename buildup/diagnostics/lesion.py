@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from buildup.diagnostics.analysis import Measurement, Subject, named
 from buildup.diagnostics.evaluate import Labelled, measured
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
-from buildup.diagnostics.flow import Site
 from buildup.diagnostics.hooks import Action, acting
 from buildup.diagnostics.units import Unit
+from buildup.models.trace import Site
 from buildup.training.metrics import Metrics
 
 Treatment = Literal["branch", "convolution", "convolution, sampled"]

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from buildup.diagnostics.registry import SHIPPED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
@@ -306,7 +308,7 @@ COMMANDS = (
             Flag(
                 name="what",
                 metavar="NAME,NAME",
-                help="all (default) or hessian,landscape,fourier,variance,lesion,cka,noise,corruption,calibration",
+                help=f"all (default) or {','.join(SHIPPED)}",
             ),
             Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
             Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),

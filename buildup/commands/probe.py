@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from buildup.commands.subjects import load_weights
+from buildup.diagnostics.analysis import Batch
 from buildup.diagnostics.evaluate import labelled
-from buildup.diagnostics.hessian import BATCH, Batch, ape, augmented_batches, hessian, nep
+from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, hessian, nep
 from buildup.diagnostics.places import effect
 from buildup.errors import DataError
 from buildup.models.build import build

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from buildup.graph.network import sketch
 from buildup.rules import paired
-from buildup.rules.chance import Chance, Study
 from buildup.rules.judge import JUDGES
 from buildup.rules.paired import Pair, Spread
 from buildup.rules.strategies import procedure_of
 from buildup.space.schema import SearchSpace
 from buildup.trials.objective import Objective
+from chance import Chance, Study
 
 SPACE = SearchSpace(name="strict", description="")
 WHERE = sketch("CC|CC|CC|CC")

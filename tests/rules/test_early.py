@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from buildup.commands.dropping import risks
 from buildup.graph.network import sketch
 from buildup.rules.curves import Learning, count
 from buildup.rules.early import ENOUGH, EarlyDrop, Lesson, foretell, pair
@@ -77,12 +76,3 @@ def test_what_would_have_been_kept_is_seldom_dropped() -> None:
     found = count(searching("point"), Learning(), runs=30)
     assert found.early > 20
     assert found.wrongly <= 0.05 * found.keepable
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("risk", [0.05, 0.2])
-def test_the_stated_risk_holds_for_all_ways_of_learning(risk: float) -> None:
-    _, values = risks(risk, ("likely", "point"), seeds=3, runs=150, seed=1)
-    assert values["wrongly"] <= 1.1 * risk  # 150 searches leave that much to chance
-    assert all(one["found"]["above"] <= risk * one["found"]["early"] for one in values["searches"])
-    assert all(one["found"]["spared"] > 0.015 for one in values["searches"])

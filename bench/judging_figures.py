@@ -1,4 +1,4 @@
-"""The figures of judging.md that no command of buildup prints: `python bench/judging_figures.py [DRAWS]`.
+"""The figures of judging.md that error_rates.py does not print: `python bench/judging_figures.py [DRAWS]`.
 
 Prints how often `proven` would keep something if images that all seeds share were taken for fading, what `final` would
 claim from few seeds where nothing helps, and how long a verdict takes.

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from buildup.graph.network import sketch
-from buildup.rules.chance import Draw, search
 from buildup.rules.paired import Pair, Spread, estimate
 from buildup.rules.procedure import Procedure
 from buildup.rules.strategies import procedure_of
@@ -19,6 +18,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
+from chance import Draw, search
 
 SPACE = SearchSpace(name="test", description="")
 IMAGES = 2000

@@ -7,7 +7,6 @@ import pytest
 
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
-from buildup.rules.chance import search
 from buildup.rules.limits import Limits
 from buildup.rules.listed import Layouts
 from buildup.rules.procedure import Procedure
@@ -17,6 +16,7 @@ from buildup.search.strategies import STRATEGIES
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Score
+from chance import search
 
 SPACE = SearchSpace(name="test", description="")
 CONTROLS = ("random", "tpe", "nsga2", "nsga2-params", "exhaustive")

@@ -9,12 +9,12 @@ from buildup.rules.judge import JUDGES
 from buildup.rules.listed import exhaustive
 from buildup.rules.procedure import Procedure
 from buildup.search.loop import Silence, run
-from buildup.search.rehearsal import LAYOUT, rehearse, times
 from buildup.search.table import Memory, Row, TableEvaluator
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from search import LAYOUT, main, rehearse, times
 
 
 def slept(worker: int, *spans: tuple[float, float]) -> list[Score]:
@@ -57,3 +57,14 @@ def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_
     run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, limit)
     slowest = max(after - before for before, after in pairwise(clock))
     assert slowest / 1000 <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["--seconds", "0"], "--seconds 0"), (["--trials", "8"], "--trials 8: a whole number from 32")],
+)
+def test_wrong_requests_are_refused(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.out == ""

@@ -20,6 +20,7 @@ STACK = (
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
     {"space", "graph"},
+    {"registry"},
     {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}

@@ -57,6 +57,9 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._members or name in self._offered
 
+    def __len__(self) -> int:
+        return len({**self._members, **self._offered})
+
     def __iter__(self) -> Iterator[str]:
         return iter({**self._members, **self._offered})
 

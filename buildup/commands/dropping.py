@@ -10,9 +10,10 @@ from buildup.report.table import aligned
 from buildup.rules.curves import Learning, count
 from buildup.rules.early import EarlyDrop
 from buildup.rules.judge import JUDGES
-from buildup.rules.listed import at_random
+from buildup.rules.listed import RANDOM
 from buildup.rules.procedure import Procedure
-from buildup.rules.strategies import MakeRule, build_up
+from buildup.rules.step import Strategy
+from buildup.rules.strategies import ALTERNET
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 
@@ -25,9 +26,9 @@ LEARNINGS = (
 )
 
 
-SEARCHES: tuple[tuple[str, MakeRule, tuple[int, ...]], ...] = (
-    ("build-up rule", build_up, (3, 4, 6, 3)),
-    ("random", at_random, (3, 4, 23, 3)),
+SEARCHES: tuple[tuple[str, Strategy, tuple[int, ...]], ...] = (
+    ("build-up rule", ALTERNET, (3, 4, 6, 3)),
+    ("random", RANDOM, (3, 4, 23, 3)),
 )
 """By which rule layouts are tried, and how many blocks the stages of the base have."""
 
@@ -36,9 +37,9 @@ def risks(risk: float, judges: Sequence[str], *, seeds: int, runs: int, seed: in
     """The candidates dropped early, as text and as values."""
     early = EarlyDrop(risk=risk, epochs=EPOCHS)
     rows, values = [], list[dict[str, Any]]()
-    for (name, make, blocks), judge, learning in product(SEARCHES, judges, LEARNINGS):
+    for (name, strategy, blocks), judge, learning in product(SEARCHES, judges, LEARNINGS):
         base = Candidate(network=sketch("|".join("C" * number for number in blocks)))
-        rule = make(base, SearchSpace(name="layouts", description=""), 0)
+        rule = strategy.make(base, SearchSpace(name="layouts", description=""), 0)
         procedure = Procedure(rule=rule, judge=JUDGES[judge], seeds=seeds, early=early)
         found = count(procedure, learning, runs=runs, seed=seed)
         wrongly = found.wrongly / max(1, found.keepable)

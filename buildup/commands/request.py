@@ -84,7 +84,7 @@ def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> 
     objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
     early_drop = problems.number("--early-drop", text.get("early_drop"), 0.0, least=0.001, most=0.3) or None
     inherit = problems.number("--inherit", text.get("inherit"), 0.0, least=0.01, most=1) or None
-    if inherit and strategy != "alternet":
+    if inherit and not STRATEGIES[strategy].builds_up:
         problems.found.append(
             f"--inherit with --strategy {strategy}: its candidates are no steps from a parent that was kept. Leave "
             f"--inherit out, or use the build-up rule."

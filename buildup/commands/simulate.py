@@ -15,10 +15,11 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
 from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
+from buildup.rules.judge import JUDGES
 from buildup.rules.moves import start, with_look_ahead
-from buildup.rules.strategies import procedure_of, unused
+from buildup.rules.strategies import ALTERNET, procedure_of
 from buildup.search.loop import Silence, run
-from buildup.search.strategies import STRATEGIES, WEIGHING
+from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -51,7 +52,7 @@ def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Ne
     runs = problems.whole("--runs", flags["runs"], 1000)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
-    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    judge = problems.choice("judge", flags["judge"], "", tuple(JUDGES))
     places: Sequence[Where] = USUAL
     if flags["base"] or flags["layout"]:
         with problems.caught():
@@ -77,7 +78,7 @@ def _early_drop(flags: Mapping[str, Any], problems: Problems) -> tuple[str, dict
     seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
     runs = problems.whole("--runs", flags["runs"], 1000)
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    judge = problems.choice("judge", flags["judge"], "", tuple(JUDGES))
     problems.raise_any()
     return risks(risk, (judge,) if judge else ("likely", "point"), seeds=seeds, runs=runs, seed=seed)
 
@@ -104,7 +105,9 @@ def _follow(
     judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
     default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
-    strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
+    strategy = ALTERNET
+    with problems.caught():
+        strategy = STRATEGIES[flags["strategy"] or ALTERNET.name]
     network, table = None, None
     with problems.caught():
         network = _start(flags["base"], flags["layout"], space, read)
@@ -114,9 +117,9 @@ def _follow(
         with problems.caught():
             ends = space is not None and space.place == "end"
             table = read_table(Path(flags["scores"]), network, ends=ends, objective=objective)
-    if strategy in WEIGHING and flags["layout"]:
+    if strategy.weighs and flags["layout"]:
         problems.found.append(
-            f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
             "strategy."
         )
     procedure = None
@@ -125,12 +128,12 @@ def _follow(
             procedure = procedure_of(
                 network,
                 space,
-                strategy=STRATEGIES[strategy],
+                strategy=strategy,
                 judge=judge,
                 objective=objective,
                 seeds=seeds,
                 first_seed=seed,
-                costs=costs if strategy in WEIGHING else None,
+                costs=costs if strategy.weighs else None,
             )
     problems.raise_any()
     assert procedure is not None
@@ -169,7 +172,7 @@ def _follow(
         "objective": objective.name,
         "seeds": seeds,
     }
-    left_unused = unused(strategy, space) if space else None
+    left_unused = strategy.unused(space) if space else None
     text = "\n".join(
         [
             *([left_unused, ""] if left_unused else []),

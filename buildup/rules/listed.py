@@ -17,7 +17,7 @@ from buildup.errors import RequestError
 from buildup.graph.edit import Append, Edit, Replace, apply
 from buildup.graph.network import Network
 from buildup.rules.moves import Move, moves
-from buildup.rules.step import Step, walk
+from buildup.rules.step import Step, Strategy, walk
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -144,6 +144,10 @@ def at_random(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
         if any(counts):
             order[counts] = None
     return ListedRule(base=base, layouts=layouts, order=tuple(order))
+
+
+RANDOM = Strategy(name="random", make=at_random)
+EXHAUSTIVE = Strategy(name="exhaustive", make=exhaustive)
 
 
 def _edits(old: Network, new: Network) -> tuple[Edit, ...]:

@@ -39,6 +39,7 @@ class Registry(Generic[T]):
     def __init__(self, what: str, *, group: str, error: type[RequestError] = RequestError) -> None:
         self.what, self.group, self.error = what, group, error
         self._members: dict[str, T] = {}
+        self._broken: set[str] = set()
 
     def register(self, member: T) -> T:
         """Add a member; as a decorator, a class. A name that is taken is refused."""
@@ -64,13 +65,15 @@ class Registry(Generic[T]):
         return iter({**self._members, **self._offered})
 
     def values(self) -> list[T]:
-        """All members; packages that can't be loaded are left out with a warning, as nobody asked for them by name."""
+        """All members; those of packages that can't be loaded are left out, with one warning each."""
         found = []
         for name in self:
-            try:
-                found.append(self[name])
-            except self.error as problem:
-                warnings.warn(str(problem), stacklevel=2)
+            if name not in self._broken:
+                try:
+                    found.append(self[name])
+                except self.error as problem:
+                    self._broken.add(name)
+                    warnings.warn(str(problem), stacklevel=2)
         return found
 
     @cached_property

@@ -13,6 +13,7 @@ from typing import Protocol
 from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
 from buildup.registry import Registry
+from buildup.training.augmentation import AUGMENTATIONS
 from buildup.training.cifar import CIFARS
 from buildup.training.dataset import Contents, DataInfo, Dataset, count_split, fraction_text, parse_fraction, split
 from buildup.training.digits import Digits
@@ -139,7 +140,14 @@ def _streamed(name: str, data_dir: str | None, size: int, recipe: Recipe, *, tra
             )
         return None
     fills = len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory()
-    return Streamed(source=source, image_size=size) if fills or recipe.resized_crop is not None else None
+    if not fills and recipe.resized_crop is None:
+        return None
+    if pixels := [name for name in recipe.augmentations if AUGMENTATIONS[name].sees == "pixels"]:
+        raise RecipeError(
+            f"recipe {recipe.name}: {', '.join(pixels)} of augmentations can't be applied to {name}, which is read "
+            "from its files in each epoch. Leave it out."
+        )
+    return Streamed(source=source, image_size=size)
 
 
 def _checked_size(name: str, image_size: int | None, data_dir: str | None) -> int:

@@ -55,7 +55,6 @@ TABLES: tuple[Registry[Any], ...] = (AUGMENTATIONS, DATASETS, JUDGES, METRICS, O
 
 USE = """
 import json, sys
-from buildup.commands.simulate import simulate
 from buildup.models.read import read
 from buildup.training.data import describe_data
 from buildup.training.fit import Job, fit
@@ -182,21 +181,21 @@ class Reluctant:
         return verdict if gain > 1 else replace(verdict, verdict="drop", reason="dropped: not a whole point")
 
 
-def only_last(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+def later_stages_first(base: Candidate, space: SearchSpace, seed: int) -> Rule:
     layouts = Layouts(base=base, space=space)
-    return ListedRule(base=base, layouts=layouts, order=((0, 1), (0, 2)))
+    return ListedRule(base=base, layouts=layouts, order=((0, 1), (1, 1)))
 
 
 def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
-    STRATEGIES.register(Strategy(name="only-last", make=only_last))
+    STRATEGIES.register(Strategy(name="later-first", make=later_stages_first))
     JUDGES.register(Reluctant())
     sharp = Objective(name="sharp", title="sharpness", unit="points", sign=-1, largest=1.0, seed_deviation=0.5)
     OBJECTIVES.register(sharp)
-    table = {"CC|CC": Row(score=0.50), "CC|CM": Row(score=0.47), "CC|MM": Row(score=0.465)}
+    table = {"CC|CC": Row(score=0.50), "CC|CM": Row(score=0.47), "CM|CM": Row(score=0.465)}
     procedure = procedure_of(
         sketch("CC|CC"),
-        SearchSpace(name="test", description="", step=1),
-        strategy=STRATEGIES["only-last"],
+        SearchSpace(name="test", description=""),
+        strategy=STRATEGIES["later-first"],
         judge="reluctant",
         objective=OBJECTIVES["sharp"],
         seeds=2,
@@ -205,7 +204,7 @@ def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
     view, _ = run(procedure, evaluator, Memory(), Silence(), History(), lambda _: None, lambda _: None)
     assert [(one.layout, one.verdict, one.judge) for one in view.decisions] == [
         ("CC|CM", "keep", "reluctant"),
-        ("CC|MM", "drop", "reluctant"),
+        ("CM|CM", "drop", "reluctant"),
     ]
     assert view.decisions[0].gain == pytest.approx(3.0)
     assert view.decisions[0].objective == "sharp"
@@ -230,13 +229,12 @@ def section(concept: str) -> str:
 def installed(tmp_path: Path) -> dict[str, str]:
     """The environment of a process that finds the package of the guide installed."""
     place = tmp_path / "site"
-    (place / "my_package-1.0.dist-info").mkdir(parents=True)
+    told = place / "my_package-1.0.dist-info"
+    told.mkdir(parents=True)
     (place / "my_package.py").write_text("\n".join(map(section, CONCEPTS)))
     points = "".join(f"[buildup.{group}]\n{line}\n" for group, line in MEMBERS.items())
-    (place / "my_package-1.0.dist-info" / "entry_points.txt").write_text(points)
-    (place / "my_package-1.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n"
-    )
+    (told / "entry_points.txt").write_text(points)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
 
 

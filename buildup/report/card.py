@@ -144,11 +144,12 @@ def _results(findings: Findings, network: Network, exported: Score) -> Iterator[
     for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
         how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
         yield result(metric, metric.value(exported), "validation", how)
-    for one in findings.final.contenders if findings.final else ():
-        if one.fingerprint == fingerprint(network) and one.mean is not None:
+    final = findings.final
+    for one in final.contenders if final else ():
+        if final and one.fingerprint == fingerprint(network) and one.mean is not None:
             interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
             how = f"mean of {len(one.scores)} trainings of this network anew{interval}"
-            yield result(OBJECTIVES[findings.final.objective], one.mean, "test", how)
+            yield result(OBJECTIVES[final.objective], one.mean, "test", how)
             break
 
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
 from buildup.graph.fingerprint import fingerprint
 from buildup.report.card import model_card
@@ -21,8 +21,11 @@ def with_settings(findings: Findings, **settings: object) -> Findings:
     return replace(findings, settings={**findings.settings, **settings})
 
 
-def read(findings: Findings) -> ModelCard:
-    return ModelCard(model_card(findings, findings.winner, EXPORTED))
+def read(findings: Findings) -> ModelCardData:
+    """What the hub finds in a card."""
+    data = ModelCard(model_card(findings, findings.winner, EXPORTED)).data
+    assert isinstance(data, ModelCardData)
+    return data
 
 
 def final_of(findings: Findings) -> Final:
@@ -50,27 +53,27 @@ def final_of(findings: Findings) -> Final:
 
 
 def test_the_head_says_what_the_hub_filters_by(published: Findings) -> None:
-    data = read(published).data
+    data = read(published)
     assert (data.license, data.library_name, data.datasets) == ("apache-2.0", "timm", ["uoft-cs/cifar100"])
     assert data.tags == ["image-classification", "timm", "alternet", "buildup"]
     assert data.get("base_model") is None
 
 
 def test_trained_weights_of_the_base_are_named_and_have_terms_of_their_own(published: Findings) -> None:
-    data = read(with_settings(published, pretrained={"source": "resnetv2_50.a1h_in1k", "hash": "0"})).data
+    data = read(with_settings(published, pretrained={"source": "resnetv2_50.a1h_in1k", "hash": "0"}))
     assert (data.base_model, data.license) == ("timm/resnetv2_50.a1h_in1k", "unknown")
-    of_a_file = read(with_settings(published, pretrained={"source": "/home/me/weights.pth", "hash": "0"})).data
+    of_a_file = read(with_settings(published, pretrained={"source": "/home/me/weights.pth", "hash": "0"}))
     assert (of_a_file.get("base_model"), of_a_file.license) == (None, "unknown")
 
 
 def test_before_a_final_only_validation_images_are_spoken_of(published: Findings) -> None:
-    (found,) = read(published).data.eval_results or []
+    (found,) = read(published).eval_results or []
     assert (found.metric_type, found.metric_value, found.dataset_split) == ("accuracy", 84.0, "validation")
     assert found.metric_name == "accuracy in %, these weights, the best of 3 seeds"
 
 
 def test_a_final_adds_its_mean_and_interval_on_test_images(published: Findings) -> None:
-    known = read(replace(published, final=final_of(published))).data.eval_results or []
+    known = read(replace(published, final=final_of(published))).eval_results or []
     test = next(found for found in known if found.dataset_split == "test")
     assert test.metric_value == 80.6
     assert test.metric_name == "accuracy in %, mean of 2 trainings of this network anew, 95 % CI 79.33 to 81.87"
@@ -79,7 +82,7 @@ def test_a_final_adds_its_mean_and_interval_on_test_images(published: Findings) 
 
 def test_another_objective_stands_beside_accuracy(published: Findings) -> None:
     findings = with_settings(replace(published, history=History()), objective="nll", dataset="folder:pets")
-    known = read(findings).data.eval_results or []
+    known = read(findings).eval_results or []
     assert {found.metric_type: found.metric_value for found in known} == {"accuracy": 84.0, "nll": 61.0}
     assert {found.dataset_name for found in known} == {"folder:pets"}
 

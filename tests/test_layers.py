@@ -21,6 +21,7 @@ STACK = (
     {"trials"},
     {"space"},
     {"graph"},
+    {"registry"},
     {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}

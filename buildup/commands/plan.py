@@ -20,7 +20,7 @@ from buildup.rules.limits import Limits
 from buildup.rules.moves import left_out
 from buildup.rules.procedure import Procedure
 from buildup.rules.sampled import SampledRule
-from buildup.rules.strategies import procedure_of, unused
+from buildup.rules.strategies import procedure_of
 from buildup.rules.tune import Variant
 from buildup.search.forecast import Forecast, foresee
 from buildup.search.strategies import STRATEGIES
@@ -183,7 +183,7 @@ def _text(made: Plan) -> str:
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
-    if left_unused := unused(settings.strategy, request.space):
+    if left_unused := STRATEGIES[settings.strategy].unused(request.space):
         lines.append(left_unused)
     elif request.space.tune:
         lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")

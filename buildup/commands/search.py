@@ -19,7 +19,6 @@ from buildup.report.table import decisions_table
 from buildup.report.words import duration
 from buildup.rules.moves import left_out
 from buildup.rules.procedure import Procedure, View
-from buildup.rules.strategies import unused
 from buildup.search.assemble import check_data, create_journal, job_maker, open_journal, start_workers
 from buildup.search.evaluate import Evaluator
 from buildup.search.folder import Run, create, environment, mark, marked, open_run, save
@@ -28,6 +27,7 @@ from buildup.search.loop import run as run_loop
 from buildup.search.reuse import Library
 from buildup.search.settings import parse_duration
 from buildup.search.state import procedure
+from buildup.search.strategies import STRATEGIES
 from buildup.search.table import TableEvaluator
 from buildup.search.workers import RayEvaluator
 from buildup.training.data import open_data, parse_fraction
@@ -158,7 +158,7 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
     say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
     if run.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
-    if left_unused := unused(run.settings.strategy, run.space):
+    if left_unused := STRATEGIES[run.settings.strategy].unused(run.space):
         warnings.append(left_unused)
     elif run.space.tune:
         warnings += [f"{problem}." for problem in left_out(run.network, run.space)]

@@ -13,9 +13,9 @@ from buildup.graph.values import network_from_values, network_to_values
 from buildup.report.table import decisions_table
 from buildup.rules.moves import start, with_look_ahead
 from buildup.rules.procedure import Procedure
-from buildup.rules.strategies import procedure_of, unused
+from buildup.rules.strategies import ALTERNET, procedure_of
 from buildup.search.loop import Silence, run
-from buildup.search.strategies import STRATEGIES, WEIGHING
+from buildup.search.strategies import STRATEGIES
 from buildup.search.table import Memory, Row, TableEvaluator, read_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -110,7 +110,9 @@ def table_search(
     judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
     default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
-    strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
+    strategy = ALTERNET
+    with problems.caught():
+        strategy = STRATEGIES[flags["strategy"] or ALTERNET.name]
     network, table = None, None
     with problems.caught():
         network = network_of(flags["base"], flags["layout"], space, read)
@@ -120,9 +122,9 @@ def table_search(
         with problems.caught():
             ends = space is not None and space.place == "end"
             table = read_table(Path(flags["scores"]), network, ends=ends, objective=objective)
-    if strategy in WEIGHING and flags["layout"]:
+    if strategy.weighs and flags["layout"]:
         problems.found.append(
-            f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
             "strategy."
         )
     procedure = None
@@ -131,12 +133,12 @@ def table_search(
             procedure = procedure_of(
                 network,
                 space,
-                strategy=STRATEGIES[strategy],
+                strategy=strategy,
                 judge=judge,
                 objective=objective,
                 seeds=seeds,
                 first_seed=seed,
-                costs=costs if strategy in WEIGHING else None,
+                costs=costs if strategy.weighs else None,
             )
     problems.raise_any()
     assert procedure is not None
@@ -145,7 +147,7 @@ def table_search(
         procedure=procedure,
         table=table,
         default=Row(score=default) if flags["default_score"] is not None else None,
-        left_unused=unused(strategy, space) if space else None,
+        left_unused=strategy.unused(space) if space else None,
     )
 
 

@@ -1,9 +1,13 @@
 """All strategies by name: the rules, with Optuna where they draw, and the controls that it leads."""
 
+from dataclasses import replace
+
+from buildup.registry import Registry
 from buildup.rules.alternet import AlterNetRule
-from buildup.rules.sampled import SAMPLED, WEIGHING
-from buildup.rules.step import Rule
-from buildup.rules.strategies import LISTED, MakeRule
+from buildup.rules.listed import EXHAUSTIVE, RANDOM
+from buildup.rules.sampled import SAMPLED
+from buildup.rules.step import Rule, Strategy
+from buildup.rules.strategies import ALTERNET
 from buildup.rules.tuned import by_tpe
 from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
@@ -14,6 +18,6 @@ def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
     return AlterNetRule(base=base, space=space, choose=by_tpe, seed=seed)
 
 
-__all__ = ["STRATEGIES", "WEIGHING"]
-
-STRATEGIES: dict[str, MakeRule] = {**LISTED, **SAMPLED, "alternet": build_up}
+STRATEGIES = Registry[Strategy]("strategy", group="buildup.strategies")
+for _strategy in (replace(ALTERNET, make=build_up), RANDOM, EXHAUSTIVE, *SAMPLED):
+    STRATEGIES.register(_strategy)

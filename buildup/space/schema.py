@@ -130,7 +130,8 @@ class SearchSpace:
     """So many failed tries end a stage. A look-ahead belongs to the try that it saves, or fails with it."""
     min_gain: float = 0.0
     """A candidate must gain more than this over its parent, in the unit of what is judged."""
-    judge: Literal["likely", "proven", "point"] = "likely"
+    judge: str = "likely"
+    """One of `rules/judge.py` or of another package; who judges by it checks the name."""
     stages: tuple[StageSpace, ...] | None = None
     tune: Tuning | None = None
     """What is searched at each place where a block was kept, before the rule goes on."""
@@ -186,9 +187,12 @@ class SearchSpace:
 
     def _values(self) -> Iterator[str]:
         known = {"kind": tuple(known_kinds()), "place": ("replace", "end"), "stem": STEMS}
-        for name, choices in {**known, "judge": ("likely", "proven", "point")}.items():
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
+        judge: object = self.judge
+        if not isinstance(judge, str):
+            yield f"judge is {judge!r}; the name of a judge is needed."
         if problem := _order_problem(self.order):
             yield f"order is {problem}"
         if (

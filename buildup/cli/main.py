@@ -57,8 +57,6 @@ def _parse(arguments: Sequence[str]) -> tuple[Command, Flags]:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", parser_class=_Parser)
     for command in COMMANDS:
         _add(commands.add_parser, command)
-    if len(arguments) > 1 and f"{arguments[0]} {arguments[1]}" in by_name:  # `bench train` is one name
-        arguments = [f"{arguments[0]} {arguments[1]}", *arguments[2:]]
     first = next((argument for argument in arguments if not argument.startswith("-")), None)
     if first is not None and first not in by_name:
         raise RequestError(unknown("command", first, by_name, shown=20))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from buildup.diagnostics.registry import SHIPPED
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flag:
@@ -146,34 +148,15 @@ COMMANDS = (
             SPACE,
             STRATEGY,
             Flag(
-                name="judge",
-                metavar="NAME",
-                help="likely, proven or point (default: the space's, point for one seed; studies take two in turn)",
+                name="judge", metavar="NAME", help="likely, proven or point (default: the space's, point for one seed)"
             ),
             Flag(name="objective", metavar="NAME", help="what a score is: accuracy in percent (default), nll or ece"),
             Flag(name="look-ahead", help="try one more block on top of a dropped one, as the paper did"),
-            Flag(
-                name="seeds",
-                metavar="N",
-                help="trainings of each candidate (default: 1; 3 for --aa and --power)",
-            ),
+            Flag(name="seeds", metavar="N", help="trainings of each candidate (default: 1)"),
             Flag(name="workers", metavar="W", help="virtual workers (default: 1)"),
-            Flag(
-                name="noise",
-                metavar="SD",
-                help="deviation of a score around its row, in points (default: 0); for --aa and --power the true seed "
-                "deviation (default: 0, 0.2 and 0.4; of --aa 1 and 2, too)",
-            ),
+            Flag(name="noise", metavar="SD", help="deviation of a score around its row, in points (default: 0)"),
             Flag(name="seed", metavar="N", help="first seed, and that of all that is drawn (default: 0)"),
             Flag(name="default-score", metavar="S", help="score of layouts that the table lacks"),
-            Flag(name="aa", help="no table: how often a judge keeps something where nothing helps"),
-            Flag(name="power", help="no table: how often a judge keeps what helps"),
-            Flag(name="speedup", help="how much faster 2 to 64 workers are, on this table and on others"),
-            Flag(
-                name="runs",
-                metavar="N",
-                help="searches a line of --aa and --power (default: 1000), or of --speedup (100)",
-            ),
             JSON,
         ),
     ),
@@ -306,7 +289,7 @@ COMMANDS = (
             Flag(
                 name="what",
                 metavar="NAME,NAME",
-                help="all (default) or hessian,landscape,fourier,variance,lesion,cka,noise,corruption,calibration",
+                help=f"all (default) or {','.join(SHIPPED)}",
             ),
             Flag(name="out", metavar="DIR", help="where numbers and figures go (default: analyses/MODEL-DATASET)"),
             Flag(name="compare", metavar="MODEL,MODEL", help="draw these beside it"),
@@ -338,48 +321,6 @@ COMMANDS = (
             Flag(name="images", metavar="N", help="images to look at (default: 10,000 or all there are)"),
             Flag(name="seed", metavar="N", help="of order, augmentation and the choice of images (default: 0)"),
             Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="bench train",
-        help="images/s of a plain loop, of mixed precision and of ours",
-        example="buildup bench train --base resnet50 --batch 96,512 --json",
-        run="bench_train:bench_train",
-        flags=(
-            BASE,
-            Flag(name="layout", metavar="LAYOUT", help="train this layout of the base, such as CC|CC|CM|CM"),
-            Flag(name="recipe", metavar="NAME|FILE", help="its optimiser and augmentation (default: paper)"),
-            Flag(name="batch", metavar="N,N", help="images of a step; several are measured in turn (default: 96)"),
-            Flag(name="size", metavar="PIXELS", help="image size (default: 32)"),
-            Flag(name="classes", metavar="N", help="how many classes (default: 100)"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="bench attention",
-        help="the attention layer beside plain versions of it and timm's Swin",
-        example="buildup bench attention --device cpu --batch 16",
-        run="bench_attention:bench_attention",
-        flags=(
-            Flag(name="batch", metavar="N", help="images of a step (default: 16 on a CPU, 512 on a GPU)"),
-            Flag(name="compile", help="compile every version before it is timed"),
-            Flag(name="device", metavar="NAME", help="auto (default), cpu, cuda or mps"),
-            JSON,
-        ),
-    ),
-    Command(
-        name="bench search",
-        help="how busy workers are kept, and what a training costs the driver",
-        example="buildup bench search --seconds 1,5 --trials 100,500",
-        run="bench_search:bench_search",
-        flags=(
-            Flag(name="seconds", metavar="S,S", help="lengths of a training, which only sleeps (default: 1,5)"),
-            Flag(
-                name="trials", metavar="N,N", help="tell costs after so many trainings; the last ends it (default: 100)"
-            ),
-            Flag(name="workers", metavar="N", help="trainings side by side (default: 8)"),
             JSON,
         ),
     ),

@@ -18,7 +18,7 @@ from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
 from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
-from buildup.strategies.builtin import make_replay, unused
+from buildup.strategies.builtin import make_replay
 from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import left_out
@@ -183,7 +183,7 @@ def _text(made: Plan) -> str:
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
-    if left_unused := unused(settings.strategy, request.space):
+    if left_unused := STRATEGIES[settings.strategy].unused(request.space):
         lines.append(left_unused)
     elif request.space.tune:
         lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")

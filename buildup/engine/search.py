@@ -28,7 +28,7 @@ from buildup.store.reuse import ReusableRuns
 from buildup.store.run_dir import Run, create, environment, mark, marked, open_run, save
 from buildup.store.settings import parse_duration
 from buildup.store.study_writer import Journal
-from buildup.strategies.builtin import unused
+from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import left_out
 from buildup.training.data import open_data, parse_fraction
 from buildup.training.health import check_base, unsuited
@@ -158,7 +158,7 @@ def _drive(run: Run, journal: Journal, evaluator: Evaluator, *, as_json: bool) -
     say(f"run {run.folder}: {run.settings.base} on {run.settings.dataset}, {run.settings.workers} workers")
     if run.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
-    if left_unused := unused(run.settings.strategy, run.space):
+    if left_unused := STRATEGIES[run.settings.strategy].unused(run.space):
         warnings.append(left_unused)
     elif run.space.tune:
         warnings += [f"{problem}." for problem in left_out(run.network, run.space)]

@@ -1,4 +1,4 @@
-"""The figures of judging.md that no command of buildup prints: `python bench/judging_figures.py [DRAWS]`.
+"""The figures of judging.md that error_rates.py does not print: `python bench/judging_figures.py [DRAWS]`.
 
 Prints how often `proven` would keep something if images that all seeds share were taken for fading, what `final` would
 claim from few seeds where nothing helps, and how long a verdict takes.
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics import paired_difference as paired
-from buildup.statistics.chance import Chance, Study
 from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Pair, Spread
 from buildup.strategies.builtin import make_replay
 from buildup.trials.objective import Objective
+from chance import Chance, Study
 
 SPACE = SearchSpace(name="strict", description="")
 WHERE = sketch("CC|CC|CC|CC")

@@ -19,7 +19,9 @@ STACK = (
     {"search"},
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
-    {"space", "graph"},
+    {"space"},
+    {"graph"},
+    {"registry"},
     {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}

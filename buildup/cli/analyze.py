@@ -5,41 +5,29 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from buildup.cli.progress import say
 from buildup.cli.signals import interruptible
-from buildup.diagnostics.analysis import (
-    LABELLED,
-    MEASURES,
-    QUICK,
-    Sizes,
-    Subject,
-)
-from buildup.diagnostics.corruption import open_published
-from buildup.diagnostics.ensemble import drops
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, find_measurements
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluating, fingerprint
 from buildup.diagnostics.memory import free_memory
 from buildup.diagnostics.units import find_units
 from buildup.engine.measuring import measure, plain
 from buildup.engine.problems import Problems
+from buildup.engine.progress import say
 from buildup.engine.subjects import Found, find_model
 from buildup.engine.verdicts import verdicts
-from buildup.errors import DataError, RequestError, ResourceError, unknown
+from buildup.errors import DataError, RequestError, ResourceError
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.store.atomic_write import write_atomic
 from buildup.training.data import load_data, split
 from buildup.training.dataset import Dataset
 from buildup.training.device import check_device
 from buildup.training.recipe import recipe_to_values
-
-ENSEMBLE = "ensemble"
-"""What `--mc-dropout` adds to the calibration."""
 
 
 def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -51,34 +39,33 @@ def analyze(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     with interruptible():
-        for what in wanted:
+        for measurement in wanted:
             try:
-                # What the others depend on stays the same, so that they are kept.
-                own = {"mc_dropout": subjects[0].mc_dropout} if what == ENSEMBLE else {}
-                found[what] = measure(what, subjects, folder, identity | own)
+                found[measurement.name] = measure(measurement, subjects, folder, identity)
             except RequestError as error:
                 if flags["what"] not in (None, "all"):
                     raise
-                say(f"{what}: left out. {error}")
-                found[what] = {"left out": str(error)}
+                say(f"{measurement.name}: left out. {error}")
+                found[measurement.name] = {"left out": str(error)}
     assert before == [fingerprint(subject.model) for subject in subjects], "a measurement changed its model"
     values = {"folder": str(folder), "identity": identity, "summaries": found}
     write_atomic(folder / "summary.json", json.dumps(plain(values), indent=2).encode())
-    write_atomic(folder / "index.html", _page(subjects, found, folder, identity, notes).encode())
+    write_atomic(folder / "index.html", _page(subjects, wanted, found, folder, identity, notes).encode())
     return _text(found, folder), values
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, dict[str, Any], list[str]]:
+def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[Measurement], Path, dict[str, Any], list[str]]:
     problems = Problems()
-    usual = [what for what in MEASURES if what != ENSEMBLE]
-    wanted = usual if flags["what"] in (None, "all") else flags["what"].split(",")
-    problems.found += [unknown("measurement", what, ["all", *usual]) for what in wanted if what not in usual]
+    wanted: list[Measurement] = []
+    with problems.caught():
+        wanted = find_measurements(None if flags["what"] in (None, "all") else flags["what"].split(","))
     passes = 0
     if flags["mc_dropout"] is not None:
         passes = problems.whole("--mc-dropout", flags["mc_dropout"], 0, most=10_000)
-        wanted = [*wanted, ENSEMBLE]
-        if "calibration" not in wanted:
+        asked = {measurement.name for measurement in wanted}
+        if asked and not asked & {"calibration", "ensemble"}:
             problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
+        wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
     device = "cpu"
     with problems.caught():
         device = check_device(flags["device"] or "auto")
@@ -94,32 +81,24 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     if flags["pretrained"] is not None and models and not any(model.by_name for model in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
-    if flags["corruptions"] and "corruption" not in wanted:
+    if flags["corruptions"] and "corruption" not in [measurement.name for measurement in wanted]:
         raise RequestError("--corruptions is for --what corruption, which is not asked for.")
     made = (_subject(model, sizes, wanted, seed, torch.device(device)) for model in models)
-    subjects = [replace(subject, restate=bool(flags["restate"]), mc_dropout=passes) for subject in made]
-    if passes and not any(drops(subject.model) for subject in subjects):
-        raise RequestError(
-            f"--mc-dropout {passes}: {subjects[0].label} was trained without dropout. Train it by a recipe with a line "
-            "like `dropout: 0.3`."
-        )
-    if flags["corruptions"]:
-        count = sizes.corrupted_images
-        subjects = [
-            replace(subject, corrupted=open_published(flags["corruptions"], subject.images, count, seed))
-            for subject in subjects
-        ]
+    given = {"restate": bool(flags["restate"]), "corruptions": flags["corruptions"], "mc_dropout": passes}
+    subjects = [replace(subject, **given) for subject in made]
+    for measurement in wanted:
+        measurement.check(subjects)
     notes = []
     blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
-    if blind and (asked := [what for what in wanted if what in LABELLED]):
+    if blind and (labelled := [measurement.name for measurement in wanted if measurement.needs_labels]):
         problem = (
             f"{blind[0].label} tells {_classes(blind[0])} classes apart and {blind[0].images.name} has "
-            f"{blind[0].images.num_classes}: {', '.join(asked)} can't be measured."
+            f"{blind[0].images.num_classes}: {', '.join(labelled)} can't be measured."
         )
         if flags["what"] not in (None, "all"):
             raise DataError(problem)
         notes.append(problem)
-        wanted = [what for what in wanted if what not in LABELLED]
+        wanted = [measurement for measurement in wanted if not measurement.needs_labels]
     notes += [f"{model.label}: {model.note}." for model in models if model.note]
     for note in notes:
         say(note)
@@ -139,7 +118,7 @@ def _request(flags: Mapping[str, Any]) -> tuple[list[Subject], list[str], Path, 
     return subjects, wanted, folder, identity, notes
 
 
-def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, device: torch.device) -> Subject:
+def _subject(found: Found, sizes: Sizes, wanted: Sequence[Measurement], seed: int, device: torch.device) -> Subject:
     data = load_data(found.dataset, found.data_dir, found.image_size)
     train, val = split(data, found.split_seed)
     model = found.model.to(device)
@@ -153,25 +132,16 @@ def _subject(found: Found, sizes: Sizes, wanted: Sequence[str], seed: int, devic
     except (AssertionError, RuntimeError, ValueError) as error:
         raise DataError(f"{found.label} can't take images of {data.name}, {tuple(image.shape[1:])}: {error}") from error
     # Kept as they are, so that all that is measured on them sees the same; at 224 px a gigabyte is soon full.
-    curved = sizes.hessian_batches if "hessian" in wanted else 0
-    walked = ceil(sizes.landscape_images / BATCH) if "landscape" in wanted else 0
-    _check_room(found, data, BATCH * max(curved, walked), device)
-    batches = augmented_batches(
-        data,
-        found.recipe,
-        train,
-        seed=seed,
-        device=device,
-        count=max(curved, walked),
-    )
+    count = max((measurement.train_batches(sizes) for measurement in wanted), default=0)
+    _check_room(found, data, BATCH * count, device)
+    batches = augmented_batches(data, found.recipe, train, seed=seed, device=device, count=count)
     shown = val[torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: sizes.images].sort().values]
     return Subject(
         label=found.label,
         model=model,
         units=find_units(model, image),
         images=data.part(shown),
-        hessian_batches=batches[:curved],
-        landscape_batches=batches[:walked],
+        train_batches=batches,
         weight_decay=found.recipe.weight_decay,
         sizes=sizes,
         seed=seed,
@@ -201,19 +171,26 @@ def _classes(subject: Subject) -> int:
 
 def _page(
     subjects: Sequence[Subject],
+    measurements: Sequence[Measurement],
     found: Mapping[str, Any],
     folder: Path,
     identity: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
     sections = []
-    for what, numbers in found.items():
-        if why := numbers.get("left out"):
-            sections.append(Section(what=what, numbers={}, figure="", left_out=why))
-        else:
-            sections.append(
-                Section(what=what, numbers=numbers, figure=(folder / f"{what}.svg").read_text(encoding="utf-8"))
+    for measurement in measurements:
+        what, numbers = measurement.name, found[measurement.name]
+        left_out = numbers.get("left out", "")
+        sections.append(
+            Section(
+                what=what,
+                title=measurement.title,
+                words=measurement.words,
+                numbers={} if left_out else numbers,
+                figure="" if left_out else (folder / f"{what}.svg").read_text(encoding="utf-8"),
+                left_out=left_out,
             )
+        )
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
         "images": next(iter(identity["images"].values())),

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import Any, Literal, cast
 
 from buildup.engine.problems import Problems
-from buildup.graph.kinds import KINDS
+from buildup.graph.kinds import known_kinds
 from buildup.graph.serialize import network_to_values
 from buildup.models.read import read
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.text_table import graph_text
 from buildup.space.describe import how_it_walks, tuned
 from buildup.space.load import load, shipped
-from buildup.space.schema import SETTINGS, STEMS, SearchSpace
+from buildup.space.schema import OWN, STEMS, SearchSpace, settable
 from buildup.strategies.moves import from_layout, moves, start
 from buildup.training.data import describe_data
 
@@ -69,14 +69,15 @@ def spaces(flags: Mapping[str, Any]) -> tuple[str, Any]:
 
 def _allows(space: SearchSpace) -> Iterator[str]:
     """What a space allows, in a few lines."""
-    kinds = " and ".join(f"{letter} ({KINDS[letter].name})" for letter in space.placed)
+    kinds = " and ".join(f"{letter} ({known_kinds()[letter].name})" for letter in space.placed)
     if space.place == "end":
         yield f"one more block of kind {kinds} at the end of each stage"
     else:
         yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end"
     yield how_it_walks(space)
-    names = [name for letter in space.kinds for name in SETTINGS[letter] if getattr(space, name) is not None]
-    settings = [f"{name.replace('_', ' ')} {getattr(space, name)}" for name in dict.fromkeys(names)]
+    had = {name for letter in space.kinds for name in settable(letter)}
+    asked = {name: space.asked(name) for name in (*OWN, *dict(space.settings)) if name in had}
+    settings = [f"{name.replace('_', ' ')} {value}" for name, value in asked.items() if value is not None]
     yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
     if space.tune:
         yield f"where a block was kept: {tuned(space.tune)}"

@@ -194,6 +194,7 @@ class _Fated:
     """Gives the verdict that was drawn for a candidate, which its score tells."""
 
     name: str = "fated"
+    least_seeds: int = 1
     looks: tuple[int, ...]
     objective: Objective = ACCURACY
     min_gain: float = 0.0

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
-from buildup.cli.progress import say
-from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, images_of, parts, summaries, units_rows
-from buildup.diagnostics.figures import Table, draw
+from buildup.diagnostics.analysis import Measurement, Subject, unit_rows
+from buildup.diagnostics.figures import Row, Rows, Table, draw
+from buildup.engine.progress import say
 from buildup.errors import DataError
 from buildup.report.words import duration
 from buildup.store.atomic_write import write_atomic
@@ -24,8 +24,11 @@ PROGRESS_INTERVAL = 5.0
 """Seconds between two words about progress."""
 
 
-def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    measurement: Measurement, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]
+) -> dict[str, Any]:
     """One measurement of all models: kept from an earlier run where it is the same, else made, written and drawn."""
+    what, identity = measurement.name, identity | measurement.settings(subjects[0])
     path = folder / f"{what}.json"
     if path.is_file() and (kept := _read(path)) and kept.get("identity") == identity:
         say(f"{what}: kept from before.")
@@ -33,15 +36,15 @@ def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict
     tables, unfinished = [], []
     for number, subject in enumerate(subjects):
         place = folder / f".{what}-{number}.part.jsonl"
-        rows = _followed(what, subject, place, identity)
+        rows = _followed(measurement, subject, place, identity)
         if not rows:
             raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
-        tables.append(Table(label=subject.label, units=units_rows(subject), rows=rows))
+        tables.append(Table(label=subject.label, units=unit_rows(subject.units), rows=rows))
         unfinished.append(place)
-    found = summaries(what, {table.label: table.rows for table in tables})
+    found = measurement.summaries({table.label: table.rows for table in tables})
     values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}
     write_atomic(folder / f"{what}.csv", _csv(tables).encode())
-    figure = draw(what, tables)
+    figure = draw(measurement.figure, tables)
     for form in ("svg", "png"):
         picture = io.BytesIO()
         figure.savefig(picture, format=form, metadata={"Date": None} if form == "svg" else None)
@@ -52,19 +55,18 @@ def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict
     return found
 
 
-def _followed(what: str, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
+def _followed(measurement: Measurement, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
     """The rows of a measurement; each part is on disk before the next begins."""
     done = list(_left(place, identity))
-    progress = _Progress(
-        name=f"{what} of {subject.label}", total=parts(what, subject), each=images_of(what, subject), done=len(done)
-    )
+    total, each = measurement.work(subject)
+    progress = _Progress(name=f"{measurement.name} of {subject.label}", total=total, each=each, done=len(done))
     rows = [row for part in done for row in part]
     # Written anew, so that half a line of a run that was killed is gone.
     content = [json.dumps(identity), *map(json.dumps, done)]
     watched = subject.model.register_forward_pre_hook(progress.see)
     try:
         # Whoever was stopped between two models has all parts of the first.
-        for part in MEASURES[what](subject, rows) if len(done) < progress.total else ():
+        for part in measurement.measure(subject, rows) if len(done) < progress.total else ():
             done.append(plain(list(part)))
             content.append(json.dumps(done[-1]))
             write_atomic(place, "\n".join(content).encode())

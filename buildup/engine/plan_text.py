@@ -4,7 +4,7 @@ from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
 from buildup.space.describe import how_it_walks, tuned
-from buildup.strategies.builtin import unused
+from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import left_out
 from buildup.training.health import unsuited
 from buildup.trials.objective import OBJECTIVES
@@ -30,7 +30,7 @@ def plan_text(made: Plan) -> str:
         f"Space {request.space.name}: {how_it_walks(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
-    if left_unused := unused(settings.strategy, request.space):
+    if left_unused := STRATEGIES[settings.strategy].unused(request.space):
         lines.append(left_unused)
     elif request.space.tune:
         lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")

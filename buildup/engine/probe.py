@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.hessian import BATCH, Batch, ape, augmented_batches, hessian, nep
+from buildup.diagnostics.analysis import Batch
+from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, hessian, nep
 from buildup.diagnostics.places import effect
 from buildup.diagnostics.predictions import labelled
 from buildup.engine.subjects import load_weights

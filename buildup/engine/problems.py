@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from buildup.errors import RequestError, unknown
-from buildup.statistics.judges import JUDGES, NEEDS_SEEDS
+from buildup.statistics.judges import JUDGES
 
 
 class Problems:
@@ -61,14 +61,18 @@ class Problems:
 
     def judge(self, asked: str | None, usual: str, seeds: int) -> str:
         """The judge asked for; otherwise the usual one, or `point` where one seed leaves nothing else."""
-        wish = self.choice("judge", asked, usual, tuple(JUDGES))
-        if asked not in (None, wish):
+        named = asked or usual
+        wish = self.choice("judge" if asked else "judge of the space", named, "likely", tuple(JUDGES))
+        if wish != named:
             return wish
-        if seeds >= NEEDS_SEEDS[wish]:
+        needed = 1
+        with self.caught():
+            needed = JUDGES[wish].least_seeds
+        if seeds >= needed:
             return wish
         if asked:
             self.found.append(
                 f"--judge {wish} with --seeds {seeds}: one seed says nothing about chance; "
-                f"use at least {NEEDS_SEEDS[wish]} seeds, or --judge point."
+                f"use at least {needed} seeds, or --judge point."
             )
         return "point"

@@ -25,7 +25,7 @@ from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import DataRecord, RunRecord, create, environment, mark, marked, save
 from buildup.store.study_writer import StudyWriter
-from buildup.strategies.builtin import unused
+from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import left_out
 from buildup.training.data import open_data, parse_fraction
 from buildup.training.health import check_base, unsuited
@@ -185,7 +185,7 @@ def _warnings(record: RunRecord) -> list[str]:
     warnings = []
     if record.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
-    if left_unused := unused(record.settings.strategy, record.space):
+    if left_unused := STRATEGIES[record.settings.strategy].unused(record.space):
         warnings.append(left_unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]

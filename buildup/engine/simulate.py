@@ -1,25 +1,23 @@
 """`simulate`: the same rule, judge and loop, on a table of scores and virtual workers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from buildup.cli.chance import LARGE, USUAL, Where, false_claims, power, usual_chances
-from buildup.cli.speedup import speedup
-from buildup.cli.studies import study_of, unread
 from buildup.engine.graph_cache import recall, remember
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
+from buildup.engine.replay import Replay
 from buildup.errors import LayoutError, RequestError
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
-from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.report.text_table import decisions_table
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay, unused
-from buildup.strategies.by_name import STRATEGIES, WEIGHING
+from buildup.strategies.builtin import ALTERNET, make_replay
+from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
@@ -27,6 +25,18 @@ from buildup.trials.objective import OBJECTIVES
 
 PIXELS, CLASSES = 32, 100
 """A table names layouts, not images; networks are followed at the size of the published trace."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSearch:
+    """A search on a table of scores."""
+
+    replay: Replay
+    table: Mapping[str, Row]
+    default: Row | None
+    """Of layouts that the table lacks."""
+    left_unused: str | None
+    """The settings of the space that its strategy does not read, in a sentence."""
 
 
 def simulate(
@@ -37,51 +47,9 @@ def simulate(
     `read` makes the graph of a base that no cache knows, and `costs` counts parameters and MACs of a network of it.
     """
     problems = Problems()
-    problems.found += unread(flags)
-    study = study_of(flags)
-    return _chance(flags, problems, read) if study in {"aa", "power"} else _follow(flags, problems, read, costs)
-
-
-def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    """How often the judges err: searches on drawn images, of the usual kinds or from where the flags say."""
-    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
-    runs = problems.whole("--runs", flags["runs"], 1000)
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
-    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    places: Sequence[Where] = USUAL
-    if flags["base"] or flags["layout"]:
-        with problems.caught():
-            space = _space(flags)
-            network = _start(flags["base"], flags["layout"], space, read)
-            places = [Where(name=layout(network), network=network, space=space)]
-            if flags["scores"]:  # what the layouts are worth is no matter where none is better than another
-                read_scores(Path(flags["scores"]), network)
-    problems.raise_any()
-    if flags["noise"] is None:
-        chances = usual_chances(large=() if flags["power"] else LARGE)
-    else:
-        chances = usual_chances((deviation,))
-    if flags["power"]:
-        return power(places, chances, seeds=seeds, runs=runs, seed=seed)
-    judges = (judge,) if judge else ("proven", "likely")
-    return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
-
-
-def _space(flags: Mapping[str, Any]) -> SearchSpace:
-    space = load(flags["space"] or "alternet")
-    return with_look_ahead(space) if flags["look_ahead"] else space
-
-
-def _follow(
-    flags: Mapping[str, Any],
-    problems: Problems,
-    read: Callable[..., Network],
-    costs: Callable[[Candidate], tuple[int, int]],
-) -> tuple[str, dict[str, Any]]:
-    seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
     noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
+<<<<<<< HEAD
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     runs = problems.whole("--runs", flags["runs"], 100)
     space = None
@@ -124,13 +92,17 @@ def _follow(
     if flags["speedup"]:
         rest = Row(score=default) if flags["default_score"] is not None else None
         return speedup(replay, table, rest, runs=runs, seed=seed)
+=======
+    search = table_search(flags, problems, read, costs)
+    replay, judge = search.replay, search.replay.judge
+>>>>>>> moved
     evaluator = SimulatedEvaluator(
-        table=table,
+        table=search.table,
         workers=workers,
         noise=noise,
-        seed=seed,
-        objective=objective,
-        default=Row(score=default) if flags["default_score"] is not None else None,
+        seed=replay.first_seed,
+        objective=judge.objective,
+        default=search.default,
     )
     view, history = run(
         replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
@@ -151,17 +123,16 @@ def _follow(
         "busy": busy,
         "wasted": wasted,
         "workers": workers,
-        "judge": judge,
-        "objective": objective.name,
-        "seeds": seeds,
+        "judge": judge.name,
+        "objective": judge.objective.name,
+        "seeds": replay.seeds,
     }
-    left_unused = unused(strategy, space) if space else None
     text = "\n".join(
         [
-            *([left_unused, ""] if left_unused else []),
+            *([search.left_unused, ""] if search.left_unused else []),
             decisions_table(view.decisions),
             "",
-            f"{view.best.layout} is left after {trainings} trainings, the base included (judge {judge}).",
+            f"{view.best.layout} is left after {trainings} trainings, the base included (judge {judge.name}).",
             f"makespan {evaluator.clock:g} s on {workers} worker{'s' if workers > 1 else ''}, "
             f"{busy:.0%} busy, {wasted:g} worker seconds wasted on what no verdict needed.",
         ]
@@ -169,7 +140,71 @@ def _follow(
     return text, values
 
 
-def _start(base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]) -> Network:
+def table_search(
+    flags: Mapping[str, Any],
+    problems: Problems,
+    read: Callable[..., Network],
+    costs: Callable[[Candidate], tuple[int, int]],
+) -> TableSearch:
+    """The search that the flags describe; what is wrong with them is raised together with the problems so far."""
+    seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    space = None
+    with problems.caught():
+        space = space_of(flags)
+    judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
+    objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
+    default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
+    strategy = ALTERNET
+    with problems.caught():
+        strategy = STRATEGIES[flags["strategy"] or ALTERNET.name]
+    network, table = None, None
+    with problems.caught():
+        network = network_of(flags["base"], flags["layout"], space, read)
+    if not flags["scores"]:
+        problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
+    elif network:
+        with problems.caught():
+            ends = space is not None and space.place == "end"
+            table = read_scores(Path(flags["scores"]), network, ends=ends, objective=objective)
+    if strategy.weighs and flags["layout"]:
+        problems.found.append(
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
+            "strategy."
+        )
+    replay = None
+    if network and space:
+        with problems.caught():
+            replay = make_replay(
+                network,
+                space,
+                strategy=strategy,
+                judge=judge,
+                objective=objective,
+                seeds=seeds,
+                first_seed=seed,
+                costs=costs if strategy.weighs else None,
+            )
+    problems.raise_any()
+    assert replay is not None
+    assert table is not None
+    return TableSearch(
+        replay=replay,
+        table=table,
+        default=Row(score=default) if flags["default_score"] is not None else None,
+        left_unused=strategy.unused(space) if space else None,
+    )
+
+
+def space_of(flags: Mapping[str, Any]) -> SearchSpace:
+    """The space asked for, `alternet` without a wish."""
+    space = load(flags["space"] or "alternet")
+    return with_look_ahead(space) if flags["look_ahead"] else space
+
+
+def network_of(
+    base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]
+) -> Network:
     """Where to start: from letters, which need neither torch nor timm, or from a base."""
     if bool(base) == bool(letters):
         raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")

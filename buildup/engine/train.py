@@ -10,9 +10,9 @@ from typing import Any, cast
 import timm
 import torch
 
-from buildup.cli.progress import say
 from buildup.cli.signals import interruptible
 from buildup.engine.problems import Problems
+from buildup.engine.progress import say
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network

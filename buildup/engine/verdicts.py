@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
-from buildup.cli.progress import say
 from buildup.cli.signals import interruptible
 from buildup.engine.diagnostic_evidence import evidence_of
 from buildup.engine.load_state import state_of
 from buildup.engine.measuring import PROGRESS_INTERVAL
 from buildup.engine.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, probe_of
 from buildup.engine.problems import Problems
+from buildup.engine.progress import say
 from buildup.engine.replay import View
 from buildup.errors import RunError, unknown
 from buildup.graph.edit import Append

@@ -1,5 +1,11 @@
 """The model card of an exported network: what it is, how it came about, how sure that is, how to load it."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.report.final_table import how, markdown_final
@@ -7,7 +13,7 @@ from buildup.report.findings import Findings, cost_text, flat
 from buildup.report.text_table import code, graph_text, markdown_table
 from buildup.report.words import accuracies, clean
 from buildup.trials.final_result import Final
-from buildup.trials.objective import ACCURACY, Objective
+from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score
 
 LOADING = """\
@@ -26,6 +32,9 @@ from alternet import load
 model = load()
 ```
 """
+
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+"""What the hub calls them; sets of its own are typed as `hfds/NAME`."""
 
 ONNX = """\
 `model.onnx` holds it for onnxruntime. It takes batches of any size, prepared as `config.json` says, and images of other
@@ -50,8 +59,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     dataset = str(findings.settings.get("dataset", ""))
     lines = [
         "---",
-        "library_name: timm",
-        "tags: [image-classification, timm, alternet, buildup]",
+        _metadata(findings, network, exported),
         "---",
         "",
         f"# {clean(network.base)} as `{clean(layout(network))}`",
@@ -93,6 +101,56 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
     ]
     return "\n".join(lines)
+
+
+def _metadata(findings: Findings, network: Network, exported: Score) -> str:
+    """What the hub reads of a card, as YAML."""
+    start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
+    source = str(start["source"]) if isinstance(start, Mapping) else ""
+    data = ModelCardData(
+        # That of timm's code and ours; trained weights that it started from have terms of their own.
+        license="unknown" if source else "apache-2.0",
+        library_name="timm",
+        tags=["image-classification", "timm", "alternet", "buildup"],
+        base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
+        datasets=[dataset] if dataset else None,
+        model_name=f"{clean(network.base)} {clean(layout(network))}",
+        eval_results=list(_results(findings, network, exported)),
+    )
+    return data.to_yaml()
+
+
+def _hub_dataset(findings: Findings) -> str | None:
+    name = str(findings.settings.get("dataset", ""))
+    return HUB_DATASETS.get(name) or (name.removeprefix("hfds/") if name.startswith("hfds/") else None)
+
+
+def _results(findings: Findings, network: Network, exported: Score) -> Iterator[EvalResult]:
+    """These weights on validation images, and this network trained anew on test images, if that was done."""
+    dataset, objective = str(findings.settings.get("dataset", "")), findings.objective
+
+    def result(metric: Objective, value: float, split: str, how: str) -> EvalResult:
+        return EvalResult(
+            task_type="image-classification",
+            dataset_type=_hub_dataset(findings) or clean(dataset),
+            dataset_name=clean(dataset),
+            dataset_split=split,
+            metric_type=metric.name,
+            metric_value=round(value, 2),
+            metric_name=f"{metric.name} in {metric.scale}, {how}",
+        )
+
+    seeds = len(findings.scores(network))
+    for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
+        how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
+        yield result(metric, metric.value(exported), "validation", how)
+    final = findings.final
+    for one in final.contenders if final else ():
+        if final and one.fingerprint == fingerprint(network) and one.mean is not None:
+            interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
+            how = f"mean of {len(one.scores)} trainings of this network anew{interval}"
+            yield result(OBJECTIVES[final.objective], one.mean, "test", how)
+            break
 
 
 def _final(final: Final) -> list[str]:

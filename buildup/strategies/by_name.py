@@ -1,10 +1,14 @@
 """All strategies by name: the rules, with Optuna where they draw, and the controls that it leads."""
 
+from dataclasses import replace
+
+from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import AlterNetRule
-from buildup.strategies.builtin import LISTED, MakeRule
-from buildup.strategies.samplers import SAMPLED, WEIGHING
-from buildup.strategies.step import Rule
+from buildup.strategies.builtin import ALTERNET
+from buildup.strategies.fixed_order import EXHAUSTIVE, RANDOM
+from buildup.strategies.samplers import SAMPLED
+from buildup.strategies.step import Rule, Strategy
 from buildup.strategies.tpe_variants import by_tpe
 from buildup.trials.candidate import Candidate
 
@@ -14,6 +18,6 @@ def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
     return AlterNetRule(base=base, space=space, choose=by_tpe, seed=seed)
 
 
-__all__ = ["STRATEGIES", "WEIGHING"]
-
-STRATEGIES: dict[str, MakeRule] = {**LISTED, **SAMPLED, "alternet": build_up}
+STRATEGIES = Registry[Strategy]("strategy", group="buildup.strategies")
+for _strategy in (replace(ALTERNET, make=build_up), RANDOM, EXHAUSTIVE, *SAMPLED):
+    STRATEGIES.register(_strategy)

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from buildup.engine.load_state import costs_of
-from buildup.engine.load_state import replay_of
+from buildup.engine.load_state import costs_of, replay_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
 from buildup.execution.simulated import Row, SimulatedEvaluator
@@ -69,7 +68,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         status="finished",
     )
     create(run)
-    writer = StudyWriter.create(folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of)
+    writer = StudyWriter.create(
+        folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of
+    )
     steps, evaluator = replay_of(run), SimulatedEvaluator(table=Scores())
     view, _ = run_loop(steps, evaluator, writer, NullObserver(), writer.history, lambda _: None, enough)
     writer.close()

@@ -17,8 +17,7 @@ import pytest
 from buildup.cli.main import main
 from buildup.engine import final as command
 from buildup.engine.final_run import FRESH, read_final
-from buildup.engine.load_state import state_of
-from buildup.engine.load_state import replay_of
+from buildup.engine.load_state import replay_of, state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
 from buildup.engine.setup import MakeJob, create_writer

@@ -2,8 +2,10 @@
 
 import io
 
-from buildup.cli.progress import PlainObserver, left, say
+from buildup.cli.progress import PlainObserver
+
 from buildup.engine.loop import run
+from buildup.engine.progress import left, say
 from buildup.engine.replay import View
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch

@@ -11,7 +11,6 @@ from buildup.engine.replay import Replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.chance import Draw, search
 from buildup.statistics.paired_difference import Pair, Spread, estimate
 from buildup.strategies.builtin import make_replay
 from buildup.strategies.by_name import STRATEGIES
@@ -19,6 +18,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
+from chance import Draw, search
 
 SPACE = SearchSpace(name="test", description="")
 IMAGES = 2000

@@ -9,7 +9,6 @@ from buildup.engine.replay import Replay
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.chance import search
 from buildup.strategies.builtin import make_replay
 from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.fixed_order import Layouts
@@ -17,6 +16,7 @@ from buildup.strategies.limits import Limits
 from buildup.strategies.step import hypothetical, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Score
+from chance import search
 
 SPACE = SearchSpace(name="test", description="")
 CONTROLS = ("random", "tpe", "nsga2", "nsga2-params", "exhaustive")

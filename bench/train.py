@@ -5,12 +5,13 @@ a person writes with timm and a DataLoader. Rounds of the three follow each othe
 all of them, and each is worth its best round.
 """
 
+import argparse
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,12 +26,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import transforms
 
+from answer import answer
+from buildup.engine.problems import Problems
+from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import cost
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.store.run_dir import cores
+from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
+from buildup.training.device import check_device
 from buildup.training.execution import Execution, Precision
 from buildup.training.feed import Resident
-from buildup.training.recipe import Recipe
+from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose
 from buildup.training.step import Stepper, create_training_model, make_optimizer, prepare
 
@@ -43,6 +52,8 @@ ROUNDS = 3
 CPU_STEPS, GPU_STEPS = 2, 40
 """In a round."""
 MATRIX = {"cpu": 2048, "cuda": 8192}
+LOADERS = 8
+"""Processes that load data for the plain loops beside a GPU. A CPU's cores are all busy with the step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +89,65 @@ class _Loop:
     peak: float = 0.0
 
 
-def bench(
-    network: Network, layout: str, recipe: Recipe, *, batch: int, device: str, threads: int, workers: int
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for flag, metavar, text in (
+        ("--base", "NAME", "a timm model that `buildup models` lists (default: resnet50)"),
+        ("--layout", "LAYOUT", "train this layout of the base, such as CC|CC|CM|CM"),
+        ("--recipe", "NAME|FILE", "its optimiser and augmentation (default: paper)"),
+        ("--batch", "N,N", "images of a step; several are measured in turn (default: 96)"),
+        ("--size", "PIXELS", "image size (default: 32)"),
+        ("--classes", "N", "how many classes (default: 100)"),
+        ("--device", "NAME", "auto (default), cpu, cuda or mps"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
+    return answer(parser, train, arguments)
+
+
+def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The rows of the bench, as text and as values."""
+    problems = Problems()
+    size = problems.whole("--size", flags["size"], 32, least=8, most=1024)
+    classes = problems.whole("--classes", flags["classes"], 100, least=2, most=100_000)
+    sizes = [problems.whole("--batch", text, 96, least=2, most=65_536) for text in (flags["batch"] or "96").split(",")]
+    network, recipe, device = None, None, "cpu"
+    with problems.caught():
+        network = read(flags["base"] or "resnet50", input_shape=(3, size, size), num_classes=classes)
+        if flags["layout"]:
+            network = from_layout(flags["layout"], network, load("alternet"))
+    with problems.caught():
+        recipe = load_recipe(flags["recipe"] or "paper")
+    with problems.caught():
+        device = check_device(flags["device"] or "auto")
+    problems.raise_any()
+    assert network is not None
+    assert recipe is not None
+    on_gpu = device.startswith("cuda")
+    rows = [
+        row
+        for batch in sizes
+        for row in compare(
+            network,
+            layout(network),
+            recipe,
+            batch=batch,
+            device=device,
+            threads=cores(),
+            workers=min(LOADERS, cores()) if on_gpu else 0,
+        )
+    ]
+    return _text(rows), {"recipe": recipe.name, "image_size": size, "rows": [asdict(row) for row in rows]}
+
+
+def compare(
+    network: Network, letters: str, recipe: Recipe, *, batch: int, device: str, threads: int, workers: int
 ) -> list[Row]:
     """Measure the three variants with batches of one size.
 
     Args:
         network: What is trained.
-        layout: Its letters, for the rows.
+        letters: Its layout, for the rows.
         recipe: Its optimiser and augmentation.
         batch: Images of a step.
         device: Where.
@@ -110,7 +172,7 @@ def bench(
         Row(
             variant=name,
             base=network.base,
-            layout=layout,
+            layout=letters,
             batch=batch,
             device=device,
             images_per_s=max(loop.rates),
@@ -316,3 +378,18 @@ def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+def _text(rows: list[Row]) -> str:
+    lines = [f"{'variant':8} {'batch':>5} {'images/s':>9} {'data':>6} {'MiB':>7} {'of matrix rate':>14}  execution"]
+    lines += [
+        f"{row.variant:8} {row.batch:5} {row.images_per_s:9.1f} {row.data_share:6.1%} {row.peak_mib:7.0f} "
+        f"{row.matrix_share:14.1%}  {row.execution}"
+        for row in rows
+    ]
+    first = rows[0]
+    return "\n".join([f"{first.base} {first.layout} on {first.device}, data and augmentation included", *lines])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

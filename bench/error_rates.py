@@ -1,17 +1,24 @@
-"""`simulate --aa` and `simulate --power`: how often the judges err, and what they find, over many drawn searches."""
+"""How often the judges err where nothing helps, and what they find where something does, over many drawn searches."""
 
+import argparse
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from answer import answer
+from buildup.engine.problems import Problems
+from buildup.engine.simulate import network_of, space_of
+from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
+from buildup.models.read import read
 from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
-from buildup.statistics.chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 from buildup.strategies.builtin import build_up, make_replay
 from buildup.strategies.by_name import STRATEGIES
 from buildup.trials.candidate import Candidate
+from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 
 DEVIATIONS = (0.0, 0.2, 0.4)
 """True seed deviations of a paired difference, in points."""
@@ -37,6 +44,61 @@ USUAL = (
     Where(name="4 verdicts", network=sketch("CC|CC|CC|CC"), space=STRICT),
     Where(name="8 verdicts", network=sketch("CCCC|CCCC|CCCC|CCCC"), space=replace(STRICT, look_ahead=1)),
 )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, search many times, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    study = parser.add_mutually_exclusive_group(required=True)
+    study.add_argument("--aa", action="store_true", help="how often a judge keeps something where nothing helps")
+    study.add_argument("--power", action="store_true", help="how often a judge keeps what helps")
+    parser.add_argument("--look-ahead", action="store_true", help="try one more block on top of a dropped one")
+    for flag, metavar, text in (
+        ("--base", "NAME", "search from this timm model (default: two searches, of 4 and of 8 verdicts)"),
+        ("--layout", "LAYOUT", "search from this layout, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
+        ("--space", "NAME|FILE", "what may be searched from there (default: alternet)"),
+        ("--judge", "NAME", "of --aa: likely, proven or point (default: proven and likely in turn)"),
+        ("--seeds", "N", "trainings of each candidate at the first look (default: 3)"),
+        ("--noise", "SD", "true seed deviation in points (default: 0, 0.2 and 0.4; of --aa 1 and 2, too)"),
+        ("--seed", "N", "of all that is drawn (default: 0)"),
+        ("--runs", "N", "searches a line (default: 1000)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
+    return answer(parser, error_rates, arguments)
+
+
+def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The study asked for, on searches of the usual kinds or from where the flags say, as text and as values."""
+    problems = Problems()
+    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
+    runs = problems.whole("--runs", flags["runs"], 1000)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+    deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
+    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
+    if flags["power"] and flags["judge"]:
+        problems.found.append("--judge: --power asks each judge in turn. Leave it out.")
+    places: Sequence[Where] = USUAL
+    if flags["base"] or flags["layout"]:
+        with problems.caught():
+            space = space_of(flags)
+            network = network_of(flags["base"], flags["layout"], space, read)
+            places = [Where(name=layout(network), network=network, space=space)]
+    else:
+        problems.found += [
+            f"{flag}: without --base or --layout, searches of its own are repeated. Say where yours starts, or leave "
+            "it out."
+            for flag, value in (("--space", flags["space"]), ("--look-ahead", flags["look_ahead"]))
+            if value
+        ]
+    problems.raise_any()
+    if flags["noise"] is None:
+        chances = usual_chances(large=() if flags["power"] else LARGE)
+    else:
+        chances = usual_chances((deviation,))
+    if flags["power"]:
+        return power(places, chances, seeds=seeds, runs=runs, seed=seed)
+    judges = (judge,) if judge else ("proven", "likely")
+    return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
 
 
 def false_claims(
@@ -152,3 +214,7 @@ def _values(where: Where, judge: str, chance: Chance, found: Tally, **more: floa
         "claimed_falsely": found.claimed_falsely,
         "trainings": found.trainings,
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,17 +1,17 @@
-"""`bench train` gives a row a variant and batch."""
+"""`bench/train.py` gives a row a variant and batch."""
 
 import json
 
 import pytest
 
-from buildup.cli.main import main
+from train import main
 
 ROW = {"variant", "base", "layout", "batch", "device", "images_per_s", "data_share", "peak_mib"}
 
 
 @pytest.mark.slow
-def test_bench_train_measures_three_variants_for_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
-    asked = ["bench", "train", "--base", "resnet10t", "--batch", "8,9", "--device", "cpu", "--size", "16", "--json"]
+def test_three_variants_are_measured_for_each_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["--base", "resnet10t", "--batch", "8,9", "--device", "cpu", "--size", "16", "--json"]
     assert main(asked) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     assert [(row["batch"], row["variant"]) for row in rows] == [
@@ -25,12 +25,7 @@ def test_bench_train_measures_three_variants_for_each_batch(capsys: pytest.Captu
 
 
 def test_a_wrong_bench_is_refused_with_all_that_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "train", "--base", "resnet10t", "--batch", "8,x", "--recipe", "papre"]) == 2
+    assert main(["--base", "resnet10t", "--batch", "8,x", "--recipe", "papre"]) == 2
     said = capsys.readouterr().err
     assert "--batch x" in said
     assert "did you mean 'paper'" in said
-
-
-def test_a_bench_without_a_name_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench"]) == 2
-    assert "bench train" in capsys.readouterr().err

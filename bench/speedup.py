@@ -1,13 +1,20 @@
-"""`simulate --speedup`: how much faster a search is on many workers, by its own table and by others."""
+"""How much faster a search is on 2 to 64 workers than on one: by its own table of scores and by others."""
 
+import argparse
 import random
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from answer import answer
+from buildup.engine.load_state import costs_of
 from buildup.engine.loop import NullObserver, run
+from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
+from buildup.engine.simulate import table_search
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.models.read import read
 from buildup.report.text_table import aligned
 from buildup.trials.history import History
 
@@ -27,6 +34,34 @@ class _Scores(dict[str, Row]):
 
     def get(self, layout: str, default: Any = None) -> Row:  # the one way in which tables are read
         return Row(score=self._score(layout))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, follow the table with each number of workers, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--look-ahead", action="store_true", help="try one more block on top of a dropped one")
+    for flag, metavar, text in (
+        ("--scores", "FILE", "CSV with the columns layout,score[,seconds]"),
+        ("--base", "NAME", "search from this timm model"),
+        ("--layout", "LAYOUT", "search from this layout, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
+        ("--space", "NAME|FILE", "what may be searched (default: alternet)"),
+        ("--strategy", "NAME", "alternet (default), or a control"),
+        ("--judge", "NAME", "likely, proven or point (default: the space's, point for one seed)"),
+        ("--seeds", "N", "trainings of each candidate (default: 1)"),
+        ("--seed", "N", "first seed, and that of all that is drawn (default: 0)"),
+        ("--default-score", "S", "score of layouts that the table lacks"),
+        ("--runs", "N", "searches that a mean is taken over (default: 100)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
+    return answer(parser, asked, arguments)
+
+
+def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The speedups of the search that the flags describe."""
+    problems = Problems()
+    runs = problems.whole("--runs", flags["runs"], 100)
+    search = table_search({**flags, "objective": None}, problems, read, costs_of)
+    return speedup(search.replay, search.table, search.default, runs=runs, seed=search.replay.first_seed)
 
 
 def speedup(
@@ -86,3 +121,7 @@ def _changes(layout: str) -> float:
 
 def _random_scores(seed: int) -> _Scores:
     return _Scores(lambda layout: random.Random(f"{seed}/{layout}").random())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

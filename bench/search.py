@@ -5,24 +5,33 @@ not busy with is ours. A training counts as busy for the seconds that it was ask
 epochs is idle time.
 """
 
+import argparse
+import os
 import resource
+import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from answer import answer
 from buildup.engine.loop import NullObserver, run
+from buildup.engine.problems import Problems
+from buildup.engine.progress import say
 from buildup.engine.replay import Replay
-from buildup.engine.rest import Rest, rest
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
+from buildup.report.text_table import aligned
+from buildup.report.words import duration
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
 from buildup.store.study_writer import StudyWriter
@@ -31,7 +40,7 @@ from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
 from buildup.trials.history import History
-from buildup.trials.outcome import Score
+from buildup.trials.outcome import Epoch, Score
 from buildup.trials.training import Training
 
 LAYOUT = "|".join("C" * blocks for blocks in (3, 8, 36, 3))
@@ -39,6 +48,12 @@ WINDOW = 50
 """Trainings whose cost stands for that at a number of trainings: the last so many before it."""
 CPUS_PER_WORKER = 0.01
 """Sleeping takes no core."""
+IMAGES = 5_000
+"""As many as a training keeps the correctness of."""
+EPOCHS = 14
+SECONDS = "1,5"
+TRIALS = "100"
+WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +91,59 @@ class Rehearsed:
     """What the driver had for itself at the end."""
     driver_growth_kib: float
     """How much more of it each training took, over the second half."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, search, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for flag, metavar, text in (
+        ("--seconds", "S,S", "lengths of a training, which only sleeps (default: 1,5)"),
+        ("--trials", "N,N", "tell costs after so many trainings; the last ends it (default: 100)"),
+        ("--workers", "N", "trainings side by side (default: 8)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=text)
+    return answer(parser, search, arguments)
+
+
+def search(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The rows of the bench, as text and as values."""
+    problems = Problems()
+    workers = problems.whole("--workers", flags["workers"], WORKERS, most=256)
+    lengths = [
+        problems.number("--seconds", text, 0.0, least=0.01, most=3600)
+        for text in (flags["seconds"] or SECONDS).split(",")
+    ]
+    marks = [
+        problems.whole("--trials", text, 0, least=4 * workers, most=100_000)
+        for text in (flags["trials"] or TRIALS).split(",")
+    ]
+    problems.raise_any()
+    rows = []
+    for seconds in lengths:
+        sleep = duration(max(marks) * seconds / workers)
+        say(f"{max(marks):,} trainings of {seconds:g} s on {workers} workers: {sleep} at least")
+        with tempfile.TemporaryDirectory(prefix="buildup-bench-") as folder:
+            rows.append(rehearse(Path(folder) / "run", workers=workers, seconds=seconds, epochs=EPOCHS, marks=marks))
+    return _text(rows), {"rows": [asdict(row) for row in rows]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """How long to sleep."""
+
+    accuracy: float
+    seconds: float
+    epochs: int
+
+
+def rest(job: Rest) -> Generator[Epoch, None, Score]:
+    """Sleep, an epoch at a time."""
+    began = time.time()
+    for number in range(1, job.epochs + 1):
+        time.sleep(job.seconds / job.epochs)
+        yield Epoch(number=number, metrics={"accuracy": job.accuracy * number / job.epochs, "train_loss": 1 / number})
+    metrics = {"began": began, "ended": time.time(), "pid": float(os.getpid())}
+    return Score(accuracy=job.accuracy, metrics=metrics, correct=bytes(IMAGES // 8), images=IMAGES)
 
 
 def rehearse(
@@ -217,9 +285,9 @@ class _TimedEvaluator:
         self._evaluator = evaluator
         self._clock = clock
 
-    def request(self, speculate: Sequence[Training]) -> None:
+    def request(self, wanted: Sequence[Training]) -> None:
         with self._clock.apart():
-            self._evaluator.request(speculate)
+            self._evaluator.request(wanted)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         with self._clock.apart():
@@ -274,3 +342,45 @@ def _own_memory() -> float:
     with Path("/proc/self/statm").open(encoding="ascii") as file:
         _, resident, shared, *_ = map(int, file.read().split())
     return (resident - shared) * resource.getpagesize() / 1024
+
+
+def _text(rows: list[Rehearsed]) -> str:
+    heads = ["trainings of", "workers", "trainings", "start-up", "busy", "next training after", "at most"]
+    shares = [
+        [
+            f"{row.seconds:g} s",
+            f"{row.workers}",
+            f"{row.trials}",
+            f"{row.start_up:.1f} s",
+            f"{row.busy:.1%}",
+            f"{row.handover:.3f} s",
+            f"{row.longest_handover:.3f} s",
+        ]
+        for row in rows
+    ]
+    cost_heads = ["trainings of", "around training", "Tune", "Optuna", "of it CPU", "rule"]
+    costs = [
+        [
+            f"{row.seconds:g} s",
+            f"{cost.trials}",
+            *(f"{value:.1f} ms" for value in (cost.tune, cost.optuna, cost.optuna_cpu, cost.rule)),
+        ]
+        for row in rows
+        for cost in row.costs
+    ]
+    most = max(rows, key=lambda row: row.driver_mib)
+    return "\n".join(
+        [
+            *aligned([heads, *shares], right=range(len(heads))),
+            "",
+            *aligned([cost_heads, *costs], right=range(len(cost_heads))),
+            "",
+            f"Trainings of {EPOCHS} epochs that only sleep. What one costs the driver: CPU of Tune and the rule, "
+            "and the seconds that Optuna takes with its disk.",
+            f"The driver has {most.driver_mib:.0f} MiB for itself; a training adds {most.driver_growth_kib:.0f} KiB.",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

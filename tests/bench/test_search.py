@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from buildup.engine.loop import NullObserver, run
-from buildup.engine.rehearsal import LAYOUT, rehearse, times
 from buildup.engine.replay import Replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -15,6 +14,7 @@ from buildup.strategies.fixed_order import exhaustive
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from search import LAYOUT, main, rehearse, times
 
 
 def slept(worker: int, *spans: tuple[float, float]) -> list[Score]:
@@ -57,3 +57,14 @@ def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_
     run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, limit)
     slowest = max(after - before for before, after in pairwise(clock))
     assert slowest / 1000 <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [(["--seconds", "0"], "--seconds 0"), (["--trials", "8"], "--trials 8: a whole number from 32")],
+)
+def test_wrong_requests_are_refused(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr()
+    assert expected in said.err
+    assert said.out == ""

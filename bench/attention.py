@@ -1,7 +1,9 @@
-"""`bench attention`: the local attention layer beside two plain versions of it and timm's Swin, on the same windows."""
+"""The local attention layer beside two plain versions of it and timm's Swin, on the same windows: milliseconds."""
 
+import argparse
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import WindowAttention, window_partition, window_reverse
 from torch import Tensor, nn
 
+from answer import answer
 from buildup.engine.problems import Problems
 from buildup.models.attention import LocalAttention2d
 from buildup.store.run_dir import cores
@@ -146,7 +149,16 @@ VERSIONS: dict[Variant, Callable[[LocalAttention2d], nn.Module]] = {
 }
 
 
-def bench_attention(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, time, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", metavar="N", help="images of a step (default: 16 on a CPU, 512 on a GPU)")
+    parser.add_argument("--compile", action="store_true", help="compile every version before it is timed")
+    parser.add_argument("--device", metavar="NAME", help="auto (default), cpu, cuda or mps")
+    return answer(parser, attention, arguments)
+
+
+def attention(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Time all versions in turns; the rows as text and as values."""
     problems = Problems()
     device = "cpu"
@@ -234,3 +246,7 @@ def _text(head: str, rows: list[Row]) -> str:
         peak = "" if row.peak_mib is None else f"{row.peak_mib:8.0f}"
         lines.append(f"{layer:36} {row.precision:9} {row.variant:7} {row.milliseconds:8.1f} {row.ratio:7.2f} {peak:>8}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

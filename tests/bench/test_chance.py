@@ -8,8 +8,10 @@ import pytest
 
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.statistics.chance import Chance, Study
+from buildup.statistics.final_test import LEAST_SEEDS
+from buildup.statistics.paired_difference import Spread
 from buildup.strategies.builtin import make_replay
+from chance import FINAL_SEEDS, Chance, Study
 
 SPACE = SearchSpace(name="test", description="")
 
@@ -80,3 +82,14 @@ def test_proven_keeps_its_promise_where_settings_are_searched_too(tries: int) ->
 )
 def test_proven_keeps_the_promise_of_five_percent_over_many_searches(chance: Chance, seeds: int) -> None:
     assert study("proven", chance, seeds).tally(2000).kept_anything <= 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [LEAST_SEEDS, FINAL_SEEDS])
+@pytest.mark.parametrize("deviation", [0.4, 1.0, 2.0])
+def test_a_gain_that_is_not_there_is_claimed_in_at_most_5_of_100_draws(seeds: int, deviation: float) -> None:
+    replay = make_replay(sketch("CC|CC"), SPACE, judge="likely", seeds=3)
+    repeated, first = Study(replay=replay, chance=Chance(seed_deviation=deviation)), replay.rule.first
+    assert first is not None
+    claims = [repeated.claim(first.candidate, Spread(), f"{draw}", seeds) for draw in range(1000)]
+    assert sum(made.claimed for made in claims) <= 50

@@ -3,8 +3,7 @@ import json
 import pytest
 import torch
 
-from buildup.cli.bench_attention import VERSIONS, Setting, compare
-from buildup.cli.main import main
+from attention import VERSIONS, Setting, compare, main
 from buildup.models.attention import LocalAttention2d
 
 
@@ -30,7 +29,7 @@ def test_every_version_is_timed_in_both_precisions() -> None:
 
 @pytest.mark.slow
 def test_the_bench_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "attention", "--device", "cpu", "--batch", "1", "--json"]) == 0
+    assert main(["--device", "cpu", "--batch", "1", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert len(values["rows"]) == 24
     assert values["rows"][0]["setting"]["window"] == 4

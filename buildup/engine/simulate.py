@@ -31,7 +31,7 @@ PIXELS, CLASSES = 32, 100
 class TableSearch:
     """A search on a table of scores."""
 
-    replay: Replay
+    procedure: Replay
     table: Mapping[str, Row]
     default: Row | None
     """Of layouts that the table lacks."""
@@ -49,66 +49,21 @@ def simulate(
     problems = Problems()
     workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
     noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
-<<<<<<< HEAD
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    runs = problems.whole("--runs", flags["runs"], 100)
-    space = None
-    with problems.caught():
-        space = _space(flags)
-    judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
-    objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
-    default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
-    strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
-    network, table = None, None
-    with problems.caught():
-        network = _start(flags["base"], flags["layout"], space, read)
-    if not flags["scores"]:
-        problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
-    elif network:
-        with problems.caught():
-            ends = space is not None and space.place == "end"
-            table = read_scores(Path(flags["scores"]), network, ends=ends, objective=objective)
-    if strategy in WEIGHING and flags["layout"]:
-        problems.found.append(
-            f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
-            "strategy."
-        )
-    replay = None
-    if network and space:
-        with problems.caught():
-            replay = make_replay(
-                network,
-                space,
-                strategy=STRATEGIES[strategy],
-                judge=judge,
-                objective=objective,
-                seeds=seeds,
-                first_seed=seed,
-                costs=costs if strategy in WEIGHING else None,
-            )
-    problems.raise_any()
-    assert replay is not None
-    assert table is not None
-    if flags["speedup"]:
-        rest = Row(score=default) if flags["default_score"] is not None else None
-        return speedup(replay, table, rest, runs=runs, seed=seed)
-=======
     search = table_search(flags, problems, read, costs)
-    replay, judge = search.replay, search.replay.judge
->>>>>>> moved
+    procedure, judge = search.procedure, search.procedure.judge
     evaluator = SimulatedEvaluator(
         table=search.table,
         workers=workers,
         noise=noise,
-        seed=replay.first_seed,
+        seed=procedure.first_seed,
         objective=judge.objective,
         default=search.default,
     )
     view, history = run(
-        replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
+        procedure, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
     )
     busy = evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0
-    asked_for = replay.required_ids(view)
+    asked_for = procedure.required_ids(view)
     in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
     trainings, wasted = len(history.outcomes) - len(in_vain), evaluator.wasted + sum(in_vain)
     values = {
@@ -125,7 +80,7 @@ def simulate(
         "workers": workers,
         "judge": judge.name,
         "objective": judge.objective.name,
-        "seeds": replay.seeds,
+        "seeds": procedure.seeds,
     }
     text = "\n".join(
         [
@@ -172,10 +127,10 @@ def table_search(
             f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
             "strategy."
         )
-    replay = None
+    procedure = None
     if network and space:
         with problems.caught():
-            replay = make_replay(
+            procedure = make_replay(
                 network,
                 space,
                 strategy=strategy,
@@ -186,10 +141,10 @@ def table_search(
                 costs=costs if strategy.weighs else None,
             )
     problems.raise_any()
-    assert replay is not None
+    assert procedure is not None
     assert table is not None
     return TableSearch(
-        replay=replay,
+        procedure=procedure,
         table=table,
         default=Row(score=default) if flags["default_score"] is not None else None,
         left_unused=strategy.unused(space) if space else None,

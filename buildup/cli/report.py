@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from buildup.cli.show import how_it_walks
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.report.space_text import how_it_walks
+from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.export import findings_of
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems

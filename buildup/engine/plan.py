@@ -8,7 +8,7 @@ from math import ceil, inf
 from statistics import fmean
 from typing import Any
 
-from buildup.cli.show import how_it_walks, tuned
+from buildup.report.space_text import how_it_walks, tuned
 from buildup.engine.forecast import Forecast, foresee
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve

@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from buildup.cli.menu import COMMANDS, Command
 
 from buildup.cli.main import main
-from buildup.cli.menu import COMMANDS, Command
 
 SEARCH = ["search", "--base", "resnet18", "--dataset", "digits"]
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from buildup.cli.menu import COMMANDS
+
 from buildup.cli.studies import STUDIES, TABLE
 from buildup.engine.simulate import simulate
 from buildup.errors import RequestError

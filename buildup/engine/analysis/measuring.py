@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,12 +14,13 @@ from typing import Any
 
 from torch import nn
 
-from buildup.cli.progress import say
 from buildup.diagnostics.analysis import MEASURES, Row, Rows, Subject, images_of, parts, summaries, units_rows
 from buildup.diagnostics.figures import Table, draw
 from buildup.errors import DataError
 from buildup.report.words import duration
 from buildup.store.atomic_write import write_atomic
+
+logger = logging.getLogger("buildup")
 
 PROGRESS_INTERVAL = 5.0
 """Seconds between two words about progress."""
@@ -28,7 +30,7 @@ def measure(what: str, subjects: Sequence[Subject], folder: Path, identity: dict
     """One measurement of all models: kept from an earlier run where it is the same, else made, written and drawn."""
     path = folder / f"{what}.json"
     if path.is_file() and (kept := _read(path)) and kept.get("identity") == identity:
-        say(f"{what}: kept from before.")
+        logger.info(f"{what}: kept from before.")
         return dict(kept["summaries"])
     tables, unfinished = [], []
     for number, subject in enumerate(subjects):
@@ -106,7 +108,7 @@ class _Progress:
         if now - self.told > PROGRESS_INTERVAL and ahead > self.kept and ahead < self.total:
             self.told = now
             left = (now - self.started) / (ahead - self.kept) * (self.total - ahead)
-            say(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
+            logger.info(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
 
 
 def _left(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from buildup.diagnostics.hessian import BATCH, Batch, ape, augmented_batches, hessian, nep
 from buildup.diagnostics.places import effect
 from buildup.diagnostics.predictions import labelled
-from buildup.engine.subjects import load_weights
+from buildup.engine.analysis.subjects import load_weights
 from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.store.run_dir import Run

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-
 from buildup.cli.show import graph, spaces
+
 from buildup.errors import RequestError
 from buildup.space.load import shipped
 

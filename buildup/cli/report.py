@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from buildup.report.space_text import how_it_walks
 from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.export import findings_of
 from buildup.engine.load_state import state_of
@@ -14,6 +13,7 @@ from buildup.report.comparison import Compared, compared, comparison_values
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.markdown import markdown
 from buildup.report.page import page
+from buildup.report.space_text import how_it_walks
 from buildup.store.atomic_write import write_atomic
 from buildup.store.run_dir import Run, folder_of, open_run
 from buildup.store.verdict_diagnostics import read_diagnoses

@@ -8,7 +8,6 @@ from math import ceil, inf
 from statistics import fmean
 from typing import Any
 
-from buildup.report.space_text import how_it_walks, tuned
 from buildup.engine.forecast import Forecast, foresee
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
@@ -16,6 +15,7 @@ from buildup.graph.edit import Edit, apply, edits_between
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
+from buildup.report.space_text import how_it_walks, tuned
 from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
 from buildup.strategies.builtin import make_replay, unused

@@ -4,9 +4,11 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from buildup.errors import BuildupError
+from buildup.settings import SimulateSettings
 
 Answer = tuple[str, dict[str, Any]]
 
@@ -33,3 +35,9 @@ def answer(
         return error.exit_code
     print(json.dumps(values, indent=2, ensure_ascii=False) if flags["json"] else text)
     return 0
+
+
+def simulation(flags: Mapping[str, Any]) -> SimulateSettings:
+    """The settings of a simulated search among the flags; those that were not given keep their defaults."""
+    names = {field.name for field in fields(SimulateSettings)}
+    return SimulateSettings(**{name: value for name, value in flags.items() if name in names and value is not None})

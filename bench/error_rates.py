@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from answer import answer
+from answer import answer, simulation
 from buildup.engine.problems import Problems
+from buildup.engine.replay import make_replay
 from buildup.engine.simulate import network_of, space_of
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
 from buildup.models.read import read
 from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import build_up, make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.alternet import build_up
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.candidate import Candidate
 from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 
@@ -80,7 +81,7 @@ def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     places: Sequence[Where] = USUAL
     if flags["base"] or flags["layout"]:
         with problems.caught():
-            space = space_of(flags)
+            space = space_of(simulation(flags))
             network = network_of(flags["base"], flags["layout"], space, read)
             places = [Where(name=layout(network), network=network, space=space)]
     else:

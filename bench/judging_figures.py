@@ -8,12 +8,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from buildup.engine.replay import make_replay
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics import paired_difference as paired
 from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Pair, Spread
-from buildup.strategies.builtin import make_replay
 from buildup.trials.objective import Objective
 from chance import Chance, Study
 

@@ -6,6 +6,7 @@ epochs is idle time.
 """
 
 import argparse
+import logging
 import os
 import resource
 import sys
@@ -25,7 +26,6 @@ from typing import Any
 from answer import answer
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
-from buildup.engine.progress import say
 from buildup.engine.replay import Replay
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
@@ -42,6 +42,8 @@ from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Score
 from buildup.trials.training import Training
+
+log = logging.getLogger("buildup")
 
 LAYOUT = "|".join("C" * blocks for blocks in (3, 8, 36, 3))
 WINDOW = 50
@@ -121,7 +123,7 @@ def search(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     rows = []
     for seconds in lengths:
         sleep = duration(max(marks) * seconds / workers)
-        say(f"{max(marks):,} trainings of {seconds:g} s on {workers} workers: {sleep} at least")
+        log.info(f"{max(marks):,} trainings of {seconds:g} s on {workers} workers: {sleep} at least")
         with tempfile.TemporaryDirectory(prefix="buildup-bench-") as folder:
             rows.append(rehearse(Path(folder) / "run", workers=workers, seconds=seconds, epochs=EPOCHS, marks=marks))
     return _text(rows), {"rows": [asdict(row) for row in rows]}
@@ -271,7 +273,7 @@ class _Clock:
     def writing(self) -> Iterator[None]:
         """What is done inside is the study's."""
         began, cpu = time.perf_counter(), self.outside
-        with self.other_epochs():
+        with self.apart():
             yield
         self.optuna += time.perf_counter() - began
         self.optuna_cpu += self.outside - cpu

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from answer import answer
+from answer import answer, simulation
 from buildup.engine.load_state import costs_of
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
@@ -60,7 +60,7 @@ def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The speedups of the search that the flags describe."""
     problems = Problems()
     runs = problems.whole("--runs", flags["runs"], 100)
-    search = table_search({**flags, "objective": None}, problems, read, costs_of)
+    search = table_search(simulation(flags), problems, read, costs_of)
     return speedup(search.replay, search.table, search.default, runs=runs, seed=search.replay.first_seed)
 
 
@@ -93,7 +93,7 @@ def speedup(
     text = [
         *aligned([heads, *rows], right=range(len(heads))),
         "",
-        f"Times faster than one worker, {procedure.seeds} seeds, judge {procedure.judge.name}; random durations and "
+        f"Times faster than one worker, {replay.seeds} seeds, judge {replay.judge.name}; random durations and "
         f"random tables are means of {runs:,}.",
     ]
     return "\n".join(text), {"runs": runs, "seeds": replay.seeds, "speedups": measured}

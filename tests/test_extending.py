@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from buildup.engine.loop import NullObserver, run
+from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -24,9 +25,8 @@ from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Pair, Spread
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.fixed_order import Layouts, ListedRule
+from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.step import Rule, Strategy
 from buildup.training.augmentation import AUGMENTATIONS, Augmentation, Change, EpochImages
 from buildup.training.data import DATASETS, describe_data, load_test

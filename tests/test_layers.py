@@ -38,7 +38,7 @@ DOORS = {
         "store/storage.py",
         "store/study_reader.py",
     },
-    "optuna_dashboard": {"store/study_notes.py", "cli/dashboard.py"},
+    "optuna_dashboard": {"store/study_notes.py", "engine/dashboard.py"},
 }
 
 

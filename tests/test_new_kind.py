@@ -16,6 +16,7 @@ from torch import Tensor
 
 import buildup
 from buildup.engine.loop import NullObserver, run
+from buildup.engine.replay import make_replay
 from buildup.errors import ExportError, KindError, LayoutError, SpaceError
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph import kinds
@@ -34,7 +35,6 @@ from buildup.report.text_table import graph_text
 from buildup.space.load import load, space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.trial_attrs import params
-from buildup.strategies.builtin import make_replay
 from buildup.strategies.moves import moves
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe

@@ -9,7 +9,7 @@ from buildup.settings import ExportSettings
 def export(
     run: str,
     /,
-    settings: Annotated[ExportSettings, Flags] = ExportSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ExportSettings, Flags] = ExportSettings(),
     *,
     as_json: AsJson = False,
 ) -> int:

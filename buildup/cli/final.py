@@ -12,7 +12,7 @@ from buildup.settings import FinalSettings
 def final(
     run: str,
     /,
-    settings: Annotated[FinalSettings, Flags] = FinalSettings(),  # noqa: B008 - frozen
+    settings: Annotated[FinalSettings, Flags] = FinalSettings(),
     *,
     verbose: Verbose = False,
     as_json: AsJson = False,

@@ -6,7 +6,7 @@ from buildup.cli.output import AsJson, Flags, answer
 from buildup.settings import SearchSettings
 
 
-def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_json: AsJson = False) -> int:  # noqa: B008
+def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_json: AsJson = False) -> int:
     """Say what a search would train and cost. Nothing is trained but a few timing steps.
 
     Example: buildup plan --base resnet50 --dataset cifar100 --data-dir data

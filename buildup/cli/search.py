@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    settings: Annotated[SearchSettings, Flags] = SearchSettings(),  # noqa: B008 - frozen
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
     *,
     verbose: Verbose = False,
     as_json: AsJson = False,
@@ -35,7 +35,7 @@ def search(
 def resume(
     run: str,
     /,
-    settings: Annotated[ResumeSettings, Flags] = ResumeSettings(),  # noqa: B008 - frozen
+    settings: Annotated[ResumeSettings, Flags] = ResumeSettings(),
     *,
     verbose: Verbose = False,
     as_json: AsJson = False,

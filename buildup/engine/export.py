@@ -7,7 +7,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.final_run import read_final
 from buildup.engine.load_state import costs_of, state_of
 from buildup.engine.problems import Problems

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from buildup.engine.forecast import Forecast, forecast_plan
+from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
 from buildup.graph.edit import Edit, apply, edits_between
@@ -16,15 +17,11 @@ from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
 from buildup.report.words import duration
 from buildup.settings import SearchSettings
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
-from buildup.strategies.limits import Limits
 from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
 from buildup.training.execution import execution_from_words
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
-from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Training
 
 MOST_ROWS = 1000
@@ -158,18 +155,7 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
 def _plan(request: Request) -> Plan:
     settings, data = request.settings, request.data
     costs = _Costs(request.network)
-    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-    steps = make_replay(
-        request.network,
-        request.space,
-        strategy=STRATEGIES[settings.strategy],
-        judge=settings.judge,
-        objective=OBJECTIVES[settings.objective],
-        seeds=settings.seeds,
-        first_seed=settings.seed,
-        costs=costs.both,
-        limits=limits,
-    )
+    steps = replay_for(settings, request.network, request.space, costs.both)
     if request.speeds:
         speed = request.speeds[0]
     else:

@@ -4,8 +4,8 @@ from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
 from buildup.space.describe import how_it_walks, tuned
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import left_out
+from buildup.strategies.registered import STRATEGIES
 from buildup.training.health import unsuited
 from buildup.trials.objective import OBJECTIVES
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.export import findings_of
 from buildup.engine.load_state import state_of
 from buildup.report.comparison import Compared, compared

@@ -7,6 +7,7 @@ from typing import Any
 
 from buildup.engine.load_state import costs_of
 from buildup.engine.problems import Problems
+from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import Network
 from buildup.models.pretrained import Pretrained, find_pretrained
@@ -16,10 +17,9 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import check_free, cores, folder_of
 from buildup.store.storage import check_storage
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import DataInfo, describe_data, fraction_text, parse_fraction
 from buildup.training.device import check_device, device_count
 from buildup.training.execution import parse_execution

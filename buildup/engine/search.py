@@ -25,8 +25,8 @@ from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import DataRecord, RunRecord, create, environment, mark, marked, save
 from buildup.store.study_writer import StudyWriter
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import left_out
+from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import open_data, parse_fraction
 from buildup.training.health import check_base, unsuited
 from buildup.trials.history import History

@@ -1,6 +1,18 @@
 """A search space in words."""
 
-from buildup.space.schema import SearchSpace, Tuning
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+
+from buildup.graph.kinds import known_kinds
+from buildup.space.schema import OWN, SearchSpace, Tuning, settable
+
+
+def spaces_text(spaces: Mapping[str, SearchSpace]) -> str:
+    """What each space allows."""
+    lines = []
+    for name, space in spaces.items():
+        lines += [f"{name}: {space.description}", *(f"    {line}" for line in _allows(space))]
+    return "\n".join([*lines, "", "A space of your own is a YAML file with the same keys: --space FILE."])
 
 
 def how_it_walks(space: SearchSpace) -> str:
@@ -26,3 +38,26 @@ def tuned(tune: Tuning) -> str:
     lists = {"kind": tune.kind, **tune.settings}
     words = [f"{name.replace('_', ' ')} {', '.join(map(str, values))}" for name, values in lists.items() if values]
     return f"{' and '.join(words)}, at most {tune.tries} variants a place"
+
+
+def _allows(space: SearchSpace) -> Iterator[str]:
+    """What a space allows, in a few lines."""
+    kinds = " and ".join(f"{letter} ({known_kinds()[letter].name})" for letter in space.placed)
+    if space.place == "end":
+        yield f"one more block of kind {kinds} at the end of each stage"
+    else:
+        yield f"kind {kinds} at every {_ordinal(space.step)} block from a stage's end"
+    yield how_it_walks(space)
+    had = {name for letter in space.kinds for name in settable(letter)}
+    asked = {name: space.asked(name) for name in (*OWN, *dict(space.settings)) if name in had}
+    settings = [f"{name.replace('_', ' ')} {value}" for name, value in asked.items() if value is not None]
+    yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
+    if space.tune:
+        yield f"where a block was kept: {tuned(space.tune)}"
+    if space.stages:
+        wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
+        yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)
+
+
+def _ordinal(number: int) -> str:
+    return {1: "1st", 2: "2nd", 3: "3rd"}.get(number, f"{number}th")

@@ -6,11 +6,11 @@ from statistics import fmean, stdev
 import numpy as np
 import pytest
 
+from buildup.engine.replay import make_replay
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.statistics.final_test import LEAST_SEEDS
 from buildup.statistics.paired_difference import Spread
-from buildup.strategies.builtin import make_replay
 from chance import FINAL_SEEDS, Chance, Study
 
 SPACE = SearchSpace(name="test", description="")

@@ -9,12 +9,11 @@ import pytest
 
 from buildup.engine.forecast import forecast
 from buildup.engine.loop import run
-from buildup.engine.replay import Replay, View
+from buildup.engine.replay import Replay, View, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.load import load
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch

@@ -6,11 +6,10 @@ from buildup.cli.progress import PlainObserver
 
 from buildup.engine.loop import run
 from buildup.engine.progress import left, say
-from buildup.engine.replay import View
+from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay
 from buildup.trials.event import Ended, Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Score

@@ -7,12 +7,11 @@ from statistics import median
 
 import pytest
 
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
 from buildup.trials.training import training_id

@@ -1,23 +1,19 @@
 """What a table of scores is followed by, beside the usual rule."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from buildup.cli.menu import COMMANDS
 
-from buildup.engine.simulate import simulate
+from buildup.engine.simulate import Simulation, simulate
 from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch
+from buildup.report.text_table import decisions_table
+from buildup.settings import SimulateSettings
 from buildup.trials.candidate import Candidate
-
-FLAGS = {
-    flag.name.replace("-", "_"): None if flag.metavar else False
-    for command in COMMANDS
-    if command.name == "simulate"
-    for flag in command.flags
-}
 
 
 def no_base(*arguments: object, **named: object) -> Network:
@@ -43,20 +39,21 @@ def table(tmp_path: Path) -> str:
     return str(path)
 
 
-def followed(table: str, **flags: Any) -> tuple[str, dict[str, Any]]:
-    return simulate({**FLAGS, "layout": "CC|CC", "scores": table, **flags}, READ, counted)
+def followed(table: str, **settings: Any) -> Simulation:
+    return simulate(SimulateSettings(**{"layout": "CC|CC", "scores": table, **settings}), READ, counted)
 
 
 def test_a_control_is_followed_on_a_table(table: str) -> None:
-    _, values = followed(table, strategy="exhaustive")
-    assert [one["layout"] for one in values["verdicts"]] == ["CM|CC", "CC|CM", "CM|CM"]
-    assert values["layout"] == "CM|CC"
+    found = followed(table, strategy="exhaustive")
+    assert [one.layout for one in found.decisions] == ["CM|CC", "CC|CM", "CM|CM"]
+    assert found.layout == "CM|CC"
 
 
 def test_less_is_better_where_the_objective_says_so(table: str) -> None:
-    text, values = followed(table, objective="nll")
-    assert [one["verdict"] for one in values["verdicts"]] == ["keep", "drop"]
-    assert values["layout"] == "CC|CM"
+    found = followed(table, objective="nll")
+    assert [one.verdict for one in found.decisions] == ["keep", "drop"]
+    assert found.layout == "CC|CM"
+    text = decisions_table(found.decisions)
     assert "gain (centinats)" in text
     assert "+5.00" in text
 
@@ -64,24 +61,25 @@ def test_less_is_better_where_the_objective_says_so(table: str) -> None:
 def test_what_a_control_leaves_unused_of_a_space_is_said(table: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.yaml"
     space.write_text("failures: 2\n")
-    text, _ = followed(table, space=str(space), strategy="random")
-    assert "strategy random: failures of space mine steer the build-up rule alone" in text
-    assert "steer" not in followed(table, space=str(space))[0]
+    unused = followed(table, space=str(space), strategy="random").left_unused
+    assert unused is not None
+    assert "strategy random: failures of space mine steer the build-up rule alone" in unused
+    assert followed(table, space=str(space)).left_unused is None
 
 
 def test_settings_of_a_kept_block_are_followed_in_the_space_that_asks_for_them(table: str, tmp_path: Path) -> None:
     space = tmp_path / "mine.yaml"
     space.write_text("tune: {window: [2, 4]}\nmin_gain: 0.01\n")
-    text, values = followed(table, space=str(space))
-    assert [one["layout"] for one in values["verdicts"]] == ["CC|CM", "CM|CC", "CM|CC"]
-    assert "c1.1: msa(heads=12, window=4) -> msa(heads=12, window=2)" in text
-    assert "not more than the 0.01 asked for" in values["verdicts"][-1]["reason"]
+    found = followed(table, space=str(space))
+    assert [one.layout for one in found.decisions] == ["CC|CM", "CM|CC", "CM|CC"]
+    assert "c1.1: msa(heads=12, window=4) -> msa(heads=12, window=2)" in [one.edit for one in found.decisions]
+    assert "not more than the 0.01 asked for" in found.decisions[-1].reason
 
 
 def test_all_that_is_wrong_is_said_at_once(table: str) -> None:
     with pytest.raises(RequestError) as error:
-        followed(table, workers="0", seeds="-1", noise="-1", strategy="nsga2", objective="loss")
-    assert len(error.value.problems) == 5
+        followed(table, workers=0, seeds=-1, noise=-1.0, strategy="nsga2", objective="loss", default_score="x")
+    assert len(error.value.problems) == 6
 
 
 @pytest.mark.parametrize("strategy", ["nsga2", "nsga2-params"])
@@ -90,6 +88,16 @@ def test_a_strategy_that_weighs_costs_is_followed_where_a_base_has_them(
 ) -> None:
     for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
-    flags = {**FLAGS, "base": "a sketch", "scores": table, "strategy": strategy}
-    _, values = simulate(flags, small, counted)
-    assert len(values["verdicts"]) == 2
+    settings = SimulateSettings(base="a sketch", scores=table, strategy=strategy)
+    assert len(simulate(settings, small, counted).decisions) == 2
+
+
+def test_a_layout_is_followed_without_torch_and_timm(table: str) -> None:
+    code = (
+        "import sys\n"
+        "from buildup.cli.main import main\n"
+        f"assert main(['simulate', '--layout', 'CC|CC', '--scores', {table!r}]) == 0\n"
+        "assert not {'torch', 'timm', 'ray'} & set(sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "is left after 3 trainings" in said

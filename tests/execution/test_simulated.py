@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildup.engine.loop import NullObserver, run
-from buildup.engine.replay import View
+from buildup.engine.replay import View, make_replay
 from buildup.errors import TableError
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
 from buildup.graph.network import sketch
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import with_look_ahead
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.event import Ended, Event
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES

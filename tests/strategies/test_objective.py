@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 
 from buildup.engine.loop import NullObserver, run
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics.paired_difference import Pair, Spread, estimate
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.fixed_order import Layouts
 from buildup.strategies.limits import Limits
+from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.step import hypothetical, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Score

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,10 +16,11 @@ from torch import nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, unit_rows
 from buildup.diagnostics.figures import Row, Rows, Table, draw
-from buildup.engine.progress import say
 from buildup.errors import DataError
 from buildup.report.words import duration
 from buildup.store.atomic_write import write_atomic
+
+logger = logging.getLogger("buildup")
 
 PROGRESS_INTERVAL = 5.0
 """Seconds between two words about progress."""
@@ -31,7 +33,7 @@ def measure(
     what, identity = measurement.name, identity | measurement.settings(subjects[0])
     path = folder / f"{what}.json"
     if path.is_file() and (kept := _read(path)) and kept.get("identity") == identity:
-        say(f"{what}: kept from before.")
+        logger.info(f"{what}: kept from before.")
         return dict(kept["summaries"])
     tables, unfinished = [], []
     for number, subject in enumerate(subjects):
@@ -108,7 +110,7 @@ class _Progress:
         if now - self.told > PROGRESS_INTERVAL and ahead > self.kept and ahead < self.total:
             self.told = now
             left = (now - self.started) / (ahead - self.kept) * (self.total - ahead)
-            say(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
+            logger.info(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
 
 
 def _left(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:

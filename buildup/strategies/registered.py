@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
-from buildup.strategies.alternet import AlterNetRule
-from buildup.strategies.builtin import ALTERNET
+from buildup.strategies.alternet import ALTERNET, AlterNetRule
 from buildup.strategies.fixed_order import EXHAUSTIVE, RANDOM
 from buildup.strategies.samplers import SAMPLED
 from buildup.strategies.step import Rule, Strategy

@@ -1,7 +1,6 @@
 """What is to be analysed: a run's network, an exported folder, or any model of timm, with its weights."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from buildup.engine.export import best_training, choose
+from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, network_of
 from buildup.errors import RequestError, RunError
@@ -20,6 +19,7 @@ from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
+from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, trained_weights
 from buildup.store.run_record import open_run
 from buildup.training.data import describe_data
@@ -48,9 +48,9 @@ class Found:
     note: str = ""
 
 
-def find_model(name: str, flags: Mapping[str, Any]) -> Found:
+def find_model(name: str, settings: AnalyzeSettings) -> Found:
     """The model of a name, with the dropout of its recipe: a run, a training's or an export's folder, a timm name."""
-    found = _find(name, flags)
+    found = _find(name, settings)
     if found.recipe.dropout:
         # What timm made of an export is not told apart from what we make ourselves: both say which network they are.
         add_dropout(found.model, network_from_values(_model_args(found)["network"]), found.recipe.dropout)
@@ -64,27 +64,28 @@ def _model_args(found: Found) -> dict[str, Any]:
     return dict(arguments)
 
 
-def _find(name: str, flags: Mapping[str, Any]) -> Found:
+def _find(name: str, settings: AnalyzeSettings) -> Found:
     run, mark, candidate = name.partition(":")
     if (folder_of(run) / "run.yaml").is_file():
-        return _of_run(run, candidate if mark else None, flags)
+        return _of_run(run, candidate if mark else None, settings)
     if (Path(name) / TRAINING).is_file():
-        return _of_training(Path(name), flags)
-    if not flags["dataset"]:
+        return _of_training(Path(name), settings)
+    if not settings.dataset:
         raise RequestError(f"--dataset is missing: what is {name} to see?")
     known: dict[str, Any] = {
-        "recipe": load_recipe(flags["recipe"] or "paper"),
-        "dataset": flags["dataset"],
-        "data_dir": flags["data_dir"],
+        "recipe": load_recipe(settings.recipe or "paper"),
+        "dataset": settings.dataset,
+        "data_dir": settings.data_dir,
     }
     if (Path(name) / "config.json").is_file():
         model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
         return Found(label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known)
-    data = describe_data(flags["dataset"], flags["data_dir"])
+    data = describe_data(settings.dataset, settings.data_dir)
     network = network_of(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
-    if flags["pretrained"] is not None:
-        load_pretrained(model, network, find_pretrained(network, name, flags["pretrained"]))
+    if settings.pretrained:
+        file = "" if settings.pretrained is True else settings.pretrained
+        load_pretrained(model, network, find_pretrained(network, name, file))
         note = _left_random(network)
     return Found(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
 
@@ -97,26 +98,26 @@ def _left_random(network: Network) -> str:
     return f"the weights of {' and '.join(parts)} are random" if parts else ""
 
 
-def _of_run(name: str, candidate: str | None, flags: Mapping[str, Any]) -> Found:
+def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Found:
     """A network of a run, the best one unless another is named, with the weights of its best training."""
     run = open_run(name)
     view, history = state_of(run)
-    chosen = view.best if candidate is None else choose(run, view, candidate)
+    chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     model = build(chosen.network, seed=0)
     load_weights(model, run.trainings / training)
     return Found(
         label=f"{run.name} {chosen.layout}",
         model=model,
-        recipe=load_recipe(flags["recipe"]) if flags["recipe"] else recipe_from_values(run.recipe),
-        dataset=flags["dataset"] or run.settings.dataset,
-        data_dir=flags["data_dir"] or run.settings.data_dir,
+        recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
+        dataset=settings.dataset or run.settings.dataset,
+        data_dir=settings.data_dir or run.settings.data_dir,
         image_size=chosen.network.input_shape[1],
-        split_seed=run.data["split_seed"],
+        split_seed=run.data.split_seed,
     )
 
 
-def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
+def _of_training(place: Path, settings: AnalyzeSettings) -> Found:
     path = place / TRAINING
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -129,9 +130,9 @@ def _of_training(place: Path, flags: Mapping[str, Any]) -> Found:
     return Found(
         label=place.name,
         model=model,
-        recipe=load_recipe(flags["recipe"]) if flags["recipe"] else recipe,
-        dataset=flags["dataset"] or values["dataset"],
-        data_dir=flags["data_dir"] or values["data_dir"],
+        recipe=load_recipe(settings.recipe) if settings.recipe else recipe,
+        dataset=settings.dataset or values["dataset"],
+        data_dir=settings.data_dir or values["data_dir"],
         image_size=network.input_shape[1],
     )
 

@@ -1,27 +1,28 @@
-"""`analyze RUN --verdicts`: parent and candidate of each verdict, measured side by side at the place of the edit.
+"""Parent and candidate of each verdict of a run, measured side by side at the place of the edit.
 
 What is measured of the parent is known before the candidate is trained, so it alone could predict which replacement
 helps. What is measured of the candidate could only explain it.
 """
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
-from buildup.cli.signals import interruptible
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.analysis.evidence import evidence_of
+from buildup.engine.analysis.measuring import PROGRESS_INTERVAL
+from buildup.engine.analysis.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, probe_of
 from buildup.engine.load_state import state_of
-from buildup.engine.measuring import PROGRESS_INTERVAL
-from buildup.engine.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, probe_of
 from buildup.engine.problems import Problems
-from buildup.engine.progress import say
 from buildup.engine.replay import View
 from buildup.errors import RunError, unknown
 from buildup.graph.edit import Append
-from buildup.report.diagnostic_table import evidence_text
+from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import duration
+from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_run
 from buildup.store.verdict_diagnostics import DIAGNOSTICS, read_diagnoses, write_diagnoses
@@ -33,22 +34,46 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import Training, training_id
 from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis, diagnosis_to_values
 
+logger = logging.getLogger("buildup")
+
 GROUPS = {"lesion": PLACE, "variance": PLACE, "fourier": PLACE, "hessian": CURVATURE}
 """What `--what` may name here. The first three take two runs over the images together, so they come together."""
-HERE = {"command", "model", "compare", "verdicts", "what", "quick", "images", "seed", "device", "json"}
-"""The flags of `analyze` that mean something for the verdicts of a run."""
+HERE = {"compare", "verdicts", "what", "quick", "images", "seed", "device"}
+"""The settings that mean something for the verdicts of a run."""
 
 
-def verdicts(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Measure what was not measured yet, and give back all of it with the rank correlations, over all runs named."""
-    runs, wanted, extent, seed, device = _request(flags)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosed:
+    """What was measured of verdicts."""
+
+    files: tuple[Path, ...]
+    """Where it is kept, one file a run."""
+    evidence: Evidence
+
+
+def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
+    """Measure what was not measured yet, and give back all of it with the rank correlations, over all runs named.
+
+    Args:
+        run: A name in `runs/`, or a folder; `compare` may name more of them.
+        settings: What is measured, and how much of it.
+    """
+    runs, wanted, extent, seed, device = _check(run, settings)
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
-    with interruptible():
-        for run in runs:
-            probe = probe_of(run, extent, seed=seed, device=device, curved="top" in wanted)
-            view, history = state_of(run)
-            found[str(run.folder)] = (view.decisions, _measured(run, view, history, wanted, probe))
-    return _told(runs, found)
+    for one in runs:
+        probe = probe_of(one, extent, seed=seed, device=device, curved="top" in wanted)
+        view, history = state_of(one)
+        found[str(one.folder)] = (view.decisions, _measured(one, view, history, wanted, probe))
+    return Diagnosed(files=tuple(one.folder / DIAGNOSTICS for one in runs), evidence=evidence_of(found))
+
+
+def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
+    """The same as plain values."""
+    return {
+        "files": [str(file) for file in found.files],
+        "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in found.evidence.rows],
+        "correlations": [asdict(correlation) for correlation in found.evidence.correlations],
+    }
 
 
 def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
@@ -59,7 +84,9 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
     ]
     for pair in tried:
         if not pair.seeds:
-            say(f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate.")
+            logger.warning(
+                f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate."
+            )
     done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
     left = [pair for pair in tried if pair.seeds and not _has(done.get(pair.decision.step), wanted)]
     progress = _Progress(run=str(run.folder), total=sum(2 * len(pair.seeds) for pair in left))
@@ -99,31 +126,34 @@ class _Progress:
         if now - self.told > PROGRESS_INTERVAL:
             self.told = now
             left = (now - self.started) / self.done * (self.total - self.done)
-            say(f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left")
+            logger.info(
+                f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left"
+            )
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[list[RunRecord], list[str], Extent, int, str]:
+def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[str], Extent, int, str]:
     """The runs, what of them, how much of it, the seed of all choices, and where."""
     problems = Problems()
-    asked = list(GROUPS) if flags["what"] in (None, "all") else flags["what"].split(",")
+    asked = list(GROUPS) if settings.what == "all" else settings.what.split(",")
     problems.found += [
         unknown("measurement of --verdicts", what, ["all", *GROUPS]) for what in asked if what not in GROUPS
     ]
-    foreign = [
-        name.replace("_", "-") for name, given in flags.items() if given not in (None, False) and name not in HERE
+    given = [field.name for field in fields(settings) if getattr(settings, field.name) != field.default]
+    problems.found += [
+        f"--{name.replace('_', '-')} is not for --verdicts, which measures a run on its own images."
+        for name in given
+        if name not in HERE
     ]
-    problems.found += [f"--{name} is not for --verdicts, which measures a run on its own images." for name in foreign]
     device = "cpu"
     with problems.caught():
-        device = check_device(flags["device"] or "auto")
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    extent = QUICK if flags["quick"] else Extent()
-    extent = replace(extent, images=problems.whole("--images", flags["images"], extent.images))
-    names = [flags["model"], *(flags["compare"] or "").split(",")]
+        device = check_device(settings.device)
+    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
+    extent = QUICK if settings.quick else Extent()
+    extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))
     runs = []
-    for name in filter(None, names):
+    for one in filter(None, [name, *(settings.compare or "").split(",")]):
         with problems.caught():
-            runs.append(open_run(name))
+            runs.append(open_run(one))
     labels = [str(run.folder.resolve()) for run in runs]
     problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
     problems.raise_any()
@@ -156,7 +186,9 @@ def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosi
         and diagnosis.seeds == pair.seeds
     ]
     if len(kept) < len(found):
-        say(f"{run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something else.")
+        logger.warning(
+            f"{run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something else."
+        )
     return kept
 
 
@@ -202,16 +234,3 @@ def places(candidate: Candidate) -> tuple[str, ...]:
     """The paths of the blocks that a candidate's edits put somewhere."""
     ends = {stage.name: stage.blocks[-1].path for stage in candidate.network.stages}
     return tuple(ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in candidate.edits)
-
-
-def _told(
-    runs: Sequence[RunRecord], found: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
-) -> tuple[str, dict[str, Any]]:
-    evidence = evidence_of(found)
-    values = {
-        "files": [str(run.folder / DIAGNOSTICS) for run in runs],
-        "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in evidence.rows],
-        "correlations": [asdict(correlation) for correlation in evidence.correlations],
-    }
-    kept = ", ".join(str(run.folder / DIAGNOSTICS) for run in runs)
-    return f"{evidence_text(evidence)}\n\nKept in {kept}; `buildup report` of a run shows its own.", values

@@ -15,13 +15,12 @@ from buildup.diagnostics.analysis import Batch
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, hessian, nep
 from buildup.diagnostics.places import effect
 from buildup.diagnostics.predictions import labelled
-from buildup.engine.subjects import load_weights
+from buildup.engine.analysis.subjects import load_weights
 from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.store.run_record import RunRecord
 from buildup.training.data import load_data, open_data, parse_fraction, split
 from buildup.training.dataset import Dataset
-from buildup.training.recipe import recipe_from_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.training import Training
 
@@ -90,15 +89,15 @@ class Probe:
 
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
     """What a run's networks are measured on; `curved` draws the batches of the Hessian, too."""
-    settings, recipe = run.settings, recipe_from_values(run.recipe)
+    settings, recipe = run.settings, run.recipe
     data = open_data(settings.dataset, settings.data_dir, settings.image_size, recipe)
-    if data.hash != run.data["hash"]:
+    if data.hash != run.data.hash:
         raise DataError(
             f"{settings.dataset}: this dataset is not the one that the run began with. Give back its files."
         )
     if not isinstance(data, Dataset):
         data = load_data(settings.dataset, settings.data_dir, settings.image_size)
-    train, val = split(data, run.data["split_seed"], fraction=parse_fraction(settings.fraction))
+    train, val = split(data, run.data.split_seed, fraction=parse_fraction(settings.fraction))
     chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: extent.images]
     images = data.part(val[chosen.sort().values])
     batches: tuple[Batch, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.analysis.evidence import evidence_of
 from buildup.report.diagnostic_table import Evidence, diagnosis_rows, evidence_text
 from buildup.report.sections.evidence import evidence_lines, evidence_page
 from buildup.trials.decision import Decision

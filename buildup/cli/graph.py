@@ -1,5 +1,6 @@
 """`graph` and `spaces`: what there is to search, shown before anything is searched."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from buildup.cli.output import AsJson, answer

@@ -1,9 +1,9 @@
-"""How long a search will still take: the search itself, played on to its end a few times.
+"""How long a search will still take: the search itself is simulated to its end a few times.
 
-Each play draws how the verdicts to come fall, by the odds that `engine/speculation.py` learned from those so far, and how long
-trainings take, from those that have ended; the loop then runs on virtual workers. So what idle workers train ahead,
-what the judge's later looks ask for and where each verdict leads are all in the estimate. Where that would take too
-long, or what follows from a verdict can't be foreseen, trainings are counted and divided by the workers instead.
+Each simulation draws the verdicts to come by the odds that `engine/speculation.py` learned from those so far, and the
+lengths of trainings from those that have ended; the loop then runs on simulated workers. So the estimate includes what
+idle workers train ahead, what the judge's later looks ask for, and where each verdict leads. Where that would take too
+long, or what follows a verdict is not known, trainings are counted and divided by the workers instead.
 """
 
 import random

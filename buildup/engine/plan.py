@@ -12,8 +12,7 @@ from buildup.engine.forecast import Forecast, forecast_plan
 from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
-from buildup.graph.edit import Edit, apply, edits_between
-from buildup.graph.network import Network
+from buildup.graph.network import Edit, Network, apply, edits_between
 from buildup.models.cost import Cost, cost
 from buildup.report.words import duration
 from buildup.settings import SearchSettings

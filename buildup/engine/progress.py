@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from buildup.engine.forecast import Forecast, forecast
-from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
 from buildup.report.words import duration
 from buildup.store.run_record import RunRecord
@@ -41,9 +40,16 @@ def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "Pl
 class CallbackObserver:
     """Hands each event and each decision to a function, beside another observer."""
 
-    observer: Observer
+    observer: "PlainObserver | LiveObserver"
     on_event: Callable[[Event | Decision], object]
     decided: int = 0
+
+    def __enter__(self) -> "CallbackObserver":
+        self.observer.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.observer.__exit__(*error)
 
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Tell the other observer first, so that a callback that raises hides nothing."""

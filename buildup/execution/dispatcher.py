@@ -269,7 +269,7 @@ class TrialDispatcher:
 
 def _lost(training: Training, epochs: int, error: str) -> str:
     return (
-        f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} times, and got no further "
-        f"than epoch {epochs} in between. Ray says:\n{error}\nWhere memory is short, fewer trainings side by side "
-        f"(--workers) leave more for each."
+        f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} times, and got "
+        f"no further than epoch {epochs} in between. Ray says:\n{error}\nWhere memory is short, fewer trainings side "
+        f"by side (--workers) leave more for each."
     )

@@ -11,15 +11,16 @@ Nodes are named by their timm path (`layer4.2`), so that people can paste them i
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
 import networkx as nx
 
 from buildup.errors import LayoutError
+from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
 from buildup.graph.block_style import BlockStyle
-from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind
+from buildup.graph.kinds import BlockKind, Conv, describe, known_kinds, placed_kind
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -167,6 +168,144 @@ class Network:
         """The same network with one stage changed."""
         stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
         return replace(self, stages=stages, edges=self.edges if edges is None else tuple(edges))
+
+    def replace(self, path: str, kind: BlockKind | str, **settings: Any) -> "Network":
+        """The network with another kind of block at a place.
+
+        >>> sketch("CC|CC").replace("c2.1", "M", window=2).block("c2.1").kind
+        LocalAttention(heads=24, window=2, head_size=64, width=None, tables='shared')
+
+        Args:
+            path: The block's timm path.
+            kind: What shall stand there: a kind, or its letter with the settings that a search would try there.
+            settings: Settings of the letter's kind that shall be others.
+        """
+        block = self.block(path)
+        if isinstance(kind, str):
+            number = next(number for number, stage in enumerate(self.stages) if block in stage.blocks)
+            size = attention_size(block, usual_heads=heads_at(FIRST_HEADS, number, len(self.stages)))
+            fitting = {**asdict(size), "window": window_for(self.stages[number].size)}
+            unset = {name: value for name, value in fitting.items() if name not in settings}
+            kind = placed_kind(kind, settings, unset)
+        return apply(self, Replace(path=path, old=block.kind, new=kind))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace:
+    """Put another kind where a block stands.
+
+    >>> from buildup.graph.kinds import LocalAttention
+    >>> str(Replace(path="layer4.2", old=Conv(), new=LocalAttention(heads=24, window=4)))
+    'layer4.2: conv -> msa(heads=24, window=4)'
+    """
+
+    path: str
+    old: BlockKind
+    new: BlockKind
+
+    def __str__(self) -> str:
+        return f"{self.path}: {describe(self.old)} -> {describe(self.new)}"
+
+    @property
+    def undone(self) -> "Replace":
+        """The edit that takes this one back."""
+        return Replace(path=self.path, old=self.new, new=self.old)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """Add a block at the end of a stage: one of the base's own, or another kind in its place.
+
+    >>> str(Append(stage="layer4"))
+    'layer4: one more conv'
+    """
+
+    stage: str
+    kind: BlockKind = field(default_factory=Conv)
+
+    def __str__(self) -> str:
+        return f"{self.stage}: one more {describe(self.kind)}"
+
+
+Edit = Replace | Append
+
+
+def apply(network: Network, edit: Edit) -> Network:
+    """The network after one edit; the one given stays as it is."""
+    if isinstance(edit, Append):
+        return _append(network, edit)
+    for number, stage in enumerate(network.stages):
+        for index, block in enumerate(stage.blocks):
+            if block.path == edit.path:
+                _check(network, block, index, edit)
+                blocks = (*stage.blocks[:index], replace(block, kind=edit.new), *stage.blocks[index + 1 :])
+                return network.with_stage(number, replace(stage, blocks=blocks))
+    raise LayoutError(
+        f"{network.base} has no block {edit.path!r}; it has {', '.join(block.path for block in network.blocks)}."
+    )
+
+
+def replacement(network: Network, path: str, kind: BlockKind) -> Replace:
+    """The edit that puts a kind at a path of this network."""
+    return Replace(path=path, old=network.block(path).kind, new=kind)
+
+
+def edits_between(base: Network, network: Network) -> tuple[Edit, ...]:
+    """The edits that make a network from its base, in the order of its blocks."""
+    own = {block.path: block.kind for block in base.blocks}
+    edits: list[Edit] = []
+    for stage in network.stages:
+        for block in stage.blocks:
+            if block.path not in own:
+                edits.append(Append(stage=stage.name, kind=block.kind))
+            elif block.kind != own[block.path]:
+                edits.append(Replace(path=block.path, old=own[block.path], new=block.kind))
+    return tuple(edits)
+
+
+def next_path(stage: Stage) -> str:
+    """Where a block added at the end of a stage stands: after `layer4.2` is `layer4.3`, after `s4.b9` is `s4.b10`."""
+    path = stage.blocks[-1].path
+    digits = len(path) - len(path.rstrip("0123456789"))
+    return f"{path[:-digits]}{int(path[-digits:]) + 1}"
+
+
+def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
+    if block.kind != edit.old:
+        raise LayoutError(
+            f"{edit.path} of {network.base} is {describe(block.kind)}, not {describe(edit.old)}: "
+            "the edit is for another network."
+        )
+    if isinstance(edit.new, Conv):
+        return
+    stage = next(stage for stage in network.stages if block in stage.blocks)
+    if obstacle := stage.obstacle(index):
+        raise LayoutError(f"{edit.path} of {network.base} {obstacle}, so it can't be replaced.")
+    _check_size(network, block, edit.new)
+
+
+def _check_size(network: Network, block: Block, kind: BlockKind) -> None:
+    if misfit := kind.misfit(block.out_shape[1:]):
+        raise LayoutError(f"{block.path} of {network.base}: {misfit}")
+
+
+def _append(network: Network, edit: Append) -> Network:
+    for number, stage in enumerate(network.stages):
+        if stage.name == edit.stage:
+            last = stage.blocks[-1]
+            if stage.closed:
+                raise LayoutError(f"{stage.name} of {network.base} {stage.closed}.")
+            if stage.is_point and not isinstance(edit.kind, Conv):
+                raise LayoutError(f"{stage.name} of {network.base} has maps of one point, so only C can be added.")
+            new = replace(last, path=next_path(stage), kind=edit.kind, added=True)
+            _check_size(network, new, edit.kind)
+            edges = [(new.path if source == last.path else source, target) for source, target in network.edges]
+            return network.with_stage(
+                number, replace(stage, blocks=(*stage.blocks, new)), [*edges, (last.path, new.path)]
+            )
+    raise LayoutError(
+        f"{network.base} has no stage {edit.stage!r}; it has {', '.join(stage.name for stage in network.stages)}."
+    )
 
 
 def chain(paths: Iterable[str]) -> tuple[tuple[str, str], ...]:

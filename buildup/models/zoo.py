@@ -7,9 +7,8 @@ from typing import Any
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Network, Shape
+from buildup.graph.network import Append, Network, Shape, apply, replacement
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import base_config, create
 from buildup.models.read import read

@@ -1,8 +1,9 @@
 """The Optuna study of a run, read: the truth about what ended and what was decided."""
 
 import re
+import weakref
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,14 @@ def read_history(
     """What a run holds, read by someone who only looks: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
         return history_of(folder, load_study(storage, storage_url, study_name), revision, epochs)
+
+
+def open_study(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
+    """The study of a run, for somebody who only looks; its storage is closed when the study is forgotten."""
+    holder = ExitStack()
+    study = load_study(holder.enter_context(existing_storage(folder, storage_url)), storage_url, study_name)
+    weakref.finalize(study, holder.close)
+    return study
 
 
 def read_underway(

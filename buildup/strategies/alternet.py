@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
 
-from buildup.graph.edit import apply
+from buildup.graph.network import apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
 from buildup.strategies.step import Rule, Step, Strategy

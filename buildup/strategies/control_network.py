@@ -9,8 +9,7 @@ from functools import reduce
 from itertools import combinations_with_replacement
 
 from buildup.errors import RequestError
-from buildup.graph.edit import Append, apply, edits_between
-from buildup.graph.network import Network
+from buildup.graph.network import Append, Network, apply, edits_between
 from buildup.trials.candidate import Candidate
 
 MOST_ADDED = 12

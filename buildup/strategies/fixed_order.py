@@ -13,8 +13,7 @@ from functools import cached_property
 from itertools import product
 
 from buildup.errors import RequestError
-from buildup.graph.edit import Append, Edit, Replace, apply
-from buildup.graph.network import Network
+from buildup.graph.network import Append, Edit, Network, Replace, apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
 from buildup.strategies.step import Step, Strategy

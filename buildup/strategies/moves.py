@@ -6,16 +6,11 @@ from itertools import product
 from types import MappingProxyType
 
 from buildup.errors import LayoutError, SpaceError
-from buildup.graph.edit import Append, Edit, apply, next_path, replacement
+from buildup.graph.attention_size import FIRST_HEADS, AttentionSize, attention_size, heads_at, window_for
 from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind, settings_of
 from buildup.graph.layout import parse
-from buildup.graph.network import Block, Network, Stage
+from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, next_path, replacement
 from buildup.space.schema import SearchSpace
-from buildup.strategies.attention_size import AttentionSize, attention_size
-
-LARGEST_WINDOW = 7
-FIRST_HEADS = 3
-"""In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,28 +109,6 @@ def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
     if problems:
         raise LayoutError(*problems)
     return network
-
-
-def window_for(size: tuple[int, int]) -> int:
-    """The window of a map: 7 where it divides the map, else the largest divisor up to 7, else 7 with padding.
-
-    >>> [window_for((side, side)) for side in (56, 32, 8, 4, 10, 13, 11)]
-    [7, 4, 4, 4, 5, 7, 7]
-    """
-    if min(size) <= LARGEST_WINDOW:
-        return min(size)
-    dividing = [window for window in range(LARGEST_WINDOW, 1, -1) if all(side % window == 0 for side in size)]
-    return dividing[0] if dividing else LARGEST_WINDOW
-
-
-def heads_at(first: int, number: int, stages: int) -> int:
-    """Heads of a stage, counted from the last: they double, and `first` belongs to the fourth stage from the end.
-
-    >>> [heads_at(3, number, 4) for number in range(4)], [heads_at(3, number, 5) for number in range(5)]
-    ([3, 6, 12, 24], [1, 3, 6, 12, 24])
-    """
-    doublings = number - (stages - 4)
-    return max(1, first << doublings if doublings >= 0 else first >> -doublings)
 
 
 def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:

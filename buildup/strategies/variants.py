@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import BlockKind
+from buildup.graph.network import apply, replacement
 from buildup.strategies.step import Step
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

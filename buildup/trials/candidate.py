@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from buildup.graph.edit import Edit
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
-from buildup.graph.network import Network
+from buildup.graph.network import Edit, Network
 
 
 @dataclass(frozen=True, kw_only=True)

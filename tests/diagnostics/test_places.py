@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from buildup.diagnostics.hooks import fingerprint
 from buildup.diagnostics.places import at_blocks, effect
 from buildup.diagnostics.predictions import labelled, measured
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
+from buildup.graph.network import apply, replacement
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.data import load_data

@@ -9,9 +9,8 @@ import pytest
 from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _plan, _reachable, _text, plan
 from buildup.engine.replay import make_replay
 from buildup.engine.request import resolve
-from buildup.graph.edit import Replace
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import sketch
+from buildup.graph.network import Replace, sketch
 from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.space.load import load

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
-from buildup.graph.network import Network, chain, sketch
+from buildup.graph.network import Append, Network, apply, chain, replacement, sketch
 from buildup.graph.serialize import network_from_values, network_to_values
 
 BASE = sketch("CCC|CCCM")

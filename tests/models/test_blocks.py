@@ -6,9 +6,8 @@ import timm
 import torch
 from torch import nn
 
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Network
+from buildup.graph.network import Network, apply, replacement
 from buildup.models.attention import LocalAttention2d
 from buildup.models.blocks import PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build

@@ -12,10 +12,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 from torch.nn import functional as F
 
-from buildup.graph.edit import Append, Edit, apply, replacement
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import layout
-from buildup.graph.network import Block, Network, Stage
+from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, replacement
 from buildup.models.build import build
 from buildup.models.export import export, probe_logits
 from buildup.models.read import read

@@ -3,9 +3,8 @@ from typing import Any
 
 import pytest
 
-from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Shape
+from buildup.graph.network import Append, Shape, apply, replacement
 from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.models.zoo import PAPER, paper_network

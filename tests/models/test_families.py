@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from buildup.engine.graph_cache import base_models
 from buildup.errors import BaseError
-from buildup.graph.edit import apply
-from buildup.graph.network import Network
+from buildup.graph.network import Network, apply
 from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
 from buildup.models.catalogue import learn

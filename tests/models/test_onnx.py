@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from buildup.errors import ExportError, ResourceError
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
-from buildup.graph.network import Network
+from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.export import export, probe_logits
 from buildup.models.onnx import CLOSE, PACKAGES, check_onnx, save_onnx

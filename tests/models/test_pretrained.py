@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from buildup.errors import BaseError
-from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Network
+from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.pretrained import check_pretrained, find_pretrained
 from buildup.models.read import read

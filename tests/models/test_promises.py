@@ -11,9 +11,8 @@ from timm.layers.config import set_scriptable
 from timm.models import FeatureGraphNet, create_feature_extractor
 from torch import Tensor, nn
 
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
-from buildup.graph.network import Network
+from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.read import read
 

@@ -2,10 +2,9 @@ import pytest
 import timm
 
 from buildup.errors import BaseError, LayoutError
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
-from buildup.graph.network import chain
+from buildup.graph.network import apply, chain, replacement
 from buildup.models.read import read
 from buildup.models.trace import trace
 

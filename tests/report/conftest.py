@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.graph.edit import apply, replacement
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
-from buildup.graph.network import Network, sketch
+from buildup.graph.network import Network, apply, replacement, sketch
 from buildup.report.findings import Findings
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

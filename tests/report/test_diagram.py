@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.graph.edit import Append, apply
-from buildup.graph.network import Network, sketch
+from buildup.graph.network import Append, Network, apply, sketch
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.findings import Findings
 

@@ -21,9 +21,8 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from buildup.errors import ResourceError, RunError, SearchError
-from buildup.graph.edit import Edit, apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import sketch
+from buildup.graph.network import Edit, apply, replacement, sketch
 from buildup.store.atomic_write import write_atomic
 from buildup.store.lock import driver_of
 from buildup.store.storage import check_storage, opened_storage, shown

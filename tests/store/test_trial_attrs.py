@@ -1,8 +1,7 @@
 """What a trial says of its network."""
 
-from buildup.graph.edit import Append, apply
 from buildup.graph.kinds import Smoothing
-from buildup.graph.network import sketch
+from buildup.graph.network import Append, apply, sketch
 from buildup.store.trial_attrs import params
 
 

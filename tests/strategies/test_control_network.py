@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.errors import RequestError
-from buildup.graph.edit import apply, replacement
 from buildup.graph.kinds import LocalAttention
-from buildup.graph.network import Network, sketch
+from buildup.graph.network import Network, apply, replacement, sketch
 from buildup.strategies.control_network import control_of
 from buildup.trials.candidate import Candidate
 

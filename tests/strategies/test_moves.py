@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.errors import LayoutError, SpaceError
-from buildup.graph.edit import Append, apply
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import layout
-from buildup.graph.network import Network, sketch
+from buildup.graph.network import Append, Network, apply, sketch
 from buildup.space.load import load, shipped
 from buildup.space.schema import SearchSpace, StageSpace
 from buildup.strategies.moves import from_layout, moves, start

@@ -19,7 +19,7 @@ from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.errors import RunError, unknown
-from buildup.graph.edit import Append
+from buildup.graph.network import Append
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from buildup.graph.attention_size import AttentionSize, attention_size
 from buildup.graph.network import Block
-from buildup.strategies.attention_size import AttentionSize, attention_size
 
 CHANNELS = st.integers(min_value=16, max_value=2048)
 RATIO = st.floats(min_value=1, max_value=18)

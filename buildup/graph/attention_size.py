@@ -2,9 +2,14 @@
 
 from dataclasses import dataclass
 from math import ceil, sqrt
+from typing import TYPE_CHECKING
 
-from buildup.graph.network import Block
+if TYPE_CHECKING:
+    from buildup.graph.network import Block
 
+FIRST_HEADS = 3
+"""In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
+LARGEST_WINDOW = 7
 HEAD_SIZE = 64
 """Of the paper's block, and the largest that is fitted elsewhere."""
 LEAST_HEAD_SIZE, MOST_HEAD_SIZE = 16, 80
@@ -21,7 +26,7 @@ class AttentionSize:
 
 
 def attention_size(
-    block: Block, *, usual_heads: int, heads: int | None = None, head_size: int | None = None
+    block: "Block", *, usual_heads: int, heads: int | None = None, head_size: int | None = None
 ) -> AttentionSize:
     """The size of attention in place of a block.
 
@@ -36,6 +41,7 @@ def attention_size(
     get a multiple of 8 channels, 64 at most. At last w takes up what this left of P. That hits P within 15 % for P
     from C^2 to 18*C^2 and C from 16 to 2048. One head of 8 channels and a width of 2 are the least there is.
 
+    >>> from buildup.graph.network import Block
     >>> convnext = Block(path="stages.0.blocks.2", in_shape=(96, 56, 56), out_shape=(96, 56, 56), params=79296)
     >>> attention_size(convnext, usual_heads=3)
     AttentionSize(heads=3, head_size=64, width=88)
@@ -60,3 +66,25 @@ def attention_size(
     # The bound at the top matters only where few heads were asked for: attention can't read more than there is.
     width = min(max(unit, unit * round(width / unit)), 2 * channels)
     return AttentionSize(heads=heads, head_size=head_size, width=width)
+
+
+def window_for(size: tuple[int, int]) -> int:
+    """The window of a map: 7 where it divides the map, else the largest divisor up to 7, else 7 with padding.
+
+    >>> [window_for((side, side)) for side in (56, 32, 8, 4, 10, 13, 11)]
+    [7, 4, 4, 4, 5, 7, 7]
+    """
+    if min(size) <= LARGEST_WINDOW:
+        return min(size)
+    dividing = [window for window in range(LARGEST_WINDOW, 1, -1) if all(side % window == 0 for side in size)]
+    return dividing[0] if dividing else LARGEST_WINDOW
+
+
+def heads_at(first: int, number: int, stages: int) -> int:
+    """Heads of a stage, counted from the last: they double, and `first` belongs to the fourth stage from the end.
+
+    >>> [heads_at(3, number, 4) for number in range(4)], [heads_at(3, number, 5) for number in range(5)]
+    ([3, 6, 12, 24], [1, 3, 6, 12, 24])
+    """
+    doublings = number - (stages - 4)
+    return max(1, first << doublings if doublings >= 0 else first >> -doublings)

@@ -7,11 +7,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from buildup.errors import LayoutError
-from buildup.graph.edit import Append, Edit, Replace, apply, edits_between, replacement
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import parse
-from buildup.graph.network import Network, Stage, sketch
+from buildup.graph.network import Append, Edit, Network, Replace, Stage, apply, edits_between, replacement, sketch
 
 LAYOUTS = st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=4).map(
     lambda lengths: "|".join("C" * length for length in lengths)

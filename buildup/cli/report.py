@@ -12,8 +12,7 @@ from buildup.engine.problems import Problems
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
 from buildup.report.comparison import Compared, compared, comparison_values
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.markdown import markdown
-from buildup.report.page import page
+from buildup.report.page import markdown, page
 from buildup.store.atomic_write import write_atomic
 from buildup.store.run_dir import Run, folder_of, open_run
 from buildup.store.verdict_diagnostics import read_diagnoses

@@ -8,7 +8,7 @@ from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, LocalAtten
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.report.style import MONO, SANS, palette
-from buildup.report.text_table import STEMS, shape_text
+from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
 
 WIDTH = 900
@@ -110,7 +110,7 @@ def graph_dot(network: Network) -> str:
         "digraph network {",
         f"  label={_quoted(f'{network.base}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
         '  node [shape=box, style="rounded,filled", fillcolor="#e3e8ee", color="#9fabb9", fontname=Helvetica];',
-        f"  {_quoted('stem')} [label={_quoted('stem', STEMS[network.stem])}, fillcolor=white];",
+        f"  {_quoted('stem')} [label={_quoted('stem', STEM_TEXTS[network.stem])}, fillcolor=white];",
         f"  {_quoted('head')} [label={_quoted('head', f'{network.num_classes} classes')}, fillcolor=white];",
     ]
     for number, stage in enumerate(network.stages):
@@ -217,7 +217,7 @@ def _title(block: Block) -> str:
 
 
 def _stem_text(network: Network) -> str:
-    return f"stem {STEMS[network.stem]}"
+    return f"stem {STEM_TEXTS[network.stem]}"
 
 
 def _head_text(network: Network) -> str:

@@ -6,7 +6,7 @@ from itertools import chain
 from buildup.report.comparison import Compared, blocking_differences, comparability, other_differences
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.final_table import tabulate_final
-from buildup.report.html import document, html_section, html_table, note, scrollable
+from buildup.report.html import document, html_section, html_table, scrollable, small_note
 from buildup.report.plot import Dot, Series, plot_svg
 from buildup.report.sections import evidence_html, evidence_markdown
 from buildup.report.text_table import ColumnKind, TextTable
@@ -46,7 +46,7 @@ def _overview(runs: Sequence[Compared]) -> Iterator[str]:
         columns: list[tuple[str, ColumnKind]] = [("", "heading"), *((run.run, "text") for run in runs)]
         yield html_table(TextTable(columns=columns, rows=[[name, *values] for name, values in found.items()]))
     yield "</section>"
-    yield html_section("Results and costs", html_table(_results(runs)), note(_legend(runs)))
+    yield html_section("Results and costs", html_table(_results(runs)), small_note(_legend(runs)))
 
 
 def _plots(runs: Sequence[Compared]) -> Iterator[str]:
@@ -60,7 +60,7 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     if any(one.dots for one in networks):
         yield html_section(
             "Score against cost",
-            note("Each network with a verdict, at its mean score over seeds. Winners are large."),
+            small_note("Each network with a verdict, at its mean score over seeds. Winners are large."),
             scrollable(
                 plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
             ),
@@ -68,7 +68,7 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     if any(one.dots for one in progress):
         yield html_section(
             "Best score over trainings",
-            note(
+            small_note(
                 "The best network so far according to the judge, at the scores of its verdict. Only trainings that a "
                 "verdict used are counted."
             ),

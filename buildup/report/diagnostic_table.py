@@ -116,7 +116,7 @@ class Evidence:
         relation = "predicts the gain" if when == "before" else "correlates with the gain"
         value = "larger" if best.tau > 0 else "smaller"
         conclusion = (
-            f"Of {len(found)} diagnostics {known}, {best.name} {relation}: a {value} value goes with a larger gain, "
+            f"Of {len(found)} diagnostics {known}, {best.name} {relation}. A {value} value goes with a larger gain: "
             f"{numbers}."
         )
         order = next((one for one in self.correlations if one.measure == ORDER), None)

@@ -202,7 +202,7 @@ class Findings:
         sizes = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
         number = f"{sizes.pop():,} " if len(sizes) == 1 else ""
         which = "The scores of the search" if self.final else "All scores"
-        test = "opened once, by buildup final" if self.final else "not opened"
+        test = "opened only once, by buildup final" if self.final else "not opened"
         return f"{which} are from {number}validation images, a part of the training set. The test set was {test}."
 
     @property

@@ -31,7 +31,7 @@ def html_section(title: str, *parts: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"
 
 
-def note(text: str) -> str:
+def small_note(text: str) -> str:
     """A paragraph of explanation in small print."""
     return f'<p class="muted small">{escape(text)}</p>'
 

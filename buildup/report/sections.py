@@ -8,7 +8,7 @@ from buildup.report.chart import Curve, curves_svg, gains_svg, taus_svg
 from buildup.report.diagnostic_table import EXPLAINED, Evidence, tabulate_correlations, tabulate_diagnoses
 from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, flat
-from buildup.report.html import html_section, html_table, note, scrollable
+from buildup.report.html import html_section, html_table, scrollable, small_note
 from buildup.report.text_table import NO_DECISIONS, TextTable, decisions_markdown, tabulate_decisions
 from buildup.report.words import clean, duration, escape, escape_markdown, outcome_text
 from buildup.trials.outcome import Score
@@ -50,7 +50,7 @@ def _final_html(findings: Findings) -> Iterator[str]:
     if final := findings.final:
         proven = " proven" if final.claims[0].claimed else ""
         verdict = f'<div class="claim{proven}"><p><strong>{escape(final.verdict)}</strong></p></div>'
-        yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), note(final_protocol(final)))
+        yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final)))
 
 
 def _final_markdown(findings: Findings) -> Iterator[str]:
@@ -81,7 +81,7 @@ def evidence_html(evidence: Evidence) -> Iterator[str]:
         *(f"<p>{escape(sentence)}</p>" for sentence in evidence.words),
         *([scrollable(taus_svg(evidence.correlations))] if evidence.correlations else []),
         "<h3>Diagnostics at each edited block, parent → candidate</h3>",
-        note(EXPLAINED),
+        small_note(EXPLAINED),
         html_table(tabulate_diagnoses(evidence.rows)),
     )
 
@@ -110,7 +110,7 @@ def _trainings_html(findings: Findings) -> Iterator[str]:
     if any(curve.values for curve in curves):
         better = "" if objective.sign > 0 else "; less is better"
         measure = f"{objective.title[0].upper()}{objective.title[1:]} ({objective.scale})"
-        chart = note(f"{measure}, one line per training{better}.") + scrollable(curves_svg(curves, measure))
+        chart = small_note(f"{measure}, one line per training{better}.") + scrollable(curves_svg(curves, measure))
     table = html_table(_trainings_table(findings)) if findings.trainings else ""
     yield html_section("Trainings", chart, f"<h3>{escape(findings.tally)}</h3>", table)
 
@@ -150,7 +150,7 @@ def _trainings_markdown(findings: Findings) -> Iterator[str]:
 
 
 def _commands_html(findings: Findings) -> Iterator[str]:
-    commands = (f"{note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
+    commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
     yield html_section(COMMANDS_TITLE, *commands)
 
 

@@ -1,7 +1,7 @@
-"""The colours and the style sheet of reports: blue for attention and what was kept, orange for what was dropped.
+"""The colours and the style sheet of reports: blue for attention and kept steps, orange for dropped steps.
 
-Blue and orange stay apart in every common form of colour blindness, as do the colours of all kinds of blocks: these
-differ in lightness, too. Shape and text always say the same once more.
+Blue and orange are distinguishable with all common forms of colour blindness. The colours of block kinds also differ in
+lightness. Shape and text repeat whatever a colour shows.
 """
 
 _LIGHT = (

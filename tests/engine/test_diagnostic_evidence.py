@@ -58,7 +58,7 @@ def test_a_diagnostic_that_puts_all_verdicts_in_order_predicts() -> None:
     lesion = next(one for one in found.correlations if one.measure == "lesion" and one.when == "before")
     assert (lesion.tau, lesion.count) == (-1.0, 9)
     assert lesion.p == lesion.least_p
-    assert "lesion cost of the parent predicts the gain: a smaller value goes with a larger gain" in " ".join(
+    assert "lesion cost of the parent predicts the gain. A smaller value goes with a larger gain" in " ".join(
         found.words
     )
 

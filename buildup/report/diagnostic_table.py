@@ -130,13 +130,14 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
     decisions = [row.decision for row in rows]
     measured = [measure for measure in MEASURES if any(measure in row.diagnosis.before for row in rows)]
     heading, with_level = interval_heading(decisions)
-    has_intervals = any(decision.level for decision in decisions)  # the judge `point` gives none
+    # The judge `point` gives no intervals.
+    intervals: list[tuple[str, ColumnKind]] = [(heading, "number")] if any(one.level for one in decisions) else []
     columns: list[tuple[str, ColumnKind]] = [
         ("step", "number"),
         ("place", "layout"),
         ("verdict", "verdict"),
         ("gain", "number"),
-        *([(heading, "number")] if has_intervals else []),
+        *intervals,
         *((MEASURES[measure], "number") for measure in measured),
     ]
     cells = [
@@ -145,7 +146,7 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
             edited_paths(row.decision.edit),
             row.decision.verdict,
             gain_text(row.decision),
-            *([interval_text(row.decision, with_level=with_level)] if has_intervals else []),
+            *([interval_text(row.decision, with_level=with_level)] if intervals else []),
             *(_before_and_after(row.diagnosis, measure) for measure in measured),
         ]
         for row in rows

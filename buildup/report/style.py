@@ -20,7 +20,7 @@ MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
 
 
 def palette(selector: str) -> str:
-    """The colours for what a selector names, light or dark as the reader likes it, and light on paper."""
+    """The colours of a selector, following the light or dark preference of the reader, and light in print."""
     return (
         f"{selector}{{{_LIGHT}}}"
         f"@media (prefers-color-scheme:dark){{{selector}{{{_DARK}}}}}"

@@ -1,4 +1,4 @@
-"""The figures of judging.md that no command of buildup prints: `python bench/judging_figures.py [DRAWS]`.
+"""The figures of judging.md that error_rates.py does not print: `python bench/judging_figures.py [DRAWS]`.
 
 Prints how often `proven` would keep something if images that all seeds share were taken for fading, what `final` would
 claim from few seeds where nothing helps, and how long a verdict takes.
@@ -8,14 +8,14 @@ import sys
 import time
 from collections.abc import Sequence
 
+from buildup.engine.replay import make_replay
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics import paired_difference as paired
-from buildup.statistics.chance import Chance, Study
 from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Pair, Spread
-from buildup.strategies.builtin import make_replay
 from buildup.trials.objective import Objective
+from chance import Chance, Study
 
 SPACE = SearchSpace(name="strict", description="")
 WHERE = sketch("CC|CC|CC|CC")
@@ -23,7 +23,7 @@ WHERE = sketch("CC|CC|CC|CC")
 
 def study(judge: str, chance: Chance) -> Study:
     """Searches of 4 verdicts in which nothing helps."""
-    return Study(procedure=make_replay(WHERE, SPACE, judge=judge, seeds=3), chance=chance)
+    return Study(replay=make_replay(WHERE, SPACE, judge=judge, seeds=3), chance=chance)
 
 
 def kept_if_all_of_it_faded(draws: int) -> float:
@@ -43,7 +43,7 @@ def kept_if_all_of_it_faded(draws: int) -> float:
 def claimed(deviation: float, seeds: int, draws: int) -> float:
     """Share of finals with so many seeds that claim a gain where there is none."""
     made = study("likely", Chance(seed_deviation=deviation))
-    first = made.procedure.rule.first
+    first = made.replay.rule.first
     assert first is not None
     return sum(made.claim(first.candidate, Spread(), f"{draw}", seeds).claimed for draw in range(draws)) / draws
 
@@ -51,10 +51,10 @@ def claimed(deviation: float, seeds: int, draws: int) -> float:
 def seconds_a_verdict() -> float:
     """Of `proven` on 3 pairs of 5,000 images, the median of 200."""
     made = study("proven", Chance())
-    first = made.procedure.rule.first
+    first = made.replay.rule.first
     assert first is not None
     draw, times = made.draw("luck", 5000), []
-    pairs = [Pair(candidate=draw(first.candidate, seed), parent=draw(made.procedure.base, seed)) for seed in range(3)]
+    pairs = [Pair(candidate=draw(first.candidate, seed), parent=draw(made.replay.base, seed)) for seed in range(3)]
     for _ in range(200):
         start = time.perf_counter()
         JUDGES["proven"].judge(pairs, 1, 0.25, Spread())

@@ -9,11 +9,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from buildup.execution.evaluator import Ended, EpochDone, Event, Started
 from buildup.graph.network import sketch
 from buildup.store import storage
-from buildup.store.study_writer import Journal
+from buildup.store.study_writer import StudyWriter
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.outcome import Epoch, Record, Score
 from buildup.trials.training import Training
 
@@ -25,19 +25,19 @@ CURVE = tuple(Epoch(number=number, metrics={"accuracy": 10.0 + number}) for numb
 def written(trainings: int) -> list[tuple[float, float]]:
     """The clock and the CPU's clock before the first training and after each."""
     with tempfile.TemporaryDirectory(dir=".") as place:
-        journal = Journal.create(
+        writer = StudyWriter.create(
             folder=Path(place), storage_url=None, study_name="run", base=BASE.network, costs=lambda _: (1, 1)
         )
-        history, clocks = journal.history, [(time.perf_counter(), time.process_time())]
+        history, clocks = writer.history, [(time.perf_counter(), time.process_time())]
         for seed in range(trainings):
             training = Training(candidate=BASE, seed=seed)
             record = Record(outcome=Score(accuracy=80.0, correct=bytes(625), images=5000), curve=CURVE)
             events: list[Event] = [Started(training=training, attempt=1, worker="one")]
             events += [EpochDone(training=training, epoch=epoch) for epoch in CURVE]
             for event in [*events, Ended(training=training, record=record)]:
-                history = journal.record(history, event)
+                history = writer.record(history, event)
             clocks.append((time.perf_counter(), time.process_time()))
-        journal.close()
+        writer.close()
     return clocks
 
 

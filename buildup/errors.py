@@ -4,6 +4,7 @@ BuildupError
 ├── RequestError      what was asked for is wrong; nothing was started or written (exit 2)
 │   ├── SpaceError    a search space file
 │   ├── LayoutError   a layout string or an edit that does not fit its network
+│   ├── KindError     a block kind that cannot be registered
 │   ├── BaseError     a model that cannot be a base
 │   ├── RecipeError   a recipe file
 │   ├── DataError     a dataset that is missing, broken or not what was asked for
@@ -42,6 +43,10 @@ class SpaceError(RequestError):
 
 class LayoutError(RequestError):
     """A layout or an edit that does not fit its network."""
+
+
+class KindError(RequestError):
+    """A block kind that cannot be registered."""
 
 
 class BaseError(RequestError):

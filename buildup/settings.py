@@ -5,6 +5,7 @@ A field's docstring is the help of its flag. None means "not given"; the docstri
 checked in `engine/request.py`, where all problems of a request are found together.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -83,6 +84,27 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunSettings(SearchSettings):
+    """The settings of a search with every default filled in, as `run.yaml` keeps them."""
+
+    image_size: int
+    epochs: int
+    judge: str
+    workers: int
+    gpus_per_trial: float = 0.0
+    threads: int
+    """CPU threads of one training. Sums depend on it in their last digits."""
+    execution: str = "float32,channels-first,eager"
+    """How steps are computed, the same for candidate and parent on every machine of the run."""
+    time_budget: float | None = None
+    """Seconds."""
+    pretrained: str | None = None
+    """A file's absolute path, or a timm name with the tag of its weights."""
+    pretrained_hash: str | None = None
+    """Of these weights."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResumeSettings:
     """What may change when a search goes on."""
 
@@ -110,8 +132,8 @@ class ResumeSettings:
 class FinalSettings:
     """How winner and base are trained anew for the claim on the test set."""
 
-    seeds: int = 5
-    """Fresh seeds of each network, at least 3."""
+    seeds: int | None = None
+    """Fresh seeds of each network, at least 3 (default: 5)."""
     control: bool = False
     """Train a base with more blocks of its own, as large as the winner, too."""
     epochs: int | None = None
@@ -235,3 +257,19 @@ class AnalyzeSettings:
     """Of order, augmentation and the choice of images."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration.
+
+    >>> parse_duration("1h30m")
+    5400.0
+    """
+    match = re.fullmatch(
+        r"\s*(?:(\d+(?:\.\d+)?)d)?\s*(?:(\d+(?:\.\d+)?)h)?\s*(?:(\d+(?:\.\d+)?)m)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*", text
+    )
+    units = (86400, 3600, 60, 1)
+    seconds = sum(float(part or 0) * unit for part, unit in zip(match.groups(), units, strict=True)) if match else 0
+    if not seconds > 0:
+        raise ValueError(f"{text!r} is not a duration; write it like 90m, 2h30m or 45s.")
+    return float(seconds)

@@ -19,7 +19,9 @@ STACK = (
     {"search"},
     {"rules", "models", "training", "diagnostics", "report"},
     {"trials"},
-    {"space", "graph"},
+    {"space"},
+    {"graph"},
+    {"registry"},
     {"errors", "cache"},
 )
 NEIGHBOURS = {("training", "models"), ("diagnostics", "models"), ("diagnostics", "training")}
@@ -36,7 +38,7 @@ DOORS = {
         "store/storage.py",
         "store/study_reader.py",
     },
-    "optuna_dashboard": {"store/study_notes.py", "cli/dashboard.py"},
+    "optuna_dashboard": {"store/study_notes.py", "engine/dashboard.py"},
 }
 
 

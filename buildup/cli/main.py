@@ -128,7 +128,7 @@ class _Stderr(logging.StreamHandler[Any]):
         self.setFormatter(logging.Formatter("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.setStream(sys.stderr)
+        self.stream = sys.stderr  # not setStream, which flushes a stream that may be closed by now
         super().emit(record)
 
 

@@ -4,12 +4,17 @@ A unit is kept as the products of its outputs for the images of one batch, so me
 of the batch, whatever the size of the outputs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import nan
+from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from buildup.diagnostics.analysis import Measurement, Subject
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.observe import watching
 from buildup.diagnostics.units import Unit
@@ -95,6 +100,51 @@ def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
     with torch.no_grad(), evaluating(model), watching(model, units, see):
         model(images)
     return torch.stack([found[unit.index] for unit in units])
+
+
+class UnitSimilarity(Measurement):
+    """The CKA of all pairs of units of a model."""
+
+    name = "cka"
+    title = "Likeness of units"
+    words = (
+        "Unbiased minibatch CKA of what each two units know of the same images. Blocks along the diagonal are stages "
+        "that work for themselves."
+    )
+    needs_labels = False
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a pair of units."""
+        found = cka(subject.model, subject.units, subject.batches())
+        yield [
+            {"unit": one.index, "other": other.index, "cka": value}
+            for one, values in zip(subject.units, found.values, strict=True)
+            for other, value in zip(subject.units, values, strict=True)
+        ]
+
+    def summary(self, rows: Rows) -> Row:
+        """The mean over pairs of different units."""
+        return {"mean": fmean(row["cka"] for row in rows if row["unit"] != row["other"])}
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables, 4.4, 3.9)
+        for axes, table in zip(panels[0], tables, strict=True):
+            side = len(table.units)
+            values = np.full((side, side), nan)
+            for row in table.rows:
+                values[row["unit"], row["other"]] = row["cka"]
+            picture = axes.imshow(values, origin="lower", vmin=0, vmax=1, cmap="cividis")
+            for unit in table.units:
+                if unit["subsamples"]:
+                    for line in (axes.axvline, axes.axhline):
+                        line(unit["unit"] - 0.5, color="white", lw=0.8, ls=(0, (3, 3)))
+            axes.grid(visible=False)
+            axes.set(xlabel="unit", ylabel="unit", title=table.label)
+            figure.colorbar(picture, ax=axes, label="CKA (minibatch, unbiased)", shrink=0.85)
+        return figure
+
+
+CKA = UnitSimilarity()
 
 
 def _own(matrices: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ numbers of the two sorts can't be compared, so every row says which of them it i
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from buildup.diagnostics.analysis import Measurement, Subject
 from buildup.diagnostics.corrupt import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
+from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table
 from buildup.diagnostics.predictions import measured
 from buildup.errors import DataError
 from buildup.training.augment import normalise
@@ -185,6 +188,96 @@ def relative_error(errors: Mapping[str, float], reference: Mapping[str, float]) 
     0.75
     """
     return fmean(errors[kind] / reference[kind] for kind in errors) if all(reference.values()) else None
+
+
+class CorruptionErrors(Measurement):
+    """The error on each severity of each kind."""
+
+    name = "corruption"
+    title = "Accuracy on spoiled images"
+    words = "Fifteen kinds in five severities. Errors on images generated here and on published ones can't be compared."
+
+    def check(self, subjects: Sequence[Subject]) -> None:
+        """Published files must be those of these images."""
+        for subject in subjects:
+            _corrupted(subject)
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        """A part a severity of a kind."""
+        return len(_corrupted(subject).places), min(subject.sizes.corrupted_images, len(subject.images.labels))
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a severity of a kind."""
+        corrupted_part, data = _corrupted(subject), subject.images
+        left = corrupted_part.places[len(done) :]
+        size = subject.sizes.batch_size
+        for found in robustness(subject.model, corrupted_part, left, mean=data.mean, std=data.std, batch_size=size):
+            family = CORRUPTIONS[found.kind].family if found.severity else ""
+            place = {"kind": found.kind, "family": family, "severity": found.severity, "source": found.source}
+            values = {"error": found.error, "nll": found.metrics.nll, "ece": found.metrics.ece}
+            yield [{**place, **values, "alexnet_error": corrupted_part.reference.get(found.kind)}]
+
+    def summary(self, rows: Rows) -> Row:
+        """The mean error, also relative to AlexNet's where that is known."""
+        clean = [row["error"] for row in rows if not row["severity"]]
+        errors = kind_errors(rows)
+        alexnet = {row["kind"]: row["alexnet_error"] for row in rows if row["alexnet_error"]}
+        known = {"error relative to AlexNet": relative_error(errors, alexnet)} if alexnet else {}
+        found = {"clean_error": clean[0]} if clean else {}
+        return {**found, "mean_error": fmean(errors.values()), **known, "images": rows[0]["source"]}
+
+    def summaries(self, tables: Mapping[str, Rows]) -> dict[str, Row]:
+        """The errors of the first model also relative to those of the second."""
+        found = {label: self.summary(rows) for label, rows in tables.items()}
+        if len(tables) > 1:
+            (first, rows), (second, others) = list(tables.items())[:2]
+            found[first][f"error relative to {second}"] = relative_error(kind_errors(rows), kind_errors(others))
+        return found
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure = Figure(figsize=(7.6, 4.2))
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        kinds = list(dict.fromkeys(row["kind"] for row in tables[0].rows if row["severity"]))
+        places = range(len(kinds))
+        for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+            corrupted_part = [row for row in table.rows if row["severity"]]
+            means = [np.mean([100 * row["error"] for row in corrupted_part if row["kind"] == kind]) for kind in kinds]
+            # Hollow from the second model on, or equal values would hide each other.
+            face = colour if table is tables[0] else "none"
+            left.plot(means, places, marker, color=colour, mfc=face, mew=1.4, ms=6, label=table.label)
+            severities = sorted({row["severity"] for row in table.rows})
+            right.plot(
+                severities,
+                [np.mean([100 * row["error"] for row in table.rows if row["severity"] == each]) for each in severities],
+                f"{marker}-",
+                color=colour,
+                ms=5,
+                label=table.label,
+            )
+        left.set_yticks(places, [kind.replace("_", " ") for kind in kinds])
+        left.invert_yaxis()
+        families = [next(row["family"] for row in tables[0].rows if row["kind"] == kind) for kind in kinds]
+        for place, (before, after) in enumerate(pairwise(families), start=1):
+            if before != after:
+                left.axhline(place - 0.5, color="#444444", lw=0.7)
+        made = {"generated": "generated here", "published": "published sets"}[tables[0].rows[0]["source"]]
+        left.set(xlabel="error (%), mean of 5 severities", title=f"15 corruptions, {made}")
+        right.set(xlabel="severity (0: clean)", ylabel="error (%), mean of all kinds", title="all kinds")
+        right.legend(fontsize=7)
+        return figure
+
+
+CORRUPTION = CorruptionErrors()
+
+
+def _corrupted(subject: Subject) -> Corrupted:
+    """What a subject's robustness is measured on."""
+    images, count = subject.images, subject.sizes.corrupted_images
+    if subject.corruptions:
+        return open_published(subject.corruptions, images, count, subject.seed)
+    # Spread over all of them, for some sets are in the order of their classes.
+    index = torch.linspace(0, len(images.labels) - 1, min(count, len(images.labels))).round().long()
+    return Generated(images=images.part(index), seed=subject.seed)
 
 
 def _spoiled() -> tuple[Place, ...]:

@@ -7,7 +7,8 @@ from math import prod
 
 from torch import nn
 
-from buildup.diagnostics.flow import Flow, Node, Run
+from buildup.diagnostics.flow import Flow
+from buildup.models.trace import Call, Node
 
 VIEWS = frozenset(("view", "reshape", "permute", "transpose", "flatten", "unflatten", "contiguous", "squeeze"))
 SEQUENCES = (nn.Sequential, nn.ModuleList)
@@ -51,17 +52,17 @@ def _ends(flow: Flow, joins: list[int]) -> list[End]:
     parents = {owner.rpartition(".")[0] for owner in owners if owner}
     depths = {owner.count(".") for owner in owners if owner}
     for run in runs.values():
-        if not run.path or run.outputs_of not in flow.cuts or any(_is_inside(owner, run.path) for owner in owners):
+        if not run.path or run.gave_node not in flow.cuts or any(_is_inside(owner, run.path) for owner in owners):
             continue
         if any(_is_inside(run.path, owner) for owner in owners):
             continue
         is_block = not type(run.module).__module__.startswith("torch.nn")
         sibling = is_block and _stands_in_sequence(runs, run) and run.path.rpartition(".")[0] in parents
         cousin = _stands_in_sequence(runs, run) and run.path.count(".") in depths and _has_runs(flow, run)
-        cousin = cousin and bool(convs(flow.between(run.first - 1, run.outputs_of)))
+        cousin = cousin and bool(convs(flow.between(run.first - 1, run.gave_node)))
         if type(run.module) in classes or sibling or cousin:
             before = max(cut for cut in flow.cuts if cut < run.first)
-            found.append(End(start=before, at=run.outputs_of, join=None, owner=run.path))
+            found.append(End(start=before, at=run.gave_node, join=None, owner=run.path))
     return sorted(found, key=lambda end: end.at)
 
 
@@ -79,10 +80,10 @@ def _chain_ends(flow: Flow) -> list[End]:
     ]
 
 
-def _before(flow: Flow, join: int, owner: Run) -> int:
+def _before(flow: Flow, join: int, owner: Call) -> int:
     """The cut that a sum's branches fork from, or that its block begins with, where there is no other sum between."""
     fork = max(cut for cut in flow.cuts if cut < join)
-    entry = owner.inputs_of
+    entry = owner.took_node
     others = [cut for cut in flow.cuts if owner.first <= cut < join and flow.is_sum(cut)]
     return entry if entry in flow.cuts and not others and owner.path else fork
 
@@ -107,11 +108,11 @@ def _is_inside(path: str, other: str) -> bool:
     return path == other or path.startswith(f"{other}.") or not other
 
 
-def _stands_in_sequence(runs: dict[str, Run], run: Run) -> bool:
+def _stands_in_sequence(runs: dict[str, Call], run: Call) -> bool:
     root = runs[""].module
     parent = run.path.rpartition(".")[0]
     return bool(parent) and isinstance(root.get_submodule(parent), SEQUENCES) and not isinstance(run.module, SEQUENCES)
 
 
-def _has_runs(flow: Flow, run: Run) -> bool:
+def _has_runs(flow: Flow, run: Call) -> bool:
     return any(other.path.startswith(f"{run.path}.") for other in flow.runs)

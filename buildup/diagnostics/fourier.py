@@ -5,12 +5,15 @@ relative to that of frequency zero. It depends on the size of maps and on their 
 resolution. The share of the energy at high frequencies depends on neither.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, named
+from buildup.diagnostics.figures import Axes, Figure, Row, Rows, Table, depth_colours, panels_of, plot_depth
 from buildup.diagnostics.observe import see_maps
 from buildup.diagnostics.units import Unit
 
@@ -66,6 +69,61 @@ def fourier(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) 
     for images in batches:
         see_maps(model, units, images, see)
     return {index: _divided(total, sizes[index]) for index, total in sorted(sums.items())}
+
+
+class Frequencies(Measurement):
+    """The spectrum of each unit's maps."""
+
+    name = "fourier"
+    title = "Frequencies of the maps"
+    words = (
+        "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
+        "highest frequency. A step down at attention means that it takes high frequencies away. Compare steps within "
+        "a stage: a lower resolution moves both measures by itself."
+    )
+    needs_labels = False
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a unit and frequency."""
+        found = fourier(subject.model, subject.units, subject.batches())
+        yield [
+            {
+                **named(subject.units[index]),
+                "frequency": frequency,
+                "log_amplitude": amplitude,
+                "high_energy": spectrum.high_energy,
+            }
+            for index, spectrum in found.items()
+            for frequency, amplitude in zip(spectrum.frequencies, spectrum.amplitudes, strict=True)
+        ]
+
+    def summary(self, rows: Rows) -> Row:
+        """The steps of the highest frequency at each kind."""
+        return mean_steps(list({row["unit"]: row for row in rows}.values()), "log_amplitude")
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables, 4.6, 3.1, rows=3)
+        for number, table in enumerate(tables):
+            units: dict[int, list[dict[str, Any]]] = {}
+            for row in table.rows:
+                units.setdefault(row["unit"], []).append(row)
+            curves: Axes = panels[0][number]
+            colours = depth_colours(figure, curves, len(units))
+            for colour, rows in zip(colours, units.values(), strict=False):
+                dashed = "--" if rows[0]["kind"] == "msa" else "-"
+                curves.plot(
+                    [row["frequency"] for row in rows], [row["log_amplitude"] for row in rows], dashed, color=colour
+                )
+            curves.set(
+                xlabel="frequency (π)", ylabel="Δ log amplitude", title=f"{table.label} (MSA dashed)", xlim=(0, 1)
+            )
+            ends = [rows[-1] for rows in units.values()]
+            plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
+            plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
+        return figure
+
+
+FOURIER = Frequencies()
 
 
 def _sums(maps: Tensor) -> Tensor:

@@ -11,13 +11,17 @@ from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.stats import gaussian_kde
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.lanczos import Extremes, Product, extremes
 from buildup.errors import DataError
@@ -32,9 +36,6 @@ TWICE: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": lambda x: x * F.relu6(x + 3) / 6,
 }
 """What torch differentiates once only, as what it differentiates twice: the activations of MobileNetV3 and its kin."""
-
-Batch = tuple[Tensor, Tensor]
-"""Normalised images and the probabilities that a model should give."""
 
 
 def nep(values: Sequence[float]) -> float:
@@ -151,3 +152,72 @@ def augmented_batches(
     )
     batches = zip(range(count), feed.epoch(1), strict=False)
     return tuple((inputs, targets) for _, (inputs, targets) in batches)
+
+
+class HessianSpectrum(Measurement):
+    """The largest eigenvalues of each batch's Hessian."""
+
+    name = "hessian"
+    title = "Curvature of the loss"
+    words = (
+        "The five largest eigenvalues, by magnitude, of each batch's Hessian. A shorter positive side is flatter, and "
+        "a negative side is where the loss is not convex. nep: share below zero; ape: mean of those above."
+    )
+
+    def train_batches(self, sizes: Sizes) -> int:
+        """Those whose Hessians are measured."""
+        return sizes.hessian_batches
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        """A part a batch; the products show the model no images."""
+        return min(subject.sizes.hessian_batches, len(subject.train_batches)), 0
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row an eigenvalue of a batch."""
+        first = 1 + max((row["batch"] for row in done), default=-1)
+        left = subject.train_batches[first : subject.sizes.hessian_batches]
+        found = hessian(subject.model, left, weight_decay=subject.weight_decay, seed=subject.seed)
+        for number, batch in enumerate(found, start=first):
+            how = {"products": batch.products, "converged": batch.converged}
+            yield [
+                {"batch": number, "rank": rank, "eigenvalue": value, "residual": residual, **how}
+                for rank, (value, residual) in enumerate(zip(batch.values, batch.residuals, strict=True))
+            ]
+
+    def summary(self, rows: Rows) -> Row:
+        """The share below zero and the mean of those above."""
+        values = [row["eigenvalue"] for row in rows]
+        return {
+            "nep": nep(values),
+            "ape": ape(values),
+            "batches": len({row["batch"] for row in rows}),
+            "converged": all(row["converged"] for row in rows),
+        }
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure = Figure(figsize=(6.4, 3.1))
+        left, right = figure.subplots(1, 2, sharey=True)
+        for table, colour, dash in zip(tables, COLOURS, ("-", "--", "-.", ":", "-", "--"), strict=False):
+            values = np.array([row["eigenvalue"] for row in table.rows])
+            for axes, side in ((left, values[values < 0]), (right, values[values >= 0])):
+                share = len(side) / len(values)
+                name = f"{table.label} ({100 * share:.0f} %)"
+                if len(side) > 1 and side.std() > 0:
+                    reach = np.linspace(side.min() - 2 * side.std(), side.max() + 2 * side.std(), 400)
+                    reach = reach[reach <= 0] if axes is left else reach[reach >= 0]
+                    axes.plot(reach, share * gaussian_kde(side)(reach), dash, color=colour, label=name)
+                axes.plot(side, np.zeros_like(side), "|", color=colour, ms=8, label=None if len(side) > 1 else name)
+        lowest = min((row["eigenvalue"] for table in tables for row in table.rows), default=0.0)
+        highest = max((row["eigenvalue"] for table in tables for row in table.rows), default=1.0)
+        # Where none is negative, the empty side still has a scale that can be read.
+        left.set(xlabel="negative eigenvalues", ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0))
+        left.locator_params(axis="x", nbins=5)
+        right.set(xlabel="positive eigenvalues")
+        right.set_xlim(left=0)
+        for axes in (left, right):
+            axes.set_ylim(bottom=0)
+            axes.legend(fontsize=7)
+        return figure
+
+
+HESSIAN = HessianSpectrum()

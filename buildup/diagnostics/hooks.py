@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from buildup.diagnostics.flow import Site
+from buildup.models.trace import Site
 
 Action = Callable[[Tensor, tuple[Any, ...]], Tensor | None]
 """Given a result and the arguments that it was made from: what is put in its place, or None to leave it."""

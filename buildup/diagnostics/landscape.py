@@ -10,9 +10,11 @@ the statistics of the trained weights, as in the reference code, or get those of
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from math import ceil, nan
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -20,12 +22,18 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.figures import Figure, Row, Rows, Table
+from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluating
+from buildup.diagnostics.memory import free_memory
 
 Scaling = Literal["filter", "column"]
 Decay = Literal["square", "norms"]
 Direction = Mapping[str, Tensor]
-Batch = tuple[Tensor, Tensor]
+
+HIDDEN_ABOVE = 42.0
+"""Above its minimum, a landscape is not drawn any more, as in the paper."""
 
 TOGETHER = 16
 """Places that run side by side at most."""
@@ -130,6 +138,65 @@ def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
     """The places of a square grid around the weights, x runs fastest; 21 x 21 up to 1 are the paper's."""
     steps = [0.0] if side == 1 else [round(-reach + 2 * reach * index / (side - 1), 12) for index in range(side)]
     return tuple((x, y) for y in steps for x in steps)
+
+
+class LossLandscape(Measurement):
+    """The loss on a grid around the weights."""
+
+    name = "landscape"
+    title = "Loss around the weights"
+    words = "Cross-entropy on augmented training images along two random directions that are scaled like the filters."
+
+    def train_batches(self, sizes: Sizes) -> int:
+        """Those that every place is measured on."""
+        return ceil(sizes.landscape_images / BATCH)
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        """A part a place."""
+        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in _shown(subject))
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a place."""
+        left = grid(subject.sizes.landscape_side)[len(done) :]
+        towards = directions(subject.model, seed=subject.seed)
+        device = next(subject.model.parameters()).device
+        # On a CPU one after the other is faster: side by side, convolutions become grouped ones.
+        together = room(subject.model, towards, free_memory(device)) if device.type == "cuda" else 1
+        batches, restate = _shown(subject), subject.restate
+        for point in landscape(subject.model, batches, left, towards, together=together, restate=restate):
+            yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
+
+    def summary(self, rows: Rows) -> Row:
+        """The loss of the weights themselves."""
+        centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
+        return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], "points": len(rows)}
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure = Figure(figsize=(4.8 * len(tables), 7.8))
+        for number, table in enumerate(tables):
+            xs, ys = (sorted({row[axis] for row in table.rows}) for axis in "xy")
+            values = np.full((len(ys), len(xs)), nan)
+            for row in table.rows:
+                values[ys.index(row["y"]), xs.index(row["x"])] = nan if row["nll"] is None else row["nll"]
+            values = values - np.nanmin(values)
+            values[values > HIDDEN_ABOVE] = nan
+            surface: Any = figure.add_subplot(2, len(tables), number + 1, projection="3d")
+            surface.plot_surface(*np.meshgrid(xs, ys), values, cmap="viridis", lw=0, antialiased=True)
+            surface.set(xlabel="direction 1", ylabel="direction 2", zlabel="NLL above its minimum", title=table.label)
+            surface.set_box_aspect(None, zoom=0.85)  # or the label of the third axis is cut off
+            flat = figure.add_subplot(2, len(tables), len(tables) + number + 1)
+            lines = flat.contour(xs, ys, values, levels=10, cmap="viridis", linewidths=1.1)
+            flat.clabel(lines, list(lines.levels)[::2], fontsize=7)
+            flat.plot(0, 0, "+", color="black")
+            flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
+        return figure
+
+
+LANDSCAPE = LossLandscape()
+
+
+def _shown(subject: Subject) -> tuple[Batch, ...]:
+    return subject.train_batches[: LANDSCAPE.train_batches(subject.sizes)]
 
 
 def _measured(

@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from buildup.diagnostics.flow import Site
+from buildup.diagnostics.analysis import Measurement, Subject, named
+from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
 from buildup.diagnostics.hooks import Action, acting
 from buildup.diagnostics.predictions import Labelled, measured
 from buildup.diagnostics.units import Unit
+from buildup.models.trace import Site
 from buildup.training.metrics import Metrics
 
 Treatment = Literal["branch", "convolution", "convolution, sampled"]
@@ -78,6 +80,52 @@ def lesions(
         with wounded(model, wound):
             found = measured(model, batches())
         yield intact, Lesion(wound=wound, metrics=found, change=found.accuracy - intact.accuracy)
+
+
+class Lesions(Measurement):
+    """The accuracy without each unit."""
+
+    name = "lesion"
+    title = "Accuracy without a unit"
+    words = "What is lost when one branch, or one convolution of a block, is left out. Nothing is trained again."
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        """A part a removal."""
+        return len(wounds(subject.model, subject.units)), len(subject.images.labels)
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a removal."""
+        left = wounds(subject.model, subject.units)[len(done) :]
+        for intact, found in lesions(subject.model, left, subject.labelled):
+            values = {"intact": intact.accuracy, "accuracy": found.metrics.accuracy, "change": found.change}
+            treatment = found.wound.treatment
+            yield [{**named(found.wound.unit), "treatment": treatment, **values, "nll": found.metrics.nll}]
+
+    def summary(self, rows: Rows) -> Row:
+        """The removal that costs most."""
+        worst = min(rows, key=lambda row: row["change"])
+        return {"worst": worst["name"], "worst_change": worst["change"]}
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables, 4.6, 3.1, sharey=True)
+        for axes, table in zip(panels[0], tables, strict=True):
+            last = max(1, len(table.units) - 1)
+            shade(axes, table)
+            styles = {"branch": (ORANGE, "s"), "convolution": (BLUE, "o"), "convolution, sampled": (SKY, "o")}
+            for treatment, (colour, marker) in styles.items():
+                own = [row for row in table.rows if row["treatment"] == treatment]
+                if own:
+                    places = [row["unit"] / last for row in own]
+                    changes = [row["change"] for row in own]
+                    axes.vlines(places, 0, changes, color=colour, lw=1.4)
+                    axes.plot(places, changes, marker, color=colour, ms=5, label=f"without its {treatment}")
+            axes.axhline(0, color="black", lw=0.8)
+            axes.set(xlabel="normalised depth", ylabel="Δ accuracy (points)", title=table.label, xlim=(-0.02, 1.02))
+            axes.legend(fontsize=7, loc="lower right")
+        return figure
+
+
+LESION = Lesions()
 
 
 def _can_be_left_out(module: nn.Module) -> bool:

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from buildup.diagnostics.analysis import Measurement, Subject
+from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.predictions import labelled, measured
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics
@@ -137,6 +139,53 @@ def band_noise(
 
         found = measured(model, _batches(dataset, noisy, batch_size))
         yield BandNoise(band=band, metrics=found, drop=clean.accuracy - found.accuracy)
+
+
+class NoiseBands(Measurement):
+    """The accuracy under noise of each band."""
+
+    name = "noise"
+    title = "Accuracy under noise of one frequency band"
+    words = "Noise of the same strength in each band. Who loses most at high frequencies relies on texture."
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        """A part a band."""
+        return len(_bands(subject)), len(subject.images.labels)
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a band."""
+        left = _bands(subject)[len(done) :]
+        size = subject.sizes.batch_size
+        for found in band_noise(subject.model, subject.images, bands=left, seed=subject.seed, batch_size=size):
+            values = {"accuracy": found.metrics.accuracy, "drop": found.drop, "nll": found.metrics.nll}
+            yield [{"low": found.band.low, "high": found.band.high, **values}]
+
+    def summary(self, rows: Rows) -> Row:
+        """The band that costs most."""
+        worst = max(rows, key=lambda row: row["drop"])
+        return {"worst_frequency": (worst["low"] + worst["high"]) / 2, "worst_drop": worst["drop"]}
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables[:1], 4.6, 3.1)
+        axes: Axes = panels[0][0]
+        for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+            middles = [(row["low"] + row["high"]) / 2 for row in table.rows]
+            axes.plot(
+                middles, [-row["drop"] for row in table.rows], f"{marker}-", color=colour, ms=4, label=table.label
+            )
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set(xlabel="frequency of the noise (π)", ylabel="Δ accuracy (points)", xlim=(0, 1))
+        axes.legend(fontsize=7)
+        return figure
+
+
+NOISE = NoiseBands()
+
+
+def _bands(subject: Subject) -> tuple[Band, ...]:
+    """The paper's bands, without those that images of this size have no frequency in."""
+    height, width = subject.images.images.shape[2:]
+    return tuple(band for band in PAPER_BANDS if band_mask((height, width), band).any())
 
 
 def _batches(dataset: Dataset, noisy: Noisy | None, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

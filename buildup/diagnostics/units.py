@@ -19,10 +19,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from buildup.diagnostics.ends import End, convs, find_ends
-from buildup.diagnostics.flow import Flow, Node, Run, Site, trace
+from buildup.diagnostics.flow import Flow, trace
 from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.tensor_layout import Layout, find_layout, to_map
 from buildup.errors import BaseError
+from buildup.models.trace import Call, Node, Site
 
 UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
 
@@ -87,15 +88,10 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
 
 def _units(flow: Flow, ends: list[End], size: tuple[int, int]) -> Iterator[Unit]:
     called = Counter(run.path for run in flow.runs)
-    outputs: dict[int, list[Run]] = {}
+    outputs: dict[int, list[Call]] = {}
     for run in flow.runs:
-        if (
-            run.outputs_of is not None
-            and called[run.path] == 1
-            and run.path
-            and not isinstance(run.module, nn.Identity)
-        ):
-            outputs.setdefault(run.outputs_of, []).append(run)
+        if run.gave_node is not None and called[run.path] == 1 and run.path and not isinstance(run.module, nn.Identity):
+            outputs.setdefault(run.gave_node, []).append(run)
     several = Counter(end.owner for end in ends)
     planned: list[tuple[int, UnitKind | None, End | None]] = []
     at = 0
@@ -143,7 +139,7 @@ def _pixels(layout: Layout) -> int:
     return layout.size[0] * layout.size[1] if layout.size else 0
 
 
-def _site(node: Node, outputs: dict[int, list[Run]]) -> Site:
+def _site(node: Node, outputs: dict[int, list[Call]]) -> Site:
     """The module that gives the result out, the largest of them; else the call itself."""
     modules = sorted((run.path.count("."), run.path) for run in outputs.get(node.number, []))
     return Site(path=modules[0][1]) if modules else node.site

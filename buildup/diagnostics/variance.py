@@ -3,10 +3,12 @@
 It is not free of scale: four times as much for maps twice as strong. So it compares a unit with its neighbours only.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor, nn
 
+from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, named
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_figure
 from buildup.diagnostics.observe import see_maps
 from buildup.diagnostics.units import Unit
 
@@ -29,6 +31,30 @@ def variance(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor])
     for images in batches:
         see_maps(model, units, images, see)
     return {index: total / counts[index] for index, total in sorted(totals.items())}
+
+
+class Variance(Measurement):
+    """The spatial variance of each unit's maps."""
+
+    name = "variance"
+    title = "Variance over space"
+    words = "How much maps vary from place to place. A step down at attention means that it averages."
+    needs_labels = False
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        """One row a unit."""
+        found = variance(subject.model, subject.units, subject.batches())
+        yield [{**named(subject.units[index]), "variance": value} for index, value in found.items()]
+
+    def summary(self, rows: Rows) -> Row:
+        """The steps at each kind."""
+        return mean_steps(rows, "variance")
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        return depth_figure(tables, "variance", "variance over space")
+
+
+VARIANCE = Variance()
 
 
 def _total(maps: Tensor) -> float:

@@ -1,30 +1,31 @@
 """What a search leaves for people: the winner as a timm model, the report, and both again on request."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file
 
-from buildup.engine.diagnostic_evidence import evidence_of
+from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.final_run import read_final
 from buildup.engine.load_state import costs_of, state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.errors import RequestError, RunError
-from buildup.execution.evaluator import reused_from, trained_weights
 from buildup.models.export import check_target
 from buildup.models.export import export as export_network
 from buildup.models.onnx import check_onnx
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
+from buildup.settings import ExportSettings
 from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import Run, open_run
+from buildup.store.run_dir import reused_from, trained_weights
+from buildup.store.run_record import RunRecord
 from buildup.store.storage import shown
 from buildup.store.verdict_diagnostics import read_diagnoses
+from buildup.training.recipe import recipe_to_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
@@ -32,7 +33,7 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import WEIGHTS, training_id
 
 
-def keep_winner(run: Run, view: View, history: History) -> None:
+def keep_winner(run: RunRecord, view: View, history: History) -> None:
     """Write the winner and the report into the run's folder."""
     target = run.folder / "export"
     if target.exists():  # of an earlier end of the same search
@@ -42,7 +43,7 @@ def keep_winner(run: Run, view: View, history: History) -> None:
     write_atomic(run.folder / "report.html", page(findings).encode())
 
 
-def keep_claim(run: Run) -> None:
+def keep_claim(run: RunRecord) -> None:
     """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
     view, history = state_of(run)
     findings = findings_of(run, view, history)
@@ -53,38 +54,32 @@ def keep_claim(run: Run) -> None:
         write_atomic(card, model_card(findings, view.best.network, score).encode())
 
 
-def export(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The command: export the winner, or the candidate asked for."""
-    run = open_run(flags["run"])
+def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
+    """Export the winner, or the candidate asked for, and give it back.
+
+    Raises:
+        RequestError: With all problems at once; nothing was written.
+    """
     problems = Problems()
     view, history = state_of(run)
     candidate = view.best
     with problems.caught():
-        candidate = choose(run, view, flags["candidate"])
-    target = Path(flags["to"] or "")
-    if not flags["to"]:
+        candidate = find_candidate(run, view, settings.candidate)
+    if not settings.to:
         problems.found.append("--to is missing: the folder to write the network to.")
     else:
         with problems.caught():
-            check_target(target)
-    onnx = bool(flags["onnx"])
-    if onnx:
+            check_target(Path(settings.to))
+    if settings.onnx:
         with problems.caught():
             check_onnx()
     problems.raise_any()
-    _export(run, findings_of(run, view, history), candidate, target, onnx=onnx)
-    values = {"folder": str(target), "layout": candidate.layout, "fingerprint": candidate.id}
-    text = (
-        f"{target}: {run.settings.base} as {candidate.layout}, read back with equal logits.\n"
-        f"  import buildup.models, timm; timm.create_model('local-dir:{target}', pretrained=True)\n"
-        f"  or, with torch and timm alone, {target / 'alternet.py'}"
-        + (f"\n  or, with onnxruntime, {target / 'model.onnx'}" if onnx else "")
-    )
-    return text, values
+    _export(run, findings_of(run, view, history), candidate, Path(settings.to), onnx=settings.onnx)
+    return candidate
 
 
 def findings_of(
-    run: Run, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
+    run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
 ) -> Findings:
     """A run as the reports tell it."""
     measured = read_diagnoses(run.folder)
@@ -95,9 +90,9 @@ def findings_of(
             **{name: value for name, value in asdict(run.settings).items() if value is not None},
             "storage": shown(run.settings.storage),  # reports and cards travel, a password must not
             "stem": run.network.stem,
-            "recipe values": run.recipe,
-            "data": run.data,
-            "environment": run.environment,
+            "recipe values": recipe_to_values(run.recipe),
+            "data": asdict(run.data),
+            "environment": asdict(run.environment),
         },
         base=view.candidates[0].network,
         winner=view.best.network,
@@ -111,7 +106,7 @@ def findings_of(
     )
 
 
-def choose(run: Run, view: View, wish: str | None) -> Candidate:
+def find_candidate(run: RunRecord, view: View, wish: str | int | None) -> Candidate:
     """The candidate of a step number, a layout or a fingerprint; the winner where none is named."""
     if wish is None:
         if not view.finished:
@@ -120,6 +115,7 @@ def choose(run: Run, view: View, wish: str | None) -> Candidate:
                 f"`buildup resume {run.folder}`, or choose a network by --candidate."
             )
         return view.best
+    wish = str(wish)
     for number, candidate in enumerate(view.candidates):
         if wish in {str(number), candidate.layout} or (len(wish) >= 4 and candidate.id.startswith(wish)):
             return candidate
@@ -127,17 +123,17 @@ def choose(run: Run, view: View, wish: str | None) -> Candidate:
     raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
 
 
-def _export(run: Run, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
+def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
     training, score = best_training(run, findings.history, candidate)
     weights = trained_weights(run.trainings / training)
     if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
-    data = {"mean": run.data["mean"], "std": run.data["std"], "crop_pct": 1.0, "interpolation": "bilinear"}
+    data = {"mean": list(run.data.mean), "std": list(run.data.std), "crop_pct": 1.0, "interpolation": "bilinear"}
     export_network(candidate.network, load_file(weights), target, card=card, data=data, onnx=onnx)
 
 
-def best_training(run: Run, history: History, candidate: Candidate) -> tuple[str, Score]:
+def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:
     """The training of a candidate that did best on the validation images; the first of equals."""
     row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
     outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]

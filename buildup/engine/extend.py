@@ -7,28 +7,26 @@ the number of epochs: they get a folder of their own, and a way back finds the e
 """
 
 import shutil
-from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from buildup.engine.final_run import FOLDER, RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
 from buildup.graph.fingerprint import fingerprint
 from buildup.models.read import read
+from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.lock import take
-from buildup.store.run_dir import Run, save
-from buildup.store.settings import Settings
+from buildup.store.run_record import RunRecord, save
 from buildup.store.study_writer import DECISIONS
 from buildup.store.verdict_diagnostics import DIAGNOSTICS
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
-from buildup.training.recipe import recipe_from_values, recipe_to_values
+from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 
 MOST_SEEDS = 1000
 MOST_EPOCHS = 100_000
@@ -39,24 +37,22 @@ MEASURED = (DIAGNOSTICS,)
 """Files that tell of trainings of the epochs that they were measured at."""
 
 
-def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | None:
+def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
     """The run as it is asked to be; None where nothing of it changes. Writes nothing."""
-    epochs = problems.whole("--epochs", flags["epochs"], run.settings.epochs, most=MOST_EPOCHS)
-    seeds = problems.whole("--seeds", flags["seeds"], run.settings.seeds, most=MOST_SEEDS)
+    epochs = problems.whole("--epochs", changes.epochs, run.settings.epochs, most=MOST_EPOCHS)
+    seeds = problems.whole("--seeds", changes.seeds, run.settings.seeds, most=MOST_SEEDS)
     if seeds < run.settings.seeds:
         problems.found.append(
             f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."
         )
-    judge = problems.judge(flags["judge"], run.settings.judge, seeds)
+    judge = problems.judge(changes.judge, run.settings.judge, seeds)
     space = run.space
-    if flags["space"]:
+    if changes.space:
         with problems.caught():
-            space = load(flags["space"])
+            space = load(changes.space)
             space = with_look_ahead(space) if run.settings.look_ahead else space
             _check_space(run, space, problems)
-    settings = replace(
-        run.settings, seeds=seeds, epochs=epochs, judge=judge, space=flags["space"] or run.settings.space
-    )
+    settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
     if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
     if (run.folder / RESULT).exists() or (run.folder / FOLDER).exists():
@@ -69,7 +65,7 @@ def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | N
         "status": run.status,
         **{name: value for name, value in asdict(run.settings).items() if name in EXTENDED},
         "space values": asdict(run.space),
-        "recipe": run.recipe,
+        "recipe": recipe_to_values(run.recipe),
     }
     return replace(
         run,
@@ -84,7 +80,7 @@ def extension(run: Run, flags: Mapping[str, Any], problems: Problems) -> Run | N
     )
 
 
-def begin(extended: Run) -> None:
+def begin(extended: RunRecord) -> None:
     """Begin to decide anew. What was decided is put aside first; from `run.yaml` on, the new settings hold."""
     folder, number = extended.folder, len(extended.earlier)
     with closing(take(folder)):
@@ -98,7 +94,7 @@ def begin(extended: Run) -> None:
         save(extended)
 
 
-def _check_space(run: Run, space: SearchSpace, problems: Problems) -> None:
+def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None:
     settings = run.settings
     base = read(
         settings.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
@@ -114,23 +110,23 @@ def _check_space(run: Run, space: SearchSpace, problems: Problems) -> None:
     check_strategy(network, space, settings.strategy, limits, settings.seed)
 
 
-def _recipe(run: Run, epochs: int) -> dict[str, Any]:
+def _recipe(run: RunRecord, epochs: int) -> Recipe:
     """The recipe over as many epochs: to the letter what it was, where the run had as many before."""
-    known = {entry["epochs"]: dict(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
+    known = {entry["epochs"]: recipe_from_values(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
     if epochs == run.settings.epochs:
         return run.recipe
-    return known.get(epochs) or recipe_to_values(recipe_from_values(run.recipe).with_epochs(epochs))
+    return known.get(epochs) or run.recipe.with_epochs(epochs)
 
 
 def _aside(path: Path, number: int) -> Path:
     return path.with_stem(f"{path.stem}-{number}")
 
 
-def _is_done(run: Run) -> bool:
+def _is_done(run: RunRecord) -> bool:
     return (run.folder / RESULT).exists()
 
 
-def _warning(before: Settings, now: Settings) -> str:
+def _warning(before: RunSettings, now: RunSettings) -> str:
     changes = {name: (getattr(before, name), getattr(now, name)) for name in EXTENDED}
     what = [f"{name} {old} to {new}" for name, (old, new) in changes.items() if old != new]
     return (

@@ -1,19 +1,15 @@
 """`final`: base and winner trained anew, the test set opened once, and the claim that follows."""
 
-import json
+import logging
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
-from buildup.cli.progress import say
-from buildup.cli.signals import interruptible
-from buildup.engine.batch import train_all
 from buildup.engine.export import keep_claim
 from buildup.engine.final_run import (
     MOST_SEEDS,
-    Plan,
+    FinalPlan,
     conclude,
     contenders,
     examine,
@@ -27,25 +23,29 @@ from buildup.engine.final_run import (
     write_plan,
 )
 from buildup.engine.load_state import state_of
+from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
-from buildup.engine.setup import check_data, job_maker, open_journal, start_workers
+from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError
-from buildup.execution.evaluator import Ended, Event
 from buildup.report.final_table import final_table
 from buildup.report.words import duration
+from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS
 from buildup.statistics.paired_difference import Spread
-from buildup.store.run_dir import Run, open_run, save
+from buildup.store.run_record import RunRecord, save
 from buildup.training.data import check_test, describe_data
 from buildup.training.device import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended, Event
 from buildup.trials.final_result import Final, Part, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Score
 from buildup.trials.training import Training
+
+log = logging.getLogger("buildup")
 
 DEFAULT_SEEDS = 5
 CLOSED = "not opened"
@@ -55,9 +55,9 @@ CLOSED = "not opened"
 class _Asked:
     """A final that can be carried out."""
 
-    run: Run
-    part: Run
-    plan: Plan
+    run: RunRecord
+    part: RunRecord
+    plan: FinalPlan
     networks: Mapping[Part, Candidate]
     trainings: tuple[Training, ...]
     spread: Spread
@@ -67,9 +67,15 @@ class _Asked:
     """Seconds that a training is expected to take."""
 
 
-def final(flags: Mapping[str, Any]) -> int:
-    """Make the claim of a run, once."""
-    run = open_run(flags["run"])
+def final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
+    """Train base and winner anew, open the test set once, and make the claim of a run.
+
+    The same call goes on after any stop. None where the winner is the base, so that there is nothing to claim.
+
+    Raises:
+        RequestError: The search has not ended, the test set was used already, or the settings are wrong.
+        SearchError: A training failed in a way that another attempt may be spared.
+    """
     _refuse_a_second(run)
     view, history = state_of(run)
     if not view.finished:
@@ -78,17 +84,11 @@ def final(flags: Mapping[str, Any]) -> int:
             f"Go on with it by `buildup resume {run.folder}`."
         )
     if view.best is view.candidates[0]:
-        return _nothing(run, as_json=bool(flags["json"]))
-    asked = _asked(run, view, history, flags)
-    try:
-        with interruptible():
-            return _carry_out(asked, verbose=bool(flags["verbose"]), as_json=bool(flags["json"]))
-    except KeyboardInterrupt:
-        say(f"Interrupted. Go on with: buildup final {run.folder}")
-        return 130
+        return None
+    return _carry_out(_asked(run, view, history, settings), verbose=verbose)
 
 
-def _refuse_a_second(run: Run) -> None:
+def _refuse_a_second(run: RunRecord) -> None:
     if found := read_final(run.folder):
         raise RunError(
             f"{run.folder}: the test set was already used for this run, on {found.opened}. A second claim on the same "
@@ -96,27 +96,18 @@ def _refuse_a_second(run: Run) -> None:
             *final_table(found).splitlines(),
             found.verdict,
         )
-    if run.data["test_set"] != CLOSED and read_plan(run) is None:
+    if run.data.test_set != CLOSED and read_plan(run) is None:
         raise RunError(
-            f"{run.folder}: the test set was already used for this run ({run.data['test_set']}), but its final.json "
+            f"{run.folder}: the test set was already used for this run ({run.data.test_set}), but its final.json "
             f"is gone. Put it back from a copy of the run."
         )
 
 
-def _nothing(run: Run, *, as_json: bool) -> int:
-    text = f"{run.folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."
-    if as_json:
-        print(json.dumps({"run": str(run.folder), "verdict": text, "claims": []}, indent=2))
-    else:
-        print(text)
-    return 0
-
-
-def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> _Asked:
+def _asked(run: RunRecord, view: View, history: History, asked: FinalSettings) -> _Asked:
     """What is to be done; raises with all problems at once, and writes nothing."""
     problems = Problems()
-    plan = _plan(run, flags, problems)
-    workers = problems.whole("--workers", flags["workers"], run.settings.workers, most=100_000)
+    plan = _plan(run, asked, problems)
+    workers = problems.whole("--workers", asked.workers, run.settings.workers, most=100_000)
     with problems.caught():
         check_test(run.settings.dataset, run.settings.data_dir)
     with problems.caught():
@@ -127,8 +118,8 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
         with problems.caught():
             networks = contenders(base, winner, control=True)
     problems.raise_any()
-    settings = replace(run.settings, workers=workers, ray=flags["ray"] or run.settings.ray)
-    same = recipe_from_values(dict(plan.recipe)) == recipe_from_values(run.recipe) and run.settings.fraction == "1"
+    settings = replace(run.settings, workers=workers, ray=asked.ray or run.settings.ray)
+    same = recipe_from_values(dict(plan.recipe)) == run.recipe and run.settings.fraction == "1"
     epoch = [
         outcome.seconds / (len(history.curves.get(key, ())) or settings.epochs)
         for key, outcome in history.outcomes.items()
@@ -136,7 +127,7 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
     ]
     info = describe_data(settings.dataset, settings.data_dir, settings.image_size)
     images = info.train_images + info.val_images
-    longer = images / run.data["train_images"]
+    longer = images / run.data.train_images
     return _Asked(
         run=run,
         part=part_of(replace(run, settings=settings), plan),
@@ -150,34 +141,34 @@ def _asked(run: Run, view: View, history: History, flags: Mapping[str, Any]) -> 
     )
 
 
-def _plan(run: Run, flags: Mapping[str, Any], problems: Problems) -> Plan:
+def _plan(run: RunRecord, asked: FinalSettings, problems: Problems) -> FinalPlan:
     """What is asked for; of a final that was interrupted, what was asked for then."""
     kept = read_plan(run)
-    recipe, name = recipe_from_values(run.recipe), run.settings.recipe
+    recipe, name = run.recipe, run.settings.recipe
     with problems.caught():
-        if flags["recipe"]:
-            recipe, name = load_recipe(flags["recipe"]), str(flags["recipe"])
-    seeds = problems.whole("--seeds", flags["seeds"], DEFAULT_SEEDS, most=MOST_SEEDS)
+        if asked.recipe:
+            recipe, name = load_recipe(asked.recipe), str(asked.recipe)
+    seeds = problems.whole("--seeds", asked.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
             f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "
             f"of 100 cases (7 with two seeds, 25 with one, where seeds differ much), and the test set opens only once."
         )
-    epochs = problems.whole("--epochs", flags["epochs"], recipe.epochs, most=100_000)
+    epochs = problems.whole("--epochs", asked.epochs, recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
-    plan = Plan(
+    plan = FinalPlan(
         seeds=seeds,
-        control=bool(flags["control"]),
+        control=bool(asked.control),
         recipe_name=name,
         recipe=recipe_to_values(recipe),
     )
     if kept is None:
         return plan
     wishes = {
-        "--seeds": flags["seeds"] and plan.seeds != kept.seeds,
+        "--seeds": asked.seeds is not None and plan.seeds != kept.seeds,
         "--control": plan.control and not kept.control,
-        "--recipe": flags["recipe"] and plan.recipe_name != kept.recipe_name,
-        "--epochs": flags["epochs"] and plan.epochs != kept.epochs,
+        "--recipe": asked.recipe and plan.recipe_name != kept.recipe_name,
+        "--epochs": asked.epochs is not None and plan.epochs != kept.epochs,
     }
     if changed := [flag for flag, differs in wishes.items() if differs]:
         problems.found.append(
@@ -188,11 +179,11 @@ def _plan(run: Run, flags: Mapping[str, Any], problems: Problems) -> Plan:
     return kept
 
 
-def _carry_out(asked: _Asked, *, verbose: bool, as_json: bool) -> int:
+def _carry_out(asked: _Asked, *, verbose: bool) -> Final:
     run, part = asked.run, asked.part
     with ExitStack() as stack:
-        # The journal of the search, too: it holds the run, and takes the result in.
-        journal = stack.enter_context(closing(open_journal(run)))
+        # The writer of the search, too: it holds the run, and takes the result in.
+        writer = stack.enter_context(closing(open_writer(run)))
         write_plan(run, asked.plan)
         history = _train(asked, verbose=verbose)
         if failed := spared(history):
@@ -202,9 +193,9 @@ def _carry_out(asked: _Asked, *, verbose: bool, as_json: bool) -> int:
                 + f". The test set stays closed. Mend the cause, and `buildup final {run.folder}` tries these again."
             )
         # Before they are opened: should this process die now, they count as opened.
-        opened = replace(run, data={**run.data, "test_set": "opened by buildup final"})
+        opened = replace(run, data=replace(run.data, test_set="opened by buildup final"))
         save(opened)
-        say("all trainings have ended; the test set is opened")
+        log.info("all trainings have ended; the test set is opened")
         scores = examine(part, asked.trainings, history, _device(run))
         found = conclude(
             asked.plan,
@@ -216,23 +207,22 @@ def _carry_out(asked: _Asked, *, verbose: bool, as_json: bool) -> int:
             objective=OBJECTIVES[run.settings.objective],
             train_images=asked.images,
         )
-        journal.conclude(final_to_values(found))
+        writer.conclude(final_to_values(found))
         write_final(opened, found)
     keep_claim(opened)
-    _show(opened, found, as_json=as_json)
-    return 0
+    return found
 
 
 def _train(asked: _Asked, *, verbose: bool) -> History:
     part, trainings = asked.part, asked.trainings
     with ExitStack() as stack:
-        journal = stack.enter_context(closing(open_journal(part)))
-        history = tried_again(part, journal.history)
+        writer = stack.enter_context(closing(open_writer(part)))
+        history = tried_again(part, writer.history)
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
         rounds = -(-len(left) // part.settings.workers)
-        say(
+        log.info(
             f"final of {asked.run.folder}: {len(left)} of {len(trainings)} trainings are left, {asked.plan.epochs} "
             f"epochs on all training images each, about {duration(rounds * asked.each)}"
         )
@@ -243,24 +233,15 @@ def _train(asked: _Asked, *, verbose: bool) -> History:
                 training, outcome = event.training, event.record.outcome
                 how = f"failed: {outcome.reason.value}  " if isinstance(outcome, Failure) else ""
                 name = f"{names[training.candidate.id]}  seed {training.seed}"
-                say(f"training   {name}  {how}{outcome.seconds:.1f} s  ({left} left)")
+                log.info(f"training   {name}  {how}{outcome.seconds:.1f} s  ({left} left)")
 
         workers = stack.enter_context(closing(start_workers(part, job_maker(part, whole=True), verbose=verbose)))
-        return train_all(trainings, workers, journal, history, see)
+        return train_all(trainings, workers, writer, history, see)
 
 
-def _device(run: Run) -> str:
+def _device(run: RunRecord) -> str:
     """Where this process scores: on the device of the trainings, where this machine has it."""
     try:
         return check_device(run.settings.device)
     except ResourceError:
         return check_device("auto")
-
-
-def _show(run: Run, found: Final, *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"run": str(run.folder), **final_to_values(found)}, indent=2))
-        return
-    print(final_table(found))
-    print()
-    print(found.verdict)

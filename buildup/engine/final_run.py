@@ -22,13 +22,13 @@ import torch
 from safetensors.torch import load_file
 
 from buildup.errors import RunError
-from buildup.execution.evaluator import FINAL, attempt_folder, attempts, trained_weights
 from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.statistics.final_test import claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Pair, Spread
 from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import Run
+from buildup.store.run_dir import FINAL, attempt_folder, attempts, trained_weights
+from buildup.store.run_record import RunRecord
 from buildup.strategies.control_network import control_of
 from buildup.training import fit
 from buildup.training.data import open_test
@@ -51,7 +51,7 @@ FAILED = "failed.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class FinalPlan:
     """What a final was asked for. It is kept, so that an interrupted one goes on as it began."""
 
     seeds: int
@@ -66,13 +66,13 @@ class Plan:
         return int(self.recipe["epochs"])
 
 
-def read_plan(run: Run) -> Plan | None:
+def read_plan(run: RunRecord) -> FinalPlan | None:
     """What an interrupted final was asked for; None where none began."""
     values = _read(run.folder / FOLDER / PLAN)
-    return None if values is None else Plan(**values)
+    return None if values is None else FinalPlan(**values)
 
 
-def write_plan(run: Run, plan: Plan) -> None:
+def write_plan(run: RunRecord, plan: FinalPlan) -> None:
     """Keep what is asked for."""
     (run.folder / FOLDER / "trainings").mkdir(parents=True, exist_ok=True)
     write_atomic(run.folder / FOLDER / PLAN, json.dumps(asdict(plan), indent=2).encode())
@@ -84,23 +84,22 @@ def read_final(folder: Path) -> Final | None:
     return None if values is None else final_from_values(values)
 
 
-def write_final(run: Run, final: Final) -> None:
+def write_final(run: RunRecord, final: Final) -> None:
     """Keep the result."""
     write_atomic(run.folder / RESULT, json.dumps(final_to_values(final), indent=2).encode())
 
 
-def part_of(run: Run, plan: Plan) -> Run:
+def part_of(run: RunRecord, plan: FinalPlan) -> RunRecord:
     """The trainings of a final as a run in its run: same data, same machinery, a study and a folder of their own."""
-    execution = run.settings.execution
-    if not recipe_from_values(dict(plan.recipe)).amp:
-        execution = replace(execution, precision="float32")
+    recipe = recipe_from_values(dict(plan.recipe))
+    execution = run.execution if recipe.amp else replace(run.execution, precision="float32")
     return replace(
         run,
         folder=run.folder / FOLDER,
-        owner=run.study,
+        owner=run.study_name,
         earlier=(),
-        recipe=dict(plan.recipe),
-        settings=replace(run.settings, fraction="1", epochs=plan.epochs, seeds=plan.seeds, execution=execution),
+        recipe=recipe,
+        settings=replace(run.settings, fraction="1", epochs=plan.epochs, seeds=plan.seeds, execution=execution.words),
     )
 
 
@@ -112,14 +111,14 @@ def contenders(base: Candidate, winner: Candidate, *, control: bool) -> dict[Par
     return networks
 
 
-def trainings_of(run: Run, plan: Plan, networks: Mapping[Part, Candidate]) -> tuple[Training, ...]:
+def trainings_of(run: RunRecord, plan: FinalPlan, networks: Mapping[Part, Candidate]) -> tuple[Training, ...]:
     """All of them, seed by seed."""
     first = run.settings.seed + FRESH
     seeds = range(first, first + plan.seeds)
     return tuple(Training(candidate=candidate, seed=seed) for seed in seeds for candidate in networks.values())
 
 
-def tried_again(part: Run, history: History) -> History:
+def tried_again(part: RunRecord, history: History) -> History:
     """The history without those failures that another attempt may be spared: all but a loss that became infinite.
 
     Their records are put aside, so that the workers take these trainings up once more.
@@ -141,10 +140,10 @@ def spared(history: History) -> dict[str, Failure]:
     return {key: failure for key, failure in failures.items() if failure.reason is not Reason.DIVERGED}
 
 
-def examine(part: Run, trainings: Sequence[Training], history: History, device: str) -> dict[str, Score]:
+def examine(part: RunRecord, trainings: Sequence[Training], history: History, device: str) -> dict[str, Score]:
     """Open the test images, and score each network that was trained on them, image by image."""
     settings = part.settings
-    recipe = recipe_from_values(part.recipe)
+    recipe = part.recipe
     test = open_test(settings.dataset, settings.data_dir, settings.image_size, recipe)
     scores = {}
     for training in trainings:
@@ -171,7 +170,7 @@ def examine(part: Run, trainings: Sequence[Training], history: History, device: 
 
 
 def conclude(
-    plan: Plan,
+    plan: FinalPlan,
     networks: Mapping[Part, Candidate],
     trainings: Sequence[Training],
     history: History,

@@ -53,7 +53,7 @@ class Forecast:
     """Half of the plays take fewer; those that no verdict will need are not counted."""
 
 
-def forecast(procedure: Replay, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
+def forecast(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
     """What is left of a search; None before the first epoch, because nothing is known of times."""
     times = _times(history, epochs)
     if not times or view.finished:
@@ -68,24 +68,24 @@ def forecast(procedure: Replay, view: View, history: History, *, workers: int, e
 
         return seconds
 
-    if _is_played(procedure, view):
-        return _played(procedure, view, history, workers, taking, plays=PLAYS)
+    if _is_played(replay, view):
+        return _played(replay, view, history, workers, taking, plays=PLAYS)
     begun = sum(1 - _left(history, training, epochs) / epochs for training in view.needed)
     unsure = TENTH * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
     each = fmean(times.values()) * epochs
-    return _counted(procedure, view, workers, each, begun=begun, unsure=unsure)
+    return _counted(replay, view, workers, each, begun=begun, unsure=unsure)
 
 
-def foresee(procedure: Replay, seconds: Seconds, *, workers: int) -> Forecast:
+def forecast_plan(replay: Replay, seconds: Seconds, *, workers: int) -> Forecast:
     """A whole search before it has begun, from what each training would take."""
-    view = procedure.view(History())
-    if _is_played(procedure, view):
-        return _played(procedure, view, History(), workers, lambda rng: seconds, plays=PLAYS_BEFORE)
-    return _counted(procedure, view, workers, seconds(view.needed[0]))
+    view = replay.view(History())
+    if _is_played(replay, view):
+        return _played(replay, view, History(), workers, lambda rng: seconds, plays=PLAYS_BEFORE)
+    return _counted(replay, view, workers, seconds(view.needed[0]))
 
 
-def _is_played(procedure: Replay, view: View) -> bool:
-    return _is_foreseen(view) and procedure.verdicts_left(view.decisions, True) * procedure.seeds <= MOST_PLAYED
+def _is_played(replay: Replay, view: View) -> bool:
+    return _is_foreseen(view) and replay.verdicts_left(view.decisions, True) * replay.seeds <= MOST_PLAYED
 
 
 def _is_foreseen(view: View) -> bool:
@@ -110,20 +110,20 @@ def _times(history: History, usual: int) -> dict[str, float]:
 
 
 def _counted(
-    procedure: Replay, view: View, workers: int, each: float, *, begun: float = 0.0, unsure: float = 0.0
+    replay: Replay, view: View, workers: int, each: float, *, begun: float = 0.0, unsure: float = 0.0
 ) -> Forecast:
     """By the number of trainings halfway between the fewest and the most, with the looks that verdicts took so far."""
-    verdicts = fmean(procedure.verdicts_left(view.decisions, kept) for kept in (False, True))
+    verdicts = fmean(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     multiples = [decision.seeds for decision in view.decisions if decision.seeds]
     looks = fmean(multiples) / min(multiples) if multiples else 1.0
-    trainings = len(view.needed) + procedure.seeds * looks * (verdicts - (view.current is not procedure.base))
-    side_by_side = workers if _is_foreseen(view) else min(workers, procedure.seeds)
+    trainings = len(view.needed) + replay.seeds * looks * (verdicts - (view.current is not replay.base))
+    side_by_side = workers if _is_foreseen(view) else min(workers, replay.seeds)
     seconds = (trainings - begun) * each / side_by_side
     return Forecast(seconds=seconds, low=seconds * (1 - unsure), high=seconds * (1 + unsure), trainings=trainings)
 
 
 def _played(
-    procedure: Replay,
+    replay: Replay,
     view: View,
     history: History,
     workers: int,
@@ -132,11 +132,11 @@ def _played(
     plays: int,
 ) -> Forecast:
     spans, counts = [], []
-    experience = Experience(decisions=view.decisions[-RECENT:], objective=procedure.judge.objective)
+    experience = Experience(decisions=view.decisions[-RECENT:], objective=replay.judge.objective)
     fated = replace(
-        procedure,
-        judge=_Fated(looks=procedure.judge.looks),
-        costs=procedure.costs if procedure.limits != Limits() else None,
+        replay,
+        judge=_Fated(looks=replay.judge.looks),
+        costs=replay.costs if replay.limits != Limits() else None,
     )
     for play in range(plays):
         rng = random.Random(play)
@@ -152,7 +152,7 @@ def _played(
             if candidate.id not in fates:
                 # An earlier look of the verdict that is waited for has left it open.
                 first = view.interim if view.current and candidate.id == view.current.id else 1
-                fates[candidate.id] = _drawn(procedure, history, experience, candidate, rng, first)
+                fates[candidate.id] = _drawn(replay, history, experience, candidate, rng, first)
             return Row(score=fates[candidate.id], seconds=seconds(training))
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
@@ -165,7 +165,7 @@ def _played(
 
 
 def _drawn(
-    procedure: Replay,
+    replay: Replay,
     history: History,
     experience: Experience,
     candidate: Candidate,
@@ -174,9 +174,9 @@ def _drawn(
 ) -> float:
     """How a candidate's verdict falls, at its first look to come or later: kept at the look of this number, or dropped
     at it where it is below zero."""
-    looks = len(procedure.judge.looks)
+    looks = len(replay.judge.looks)
     for interim in range(first, looks + 1):
-        pairs = procedure.pairs(history, candidate, interim) if candidate.parent else []
+        pairs = replay.pairs(history, candidate, interim) if candidate.parent else []
         odds = experience.odds(candidate, interim, pairs, last=interim == looks)
         chance = rng.random()
         if chance >= odds.more:
@@ -194,6 +194,7 @@ class _Fated:
     """Gives the verdict that was drawn for a candidate, which its score tells."""
 
     name: str = "fated"
+    least_seeds: int = 1
     looks: tuple[int, ...]
     objective: Objective = ACCURACY
     min_gain: float = 0.0

@@ -1,17 +1,22 @@
-"""The loop of every search, on real workers and on a table alike."""
+"""The loop of every search, the same for real workers and for a table of scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import speculate
-from buildup.execution.evaluator import Evaluator, Event
+from buildup.execution.evaluator import Evaluator
 from buildup.trials.decision import Decision
+from buildup.trials.event import Event
 from buildup.trials.history import History
+from buildup.trials.training import Training
+
+WAIT = 1.0
+"""Seconds without an event after which observers are told that time passes."""
 
 
-class Journal(Protocol):
-    """Where events and decisions are written down before they count."""
+class HistoryWriter(Protocol):
+    """Records events and decisions before they count."""
 
     def record(self, history: History, event: Event) -> History:
         """The history with an event in it."""
@@ -23,52 +28,76 @@ class Journal(Protocol):
 
 
 class Observer(Protocol):
-    """Who looks on: a terminal, a log, or nobody."""
+    """Is told how a search goes on: a terminal, a log, a callback."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Called after every event, and once before the first and with None when a while passed without any."""
+        """Called once before the first event, after each event, and with None when a while passed without one."""
         ...
 
 
 class NullObserver:
-    """Nobody looks on."""
+    """An observer that does nothing."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Says nothing."""
+        """Does nothing."""
 
 
 def run(
-    procedure: Replay,
+    replay: Replay,
     evaluator: Evaluator,
-    journal: Journal,
-    watcher: Observer,
+    writer: HistoryWriter,
+    observer: Observer,
     history: History,
     inspect_base: Callable[[History], None],
     limit: Callable[[History], str | None],
 ) -> tuple[View, History]:
-    """Search until the rule is finished, or `limit` gives a reason to stop.
+    """Search until the rule is finished or a limit is reached.
 
-    `inspect_base` raises when the base is not worth building on.
+    Args:
+        replay: The rule and the judge.
+        evaluator: Trains what is requested.
+        writer: Records each event and decision.
+        observer: Is told of each event.
+        history: What is known at the beginning.
+        inspect_base: Raises when the base is not worth building on; called once, when it is trained.
+        limit: Why the search should stop; None while it may go on.
     """
     inspected = False
     event: Event | None = None
     seen: History | None = None
     while True:
-        fresh = seen is None or procedure.notices(seen, history)
-        if fresh:
-            view = procedure.view(history)
-            if not inspected and view.current is not procedure.base:
+        changed = seen is None or replay.notices(seen, history)
+        if changed:
+            view = replay.view(history)
+            if not inspected and view.current is not replay.base:
                 inspect_base(history)
                 inspected = True
             for decision in view.decisions[len(history.decisions) :]:
-                history = journal.decide(history, decision)
+                history = writer.decide(history, decision)
             seen = history
-        watcher.see(view, history, event)
+        observer.see(view, history, event)
         if view.finished or limit(history):
             evaluator.request(())
             return view, history
-        if fresh:
-            evaluator.request(speculate(view, history, procedure, evaluator.workers))
-        event = evaluator.next_event(timeout=1.0)
+        if changed:
+            evaluator.request(speculate(view, history, replay, evaluator.workers))
+        event = evaluator.next_event(timeout=WAIT)
         if event is not None:
-            history = journal.record(history, event)
+            history = writer.record(history, event)
+
+
+def train_all(
+    trainings: Sequence[Training],
+    evaluator: Evaluator,
+    writer: HistoryWriter,
+    history: History,
+    see: Callable[[Event, int], None],
+) -> History:
+    """Train what the history lacks, in this order; `see` is told each event and how many trainings are left."""
+    while left := [training for training in trainings if training.id not in history.outcomes]:
+        evaluator.request(left)
+        if event := evaluator.next_event(timeout=WAIT):
+            history = writer.record(history, event)
+            see(event, sum(training.id not in history.outcomes for training in left))
+    evaluator.request(())
+    return history

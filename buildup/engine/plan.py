@@ -1,33 +1,27 @@
 """`plan`: what a search could train and what that would cost. Nothing is trained but a few timing steps."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil, inf
 from statistics import fmean
 from typing import Any
 
-from buildup.cli.show import how_it_walks, tuned
-from buildup.engine.forecast import Forecast, foresee
+from buildup.engine.forecast import Forecast, forecast_plan
+from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
 from buildup.graph.edit import Edit, apply, edits_between
-from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import Cost, cost
-from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
-from buildup.strategies.builtin import make_replay, unused
-from buildup.strategies.by_name import STRATEGIES
-from buildup.strategies.limits import Limits
-from buildup.strategies.moves import left_out
+from buildup.settings import SearchSettings
 from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
-from buildup.training.health import unsuited
+from buildup.training.execution import execution_from_words
 from buildup.training.speed import measure_speed
 from buildup.trials.candidate import Candidate
-from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Training
 
 MOST_ROWS = 1000
@@ -57,6 +51,11 @@ class Plan:
     """Of each network: before the judge's first look, and before its last."""
     whole: Forecast
     """With verdicts by chance, kept as often as dropped, and workers that train ahead, if nothing ends it early."""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The base, then every candidate that the search may come to."""
+        return tuple(estimate.candidate for estimate in self.estimates)
 
     @property
     def trainings(self) -> tuple[int, int]:
@@ -114,118 +113,22 @@ class Plan:
         return min(settings.time_budget or inf, for_trials)
 
 
-def plan(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The candidates with their costs, as text and as values."""
-    made = _plan(resolve(flags, new_run=False))
-    return _text(made), _values(made)
+def plan(settings: SearchSettings) -> Plan:
+    """Plan a search: its candidates and their costs, without training any.
+
+    Raises:
+        RequestError: With all problems at once.
+    """
+    return _plan(resolve(settings, new_run=False))
 
 
-def _plan(request: Request) -> Plan:
-    settings, data = request.settings, request.data
-    costs = _Costs(request.network)
-    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-    steps = make_replay(
-        request.network,
-        request.space,
-        strategy=STRATEGIES[settings.strategy],
-        judge=settings.judge,
-        objective=OBJECTIVES[settings.objective],
-        seeds=settings.seeds,
-        first_seed=settings.seed,
-        costs=costs.both,
-        limits=limits,
-    )
-    if request.speeds:
-        speed = request.speeds[0]
-    else:
-        speed = measure_speed(
-            request.network, request.recipe, settings.execution, device=settings.device, threads=settings.threads
-        )
-    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
-
-    def seconds(training: Training) -> float:
-        return settings.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
-
-    estimates = []
-    for candidate in _reachable(steps):
-        known = costs.of(candidate.network)
-        if candidate is not steps.base and steps.too_large(candidate):
-            continue
-        taking = seconds(Training(candidate=candidate, seed=settings.seed))
-        estimates.append(Estimate(candidate=candidate, cost=known, seconds=taking))
-    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
-    return Plan(
-        request=request,
-        estimates=tuple(estimates),
-        images_per_second=1 / speed.train,
-        networks=(least, most),
-        seeds=(steps.seeds, steps.most_seeds),
-        whole=foresee(steps, seconds, workers=settings.workers),
-    )
-
-
-def _text(made: Plan) -> str:
-    request, settings, data = made.request, made.request.settings, made.request.data
-    rows = [
-        PlanRow(
-            number=number,
-            layout=estimate.candidate.layout,
-            edit=estimate.candidate.edit or "the base",
-            params=estimate.cost.params,
-            macs=estimate.cost.macs,
-            role="base" if number == 0 else "first" if number == 1 else "possible",
-        )
-        for number, estimate in enumerate(made.estimates)
-    ]
-    lines = [
-        f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
-        f"validate on, {data.image_size} px, stem {request.network.stem}.",
-        f"Space {request.space.name}: {how_it_walks(request.space)}.",
-        f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
-    ]
-    if left_unused := unused(settings.strategy, request.space):
-        lines.append(left_unused)
-    elif request.space.tune:
-        lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")
-        lines += [f"{problem}." for problem in left_out(request.network, request.space)]
-    if not data.present:
-        lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    if misfit := unsuited(request.network, request.recipe):
-        lines.append(misfit)
-    lines += ["", candidates_table(rows), ""]
-    if len(made.estimates) >= MOST_ROWS:
-        lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
-    shape = f"{_range(*made.networks)} networks x {_range(*made.seeds)} seeds"
-    if made.ended_by:
-        limits = " and ".join(made.ended_by)
-        shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
-    lines += [
-        f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
-        f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
-        f"({made.images_per_second:.1f} images/s while training, measured now), "
-        f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
-        f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
-        f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
-        f"{duration(made.expected.high)}){_gpu_hours(made)}.",
-    ]
-    return "\n".join(lines)
-
-
-def _gpu_hours(made: Plan) -> str:
-    hours = made.expected.trainings * made.each * made.request.settings.gpus_per_trial / 3600
-    return f", {hours:.2g} GPU-hours" if hours else ""
-
-
-def _range(low: object, high: object) -> str:
-    return str(low) if low == high else f"{low} to {high}"
-
-
-def _values(made: Plan) -> dict[str, Any]:
+def plan_to_values(made: Plan) -> dict[str, Any]:
+    """A plan as plain values, for JSON."""
     settings = made.request.settings
     return {
         "base": settings.base,
         "dataset": settings.dataset,
-        "layout": layout(made.request.network),
+        "layout": made.estimates[0].candidate.layout,
         "stem": made.request.network.stem,
         "epochs": settings.epochs,
         "seeds": settings.seeds,
@@ -247,6 +150,43 @@ def _values(made: Plan) -> dict[str, Any]:
             for estimate in made.estimates
         ],
     }
+
+
+def _plan(request: Request) -> Plan:
+    settings, data = request.settings, request.data
+    costs = _Costs(request.network)
+    steps = replay_for(settings, request.network, request.space, costs.both)
+    if request.speeds:
+        speed = request.speeds[0]
+    else:
+        speed = measure_speed(
+            request.network,
+            request.recipe,
+            execution_from_words(settings.execution),
+            device=settings.device,
+            threads=settings.threads,
+        )
+    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
+
+    def seconds(training: Training) -> float:
+        return settings.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
+
+    estimates = []
+    for candidate in _reachable(steps):
+        known = costs.of(candidate.network)
+        if candidate is not steps.base and steps.too_large(candidate):
+            continue
+        taking = seconds(Training(candidate=candidate, seed=settings.seed))
+        estimates.append(Estimate(candidate=candidate, cost=known, seconds=taking))
+    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
+    return Plan(
+        request=request,
+        estimates=tuple(estimates),
+        images_per_second=1 / speed.train,
+        networks=(least, most),
+        seeds=(steps.seeds, steps.most_seeds),
+        whole=forecast_plan(steps, seconds, workers=settings.workers),
+    )
 
 
 def _reachable(steps: Replay) -> Iterator[Candidate]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from buildup.errors import RequestError, unknown
-from buildup.statistics.judges import JUDGES, NEEDS_SEEDS
+from buildup.statistics.judges import JUDGES
 
 
 class Problems:
@@ -27,20 +27,22 @@ class Problems:
             raise RequestError(*self.found)
 
     def whole(self, flag: str, value: object, default: int, least: int = 1, most: int = 1_000_000) -> int:
-        """A whole number within bounds; the default for None."""
+        """A whole number within bounds, also as text; the default for None."""
         if value is None:
             return default
-        if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
-            return value
+        number = _read(int, value)
+        if number is not None and least <= number <= most:
+            return int(number)
         self.found.append(f"{flag} {value}: a whole number from {least} to {most:,} is needed.")
         return default
 
     def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float = 1e9) -> float:
-        """A number within bounds; the default for None."""
+        """A number within bounds, also as text; the default for None."""
         if value is None:
             return default
-        if isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most:
-            return float(value)
+        number = _read(float, value)
+        if number is not None and least <= number <= most:
+            return number
         self.found.append(f"{flag} {value}: a number from {least:g} to {most:g} is needed.")
         return default
 
@@ -61,14 +63,28 @@ class Problems:
 
     def judge(self, asked: str | None, usual: str, seeds: int) -> str:
         """The judge asked for; otherwise the usual one, or `point` where one seed leaves nothing else."""
-        wish = self.choice("judge", asked, usual, tuple(JUDGES))
-        if asked not in (None, wish):
+        named = asked or usual
+        wish = self.choice("judge" if asked else "judge of the space", named, "likely", tuple(JUDGES))
+        if wish != named:
             return wish
-        if seeds >= NEEDS_SEEDS[wish]:
+        needed = 1
+        with self.caught():
+            needed = JUDGES[wish].least_seeds
+        if seeds >= needed:
             return wish
         if asked:
             self.found.append(
                 f"--judge {wish} with --seeds {seeds}: one seed says nothing about chance; "
-                f"use at least {NEEDS_SEEDS[wish]} seeds, or --judge point."
+                f"use at least {needed} seeds, or --judge point."
             )
         return "point"
+
+
+def _read(kind: type[int] | type[float], value: object) -> float | None:
+    """The number that a value is or spells; None where it is none, or no whole one where one is needed."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return kind(value) if isinstance(value, str) or kind(value) == value else None
+    except (ValueError, OverflowError):
+        return None

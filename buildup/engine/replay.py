@@ -9,13 +9,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from buildup.errors import RunError
-from buildup.statistics.judges import Judge
+from buildup.graph.network import Network
+from buildup.space.schema import SearchSpace
+from buildup.statistics.judges import JUDGES, Judge
 from buildup.statistics.paired_difference import Pair, Spread, spread_of
+from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.limits import Limits
-from buildup.strategies.step import Rule, Step, hypothetical, walk
+from buildup.strategies.step import Rule, Step, Strategy, hypothetical, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Outcome, Score
 from buildup.trials.training import Training, training_id
 
@@ -306,3 +310,26 @@ def _dropped(why: str) -> Verdict:
 
 def _untrained(why: str) -> Verdict:
     return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped untrained: {why}")
+
+
+def make_replay(
+    network: Network,
+    space: SearchSpace,
+    *,
+    strategy: Strategy = ALTERNET,
+    judge: str,
+    objective: Objective = ACCURACY,
+    seeds: int,
+    first_seed: int = 0,
+    costs: Callable[[Candidate], tuple[int, int]] | None = None,
+    limits: Limits | None = None,
+) -> Replay:
+    """Configure the replay of a search that starts from a network."""
+    return Replay(
+        rule=strategy.make(Candidate(network=network), space, first_seed),
+        judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),
+        seeds=seeds,
+        first_seed=first_seed,
+        costs=costs,
+        limits=limits or Limits(),
+    )

@@ -1,25 +1,25 @@
-"""What a person typed, turned into `Settings` with everything they name at hand; every problem is named at once."""
+"""A search's settings, checked and resolved with everything that they name; all problems are found together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from buildup.engine.load_state import costs_of
 from buildup.engine.problems import Problems
+from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import Network
-from buildup.models.pretrained import find_pretrained
+from buildup.models.pretrained import Pretrained, find_pretrained
 from buildup.models.read import read
+from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import check_free, cores, folder_of
-from buildup.store.settings import Settings, parse_duration
 from buildup.store.storage import check_storage
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import DataInfo, describe_data, fraction_text, parse_fraction
 from buildup.training.device import check_device, device_count
 from buildup.training.execution import parse_execution
@@ -39,7 +39,7 @@ class Request:
     """A request that can be carried out."""
 
     folder: Path
-    settings: Settings
+    settings: RunSettings
     space: SearchSpace
     recipe: Recipe
     data: DataInfo
@@ -49,121 +49,140 @@ class Request:
     """What this machine was measured to do, the chosen execution first; nothing for another machine's devices."""
 
 
-def resolve(flags: Mapping[str, str | bool | None], *, new_run: bool = True) -> Request:
-    """The request behind the flags of `search` and `plan`; raises with all problems at once and writes nothing."""
-    text = {name: value if isinstance(value, str) else None for name, value in flags.items()}
+def folder_for(settings: SearchSettings) -> Path:
+    """The folder of the run that settings ask for: `runs/BASE-DATASET` unless they name one."""
+    dataset = settings.dataset
+    return folder_of(settings.run or f"{settings.base}-{Path(dataset.partition(':')[2] or dataset).name}")
+
+
+def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
+    """Check a search's settings and load what they name. Nothing is written.
+
+    Args:
+        settings: What was asked for.
+        new_run: Whether the run's folder and its study must be free.
+
+    Raises:
+        RequestError: With all problems at once.
+    """
     problems = Problems()
     for name in ("base", "dataset"):
-        if not text.get(name):
+        if not getattr(settings, name):
             problems.found.append(f"--{name} is missing.")
-
-    seeds = problems.whole("--seeds", text.get("seeds"), DEFAULT_SEEDS, most=1000)
-    hardware = _hardware(problems, text, seeds)
+    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
+    hardware = _hardware(problems, settings, seeds)
     settled: dict[str, Any] = {}
     with problems.caught():
-        settled = parse_execution(words, hardware.device) if (words := text.get("execution")) else {}
-    strategy = problems.choice("strategy", text.get("strategy"), "alternet", tuple(STRATEGIES))
-    limits = Limits(
-        max_params=problems.whole("--max-params", text.get("max_params"), 0, most=10**12) or None,
-        max_macs=problems.whole("--max-macs", text.get("max_macs"), 0, most=10**15) or None,
+        settled = parse_execution(settings.execution, hardware.device) if settings.execution else {}
+    loaded = _load(problems, settings)
+    epochs = problems.whole("--epochs", settings.epochs, loaded.recipe.epochs if loaded.recipe else 1, most=100_000)
+    budget = problems.parsed("--time-budget", parse_duration, settings.time_budget)
+    max_trials = problems.whole("--max-trials", settings.max_trials, 0) or None
+    usual_judge = loaded.space.judge if loaded.space else "likely"
+    folder = folder_for(settings)
+    chosen = replace(
+        settings,
+        data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
+        dataset=loaded.dataset,
+        fraction=fraction_text(loaded.share),
+        seeds=seeds,
+        strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
+        objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
+        judge=problems.judge(settings.judge, usual_judge, seeds),
+        max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
+        max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
+        seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
     )
-    first_seed = problems.whole("--seed", text.get("seed"), 0, least=0, most=2**31 - 1)
-    share = 1.0
-    with problems.caught():
-        share = parse_fraction(text.get("fraction") or "1")
-    budget = problems.parsed("--time-budget", parse_duration, text.get("time_budget"))
-
-    space = None
-    with problems.caught():
-        space = load(text.get("space") or "alternet")
-        space = with_look_ahead(space) if flags.get("look_ahead") else space
-    recipe = None
-    with problems.caught():
-        recipe = load_recipe(text.get("recipe") or "quick")
-    epochs = problems.whole("--epochs", text.get("epochs"), recipe.epochs if recipe else 1, most=100_000)
-    objective = problems.choice("objective", text.get("objective"), "accuracy", tuple(OBJECTIVES))
-    judge = problems.judge(text.get("judge"), space.judge if space else "likely", seeds)
-
-    data, dataset = None, _absolute_dataset(text.get("dataset") or "")
-    if dataset:
-        with problems.caught():
-            data = describe_data(dataset, text.get("data_dir"), fraction=share)
-    network = None
-    if text.get("base"):
-        with problems.caught():
-            network = read(
-                str(text["base"]),
-                input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
-                num_classes=data.num_classes if data else 1000,
-                stem=space.stem if space else "auto",
-            )
-    pretrained = None
-    if network and data and text.get("pretrained") is not None:
-        with problems.caught():
-            pretrained = find_pretrained(network, str(text["base"]), text["pretrained"] or "")
-    if network and space and data:
-        with problems.caught():
-            network = start(network, space)
-            check_strategy(network, space, strategy, limits, first_seed)
-
-    folder = folder_of(text.get("run") or f"{text.get('base')}-{Path(dataset.partition(':')[2] or dataset).name}")
+    network, pretrained = _start(problems, chosen, loaded)
     if new_run:
         with problems.caught():
             check_free(folder)
         with problems.caught():
-            check_storage(text.get("storage"), folder.name)
-    max_trials = problems.whole("--max-trials", text.get("max_trials"), 0) or None
+            check_storage(settings.storage, folder.name)
     problems.raise_any()
-    assert data is not None
+    assert loaded.data is not None
+    assert loaded.space is not None
+    assert loaded.recipe is not None
     assert network is not None
-    assert space is not None
-    assert recipe is not None
-    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
+    recipe = loaded.recipe.with_epochs(epochs) if epochs != loaded.recipe.epochs else loaded.recipe
     # On a given cluster this machine may have no such device, or another one of its kind.
-    speeds = (
-        ()
-        if text.get("ray")
-        else _measured(network, recipe, data, device=hardware.device, threads=hardware.threads, settled=settled)
-    )
-    settings = Settings(
-        base=network.base,
-        dataset=dataset,
-        data_dir=_absolute(text.get("data_dir")),
-        image_size=data.image_size,
-        space=text.get("space") or "alternet",
-        recipe=text.get("recipe") or "quick",
-        epochs=epochs,
-        seeds=seeds,
-        strategy=strategy,
-        judge=judge,
-        workers=hardware.workers,
-        gpus_per_trial=hardware.gpus,
-        threads=hardware.threads,
-        device=hardware.device,
-        execution=speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled),
-        fraction=fraction_text(share),
-        seed=first_seed,
-        look_ahead=bool(flags.get("look_ahead")),
-        storage=text.get("storage"),
-        ray=text.get("ray"),
-        max_trials=max_trials,
-        time_budget=budget,
-        allow_weak_base=bool(flags.get("allow_weak_base")),
-        pretrained=pretrained,
-        max_params=limits.max_params,
-        max_macs=limits.max_macs,
-        reuse=bool(flags.get("reuse")),
-        objective=objective,
-    )
+    speeds = () if settings.ray else _measured(network, recipe, loaded.data, hardware, settled)
+    execution = speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled)
+    values = asdict(chosen) | {
+        "base": network.base,
+        "run": settings.run or folder.name,
+        "epochs": epochs,
+        "time_budget": budget,
+        "max_trials": max_trials,
+        "pretrained": pretrained.source if pretrained else None,
+        "pretrained_hash": pretrained.hash if pretrained else None,
+        "image_size": loaded.data.image_size,
+        "execution": execution.words,
+        **asdict(hardware),
+    }
     return Request(
         folder=folder,
-        settings=settings,
-        space=space,
+        settings=RunSettings(**values),
+        space=loaded.space,
         recipe=recipe,
-        data=data,
+        data=loaded.data,
         network=network,
         speeds=speeds,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Loaded:
+    """What the settings name; None where it can't be had."""
+
+    space: SearchSpace | None
+    recipe: Recipe | None
+    data: DataInfo | None
+    dataset: str
+    share: float
+
+
+def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
+    space = recipe = data = None
+    share = 1.0
+    with problems.caught():
+        share = parse_fraction(str(settings.fraction))
+    with problems.caught():
+        space = load(settings.space)
+        space = with_look_ahead(space) if settings.look_ahead else space
+    with problems.caught():
+        recipe = load_recipe(settings.recipe)
+    kind, _, folder = settings.dataset.partition(":")
+    dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
+    if dataset:
+        with problems.caught():
+            data = describe_data(dataset, settings.data_dir, fraction=share)
+    return _Loaded(space=space, recipe=recipe, data=data, dataset=dataset, share=share)
+
+
+def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tuple[Network | None, Pretrained | None]:
+    """The network that the search starts from, and the trained weights that it begins with."""
+    if not settings.base:
+        return None, None
+    network = pretrained = None
+    data, space = loaded.data, loaded.space
+    with problems.caught():
+        network = read(
+            settings.base,
+            input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
+            num_classes=data.num_classes if data else 1000,
+            stem=space.stem if space else "auto",
+        )
+    if network and data and settings.pretrained:
+        with problems.caught():
+            file = settings.pretrained if isinstance(settings.pretrained, str) else ""
+            pretrained = find_pretrained(network, settings.base, file)
+    if network and data and space:
+        with problems.caught():
+            network = start(network, space)
+            limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
+            check_strategy(network, space, settings.strategy, limits, settings.seed)
+    return network, pretrained
 
 
 def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
@@ -190,17 +209,16 @@ def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: 
 class _Hardware:
     device: str
     workers: int
-    gpus: float
-    """Of one training."""
+    gpus_per_trial: float
     threads: int
     """Of one training."""
 
 
-def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) -> _Hardware:
+def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
     """What trains. On a given cluster this machine's own devices and cores say nothing, so little is assumed."""
-    cluster = text.get("ray") is not None
-    gpus = problems.number("--gpus-per-trial", text.get("gpus_per_trial"), 0.0, most=1024)
-    device = text.get("device") or ("cuda" if cluster and gpus else "auto")
+    cluster = settings.ray is not None
+    gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
+    device = "cuda" if cluster and gpus and settings.device == "auto" else settings.device
     with problems.caught():
         device = device if cluster and device.startswith("cuda") else check_device(device)
     on_gpu = device.startswith("cuda")
@@ -208,29 +226,20 @@ def _hardware(problems: Problems, text: Mapping[str, str | None], seeds: int) ->
         problems.found.append(
             f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
         )
-    if text.get("gpus_per_trial") is None and on_gpu:
+    if settings.gpus_per_trial is None and on_gpu:
         gpus = 1.0
     # One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side.
     usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores(), seeds))
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
-    workers = problems.whole("--workers", text.get("workers"), usual, most=most_workers)
+    workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
     most_threads = GPU_THREADS if on_gpu else cores()
     threads = most_threads if on_gpu and cluster else 1 if cluster else max(1, min(most_threads, cores() // workers))
-    return _Hardware(device=device, workers=workers, gpus=gpus, threads=threads)
+    return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
 
 
 def _measured(
-    network: Network, recipe: Recipe, data: DataInfo, *, device: str, threads: int, settled: Mapping[str, Any]
+    network: Network, recipe: Recipe, data: DataInfo, hardware: _Hardware, settled: Mapping[str, Any]
 ) -> tuple[Speed, ...]:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose(network, resolved, device=device, threads=threads, steps=steps, settled=settled)
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
-
-
-def _absolute_dataset(name: str) -> str:
-    kind, _, folder = name.partition(":")
-    return f"{kind}:{Path(folder).absolute()}" if folder else name
+    return choose(network, resolved, device=hardware.device, threads=hardware.threads, steps=steps, settled=settled)

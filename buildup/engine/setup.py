@@ -1,4 +1,4 @@
-"""The wiring of a run: its journal, its workers and their jobs, put together from its settings."""
+"""The wiring of a run: its study, its workers and their jobs, put together from its settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,57 +8,55 @@ from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
-from buildup.store.run_dir import Run
-from buildup.store.study_writer import Journal
+from buildup.store.run_record import RunRecord
+from buildup.store.study_writer import StudyWriter
 from buildup.training.data import open_data, parse_fraction
 from buildup.training.fit import Job, fit
-from buildup.training.recipe import recipe_from_values
 from buildup.trials.training import Training
 
 MakeJob = Callable[[Training, Path, Path | None], Job]
 
 
-def check_data(run: Run) -> None:
+def check_data(run: RunRecord) -> None:
     """Refuse data or trained weights that are not those which the run began with."""
-    recipe = recipe_from_values(run.recipe)
-    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, recipe)
-    if data.hash != run.data["hash"]:
+    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, run.recipe)
+    if data.hash != run.data.hash:
         raise DataError(
             f"{run.settings.dataset}: this dataset is not the one that the run began with "
-            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data['hash'][:12]}). "
+            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data.hash[:12]}). "
             "Give back the files of then, or start a new run."
         )
-    if run.settings.pretrained:
-        check_pretrained(run.network, run.settings.pretrained)
+    if run.start:
+        check_pretrained(run.network, run.start)
 
 
-def create_journal(run: Run) -> Journal:
-    """The journal of a new run."""
-    return Journal.create(
-        folder=run.folder, storage_url=run.settings.storage, study_name=run.study, base=run.network, costs=costs_of
+def create_writer(run: RunRecord) -> StudyWriter:
+    """The study writer of a new run."""
+    return StudyWriter.create(
+        folder=run.folder, storage_url=run.settings.storage, study_name=run.study_name, base=run.network, costs=costs_of
     )
 
 
-def open_journal(run: Run) -> Journal:
-    """The journal of a run. A driver that died between making the folder and the study left a run without one."""
+def open_writer(run: RunRecord) -> StudyWriter:
+    """The study writer of a run. A driver that died between making the folder and the study left a run without one."""
     try:
-        return Journal.open(
+        return StudyWriter.open(
             folder=run.folder,
             storage_url=run.settings.storage,
-            study_name=run.study,
+            study_name=run.study_name,
             base=run.network,
             costs=costs_of,
             revision=len(run.earlier),
-            epochs=run.apart,
+            epochs=run.other_epochs,
         )
     except RunError:
         if any(run.trainings.iterdir()):
             raise
-    return create_journal(run)
+    return create_writer(run)
 
 
 def start_workers(
-    run: Run, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
+    run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
     """Workers that train in the run's folder."""
     settings = run.settings
@@ -75,14 +73,14 @@ def start_workers(
     )
 
 
-def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
+def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     """What makes the job of a training of the run.
 
     Args:
         run: The run, or a part of one.
         whole: Whether it trains on the validation images, too.
     """
-    settings, recipe = run.settings, recipe_from_values(run.recipe)
+    settings = run.settings
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
         return Job(
@@ -93,13 +91,13 @@ def job_maker(run: Run, *, whole: bool = False) -> MakeJob:
             image_size=settings.image_size,
             fraction=parse_fraction(settings.fraction),
             whole=whole,
-            split_seed=run.data["split_seed"],
-            start=settings.pretrained,
-            recipe=recipe,
+            split_seed=run.data.split_seed,
+            start=run.start,
+            recipe=run.recipe,
             device=settings.device,
             threads=settings.threads,
-            execution=settings.execution,
-            data_hash=run.data["hash"],
+            execution=run.execution,
+            data_hash=run.data.hash,
             folder=str(folder),
             resume_from=None if resume_from is None else str(resume_from),
         )

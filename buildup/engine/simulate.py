@@ -1,191 +1,175 @@
-"""`simulate`: the same rule, judge and loop, on a table of scores and virtual workers."""
+"""A search without trainings: the same rule, judge and loop, on a table of scores and simulated workers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from buildup.cli.chance import LARGE, USUAL, Where, false_claims, power, usual_chances
-from buildup.cli.speedup import speedup
-from buildup.cli.studies import study_of, unread
-from buildup.engine.graph_cache import recall, remember
+from buildup.engine.graph_cache import cached_graph
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
+from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
-from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
-from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.report.text_table import decisions_table
+from buildup.settings import SimulateSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay, unused
-from buildup.strategies.by_name import STRATEGIES, WEIGHING
+from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 
-PIXELS, CLASSES = 32, 100
-"""A table names layouts, not images; networks are followed at the size of the published trace."""
+CountCosts = Callable[[Candidate], tuple[int, int]]
+"""Counts parameters and MACs of a candidate."""
 
 
-def simulate(
-    flags: Mapping[str, Any], read: Callable[..., Network], costs: Callable[[Candidate], tuple[int, int]]
-) -> tuple[str, dict[str, Any]]:
-    """Follow the rule; the trace as text and as values.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """What came of a search on a table."""
 
-    `read` makes the graph of a base that no cache knows, and `costs` counts parameters and MACs of a network of it.
+    decisions: tuple[Decision, ...]
+    layout: str
+    """Of the network that is left."""
+    trainings: int
+    """That verdicts needed, the base's included."""
+    trained_in_vain: int
+    makespan: float
+    """Seconds on the simulated clock."""
+    busy: float
+    """Share of its workers' time."""
+    wasted: float
+    """Worker seconds spent on what no verdict needed."""
+    workers: int
+    judge: str
+    objective: str
+    seeds: int
+    left_unused: str | None
+    """The settings of the space that its strategy does not read, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableSearch:
+    """A search on a table of scores."""
+
+    replay: Replay
+    table: Mapping[str, Row]
+    default: Row | None
+    """Of layouts that the table lacks."""
+    left_unused: str | None
+
+
+def simulate(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
+    """Follow the rule on a table.
+
+    Args:
+        settings: Where the rule starts, and which scores it sees.
+        read: Makes the graph of a base that no cache knows, as `buildup.models.read.read` does.
+        costs: Counts parameters and MACs of a network of it. Neither is called where a layout says where to start, so
+            that this needs neither torch nor timm.
     """
     problems = Problems()
-    problems.found += unread(flags)
-    study = study_of(flags)
-    return _chance(flags, problems, read) if study in {"aa", "power"} else _follow(flags, problems, read, costs)
+    workers = problems.whole("--workers", settings.workers, 1, most=100_000)
+    noise = problems.number("--noise", settings.noise, 0.0, most=100.0)
+    search = table_search(settings, problems, read, costs)
+    replay, judge = search.replay, search.replay.judge
+    evaluator = SimulatedEvaluator(
+        table=search.table,
+        workers=workers,
+        noise=noise,
+        seed=replay.first_seed,
+        objective=judge.objective,
+        default=search.default,
+    )
+    view, history = run(
+        replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
+    )
+    asked_for = replay.required_ids(view)
+    in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
+    return Simulation(
+        decisions=tuple(view.decisions),
+        layout=view.best.layout,
+        trainings=len(history.outcomes) - len(in_vain),
+        trained_in_vain=len(in_vain),
+        makespan=evaluator.clock,
+        busy=evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0,
+        wasted=evaluator.wasted + sum(in_vain),
+        workers=workers,
+        judge=judge.name,
+        objective=judge.objective.name,
+        seeds=replay.seeds,
+        left_unused=search.left_unused,
+    )
 
 
-def _chance(flags: Mapping[str, Any], problems: Problems, read: Callable[..., Network]) -> tuple[str, dict[str, Any]]:
-    """How often the judges err: searches on drawn images, of the usual kinds or from where the flags say."""
-    seeds = problems.whole("--seeds", flags["seeds"], 3, least=2, most=1000)
-    runs = problems.whole("--runs", flags["runs"], 1000)
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
-    judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    places: Sequence[Where] = USUAL
-    if flags["base"] or flags["layout"]:
-        with problems.caught():
-            space = _space(flags)
-            network = _start(flags["base"], flags["layout"], space, read)
-            places = [Where(name=layout(network), network=network, space=space)]
-            if flags["scores"]:  # what the layouts are worth is no matter where none is better than another
-                read_scores(Path(flags["scores"]), network)
-    problems.raise_any()
-    if flags["noise"] is None:
-        chances = usual_chances(large=() if flags["power"] else LARGE)
-    else:
-        chances = usual_chances((deviation,))
-    if flags["power"]:
-        return power(places, chances, seeds=seeds, runs=runs, seed=seed)
-    judges = (judge,) if judge else ("proven", "likely")
-    return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
-
-
-def _space(flags: Mapping[str, Any]) -> SearchSpace:
-    space = load(flags["space"] or "alternet")
-    return with_look_ahead(space) if flags["look_ahead"] else space
-
-
-def _follow(
-    flags: Mapping[str, Any],
-    problems: Problems,
-    read: Callable[..., Network],
-    costs: Callable[[Candidate], tuple[int, int]],
-) -> tuple[str, dict[str, Any]]:
-    seeds = problems.whole("--seeds", flags["seeds"], 1, most=1000)
-    workers = problems.whole("--workers", flags["workers"], 1, most=100_000)
-    noise = problems.number("--noise", flags["noise"], 0.0, most=100.0)
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
-    runs = problems.whole("--runs", flags["runs"], 100)
+def table_search(
+    settings: SimulateSettings, problems: Problems, read: Callable[..., Network], costs: CountCosts
+) -> TableSearch:
+    """The search that the settings describe; what is wrong with them is raised together with the problems so far."""
+    seeds = problems.whole("--seeds", settings.seeds, 1, most=1000)
+    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     space = None
     with problems.caught():
-        space = _space(flags)
-    judge = problems.judge(flags["judge"], space.judge if space else "likely", seeds)
-    objective = OBJECTIVES[problems.choice("objective", flags["objective"], "accuracy", tuple(OBJECTIVES))]
-    default = problems.number("--default-score", flags["default_score"], 0.0, most=min(objective.largest, 1e9))
-    strategy = problems.choice("strategy", flags["strategy"], "alternet", tuple(STRATEGIES))
+        space = space_of(settings)
+    judge = problems.judge(settings.judge, space.judge if space else "likely", seeds)
+    objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES))]
+    default = problems.number("--default-score", settings.default_score, 0.0, most=min(objective.largest, 1e9))
+    strategy = ALTERNET
+    with problems.caught():
+        strategy = STRATEGIES[settings.strategy]
     network, table = None, None
     with problems.caught():
-        network = _start(flags["base"], flags["layout"], space, read)
-    if not flags["scores"]:
+        network = network_of(settings.base, settings.layout, space, read)
+    if not settings.scores:
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
     elif network:
         with problems.caught():
             ends = space is not None and space.place == "end"
-            table = read_scores(Path(flags["scores"]), network, ends=ends, objective=objective)
-    if strategy in WEIGHING and flags["layout"]:
+            table = read_scores(Path(settings.scores), network, ends=ends, objective=objective)
+    if strategy.weighs and settings.layout:
         problems.found.append(
-            f"--strategy {strategy} weighs {WEIGHING[strategy]}, which letters do not have. Use --base, or another "
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
             "strategy."
         )
-    procedure = None
+    replay = None
     if network and space:
         with problems.caught():
-            procedure = make_replay(
+            replay = make_replay(
                 network,
                 space,
-                strategy=STRATEGIES[strategy],
+                strategy=strategy,
                 judge=judge,
                 objective=objective,
                 seeds=seeds,
                 first_seed=seed,
-                costs=costs if strategy in WEIGHING else None,
+                costs=costs if strategy.weighs else None,
             )
     problems.raise_any()
-    assert procedure is not None
+    assert replay is not None
     assert table is not None
-    if flags["speedup"]:
-        rest = Row(score=default) if flags["default_score"] is not None else None
-        return speedup(procedure, table, rest, runs=runs, seed=seed)
-    evaluator = SimulatedEvaluator(
+    return TableSearch(
+        replay=replay,
         table=table,
-        workers=workers,
-        noise=noise,
-        seed=seed,
-        objective=objective,
-        default=Row(score=default) if flags["default_score"] is not None else None,
+        default=Row(score=default) if settings.default_score is not None else None,
+        left_unused=strategy.unused(space) if space else None,
     )
-    view, history = run(
-        procedure, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
-    )
-    busy = evaluator.busy / (evaluator.clock * workers) if evaluator.clock else 0.0
-    asked_for = procedure.required_ids(view)
-    in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
-    trainings, wasted = len(history.outcomes) - len(in_vain), evaluator.wasted + sum(in_vain)
-    values = {
-        "verdicts": [
-            {"layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
-            for decision in view.decisions
-        ],
-        "layout": view.best.layout,
-        "trainings": trainings,
-        "trained_in_vain": len(in_vain),
-        "makespan": evaluator.clock,
-        "busy": busy,
-        "wasted": wasted,
-        "workers": workers,
-        "judge": judge,
-        "objective": objective.name,
-        "seeds": seeds,
-    }
-    left_unused = unused(strategy, space) if space else None
-    text = "\n".join(
-        [
-            *([left_unused, ""] if left_unused else []),
-            decisions_table(view.decisions),
-            "",
-            f"{view.best.layout} is left after {trainings} trainings, the base included (judge {judge}).",
-            f"makespan {evaluator.clock:g} s on {workers} worker{'s' if workers > 1 else ''}, "
-            f"{busy:.0%} busy, {wasted:g} worker seconds wasted on what no verdict needed.",
-        ]
-    )
-    return text, values
 
 
-def _start(base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]) -> Network:
+def space_of(settings: SimulateSettings) -> SearchSpace:
+    """The space that the settings name, with their look-ahead."""
+    space = load(settings.space)
+    return with_look_ahead(space) if settings.look_ahead else space
+
+
+def network_of(
+    base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]
+) -> Network:
     """Where to start: from letters, which need neither torch nor timm, or from a base."""
     if bool(base) == bool(letters):
         raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")
-    network = sketch(letters.strip()) if letters else _cached_graph(str(base), space.stem if space else "auto", read)
+    network = sketch(letters.strip()) if letters else cached_graph(str(base), space.stem if space else "auto", read)
     if letters and set(letters) - set("C|"):
         raise LayoutError(f"--layout {letters}: the rule starts from Conv blocks alone, so only C may stand in it.")
     return start(network, space) if space else network
-
-
-def _cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
-    """The staged graph of a base. Reading it takes torch and timm seconds."""
-    name = f"graph-{base.replace('/', '_')}-{stem}"
-    try:
-        return network_from_values(recall(name))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass  # not there, or not what was kept: made anew
-    network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
-    remember(name, network_to_values(network))
-    return network

@@ -96,7 +96,7 @@ class Experience:
         return right / wrong
 
 
-def speculate(view: View, history: History, procedure: Replay, workers: int) -> tuple[Training, ...]:
+def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
     """The trainings to run, most important first: what the next verdict waits for, then what may be needed after it.
 
     There are more than workers where it is all but certain that they will be needed.
@@ -104,20 +104,20 @@ def speculate(view: View, history: History, procedure: Replay, workers: int) -> 
     chosen = {training.id: training for training in view.needed}
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
-    recent, objective = view.decisions[-RECENT:], procedure.judge.objective
+    recent, objective = view.decisions[-RECENT:], replay.judge.objective
     experience = Experience(decisions=recent, objective=objective)
     order = count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.interim)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, interim = heapq.heappop(ahead)
-        answer = procedure.decide(history, step, len(view.decisions) + 1, view.spread)
+        answer = replay.decide(history, step, len(view.decisions) + 1, view.spread)
         if isinstance(answer, Waiting):
             again = interim > answer.interim  # imagined: nothing of this look was waited for yet
             interim = max(interim, answer.interim)
-            missing = procedure.missing(history, step.candidate, interim) if again else answer.needed
+            missing = replay.missing(history, step.candidate, interim) if again else answer.needed
             chosen |= {training.id: training for training in missing}
-            pairs = procedure.pairs(history, step.candidate, interim)
-            odds = experience.odds(step.candidate, interim, pairs, last=interim == len(procedure.judge.looks))
+            pairs = replay.pairs(history, step.candidate, interim)
+            odds = experience.odds(step.candidate, interim, pairs, last=interim == len(replay.judge.looks))
         else:
             odds = Odds(keep=float(answer.kept), drop=float(not answer.kept), more=0.0)
         for share, next_step, next_look in (*_ways_on(step, odds), (odds.more, step, interim + 1)):

@@ -1,28 +1,26 @@
 """`train`: one training of any timm model or layout by a recipe, in this process: no Ray and no study."""
 
 import json
-from collections.abc import Mapping
+import logging
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import timm
 import torch
 
-from buildup.cli.progress import say
-from buildup.cli.signals import interruptible
 from buildup.engine.problems import Problems
 from buildup.errors import BaseError, RunError, SearchError
-from buildup.execution.evaluator import attempt, attempt_folder, attempts, final_record
+from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
-from buildup.models.pretrained import find_pretrained
+from buildup.models.pretrained import Pretrained, find_pretrained
 from buildup.models.read import read
-from buildup.report.words import duration
+from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import cores
+from buildup.store.run_dir import attempt_folder, attempts, cores, final_record
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import DataInfo, describe_data, open_data, parse_fraction
 from buildup.training.device import check_device
@@ -30,100 +28,144 @@ from buildup.training.execution import Execution, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.training.speed import choose
-from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
+from buildup.trials.outcome import Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
+
+logger = logging.getLogger("buildup")
 
 EXECUTION = "execution.json"
 TRAINING = "training.json"
 """What was trained on what, for those who look at it later."""
 
 
-def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Train, and give back what came of it. The same command goes on after any stop."""
-    job, place = _request(flags)
-    number = max(attempts(place), default=0) + 1
-    folder = attempt_folder(place, number)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What came of a training."""
+
+    folder: Path
+    epochs: int
+    execution: Execution
+    record: Record
+    score: Score
+
+    @property
+    def weights(self) -> Path:
+        """Where its weights are."""
+        return self.folder / WEIGHTS
+
+
+def train(name: str, settings: TrainSettings) -> Trained:
+    """Train, and give back what came of it. The same call goes on after any stop.
+
+    Args:
+        name: A timm model.
+        settings: What of it is trained on what, and how; a field that says nothing of its default leaves it to the
+            recipe or the machine.
+    """
+    job, place = _prepare(name, settings)
+    folder = Path(job.folder)
     folder.mkdir(parents=True)
     write_atomic(place / EXECUTION, json.dumps(asdict(job.execution)).encode())
-    write_atomic(place / TRAINING, json.dumps(_described(job)).encode())
-    with interruptible():
-        record = _follow(job, folder)
+    described = {
+        "network": network_to_values(job.network),
+        "recipe": recipe_to_values(job.recipe),
+        "dataset": job.dataset,
+        "data_dir": job.data_dir,
+        "image_size": job.image_size,
+    }
+    write_atomic(place / TRAINING, json.dumps(described).encode())
+    record = _follow(job, folder)
     outcome = record.outcome
     if isinstance(outcome, Failure):
         raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
+    return Trained(folder=folder, epochs=job.recipe.epochs, execution=job.execution, record=record, score=outcome)
+
+
+def trained_values(trained: Trained) -> dict[str, Any]:
+    """The same as plain values; what each image came to is in the final record alone."""
     values = {
-        "folder": str(folder),
-        "weights": str(folder / WEIGHTS),
-        "execution": asdict(job.execution),
-        **record_to_values(record),
+        "folder": str(trained.folder),
+        "weights": str(trained.weights),
+        "execution": asdict(trained.execution),
+        **record_to_values(trained.record),
     }
-    for name in ("correct", "losses"):  # for programs they are in the final record
+    for name in ("correct", "losses"):
         values["score"].pop(name)
-    return _text(outcome, job, folder), values
+    return values
 
 
-def _request(flags: Mapping[str, Any]) -> tuple[Job, Path]:
+def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
+    """The job of a request and the folder of its training; all that is wrong is said at once."""
     problems = Problems()
-    if not flags["dataset"]:
+    if not settings.dataset:
         problems.found.append("--dataset is missing.")
-    recipe, data, network, share, device = None, None, None, 1.0, "cpu"
+    recipe, share, device = None, 1.0, "cpu"
     with problems.caught():
-        recipe = load_recipe(flags["recipe"] or "quick")
-    epochs = problems.whole("--epochs", flags["epochs"], recipe.epochs if recipe else 1, most=100_000)
-    seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
+        recipe = load_recipe(settings.recipe)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
+    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     with problems.caught():
-        share = parse_fraction(flags["fraction"] or "1")
+        share = parse_fraction(settings.fraction)
     with problems.caught():
-        device = check_device(flags["device"] or "auto")
-    threads = problems.whole("--threads", flags["threads"], cores(), most=4096)
+        device = check_device(settings.device)
+    threads = problems.whole("--threads", settings.threads, cores(), most=4096)
     settled: dict[str, Any] = {}
     with problems.caught():
-        settled = parse_execution(flags["execution"], device) if flags["execution"] else {}
-    if flags["dataset"]:
-        with problems.caught():
-            data = describe_data(flags["dataset"], flags["data_dir"], fraction=share)
-    if data:
-        with problems.caught():
-            network = network_of(flags["name"], flags["layout"], data, flags["space"])
-    if network and recipe and recipe.dropout and not network.stages:
-        problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
-    start = None
-    if network and flags["pretrained"] is not None:
-        with problems.caught():
-            start = find_pretrained(network, flags["name"], flags["pretrained"])
+        settled = parse_execution(settings.execution, device) if settings.execution else {}
+    data, network, start = _find(problems, name, settings, share, recipe)
     problems.raise_any()
     assert recipe is not None
     assert data is not None
     assert network is not None
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
 
-    place = Path(flags["to"] or f"trainings/{flags['name']}-{Path(flags['dataset']).name}-s{seed}")
+    place = Path(settings.to or f"trainings/{name}-{Path(settings.dataset).name}-s{seed}")
     if final_record(place) is not None:
         raise RunError(f"{place}: this training is finished. Name another folder with --to, or remove that one.")
     earlier = attempts(place)
-    kept = place / EXECUTION
-    # Measured once: a second measurement may choose otherwise, and the training would not go on from its checkpoint.
-    if earlier and kept.is_file():
-        execution = Execution(**json.loads(kept.read_text(encoding="utf-8")))
-    else:
-        execution = _execution(network, recipe, data, device, threads, settled)
+    execution = _kept_execution(place) if earlier else None
     job = Job(
         network=network,
         seed=seed,
-        dataset=flags["dataset"],
-        data_dir=flags["data_dir"],
-        data_hash=open_data(flags["dataset"], flags["data_dir"], data.image_size, recipe).hash,
+        dataset=settings.dataset,
+        data_dir=settings.data_dir,
+        data_hash=open_data(settings.dataset, settings.data_dir, data.image_size, recipe).hash,
         image_size=data.image_size,
         fraction=share,
         start=start,
         recipe=recipe,
         device=device,
         threads=threads,
-        execution=execution,
+        execution=execution or _execution(network, recipe, data, device, threads, settled),
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
     )
     return job, place
+
+
+def _find(
+    problems: Problems, name: str, settings: TrainSettings, share: float, recipe: Recipe | None
+) -> tuple[DataInfo | None, Network | None, Pretrained | None]:
+    """The data, the network and the weights that it starts from, as far as they can be had."""
+    data, network, start = None, None, None
+    if settings.dataset:
+        with problems.caught():
+            data = describe_data(settings.dataset, settings.data_dir, fraction=share)
+    if data:
+        with problems.caught():
+            network = network_of(name, settings.layout, data, settings.space)
+    if network and recipe and recipe.dropout and not network.stages:
+        problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
+    if network and settings.pretrained:
+        with problems.caught():
+            start = find_pretrained(network, name, "" if settings.pretrained is True else settings.pretrained)
+    return data, network, start
+
+
+def _kept_execution(place: Path) -> Execution | None:
+    """That of the training so far: measured anew it may be another, and would not go on from the checkpoint."""
+    path = place / EXECUTION
+    return Execution(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def network_of(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
@@ -157,16 +199,6 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
     )
 
 
-def _described(job: Job) -> dict[str, Any]:
-    return {
-        "network": network_to_values(job.network),
-        "recipe": recipe_to_values(job.recipe),
-        "dataset": job.dataset,
-        "data_dir": job.data_dir,
-        "image_size": job.image_size,
-    }
-
-
 def _execution(
     network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: dict[str, Any]
 ) -> Execution:
@@ -176,30 +208,15 @@ def _execution(
 
 
 def _follow(job: Job, folder: Path) -> Record:
-    say(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
-    with closing(attempt(fit, job, folder)) as steps:
+    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
+    with closing(run_attempt(fit, job, folder)) as steps:
         while True:
             try:
                 epoch = next(steps)
             except StopIteration as end:
                 return cast(Record, end.value)
-            say(_line(epoch, job.recipe.epochs))
-
-
-def _line(epoch: Epoch, epochs: int) -> str:
-    found = epoch.metrics
-    return (
-        f"epoch {epoch.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
-        f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
-    )
-
-
-def _text(score: Score, job: Job, folder: Path) -> str:
-    found = score.metrics
-    wide = max(map(len, found))
-    return "\n".join([
-        f"{score.accuracy:.2f} % of {score.images:,} validation images after {job.recipe.epochs} epochs, "
-        f"{duration(score.seconds)}.",
-        *(f"  {name:{wide}}  {value:.4g}" for name, value in found.items()),
-        f"Weights: {folder / WEIGHTS}",
-    ])  # fmt: skip
+            found, epochs = epoch.metrics, job.recipe.epochs
+            logger.info(
+                f"epoch {epoch.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
+                f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
+            )

@@ -15,15 +15,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
-from buildup.execution.evaluator import (
-    Ended,
-    EpochDone,
-    Event,
-    Started,
-    attempt_folder,
-    attempts,
-    final_record,
-)
+from buildup.store.run_dir import attempt_folder, attempts, final_record
+from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import CHECKPOINT, WEIGHTS, Training
 

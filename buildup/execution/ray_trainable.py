@@ -11,8 +11,8 @@ import threading
 import time
 from contextlib import closing
 
+from buildup.execution.attempt import run_attempt
 from buildup.execution.dispatcher import STOP, Assignment, WorkerIdle, WorkerReport, WorkerStarted, is_broken
-from buildup.execution.evaluator import attempt
 from buildup.trials.outcome import Record
 
 MIN_IDLE_POLL, MAX_IDLE_POLL = 0.01, 0.2
@@ -58,7 +58,7 @@ class TrainingThread:
         assignment = self._assignment
         self._reports.put(WorkerStarted(host=socket.gethostname(), pid=os.getpid()))
         try:
-            with closing(attempt(assignment.train, assignment.job, assignment.folder)) as epochs:
+            with closing(run_attempt(assignment.train, assignment.job, assignment.folder)) as epochs:
                 while not self._left.is_set() and not (assignment.folder / STOP).exists():
                     try:
                         self._reports.put(next(epochs))

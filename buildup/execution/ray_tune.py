@@ -27,9 +27,10 @@ from ray import tune
 
 from buildup.errors import SearchError
 from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
-from buildup.execution.evaluator import Event, raise_if_infrastructure
+from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.ray_cluster import QuietStdout, check_resources, join
 from buildup.execution.ray_trainable import TrainingThread
+from buildup.trials.event import Event
 from buildup.trials.training import Training
 
 ENVIRONMENT = {

@@ -9,10 +9,10 @@ from math import inf
 from pathlib import Path
 
 from buildup.errors import LayoutError, TableError
-from buildup.execution.evaluator import Ended, EpochDone, Event
 from buildup.graph.layout import parse
 from buildup.graph.network import Network
 from buildup.trials.decision import Decision
+from buildup.trials.event import Ended, EpochDone, Event
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Reason, Record, Score
@@ -190,7 +190,7 @@ class SimulatedEvaluator:
 
 
 class Memory:
-    """A journal that keeps nothing but the history itself."""
+    """A writer that keeps nothing but the history itself."""
 
     def record(self, history: History, event: Event) -> History:
         """The history with an event in it."""

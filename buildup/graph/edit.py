@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from buildup.errors import LayoutError
-from buildup.graph.kinds import Conv, Kind, LocalAttention, describe
+from buildup.graph.kinds import BlockKind, Conv, describe
 from buildup.graph.network import Block, Network, Stage
 
 
@@ -11,13 +11,14 @@ from buildup.graph.network import Block, Network, Stage
 class Replace:
     """Put another kind where a block stands.
 
+    >>> from buildup.graph.kinds import LocalAttention
     >>> str(Replace(path="layer4.2", old=Conv(), new=LocalAttention(heads=24, window=4)))
     'layer4.2: conv -> msa(heads=24, window=4)'
     """
 
     path: str
-    old: Kind
-    new: Kind
+    old: BlockKind
+    new: BlockKind
 
     def __str__(self) -> str:
         return f"{self.path}: {describe(self.old)} -> {describe(self.new)}"
@@ -37,7 +38,7 @@ class Append:
     """
 
     stage: str
-    kind: Kind = field(default_factory=Conv)
+    kind: BlockKind = field(default_factory=Conv)
 
     def __str__(self) -> str:
         return f"{self.stage}: one more {describe(self.kind)}"
@@ -61,7 +62,7 @@ def apply(network: Network, edit: Edit) -> Network:
     )
 
 
-def replacement(network: Network, path: str, kind: Kind) -> Replace:
+def replacement(network: Network, path: str, kind: BlockKind) -> Replace:
     """The edit that puts a kind at a path of this network."""
     return Replace(path=path, old=network.block(path).kind, new=kind)
 
@@ -100,14 +101,9 @@ def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
     _check_size(network, block, edit.new)
 
 
-def _check_size(network: Network, block: Block, kind: Kind) -> None:
-    height, width = block.out_shape[1:]
-    side = kind.window if isinstance(kind, LocalAttention) else 1
-    if side > min(height, width):
-        raise LayoutError(
-            f"{block.path} of {network.base}: window {side} does not fit into its {height}x{width} map. "
-            f"Use a window of at most {min(height, width)}."
-        )
+def _check_size(network: Network, block: Block, kind: BlockKind) -> None:
+    if misfit := kind.misfit(block.out_shape[1:]):
+        raise LayoutError(f"{block.path} of {network.base}: {misfit}")
 
 
 def _append(network: Network, edit: Append) -> Network:

@@ -1,25 +1,182 @@
 """What may stand at a place of a network: one frozen value a kind, named by one letter in layouts.
 
-A new kind is one class in `KINDS` here, and one entry in `models/blocks.py` that builds its module.
+A kind is one class: its settings are the fields, all else that is known of it are class attributes. `register_kind`
+makes it known, and so does an entry point in the group `buildup.kinds` of any installed package.
 """
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType, NoneType
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from buildup.errors import LayoutError
+from buildup.errors import KindError, LayoutError
+
+GROUP = "buildup.kinds"
+"""Of the entry points that name kinds."""
+
+
+RESERVED = {"kind", "path", "module", "in_shape", "out_shape", "form", "added", "params", "expansion", "fixed"}
+"""What network files say of a block beside the settings of its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conv:
+class BlockKind:
+    """What all kinds have. A kind is a frozen dataclass derived from it.
+
+    Fields of some names are filled in for the place: `heads`, `head_size`, `width` and `window`. A search space may set
+    every field but `width`. Values are checked by their annotation: `int` is a count of at least 1, `Literal` a choice.
+    """
+
+    letter: ClassVar[str]
+    """One capital letter, for layouts."""
+    name: ClassVar[str]
+    """For edits and tables, in small letters."""
+    label: ClassVar[str]
+    """For legends."""
+    colour: ClassVar[tuple[str, str]] = ("#6b7785", "#9fadbc")
+    """Of its boxes in diagrams, on light and on dark pages."""
+    module: ClassVar[str]
+    """`package.module:Class` of the torch module."""
+    branch: ClassVar[bool] = False
+    """Whether the module is one layer of a residual block that has the norms and activations of the replaced block.
+
+    It is then made with `in_chs` and `out_chs`, and its last layer is called `out`. Any other module is the whole
+    block, and is made with `chs`.
+    """
+    attention: ClassVar[bool] = False
+    """Whether the trial parameters count it as attention."""
+
+    def __post_init__(self) -> None:
+        problems = {name: self.problem(name, getattr(self, name)) for name in settings_of(type(self))}
+        if wrong := [f"{name} is {getattr(self, name)!r}; {problem}" for name, problem in problems.items() if problem]:
+            raise LayoutError(*(f"{self.name} block: {problem}." for problem in wrong))
+
+    @classmethod
+    def problem(cls, name: str, value: object) -> str | None:
+        """What is wrong with the value of a setting; None where it can be used."""
+        hint = settings_of(cls)[name]
+        if get_origin(hint) is Literal:
+            return None if value in get_args(hint) else f"it must be {' or '.join(map(str, get_args(hint)))}"
+        if value is None and NoneType in get_args(hint):
+            return None
+        if int not in (hint, *get_args(hint)):
+            return None
+        fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        return None if fits else "a whole number of at least 1 is needed"
+
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        """Why it can't stand where maps have this height and width; None where it can."""
+        return None
+
+    def reach(self, size: tuple[int, int]) -> int:
+        """The side of what one place of a map sees, for the trial parameters of attention."""
+        return max(size)
+
+    def trial_params(self, size: tuple[int, int]) -> Mapping[str, int]:
+        """What it adds to its stage in the parameters of a trial.
+
+        Of `msa` and `others` the blocks of a stage are summed up, of `window` and `heads` the largest counts.
+        """
+        if not self.attention:
+            return {"others": 1}
+        return {"msa": 1, "window": self.reach(size), "heads": getattr(self, "heads", 0)}
+
+    def arguments(self, chs: int, width: int) -> dict[str, Any]:
+        """What its module is made with, where maps have so many channels and a branch reads so many of them."""
+        settings = {name: getattr(self, name) for name in settings_of(type(self)) if name != "width"}
+        return {"in_chs": width, "out_chs": chs, **settings} if self.branch else {"chs": chs, **settings}
+
+
+Registered = TypeVar("Registered", bound=type[BlockKind])
+
+_REGISTERED: dict[str, type[BlockKind]] = {}
+"""By letter; `known_kinds` gives it out with those of entry points."""
+
+
+def register_kind(kind: Registered) -> Registered:
+    """Make a kind known; a decorator for its class."""
+    said = f"{kind.__module__}.{kind.__qualname__}"
+    if not (isinstance(kind, type) and issubclass(kind, BlockKind) and "__dataclass_fields__" in vars(kind)):
+        raise KindError(f"{said} is no block kind. Derive it from BlockKind and make it a frozen dataclass.")
+    if missing := [name for name in ("letter", "name", "label", "module") if not hasattr(kind, name)]:
+        raise KindError(f"{said} has no {', '.join(missing)}. A block kind says these as class attributes.")
+    for name, pattern, wanted in (
+        ("letter", "[A-Z]", "one capital letter"),
+        ("name", "[a-z][a-z0-9-]*", "small letters, digits and hyphens"),
+        ("module", r"[\w.]+:\w+", "'package.module:Class'"),
+        ("colour", "#[0-9a-f]{6} #[0-9a-f]{6}", "two of #000000 to #ffffff, for light and dark pages"),
+    ):
+        value = getattr(kind, name)
+        if not re.fullmatch(pattern, " ".join(value) if isinstance(value, tuple) else str(value)):
+            raise KindError(f"{said}: {name} is {value!r}; it must be {wanted}.")
+    if reserved := sorted(RESERVED & settings_of(kind).keys()):
+        raise KindError(f"{said}: no setting can be called {' or '.join(reserved)}. Give it another name.")
+    for other in _REGISTERED.values():
+        if other is kind:
+            return kind
+        for name in ("letter", "name"):
+            if getattr(kind, name) == getattr(other, name):
+                raise KindError(
+                    f"{said}: its {name} {getattr(kind, name)!r} is taken by {other.__module__}.{other.__qualname__}. "
+                    f"Give one of them another {name}."
+                )
+    _REGISTERED[kind.letter] = kind
+    return kind
+
+
+def known_kinds() -> Mapping[str, type[BlockKind]]:
+    """All kinds by their letters, those of installed packages included."""
+    _load_entry_points()
+    return MappingProxyType(_REGISTERED)
+
+
+@cache
+def _load_entry_points() -> None:
+    for entry in entry_points(group=GROUP):
+        try:
+            register_kind(entry.load())
+        except Exception as error:  # importing a package may raise anything
+            source = f" of {entry.dist.name}" if entry.dist else ""
+            raise KindError(
+                f"The entry point {entry.name} = {entry.value}{source} ({GROUP}) gives no block kind: "
+                f"{type(error).__name__}: {error} Repair or remove that package."
+            ) from error
+
+
+_SETTINGS: dict[type[BlockKind], dict[str, Any]] = {}
+
+
+def settings_of(kind: type[BlockKind]) -> dict[str, Any]:
+    """The settings of a kind, with their annotations."""
+    if kind not in _SETTINGS:
+        hints = get_type_hints(kind)
+        _SETTINGS[kind] = {field.name: hints[field.name] for field in fields(kind)}
+    return _SETTINGS[kind]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conv(BlockKind):
     """The base's own block, exactly as timm makes it."""
 
     letter: ClassVar[str] = "C"
     name: ClassVar[str] = "conv"
+    label: ClassVar[str] = "the base’s own"
+    colour: ClassVar[tuple[str, str]] = ("#e3e8ee", "#303b48")
+    module: ClassVar[str] = ""
+
+    def trial_params(self, size: tuple[int, int]) -> Mapping[str, int]:
+        return {}
 
 
+_REGISTERED[Conv.letter] = Conv  # without a module: timm makes it
+
+
+@register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LocalAttention:
+class LocalAttention(BlockKind):
     """Self-attention inside non-overlapping windows (paper.md 2.1), with 1x1 convolutions around it.
 
     The block keeps the habit of its base: pre-activation where the replaced block is (paper.md 2.2),
@@ -28,6 +185,11 @@ class LocalAttention:
 
     letter: ClassVar[str] = "M"
     name: ClassVar[str] = "msa"
+    label: ClassVar[str] = "local attention"
+    colour: ClassVar[tuple[str, str]] = ("#0b69ad", "#62b6ec")
+    module: ClassVar[str] = "buildup.models.attention:LocalAttention2d"
+    branch: ClassVar[bool] = True
+    attention: ClassVar[bool] = True
 
     heads: int
     window: int
@@ -37,43 +199,47 @@ class LocalAttention:
     tables: Literal["shared", "heads"] = "shared"
     """Whether all heads share one table of positions, as in the paper, or each has its own."""
 
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            heads=_count(self.heads),
-            window=_count(self.window),
-            head_size=_count(self.head_size),
-            width=_count(self.width, optional=True),
-            tables=_choice(self.tables, "shared", "heads"),
+    def misfit(self, size: tuple[int, int]) -> str | None:
+        if self.window <= min(size):
+            return None
+        return (
+            f"window {self.window} does not fit into its {size[0]}x{size[1]} map. Use a window of at most {min(size)}."
         )
 
+    def reach(self, size: tuple[int, int]) -> int:
+        return self.window
 
+
+@register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GlobalAttention:
+class GlobalAttention(BlockKind):
     """Self-attention over the whole map, without a table of positions, so that it fits any size."""
 
     letter: ClassVar[str] = "G"
     name: ClassVar[str] = "global-msa"
+    label: ClassVar[str] = "global attention"
+    colour: ClassVar[tuple[str, str]] = ("#4a1942", "#f3d3ee")
+    module: ClassVar[str] = "buildup.models.attention:GlobalAttention2d"
+    branch: ClassVar[bool] = True
+    attention: ClassVar[bool] = True
 
     heads: int
     head_size: int = 64
     width: int | None = None
 
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            heads=_count(self.heads),
-            head_size=_count(self.head_size),
-            width=_count(self.width, optional=True),
-        )
 
-
+@register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConvAttention:
+class ConvAttention(BlockKind):
     """Convolution-shaped self-attention: each place attends to the k x k places around it (paper.md 8.10)."""
 
     letter: ClassVar[str] = "K"
     name: ClassVar[str] = "conv-msa"
+    label: ClassVar[str] = "k×k attention"
+    colour: ClassVar[tuple[str, str]] = ("#35a583", "#239a72")
+    module: ClassVar[str] = "buildup.models.attention:ConvAttention2d"
+    branch: ClassVar[bool] = True
+    attention: ClassVar[bool] = True
 
     heads: int
     kernel: int = 3
@@ -82,23 +248,29 @@ class ConvAttention:
     borders: Literal["masked", "attended"] = "masked"
     """Whether nothing attends to what lies outside of the map, or, as in the reference code, to zeros there."""
 
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            heads=_count(self.heads),
-            kernel=_count(self.kernel) or ("an odd number is needed" if self.kernel % 2 == 0 else None),
-            head_size=_count(self.head_size),
-            width=_count(self.width, optional=True),
-            borders=_choice(self.borders, "masked", "attended"),
-        )
+    @classmethod
+    def problem(cls, name: str, value: object) -> str | None:
+        # Not super() alone, which does not know a class with slots.
+        if problem := super(ConvAttention, cls).problem(name, value):
+            return problem
+        if name == "kernel" and isinstance(value, int) and value % 2 == 0:
+            return f"an odd number is needed, such as {value + 1}"
+        return None
+
+    def reach(self, size: tuple[int, int]) -> int:
+        return self.kernel
 
 
+@register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Smoothing:
+class Smoothing(BlockKind):
     """Spatial smoothing: a bounded activation and a small mean filter, without weights (paper.md 9)."""
 
     letter: ClassVar[str] = "S"
     name: ClassVar[str] = "smoothing"
+    label: ClassVar[str] = "smoothing"
+    colour: ClassVar[tuple[str, str]] = ("#f4b63c", "#e8a820")
+    module: ClassVar[str] = "buildup.models.smoothing:Smoothing2d"
 
     kernel: int = 2
     temperature: int = 10
@@ -106,25 +278,11 @@ class Smoothing:
     borders: Literal["replicate", "grow"] = "replicate"
     """Whether the map keeps its size, or grows by one dark pixel as in the reference code."""
 
-    def __post_init__(self) -> None:
-        _check(
-            self,
-            kernel=_count(self.kernel),
-            temperature=_count(self.temperature),
-            borders=_choice(self.borders, "replicate", "grow"),
-        )
+    def arguments(self, chs: int, width: int) -> dict[str, Any]:
+        return {"kernel": self.kernel, "temperature": self.temperature, "borders": self.borders}
 
 
-Attention = LocalAttention | GlobalAttention | ConvAttention
-
-Kind = Conv | Attention | Smoothing
-
-KINDS: dict[str, type[Kind]] = {
-    kind.letter: kind for kind in (Conv, LocalAttention, GlobalAttention, ConvAttention, Smoothing)
-}
-
-
-def describe(kind: Kind) -> str:
+def describe(kind: BlockKind) -> str:
     """A kind in one short phrase, with the settings that are not the usual ones.
 
     >>> describe(LocalAttention(heads=24, window=4))
@@ -134,7 +292,7 @@ def describe(kind: Kind) -> str:
     return f"{kind.name}({settings})" if settings else kind.name
 
 
-def to_values(kind: Kind) -> dict[str, Any]:
+def to_values(kind: BlockKind) -> dict[str, Any]:
     """A kind as plain values, for files: its letter and the settings that are not the usual ones.
 
     A setting that a later version adds then changes neither files nor fingerprints of what came before it.
@@ -142,38 +300,28 @@ def to_values(kind: Kind) -> dict[str, Any]:
     return {"kind": kind.letter, **dict(_unusual(kind))}
 
 
-def from_values(values: dict[str, Any]) -> Kind:
+def from_values(values: dict[str, Any]) -> BlockKind:
     """The kind that `to_values` wrote down."""
     settings = dict(values)
     letter = settings.pop("kind", None)
-    if letter not in KINDS:
-        raise LayoutError(f"block kind {letter!r} is not known; known are {', '.join(KINDS)}.")
-    known = {field.name for field in fields(KINDS[letter])}
+    kinds = known_kinds()
+    if letter not in kinds:
+        raise LayoutError(f"block kind {letter!r} is not known; known are {', '.join(kinds)}.")
+    known = set(settings_of(kinds[letter]))
     if wrong := sorted(settings.keys() - known):
         raise LayoutError(
             f"block kind {letter}: unknown settings {', '.join(wrong)}; known are {', '.join(sorted(known)) or 'none'}."
         )
-    return KINDS[letter](**settings)
+    return kinds[letter](**settings)
 
 
-def _unusual(kind: Kind) -> Iterator[tuple[str, Any]]:
+def placed_kind(letter: str, values: Mapping[str, Any], fitting: Mapping[str, Any]) -> BlockKind:
+    """A kind with these settings, and those that fit its place as far as it has them."""
+    own = settings_of(known_kinds()[letter])
+    return from_values({"kind": letter, **values, **{name: fitting[name] for name in own if name in fitting}})
+
+
+def _unusual(kind: BlockKind) -> Iterator[tuple[str, Any]]:
     for field in fields(kind):
         if getattr(kind, field.name) != field.default:
             yield field.name, getattr(kind, field.name)
-
-
-def _check(kind: Kind, **problems: str | None) -> None:
-    wrong = [f"{name} is {getattr(kind, name)!r}; {problem}" for name, problem in problems.items() if problem]
-    if wrong:
-        raise LayoutError(*(f"{kind.name} block: {problem}." for problem in wrong))
-
-
-def _count(value: object, optional: bool = False) -> str | None:
-    if optional and value is None:
-        return None
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    return None if fits else "a whole number of at least 1 is needed"
-
-
-def _choice(value: object, *choices: str) -> str | None:
-    return None if value in choices else f"it must be {' or '.join(choices)}"

@@ -8,7 +8,7 @@
 from collections.abc import Iterator
 
 from buildup.errors import LayoutError
-from buildup.graph.kinds import KINDS, Conv
+from buildup.graph.kinds import Conv, known_kinds
 from buildup.graph.network import Network, Stage
 
 
@@ -46,8 +46,8 @@ def _problems(letters: str, stage: Stage, base: str, ends: bool) -> Iterator[str
         return
     for index, letter in enumerate(letters):
         path = stage.blocks[index].path if index < count else f"the end of {stage.name}"
-        if letter not in KINDS:
-            yield f"letter {letter!r} at {path} is not known; known are {', '.join(KINDS)}."
+        if letter not in known_kinds():
+            yield f"letter {letter!r} at {path} is not known; known are {', '.join(known_kinds())}."
         elif index < count and letter != Conv.letter and (obstacle := stage.obstacle(index)):
             free = ", ".join(stage.blocks[place].path for place in sorted(stage.positions(step=1)))
             where = free or f"no block of {stage.name}"

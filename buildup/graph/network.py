@@ -19,7 +19,7 @@ import networkx as nx
 
 from buildup.errors import LayoutError
 from buildup.graph.block_style import BlockStyle
-from buildup.graph.kinds import KINDS, Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -36,7 +36,7 @@ class Block:
 
     path: str
     """Where timm keeps it: `layer4.2`, `stages.3.blocks.2`."""
-    kind: Kind = field(default_factory=Conv)
+    kind: BlockKind = field(default_factory=Conv)
     module: str = "Block"
     """The class that timm gives the block of the base at this place."""
     in_shape: Shape
@@ -150,7 +150,7 @@ class Network:
         return (block for stage in self.stages for block in stage.blocks)
 
     @property
-    def replaced(self) -> dict[str, Kind]:
+    def replaced(self) -> dict[str, BlockKind]:
         """What stands where the base has a block of its own."""
         return {block.path: block.kind for block in self.blocks if not isinstance(block.kind, Conv)}
 
@@ -186,9 +186,10 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
         before = shape if number == 0 else (shape[0] // 2, max(1, size >> (number - 1)), max(1, size >> (number - 1)))
         blocks = []
         for index, letter in enumerate(letters):
-            if letter not in KINDS:
-                raise LayoutError(f"layout {layout!r}: letter {letter!r} is not known; known are {', '.join(KINDS)}.")
-            kind = _sketched(letter, heads=3 * 2**number, window=min(7, shape[1]))
+            if letter not in known_kinds():
+                known = ", ".join(known_kinds())
+                raise LayoutError(f"layout {layout!r}: letter {letter!r} is not known; known are {known}.")
+            kind = placed_kind(letter, {}, {"heads": 3 * 2**number, "window": min(7, shape[1])})
             in_shape = (3, *shape[1:]) if index == 0 and number == 0 else before if index == 0 else shape
             blocks.append(Block(path=f"c{number + 1}.{index}", kind=kind, in_shape=in_shape, out_shape=shape))
         if not blocks:
@@ -196,8 +197,3 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
         stages.append(Stage(name=f"c{number + 1}", blocks=tuple(blocks)))
     paths = [block.path for stage in stages for block in stage.blocks]
     return Network(base=base, input_shape=(3, size, size), num_classes=100, stages=tuple(stages), edges=chain(paths))
-
-
-def _sketched(letter: str, heads: int, window: int) -> Kind:
-    usual = (Conv(), LocalAttention(heads=heads, window=window), GlobalAttention(heads=heads))
-    return {kind.letter: kind for kind in (*usual, ConvAttention(heads=heads), Smoothing())}[letter]

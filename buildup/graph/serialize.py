@@ -4,7 +4,7 @@ from typing import Any
 
 from buildup.graph.block_style import style_from_values, style_to_values
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import from_values, to_values
+from buildup.graph.kinds import RESERVED, from_values, to_values
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Shape, Stage
 
@@ -70,13 +70,12 @@ def _block_to_values(block: Block) -> dict[str, Any]:
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:
-    own = {"path", "module", "in_shape", "out_shape", "form", *TOLD}
     return Block(
         path=values["path"],
         module=values["module"],
         in_shape=_shape(values["in_shape"]),
         out_shape=_shape(values["out_shape"]),
-        kind=from_values({key: value for key, value in values.items() if key not in own}),
+        kind=from_values({key: value for key, value in values.items() if key not in RESERVED or key == "kind"}),
         style=style_from_values(values["form"]) if "form" in values else None,
         **{name: values[name] for name in TOLD if name in values},
     )

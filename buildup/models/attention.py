@@ -27,8 +27,8 @@ class LocalAttention2d(nn.Module):
     its bottom and right, and nothing attends to the padding.
 
     Forward and backward it is 1.6 to 2.0 times as fast in float32 as its equations written with einsum, and 1.2 to 2.7
-    times in bf16, over three usual settings (`buildup bench attention`: batch 16, channels last, eager torch 2.15, one
-    core of an AMD EPYC with AVX-512, medians of ten rounds in turns).
+    times in bf16, over three usual settings (`python bench/attention.py`: batch 16, channels last, eager torch 2.15,
+    one core of an AMD EPYC with AVX-512, medians of ten rounds in turns).
     """
 
     def __init__(

@@ -1,12 +1,14 @@
-"""What stands at a place of a network, as modules: one builder for every kind that can replace a timm block.
+"""What stands at a place of a network, as modules: one way to make every kind that can replace a timm block.
 
 The attention blocks are those of paper.md 2.2, with the habits of the block that they replace. The post-activation
 variant of the paper ends with the sum; ours then takes the final activation of the replaced block where it has one,
 because the next block of such a base expects an input that went through it (paper.md 13).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import gcd
+from pkgutil import resolve_name
 from typing import Any
 
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
@@ -14,12 +16,10 @@ from timm.layers.norm import LayerNorm2d, RmsNorm2d
 from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
-from buildup.errors import LayoutError
-from buildup.graph.block_style import BlockStyle, Norm
-from buildup.graph.kinds import Attention, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.errors import KindError, LayoutError
+from buildup.graph.block_style import Norm
+from buildup.graph.kinds import BlockKind
 from buildup.graph.network import Block
-from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
-from buildup.models.smoothing import Smoothing2d
 
 
 class PreActAttentionBlock(nn.Module):
@@ -118,61 +118,103 @@ class ChannelsLast(nn.Module):
 
 def build_block(block: Block, replaced: nn.Module) -> nn.Module:
     """The module of a block that is not the base's own, in place of the timm block that the base has there."""
-    if block.style is None:
+    return maker(block)(replaced)
+
+
+def maker(block: Block) -> Callable[[nn.Module], nn.Module]:
+    """What makes the module of a block out of the timm block at its place.
+
+    It is a `partial` of plain values, classes, functions and more partials, so that an exported file can spell it out.
+    """
+    kind, style = block.kind, block.style
+    if style is None:
         raise LayoutError(
             f"{block.path} has no form: the network is a sketch, and only what `read` gives can be built."
         )
-    if isinstance(block.kind, Smoothing):
-        module: nn.Module = Smoothing2d(block.kind.kernel, block.kind.temperature, block.kind.borders)
-    else:
-        assert isinstance(block.kind, Attention)
-        module = _attention_block(block, block.kind, block.style, replaced)
-    return ChannelsLast(module) if block.style.channels_last else module
+    chs = block.in_shape[0]
+    width = width_of(block) if kind.branch else chs
+    layer = partial(module_class(kind), **kind.arguments(chs, width))
+    made = partial(whole_block, make=layer)
+    if kind.branch:
+        pre = style.order == "pre"
+        made = partial(
+            branch_block,
+            block=PreActAttentionBlock if pre else PostActAttentionBlock,
+            branch=layer,
+            chs=chs,
+            width=width,
+            conv=conv_layer(style.standardised),
+            norm=norm_layer(style.norm),
+            parts={"drop_path": style.drop_path, **({"scale": style.scale} if pre else {"act": style.act})},
+        )
+    return partial(channels_last_block, make=made) if style.channels_last else made
+
+
+def module_class(kind: BlockKind) -> type[nn.Module]:
+    """The torch module of a kind."""
+    try:
+        found: type[nn.Module] = resolve_name(kind.module)
+    except (ImportError, AttributeError) as error:
+        raise KindError(
+            f"Block kind {kind.letter} ({kind.name}): its module {kind.module} is missing: {error}."
+        ) from error
+    return found
 
 
 def width_of(block: Block) -> int:
-    """How many channels attention reads: as its settings say, else as the paper does for the block it replaces."""
-    assert isinstance(block.kind, Attention)
-    width = block.kind.width or (block.expansion and block.in_shape[0] // block.expansion)
-    if not width:
+    """How many channels a branch reads: as its settings say, else as the paper does for the block it replaces."""
+    chs = block.in_shape[0]
+    width: int | None = getattr(block.kind, "width", None) or (block.expansion and chs // block.expansion)
+    if not width and hasattr(block.kind, "width"):
         raise LayoutError(
             f"{block.path}: its {block.kind.name} has no width, and the paper says none for {block.module} blocks. "
-            f"Set width, the channels that attention reads; {max(8, block.in_shape[0] // 4)} is usual."
+            f"Set width, the channels that attention reads; {max(8, chs // 4)} is usual."
         )
-    return width
+    return width or max(8, chs // 4)
 
 
-def _attention_block(block: Block, kind: Attention, style: BlockStyle, replaced: nn.Module) -> nn.Module:
-    chs, width = block.in_shape[0], width_of(block)
-    parts: dict[str, Any] = {
-        "conv": conv_layer(style.standardised),
-        "norm": norm_layer(style.norm),
-        "drop_path": _part(replaced, style.drop_path),
-    }
-    attention = _attention(kind, width, chs)
-    if style.order == "pre":
-        scale = _part(replaced, style.scale)
-        made: PreActAttentionBlock | PostActAttentionBlock = PreActAttentionBlock(
-            chs, width, attention, scale=scale, **parts
-        )
-    else:
-        made = PostActAttentionBlock(chs, width, attention, act=_part(replaced, style.act), **parts)
+def branch_block(
+    replaced: nn.Module,
+    *,
+    block: Callable[..., Any],
+    branch: Callable[[], nn.Module],
+    chs: int,
+    width: int,
+    conv: Callable[[int, int], nn.Module],
+    norm: Callable[[int], nn.Module],
+    parts: Mapping[str, str],
+) -> nn.Module:
+    """A residual block around one layer, with the habits of the block that it replaces.
+
+    Args:
+        replaced: That block.
+        block: The class of the new one.
+        branch: What makes the layer.
+        chs: Channels of the maps.
+        width: Channels that the layer reads.
+        conv: What makes a 1x1 convolution from two numbers of channels.
+        norm: What makes a norm from a number of channels.
+        parts: What is taken over from the replaced block, by paths inside it; empty where it has no such part.
+    """
+    taken = {name: part_of(replaced, path) for name, path in parts.items()}
+    made = block(chs, width, branch(), conv=conv, norm=norm, **taken)
     if starts_as_identity(replaced):
         made.zero_init_last()
-    return made.to(next(replaced.parameters()))
+    moved: nn.Module = made.to(next(replaced.parameters()))
+    return moved
 
 
-def _attention(kind: Attention, width: int, chs: int) -> nn.Module:
-    match kind:
-        case LocalAttention():
-            return LocalAttention2d(width, chs, kind.heads, kind.head_size, kind.window, kind.tables)
-        case GlobalAttention():
-            return GlobalAttention2d(width, chs, kind.heads, kind.head_size)
-        case ConvAttention():
-            return ConvAttention2d(width, chs, kind.heads, kind.head_size, kind.kernel, kind.borders)
+def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Module:
+    """A block that shares nothing with the one that it replaces but its device and type."""
+    return make().to(next(replaced.parameters()))
 
 
-def _part(block: nn.Module, path: str) -> Any:
+def channels_last_block(replaced: nn.Module, *, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A block for a base whose maps are height, width, channels."""
+    return ChannelsLast(make(replaced))
+
+
+def part_of(block: nn.Module, path: str) -> Any:
     """What a path inside a block leads to; None where there is nothing."""
     part: Any = block
     for name in path.split(".") if path else ():
@@ -184,23 +226,27 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
     """From a number of channels to a norm of a sort."""
     match norm.kind:
         case "batch":
-            return lambda chs: nn.BatchNorm2d(chs, eps=norm.eps, momentum=norm.momentum)
+            return partial(nn.BatchNorm2d, eps=norm.eps, momentum=norm.momentum)
         case "group":
-            groups = norm.groups or 32
-            return lambda chs: nn.GroupNorm(gcd(groups, chs), chs, eps=norm.eps)
+            return partial(group_norm, groups=norm.groups or 32, eps=norm.eps)
         case "layer":
-            return lambda chs: LayerNorm2d(chs, eps=norm.eps)
+            return partial(LayerNorm2d, eps=norm.eps)
         case "rms":
-            return lambda chs: RmsNorm2d(chs, eps=norm.eps)
+            return partial(RmsNorm2d, eps=norm.eps)
         case "frn":
-            return lambda chs: FilterResponseNormTlu2d(chs, apply_act=False, eps=norm.eps)
+            return partial(FilterResponseNormTlu2d, apply_act=False, eps=norm.eps)
+
+
+def group_norm(chs: int, *, groups: int, eps: float) -> nn.Module:
+    """A group norm with as many of these groups as divide the channels."""
+    return nn.GroupNorm(gcd(groups, chs), chs, eps=eps)
 
 
 def conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
     """From two numbers of channels to a 1x1 convolution, with standardised weights where an eps for them is given."""
     if standardised is None:
-        return lambda in_chs, out_chs: nn.Conv2d(in_chs, out_chs, 1, bias=False)
-    return lambda in_chs, out_chs: StdConv2d(in_chs, out_chs, 1, eps=standardised)
+        return partial(nn.Conv2d, kernel_size=1, bias=False)
+    return partial(StdConv2d, kernel_size=1, eps=standardised)
 
 
 def init_convs(block: nn.Module) -> None:

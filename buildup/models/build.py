@@ -151,11 +151,11 @@ def _edited(
                 # The last block of one more fresh base has timm's own start for this place.
                 with _seeded(seed, block.path):
                     fresh = _base(network.base, arguments, place)
-                _put(model, block.path, fresh.get_submodule(last.path))
+                put(model, block.path, fresh.get_submodule(last.path))
             if not isinstance(block.kind, Conv):
                 with _seeded(seed, block.path), place:
                     replaced = model.get_submodule(block.path)
-                    _put(model, block.path, build_block(block, replaced))
+                    put(model, block.path, build_block(block, replaced))
     if start is not None:
         load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
@@ -169,7 +169,8 @@ def _base(name: str, arguments: dict[str, Any], place: torch.device) -> Any:
         return timm.create_model(name, **arguments)
 
 
-def _put(model: nn.Module, path: str, block: nn.Module) -> None:
+def put(model: nn.Module, path: str, block: nn.Module) -> None:
+    """Let a block stand at a path of a model."""
     parent, _, name = path.rpartition(".")
     model.get_submodule(parent).add_module(name, block)
 

@@ -16,7 +16,7 @@ from buildup.models.find import Found, create_on_meta, find
 from buildup.models.read_style import EXPANSIONS, find_form
 from buildup.models.stages import FoundStage, obstacle
 from buildup.models.stem import GAIN, find_shrunk, shrink
-from buildup.models.trace import Call, sources, trace
+from buildup.models.trace import Call, trace
 
 SMALL = 64
 """Images up to this side get the small stem, unless the space says otherwise."""
@@ -101,7 +101,7 @@ def _seen_small(
 
 def _edges(seen: Seen) -> tuple[tuple[str, str], ...]:
     """Which block reads which block's output; what goes around a block, as in CSPNet or DLA, is an edge, too."""
-    reads = {path: call.reads for path, call in seen.items() if path} | {"head": sources([seen[""].outputs_of])}
+    reads = {path: call.reads for path, call in seen.items() if path} | {"head": seen[""].gave_from}
     order = ["stem", *reads]
     return tuple((source, path) for path, blocks in reads.items() for source in sorted(blocks, key=order.index))
 

@@ -9,56 +9,6 @@ from buildup.report.findings import flat
 from buildup.report.html import document, table_head
 from buildup.report.words import escape
 
-WORDS: dict[str, tuple[str, str]] = {
-    "hessian": (
-        "Curvature of the loss",
-        "The five largest eigenvalues, by magnitude, of each batch's Hessian. A shorter positive side is flatter, and "
-        "a negative side is where the loss is not convex. nep: share below zero; ape: mean of those above.",
-    ),
-    "landscape": (
-        "Loss around the weights",
-        "Cross-entropy on augmented training images along two random directions that are scaled like the filters.",
-    ),
-    "fourier": (
-        "Frequencies of the maps",
-        "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
-        "highest frequency. A step down at attention means that it takes high frequencies away. Compare steps within "
-        "a stage: a lower resolution moves both measures by itself.",
-    ),
-    "variance": (
-        "Variance over space",
-        "How much maps vary from place to place. A step down at attention means that it averages.",
-    ),
-    "lesion": (
-        "Accuracy without a unit",
-        "What is lost when one branch, or one convolution of a block, is left out. Nothing is trained again.",
-    ),
-    "cka": (
-        "Likeness of units",
-        "Unbiased minibatch CKA of what each two units know of the same images. Blocks along the diagonal are stages "
-        "that work for themselves.",
-    ),
-    "noise": (
-        "Accuracy under noise of one frequency band",
-        "Noise of the same strength in each band. Who loses most at high frequencies relies on texture.",
-    ),
-    "corruption": (
-        "Accuracy on spoiled images",
-        "Fifteen kinds in five severities. Errors on images generated here and on published ones can't be compared.",
-    ),
-    "calibration": (
-        "Calibration",
-        "Whether predictions are as often right as they say. ecse below zero: more often.",
-    ),
-    "ensemble": (
-        "Averaged predictions",
-        "Monte Carlo dropout: the mean probabilities of 1, 2, ... passes in which values are dropped as in the "
-        "training. Dashed: one pass in which all are kept, as a network is used otherwise. Numbers without a word are "
-        "those; a model that was trained without dropout has no others.",
-    ),
-}
-"""The title of each measurement, and how its figure is read."""
-
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """Colour bars are pictures inside of the figures."""
 
@@ -68,6 +18,10 @@ class Section:
     """One measurement."""
 
     what: str
+    """The name of its files."""
+    title: str
+    words: str
+    """How its figure is read."""
     numbers: Mapping[str, Mapping[str, Any]]
     """By model."""
     figure: str
@@ -106,8 +60,10 @@ def _head(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> Iter
 
 
 def _section(section: Section) -> str:
-    title, words = WORDS.get(section.what, (section.what, ""))
-    head = f'<section id="{escape(section.what)}"><h2>{escape(title)}</h2><p class="muted small">{escape(words)}</p>'
+    head = (
+        f'<section id="{escape(section.what)}"><h2>{escape(section.title)}</h2>'
+        f'<p class="muted small">{escape(section.words)}</p>'
+    )
     if section.left_out:
         return f"{head}<p>Left out: {escape(section.left_out)}</p></section>"
     files = ", ".join(
@@ -115,7 +71,7 @@ def _section(section: Section) -> str:
     )
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
-        f"{_inline(section.figure, section.what, title)}</div>"
+        f"{_inline(section.figure, section.what, section.title)}</div>"
         f'<div class="scroll">{_numbers(section.numbers)}</div><p class="small">{files}</p></section>'
     )
 

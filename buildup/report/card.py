@@ -1,14 +1,19 @@
 """The model card of an exported network: its layout, scores, claim, decisions and settings, and how to load it."""
 
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import fmean
 
+from huggingface_hub import EvalResult, ModelCardData
+
+from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, cost_text, flat
 from buildup.report.text_table import TextTable, code, decisions_markdown, graph_text
 from buildup.report.words import clean, scores_text
-from buildup.trials.objective import ACCURACY
+from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score
 
 LOADING = """\
@@ -27,6 +32,9 @@ from alternet import load
 model = load()
 ```
 """
+
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+"""Names on the Hugging Face Hub. Other datasets of the hub are named `hfds/NAME`."""
 
 ONNX = """\
 `model.onnx` is the same network for onnxruntime. It takes batches of any size, preprocessed as `config.json` says. It
@@ -53,8 +61,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     dataset = str(findings.settings.get("dataset", ""))
     lines = [
         "---",
-        "library_name: timm",
-        "tags: [image-classification, timm, alternet, buildup]",
+        _metadata(findings, network, exported),
         "---",
         "",
         f"# {clean(network.base)} as `{clean(layout(network))}`",
@@ -98,6 +105,56 @@ def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
         *table.markdown(),
         *(["", f"{cost_text(cost)}."] if cost else []),
     ]
+
+
+def _metadata(findings: Findings, network: Network, exported: Score) -> str:
+    """The metadata of the card for the Hugging Face Hub, as YAML."""
+    start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
+    source = str(start["source"]) if isinstance(start, Mapping) else ""
+    data = ModelCardData(
+        # The license of timm and buildup. Pretrained weights that the training started from may have another one.
+        license="unknown" if source else "apache-2.0",
+        library_name="timm",
+        tags=["image-classification", "timm", "alternet", "buildup"],
+        base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
+        datasets=[dataset] if dataset else None,
+        model_name=f"{clean(network.base)} {clean(layout(network))}",
+        eval_results=list(_results(findings, network, exported)),
+    )
+    return data.to_yaml()
+
+
+def _hub_dataset(findings: Findings) -> str | None:
+    name = str(findings.settings.get("dataset", ""))
+    return HUB_DATASETS.get(name) or (name.removeprefix("hfds/") if name.startswith("hfds/") else None)
+
+
+def _results(findings: Findings, network: Network, exported: Score) -> Iterator[EvalResult]:
+    """The scores of these weights on validation images, and of the retrained network on test images, if any."""
+    dataset, objective = str(findings.settings.get("dataset", "")), findings.objective
+
+    def result(metric: Objective, value: float, split: str, how: str) -> EvalResult:
+        return EvalResult(
+            task_type="image-classification",
+            dataset_type=_hub_dataset(findings) or clean(dataset),
+            dataset_name=clean(dataset),
+            dataset_split=split,
+            metric_type=metric.name,
+            metric_value=round(value, 2),
+            metric_name=f"{metric.name} in {metric.scale}, {how}",
+        )
+
+    seeds = len(findings.scores(network))
+    for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
+        how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
+        yield result(metric, metric.value(exported), "validation", how)
+    final = findings.final
+    for one in final.contenders if final else ():
+        if final and one.fingerprint == fingerprint(network) and one.mean is not None:
+            interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
+            how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
+            yield result(OBJECTIVES[final.objective], one.mean, "test", how)
+            break
 
 
 def _final(findings: Findings) -> list[str]:

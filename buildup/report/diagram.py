@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import ceil
 
-from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing, describe
+from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.report.style import MONO, SANS, palette
@@ -22,24 +22,11 @@ PADDING = 12
 PILL_HEIGHT = 26
 BOXES_IN_A_ROW = (WIDTH - MARGIN - LABELS - PADDING + GAP) // (BOX_WIDTH + GAP)
 LEGEND_HEIGHT = 34
-NAMES = {
-    Conv.letter: "the base’s own",
-    LocalAttention.letter: "local attention",
-    GlobalAttention.letter: "global attention",
-    ConvAttention.letter: "k×k attention",
-    Smoothing.letter: "smoothing",
-}
-DOT_COLOURS = {
-    LocalAttention.letter: ("#0b69ad", "white"),
-    GlobalAttention.letter: ("#4a1942", "white"),
-    ConvAttention.letter: ("#35a583", "black"),
-    Smoothing.letter: ("#f4b63c", "black"),
-}
-"""Fill and text, where they are not those of the base's own blocks."""
+INKS = ("#fff", "#06243a")
+"""Of the text in boxes: on dark colours and on light ones."""
 
 _STYLE = (
-    palette(".buildup-network")
-    + f".buildup-network text{{font-family:{SANS};font-size:12px;fill:var(--ink)}}"
+    f".buildup-network text{{font-family:{SANS};font-size:12px;fill:var(--ink)}}"
     + f".buildup-network .mono{{font-family:{MONO}}}"
     ".buildup-network .surface{fill:var(--surface)}"
     ".buildup-network .band{fill:var(--band);stroke:var(--grid)}"
@@ -49,17 +36,7 @@ _STYLE = (
     ".buildup-network .pill{fill:none;stroke:var(--line)}"
     ".buildup-network .letter{font-weight:700;font-size:17px;fill:var(--conv-ink)}"
     ".buildup-network .inside{font-size:10px;fill:var(--conv-ink)}"
-    + "".join(
-        f".buildup-network .{kind} .box{{fill:{fill}}}"
-        f".buildup-network .{kind} .letter,.buildup-network .{kind} .inside{{fill:{ink}}}"
-        for kind, (fill, ink) in {
-            LocalAttention.name: ("var(--accent)", "var(--on-accent)"),
-            GlobalAttention.name: ("var(--global)", "var(--on-accent)"),
-            ConvAttention.name: ("var(--kernel)", "#06243a"),
-            Smoothing.name: ("var(--smooth)", "#06243a"),
-        }.items()
-    )
-    + ".buildup-network .added .box{stroke:var(--ink);stroke-width:1.6;stroke-dasharray:4 3}"
+    ".buildup-network .added .box{stroke:var(--ink);stroke-width:1.6;stroke-dasharray:4 3}"
     ".buildup-network .edge{fill:none;stroke:var(--muted);stroke-width:1.4}"
     ".buildup-network .skip{stroke-dasharray:3 3}"
     ".buildup-network .tip{fill:var(--muted)}"
@@ -97,11 +74,38 @@ def graph_svg(network: Network) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="buildup-network" role="img" aria-label="{label}" '
         f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-        f"<style>{_STYLE}</style>"
+        f"<style>{_style()}</style>"
         '<defs><marker id="buildup-tip" viewBox="0 0 6 6" refX="5.5" refY="3" markerWidth="6" markerHeight="6" '
         'orient="auto"><path class="tip" d="M0 0L6 3L0 6z"/></marker></defs>'
         f"{''.join(parts)}</svg>\n"
     )
+
+
+def _style() -> str:
+    """The style sheet, with the colours of all kinds but the base's own, which has the palette's."""
+    kinds = [kind for kind in known_kinds().values() if kind is not Conv]
+    light, dark = (
+        "".join(
+            f"--kind-{kind.name}:{kind.colour[theme]};--ink-{kind.name}:{INKS[_is_light(kind.colour[theme])]};"
+            for kind in kinds
+        )
+        for theme in (0, 1)
+    )
+    boxes = "".join(
+        f".buildup-network .{kind.name} .box{{fill:var(--kind-{kind.name})}}"
+        f".buildup-network .{kind.name} .letter,.buildup-network .{kind.name} .inside{{fill:var(--ink-{kind.name})}}"
+        for kind in kinds
+    )
+    return f"{palette('.buildup-network', light, dark)}{_STYLE}{boxes}"
+
+
+def _is_light(colour: str) -> bool:
+    """Whether dark text is easier to read on a colour than white, by the contrast that WCAG defines."""
+    parts = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    dark_ink = 0.017  # of the darker one of INKS
+    return (luminance + 0.05) / (dark_ink + 0.05) > 1.05 / (luminance + 0.05)
 
 
 def graph_dot(network: Network) -> str:
@@ -266,8 +270,9 @@ def _arc(source: _Place, target: _Place) -> str:
 
 def _legend(network: Network, y: float) -> Iterator[str]:
     """The kinds of blocks in the network, and the mark of added blocks if it has any."""
-    kinds = {block.kind.letter: block.kind.name for block in network.blocks}
-    entries = [(kinds[letter], f"{letter}  {NAMES[letter]}") for letter in NAMES if letter in kinds]
+    letters = {block.kind.letter for block in network.blocks}
+    kinds = [kind for letter, kind in known_kinds().items() if letter in letters]
+    entries = [(kind.name, f"{kind.letter}  {kind.label}") for kind in kinds]
     if any(block.added for block in network.blocks):
         entries.append((f"{Conv.name} added", "+  added to the base"))
     x = MARGIN + 14.0
@@ -287,9 +292,9 @@ def _map(stage: Stage) -> str:
 
 def _dot_node(block: Block) -> str:
     look = ""
-    if block.kind.letter in DOT_COLOURS:
-        fill, ink = DOT_COLOURS[block.kind.letter]
-        look = f", fillcolor={_quoted(fill)}, fontcolor={ink}"
+    if not isinstance(block.kind, Conv):
+        fill = block.kind.colour[0]
+        look = f", fillcolor={_quoted(fill)}, fontcolor={'black' if _is_light(fill) else 'white'}"
     if block.added:
         look += f", style={_quoted('rounded,filled,dashed')}"
     title = _quoted(_title(block))

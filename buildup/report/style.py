@@ -19,12 +19,13 @@ SANS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-se
 MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
 
 
-def palette(selector: str) -> str:
+def palette(selector: str, more_light: str = "", more_dark: str = "") -> str:
     """The colours of a selector, following the light or dark preference of the reader, and light in print."""
+    light, dark = _LIGHT + more_light, _DARK + more_dark
     return (
-        f"{selector}{{{_LIGHT}}}"
-        f"@media (prefers-color-scheme:dark){{{selector}{{{_DARK}}}}}"
-        f"@media print{{{selector}{{{_LIGHT}}}}}"
+        f"{selector}{{{light}}}"
+        f"@media (prefers-color-scheme:dark){{{selector}{{{dark}}}}}"
+        f"@media print{{{selector}{{{light}}}}}"
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 
 from buildup.errors import RequestError, SpaceError, unknown
-from buildup.space.schema import SearchSpace, StageSpace, Tuning
+from buildup.graph.kinds import known_kinds
+from buildup.space.schema import SearchSpace, StageSpace, Tuning, settable
 
 INSTALLED = Path(__file__).parent.parent / "search_spaces"
 CHECKOUT = Path(__file__).parent.parent.parent / "search_spaces"
@@ -35,6 +36,7 @@ def space_from_values(values: dict[str, Any]) -> SearchSpace:
     return SearchSpace(
         **{
             **_frozen(values),
+            "settings": tuple((name, value) for name, value in values.get("settings", ())),
             "stages": tuple(StageSpace(**stage) for stage in stages) if stages else None,
             "tune": Tuning(**_frozen(tune)) if tune else None,
         }
@@ -58,6 +60,9 @@ def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, 
 
 def _read(path: Path) -> SearchSpace:
     values = read_mapping(path, SpaceError, "space file")
+    own = {field.name for field in fields(SearchSpace)} - {"settings"}
+    of_kinds = {name for letter in known_kinds() for name in settable(letter)} - own
+    others = tuple((name, values.pop(name)) for name in list(values) if name in of_kinds)
     problems = _unknown_keys(values, SearchSpace, "")
     for key in ("description",):
         if not isinstance(values.get(key, ""), str):
@@ -81,8 +86,9 @@ def _read(path: Path) -> SearchSpace:
     problems += _unknown_keys(tune or {}, Tuning, "tune: ")
     tuning = Tuning(**_frozen(_known(tune, Tuning))) if tune is not None else None
     settings = {"name": path.stem, "description": "", **_frozen(_known(values, SearchSpace))}
+    settings.pop("settings", None)
     try:
-        space = SearchSpace(**settings, stages=tuple(known_stages) if stages else None, tune=tuning)
+        space = SearchSpace(**settings, settings=others, stages=tuple(known_stages) if stages else None, tune=tuning)
     except SpaceError as error:
         problems += error.problems
     if problems:
@@ -91,7 +97,7 @@ def _read(path: Path) -> SearchSpace:
 
 
 def _unknown_keys(values: dict[str, Any], schema: type, prefix: str) -> list[str]:
-    known = {field.name for field in fields(schema)} - ({"name"} if schema is SearchSpace else set())
+    known = {field.name for field in fields(schema)} - ({"name", "settings"} if schema is SearchSpace else set())
     return [f"{prefix}{unknown('key', str(key), known)}" for key in values if key not in known]
 
 

@@ -7,31 +7,34 @@ buildup.errors.SpaceError: window is 7, but kind K has no window. Leave it out.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args, get_origin
 
 from buildup.errors import SpaceError
-
-Letter = Literal["C", "M", "G", "K", "S"]
+from buildup.graph.kinds import Conv, known_kinds, settings_of
 
 STEMS = ("auto", "small", "base")
 ORDERS = ("last-first", "first-last")
-TUNABLE = ("M", "G", "K", "S")
 _EXAMPLES = {"kind": "M, G", "window": "4, 7", "heads": "3, 6", "head_size": "32, 64"}
-SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
-    "C": {},
-    "M": {"heads": (), "head_size": (), "window": (), "tables": ("shared", "heads")},
-    "G": {"heads": (), "head_size": ()},
-    "K": {"heads": (), "head_size": (), "kernel": (), "borders": ("masked", "attended")},
-    "S": {"kernel": (), "temperature": (), "borders": ("replicate", "grow")},
-}
-"""By the letter of a kind, which of its settings a space has a say in, with the words that a setting may be."""
+FITTED = ("width",)
+"""Settings that a space has no say in: they follow from the block that is replaced."""
+
+
+PLACED = ("heads", "head_size", "window")
+"""Settings that depend on the stage."""
+OWN = (*PLACED, "kernel", "tables", "borders", "temperature")
+"""The settings of kinds that are fields of a space."""
+
+
+def settable(letter: str) -> tuple[str, ...]:
+    """The settings of a kind that a space may set."""
+    return tuple(name for name in settings_of(known_kinds()[letter]) if name not in FITTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpace:
     """What may be searched in one stage; what is left out comes from the space or from the base."""
 
-    kind: Letter | None = None
+    kind: str | None = None
     max_replaced: int | None = None
     """At most so many blocks of this stage are tried; all that can be where left out."""
     blocks: int | None = None
@@ -44,7 +47,7 @@ class StageSpace:
 class Tuning:
     """Settings that are searched at a place where a block was kept. Every combination that fits there is a variant."""
 
-    kind: tuple[Letter, ...] = ()
+    kind: tuple[str, ...] = ()
     window: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
     head_size: tuple[int, ...] = ()
@@ -59,6 +62,7 @@ class Tuning:
 
     def problems(self, placed: tuple[str, ...]) -> Iterator[str]:
         """What is wrong with it in a space that places these kinds."""
+        tunable = [letter for letter in known_kinds() if letter != Conv.letter]
         kinds = tuple(map(str, self.kind)) if isinstance(self.kind, tuple) and self.kind else placed
         if problem := _count(self.tries, 1):
             yield f"tune.tries {problem}"
@@ -70,12 +74,16 @@ class Tuning:
                 yield f"tune.{name} is {found}; a list of different values is needed, such as [{_EXAMPLES[name]}]."
                 continue
             for value in values:
-                if name == "kind" and value not in TUNABLE:
-                    yield f"tune.kind has {value!r}; it may have {', '.join(TUNABLE)}."
+                if name == "kind" and value not in tunable:
+                    yield f"tune.kind has {value!r}; it may have {', '.join(tunable)}."
                 if name != "kind" and (problem := _count(value, 1)):
                     yield f"tune.{name} has {value!r}; {problem.partition('; ')[2]}"
-            if name != "kind" and values and not any(name in SETTINGS.get(kind, ()) for kind in kinds):
-                others = [kind for kind in placed if name in SETTINGS[kind]] if self.kind else []
+            if (
+                name != "kind"
+                and values
+                and not any(kind in known_kinds() and name in settable(kind) for kind in kinds)
+            ):
+                others = [kind for kind in placed if name in settable(kind)] if self.kind else []
                 more = f" Give tune.kind {others[0]}, too, or leave it out." if others else " Leave it out."
                 yield f"tune.{name} is {list(values)}, but {_have(kinds)} no {name}.{more}"
         if kinds == placed and self.kind and len(placed) == 1 and not self.settings:
@@ -90,7 +98,7 @@ class SearchSpace:
 
     name: str
     description: str
-    kind: Letter = "M"
+    kind: str = "M"
     """The letter of the kind that is tried."""
     place: Literal["replace", "end"] = "replace"
     """`replace` puts it in place of the base's blocks, `end` adds one block of it at the end of each stage."""
@@ -108,6 +116,8 @@ class SearchSpace:
     tables: Literal["shared", "heads"] | None = None
     borders: Literal["masked", "attended", "replicate", "grow"] | None = None
     temperature: int | None = None
+    settings: tuple[tuple[str, int | str], ...] = ()
+    """Those of kinds from other packages that have no field here; in a file they stand beside the others."""
     stem: Literal["auto", "small", "base"] = "auto"
     """`small` puts a 3x3 stem of stride 1 without pooling; `auto` does so at inputs of up to 64 px."""
     order: Literal["last-first", "first-last"] | tuple[int, ...] = "last-first"
@@ -120,7 +130,8 @@ class SearchSpace:
     """So many failed tries end a stage. A look-ahead belongs to the try that it saves, or fails with it."""
     min_gain: float = 0.0
     """A candidate must gain more than this over its parent, in the unit of what is judged."""
-    judge: Literal["likely", "proven", "point"] = "likely"
+    judge: str = "likely"
+    """One of `statistics/judges.py` or of another package; who judges by it checks the name."""
     stages: tuple[StageSpace, ...] | None = None
     tune: Tuning | None = None
     """What is searched at each place where a block was kept, before the rule goes on."""
@@ -167,15 +178,21 @@ class SearchSpace:
 
     def given(self, letter: str) -> dict[str, int | str]:
         """What was set for a kind, besides the settings that depend on the stage."""
-        names = ("kernel", "tables", "borders", "temperature") if letter in self.kinds else ()
-        values = {name: getattr(self, name) for name in names if name in SETTINGS[letter]}
-        return {name: value for name, value in values.items() if value is not None}
+        names = [name for name in settable(letter) if name not in PLACED] if letter in self.kinds else []
+        return {name: value for name in names if (value := self.asked(name)) is not None}
+
+    def asked(self, name: str) -> Any:
+        """What was asked for a setting of kinds; None where nothing was."""
+        return getattr(self, name) if name in OWN else dict(self.settings).get(name)
 
     def _values(self) -> Iterator[str]:
-        known = {"kind": tuple(SETTINGS), "place": ("replace", "end"), "stem": STEMS}
-        for name, choices in {**known, "judge": ("likely", "proven", "point")}.items():
+        known = {"kind": tuple(known_kinds()), "place": ("replace", "end"), "stem": STEMS}
+        for name, choices in known.items():
             if getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
+        judge: object = self.judge
+        if not isinstance(judge, str):
+            yield f"judge is {judge!r}; the name of a judge is needed."
         if problem := _order_problem(self.order):
             yield f"order is {problem}"
         if (
@@ -194,21 +211,22 @@ class SearchSpace:
             if getattr(self, name) is not None and (problem := _count(getattr(self, name), 1)):
                 yield f"{name} {problem}"
         for name in ("tables", "borders"):
-            choices = tuple(word for settings in SETTINGS.values() for word in settings.get(name, ()))
+            hints = [settings_of(kind).get(name) for kind in known_kinds().values()]
+            choices = tuple(word for hint in hints if get_origin(hint) is Literal for word in get_args(hint))
             if getattr(self, name) is not None and getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
 
     def _stage_values(self) -> Iterator[str]:
         for number, stage in enumerate(self.stages or ()):
-            if stage.kind is not None and stage.kind not in tuple(SETTINGS):
-                yield f"stages[{number}].kind is {stage.kind!r}; it must be one of {', '.join(SETTINGS)}."
+            if stage.kind is not None and stage.kind not in tuple(known_kinds()):
+                yield f"stages[{number}].kind is {stage.kind!r}; it must be one of {', '.join(known_kinds())}."
             for name, least in (("max_replaced", 0), ("blocks", 1), ("heads", 1), ("window", 1)):
                 value = getattr(stage, name)
                 if value is not None and (problem := _count(value, least)):
                     yield f"stages[{number}].{name} {problem}"
 
     def _combinations(self) -> Iterator[str]:
-        if self.place == "replace" and "C" in self.placed:
+        if self.place == "replace" and Conv.letter in self.placed:
             yield (
                 "kind C in place of the base's own blocks changes nothing. Use place: end, which adds one more block "
                 "to a stage, or max_replaced: 0 for a stage that is left alone."
@@ -216,23 +234,20 @@ class SearchSpace:
         for name, usual in (("step", 2), ("look_ahead", 0), ("failures", 1)) if self.place == "end" else ():
             if getattr(self, name) != usual:
                 yield f"{name} is {getattr(self, name)}, but with place: end every stage has one try. Leave it out."
-        for name in ("heads", "head_size", "window", "kernel", "tables", "borders", "temperature"):
-            value = getattr(self, name)
-            takers = [letter for letter in self.kinds if name in SETTINGS[letter]]
+        for name in (*OWN, *dict(self.settings)):
+            value = self.asked(name)
+            takers = [letter for letter in self.kinds if name in settable(letter)]
             if value in (None, "auto"):
                 continue
             if not takers:
                 yield f"{name} is {value}, but {_have(self.kinds)} no {name}. Leave it out."
             for letter in takers:
-                words = SETTINGS[letter][name]
-                if words and value not in words:
-                    yield f"{name} is {value}, but for kind {letter} it must be {' or '.join(words)}."
-                if letter == "K" and name == "kernel" and value % 2 == 0:
-                    yield f"kernel is {value}, but for kind K an odd number is needed, such as {value + 1}."
+                if problem := known_kinds()[letter].problem(name, value):
+                    yield f"{name} is {value}, but for kind {letter} {problem}."
         for number, stage in enumerate(self.stages or ()):
             letter = stage.kind or self.kind
             for name in ("heads", "window"):
-                if getattr(stage, name) is not None and name not in SETTINGS[letter]:
+                if getattr(stage, name) is not None and name not in settable(letter):
                     found = f"stages[{number}].{name} is {getattr(stage, name)}"
                     yield f"{found}, but {_have((letter,))} no {name}. Leave it out."
 

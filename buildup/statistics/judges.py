@@ -14,10 +14,11 @@ which nothing helps. Neither is the t-test without a prior: with two seeds its i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from statistics import fmean
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
+from buildup.registry import Registry
 from buildup.statistics.paired_difference import Estimate, Pair, Spread, estimate
 from buildup.trials.decision import Verdict
 from buildup.trials.objective import ACCURACY, Objective
@@ -40,11 +41,18 @@ PROVEN_HOPE = (0.5, 0.79)
 
 
 class Judge(Protocol):
-    """Whether a candidate is kept."""
+    """Whether a candidate is kept. A frozen dataclass, for each search sets the gain and the objective of its own."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def name(self) -> str:
         """The word that users choose it by."""
+        ...
+
+    @property
+    def least_seeds(self) -> int:
+        """How many seeds it needs before its first look."""
         ...
 
     @property
@@ -79,6 +87,7 @@ class PointJudge:
     """The habit of the paper: the larger mean wins. It says nothing about chance, and looks once."""
 
     name: str = "point"
+    least_seeds: int = 1
     looks: tuple[int, ...] = (1,)
     min_gain: float = 0.0
     objective: Objective = ACCURACY
@@ -106,6 +115,7 @@ class LikelyJudge:
     """Keep when a gain is likely. Each step is unproven; `final` makes the claim once, for the winner."""
 
     name: str = "likely"
+    least_seeds: int = 2
     looks: tuple[int, ...] = LOOKS
     min_gain: float = 0.0
     objective: Objective = ACCURACY
@@ -121,6 +131,7 @@ class ProvenJudge:
     """Keep only what passes an interval that is corrected for all verdicts and all looks of the whole search."""
 
     name: str = "proven"
+    least_seeds: int = 2
     looks: tuple[int, ...] = LOOKS
     min_gain: float = 0.0
     objective: Objective = ACCURACY
@@ -131,12 +142,11 @@ class ProvenJudge:
         return _by_interval(self, estimate(pairs, spread, self.objective), level, PROVEN_HOPE, interim, "")
 
 
-JUDGES: dict[str, LikelyJudge | ProvenJudge | PointJudge] = {
-    judge.name: judge for judge in (LikelyJudge(), ProvenJudge(), PointJudge())
-}
-"""Judges by name, for whom any gain will do."""
-
-NEEDS_SEEDS = {"likely": 2, "proven": 2, "point": 1}
+JUDGES = Registry[Judge]("judge", group="buildup.judges")
+"""Judges for whom any gain of accuracy will do."""
+JUDGES.register(LikelyJudge())
+JUDGES.register(ProvenJudge())
+JUDGES.register(PointJudge())
 
 
 def _by_interval(

@@ -13,7 +13,7 @@ unit of another objective. Three things make it differ from the true gain:
 With n seeds, the mean d, the squares S = sum of (d_s - d)^2, and of the images a part W that each seed draws anew and
 a part H that all seeds share:
 
-    squares = PRIOR_SEEDS * SEED_DEVIATION^2 + pooled squares + S - (n - 1) W
+    squares = PRIOR_SEEDS * seed_deviation^2 + pooled squares + S - (n - 1) W
     seeds   = PRIOR_SEEDS + pooled freedom + n - 1
     pooled  = W + squares / seeds, at least W
     error^2 = believed / n + H
@@ -40,18 +40,8 @@ from buildup.trials.outcome import Score
 
 Differences = npt.NDArray[np.int8] | npt.NDArray[np.float64]
 
-SEED_DEVIATION = {"accuracy": 0.25, "nll": 1.0, "ece": 0.7}
-"""Expected deviation of a paired difference from the seed itself, in the objective's unit. Of accuracy, true ones of 0
-to 0.4 were seen. The calibration error is none of single images, so chance on them is in its deviation, too."""
 PRIOR_SEEDS = 4
 """How many seeds the expectation counts for."""
-ASSUMED_DISAGREEMENT = 0.17
-"""Share of images on which two trainings of one network disagree: measured for ResNet-50 on CIFAR-100; used only
-where per-image correctness is not known, as in a table of scores."""
-ASSUMED_IMAGES = 5_000
-ASSUMED_VARIANCE = {"accuracy": 1e4 * ASSUMED_DISAGREEMENT / ASSUMED_IMAGES, "nll": 1.0, "ece": 0.0}
-"""What chance on single images adds to the variance of a paired difference, in the objective's unit squared, where it
-can't be measured."""
 POOLED = 0.5
 """How much a seed of an earlier verdict counts in the pool: verdicts share parents, so they repeat each other."""
 
@@ -106,7 +96,7 @@ def estimate(pairs: Sequence[Pair], spread: Spread, objective: Objective = ACCUR
     """The gain that pairs show, given what the run has shown of its seeds."""
     count, gain, squares = _squares(pairs, objective)
     own, shared = _image_parts(pairs, objective)
-    prior = Spread(squares=PRIOR_SEEDS * SEED_DEVIATION[objective.name] ** 2, degrees_of_freedom=PRIOR_SEEDS)
+    prior = Spread(squares=PRIOR_SEEDS * objective.seed_deviation**2, degrees_of_freedom=PRIOR_SEEDS)
     shown = spread + Spread(squares=squares - (count - 1) * own, degrees_of_freedom=count - 1)
     pooled, of_run = own + (prior + shown).variance, own + shown.variance
     of_seed = max(pooled, of_run, squares / max(1, count - 1))
@@ -134,19 +124,19 @@ def _image_parts(pairs: Sequence[Pair], objective: Objective) -> tuple[float, fl
     differences = [_differences(pair, images, objective) for pair in pairs]
     known = [one for one in differences if one is not None]
     if len(known) < count:
-        return ASSUMED_VARIANCE[objective.name], 0.0
+        return objective.assumed_variance, 0.0
     unit = 1e4 / images
     each = unit * max(fmean(_variance(one, objective) for one in known), 1 / images**2)
     if count == 1:
         return each, 0.0
-    total = np.sum(known, axis=0, dtype=np.int16 if objective is ACCURACY else np.float64)
+    total = np.sum(known, axis=0, dtype=np.int16 if objective.per_image == "correct" else np.float64)
     mean = unit * float(np.var(total)) / count**2
     own = min(each, max(each - mean, 0.0) * count / (count - 1))
     return own, max(0.0, mean - own / count)
 
 
 def _variance(differences: Differences, objective: Objective) -> float:
-    if objective is not ACCURACY:
+    if objective.per_image != "correct":
         return float(np.var(differences))
     # One image more on which they differ than was seen: two perfect trainings still have a width.
     return (np.count_nonzero(differences) + 1) / (len(differences) + 1) - float(differences.mean()) ** 2
@@ -156,15 +146,15 @@ def _differences(pair: Pair, images: int, objective: Objective) -> Differences |
     """By how much the candidate is better on each image; None where that is not known.
 
     Of accuracy 1 where only the candidate is right and -1 where only its parent is; of the negative log-likelihood
-    nats. A calibration error is none of single images.
+    nats.
     """
     ours, theirs = pair.candidate, pair.parent
     if not ours.images == theirs.images == images:
         return None
-    if objective.name == "nll" and ours.losses is not None and theirs.losses is not None:
+    if objective.per_image == "losses" and ours.losses is not None and theirs.losses is not None:
         mine, others = (np.frombuffer(one, dtype="<f2").astype(np.float64) for one in (ours.losses, theirs.losses))
         return others - mine
-    if objective is not ACCURACY or ours.correct is None or theirs.correct is None:
+    if objective.per_image != "correct" or ours.correct is None or theirs.correct is None:
         return None
     right, wrong = (
         np.unpackbits(np.frombuffer(one, dtype=np.uint8), count=images).view(np.int8)

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError, RunError
-from buildup.execution.evaluator import REUSED_FROM, attempt_folder, attempts, final_record
-from buildup.store.run_dir import Run, open_run
+from buildup.store.run_dir import REUSED_FROM, attempt_folder, attempts, final_record
+from buildup.store.run_record import RunRecord, open_run
 from buildup.store.study_reader import folders_beside
 from buildup.training.data import parse_fraction
+from buildup.training.recipe import recipe_to_values
 from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
 ASKED = frozenset({
     "allow_weak_base", "base", "data_dir", "dataset", "device", "gpus_per_trial", "judge", "look_ahead",
     "max_macs", "max_params", "max_trials", "objective", "ray", "recipe", "reuse", "seed", "seeds", "space",
-    "storage", "strategy", "threads", "time_budget", "workers",
+    "run", "storage", "strategy", "threads", "time_budget", "workers",
 })  # fmt: skip
 """The settings that decide what is trained, not what comes of it. Any other must be equal, also those still to come;
 in place of some of these, what they stand for is compared (`_told`)."""
@@ -32,7 +33,7 @@ in place of some of these, what they stand for is compared (`_told`)."""
 class ReusableRuns:
     """Runs that trained like a run, looked for anew each time: others begin, end and are extended meanwhile."""
 
-    def __init__(self, run: Run, warn: Callable[[str], None]) -> None:
+    def __init__(self, run: RunRecord, warn: Callable[[str], None]) -> None:
         """Find them.
 
         Args:
@@ -42,12 +43,12 @@ class ReusableRuns:
         self._run = run
         self._warn = warn
         self._elsewhere = set(folders_beside(run.settings.storage))
-        self._known: dict[Path, tuple[int, Run | None, str]] = {}
+        self._known: dict[Path, tuple[int, RunRecord | None, str]] = {}
         """Each run with the time of its `run.yaml`, and why it lends nothing."""
         self._warned: set[str] = set()
 
     @property
-    def sources(self) -> tuple[Run, ...]:
+    def sources(self) -> tuple[RunRecord, ...]:
         """Those that lend."""
         return tuple(other for other, _ in self._others() if other)
 
@@ -73,12 +74,12 @@ class ReusableRuns:
                     self._warned.add(text)
                     self._warn(text)
 
-    def _others(self) -> list[tuple[Run | None, str]]:
+    def _others(self) -> list[tuple[RunRecord | None, str]]:
         own = self._run.folder.absolute()
         near = {path.parent for path in own.parent.glob("*/run.yaml")}
         return [self._read(folder) for folder in sorted((near | self._elsewhere) - {own})]
 
-    def _read(self, folder: Path) -> tuple[Run | None, str]:
+    def _read(self, folder: Path) -> tuple[RunRecord | None, str]:
         try:
             changed = (folder / "run.yaml").stat().st_mtime_ns
             if folder not in self._known or self._known[folder][0] != changed:
@@ -91,26 +92,28 @@ class ReusableRuns:
         return self._known[folder][1:]
 
 
-def _differences(run: Run, other: Run) -> list[str]:
+def _differences(run: RunRecord, other: RunRecord) -> list[str]:
     ours, theirs = _told(run), _told(other)
     return [name.replace("_", " ") for name in ours if ours[name] != theirs.get(name)]
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _told(run: RunRecord) -> dict[str, Any]:
     """All that decides over what comes of a training, beside its candidate and its seed."""
     settings = run.settings
     return {
         **{name: value for name, value in asdict(settings).items() if name not in ASKED},
-        "data": run.data["hash"],
-        "split": run.data["split_seed"],
+        "data": run.data.hash,
+        "split": run.data.split_seed,
         "recipe": {
-            name: value for name, value in run.recipe.items() if name not in ("name", "description", "expected")
+            name: value
+            for name, value in recipe_to_values(run.recipe).items()
+            if name not in ("name", "description", "expected")
         },
         "fraction": parse_fraction(settings.fraction),
-        "versions": {name: run.environment.get("versions", {}).get(name) for name in ("buildup", "torch", "timm")},
+        "versions": {name: run.environment.versions.get(name) for name in ("buildup", "torch", "timm")},
         "device": settings.device.partition(":")[0],
         # Without the promise of equal bits, threads only change how sums are rounded, as the next run would.
-        "threads": settings.threads if settings.execution.deterministic else None,
+        "threads": settings.threads if run.execution.deterministic else None,
     }
 
 

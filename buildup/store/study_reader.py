@@ -11,8 +11,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from buildup.errors import RunError
-from buildup.execution.evaluator import METRICS, read_epochs, trainings_in
 from buildup.store import trial_attrs as entry
+from buildup.store.run_dir import METRICS, read_epochs, trainings_in
 from buildup.store.storage import opened_storage, shown
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History

@@ -1,4 +1,4 @@
-"""The journal of a run: every event goes here before it counts (`study.py` reads the history back).
+"""The writer of a run: every event goes here before it counts (`study.py` reads the history back).
 
 The Optuna study is the truth about what ended and what was decided. Beside it lie files that people and the judge
 read: `decisions.jsonl`, and for each training its epochs and which validation images it got right.
@@ -22,23 +22,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from buildup.errors import RunError
-from buildup.execution.evaluator import (
-    METRICS,
-    Ended,
-    EpochDone,
-    Event,
-    Started,
-    final_record,
-    read_epochs,
-    reused_from,
-    trainings_in,
-)
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
 from buildup.report.diagram import graph_svg
 from buildup.store import trial_attrs as entry
 from buildup.store.atomic_write import write_atomic
 from buildup.store.lock import take
+from buildup.store.run_dir import METRICS, final_record, read_epochs, reused_from, trainings_in
 from buildup.store.storage import artifact_store, lost, opened_storage, shown
 from buildup.store.study_notes import Notes
 from buildup.store.study_reader import (
@@ -55,6 +45,7 @@ from buildup.store.study_reader import (
 )
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_to_values
+from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
@@ -78,7 +69,7 @@ class _Open:
     worker: str = ""
 
 
-class Journal:
+class StudyWriter:
     """Writes a run and reads it back. One process at a time: the run's lock file names it."""
 
     history: History
@@ -116,7 +107,7 @@ class Journal:
     @classmethod
     def create(
         cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
-    ) -> "Journal":
+    ) -> "StudyWriter":
         """Begin a run in its folder."""
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
@@ -159,7 +150,7 @@ class Journal:
         costs: Costs = lambda _: None,
         revision: int = 0,
         epochs: int | None = None,
-    ) -> "Journal":
+    ) -> "StudyWriter":
         """Go on with a run: what its workers finished meanwhile is told, torn files are repaired.
 
         Args:
@@ -181,7 +172,7 @@ class Journal:
                     f"the study {study_name!r} in {shown(storage_url)} began with another base "
                     f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
                 )
-            journal = cls(
+            writer = cls(
                 folder=folder,
                 storage_url=storage_url,
                 study=study,
@@ -192,10 +183,10 @@ class Journal:
                 revision=revision,
                 epochs=epochs,
             )
-            with lost(journal._what):
-                journal._catch_up()
-            journal._held = held.pop_all()
-            return journal
+            with lost(writer._what):
+                writer._catch_up()
+            writer._held = held.pop_all()
+            return writer
 
     def record(self, history: History, event: Event) -> History:
         """Write an event down; the history with it. Events of a training that has ended are old news."""

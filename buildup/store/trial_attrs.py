@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from buildup.graph.kinds import Attention, ConvAttention, LocalAttention, Smoothing
-from buildup.graph.network import Network, Stage
+from buildup.graph.network import Network
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
@@ -22,7 +21,7 @@ LARGEST_METRICS = 1200
 def params(network: Network) -> dict[str, int]:
     """A network as the parameters of its trial: four numbers a stage, 0 for none.
 
-    Window is the side of what one place attends to; others are blocks of smoothing and those that the base lacks.
+    Window is the side of what one place attends to; others are blocks of other kinds, and those that the base lacks.
 
     >>> from buildup.graph.network import sketch
     >>> params(sketch("CCMK"))
@@ -30,19 +29,13 @@ def params(network: Network) -> dict[str, int]:
     """
     values = {}
     for stage in network.stages:
-        attention = [block.kind for block in stage.blocks if isinstance(block.kind, Attention)]
-        others = [block for block in stage.blocks if isinstance(block.kind, Smoothing) or block.added]
-        values[f"{stage.name}.msa"] = len(attention)
-        values[f"{stage.name}.window"] = max((_reach(kind, stage) for kind in attention), default=0)
-        values[f"{stage.name}.heads"] = max((kind.heads for kind in attention), default=0)
-        values[f"{stage.name}.others"] = len(others)
+        told = [block.kind.trial_params(stage.size) for block in stage.blocks]
+        others = [one.get("others", int(block.added)) for one, block in zip(told, stage.blocks, strict=True)]
+        values[f"{stage.name}.msa"] = sum(one.get("msa", 0) for one in told)
+        values[f"{stage.name}.window"] = max(one.get("window", 0) for one in told)
+        values[f"{stage.name}.heads"] = max(one.get("heads", 0) for one in told)
+        values[f"{stage.name}.others"] = sum(others)
     return values
-
-
-def _reach(kind: Attention, stage: Stage) -> int:
-    if isinstance(kind, LocalAttention):
-        return kind.window
-    return kind.kernel if isinstance(kind, ConvAttention) else max(stage.size)
 
 
 def description(training: Training, costs: tuple[int, int] | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from math import ceil
 from buildup.graph.edit import apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Step
+from buildup.strategies.step import Rule, Step, Strategy
 from buildup.strategies.variants import Choose, Place, Variant, at_place
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -159,3 +159,11 @@ def _enter(
     if not stages:
         return None
     return _Try(stages=stages, best=best, built_on=best, rule=rule, part=part, budget=part + passed_on)
+
+
+def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+    """The rule of the paper. Nothing is drawn: of too many settings at a place, the first ones are tried."""
+    return AlterNetRule(base=base, space=space)
+
+
+ALTERNET = Strategy(name="alternet", make=build_up, builds_up=True)

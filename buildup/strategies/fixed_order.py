@@ -17,7 +17,7 @@ from buildup.graph.edit import Append, Edit, Replace, apply
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Step
+from buildup.strategies.step import Step, Strategy
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 
@@ -138,6 +138,10 @@ def at_random(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
         if any(counts):
             order[counts] = None
     return ListedRule(base=base, layouts=layouts, order=tuple(order))
+
+
+RANDOM = Strategy(name="random", make=at_random)
+EXHAUSTIVE = Strategy(name="exhaustive", make=exhaustive)
 
 
 def _edits(old: Network, new: Network) -> tuple[Edit, ...]:

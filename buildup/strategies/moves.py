@@ -4,17 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from types import MappingProxyType
-from typing import get_args
 
 from buildup.errors import LayoutError, SpaceError
 from buildup.graph.edit import Append, Edit, apply, next_path, replacement
-from buildup.graph.kinds import Attention, Conv, Kind, LocalAttention, from_values
+from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind, settings_of
 from buildup.graph.layout import parse
 from buildup.graph.network import Block, Network, Stage
-from buildup.space.schema import SETTINGS, SearchSpace
+from buildup.space.schema import SearchSpace
 from buildup.strategies.attention_size import AttentionSize, attention_size
 
-ATTENTION = {kind.letter for kind in get_args(Attention)}
 LARGEST_WINDOW = 7
 FIRST_HEADS = 3
 """In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
@@ -26,10 +24,10 @@ class Move:
 
     path: str
     """Where the block stands, or will stand."""
-    kind: Kind
+    kind: BlockKind
     added_to: str | None = None
     """The stage that gets one more block; None where a block is replaced."""
-    variants: tuple[Kind, ...] = ()
+    variants: tuple[BlockKind, ...] = ()
     """What else the space's `tune` would have stand there, once this was kept."""
 
     def edit(self, network: Network) -> Edit:
@@ -154,14 +152,16 @@ def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, 
     )
 
 
-def _variants(network: Network, number: int, block: Block, space: SearchSpace) -> Iterator[Kind]:
+def _variants(network: Network, number: int, block: Block, space: SearchSpace) -> Iterator[BlockKind]:
     """All combinations that `tune` names and that fit, each once, without what the rule puts there anyway."""
     if space.tune is None:
         return
     placed = space.stage(number).kind or space.kind
     seen = {_kind(placed, network, number, block, space)}
     for letter in space.tune.kind or (placed,):
-        lists = {name: values for name, values in space.tune.settings.items() if name in SETTINGS[letter]}
+        lists = {
+            name: values for name, values in space.tune.settings.items() if name in settings_of(known_kinds()[letter])
+        }
         for values in product(*lists.values()):
             asked = dict(zip(lists, values, strict=True))
             if asked.get("window", 1) > min(network.stages[number].size):
@@ -215,15 +215,12 @@ def _kind(
     block: Block,
     space: SearchSpace,
     asked: Mapping[str, int] = MappingProxyType({}),
-) -> Kind:
+) -> BlockKind:
     """A kind in place of a block, or after it: with the settings that were asked for, or else those of the space."""
-    values: dict[str, object] = {"kind": letter, **space.given(letter)}
-    if letter in ATTENTION:
-        values |= asdict(_attention_size(network, number, block, space, asked))
-    if letter == LocalAttention.letter:
-        wish = asked.get("window") or space.stage(number).window or space.window
-        values["window"] = window_for(network.stages[number].size) if wish == "auto" else wish
-    return from_values(values)
+    wish = asked.get("window") or space.stage(number).window or space.window
+    window = window_for(network.stages[number].size) if wish == "auto" else wish
+    size = _attention_size(network, number, block, space, asked)
+    return placed_kind(letter, space.given(letter), {**asdict(size), "window": window})
 
 
 def _attention_size(
@@ -259,8 +256,8 @@ def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace)
             f"has {depth} blocks, {has} {room} can be {change}. Use 0 to {room}, or leave it out to allow them all."
         )
     window = wish.window or space.window
-    local = (wish.kind or space.kind) == LocalAttention.letter
-    if local and window != "auto" and window > min(stage.size) and room and wish.max_replaced != 0:
+    windowed = "window" in settings_of(known_kinds()[wish.kind or space.kind])
+    if windowed and window != "auto" and window > min(stage.size) and room and wish.max_replaced != 0:
         height, width = stage.size
         yield (
             f"window {window} is larger than the {height}x{width} map of {owner}. "

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Counts, Layouts
-from buildup.strategies.step import Step
+from buildup.strategies.step import Step, Strategy
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
@@ -162,12 +162,12 @@ def _sampled(sampling: Sampling, base: Candidate, space: SearchSpace, seed: int)
     return SampledRule(base=base, layouts=Layouts(base=base, space=space), sampling=sampling, seed=seed)
 
 
-_SAMPLINGS = {
-    "tpe": Sampling(sampler=_tpe),
-    "nsga2": Sampling(sampler=_nsga2, cost="MACs"),
-    "nsga2-params": Sampling(sampler=_nsga2, cost="parameters"),
-}
-SAMPLED = {name: partial(_sampled, sampling) for name, sampling in _SAMPLINGS.items()}
-"""Strategies by name."""
-WEIGHING = {name: sampling.cost for name, sampling in _SAMPLINGS.items() if sampling.cost}
-"""Those that need costs to be counted, with what they weigh."""
+def _strategy(name: str, sampling: Sampling) -> Strategy:
+    return Strategy(name=name, make=partial(_sampled, sampling), weighs=sampling.cost)
+
+
+SAMPLED = (
+    _strategy("tpe", Sampling(sampler=_tpe)),
+    _strategy("nsga2", Sampling(sampler=_nsga2, cost="MACs")),
+    _strategy("nsga2-params", Sampling(sampler=_nsga2, cost="parameters")),
+)

@@ -1,8 +1,10 @@
-"""What a rule is: steps to try, each of which knows what follows from either verdict on it."""
+"""What a rule is: steps to try, each of which knows what follows from either verdict on it; and strategies, by name."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
+from buildup.space.schema import SearchSpace
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 
@@ -45,6 +47,29 @@ class Rule(Protocol):
     def first(self) -> Step | None:
         """What is tried first; None where there is nothing to try."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategy:
+    """A way to propose candidates, which a search names."""
+
+    name: str
+    make: Callable[[Candidate, SearchSpace, int], Rule]
+    """From where to start, what is allowed, and a seed for what is drawn."""
+    builds_up: bool = False
+    """Whether each candidate is one step from a kept parent, and the space steers these steps."""
+    weighs: Literal["MACs", "parameters"] | None = None
+    """What must be counted of each candidate, because the rule weighs it against the score."""
+
+    def unused(self, space: SearchSpace) -> str | None:
+        """What it leaves unused of a space, in words: its layouts are those of the build-up rule, not its walk."""
+        if self.builds_up or not space.steering:
+            return None
+        names = ", ".join(space.steering)
+        return (
+            f"strategy {self.name}: {names} of space {space.name} steer the build-up rule alone, and change nothing "
+            "here."
+        )
 
 
 def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:

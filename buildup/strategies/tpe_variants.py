@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from buildup.graph.kinds import Kind
+from buildup.graph.kinds import BlockKind
 from buildup.strategies.variants import Told
 
 STARTUP = 3
@@ -21,7 +21,7 @@ ASKED_AGAIN = 20
 """How often a sampler that repeats itself, or names what does not exist, is asked again."""
 
 
-def by_tpe(untried: Sequence[Kind], told: Sequence[Told], rng: str) -> Kind:
+def by_tpe(untried: Sequence[BlockKind], told: Sequence[Told], rng: str) -> BlockKind:
     """The variant that TPE would try next, given the gains so far."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kinds = [*(one.kind for one in told), *untried]
@@ -45,7 +45,7 @@ def by_tpe(untried: Sequence[Kind], told: Sequence[Told], rng: str) -> Kind:
     return untried[0]
 
 
-def _distributions(kinds: Sequence[Kind]) -> dict[str, BaseDistribution]:
+def _distributions(kinds: Sequence[BlockKind]) -> dict[str, BaseDistribution]:
     """Of all settings that differ among the kinds; one that a kind lacks is a value of its own."""
     rows = [_settings(kind) for kind in kinds]
     names = dict.fromkeys(name for row in rows for name in row)
@@ -56,12 +56,12 @@ def _distributions(kinds: Sequence[Kind]) -> dict[str, BaseDistribution]:
     return {name: CategoricalDistribution(choices) for name, choices in values.items() if len(choices) > 1}
 
 
-def _settings(kind: Kind) -> dict[str, int | str]:
+def _settings(kind: BlockKind) -> dict[str, int | str]:
     values = {"kind": kind.letter, **asdict(kind)}
     return {name: value for name, value in values.items() if value is not None and name != "width"}  # it follows
 
 
-def _params(kind: Kind, distributions: Mapping[str, BaseDistribution]) -> dict[str, int | str]:
+def _params(kind: BlockKind, distributions: Mapping[str, BaseDistribution]) -> dict[str, int | str]:
     settings = _settings(kind)
     return {name: settings.get(name, "") for name in distributions}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from buildup.graph.edit import apply, replacement
-from buildup.graph.kinds import Kind
+from buildup.graph.kinds import BlockKind
 from buildup.strategies.step import Step
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -21,12 +21,12 @@ from buildup.trials.decision import Decision
 class Told:
     """What a variant was worth."""
 
-    kind: Kind
+    kind: BlockKind
     gain: float | None
     """Over the block as it was first kept there; None where it could not be measured."""
 
 
-Choose = Callable[[Sequence[Kind], Sequence[Told], str], Kind]
+Choose = Callable[[Sequence[BlockKind], Sequence[Told], str], BlockKind]
 """The next of these variants, none of which was told of yet; the text is for luck of its own."""
 
 
@@ -35,9 +35,9 @@ class Place:
     """Where variants are tried, and what all of them have in common."""
 
     path: str
-    kept: Kind
+    kept: BlockKind
     """What was put there first."""
-    variants: tuple[Kind, ...]
+    variants: tuple[BlockKind, ...]
     tries: int
     choose: Choose | None
     """None where all of them are tried in their order."""
@@ -63,7 +63,7 @@ class Variant:
     told: tuple[Told, ...] = field(default=())
 
     @cached_property
-    def kind(self) -> Kind:
+    def kind(self) -> BlockKind:
         """What is put there."""
         place = self.place
         if place.choose is None:

@@ -4,7 +4,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from buildup.training import draws
+from buildup.training.augmentation import Augmentation, Change, EpochImages
 from buildup.training.draws import Mixture
+
+PADDING_SIZE = 32
+"""The image size that a recipe's crop padding is meant for."""
 
 
 def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
@@ -56,3 +61,29 @@ def mix(images: Tensor, targets: Tensor, how: Mixture) -> tuple[Tensor, Tensor]:
         other, images = images.flip(0), images.clone()
         images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
     return images, targets * how.own + targets.flip(0) * (1 - how.own)
+
+
+def _crop(padding: int, seen: EpochImages) -> Change | None:
+    padding = round(padding * seen.size / PADDING_SIZE)
+    if not padding:
+        return None
+    shifts = seen.send(draws.crop_shifts(seen.draws("crop"), seen.count, padding))
+    return lambda images, here: crop(images, shifts[here], padding)
+
+
+def _flip(setting: bool, seen: EpochImages) -> Change | None:
+    if not seen.mirror:
+        return None
+    mirrored = seen.send(draws.flips(seen.draws("flip"), seen.count))
+    return lambda images, here: flip(images, mirrored[here])
+
+
+def _erase(probability: float, seen: EpochImages) -> Change:
+    size = (seen.size, seen.size)
+    boxes = seen.send(draws.erased_boxes(seen.draws("erase"), seen.count, size, probability))
+    return lambda images, here: erase(images, boxes[here])
+
+
+CROP = Augmentation(name="crop_padding", draw=_crop, sees="pixels")
+FLIP = Augmentation(name="flip", draw=_flip, sees="pixels")
+ERASING = Augmentation(name="erasing", draw=_erase)

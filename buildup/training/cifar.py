@@ -1,183 +1,159 @@
-"""CIFAR-10 and CIFAR-100 as published: fetched once, checked by md5, and read from the folders torchvision uses."""
+"""CIFAR-10 and CIFAR-100, which torchvision fetches, verifies and reads; here is what it leaves unsaid."""
 
-import hashlib
-import pickle
+import io
 import shutil
+import socket
 import sys
-import tarfile
 import tempfile
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+from torchvision.datasets import CIFAR10, CIFAR100
+from torchvision.datasets.utils import calculate_md5, check_integrity, download_and_extract_archive
 
 from buildup.errors import DataError
-from buildup.training.dataset import Dataset
+from buildup.training.dataset import Contents, Dataset
+from buildup.training.decoded_cache import shared
 
-IMAGE_SIZE = 32
-TRAIN_IMAGES = 50_000
-CHUNK = 1 << 18
 TIMEOUT = 30
 """Seconds without an answer before a server counts as out of reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Archive:
-    """A published archive: where it is, and the md5 of all that counts in it."""
+class Cifar:
+    """One of the two sets."""
 
-    url: str
-    md5: str
-    folder: str
-    """Inside the archive, and so inside the data folder."""
-    train: dict[str, str]
-    """File name to md5."""
-    test: dict[str, str]
-    meta: dict[str, str]
-    labels_key: str
-    names_key: str
+    name: str
+    published: Any
+    """torchvision's class: where the archive is, and the md5 of all that counts in it."""
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    train_images: int = 50_000
+    image_size: int = 32
 
     @property
-    def files(self) -> dict[str, str]:
-        """Every file that is needed."""
-        return self.train | self.test | self.meta
+    def usage(self) -> str:
+        """What users type."""
+        return self.name
 
-    def is_present(self, root: Path) -> bool:
-        """Whether its files lie in a data folder; their content is checked when they are read."""
-        return all((root / self.folder / name).is_file() for name in self.files)
+    def size(self, name: str, place: Path, asked: int | None) -> int:
+        """The one that its images have."""
+        if asked not in (None, self.image_size):
+            raise DataError(f"{name} has images of {self.image_size} px, not {asked}. Leave the image size out.")
+        return self.image_size
+
+    def contents(self, name: str, place: Path) -> Contents:
+        """As published, so nothing is read."""
+        target = place / self.published.base_folder
+        return Contents(
+            members=(self.train_images // self.num_classes,) * self.num_classes,
+            present=all((target / file).is_file() for file in self._files()),
+        )
+
+    def source(self, name: str, place: Path, *, train: bool) -> None:
+        """None: its images are decoded as they are read."""
+
+    def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
+        """The images, fetched into the data folder when it lacks them."""
+        state = dict(self.published.train_list if train else self.published.test_list)
+        part = f"{name}-{size}-{'train' if train else 'test'}"
+        return shared(place / "decoded", part, state, lambda: self._read(place, train))
+
+    def fetch(self, place: Path) -> None:
+        """Bring the archive into a data folder: all of it, checked, or nothing."""
+        published, target = self.published, place / self.published.base_folder
+        looked_for = f"{target} lacks {', '.join(name for name in self._files() if not (target / name).is_file())}"
+        temporary, made = None, not place.exists()
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{published.base_folder}-", dir=place))
+            with _download():
+                archive = published.filename
+                download_and_extract_archive(published.url, str(temporary), filename=archive, md5=published.tgz_md5)
+            target.mkdir(exist_ok=True)
+            # File by file, because another process may be doing the same; either one's files are right.
+            for name in self._files():
+                (temporary / published.base_folder / name).replace(target / name)
+        except (OSError, RecursionError) as problem:
+            raise DataError(
+                f"{looked_for}, and {published.url} can't be fetched: {getattr(problem, 'reason', problem)}. Put those "
+                f"files there yourself, or name the folder above {published.base_folder}: --data-dir or BUILDUP_DATA."
+            ) from None
+        except RuntimeError as problem:
+            packed = temporary and temporary / published.filename
+            found = f"the md5 of what came is {calculate_md5(packed)}" if packed and packed.is_file() else problem
+            raise DataError(
+                f"{published.url}: {found}, it should be {published.tgz_md5}. Try again, or put the files of "
+                f"{published.base_folder} into {target} yourself."
+            ) from None
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+            if made and place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+
+    def _files(self) -> dict[str, str]:
+        """Every file that is needed, to its md5."""
+        meta = self.published.meta
+        return {**dict(self.published.train_list), **dict(self.published.test_list), meta["filename"]: meta["md5"]}
+
+    def _read(self, place: Path, train: bool) -> Dataset:
+        if not self.contents(self.name, place).present:
+            self.fetch(place)
+        target = place / self.published.base_folder
+        try:
+            found = self.published(place, train=train)
+        except OSError as problem:
+            raise DataError(f"{problem.filename or target} can't be read: {problem.strerror}.") from None
+        except RuntimeError:  # before anything was unpickled, which would run what a changed file says
+            path, md5 = next(
+                (target / name, md5) for name, md5 in self._files().items() if not check_integrity(target / name, md5)
+            )
+            raise DataError(
+                f"{path} is not the published file: its md5 is {calculate_md5(path)}, it should be {md5}. "
+                f"Delete {target} to have it fetched again."
+            ) from None
+        return Dataset(
+            name=self.name,
+            images=torch.from_numpy(np.ascontiguousarray(found.data.transpose(0, 3, 1, 2))),
+            labels=torch.tensor(found.targets),
+            class_names=tuple(found.classes),
+            mean=self.mean,
+            std=self.std,
+        )
 
 
-ARCHIVES = {
-    "cifar10": Archive(
-        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-        md5="c58f30108f718f92721af3b95e74349a",
-        folder="cifar-10-batches-py",
-        train={
-            "data_batch_1": "c99cafc152244af753f735de768cd75f",
-            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
-            "data_batch_4": "634d18415352ddfa80567beed471001a",
-            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
-        },
-        test={"test_batch": "40351d587109b95175f43aff81a1287e"},
-        meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
-        labels_key="labels",
-        names_key="label_names",
+@contextmanager
+def _download() -> Iterator[None]:
+    """Give up on a silent server, and keep torchvision's bar to where someone can see it."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+CIFARS = (
+    Cifar(
+        name="cifar10",
+        published=CIFAR10,
         num_classes=10,
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.2023, 0.1994, 0.2010),
     ),
-    "cifar100": Archive(
-        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-        md5="eb9058c3a382ffc7106e4002c42a8d85",
-        folder="cifar-100-python",
-        train={"train": "16019d7e3df5f24257cddd939b257f8d"},
-        test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
-        meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
-        labels_key="fine_labels",
-        names_key="fine_label_names",
+    Cifar(
+        name="cifar100",
+        published=CIFAR100,
         num_classes=100,
         mean=(0.5071, 0.4867, 0.4408),
         std=(0.2675, 0.2565, 0.2761),
     ),
-}
-
-
-def load(name: str, root: Path, *, train: bool) -> Dataset:
-    """The training or the test images, fetched into the data folder when it lacks them."""
-    archive = ARCHIVES[name]
-    if not archive.is_present(root):
-        fetch(archive, root)
-    (meta_name,) = archive.meta
-    names = _read(archive, root, meta_name)[archive.names_key]
-    batches = [_read(archive, root, file) for file in (archive.train if train else archive.test)]
-    pixels = np.concatenate([batch["data"] for batch in batches])
-    labels = np.concatenate([np.asarray(batch[archive.labels_key], dtype=np.int64) for batch in batches])
-    return Dataset(
-        name=name,
-        images=torch.from_numpy(pixels.reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)),
-        labels=torch.from_numpy(labels),
-        class_names=tuple(names),
-        mean=archive.mean,
-        std=archive.std,
-    )
-
-
-def fetch(archive: Archive, root: Path) -> None:
-    """Bring an archive into a data folder: all of it, checked, or nothing."""
-    target = root / archive.folder
-    looked_for = f"{target} lacks {', '.join(name for name in archive.files if not (target / name).is_file())}"
-    temporary = None
-    made = not root.exists()
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{archive.folder}-", dir=root))
-        packed = temporary / "archive.tar.gz"
-        digest = _download(archive.url, packed)
-        if digest != archive.md5:
-            raise DataError(
-                f"{archive.url}: the md5 of what came is {digest}, it should be {archive.md5}. Try again, "
-                f"or put the files of {archive.folder} into {target} yourself."
-            )
-        unpacked = temporary / archive.folder
-        unpacked.mkdir()
-        with tarfile.open(packed) as tar:
-            for name in archive.files:
-                member = tar.extractfile(f"{archive.folder}/{name}")
-                assert member is not None
-                with (unpacked / name).open("wb") as file:
-                    shutil.copyfileobj(member, file)
-        target.mkdir(exist_ok=True)
-        # File by file, because another process may be doing the same; either one's files are right.
-        for name in archive.files:
-            (unpacked / name).replace(target / name)
-    except (URLError, OSError) as problem:
-        raise DataError(
-            f"{looked_for}, and {archive.url} can't be fetched: {getattr(problem, 'reason', problem)}. "
-            f"Put those files there yourself, or name the folder above {archive.folder}: --data-dir or BUILDUP_DATA."
-        ) from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if made and root.is_dir() and not any(root.iterdir()):
-            root.rmdir()
-
-
-def _download(url: str, path: Path) -> str:
-    """Save a file, with a bar where someone can see it, and give back its md5."""
-    digest = hashlib.md5(usedforsecurity=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
-    with urllib.request.urlopen(url, timeout=TIMEOUT) as source, path.open("wb") as file, bar:
-        length = source.headers.get("Content-Length")
-        task = bar.add_task(url.rpartition("/")[2], total=int(length) if length else None)
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            file.write(chunk)
-            bar.advance(task, len(chunk))
-    return digest.hexdigest()
-
-
-def _read(archive: Archive, root: Path, name: str) -> dict[str, Any]:
-    """A pickled batch. Unpickling runs what a file says, so only the published bytes get that far."""
-    path = root / archive.folder / name
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"{path} can't be read: {problem.strerror}.") from None
-    digest = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    if digest != archive.files[name]:
-        raise DataError(
-            f"{path} is not the published file: its md5 is {digest}, it should be {archive.files[name]}. "
-            f"Delete {path.parent} to have it fetched again."
-        )
-    batch: dict[str, Any] = pickle.loads(content, encoding="latin1")
-    return batch
+)

@@ -71,6 +71,19 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What is known of the training images of a set before they are decoded, validation included."""
+
+    members: tuple[int, ...]
+    """How many images each class has."""
+    classes: tuple[str, ...] = ()
+    channels: int = 3
+    val_share: float = 0.1
+    present: bool = True
+    """Whether they lie on this disk; if not, they are fetched when they are loaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataInfo:
     """What a plan needs to know of a dataset before it is decoded."""
 

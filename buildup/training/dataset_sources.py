@@ -17,6 +17,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +33,8 @@ from torch import Tensor
 from buildup.cache import user_cache
 from buildup.errors import DataError
 from buildup.training import image_folder as folder
+from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset
+from buildup.training.decoded_cache import shared
 
 SMALL = 64
 """Sets of images up to this size keep it; others are scaled to `folder.IMAGE_SIZE`."""
@@ -52,16 +55,51 @@ class Source:
     """Plain values that differ from those of any other set, and of this one with other files."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceDataset:
+    """Sets of one kind that are read image by image, such as all folders."""
+
+    name: str
+    usage: str
+    """What users type: `folder:DIR` where a folder follows, `torch/NAME` where a word does; otherwise the name."""
+    open: Callable[[str, Path, bool], Source]
+    """What was typed, the data folder, and whether the training images are wanted, to the images."""
+    image_size: int | None = None
+    """What images are scaled to when nobody names another size; None to go by the first one."""
+
+    def size(self, name: str, place: Path, asked: int | None) -> int:
+        """The size asked for or the usual one."""
+        return asked or self.image_size or size_of(self.source(name, place, train=True))
+
+    def contents(self, name: str, place: Path) -> Contents:
+        """By the labels."""
+        source = self.source(name, place, train=True)
+        members = tuple(source.labels.bincount(minlength=len(source.class_names)).tolist())
+        classes = source.class_names
+        if few := [kind for kind, count in zip(classes, members, strict=True) if count < folder.LEAST_IMAGES]:
+            raise DataError(
+                f"{name}: {', '.join(few[:5])}{' and more' if len(few) > 5 else ''} have fewer than "
+                f"{folder.LEAST_IMAGES} images; each class needs some to train on and some to validate on."
+            )
+        return Contents(members=members, classes=classes)
+
+    def source(self, name: str, place: Path, *, train: bool) -> Source:
+        """The training images, or test images that have the same classes."""
+        return open_source(self, name, place, train=train)
+
+    def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
+        """The images decoded."""
+        source, where = self.source(name, place, train=train), Path(name.partition(":")[2] or name)
+        known = f"{where.name}-{hashlib.sha256(f'{place}/{where.absolute()}'.encode()).hexdigest()[:8]}"
+        part = f"{known}-{size}-{'train' if train else 'test'}"
+        return shared(place / "decoded", part, source.state, lambda: _decoded(source, size))
+
+
 @lru_cache(maxsize=4)
-def open_source(name: str, data_dir: str, *, train: bool = True) -> Source:
-    """The training images of a set, or its test images, which must have the same classes."""
-    if name.startswith("folder:"):
-        found = _folder(name, train)
-    elif name.startswith("wds:"):
-        found = _webdataset(name, train)
-    else:
-        found = _of_timm(name, data_dir, train)
-    return found if train else _checked(found, open_source(name, data_dir).class_names)
+def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = True) -> Source:
+    """What a kind opens; the next one who asks in this process finds it open."""
+    found = kind.open(name, place, train)
+    return found if train else _checked(found, open_source(kind, name, place).class_names)
 
 
 def _checked(test: Source, classes: tuple[str, ...]) -> Source:
@@ -87,7 +125,20 @@ def size_of(source: Source) -> int:
     return max(width, height) if max(width, height) <= SMALL else folder.IMAGE_SIZE
 
 
-def _folder(name: str, train: bool) -> Source:
+def _decoded(source: Source, image_size: int) -> Dataset:
+    with ThreadPoolExecutor() as pool:
+        images = pool.map(lambda index: folder.fit(source.open(index), image_size), range(len(source.labels)))
+        return Dataset(
+            name=source.name,
+            images=torch.stack(list(images)),
+            labels=source.labels,
+            class_names=source.class_names,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+        )
+
+
+def _folder(name: str, place: Path, train: bool) -> Source:
     root = Path(name.partition(":")[2]).expanduser()
     files = folder.list_images(root, train=train)
     return Source(
@@ -107,17 +158,17 @@ class _Files:
         return folder.open_image(self.paths[index])
 
 
-def _of_timm(name: str, data_dir: str, train: bool) -> Source:
+def _of_timm(name: str, place: Path, train: bool) -> Source:
     """What timm opens. Hubs call the images for the test one way or the other."""
     problems = []
     for split in ("train",) if train else ("test", "validation"):
         try:
-            found: Any = create_dataset(name, root=data_dir, split=split)
+            found: Any = create_dataset(name, root=str(place), split=split)
         except (ImportError, RuntimeError, OSError, ValueError, AssertionError) as problem:
             problems.append(str(problem))
             continue
-        return _huggingface(name, found, split) if name.startswith("hfds/") else _torchvision(name, found, data_dir)
-    raise DataError(f"{name}: timm can't open this set under {data_dir}: {problems[0]}")
+        return _huggingface(name, found, split) if name.startswith("hfds/") else _torchvision(name, found, str(place))
+    raise DataError(f"{name}: timm can't open this set under {place}: {problems[0]}")
 
 
 def _torchvision(name: str, found: Any, data_dir: str) -> Source:
@@ -164,7 +215,7 @@ class _Streams:
         return folder.open_image(self.reader[index][0])
 
 
-def _webdataset(name: str, train: bool) -> Source:
+def _webdataset(name: str, place: Path, train: bool) -> Source:
     root = Path(name.partition(":")[2]).expanduser()
     shards = _shards(root, train)
     state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
@@ -250,3 +301,11 @@ class _Members:
             file.seek(self.start[index])
             content = file.read(self.length[index])
         return folder.open_image(io.BytesIO(content), where=f"image {index} of {path}")
+
+
+SOURCES = (
+    SourceDataset(name="folder", usage="folder:DIR", open=_folder, image_size=folder.IMAGE_SIZE),
+    SourceDataset(name="torch", usage="torch/NAME", open=_of_timm),
+    SourceDataset(name="hfds", usage="hfds/NAME", open=_of_timm),
+    SourceDataset(name="wds", usage="wds:DIR", open=_webdataset),
+)

@@ -5,18 +5,18 @@
 Each training's log names that decode, so a run shows in its logs that there was one.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -38,7 +38,7 @@ def shared(place: Path, name: str, source: object, decode: Callable[[], Dataset]
     path = place / f"{name}-{key}.safetensors"
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with _alone(place / f"{name}.lock"):
+        with FileLock(place / f"{name}.lock", fallback_to_soft=False):  # others wait until the first has decoded
             if (found := _read(path)) is not None:
                 return found
             dataset = replace(decode(), origin=f"decoded by {_me()}")
@@ -89,11 +89,3 @@ def _write(path: Path, dataset: Dataset) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait until the first one has decoded."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -33,6 +33,15 @@ class Execution:
         memory = "channels-last" if self.channels_last else "channels-first"
         return f"{self.precision}, {memory}, {self.steps} steps{', deterministic' if self.deterministic else ''}"
 
+    @property
+    def words(self) -> str:
+        """What `--execution` would have to say for it.
+
+        >>> Execution(precision="bf16", channels_last=True).words
+        'bf16,channels-last,eager'
+        """
+        return str(self).replace(" steps", "").replace(", ", ",")
+
 
 WORDS: Mapping[str, tuple[str, Any]] = {
     "float32": ("precision", "float32"),
@@ -69,3 +78,8 @@ def parse_execution(text: str, device: str) -> dict[str, Any]:
     if problems:
         raise RequestError(*problems)
     return settled
+
+
+def execution_from_words(words: str) -> Execution:
+    """The execution that `Execution.words` wrote down."""
+    return Execution(**dict(WORDS[word] for word in words.split(",")))

@@ -14,16 +14,18 @@ import torch
 from torch import Tensor
 
 from buildup.training import draws
-from buildup.training.augment import crop, erase, flip, mix, normalise, soft_targets
+from buildup.training.augment import CROP, ERASING, FLIP, mix, normalise, soft_targets
+from buildup.training.augmentation import AUGMENTATIONS, Change, EpochImages, send
 from buildup.training.dataset import Dataset
 from buildup.training.draws import stream
-from buildup.training.randaugment import Layer, colour_jitter, operate, rand_augment, send
+from buildup.training.randaugment import COLOUR_JITTER, RANDAUGMENT
 from buildup.training.recipe import Recipe
 
-PADDING_SIZE = 32
-"""The image size that a recipe's crop padding is meant for."""
 CHUNK = 1 << 24
 """Pixel values that a GPU augments together: each kernel is then worth its launch (4,096 images of 32 px)."""
+
+for _augmentation in (CROP, FLIP, RANDAUGMENT, COLOUR_JITTER, ERASING):  # in the order in which images go through them
+    AUGMENTATIONS.register(_augmentation)
 
 
 class Feed(Protocol):
@@ -89,7 +91,18 @@ class Resident:
         recipe, dataset, images = self.recipe, self.dataset, self.train_images
         order = draws.data_order(stream(self.seed, number, "order"), images)
         where = send(self.train[torch.from_numpy(order)], self.device)
-        changes = self._drawn(number)
+        pixels, normalised = drawn_changes(
+            recipe,
+            EpochImages(
+                count=images,
+                size=dataset.image_size,
+                mean=dataset.mean,
+                mirror=dataset.mirror,
+                device=self.device,
+                seed=self.seed,
+                epoch=number,
+            ),
+        )
         mixtures = stream(self.seed, number, "mix")
         starts = batch_starts(images, recipe.batch_size)
         together = self._together()
@@ -97,7 +110,12 @@ class Resident:
             begin = starts[first]
             end = min(images, starts[min(first + together, len(starts)) - 1] + recipe.batch_size)
             here = slice(begin, end)
-            inputs = changes.apply(dataset.images[where[here]], here, dataset)
+            inputs = dataset.images[where[here]]
+            for change in pixels:
+                inputs = change(inputs, here)
+            inputs = normalise(inputs, dataset.mean, dataset.std)
+            for change in normalised:
+                inputs = change(inputs, here)
             targets = soft_targets(dataset.labels[where[here]], dataset.num_classes, recipe.label_smoothing)
             for some, their in zip(
                 torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True
@@ -115,56 +133,16 @@ class Resident:
         values = self.recipe.batch_size * self.dataset.channels * self.dataset.image_size**2
         return max(1, CHUNK // values) if self.device.type == "cuda" else 1
 
-    def _drawn(self, number: int) -> "Changes":
-        recipe, dataset, images, size = self.recipe, self.dataset, self.train_images, self.dataset.image_size
 
-        def own(purpose: str) -> np.random.RandomState:
-            return stream(self.seed, number, purpose)
-
-        layers: tuple[Layer, ...] = ()
-        if recipe.randaugment is not None:
-            layers += rand_augment(own("randaugment"), images, size, recipe.randaugment)
-        if recipe.colour_jitter:
-            layers += colour_jitter(own("jitter"), images, recipe.colour_jitter)
-        padding = round(recipe.crop_padding * size / PADDING_SIZE)
-        shifts = torch.from_numpy(draws.crop_shifts(own("crop"), images, padding)) if padding else None
-        mirrored = torch.from_numpy(draws.flips(own("flip"), images)) if recipe.flip and dataset.mirror else None
-        boxes = (
-            torch.from_numpy(draws.erased_boxes(own("erase"), images, (size, size), recipe.erasing))
-            if recipe.erasing
-            else None
-        )
-        return Changes(
-            padding=padding,
-            shifts=None if shifts is None else send(shifts, self.device),
-            mirrored=None if mirrored is None else send(mirrored, self.device),
-            layers=layers,
-            boxes=None if boxes is None else send(boxes, self.device),
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Changes:
-    """All that happens to the single images of an epoch, in the order in which they are trained on."""
-
-    padding: int
-    shifts: Tensor | None
-    mirrored: Tensor | None
-    layers: tuple[Layer, ...]
-    boxes: Tensor | None
-
-    def apply(self, images: Tensor, here: slice, dataset: Dataset) -> Tensor:
-        """Images of these positions: uint8 in, normalised floats out."""
-        if self.shifts is not None:
-            images = crop(images, self.shifts[here], self.padding)
-        if self.mirrored is not None:
-            images = flip(images, self.mirrored[here])
-        # As timm's own training transform has it: what comes in from outside has the mean colour.
-        fill = tuple(min(255, round(255 * value)) for value in dataset.mean)
-        for layer in self.layers:
-            images = operate(images, layer, here, fill)
-        floats = normalise(images, dataset.mean, dataset.std)
-        return floats if self.boxes is None else erase(floats, self.boxes[here])
+def drawn_changes(recipe: Recipe, seen: EpochImages) -> tuple[list[Change], list[Change]]:
+    """What a recipe does to the images of an epoch: to their pixels, and then to them as they are normalised."""
+    found: tuple[list[Change], list[Change]] = ([], [])
+    for name in AUGMENTATIONS:
+        if setting := recipe.setting(name):
+            augmentation = AUGMENTATIONS[name]
+            if change := augmentation.draw(setting, seen):
+                found[augmentation.sees == "normalised"].append(change)
+    return found
 
 
 def mixed(recipe: Recipe, mixtures: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from buildup.training import operations
+from buildup.training.augmentation import Augmentation, Change, EpochImages, send
 from buildup.training.draws import Floats, Whole
 from buildup.training.recipe import RandAugment
 
@@ -91,14 +92,6 @@ def operate(images: Tensor, layer: Layer, positions: slice, fill: tuple[int, ...
         if len(part)
     ]
     return torch.cat([parts[0], *done])[send(torch.from_numpy(order.argsort()), images.device)]
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on a device, without waiting for what the device does now."""
-    if device.type != "cuda":
-        # MPS has no float64.
-        return tensor.float().to(device) if device.type == "mps" and tensor.is_floating_point() else tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _layer(draws: np.random.RandomState, images: int, size: int, settings: RandAugment) -> Layer:
@@ -191,3 +184,27 @@ CHOICES = (
     Choice(name="TranslateYRel", operation=BILINEAR, arguments=_translate_y),
 )
 """timm's list for `rand-...` without `inc1`: most get stronger with the magnitude, posterize and solarize weaker."""
+
+
+def _operations(layers: tuple[Layer, ...], seen: EpochImages) -> Change:
+    # As timm's own training transform has it: what comes in from outside has the mean colour.
+    fill = tuple(min(255, round(255 * value)) for value in seen.mean)
+
+    def change(images: Tensor, here: slice) -> Tensor:
+        for layer in layers:
+            images = operate(images, layer, here, fill)
+        return images
+
+    return change
+
+
+def _rand_augment(setting: RandAugment, seen: EpochImages) -> Change:
+    return _operations(rand_augment(seen.draws("randaugment"), seen.count, seen.size, setting), seen)
+
+
+def _colour_jitter(strength: float, seen: EpochImages) -> Change:
+    return _operations(colour_jitter(seen.draws("jitter"), seen.count, strength), seen)
+
+
+RANDAUGMENT = Augmentation(name="randaugment", draw=_rand_augment, sees="pixels")
+COLOUR_JITTER = Augmentation(name="colour_jitter", draw=_colour_jitter, sees="pixels")

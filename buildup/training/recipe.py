@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from buildup.errors import RecipeError, unknown
+from buildup.registry import Registry
 from buildup.space.load import read_mapping
+from buildup.training.augmentation import AUGMENTATIONS
 
 FOLDER = Path(__file__).parent / "recipes"
 SMALLEST_BATCH = 8
@@ -74,6 +76,8 @@ class Recipe:
     """Brightness, contrast and saturation each change by a factor within 1 +- this."""
     erasing: float = 0.0
     """Probability that a rectangle of an image is erased."""
+    augmentations: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of augmentations that are no field here, by their names."""
     mixup: float = 0.0
     """Parameter of the beta distribution; 0 turns it off, as for cutmix."""
     cutmix: float = 0.0
@@ -119,6 +123,10 @@ class Recipe:
         batch = min(self.batch_size, max(SMALLEST_BATCH, train_images // self.min_steps))
         return replace(self, batch_size=batch, lr=self.lr * math.sqrt(batch / self.batch_size), min_steps=1)
 
+    def setting(self, augmentation: str) -> Any:
+        """How it is set; None or something false where it is not."""
+        return self.augmentations.get(augmentation, getattr(self, augmentation, None))
+
     def expectation(self, base: str, dataset: str, fraction: float = 1.0) -> float | None:
         """What a sound base reaches on a dataset by this recipe, in percent, where that is known."""
         return self.expected.get(f"{base} {dataset}") if fraction == 1 else None
@@ -151,10 +159,10 @@ def load_recipe(name: str) -> Recipe:
     """The recipe of a name or a file."""
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) <= 1:
-        if name not in shipped_recipes():
-            known = unknown("recipe", name, shipped_recipes())
+        if name not in RECIPES:
+            known = unknown("recipe", name, RECIPES)
             raise RecipeError(f"{known} A recipe of your own is given as a path ending in .yaml.")
-        path = shipped_recipes()[name]
+        return RECIPES[name]
     try:
         return recipe_from_values({"name": path.stem, **read_mapping(path, RecipeError, "recipe file")})
     except RecipeError as error:
@@ -166,6 +174,8 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
+    if not recipe.augmentations:
+        del values["augmentations"]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -231,6 +241,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
                 yield f"randaugment.{name} {problem}"
         if not _is_whole(operations.layers, 1):
             yield f"randaugment.layers is {operations.layers!r}; a whole number of at least 1 is needed."
+    yield from _augmentation_problems(recipe)
     expected: object = recipe.expected
     if not isinstance(expected, Mapping):
         yield f"expected is {expected!r}; a mapping of `base dataset` to percent is needed."
@@ -239,6 +250,25 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             if len(str(pair).split()) != 2 or _number(percent, 0.0, 100.0):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
     yield from _ignored(recipe)
+
+
+def _augmentation_problems(recipe: Recipe) -> Iterator[str]:
+    settings: object = recipe.augmentations
+    if not isinstance(settings, Mapping):
+        yield f"augmentations is {settings!r}; a mapping of names to settings is needed."
+        return
+    own = {entry.name for entry in fields(Recipe)}
+    for name, setting in settings.items():
+        if name in own:
+            yield f"augmentations.{name}: {name} is a setting of the recipe itself. Move it there."
+            continue
+        try:
+            problem = AUGMENTATIONS[name].check(setting)
+        except RecipeError as error:
+            yield from error.problems
+        else:
+            if problem or not setting:
+                yield f"augmentations.{name} {problem or f'is {setting!r}, which has no effect. Leave it out.'}"
 
 
 def _crop_problems(recipe: Recipe) -> Iterator[str]:
@@ -319,3 +349,8 @@ def _reads_as_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+RECIPES = Registry[Recipe]("recipe", group="buildup.recipes", error=RecipeError)
+for _path in shipped_recipes().values():
+    RECIPES.register(load_recipe(str(_path)))

@@ -24,12 +24,12 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from buildup.training import draws
-from buildup.training.augment import erase, soft_targets
+from buildup.training.augment import PADDING_SIZE, soft_targets
+from buildup.training.augmentation import EpochImages
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD
 from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.draws import epoch_seed, stream
-from buildup.training.feed import PADDING_SIZE, batch_starts, mixed
-from buildup.training.randaugment import send
+from buildup.training.feed import batch_starts, drawn_changes, mixed
 from buildup.training.recipe import Recipe
 
 Transform = Callable[[Image.Image], Any]
@@ -106,9 +106,21 @@ class Stream:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch."""
-        recipe, images, size = self.recipe, self.train_images, self.dataset.image_size
+        recipe, images = self.recipe, self.train_images
         order = draws.data_order(stream(self.seed, number, "order"), images)
-        boxes = draws.erased_boxes(stream(self.seed, number, "erase"), images, (size, size), recipe.erasing)
+        # timm's transforms do what a recipe does to pixels.
+        _, changes = drawn_changes(
+            recipe,
+            EpochImages(
+                count=images,
+                size=self.dataset.image_size,
+                mean=self.dataset.mean,
+                mirror=self.dataset.mirror,
+                device=self.device,
+                seed=self.seed,
+                epoch=number,
+            ),
+        )
         mixtures = stream(self.seed, number, "mix")
         seen = _Images(
             source=self.dataset.source,
@@ -119,8 +131,8 @@ class Stream:
         starts = batch_starts(images, recipe.batch_size)
         places = [list(range(start, min(images, start + recipe.batch_size))) for start in starts]
         for place, (inputs, labels) in zip(places, self._loaded(seen, places), strict=True):
-            if recipe.erasing:
-                inputs = erase(inputs, send(torch.from_numpy(boxes[place[0] : place[-1] + 1]), self.device))
+            for change in changes:
+                inputs = change(inputs, slice(place[0], place[-1] + 1))
             targets = soft_targets(labels, self.num_classes, recipe.label_smoothing)
             yield mixed(recipe, mixtures, inputs, targets)
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from buildup.engine.load_state import costs_of, procedure
+from buildup.engine.load_state import costs_of, replay_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
 from buildup.execution.simulated import Row, SimulatedEvaluator
 from buildup.models.build import build
 from buildup.models.read import read
+from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_dir import Run, create
-from buildup.store.settings import Settings
-from buildup.store.study_writer import Journal
+from buildup.store.run_record import RunRecord, create
+from buildup.store.study_writer import StudyWriter
 from buildup.training.data import load_data
 from buildup.training.recipe import load_recipe, recipe_to_values
 from buildup.trials.history import History
@@ -41,7 +41,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tried"
     network = read("lcnet_035", input_shape=(1, 16, 16), num_classes=10, stem="small")
     data = load_data("digits")
-    settings = Settings(
+    settings = RunSettings(
         base="lcnet_035",
         dataset="digits",
         image_size=16,
@@ -57,7 +57,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fraction="1/4",
         seed=SEED,
     )
-    run = Run(
+    run = RunRecord(
         folder=folder,
         settings=settings,
         space=load("alternet"),
@@ -68,10 +68,12 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         status="finished",
     )
     create(run)
-    journal = Journal.create(folder=folder, storage_url=None, study_name=run.study, base=network, costs=costs_of)
-    steps, evaluator = procedure(run), SimulatedEvaluator(table=Scores())
-    view, _ = run_loop(steps, evaluator, journal, NullObserver(), journal.history, lambda _: None, enough)
-    journal.close()
+    writer = StudyWriter.create(
+        folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of
+    )
+    steps, evaluator = replay_of(run), SimulatedEvaluator(table=Scores())
+    view, _ = run_loop(steps, evaluator, writer, NullObserver(), writer.history, lambda _: None, enough)
+    writer.close()
     for candidate in view.candidates[:3]:
         attempt = folder / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1"
         attempt.mkdir(parents=True)

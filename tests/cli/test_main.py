@@ -9,9 +9,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from buildup.cli.menu import COMMANDS, Command
 
 from buildup.cli.main import main
-from buildup.cli.menu import COMMANDS, Command
 
 SEARCH = ["search", "--base", "resnet18", "--dataset", "digits"]
 
@@ -109,13 +109,6 @@ def test_help_answers_in_under_half_a_second() -> None:
         (["simulate", "--layout", "CC|CM", "--scores", "none.csv"], "only C may stand in it"),
         (["simulate", "--layout", "CC|CC", "--scores", "none.csv"], "can't be read"),
         (["simulate", "--layout", "CC|CC", "--workers", "0"], "--workers 0"),
-        (
-            ["simulate", "--layout", "CC|CC", "--aa", "--objective", "nll"],
-            "--objective: --aa draws which images are right",
-        ),
-        (["simulate", "--layout", "CC|CC", "--speedup", "--objective", "nll"], "--objective: --speedup follows"),
-        (["bench", "search", "--seconds", "0"], "--seconds 0"),
-        (["bench", "search", "--trials", "8"], "--trials 8: a whole number from 32"),
         (["simulate", "--layout", "CC|CC", "--strategy", "nsga2"], "weighs MACs, which letters do not have"),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildup.cli.main import main
-from buildup.store.run_dir import open_run, save
+from buildup.store.run_record import open_run, save
 
 
 @pytest.fixture

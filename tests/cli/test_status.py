@@ -5,9 +5,9 @@ from pathlib import Path
 
 from buildup.cli.status import status
 from buildup.engine.load_state import costs_of, state_of
-from buildup.execution.evaluator import EpochDone, Started
-from buildup.store.run_dir import open_run
-from buildup.store.study_writer import Journal
+from buildup.store.run_record import open_run
+from buildup.store.study_writer import StudyWriter
+from buildup.trials.event import EpochDone, Started
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Training
 
@@ -19,12 +19,14 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
     later = view.step.successor(True)
     assert later is not None
     seed = run.settings.seed
-    journal = Journal.open(folder=run.folder, storage_url=None, study_name=run.study, base=run.network, costs=costs_of)
+    writer = StudyWriter.open(
+        folder=run.folder, storage_url=None, study_name=run.study_name, base=run.network, costs=costs_of
+    )
     for candidate in (view.step.candidate, later.candidate):
         training = Training(candidate=candidate, seed=seed)
-        history = journal.record(history, Started(training=training, attempt=1, worker="node1:4711"))
-        history = journal.record(history, EpochDone(training=training, epoch=Epoch(number=1, metrics={"accuracy": 71})))
-    journal.close()
+        history = writer.record(history, Started(training=training, attempt=1, worker="node1:4711"))
+        history = writer.record(history, EpochDone(training=training, epoch=Epoch(number=1, metrics={"accuracy": 71})))
+    writer.close()
     text, values = status({"run": str(run.folder)})
     waiting, ahead = values["waiting_for"], values["ahead"]
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from buildup.diagnostics.analysis import MEASURES, QUICK, Row, Sizes, Subject, parts, summary, units_rows
-from buildup.diagnostics.figures import Table, draw
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, find_measurements, unit_rows
+from buildup.diagnostics.figures import Row, Rows, Table, draw
 from buildup.diagnostics.hooks import fingerprint
 from buildup.diagnostics.predictions import labelled
+from buildup.diagnostics.registry import SHIPPED
 from buildup.diagnostics.units import find_units
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
@@ -35,28 +36,35 @@ def subject(make: Callable[..., nn.Module]) -> Subject:
         model=model,
         units=find_units(model, torch.zeros(1, 1, 16, 16)),
         images=some,
-        hessian_batches=batches,
-        landscape_batches=batches[:1],
+        train_batches=batches,
         weight_decay=0.05,
         sizes=TINY,
     )
 
 
 def measure(what: str, subject: Subject) -> list[list[Row]]:
-    return [list(part) for part in MEASURES[what](subject, [])]
+    return go_on(what, subject, [])
 
 
-@pytest.mark.parametrize("what", list(MEASURES))
+def go_on(what: str, subject: Subject, done: Rows) -> list[list[Row]]:
+    return [list(part) for part in find(what).measure(subject, done)]
+
+
+def find(what: str) -> Measurement:
+    return find_measurements([what])[0]
+
+
+@pytest.mark.parametrize("what", SHIPPED)
 def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject: Subject) -> None:
-    before = fingerprint(subject.model)
+    measurement, before = find(what), fingerprint(subject.model)
     found = measure(what, subject)
-    assert len(found) == parts(what, subject)
+    assert len(found) == measurement.work(subject)[0]
     rows = [row for part in found for row in part]
     assert len({tuple(row) for row in rows}) == 1, "all rows have the same columns"
-    assert all(isinstance(value, str | int | float) for value in summary(what, rows).values())
-    table = Table(label=subject.label, units=units_rows(subject), rows=rows)
+    assert all(isinstance(value, str | int | float) for value in measurement.summary(rows).values())
+    table = Table(label=subject.label, units=unit_rows(subject.units), rows=rows)
     picture = io.BytesIO()
-    draw(what, [table, table]).savefig(picture, format="svg")
+    draw(measurement.figure, [table, table]).savefig(picture, format="svg")
     assert picture.getvalue().startswith(b"<?xml")
     assert fingerprint(subject.model) == before
 
@@ -64,17 +72,17 @@ def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject:
 @pytest.mark.parametrize("what", ["hessian", "landscape", "lesion", "noise"])
 def test_what_takes_long_goes_on_where_it_was_left(what: str, subject: Subject) -> None:
     whole = measure(what, subject)
-    assert list(map(list, MEASURES[what](subject, whole[0]))) == whole[1:]
+    assert go_on(what, subject, whole[0]) == whole[1:]
 
 
 def test_an_interrupted_average_goes_on_with_the_same_draws(subject: Subject) -> None:
     dropped = replace(subject, model=nn.Sequential(subject.model, nn.Dropout(0.3)), mc_dropout=3)
     whole = measure("ensemble", dropped)
     assert [row["passes"] for part in whole for row in part] == [0, 1, 2, 3]
-    assert parts("ensemble", dropped) == 4
+    assert find("ensemble").work(dropped)[0] == 4
     done = [row for part in whole[:2] for row in part]
-    assert list(map(list, MEASURES["ensemble"](dropped, done))) == whole[2:]
-    found = summary("ensemble", [row for part in whole for row in part])
+    assert go_on("ensemble", dropped, done) == whole[2:]
+    found = find("ensemble").summary([row for part in whole for row in part])
     assert found["nll, averaged"] == whole[3][0]["nll"]
     assert found["nll"] == measure("calibration", dropped)[0][0]["nll"]
 
@@ -99,4 +107,4 @@ def test_steps_are_counted_inside_stages() -> None:
         {"unit": 3, "kind": "conv", "stage": 2, "variance": 9.0},
         {"unit": 4, "kind": "msa", "stage": 2, "variance": 8.0},
     ]
-    assert summary("variance", rows) == {"mean_step_msa": -0.75}
+    assert find("variance").summary(rows) == {"mean_step_msa": -0.75}

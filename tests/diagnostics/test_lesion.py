@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -116,3 +117,39 @@ def test_nothing_is_left_behind(make_alternet: Make) -> None:
     assert fingerprint(model) == before
     assert all(lesion.change == lesion.metrics.accuracy - intact.accuracy for intact, lesion in found)
     assert len({lesion.metrics.nll for _, lesion in found}) == len(found)
+
+
+class Scripted(nn.Module):
+    """A compiled function, which modes do not see."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        doubled: Tensor = DOUBLED(images)
+        return doubled
+
+
+def _doubled(images: Tensor) -> Tensor:
+    return 2 * images
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    DOUBLED = torch.jit.script(_doubled)
+
+
+class Adding(nn.Module):
+    """A residual sum after a function that is not seen, in the same module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weigh, self.twice = nn.Conv2d(4, 4, 1), Scripted()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + self.twice(self.weigh(images))
+
+
+def test_a_branch_with_a_function_that_is_not_seen_can_be_removed() -> None:
+    model = nn.Sequential(Adding(), nn.Flatten(), nn.Linear(4 * 8 * 8, 2))
+    images = noise(2, 4, 8, 8)
+    (wound,) = wounds(model, find_units(model, images[:1]))
+    with wounded(model, wound):
+        assert torch.equal(logits(model, images), logits(model[1:], images))

@@ -8,14 +8,14 @@ from buildup.engine.replay import View
 from buildup.graph.network import sketch
 from buildup.report.card import model_card
 from buildup.report.page import markdown, page
+from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_dir import Run, environment, open_run, save
-from buildup.store.settings import Settings
+from buildup.store.run_record import RunRecord, environment, open_run, save
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
 
-SETTINGS = Settings(
+SETTINGS = RunSettings(
     base="resnet18",
     dataset="digits",
     image_size=16,
@@ -34,8 +34,8 @@ SETTINGS = Settings(
 )
 
 
-def run_in(folder: Path) -> Run:
-    return Run(
+def run_in(folder: Path) -> RunRecord:
+    return RunRecord(
         folder=folder,
         settings=SETTINGS,
         space=load("alternet"),

@@ -15,14 +15,15 @@ from buildup.engine import search
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
-from buildup.engine.setup import open_journal
+from buildup.engine.setup import open_writer
 from buildup.errors import RunError
-from buildup.execution.evaluator import Ended, Event, Started, raise_if_infrastructure
+from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.simulated import Row, SimulatedEvaluator
-from buildup.store.run_dir import Run, mark, open_run, save
+from buildup.store.run_record import RunRecord, mark, open_run, save
 from buildup.store.verdict_diagnostics import DIAGNOSTICS
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended, Event, Started
 from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
@@ -57,7 +58,7 @@ def trainings_in(run: Path) -> Counter[str]:
     return Counter(trial.user_attrs["training"] for trial in trials(run) if trial.state.name == "COMPLETE")
 
 
-def extended(run: Path, **flags: str) -> Run:
+def extended(run: Path, **flags: str) -> RunRecord:
     problems = Problems()
     nothing = {"seeds": None, "space": None, "epochs": None, "judge": None}
     found = extension(open_run(str(run)), {**nothing, **flags}, problems)
@@ -129,14 +130,14 @@ def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_rep
 def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_way_back(run: Path) -> None:
     first = open_run(str(run))
     training = Training(candidate=Candidate(network=first.network), seed=99)
-    with closing(open_journal(first)) as journal:
-        journal.record(journal.history, Started(training=training, attempt=1, worker="here:1"))
+    with closing(open_writer(first)) as writer:
+        writer.record(writer.history, Started(training=training, attempt=1, worker="here:1"))
     for epochs in ("2", "1"):
         begin(extended(run, epochs=epochs))
-        with closing(open_journal(open_run(str(run)))) as journal:
-            assert training.id not in journal.history.outcomes
+        with closing(open_writer(open_run(str(run)))) as writer:
+            assert training.id not in writer.history.outcomes
             if epochs == "1":
-                journal.record(journal.history, Started(training=training, attempt=2, worker="here:1"))
+                writer.record(writer.history, Started(training=training, attempt=2, worker="here:1"))
     own = [trial for trial in trials(run) if trial.user_attrs["training"] == training.id]
     assert [trial.state.name for trial in own] == ["FAIL", "RUNNING"]
 
@@ -164,7 +165,7 @@ def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> Non
     assert view.decisions == ()
     assert view.needed
     assert len(history.outcomes) == sum(trainings_in(run).values())
-    with closing(open_journal(open_run(str(run)))):
+    with closing(open_writer(open_run(str(run)))):
         assert (run / "decisions.jsonl").read_text() == ""
         assert (run / "decisions-1.jsonl").read_text() == before
 

@@ -17,24 +17,25 @@ import pytest
 from buildup.cli.main import main
 from buildup.engine import final as command
 from buildup.engine.final_run import FRESH, read_final
-from buildup.engine.load_state import procedure, state_of
+from buildup.engine.load_state import replay_of, state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
-from buildup.engine.setup import MakeJob, create_journal
-from buildup.execution.evaluator import Ended, Event, attempt
+from buildup.engine.setup import MakeJob, create_writer
+from buildup.execution.attempt import run_attempt
 from buildup.execution.simulated import Row, SimulatedEvaluator
 from buildup.models.read import read
+from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_dir import Run, create, environment, open_run, save
-from buildup.store.settings import Settings
+from buildup.store.run_record import RunRecord, create, environment, open_run, save
 from buildup.training.data import describe_data, load_data
 from buildup.training.fit import fit
 from buildup.training.recipe import load_recipe, recipe_to_values
+from buildup.trials.event import Ended, Event
 from buildup.trials.outcome import Record
 from buildup.trials.training import Training
 
 SIZE = 12
-SETTINGS = Settings(
+SETTINGS = RunSettings(
     base="test_resnet",
     dataset="digits",
     image_size=SIZE,
@@ -59,7 +60,7 @@ class Local:
 
     workers = 1
 
-    def __init__(self, run: Run, job: MakeJob, *, verbose: bool) -> None:
+    def __init__(self, run: RunRecord, job: MakeJob, *, verbose: bool) -> None:
         self._run, self._job = run, job
         self._wanted: Sequence[Training] = ()
 
@@ -70,7 +71,7 @@ class Local:
         training = self._wanted[0]
         folder = self._run.trainings / training.id / "attempt-1"
         folder.mkdir(parents=True)
-        steps = attempt(fit, self._job(training, folder, None), folder)
+        steps = run_attempt(fit, self._job(training, folder, None), folder)
         while True:
             try:
                 next(steps)
@@ -82,11 +83,11 @@ class Local:
         pass
 
 
-def searched(name: str, table: dict[str, Row], *, most: int | None = None) -> Run:
+def searched(name: str, table: dict[str, Row], *, most: int | None = None) -> RunRecord:
     """A run that was searched on a table of scores; `most` trainings of it."""
     data, info = load_data("digits", None, SIZE), describe_data("digits", None, SIZE)
     recipe = replace(load_recipe("quick").with_epochs(1), min_steps=1)
-    run = Run(
+    run = RunRecord(
         folder=Path("runs") / name,
         settings=SETTINGS,
         space=load("alternet"),
@@ -104,14 +105,14 @@ def searched(name: str, table: dict[str, Row], *, most: int | None = None) -> Ru
         environment=environment("cpu"),
     )
     create(run)
-    with closing(create_journal(run)) as journal:
+    with closing(create_writer(run)) as writer:
         evaluator = SimulatedEvaluator(table=table, default=Row(score=70.0))
-        steps = procedure(run)
+        steps = replay_of(run)
 
         def limit(history: Any) -> str | None:
             return "enough" if most is not None and len(history.outcomes) >= most else None
 
-        run_loop(steps, evaluator, journal, NullObserver(), journal.history, lambda _: None, limit)
+        run_loop(steps, evaluator, writer, NullObserver(), writer.history, lambda _: None, limit)
     return run
 
 

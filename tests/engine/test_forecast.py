@@ -9,13 +9,12 @@ import pytest
 
 from buildup.engine.forecast import forecast
 from buildup.engine.loop import run
-from buildup.engine.replay import Replay, View
-from buildup.execution.evaluator import Event
+from buildup.engine.replay import Replay, View, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.load import load
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
+from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch
 
@@ -51,10 +50,10 @@ class Diary:
         self.pages.append((clock, view, kept))
 
 
-def followed(procedure: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
+def followed(replay: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
     evaluator = SimulatedEvaluator(table=AnyScores(seed), workers=workers, jitter=2.0, seed=seed, noise=noise)
     diary = Diary(evaluator=evaluator)
-    run(procedure, evaluator, Memory(), diary, History(), lambda _: None, lambda _: None)
+    run(replay, evaluator, Memory(), diary, History(), lambda _: None, lambda _: None)
     return diary
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _plan, _reachable, _text, plan
+from buildup.engine.replay import make_replay
 from buildup.engine.request import resolve
 from buildup.graph.edit import Replace
 from buildup.graph.kinds import LocalAttention
@@ -15,8 +16,7 @@ from buildup.models.cost import cost
 from buildup.models.read import read
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 
 FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
 

@@ -7,12 +7,11 @@ from statistics import median
 
 import pytest
 
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
 from buildup.trials.training import training_id
@@ -21,7 +20,7 @@ SPACE = SearchSpace(name="test", description="")
 BROKEN = Failure(reason=Reason.DIVERGED, message="Traceback\n  somewhere\nThe training loss became nan in epoch 2.")
 
 
-def procedure(seeds: int = 2, judge: str = "point") -> Replay:
+def replay(seeds: int = 2, judge: str = "point") -> Replay:
     return make_replay(sketch("CC|CC"), SPACE, judge=judge, seeds=seeds, first_seed=7)
 
 
@@ -32,7 +31,7 @@ def with_outcomes(history: History, candidate_id: str, *outcomes: Outcome) -> Hi
 
 
 def test_the_base_is_waited_for_first_with_every_seed() -> None:
-    view = procedure().view(History())
+    view = replay().view(History())
     assert view.current is view.candidates[0]
     assert [training.seed for training in view.needed] == [7, 8]
     assert not view.finished
@@ -42,12 +41,12 @@ def test_an_epoch_is_no_news_and_an_outcome_is() -> None:
     before, key = History(), training_id("some", 7)
     epoch = before.with_epoch(key, Epoch(number=1, metrics={"accuracy": 60.0}))
     ended = before.with_outcome(key, Score(accuracy=80))
-    steps = procedure()
+    steps = replay()
     assert [steps.notices(before, later) for later in (before, epoch, ended)] == [False, False, True]
 
 
 def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would() -> None:
-    steps = procedure(seeds=1)
+    steps = replay(seeds=1)
     history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
     candidate = steps.view(history).current
     assert candidate is not None
@@ -58,13 +57,13 @@ def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would
 
 
 def test_only_the_seeds_that_are_missing_are_waited_for() -> None:
-    steps = procedure()
+    steps = replay()
     history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
     assert [training.seed for training in steps.view(history).needed] == [8]
 
 
 def test_a_failed_training_drops_its_candidate_with_the_reason_and_waits_for_no_other_seed() -> None:
-    steps = procedure()
+    steps = replay()
     history = with_outcomes(History(), steps.base.id, Score(accuracy=80), Score(accuracy=81))
     candidate = steps.view(history).current
     assert candidate is not None
@@ -75,7 +74,7 @@ def test_a_failed_training_drops_its_candidate_with_the_reason_and_waits_for_no_
 
 
 def test_a_base_without_any_score_keeps_nothing() -> None:
-    steps = procedure(seeds=1)
+    steps = replay(seeds=1)
     history = with_outcomes(History(), steps.base.id, BROKEN)
     while (current := steps.view(history).current) is not None:
         history = with_outcomes(history, current.id, Score(accuracy=99))
@@ -85,7 +84,7 @@ def test_a_base_without_any_score_keeps_nothing() -> None:
 
 
 def test_a_recorded_decision_is_taken_as_it_is() -> None:
-    steps = procedure(seeds=1)
+    steps = replay(seeds=1)
     history = with_outcomes(History(), steps.base.id, Score(accuracy=80))
     candidate = steps.view(history).current
     assert candidate is not None

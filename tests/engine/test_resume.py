@@ -20,7 +20,7 @@ DRIVER = """
     import sys, time
     from pathlib import Path
     from buildup.graph.network import sketch
-    from buildup.store.study_writer import Journal
+    from buildup.store.study_writer import StudyWriter
     from buildup.execution.ray_tune import RayEvaluator
     from buildup.trials.candidate import Candidate
     from buildup.trials.outcome import Epoch, Score
@@ -39,8 +39,8 @@ DRIVER = """
     def main(folder):
         network = sketch("CC|CC")
         settings = {"folder": folder, "storage_url": None, "study_name": "run", "base": network}
-        journal = Journal.open(**settings) if (folder / "study.db").exists() else Journal.create(**settings)
-        history = journal.history
+        writer = StudyWriter.open(**settings) if (folder / "study.db").exists() else StudyWriter.create(**settings)
+        history = writer.history
         evaluator = RayEvaluator(
             folder=folder / "trainings", train=train, job=lambda training, own, earlier: (own, earlier, training.seed),
             workers=2, cpus_per_worker=1, gpus_per_worker=0, address=None, verbose=False,
@@ -50,9 +50,9 @@ DRIVER = """
         while left := [seed for seed in range(6) if not history.outcome(candidate.id, seed)]:
             evaluator.want([Training(candidate=candidate, seed=seed) for seed in left])
             if event := evaluator.next_event(timeout=1.0):
-                history = journal.record(history, event)
+                history = writer.record(history, event)
         evaluator.close()
-        journal.close()
+        writer.close()
 
     main(Path(sys.argv[1]))
 """

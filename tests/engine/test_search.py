@@ -26,7 +26,7 @@ from buildup.cli.main import main
 from buildup.engine.load_state import state_of
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.store.run_dir import open_run, save
+from buildup.store.run_record import open_run, save
 from buildup.training.recipe import shipped_recipes
 
 Start = Callable[..., "subprocess.Popen[str]"]

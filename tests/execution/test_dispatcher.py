@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher, WorkerStarted
-from buildup.execution.evaluator import Ended
 from buildup.graph.network import sketch
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended
 from buildup.trials.outcome import Epoch, Failure, Reason
 from buildup.trials.training import Training
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from buildup.execution.evaluator import FINAL, attempt_folder, trained_weights
+from buildup.store.run_dir import FINAL, attempt_folder, trained_weights
 from buildup.trials.training import WEIGHTS
 
 

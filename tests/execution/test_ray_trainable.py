@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from buildup.execution.dispatcher import STOP, Assignment, WorkerIdle, WorkerReport, WorkerStarted
-from buildup.execution.evaluator import FINAL
 from buildup.execution.ray_trainable import TrainingThread
 from buildup.models.read import read
+from buildup.store.run_dir import FINAL
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score

@@ -17,11 +17,11 @@ from ray.cluster_utils import Cluster
 
 from buildup.errors import DataError, ResourceError, SearchError
 from buildup.execution.dispatcher import MakeJob
-from buildup.execution.evaluator import Ended, EpochDone, Event, Started
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
 from buildup.store.atomic_write import write_atomic
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Score
 from buildup.trials.training import Training
 

@@ -12,16 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildup.engine.loop import NullObserver, run
-from buildup.engine.replay import View
+from buildup.engine.replay import View, make_replay
 from buildup.errors import TableError
-from buildup.execution.evaluator import Ended, Event
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
 from buildup.graph.network import sketch
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.moves import with_look_ahead
+from buildup.strategies.registered import STRATEGIES
+from buildup.trials.event import Ended, Event
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Reason, Record
@@ -45,13 +44,13 @@ PUBLISHED = {
 def search(
     scores: dict[str, float], space: SearchSpace, *, workers: int = 1, seeds: int = 1, guess: bool = False
 ) -> tuple[View, History, SimulatedEvaluator]:
-    procedure = make_replay(sketch(CONTROL), space, judge="point", seeds=seeds)
+    replay = make_replay(sketch(CONTROL), space, judge="point", seeds=seeds)
     evaluator = SimulatedEvaluator(
         table={layout: Row(score=score) for layout, score in scores.items()},
         workers=workers,
         default=Row(score=80.0) if guess else None,
     )
-    view, history = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
     return view, history, evaluator
 
 
@@ -116,9 +115,9 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
     said = []
     for table in range(4):
         space = replace(load("paper"), look_ahead=look_ahead)
-        procedure = make_replay(sketch(CONTROL), space, judge=judge, seeds=3)
+        replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=3)
         evaluator = SimulatedEvaluator(table=AnyScores(table), noise=0.3)
-        view, _ = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
         said += [(done.layout, done.reason, round(done.level, 9), done.seeds) for done in view.decisions]
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
 
@@ -149,11 +148,11 @@ def test_decisions_are_the_same_for_any_number_of_workers(
     decided, asked_for = [], []
     for workers in (1, 2, 8, 100):
         space = replace(load("paper"), look_ahead=look_ahead, failures=failures, order=order)
-        procedure = make_replay(sketch(CONTROL), space, judge=judge, seeds=seeds)
+        replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=seeds)
         evaluator = Failing(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter, share=failing)
-        view, history = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
-        asked_for.append(procedure.required_ids(view))
+        asked_for.append(replay.required_ids(view))
         assert asked_for[-1] <= history.outcomes.keys()
         assert workers > 1 or asked_for[-1] == history.outcomes.keys()
     assert decided == [decided[0]] * 4
@@ -165,11 +164,11 @@ def test_decisions_on_settings_are_the_same_for_any_number_of_workers(tune: Tuni
     decided, spans = [], []
     for workers in (1, 12):
         space = SearchSpace(name="test", description="", tune=tune)
-        procedure = make_replay(
+        replay = make_replay(
             sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="likely", seeds=2, first_seed=3
         )
         evaluator = SimulatedEvaluator(table=AnyScores(1), workers=workers, noise=1.0)
-        view, _ = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert any(" -> " in done.edit and "conv ->" not in done.edit for done in decided[0])
@@ -189,11 +188,11 @@ def test_workers_that_look_ahead_shorten_the_published_search(workers: int, seed
 def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strategy: str, failing: float) -> None:
     decided, spans = [], []
     for workers in (1, 24):
-        procedure = make_replay(
+        replay = make_replay(
             sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
         )
         evaluator = Failing(table=AnyScores(3), workers=workers, noise=0.5, jitter=2.0, share=failing)
-        view, _ = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert decided[0] == decided[1]
@@ -209,9 +208,9 @@ def test_no_training_starts_twice() -> None:
             self.started.append(training.id)
             return super()._seconds(training)
 
-    procedure = make_replay(sketch(CONTROL), load("paper"), judge="point", seeds=3)
+    replay = make_replay(sketch(CONTROL), load("paper"), judge="point", seeds=3)
     evaluator = Watched(table=AnyScores(1), workers=8, jitter=2.0)
-    _, history = run(procedure, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    _, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
     assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 
 
@@ -224,9 +223,9 @@ def test_a_history_cut_anywhere_leads_to_the_same_decisions(cut: int, noise: flo
 
 
 def follow(history: History, noise: float) -> tuple[Sequence[object], History]:
-    procedure = make_replay(sketch(CONTROL), load("paper"), judge="likely", seeds=2)
+    replay = make_replay(sketch(CONTROL), load("paper"), judge="likely", seeds=2)
     evaluator = SimulatedEvaluator(table={}, default=Row(score=80.0), noise=noise)
-    view, history = run(procedure, evaluator, Memory(), NullObserver(), history, lambda _: None, lambda _: None)
+    view, history = run(replay, evaluator, Memory(), NullObserver(), history, lambda _: None, lambda _: None)
     return view.decisions, history
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from buildup.errors import LayoutError
 from buildup.graph.edit import Append, Edit, Replace, apply, edits_between, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import parse
 from buildup.graph.network import Network, Stage, sketch
 
@@ -18,7 +18,7 @@ LAYOUTS = st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=4
 )
 
 
-def kinds(stage: Stage) -> list[Kind]:
+def kinds(stage: Stage) -> list[BlockKind]:
     window = min(4, *stage.size)
     return [
         Conv(),

@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network, chain, sketch
 from buildup.graph.serialize import network_from_values, network_to_values
 
 BASE = sketch("CCC|CCCM")
 COMMON = {"heads": 3, "head_size": 32, "width": 24}
-KINDS: list[Kind] = [
+KINDS: list[BlockKind] = [
     Conv(),
     LocalAttention(heads=6, window=4),
     GlobalAttention(heads=6),
     ConvAttention(heads=6),
     Smoothing(),
 ]
-OTHERWISE: dict[type[Kind], dict[str, Any]] = {
+OTHERWISE: dict[type[BlockKind], dict[str, Any]] = {
     Conv: {},
     LocalAttention: {**COMMON, "window": 2, "tables": "heads"},
     GlobalAttention: COMMON,
@@ -34,7 +34,7 @@ OTHERWISE: dict[type[Kind], dict[str, Any]] = {
 """Every setting of every kind, at another value than above."""
 
 
-def with_kind(path: str, kind: Kind) -> Network:
+def with_kind(path: str, kind: BlockKind) -> Network:
     network = sketch("CCC|CCCC")
     return apply(network, replacement(network, path, kind)) if kind != Conv() else network
 

@@ -4,10 +4,10 @@ from hypothesis import strategies as st
 
 from buildup.errors import LayoutError
 from buildup.graph.kinds import (
+    BlockKind,
     Conv,
     ConvAttention,
     GlobalAttention,
-    Kind,
     LocalAttention,
     Smoothing,
     describe,
@@ -32,7 +32,7 @@ KIND = st.one_of(
 
 
 @given(KIND)
-def test_plain_values_keep_a_kind(kind: Kind) -> None:
+def test_plain_values_keep_a_kind(kind: BlockKind) -> None:
     assert from_values(to_values(kind)) == kind
 
 

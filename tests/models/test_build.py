@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from buildup.graph.edit import Append, Edit, apply, replacement
-from buildup.graph.kinds import Conv, ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.models.build import build
@@ -192,7 +192,7 @@ def test_a_network_runs_at_other_sizes_than_it_was_built_for(size: int) -> None:
         assert model(torch.randn(1, 3, size, size)).isfinite().all()
 
 
-def kinds_for(stage: Stage, block: Block) -> list[Kind]:
+def kinds_for(stage: Stage, block: Block) -> list[BlockKind]:
     """Every kind, small, with the settings that change what is built."""
     width = None if block.expansion else 8
     side = min(4, *stage.size)

@@ -15,7 +15,7 @@ from torch import Tensor
 from buildup.errors import ExportError, RunError
 from buildup.graph.edit import Append, apply, replacement
 from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network
 from buildup.models.build import build, data_config
 from buildup.models.export import check_target, export, probe_logits
@@ -161,7 +161,7 @@ def mixed(base: str, size: int = 64) -> Network:
     """A base with one kind of block in each of its last stages, and one block more where there can be one."""
     network = read(base, input_shape=(3, size, size), num_classes=6)
     shape: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
-    kinds: list[Kind] = [
+    kinds: list[BlockKind] = [
         LocalAttention(window=2, **shape),
         ConvAttention(kernel=3, **shape),
         Smoothing(),

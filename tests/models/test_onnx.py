@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from buildup.errors import ExportError, ResourceError
 from buildup.graph.edit import apply, replacement
-from buildup.graph.kinds import ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.export import export, probe_logits
@@ -22,7 +22,7 @@ SHAPE: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
 def mixed(base: str) -> Network:
     """A base with one kind of block in each of its last stages."""
     network = read(base, input_shape=(3, 64, 64), num_classes=6)
-    kinds: list[Kind] = [
+    kinds: list[BlockKind] = [
         GlobalAttention(**SHAPE),
         LocalAttention(window=3, **SHAPE),
         ConvAttention(kernel=3, **SHAPE),

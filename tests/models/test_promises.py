@@ -12,7 +12,7 @@ from timm.models import FeatureGraphNet, create_feature_extractor
 from torch import Tensor, nn
 
 from buildup.graph.edit import apply, replacement
-from buildup.graph.kinds import ConvAttention, GlobalAttention, Kind, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
@@ -46,7 +46,7 @@ SOME = pytest.mark.parametrize("family", QUICK[:2], ids=lambda family: family.ba
 
 SIZE = 64
 SHAPE: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
-KINDS: tuple[Kind, ...] = (
+KINDS: tuple[BlockKind, ...] = (
     LocalAttention(window=2, **SHAPE),
     ConvAttention(kernel=3, **SHAPE),
     GlobalAttention(**SHAPE),

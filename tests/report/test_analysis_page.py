@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from buildup.report.analysis_page import WORDS, Section, analysis_page
+from buildup.report.analysis_page import Section, analysis_page
 
 SVG = (
     '<?xml version="1.0"?><!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" width="9pt">'
@@ -28,7 +28,7 @@ class Balance(HTMLParser):
 
 
 def section(what: str, **numbers: object) -> Section:
-    return Section(what=what, numbers={"net": numbers}, figure=SVG)
+    return Section(what=what, title=f"All about {what}", words="Higher is more.", numbers={"net": numbers}, figure=SVG)
 
 
 def page(*sections: Section, title: str = "net", notes: tuple[str, ...] = ()) -> str:
@@ -38,7 +38,16 @@ def page(*sections: Section, title: str = "net", notes: tuple[str, ...] = ()) ->
 
 def test_each_measurement_has_its_words_its_figure_and_its_numbers() -> None:
     text = page(section("fourier", mean_step_msa=-0.25), section("hessian", nep=0.125, converged=True, ape=None))
-    for part in (WORDS["fourier"][0], WORDS["hessian"][0], "mean step msa", "-0.25", "0.125", "yes", "–"):
+    for part in (
+        "All about fourier",
+        "All about hessian",
+        "Higher is more.",
+        "mean step msa",
+        "-0.25",
+        "0.125",
+        "yes",
+        "–",
+    ):
         assert part in text
     assert text.count("<svg ") == 2
     assert "<?xml" not in text
@@ -53,10 +62,10 @@ def test_the_page_needs_nothing_else_and_runs_nothing() -> None:
 
 
 def test_foreign_text_is_shown_and_not_run() -> None:
-    hostile = Section(what="noise", numbers={HOSTILE: {HOSTILE: HOSTILE}}, figure=SVG)
+    hostile = Section(what="noise", title=HOSTILE, words=HOSTILE, numbers={HOSTILE: {HOSTILE: HOSTILE}}, figure=SVG)
     text = page(hostile, section("no-such-thing"), title=HOSTILE, notes=(HOSTILE,))
     assert "<script" not in text
-    assert text.count("&lt;script&gt;") >= 5
+    assert text.count("&lt;script&gt;") >= 8
 
 
 def test_parts_of_figures_have_names_of_their_own() -> None:
@@ -72,7 +81,7 @@ def test_parts_of_figures_have_names_of_their_own() -> None:
 
 @pytest.mark.parametrize("why", ["it has no attention", f"it has {HOSTILE}"])
 def test_what_was_left_out_says_why(why: str) -> None:
-    text = page(Section(what="hessian", numbers={}, figure="", left_out=why))
+    text = page(Section(what="hessian", title="Curvature", words="", numbers={}, figure="", left_out=why))
     assert "Left out: it has" in text
     assert "<svg" not in text
     assert "<script" not in text

@@ -1,13 +1,12 @@
 """What a space says of settings that are right by themselves and wrong together."""
 
-from dataclasses import fields
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, cast
 
 import pytest
 
 from buildup.errors import SpaceError
-from buildup.graph.kinds import KINDS
-from buildup.space.schema import SETTINGS, SearchSpace, StageSpace, Tuning
+from buildup.graph.kinds import known_kinds
+from buildup.space.schema import OWN, SearchSpace, StageSpace, Tuning, settable
 
 
 def space(**settings: Any) -> SearchSpace:  # any value may stand in a file
@@ -16,12 +15,7 @@ def space(**settings: Any) -> SearchSpace:  # any value may stand in a file
 
 def test_the_settings_of_a_space_are_those_of_the_kinds() -> None:
     # A block's width is fitted, never asked for.
-    assert {letter: set(names) for letter, names in SETTINGS.items()} == {
-        letter: {field.name for field in fields(kind)} - {"width"} for letter, kind in KINDS.items()
-    }
-    for letter, settings in SETTINGS.items():
-        for name, words in settings.items():
-            assert get_args(get_type_hints(KINDS[letter])[name]) == words
+    assert {name for letter in known_kinds() for name in settable(letter)} == set(OWN)
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,17 @@ import optuna
 import pytest
 
 from buildup.execution.dispatcher import TrialDispatcher, WorkerStarted
-from buildup.execution.evaluator import FINAL, Ended, attempt_folder, final_record, reused_from
 from buildup.graph.network import sketch
+from buildup.settings import RunSettings
 from buildup.space.load import load
 from buildup.store.reuse import ReusableRuns
-from buildup.store.run_dir import Run, create, environment, save
-from buildup.store.settings import Settings
+from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_from
+from buildup.store.run_record import RunRecord, create, environment, save
 from buildup.store.study_reader import REUSED
-from buildup.store.study_writer import Journal
+from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
+from buildup.trials.event import Ended
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
 
@@ -29,7 +30,7 @@ NETWORK = sketch("CC|CC")
 TRAINING = Training(candidate=Candidate(network=NETWORK), seed=3)
 SCORE = Score(accuracy=81.5, metrics={"nll": 0.7}, correct=b"\xa0", images=8, seconds=9.0)
 CURVE = (Epoch(number=1, metrics={"accuracy": 70.0}), Epoch(number=2, metrics={"accuracy": 81.5}))
-SETTINGS = Settings(
+SETTINGS = RunSettings(
     base="resnet18",
     dataset="digits",
     image_size=16,
@@ -47,8 +48,8 @@ SETTINGS = Settings(
 )
 
 
-def run_in(folder: Path, **changes: Any) -> Run:
-    run = Run(
+def run_in(folder: Path, **changes: Any) -> RunRecord:
+    run = RunRecord(
         folder=folder,
         settings=replace(SETTINGS, **changes),
         space=load("alternet"),
@@ -61,7 +62,7 @@ def run_in(folder: Path, **changes: Any) -> Run:
     return run
 
 
-def trained(run: Run, outcome: Outcome = SCORE) -> Path:
+def trained(run: RunRecord, outcome: Outcome = SCORE) -> Path:
     folder = attempt_folder(run.trainings / TRAINING.id, 2)
     folder.mkdir(parents=True)
     (folder / FINAL).write_text(json.dumps(record_to_values(Record(outcome=outcome, curve=CURVE))))
@@ -69,14 +70,14 @@ def trained(run: Run, outcome: Outcome = SCORE) -> Path:
     return folder
 
 
-def library_of(run: Run) -> ReusableRuns:
+def library_of(run: RunRecord) -> ReusableRuns:
     def warn(text: str) -> None:
         raise AssertionError(text)
 
     return ReusableRuns(run, warn)
 
 
-def desk_of(run: Run) -> TrialDispatcher:
+def desk_of(run: RunRecord) -> TrialDispatcher:
     def train(job: object) -> Any:
         raise AssertionError("nothing is trained here")
 
@@ -97,9 +98,9 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tm
     weights = attempt_folder(ours.trainings / TRAINING.id, 1) / "weights.safetensors"
     assert weights.samefile(theirs / "weights.safetensors")
 
-    journal = Journal.create(folder=ours.folder, storage_url=None, study_name="second", base=NETWORK)
-    with closing(journal):
-        history = journal.record(journal.history, event)
+    writer = StudyWriter.create(folder=ours.folder, storage_url=None, study_name="second", base=NETWORK)
+    with closing(writer):
+        history = writer.record(writer.history, event)
     assert history.outcomes[TRAINING.id] == SCORE
     (trial,) = optuna.load_study(study_name="second", storage=f"sqlite:///{ours.folder}/study.db").trials
     assert trial.user_attrs[REUSED] == str(tmp_path / "first")
@@ -165,7 +166,7 @@ def test_runs_whose_studies_share_a_storage_lend_to_each_other(tmp_path: Path) -
     first, second = (run_in(tmp_path / place / place, storage=url) for place in ("here", "there"))
     trained(first)
     for run in (first, second):
-        Journal.create(folder=run.folder, storage_url=url, study_name=run.study, base=NETWORK).close()
+        StudyWriter.create(folder=run.folder, storage_url=url, study_name=run.study_name, base=NETWORK).close()
     assert [run.folder for run in library_of(second).sources] == [first.folder]
 
 

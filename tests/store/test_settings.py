@@ -5,12 +5,12 @@ import yaml
 
 from buildup.errors import RunError
 from buildup.graph.network import sketch
+from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_dir import Run, create, open_run
-from buildup.store.settings import REMOVED, Settings, settings_from_values, settings_to_values
+from buildup.store.run_record import REMOVED, RunRecord, create, open_run, settings_from_values, settings_to_values
 from buildup.training.recipe import load_recipe, recipe_to_values
 
-SETTINGS = Settings(
+SETTINGS = RunSettings(
     base="sketch",
     dataset="digits",
     image_size=16,
@@ -38,7 +38,7 @@ def test_a_removed_setting_that_a_run_did_not_use_is_left_out() -> None:
 
 def test_a_run_that_used_a_removed_setting_is_refused_by_name(tmp_path: Path) -> None:
     create(
-        Run(
+        RunRecord(
             folder=tmp_path / "old",
             settings=SETTINGS,
             space=load("alternet"),

@@ -1,4 +1,4 @@
-"""The journal against real storages: what is written is read back, whatever happened in between."""
+"""The writer against real storages: what is written is read back, whatever happened in between."""
 
 import json
 import os
@@ -21,7 +21,6 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from buildup.errors import ResourceError, RunError, SearchError
-from buildup.execution.evaluator import Ended, EpochDone, Event, Started
 from buildup.graph.edit import Edit, apply, replacement
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
@@ -29,9 +28,10 @@ from buildup.store.atomic_write import write_atomic
 from buildup.store.lock import driver_of
 from buildup.store.storage import check_storage, opened_storage, shown
 from buildup.store.study_reader import read_history
-from buildup.store.study_writer import Journal
+from buildup.store.study_writer import StudyWriter
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
@@ -108,17 +108,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str | None:
     return None if request.param == "sqlite" else f"journal:///{tmp_path / 'study.log'}"
 
 
-def begin(folder: Path, url: str | None = None) -> Journal:
-    return Journal.create(folder=folder, storage_url=url, study_name="run", base=NETWORK, costs=lambda _: (7, 11))
+def begin(folder: Path, url: str | None = None) -> StudyWriter:
+    return StudyWriter.create(folder=folder, storage_url=url, study_name="run", base=NETWORK, costs=lambda _: (7, 11))
 
 
-def reopen(folder: Path, url: str | None = None) -> Journal:
-    return Journal.open(folder=folder, storage_url=url, study_name="run", base=NETWORK, costs=lambda _: (7, 11))
+def reopen(folder: Path, url: str | None = None) -> StudyWriter:
+    return StudyWriter.open(folder=folder, storage_url=url, study_name="run", base=NETWORK, costs=lambda _: (7, 11))
 
 
-def tell(journal: Journal, history: History, story: Sequence[Event | Decision]) -> History:
+def tell(writer: StudyWriter, history: History, story: Sequence[Event | Decision]) -> History:
     for item in story:
-        history = journal.decide(history, item) if isinstance(item, Decision) else journal.record(history, item)
+        history = writer.decide(history, item) if isinstance(item, Decision) else writer.record(history, item)
     return history
 
 
@@ -144,9 +144,9 @@ def study(folder: Path, url: str | None = None) -> optuna.Study:
 def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, History]:
     """A run that lived through the whole story without a break."""
     folder = tmp_path_factory.mktemp("told")
-    journal = begin(folder)
-    history = tell(journal, journal.history, STORY)
-    journal.close()
+    writer = begin(folder)
+    history = tell(writer, writer.history, STORY)
+    writer.close()
     return folder, history
 
 
@@ -159,14 +159,14 @@ def run(told: tuple[Path, History], tmp_path: Path) -> Path:
 def test_a_run_that_is_reopened_after_every_event_reads_back_equal(
     tmp_path: Path, url: str | None, told: tuple[Path, History]
 ) -> None:
-    journal = begin(tmp_path, url)
-    history = journal.history
+    writer = begin(tmp_path, url)
+    history = writer.history
     for item in STORY:
-        history = tell(journal, history, [item])
-        journal.close()
-        journal = reopen(tmp_path, url)
-        assert journal.history == history
-    journal.close()
+        history = tell(writer, history, [item])
+        writer.close()
+        writer = reopen(tmp_path, url)
+        assert writer.history == history
+    writer.close()
     assert history == told[1]
     assert read_history(tmp_path, url, "run") == history
     assert len(history.outcomes) == 5
@@ -233,11 +233,11 @@ def test_the_attributes_of_a_trial_stay_within_4_kb(tmp_path: Path) -> None:
     child = Candidate(network=network, parent=Candidate(network=blocks), edits=tuple(edits))
     metrics = {f"metric_{number}": number / 7 for number in range(500)}
     failure = Failure(reason=Reason.BROKEN, message="ß\x00" * 5000)
-    journal = Journal.create(folder=tmp_path, storage_url=None, study_name="run", base=blocks)
+    writer = StudyWriter.create(folder=tmp_path, storage_url=None, study_name="run", base=blocks)
     full = Score(accuracy=1.0, metrics=metrics, correct=bytes(6250), losses=bytes(100_000), images=50_000)
-    history = tell(journal, journal.history, lived(Training(candidate=child, seed=0), full))
-    tell(journal, history, lived(Training(candidate=child, seed=1), failure))
-    journal.close()
+    history = tell(writer, writer.history, lived(Training(candidate=child, seed=0), full))
+    tell(writer, history, lived(Training(candidate=child, seed=1), failure))
+    writer.close()
     sizes = [len(json.dumps(trial.user_attrs)) for trial in trials(tmp_path)]
     assert max(sizes) <= 4096
     assert (tmp_path / "trainings" / Training(candidate=child, seed=0).id / "correct.bits").stat().st_size == 6250
@@ -262,24 +262,24 @@ def test_decisions_are_repaired_from_the_study(run: Path, told: tuple[Path, Hist
     path.unlink()
     if damage in damaged:
         path.write_bytes(damaged[damage])
-    journal = reopen(run)
-    journal.close()
-    assert journal.history == told[1]
+    writer = reopen(run)
+    writer.close()
+    assert writer.history == told[1]
     assert path.read_bytes() == whole
 
 
 def test_an_epoch_is_written_once_even_when_an_attempt_goes_through_it_again(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
-    journal = begin(tmp_path)
-    history = tell(journal, journal.history, lived(training, UNNEEDED)[:3])
-    journal.close()
+    writer = begin(tmp_path)
+    history = tell(writer, writer.history, lived(training, UNNEEDED)[:3])
+    writer.close()
     metrics = tmp_path / "trainings" / training.id / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write('{"number": 3, "metr')
-    journal = reopen(tmp_path)
-    assert journal.history == history
-    history = tell(journal, history, lived(training, score(60.0, 0)))
-    journal.close()
+    writer = reopen(tmp_path)
+    assert writer.history == history
+    history = tell(writer, history, lived(training, score(60.0, 0)))
+    writer.close()
     assert [json.loads(line)["number"] for line in metrics.read_text().splitlines()] == [1, 2, 3]
     [trial] = trials(tmp_path)
     assert sorted(trial.intermediate_values) == [1, 2, 3]
@@ -288,16 +288,16 @@ def test_an_epoch_is_written_once_even_when_an_attempt_goes_through_it_again(tmp
 
 def test_a_training_that_ended_while_nobody_looked_is_told_at_opening(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
-    journal = begin(tmp_path)
-    tell(journal, journal.history, lived(training, UNNEEDED)[:2])
-    journal.close()
+    writer = begin(tmp_path)
+    tell(writer, writer.history, lived(training, UNNEEDED)[:2])
+    writer.close()
     attempt = tmp_path / "trainings" / training.id / "attempt-2"
     attempt.mkdir()
     record = Record(outcome=score(60.0, 0), curve=tuple(epoch(number) for number in (1, 2, 3)))
     write_atomic(attempt / "final.json", json.dumps(record_to_values(record)).encode())
-    journal = reopen(tmp_path)
-    journal.close()
-    assert journal.history == History(outcomes={training.id: record.outcome}, curves={training.id: record.curve})
+    writer = reopen(tmp_path)
+    writer.close()
+    assert writer.history == History(outcomes={training.id: record.outcome}, curves={training.id: record.curve})
     [trial] = trials(tmp_path)
     assert trial.state is TrialState.COMPLETE
     assert trial.user_attrs["attempt"] == 2
@@ -306,14 +306,14 @@ def test_a_training_that_ended_while_nobody_looked_is_told_at_opening(tmp_path: 
 
 def test_a_training_that_was_interrupted_goes_on_in_its_trial(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
-    journal = begin(tmp_path)
-    tell(journal, journal.history, lived(training, UNNEEDED)[:2])
-    journal.close()
+    writer = begin(tmp_path)
+    tell(writer, writer.history, lived(training, UNNEEDED)[:2])
+    writer.close()
     [before] = trials(tmp_path)
     assert before.state is TrialState.RUNNING
-    journal = reopen(tmp_path)
-    tell(journal, journal.history, lived(training, score(60.0, 0))[2:])
-    journal.close()
+    writer = reopen(tmp_path)
+    tell(writer, writer.history, lived(training, score(60.0, 0))[2:])
+    writer.close()
     [after] = trials(tmp_path)
     assert after.state is TrialState.COMPLETE
     assert after.datetime_start == before.datetime_start
@@ -321,9 +321,9 @@ def test_a_training_that_was_interrupted_goes_on_in_its_trial(tmp_path: Path) ->
 
 def test_a_trial_that_was_only_announced_is_asked_for_again(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
-    journal = begin(tmp_path)
-    tell(journal, journal.history, lived(training, UNNEEDED)[:1])
-    journal.close()
+    writer = begin(tmp_path)
+    tell(writer, writer.history, lived(training, UNNEEDED)[:1])
+    writer.close()
     [trial] = trials(tmp_path)
     waiting = Training(candidate=BASE, seed=1)
     study(tmp_path).add_trial(
@@ -334,9 +334,9 @@ def test_a_trial_that_was_only_announced_is_asked_for_again(tmp_path: Path) -> N
             user_attrs={**trial.user_attrs, "training": waiting.id, "seed": 1},
         )
     )
-    journal = reopen(tmp_path)
-    tell(journal, journal.history, lived(waiting, score(60.0, 0)))
-    journal.close()
+    writer = reopen(tmp_path)
+    tell(writer, writer.history, lived(waiting, score(60.0, 0)))
+    writer.close()
     [first, second] = trials(tmp_path)
     assert (first.state, second.state) == (TrialState.RUNNING, TrialState.COMPLETE)
     assert second.datetime_start is not None
@@ -344,11 +344,11 @@ def test_a_trial_that_was_only_announced_is_asked_for_again(tmp_path: Path) -> N
 
 
 def test_nothing_is_left_running_when_a_search_is_over(tmp_path: Path) -> None:
-    journal = begin(tmp_path)
-    history = tell(journal, journal.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
-    history = tell(journal, history, lived(Training(candidate=BASE, seed=1), UNNEEDED)[:2])
-    journal.finish(history)
-    journal.close()
+    writer = begin(tmp_path)
+    history = tell(writer, writer.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
+    history = tell(writer, history, lived(Training(candidate=BASE, seed=1), UNNEEDED)[:2])
+    writer.finish(history)
+    writer.close()
     [_, left] = trials(tmp_path)
     assert (left.state, left.user_attrs["outcome"]) == (TrialState.FAIL, "unneeded")
     assert read_history(tmp_path, None, "run") == history
@@ -356,20 +356,20 @@ def test_nothing_is_left_running_when_a_search_is_over(tmp_path: Path) -> None:
 
 def test_events_after_the_end_of_a_training_are_ignored(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
-    journal = begin(tmp_path)
+    writer = begin(tmp_path)
     events = lived(training, score(60.0, 0))
-    history = tell(journal, journal.history, events)
-    assert tell(journal, history, events) == history
-    journal.close()
+    history = tell(writer, writer.history, events)
+    assert tell(writer, history, events) == history
+    writer.close()
     assert len(trials(tmp_path)) == 1
 
 
 def test_a_run_is_written_by_one_process_at_a_time(tmp_path: Path) -> None:
-    journal = begin(tmp_path)
+    writer = begin(tmp_path)
     assert driver_of(tmp_path) == f"{os.getpid()} on {socket.gethostname()}"
     with pytest.raises(RunError, match=f"being written by process {os.getpid()} on"):
         reopen(tmp_path)
-    journal.close()
+    writer.close()
     assert driver_of(tmp_path) is None
     reopen(tmp_path).close()
 
@@ -378,8 +378,8 @@ def test_a_lock_goes_with_its_process(tmp_path: Path, start: Callable[..., "subp
     begin(tmp_path).close()
     code = (
         "import sys, time; from pathlib import Path; from buildup.graph.network import sketch;"
-        "from buildup.store.study_writer import Journal;"
-        "journal = Journal.open(folder=Path(sys.argv[1]), storage_url=None, study_name='run', "
+        "from buildup.store.study_writer import StudyWriter;"
+        "writer = StudyWriter.open(folder=Path(sys.argv[1]), storage_url=None, study_name='run', "
         "base=sketch('CC|CC|CC|CC')); print('open', flush=True); time.sleep(60)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -402,7 +402,7 @@ def test_a_study_of_the_same_name_is_not_overwritten(tmp_path: Path, url: str | 
 def test_a_run_with_another_base_is_refused(tmp_path: Path) -> None:
     begin(tmp_path).close()
     with pytest.raises(RunError, match="another base"):
-        Journal.open(folder=tmp_path, storage_url=None, study_name="run", base=sketch("CC|CC"))
+        StudyWriter.open(folder=tmp_path, storage_url=None, study_name="run", base=sketch("CC|CC"))
 
 
 @pytest.mark.parametrize("content", [b"not a database at all, but long enough" * 50, None])
@@ -523,25 +523,25 @@ def postgres() -> Iterator[str]:
 
 @pytest.mark.slow
 def test_a_run_in_postgresql_reads_back_equal(tmp_path: Path, postgres: str) -> None:
-    journal = begin(tmp_path / "run", postgres)
-    history = journal.history
+    writer = begin(tmp_path / "run", postgres)
+    history = writer.history
     for item in STORY:
-        history = tell(journal, history, [item])
-        journal.close()
-        journal = reopen(tmp_path / "run", postgres)
-        assert journal.history == history
-    journal.close()
+        history = tell(writer, history, [item])
+        writer.close()
+        writer = reopen(tmp_path / "run", postgres)
+        assert writer.history == history
+    writer.close()
 
 
 @pytest.mark.slow
 def test_a_server_that_breaks_ends_the_search_and_says_so(tmp_path: Path, postgres: str) -> None:
-    journal = begin(tmp_path / "run", postgres)
-    history = tell(journal, journal.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
+    writer = begin(tmp_path / "run", postgres)
+    history = tell(writer, writer.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
     engine = sqlalchemy.create_engine(postgres.replace("postgresql:", "postgresql+psycopg2:"))
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("drop table trial_user_attributes cascade"))
         connection.commit()
     engine.dispose()
     with pytest.raises(SearchError, match="can't be written any more"):
-        tell(journal, history, lived(Training(candidate=BASE, seed=1), score(60.0, 1)))
-    journal.close()
+        tell(writer, history, lived(Training(candidate=BASE, seed=1), score(60.0, 1)))
+    writer.close()

@@ -7,25 +7,24 @@ import numpy as np
 import pytest
 
 from buildup.engine.loop import NullObserver, run
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.chance import Draw, search
 from buildup.statistics.paired_difference import Pair, Spread, estimate
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
+from buildup.strategies.registered import STRATEGIES
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
+from chance import Draw, search
 
 SPACE = SearchSpace(name="test", description="")
 IMAGES = 2000
 TABLE = {"CC|CC": 1.20, "CC|CM": 1.15, "CM|CM": 1.17, "CM|CC": 1.30}
 
 
-def procedure(objective: str, judge: str = "proven", strategy: str = "alternet") -> Replay:
+def replay(objective: str, judge: str = "proven", strategy: str = "alternet") -> Replay:
     return make_replay(
         sketch("CC|CC|CC|CC" if judge == "proven" else "CC|CC"),
         SPACE,
@@ -63,7 +62,7 @@ def test_what_lowers_a_loss_is_kept_and_what_raises_it_is_dropped(objective: str
     evaluator = SimulatedEvaluator(
         table={layout: Row(score=score) for layout, score in TABLE.items()}, objective=OBJECTIVES[objective], workers=4
     )
-    steps = procedure(objective, judge)
+    steps = replay(objective, judge)
     view, _ = run(steps, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
     first, second = view.decisions
     assert (first.verdict, second.verdict) == ("keep", "drop")
@@ -80,7 +79,7 @@ def test_decisions_on_a_loss_are_the_same_for_any_number_of_workers() -> None:
         table = {layout: Row(score=score) for layout, score in TABLE.items()}
         evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES["nll"], workers=workers, noise=3.0, seed=2)
         view, _ = run(
-            procedure("nll", "likely"), evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None
+            replay("nll", "likely"), evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None
         )
         decided.append(view.decisions)
     assert decided[0] == decided[1]
@@ -91,7 +90,7 @@ def test_a_sampler_is_told_that_less_is_better() -> None:
     for objective, scores in (("accuracy", {text: 100 - score for text, score in TABLE.items()}), ("nll", TABLE)):
         table = {layout: Row(score=score) for layout, score in scores.items()}
         evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES[objective], default=Row(score=1.4))
-        steps = procedure(objective, "point", "tpe")
+        steps = replay(objective, "point", "tpe")
         view, _ = run(steps, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
         by[objective] = [decision.layout for decision in view.decisions]
     assert by["accuracy"] == by["nll"]
@@ -109,7 +108,7 @@ def test_a_difference_of_losses_is_as_sure_as_its_images_are_alike() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["nll", "ece"])
 def test_proven_keeps_its_promise_for_losses(objective: str) -> None:
-    steps, kept, found, runs = procedure(objective), 0, 0, 200
+    steps, kept, found, runs = replay(objective), 0, 0, 200
     for rng in range(runs):
         kept += any(done.kept for done in search(steps, drawn(objective, rng))[0].decisions)
         better = drawn(objective, rng, gain=0.1 if objective == "nll" else 0.015)

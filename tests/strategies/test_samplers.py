@@ -5,18 +5,17 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.engine.replay import Replay
+from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.chance import search
-from buildup.strategies.builtin import make_replay
-from buildup.strategies.by_name import STRATEGIES
 from buildup.strategies.fixed_order import Layouts
 from buildup.strategies.limits import Limits
+from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.step import hypothetical, walk
 from buildup.trials.candidate import Candidate
 from buildup.trials.outcome import Score
+from chance import search
 
 SPACE = SearchSpace(name="test", description="")
 CONTROLS = ("random", "tpe", "nsga2", "nsga2-params", "exhaustive")
@@ -28,7 +27,7 @@ def costs(candidate: Candidate) -> tuple[int, int]:
     return 100 + changed, 1000 - changed
 
 
-def procedure(strategy: str, text: str = DEEP, seed: int = 0, limits: Limits | None = None) -> Replay:
+def replay(strategy: str, text: str = DEEP, seed: int = 0, limits: Limits | None = None) -> Replay:
     return make_replay(
         sketch(text),
         SPACE,
@@ -49,33 +48,33 @@ def score(candidate: Candidate, seed: int) -> Score:
 
 @pytest.mark.parametrize("strategy", CONTROLS)
 def test_every_layout_is_tried_once_and_the_budget_is_that_of_the_build_up_rule(strategy: str) -> None:
-    steps = procedure(strategy)
+    steps = replay(strategy)
     view, _ = search(steps, score)
     layouts = [decision.layout for decision in view.decisions]
     assert len(set(layouts)) == len(layouts)
     assert steps.base.layout not in layouts
-    built_up = procedure("alternet").verdicts_left((), kept=True)
+    built_up = replay("alternet").verdicts_left((), kept=True)
     assert len(layouts) == (71 if strategy == "exhaustive" else built_up)
 
 
 @pytest.mark.parametrize("strategy", CONTROLS)
 def test_a_search_is_the_same_when_it_is_replayed_from_any_of_its_decisions(strategy: str) -> None:
-    view, _ = search(procedure(strategy), score)
+    view, _ = search(replay(strategy), score)
     for length in range(0, len(view.decisions), 3):
-        step = walk(procedure(strategy).rule.first, view.decisions[:length])
+        step = walk(replay(strategy).rule.first, view.decisions[:length])
         assert step is not None
         assert step.candidate.id == view.decisions[length].candidate
 
 
 @pytest.mark.parametrize("strategy", ["random", "tpe", "nsga2"])
 def test_another_seed_tries_other_layouts(strategy: str) -> None:
-    tried = [[one.layout for one in search(procedure(strategy, seed=seed), score)[0].decisions] for seed in (0, 1)]
+    tried = [[one.layout for one in search(replay(strategy, seed=seed), score)[0].decisions] for seed in (0, 1)]
     assert tried[0] != tried[1]
 
 
 @pytest.mark.parametrize("strategy", CONTROLS)
 def test_each_candidate_is_compared_with_the_best_so_far(strategy: str) -> None:
-    view, _ = search(procedure(strategy), score)
+    view, _ = search(replay(strategy), score)
     best = view.candidates[0].id
     for decision in view.decisions:
         assert decision.parent == best
@@ -84,12 +83,12 @@ def test_each_candidate_is_compared_with_the_best_so_far(strategy: str) -> None:
 
 
 def test_exhaustive_finds_the_best_layout() -> None:
-    view, _ = search(procedure("exhaustive"), score)
+    view, _ = search(replay("exhaustive"), score)
     assert view.best.layout == "CCM|CCCM|CCCCCM|CCCM"
 
 
 def test_layouts_are_those_that_the_build_up_rule_can_reach() -> None:
-    steps = procedure("alternet", "CCC|CCCC")
+    steps = replay("alternet", "CCC|CCCC")
     seen, ahead = set(), [steps.rule.first]
     while ahead:
         if step := ahead.pop():
@@ -100,7 +99,7 @@ def test_layouts_are_those_that_the_build_up_rule_can_reach() -> None:
 
 
 def test_the_generations_of_nsga2_outlive_their_study() -> None:
-    step, steps = procedure("nsga2").rule.first, 0
+    step, steps = replay("nsga2").rule.first, 0
     generations = []
     while step is not None and steps < 7:
         following = step.after(replace(hypothetical(step.candidate, kept=False), scores=(70.0,), macs=1000))
@@ -112,7 +111,7 @@ def test_the_generations_of_nsga2_outlive_their_study() -> None:
 
 @pytest.mark.parametrize(("strategy", "weighed"), [("tpe", []), ("nsga2", [1000]), ("nsga2-params", [77])])
 def test_a_strategy_is_told_the_score_and_the_cost_that_it_weighs(strategy: str, weighed: list[int]) -> None:
-    step = procedure(strategy).rule.first
+    step = replay(strategy).rule.first
     assert step is not None
     following = step.after(replace(hypothetical(step.candidate, kept=False), scores=(70.0,), params=77, macs=1000))
     told = [trial.values for trial in getattr(following, "told", ())]
@@ -121,19 +120,19 @@ def test_a_strategy_is_told_the_score_and_the_cost_that_it_weighs(strategy: str,
 
 def test_what_verdicts_do_not_change_is_known_ahead() -> None:
     known: Callable[[str], bool] = lambda strategy: bool(  # noqa: E731
-        (first := procedure(strategy).rule.first) and first.successor(True)
+        (first := replay(strategy).rule.first) and first.successor(True)
     )
     assert [strategy for strategy in CONTROLS if known(strategy)] == ["random", "exhaustive"]
 
 
 def test_exhaustive_refuses_what_would_never_end() -> None:
     with pytest.raises(RequestError, match="at most 1,000"):
-        procedure("exhaustive", "|".join(["C" * 20] * 4))
+        replay("exhaustive", "|".join(["C" * 20] * 4))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_candidate_that_costs_too_much_is_dropped_untrained_with_the_reason(strategy: str) -> None:
-    steps = procedure(strategy, limits=Limits(max_params=102))
+    steps = replay(strategy, limits=Limits(max_params=102))
     assert steps.fits_any
     view, history = search(steps, score)
     for decision in view.decisions:
@@ -144,5 +143,5 @@ def test_a_candidate_that_costs_too_much_is_dropped_untrained_with_the_reason(st
 
 
 def test_limits_that_no_candidate_fits_are_known_before_any_training() -> None:
-    assert not procedure("alternet", limits=Limits(max_params=100)).fits_any
-    assert not procedure("random", limits=Limits(max_macs=10)).fits_any
+    assert not replay("alternet", limits=Limits(max_params=100)).fits_any
+    assert not replay("random", limits=Limits(max_macs=10)).fits_any

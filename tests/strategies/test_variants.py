@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from buildup.errors import SpaceError
-from buildup.graph.kinds import GlobalAttention, Kind, LocalAttention
+from buildup.graph.kinds import BlockKind, GlobalAttention, LocalAttention
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule
@@ -82,7 +82,7 @@ def test_what_tpe_chooses_is_chosen_again_and_never_twice(verdicts: list[bool], 
 
 
 def test_tpe_goes_where_the_gains_were() -> None:
-    kinds: list[Kind] = [LocalAttention(heads=heads, window=window) for heads in range(1, 9) for window in (2, 4)]
+    kinds: list[BlockKind] = [LocalAttention(heads=heads, window=window) for heads in range(1, 9) for window in (2, 4)]
     good = 0
     for rng in range(20):
         told = [Told(kind=kind, gain=2.0 if kind in kinds[::2] else -2.0) for kind in kinds[4:]]

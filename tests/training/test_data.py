@@ -4,17 +4,24 @@ import hashlib
 import io
 import os
 import pickle
+import socket
 import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
+from torchvision.datasets import CIFAR100
 
 from buildup.errors import DataError
 from buildup.training import cifar
+from buildup.training.cifar import CIFARS, Cifar
 from buildup.training.data import describe_data, load_data, load_test, split
 
 
@@ -62,60 +69,79 @@ def test_a_changed_cifar_file_is_refused_before_it_is_unpickled(tmp_path: Path) 
 
 
 @pytest.fixture
-def archive(tmp_path: Path) -> Iterator[cifar.Archive]:
-    """A tiny archive in CIFAR's form, which stands at a file URL."""
+def tiny(tmp_path: Path) -> Iterator[Cifar]:
+    """Two images in CIFAR's form, served as the published archive is."""
     pixels = np.arange(2 * 3072, dtype=np.uint64).reshape(2, 3072).astype(np.uint8)
     contents = {
         "train": pickle.dumps({"data": pixels, "fine_labels": [1, 0]}),
         "test": pickle.dumps({"data": pixels, "fine_labels": [0, 1]}),
         "meta": pickle.dumps({"fine_label_names": ["cat", "dog"]}),
     }
-    packed = tmp_path / "tiny.tar.gz"
+    (tmp_path / "web").mkdir()
+    packed = tmp_path / "web" / "cifar-100-python.tar.gz"
     with tarfile.open(packed, "w:gz") as tar:
         for name, content in contents.items():
             member = tarfile.TarInfo(f"cifar-100-python/{name}")
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
     sums = {name: hashlib.md5(content).hexdigest() for name, content in contents.items()}
-    tiny = replace(
-        cifar.ARCHIVES["cifar100"],
-        url=packed.as_uri(),
-        md5=hashlib.md5(packed.read_bytes()).hexdigest(),
-        train={"train": sums["train"]},
-        test={"test": sums["test"]},
-        meta={"meta": sums["meta"]},
-    )
-    cifar.ARCHIVES["tiny"] = tiny
-    yield tiny
-    del cifar.ARCHIVES["tiny"]
+    served = partial(SimpleHTTPRequestHandler, directory=packed.parent)
+    with ThreadingHTTPServer(("127.0.0.1", 0), served) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+
+        class Published(CIFAR100):  # type: ignore[misc]  # torchvision has no types
+            url = f"http://127.0.0.1:{server.server_port}/{packed.name}"
+            tgz_md5 = hashlib.md5(packed.read_bytes()).hexdigest()
+            train_list = (("train", sums["train"]),)
+            test_list = (("test", sums["test"]),)
+            meta: ClassVar = {"filename": "meta", "key": "fine_label_names", "md5": sums["meta"]}
+
+        yield replace(CIFARS[1], published=Published, num_classes=2)
+        server.shutdown()
 
 
-def test_a_missing_archive_is_fetched_checked_and_read(archive: cifar.Archive, tmp_path: Path) -> None:
+def republished(tiny: Cifar, **changed: str) -> Cifar:
+    return replace(tiny, published=type("Published", (tiny.published,), changed))
+
+
+def test_a_missing_archive_is_fetched_checked_and_read(
+    tiny: Cifar, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = tmp_path / "data"
-    dataset = load_data("tiny", str(root))
+    dataset = tiny.load("tiny", root, 32, train=True)
     assert dataset.labels.tolist() == [1, 0]
     assert dataset.class_names == ("cat", "dog")
     assert dataset.images.flatten()[:4].tolist() == [0, 1, 2, 3]
-    assert load_test("tiny", str(root)).labels.tolist() == [0, 1]
+    assert tiny.load("tiny", root, 32, train=False).labels.tolist() == [0, 1]
     assert sorted(path.name for path in root.iterdir()) == ["cifar-100-python", "decoded"]
+    assert "%" not in capsys.readouterr().err  # no bar where nobody sees it
 
 
-def test_an_archive_that_is_not_the_published_one_leaves_nothing(archive: cifar.Archive, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="it should be 0000"):
-        cifar.fetch(replace(archive, md5="0000"), tmp_path / "data")
+def test_an_archive_that_is_not_the_published_one_leaves_nothing(tiny: Cifar, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"md5 of what came is [0-9a-f]{32}, it should be 0000"):
+        republished(tiny, tgz_md5="0000").fetch(tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
-def test_without_a_network_the_error_says_what_was_looked_for_and_leaves_nothing(
-    archive: cifar.Archive, tmp_path: Path
-) -> None:
-    gone = replace(archive, url=(tmp_path / "gone.tar.gz").as_uri())
+def test_without_a_network_the_error_says_what_was_looked_for_and_leaves_nothing(tiny: Cifar, tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
-        cifar.fetch(gone, tmp_path / "data")
+        republished(tiny, url="http://127.0.0.1:9/gone.tar.gz").fetch(tmp_path / "data")
     said = str(error.value)
     assert f"{tmp_path / 'data' / 'cifar-100-python'} lacks train, test, meta" in said
+    assert "refused" in said
     assert "--data-dir" in said
     assert not (tmp_path / "data").exists()
+
+
+def test_a_server_that_does_not_answer_is_given_up(
+    tiny: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar, "TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/silent.tar.gz"
+        with pytest.raises(DataError, match="timed out"):
+            republished(tiny, url=url).fetch(tmp_path / "data")
+    assert socket.getdefaulttimeout() is None
 
 
 @pytest.mark.skipif("BUILDUP_TEST_CIFAR100" not in os.environ, reason="BUILDUP_TEST_CIFAR100 names no folder")

@@ -18,15 +18,15 @@ def test_a_case_by_hand() -> None:
     found = measure(p.log(), torch.tensor([0, 1, 2, 1]))
     assert found.correct.tolist() == [True, False, True, True]
     assert found.accuracy == 75.0
-    assert found.top5 == 100.0
+    assert found.values["top5"] == 100.0
     assert found.nll == pytest.approx(-sum(map(math.log, (0.7, 0.3, 0.5, 0.8))) / 4)
     assert found.losses.tolist() == pytest.approx([-math.log(p) for p in (0.7, 0.3, 0.5, 0.8)])
     assert found.brier == pytest.approx((0.14 + 0.86 + 0.38 + 0.06) / 4)
     assert found.ece == pytest.approx((0.3 + 0.6 + 0.5 + 0.2) / 4)
-    assert found.ecse == pytest.approx((-0.3 + 0.6 - 0.5 - 0.2) / 4)
-    assert found.iou == pytest.approx((1 / 2 + 1 / 2 + 1 / 1) / 3)
+    assert found.values["ecse"] == pytest.approx((-0.3 + 0.6 - 0.5 - 0.2) / 4)
+    assert found.values["iou"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 1) / 3)
     # None is sure, so nothing is said of those who are; the one that is wrong is rightly unsure.
-    assert (found.acc90, found.unc90, found.freq90, found.iou90) == (None, 1.0, 0.0, None)
+    assert [found.values.get(name) for name in ("acc90", "unc90", "freq90", "iou90")] == [None, 1.0, 0.0, None]
     assert "acc90" not in found.values
     assert [(bar.images, bar.accuracy) for bar in found.bins if bar.images] == [(1, 1.0), (1, 0.0), (1, 1.0), (1, 1.0)]
 
@@ -34,16 +34,16 @@ def test_a_case_by_hand() -> None:
 def test_confident_predictions_are_told_apart() -> None:
     p = torch.tensor([[0.95, 0.05], [0.92, 0.08], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
     found = measure(p.log(), torch.tensor([0, 1, 1, 0]))
-    assert found.acc90 == 50.0
-    assert found.unc90 == 0.5
-    assert found.freq90 == 0.5
-    assert found.iou90 == pytest.approx((1 / 2 + 0) / 2)
+    assert found.values["acc90"] == 50.0
+    assert found.values["unc90"] == 0.5
+    assert found.values["freq90"] == 0.5
+    assert found.values["iou90"] == pytest.approx((1 / 2 + 0) / 2)
 
 
 def test_a_perfect_and_saturated_model_is_calibrated() -> None:
     found = measure(1e4 * torch.eye(10), torch.arange(10))
-    assert (found.ece, found.ecse, found.nll, found.brier, found.accuracy) == (0.0, 0.0, 0.0, 0.0, 100.0)
-    assert (found.acc90, found.unc90, found.freq90, found.iou) == (100.0, None, 1.0, 1.0)
+    assert (found.ece, found.values["ecse"], found.nll, found.brier, found.accuracy) == (0.0, 0.0, 0.0, 0.0, 100.0)
+    assert [found.values.get(name) for name in ("acc90", "unc90", "freq90", "iou")] == [100.0, None, 1.0, 1.0]
 
 
 def test_one_confident_error_leaves_the_likelihood_finite() -> None:

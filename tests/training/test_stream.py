@@ -18,8 +18,8 @@ from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.augment import normalise
-from buildup.training.data import describe_data, load_data, load_test, open_data, open_test, split
-from buildup.training.dataset_sources import open_source
+from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test, split
+from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, examine, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
@@ -42,6 +42,12 @@ def images(tmp_path: Path) -> Path:
         for number in range(10):
             picture(label, number).save(root / name / f"{number:02}.png")
     return root
+
+
+def opened(shards: Path, *, train: bool = True) -> Source:
+    source = DATASETS["wds"].source(f"wds:{shards}", Path(), train=train)
+    assert source is not None
+    return source
 
 
 def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> Streamed:
@@ -152,16 +158,16 @@ def test_a_webdataset_holds_the_same_images_as_a_folder(images: Path, shards: Pa
 
 
 def test_the_headers_of_a_webdataset_are_read_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = open_source(f"wds:{shards}", "")
+    first = opened(shards)
     open_source.cache_clear()  # as another process begins
     with monkeypatch.context() as patch:
         patch.setattr("tarfile.open", None)
-        again = open_source(f"wds:{shards}", "")
+        again = opened(shards)
     assert torch.equal(first.labels, again.labels)
     assert [bytes(first.open(i).tobytes()) for i in range(20)] == [bytes(again.open(i).tobytes()) for i in range(20)]
     pack(shards / "train-0001.tar", range(5, 9), (0, 1))
     open_source.cache_clear()
-    assert len(open_source(f"wds:{shards}", "").labels) == 18
+    assert len(opened(shards).labels) == 18
 
 
 def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> None:
@@ -174,7 +180,7 @@ def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> No
         pack(shards / "test-0000.tar", range(20, 23), labels)
         open_source.cache_clear()
         with pytest.raises(DataError, match=problem):
-            open_source(f"wds:{shards}", "", train=False)
+            opened(shards, train=False)
 
 
 def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path) -> None:

@@ -1,0 +1,45 @@
+"""`buildup final`."""
+
+import sys
+from contextlib import redirect_stdout
+from typing import Annotated
+
+from buildup.cli.output import AsJson, Flags, Verbose, answer
+from buildup.cli.signals import interruptible
+from buildup.settings import FinalSettings
+
+
+def final(
+    run: str,
+    /,
+    settings: Annotated[FinalSettings, Flags] = FinalSettings(),
+    *,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> int:
+    """Train base and winner anew, open the test set once, and say what is proven.
+
+    Example: buildup final demo --seeds 5 --control
+
+    Args:
+        run: A name in runs/, or a run's folder.
+    """
+    from buildup.engine.final import final as run_final
+    from buildup.report.final_table import final_table
+    from buildup.store.run_record import open_run
+    from buildup.trials.final_result import final_to_values
+
+    record = open_run(run)
+    try:
+        with interruptible(), redirect_stdout(sys.stderr):
+            found = run_final(record, settings, verbose=verbose)
+    except KeyboardInterrupt:
+        print(f"Interrupted. Go on with: buildup final {record.folder}", file=sys.stderr)
+        return 130
+    if found is None:
+        text = (
+            f"{record.folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."
+        )
+        return answer(text, {"run": str(record.folder), "verdict": text, "claims": []}, as_json=as_json)
+    values = {"run": str(record.folder), **final_to_values(found)}
+    return answer(f"{final_table(found)}\n\n{found.verdict}", values, as_json=as_json)

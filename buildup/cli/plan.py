@@ -1,0 +1,19 @@
+"""`buildup plan`."""
+
+from typing import Annotated
+
+from buildup.cli.output import AsJson, Flags, answer
+from buildup.settings import SearchSettings
+
+
+def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_json: AsJson = False) -> int:
+    """Say what a search would train and cost. Nothing is trained but a few timing steps.
+
+    Example: buildup plan --base resnet50 --dataset cifar100 --data-dir data
+    """
+    from buildup.engine.plan import plan as plan_search
+    from buildup.engine.plan import plan_to_values
+    from buildup.engine.plan_text import plan_text
+
+    made = plan_search(settings)
+    return answer(plan_text(made), plan_to_values(made), as_json=as_json)

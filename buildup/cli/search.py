@@ -1,0 +1,71 @@
+"""`buildup search` and `buildup resume`."""
+
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from buildup.cli.output import AsJson, Flags, Verbose, answer
+from buildup.cli.signals import interruptible
+from buildup.settings import ResumeSettings, SearchSettings
+
+if TYPE_CHECKING:
+    from buildup.engine.search import SearchResult
+
+
+def search(
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
+    *,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> int:
+    """Search where attention helps, to the end.
+
+    Example: buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo
+    """
+    from buildup.engine.progress import observe
+    from buildup.engine.request import folder_for
+    from buildup.engine.search import search as run_search
+
+    folder = folder_for(settings)
+    return _finish(folder, lambda: run_search(settings, observe, verbose=verbose), as_json=as_json)
+
+
+def resume(
+    run: str,
+    /,
+    settings: Annotated[ResumeSettings, Flags] = ResumeSettings(),
+    *,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> int:
+    """Go on with a run after any stop, kill or crash, or take it further.
+
+    Example: buildup resume demo --seeds 6
+
+    Args:
+        run: A name in runs/, or a run's folder.
+    """
+    from buildup.engine.progress import observe
+    from buildup.engine.search import resume as resume_search
+    from buildup.store.run_record import open_run
+
+    record = open_run(run)
+    return _finish(record.folder, lambda: resume_search(record, settings, observe, verbose=verbose), as_json=as_json)
+
+
+def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:
+    """Do the work; when it is interrupted, it ends in order and says how to go on."""
+    from buildup.engine.summary import result_to_values, summary
+
+    try:
+        # Ray prints on standard output whatever its settings; the result may have to be the only thing there.
+        with interruptible(), redirect_stdout(sys.stderr):
+            result = work()
+    except KeyboardInterrupt:
+        started = (folder / "run.yaml").exists()
+        hint = f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written."
+        print(hint, file=sys.stderr)
+        return 130
+    return answer(summary(result), result_to_values(result), as_json=as_json)

@@ -1,0 +1,55 @@
+"""`simulate`: the build-up rule on a table of scores."""
+
+from typing import Annotated, Any
+
+from buildup.cli.output import AsJson, Flags, answer
+from buildup.settings import SimulateSettings
+
+VALUES = (
+    "layout",
+    "trainings",
+    "trained_in_vain",
+    "makespan",
+    "busy",
+    "wasted",
+    "workers",
+    "judge",
+    "objective",
+    "seeds",
+)
+
+
+def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), *, as_json: AsJson = False) -> int:
+    """The same rule on a table of scores.
+
+    Example: buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point
+    """
+    from buildup.engine.simulate import simulate
+    from buildup.report.text_table import decisions_table
+
+    found = simulate(settings, _read, _costs)
+    text = "\n".join(
+        [
+            *([found.left_unused, ""] if found.left_unused else []),
+            decisions_table(found.decisions),
+            "",
+            f"{found.layout} is left after {found.trainings} trainings, the base included (judge {found.judge}).",
+            f"makespan {found.makespan:g} s on {found.workers} worker{'s' if found.workers > 1 else ''}, "
+            f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
+        ]
+    )
+    verdicts = [{"layout": one.layout, "verdict": one.verdict, "reason": one.reason} for one in found.decisions]
+    return answer(text, {"verdicts": verdicts, **{name: getattr(found, name) for name in VALUES}}, as_json=as_json)
+
+
+def _read(*arguments: Any, **named: Any) -> Any:
+    """Reads a base; only then torch and timm are loaded, which takes seconds."""
+    from buildup.models.read import read
+
+    return read(*arguments, **named)
+
+
+def _costs(candidate: Any) -> tuple[int, int]:
+    from buildup.engine.load_state import costs_of
+
+    return costs_of(candidate)

@@ -1,0 +1,60 @@
+"""The staged graph of a base or of a layout of it, read without a search."""
+
+from typing import Literal, cast
+
+from buildup.engine.problems import Problems
+from buildup.graph.network import Network
+from buildup.models.read import read
+from buildup.space.load import load
+from buildup.space.schema import STEMS
+from buildup.strategies.moves import from_layout, moves, start
+from buildup.training.data import describe_data
+
+StemChoice = Literal["auto", "small", "base"]
+
+
+def staged_graph(
+    base: str,
+    *,
+    layout: str | None = None,
+    space: str = "alternet",
+    dataset: str | None = None,
+    data_dir: str | None = None,
+    size: int | None = None,
+    stem: str = "auto",
+) -> tuple[Network, tuple[str, ...]]:
+    """The network, and the blocks that the rule would try first in it.
+
+    Args:
+        base: A timm model.
+        layout: The letters of its blocks, in place of the network that a search would start from.
+        space: A name of a space that ships, or a YAML file.
+        dataset: Says how large the images are and how many classes there are.
+        data_dir: Where the dataset is.
+        size: Pixels of an image without a dataset; 224 for None.
+        stem: One of `STEMS`.
+    """
+    problems = Problems()
+    pixels = problems.whole("--size", size, 224, least=8, most=4096)
+    chosen = cast(StemChoice, problems.choice("stem", stem, "auto", STEMS))
+    if dataset and size:
+        problems.found.append("--size and --dataset: the dataset says how large its images are. Leave one out.")
+    shape, classes = (3, pixels, pixels), 1000
+    with problems.caught():
+        if dataset:
+            data = describe_data(dataset, data_dir)
+            shape, classes = (data.channels, data.image_size, data.image_size), data.num_classes
+    loaded = None
+    with problems.caught():
+        loaded = load(space)
+    network = None
+    tries: tuple[str, ...] = ()
+    with problems.caught():
+        network = read(base, input_shape=shape, num_classes=classes, stem=chosen)
+        if loaded:
+            begin = start(network, loaded)
+            tries = tuple(move.path for stage in reversed(moves(begin, loaded)) for move in stage)
+            network = from_layout(layout, network, loaded) if layout else begin
+    problems.raise_any()
+    assert network is not None
+    return network, tries

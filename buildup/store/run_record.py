@@ -1,0 +1,251 @@
+"""`run.yaml`: what a run was asked for, on which data, with what, and where it stands. It is replaced whole."""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from buildup.errors import RunError
+from buildup.graph.network import Network
+from buildup.graph.serialize import network_from_values, network_to_values
+from buildup.models.pretrained import Pretrained
+from buildup.settings import RunSettings
+from buildup.space.load import space_from_values
+from buildup.space.schema import SearchSpace
+from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import cores, folder_of, trainings_in
+from buildup.training.execution import Execution, execution_from_words
+from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
+
+REMOVED: dict[str, object] = {"early_drop": None, "inherit": None}
+"""Settings that version 0.1.0 had and verdicts stood on, with the values of runs that did not use them."""
+IGNORED = frozenset({"prior"})
+"""Settings that version 0.1.0 had and no verdict stood on."""
+
+VERSIONED = ("buildup", "torch", "timm", "ray", "optuna", "networkx", "numpy")
+
+Status = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataRecord:
+    """What the dataset was when the run began."""
+
+    name: str
+    hash: str
+    train_images: int
+    val_images: int
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int
+    channels: int
+    split_seed: int
+    """Of the split into training and validation images."""
+    test_set: str = "not opened"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Where and with what a run was started."""
+
+    created: str
+    python: str
+    system: str
+    processor: str
+    cores: int
+    device: str
+    versions: Mapping[str, str | None] = field(default_factory=dict)
+    measured: Mapping[str, str] = field(default_factory=dict)
+    """Images per second of each execution that was tried."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """One search on disk: what `run.yaml` holds."""
+
+    folder: Path
+    settings: RunSettings
+    space: SearchSpace
+    recipe: Recipe
+    data: DataRecord
+    network: Network
+    """Where the search starts."""
+    environment: Environment
+    status: Status = "running"
+    reason: str = ""
+    """Why it stands where it does, for people."""
+    warnings: tuple[str, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    """Under which settings its earlier decisions were made, one entry for each time that it was extended."""
+    owner: str = ""
+    """The study of the run that this one is a part of; empty for a search."""
+
+    @property
+    def name(self) -> str:
+        """How people call it."""
+        return self.folder.name
+
+    @property
+    def execution(self) -> Execution:
+        """How its steps are computed."""
+        return execution_from_words(self.settings.execution)
+
+    @property
+    def start(self) -> Pretrained | None:
+        """The trained weights that the base's own blocks begin with."""
+        source, digest = self.settings.pretrained, self.settings.pretrained_hash
+        return Pretrained(source=source, hash=digest) if source and digest else None
+
+    @property
+    def other_epochs(self) -> int | None:
+        """Epochs of its trainings where the run began with another number; None while these are the same."""
+        first = self.earlier[0].get("epochs", self.settings.epochs) if self.earlier else self.settings.epochs
+        return None if self.settings.epochs == first else self.settings.epochs
+
+    @property
+    def trainings(self) -> Path:
+        """One folder a training."""
+        return trainings_in(self.folder, self.other_epochs)
+
+    @property
+    def study_name(self) -> str:
+        """The name of its Optuna study."""
+        return f"{self.owner}-{self.folder.name}" if self.owner else self.folder.name
+
+
+def create(run: RunRecord) -> None:
+    """Make the folder of a new run."""
+    try:
+        run.trainings.mkdir(parents=True)
+    except OSError as problem:
+        raise RunError(f"{run.folder}: this folder can't be made: {problem.strerror}. Give another --run.") from None
+    save(run)
+
+
+def save(run: RunRecord) -> None:
+    """Write `run.yaml`."""
+    values = {
+        "settings": asdict(run.settings),
+        "status": run.status,
+        "reason": run.reason,
+        "warnings": list(run.warnings),
+        "earlier": list(run.earlier),
+        "space": asdict(run.space),
+        "recipe": recipe_to_values(run.recipe),
+        "data": asdict(run.data),
+        "environment": asdict(run.environment),
+    }
+    # One setting a line, but one block of the network a line.
+    text = _yaml(values, flow=False) + _yaml({"network": network_to_values(run.network)}, flow=None)
+    # The URL of a storage may hold a password, which `resume` needs.
+    write_atomic(run.folder / "run.yaml", text.encode(), mode=0o600 if run.settings.storage else 0o644)
+
+
+def marked(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
+    """The run with a new status."""
+    fresh = tuple(warning for warning in warnings if warning not in run.warnings)
+    return replace(run, status=status, reason=reason, warnings=(*run.warnings, *fresh))
+
+
+def mark(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
+    """The run with a new status, written down."""
+    run = marked(run, status, reason, warnings)
+    save(run)
+    return run
+
+
+def open_run(name: str) -> RunRecord:
+    """The run of a name or a folder."""
+    folder = folder_of(name)
+    path = folder / "run.yaml"
+    if not path.is_file():
+        there = sorted(found.parent.name for found in Path("runs").glob("*/run.yaml"))
+        known = f" Runs here: {', '.join(there[:12])}." if there else " There are no runs in ./runs."
+        found = "it has no run.yaml" if folder.exists() else "no such folder"
+        raise RunError(f"{folder}: this is not a run folder ({found}).{known}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RunRecord(
+            folder=folder,
+            settings=settings_from_values(values["settings"]),
+            space=space_from_values(values["space"]),
+            recipe=recipe_from_values(values["recipe"]),
+            data=_data_from_values(values["data"]),
+            network=network_from_values(values["network"]),
+            environment=Environment(**values["environment"]),
+            status=values["status"],
+            reason=values["reason"],
+            warnings=tuple(values["warnings"]),
+            earlier=tuple(values.get("earlier", ())),
+        )
+    except OSError as problem:
+        raise RunError(f"{path}: can't be read: {problem.strerror}.") from None
+    except RunError as problem:
+        raise RunError(f"{path}: {problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as problem:
+        what = " ".join(f"{type(problem).__name__}: {problem}".split())
+        raise RunError(f"{path}: damaged, or not written by this version of buildup ({what}).") from None
+
+
+def environment(device: str, measured: Mapping[str, str] | None = None) -> Environment:
+    """Where and with what a run is started."""
+    return Environment(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        python=platform.python_version(),
+        system=platform.platform(),
+        processor=_processor(),
+        cores=cores(),
+        device=device,
+        versions={name: _version(name) for name in VERSIONED},
+        measured=measured or {},
+    )
+
+
+def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
+    """The settings in `run.yaml`, also in one that version 0.1.0 wrote.
+
+    Raises:
+        RunError: The run used a setting that was removed.
+    """
+    if used := [name for name, unused in REMOVED.items() if values.get(name, unused) != unused]:
+        raise RunError(f"this run used {' and '.join(used)}, which was removed; buildup 0.1.0 can read it.")
+    kept = {name: value for name, value in values.items() if name not in REMOVED.keys() | IGNORED}
+    if isinstance(kept["execution"], Mapping):
+        kept["execution"] = Execution(**kept["execution"]).words
+    if isinstance(start := kept.get("pretrained"), Mapping):
+        kept |= {"pretrained": start["source"], "pretrained_hash": start["hash"]}
+    return RunSettings(**kept)
+
+
+def _data_from_values(values: Mapping[str, Any]) -> DataRecord:
+    return DataRecord(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def _yaml(values: dict[str, Any], *, flow: bool | None) -> str:
+    # Through JSON, so that tuples and mappings of any kind become what the safe loader reads back.
+    plain = json.loads(json.dumps(values))
+    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True))
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )

@@ -1,0 +1,278 @@
+"""Members of one's own: in a process, and as docs/extending.md has them, by the entry points of a package."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from buildup.engine.loop import NullObserver, run
+from buildup.engine.replay import make_replay
+from buildup.errors import DataError, RecipeError
+from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.graph.network import sketch
+from buildup.models.read import read
+from buildup.registry import Registry
+from buildup.space.schema import SearchSpace
+from buildup.statistics.judges import JUDGES
+from buildup.statistics.paired_difference import Pair, Spread
+from buildup.strategies.fixed_order import Layouts, ListedRule
+from buildup.strategies.registered import STRATEGIES
+from buildup.strategies.step import Rule, Strategy
+from buildup.training.augmentation import AUGMENTATIONS, Augmentation, Change, EpochImages
+from buildup.training.data import DATASETS, describe_data, load_test
+from buildup.training.dataset_sources import Source, SourceDataset
+from buildup.training.fit import Job, fit
+from buildup.training.metrics import METRICS, Metric
+from buildup.training.recipe import RECIPES, load_recipe, recipe_from_values, recipe_to_values
+from buildup.trials.candidate import Candidate
+from buildup.trials.decision import Verdict
+from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
+from buildup.trials.outcome import Epoch
+
+GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"
+CONCEPTS = ("dataset", "augmentation", "metric", "objective", "recipe", "strategy", "judge")
+MEMBERS = {
+    "datasets": "stripes = my_package:STRIPES",
+    "augmentations": "negative = my_package:NEGATIVE",
+    "metrics": "confidence = my_package:SURE",
+    "objectives": "brier = my_package:BRIER",
+    "recipes": "gentle = my_package:GENTLE",
+    "strategies": "smallest-first = my_package:SMALLEST",
+    "judges": "unanimous = my_package:UNANIMOUS",
+}
+TABLES: tuple[Registry[Any], ...] = (AUGMENTATIONS, DATASETS, JUDGES, METRICS, OBJECTIVES, RECIPES, STRATEGIES)
+
+USE = """
+import json, sys
+from buildup.models.read import read
+from buildup.training.data import describe_data
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import load_recipe
+
+info = describe_data("stripes", sys.argv[1])
+network = read("resnet10t", input_shape=(info.channels, info.image_size, info.image_size), num_classes=info.num_classes)
+recipe = load_recipe("gentle").with_epochs(1)
+job = Job(network=network, seed=0, dataset="stripes", data_dir=sys.argv[1], recipe=recipe, folder=sys.argv[2])
+(epoch,) = fit(job)
+print(json.dumps({"negative": recipe.setting("negative"), **epoch.metrics}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    for table in TABLES:
+        monkeypatch.setattr(table, "_members", dict(table._members))
+
+
+def left_or_right(index: int) -> Image.Image:
+    image = Image.new("RGB", (16, 16))
+    image.paste((255, 255, 255), (8 * (index % 2), 0, 8 * (index % 2) + 8, 16))
+    return image
+
+
+def halves(name: str, data_folder: Path, train: bool) -> Source:
+    labels = torch.arange(200 if train else 20) % 2
+    return Source(name=name, labels=labels, class_names=("left", "right"), open=left_or_right, state=[name, train])
+
+
+def darker(share: float, seen: EpochImages) -> Change:
+    def change(images: Tensor, here: slice) -> Tensor:
+        calls.append((seen.epoch, len(images)))
+        return images * share
+
+    calls: list[tuple[int, int]] = CALLS
+    return change
+
+
+CALLS: list[tuple[int, int]] = []
+HALVES = SourceDataset(name="halves", usage="halves:SIDE", open=halves)
+DARKER = Augmentation(name="darker", draw=darker, check=lambda setting: None if setting == 0.5 else "must be 0.5.")
+LEFT = Metric(name="said_left", sums=lambda seen: (seen.top[1] == 0).sum(), value=lambda sums, n: sums.item() / n)
+
+
+def train(folder: Path, **changes: Any) -> Epoch:
+    settings = {
+        "network": read("resnet10t", input_shape=(3, 16, 16), num_classes=2),
+        "seed": 0,
+        "dataset": "halves:any",
+        "data_dir": str(folder / "data"),
+        "image_size": 16,
+        "recipe": replace(load_recipe("quick").with_epochs(1), flip=False),
+        "folder": str(folder / "attempt"),
+    }
+    (epoch,) = fit(Job(**{**settings, **changes}))
+    return epoch
+
+
+def test_a_dataset_of_ones_own_is_described_and_trained_on(tmp_path: Path) -> None:
+    DATASETS.register(HALVES)
+    info = describe_data("halves:any", str(tmp_path))
+    assert (info.num_classes, info.image_size, info.train_images, info.val_images) == (2, 16, 180, 20)
+    assert train(tmp_path).metrics["accuracy"] == 100.0
+    assert load_test("halves:any", str(tmp_path), 16).labels.tolist() == [0, 1] * 10
+    with pytest.raises(DataError, match=r"unknown dataset 'halves'.* halves:SIDE"):
+        describe_data("halves")
+
+
+def test_an_augmentation_of_ones_own_sees_every_image_of_a_training(tmp_path: Path) -> None:
+    DATASETS.register(HALVES)
+    AUGMENTATIONS.register(DARKER)
+    CALLS.clear()
+    recipe = replace(load_recipe("quick").with_epochs(1), flip=False, augmentations={"darker": 0.5})
+    train(tmp_path, recipe=recipe)
+    assert {epoch for epoch, _ in CALLS} == {1}
+    assert sum(images for _, images in CALLS) == 180
+    assert recipe_from_values(json.loads(json.dumps(recipe_to_values(recipe)))) == recipe
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"darkr": 0.5}, "unknown augmentation 'darkr': did you mean 'darker'"),
+        ({"darker": 0.4}, r"augmentations.darker must be 0.5"),
+        ({"erasing": 0.5}, "erasing is a setting of the recipe itself"),
+        (3, "augmentations is 3; a mapping"),
+    ],
+)
+def test_a_wrong_setting_of_an_augmentation_is_refused_with_the_recipe(settings: Any, problem: str) -> None:
+    AUGMENTATIONS.register(DARKER)
+    with pytest.raises(RecipeError, match=problem):
+        replace(load_recipe("quick"), augmentations=settings)
+
+
+def test_a_metric_of_ones_own_is_in_every_epoch(tmp_path: Path) -> None:
+    DATASETS.register(HALVES)
+    METRICS.register(LEFT)
+    assert train(tmp_path).metrics["said_left"] == 0.5
+
+
+def test_a_recipe_of_ones_own_has_a_name() -> None:
+    mine = RECIPES.register(replace(load_recipe("quick"), name="mine", lr=0.01))
+    assert load_recipe("mine") is mine
+    with pytest.raises(RecipeError, match="did you mean 'mine'"):
+        load_recipe("mien")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reluctant:
+    """Keeps what gains more than a whole point."""
+
+    name: str = "reluctant"
+    least_seeds: int = 1
+    looks: tuple[int, ...] = (1,)
+    min_gain: float = 0.0
+    objective: Objective = ACCURACY
+
+    def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
+        gain = sum(self.objective.gain(pair.candidate, pair.parent) for pair in pairs) / len(pairs)
+        verdict = Verdict(verdict="keep", gain=gain, ci=(gain, gain), level=0.0, reason="kept: more than a point")
+        return verdict if gain > 1 else replace(verdict, verdict="drop", reason="dropped: not a whole point")
+
+
+def later_stages_first(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+    layouts = Layouts(base=base, space=space)
+    return ListedRule(base=base, layouts=layouts, order=((0, 1), (1, 1)))
+
+
+def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
+    STRATEGIES.register(Strategy(name="later-first", make=later_stages_first))
+    JUDGES.register(Reluctant())
+    sharp = Objective(name="sharp", title="sharpness", unit="points", sign=-1, largest=1.0, seed_deviation=0.5)
+    OBJECTIVES.register(sharp)
+    table = {"CC|CC": Row(score=0.50), "CC|CM": Row(score=0.47), "CM|CM": Row(score=0.465)}
+    replay = make_replay(
+        sketch("CC|CC"),
+        SearchSpace(name="test", description=""),
+        strategy=STRATEGIES["later-first"],
+        judge="reluctant",
+        objective=OBJECTIVES["sharp"],
+        seeds=2,
+    )
+    evaluator = SimulatedEvaluator(table=table, objective=sharp, workers=2)
+    view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    assert [(one.layout, one.verdict, one.judge) for one in view.decisions] == [
+        ("CC|CM", "keep", "reluctant"),
+        ("CM|CM", "drop", "reluctant"),
+    ]
+    assert view.decisions[0].gain == pytest.approx(3.0)
+    assert view.decisions[0].objective == "sharp"
+
+
+def test_a_strategy_names_what_it_leaves_unused_of_a_space() -> None:
+    space = SearchSpace(name="mine", description="", failures=2, look_ahead=1)
+    assert STRATEGIES["random"].unused(space) == (
+        "strategy random: look_ahead, failures of space mine steer the build-up rule alone, and change nothing here."
+    )
+    assert STRATEGIES["alternet"].unused(space) is None
+
+
+def section(concept: str) -> str:
+    """The code of the section on a concept."""
+    found = re.search(rf"^## An? {concept}\n.*?```python\n(.*?)```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, f"docs/extending.md has no code for a {concept}"
+    return found[1]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process that finds the package of the guide installed."""
+    place = tmp_path / "site"
+    told = place / "my_package-1.0.dist-info"
+    told.mkdir(parents=True)
+    (place / "my_package.py").write_text("\n".join(map(section, CONCEPTS)))
+    points = "".join(f"[buildup.{group}]\n{line}\n" for group, line in MEMBERS.items())
+    (told / "entry_points.txt").write_text(points)
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_the_guide_shows_a_concept_in_few_lines(concept: str) -> None:
+    assert sum(bool(line.strip()) for line in section(concept).splitlines()) <= 20
+
+
+def test_the_dataset_augmentation_metric_and_recipe_of_the_guide_make_a_training(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", USE, str(tmp_path / "data"), str(tmp_path / "attempt")]
+    done = subprocess.run(command, env=installed, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert found["negative"] == 0.5
+    assert 0.5 <= found["confidence"] <= 1
+    assert found["accuracy"] >= 50
+
+
+def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("layout,score\nCC|CC,0.50\nCC|CM,0.47\nCM|CC,0.51\nCM|CM,0.48\n")
+    command = f"simulate --layout CC|CC --scores {tmp_path / 'table.csv'} --strategy smallest-first --judge unanimous"
+    done = subprocess.run(
+        [sys.executable, "-m", "buildup", *command.split(), "--objective", "brier", "--seeds", "2", "--json"],
+        env=installed,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert (found["judge"], found["objective"], found["layout"]) == ("unanimous", "brier", "CC|CM")
+
+
+def test_a_package_that_is_broken_is_named_when_it_is_asked_for(installed: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "site" / "my_package.py").write_text("import no_such_module\n")
+    for flags in (["--dataset", "stripes"], ["--dataset", "digits", "--judge", "unanimous"]):
+        command = [sys.executable, "-m", "buildup", "plan", "--base", "resnet10t", *flags]
+        done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "of the package my_package 1.0" in done.stderr
+        assert "No module named 'no_such_module'" in done.stderr

@@ -55,7 +55,7 @@ def report(
 
 def _one(run: "RunRecord", file_format: str, *, as_json: bool) -> int:
     from buildup.engine.reports import report_of, write_report
-    from buildup.report.markdown import markdown
+    from buildup.report.page import markdown
 
     if file_format == "md":
         text = markdown(report_of(run))

@@ -1,4 +1,4 @@
-"""An analysis as one HTML file: each measurement's few numbers and its figure, and what was measured on what."""
+"""The page of an analysis: numbers and a figure for each measurement, the subjects and the settings."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,11 +40,11 @@ def analysis_page(
     """The page.
 
     Args:
-        title: what stands on top.
-        facts: what was measured on what, in a few words.
-        sections: in the order in which they are shown.
-        settings: all that the numbers depend on.
-        notes: What a reader must know first, such as random weights.
+        title: the heading of the page.
+        facts: the measured weights and images, by name.
+        sections: the measurements, in order.
+        settings: all settings that the numbers depend on.
+        notes: warnings, such as random weights.
     """
     parts = [*_head(title, facts, notes), *map(_section, sections), _settings(settings)]
     return document(title, parts, policy=POLICY)
@@ -77,7 +77,7 @@ def _section(section: Section) -> str:
 
 
 def _inline(svg: str, what: str, title: str) -> str:
-    """A figure inside of the page, with names of its own for its parts."""
+    """A figure for the page, its ids prefixed so that they are unique in the page."""
     picture = svg[svg.index("<svg") :]
     for before, after in ((r'\bid="', rf'id="{what}-'), (r"url\(#", f"url(#{what}-"), (r'href="#', f'href="#{what}-')):
         picture = re.sub(before, after, picture)

@@ -1,18 +1,18 @@
-"""The model card of an exported network: what it is, how it came about, how sure that is, how to load it."""
+"""The model card of an exported network: its layout, scores, claim, decisions and settings, and how to load it."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import fmean
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
-from buildup.report.final_table import how, markdown_final
+from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, cost_text, flat
-from buildup.report.text_table import code, graph_text, markdown_table
-from buildup.report.words import accuracies, clean
-from buildup.trials.final_result import Final
+from buildup.report.text_table import TextTable, code, decisions_markdown, graph_text
+from buildup.report.words import clean, scores_text
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score
 
@@ -24,7 +24,7 @@ import buildup.models  # registers the entry point
 model = timm.create_model("local-dir:THIS_FOLDER", pretrained=True)
 ```
 
-Without buildup, with torch and timm alone: `alternet.py` in this folder is the same network in one file.
+`alternet.py` in this folder defines the same network in one file. It needs torch and timm, but not buildup.
 
 ```python
 from alternet import load
@@ -34,11 +34,11 @@ model = load()
 """
 
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
-"""What the hub calls them; sets of its own are typed as `hfds/NAME`."""
+"""Names on the Hugging Face Hub. Other datasets of the hub are named `hfds/NAME`."""
 
 ONNX = """\
-`model.onnx` holds it for onnxruntime. It takes batches of any size, prepared as `config.json` says, and images of other
-sizes where its input names height and width.
+`model.onnx` is the same network for onnxruntime. It takes batches of any size, preprocessed as `config.json` says. It
+takes other image sizes if its input has named height and width axes.
 
 ```python
 import onnxruntime
@@ -50,12 +50,14 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 
 def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
-    """The card of one network of a search, as Markdown; with `onnx`, of a folder that has it in this form, too."""
-    base, own, objective = findings.scores(findings.base), findings.scores(network), findings.objective
-    reached = (
-        "" if objective is ACCURACY else f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    )
-    cost = findings.cost(network)
+    """The model card of a network of a search, as Markdown.
+
+    Args:
+        findings: the search.
+        network: the exported candidate, which need not be the winner.
+        exported: the score of the training whose weights are exported.
+        onnx: whether the folder also holds an ONNX model.
+    """
     dataset = str(findings.settings.get("dataset", ""))
     lines = [
         "---",
@@ -64,37 +66,18 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         f"# {clean(network.base)} as `{clean(layout(network))}`",
         "",
-        f"Made by the build-up rule from timm's {code(network.base)} on {code(dataset)}. "
+        f"Derived from timm's {code(network.base)} by the build-up rule on {code(dataset)}. "
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         "",
-        "```",
-        graph_text(network),
-        "```",
-        "",
-        "## Scores",
-        "",
-        f"The weights here reached {exported.accuracy:.2f} % of {exported.images:,} validation images{reached}. "
-        "They are those of the seed that did best, so this figure flatters them; the means do less.",
-        "",
-        f"| network | {objective.title}, every seed | mean |",
-        "| --- | --- | --- |",
-        _row("base", list(base.values()), objective),
-        _row("this one", list(own.values()), objective),
-        "",
-        f"{cost_text(cost)}." if cost else "",
-        "",
-        *(_final(findings.final) if findings.final else [findings.claim]),
+        *("```", graph_text(network), "```", ""),
+        *("## Scores", "", *_scores(findings, network, exported), ""),
+        *(_final(findings) or [findings.claim]),
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
         "",
-        "## Load it",
-        "",
-        LOADING,
+        *("## Usage", "", LOADING),
         *([ONNX] if onnx else []),
-        "## Decisions",
-        "",
-        markdown_table(findings.decisions),
-        "",
+        *("## Decisions", "", decisions_markdown(findings.decisions), ""),
         "## Settings",
         "",
         *[f"- {clean(name)}: {code(str(value))}" for name, value in flat(findings.settings)],
@@ -103,12 +86,33 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     return "\n".join(lines)
 
 
+def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
+    objective = findings.objective
+    value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
+    rows = []
+    for name, one in (("base", findings.base), ("this one", network)):
+        scores = list(findings.scores(one).values())
+        rows.append([name, scores_text(scores), objective.shown(fmean(scores)) if scores else "unknown"])
+    table = TextTable(
+        columns=(("network", "text"), (f"{objective.title}, every seed", "text"), ("mean", "text")), rows=rows
+    )
+    cost = findings.cost(network)
+    return [
+        f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
+        f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
+        "means are less so.",
+        "",
+        *table.markdown(),
+        *(["", f"{cost_text(cost)}."] if cost else []),
+    ]
+
+
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:
-    """What the hub reads of a card, as YAML."""
+    """The metadata of the card for the Hugging Face Hub, as YAML."""
     start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
     source = str(start["source"]) if isinstance(start, Mapping) else ""
     data = ModelCardData(
-        # That of timm's code and ours; trained weights that it started from have terms of their own.
+        # The license of timm and buildup. Pretrained weights that the training started from may have another one.
         license="unknown" if source else "apache-2.0",
         library_name="timm",
         tags=["image-classification", "timm", "alternet", "buildup"],
@@ -126,7 +130,7 @@ def _hub_dataset(findings: Findings) -> str | None:
 
 
 def _results(findings: Findings, network: Network, exported: Score) -> Iterator[EvalResult]:
-    """These weights on validation images, and this network trained anew on test images, if that was done."""
+    """The scores of these weights on validation images, and of the retrained network on test images, if any."""
     dataset, objective = str(findings.settings.get("dataset", "")), findings.objective
 
     def result(metric: Objective, value: float, split: str, how: str) -> EvalResult:
@@ -148,15 +152,15 @@ def _results(findings: Findings, network: Network, exported: Score) -> Iterator[
     for one in final.contenders if final else ():
         if final and one.fingerprint == fingerprint(network) and one.mean is not None:
             interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
-            how = f"mean of {len(one.scores)} trainings of this network anew{interval}"
+            how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
             yield result(OBJECTIVES[final.objective], one.mean, "test", how)
             break
 
 
-def _final(final: Final) -> list[str]:
-    return ["### On test images", "", final.verdict, "", *markdown_final(final), "", how(final), ""]
-
-
-def _row(name: str, scores: list[float], objective: Objective) -> str:
-    average = objective.shown(sum(scores) / len(scores)) if scores else "not known"
-    return f"| {name} | {accuracies(scores)} | {average} |"
+def _final(findings: Findings) -> list[str]:
+    if (final := findings.final) is None:
+        return []
+    return [
+        *("### Test scores", "", final.verdict, ""),
+        *(*tabulate_final(final).markdown(), "", final_protocol(final), ""),
+    ]

@@ -1,4 +1,4 @@
-"""Several searches side by side: what each found and spent, and whether they may be compared at all."""
+"""The comparison of several searches: their results and costs, and whether their scores are comparable."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ from buildup.trials.final_result import Final
 from buildup.trials.outcome import Score
 from buildup.trials.training import candidate_id
 
-SAME = (
+MUST_MATCH = (
     "base",
     "stem",
     "dataset",
@@ -25,29 +25,30 @@ SAME = (
     "start",
     "precision",
 )
-"""What must be equal for the scores of two runs to mean the same."""
-TOLD = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
-"""What may differ, and is told where it does: what was tried and how sure a verdict is, or the last digits of sums."""
+"""The facts that must be equal for the scores of two runs to be comparable."""
+MAY_DIFFER = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
+"""Facts that may differ. The comparison names those that do: they change what was tried, how certain a verdict is, or
+the rounding of sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A network that was trained, as a point of cost and score."""
+class ScoredNetwork:
+    """A trained network with its cost and score."""
 
     layout: str
     role: Literal["base", "winner", "kept", "dropped"]
     params: int
     macs: int
     score: float
-    """The mean over its seeds, in the unit of the objective."""
+    """The mean over seeds, in the unit of the objective."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reached:
-    """The best so far after some trainings."""
+class BestSoFar:
+    """The best score after some number of trainings."""
 
     trainings: int
-    """That the verdicts up to here stand on; what was trained ahead in vain is not counted."""
+    """The trainings that verdicts used so far. Those started ahead and never used are not counted."""
     score: float
 
 
@@ -60,45 +61,45 @@ class Compared:
     judge: str
     finished: str
     facts: Mapping[str, str]
-    """The values of `SAME` and of `TOLD`."""
+    """The values of `MUST_MATCH` and `MAY_DIFFER`."""
     objective: str
     verdicts: int
     kept: int
     trainings: int
-    """All that ended with a score or a failure."""
+    """All trainings that ended, also those that failed."""
     reused: int
-    """Those of them that another run had trained."""
+    """The trainings taken from another run."""
     seconds: float
-    """Of all its trainings together."""
-    points: tuple[Point, ...]
-    reached: tuple[Reached, ...]
+    """The sum over all trainings."""
+    points: tuple[ScoredNetwork, ...]
+    reached: tuple[BestSoFar, ...]
     gains: tuple[float, ...]
-    """By how much the winner is better than the base, for each seed that both have."""
+    """The improvement of the winner over the base for each seed that both have."""
     final: Final | None
 
     @property
-    def base(self) -> Point | None:
-        """Where it started; None before it is trained."""
+    def base(self) -> ScoredNetwork | None:
+        """The base; None before it is trained."""
         return next((point for point in self.points if point.role == "base"), None)
 
     @property
-    def winner(self) -> Point | None:
-        """What it came to, which may be the base."""
+    def winner(self) -> ScoredNetwork | None:
+        """The winner, which may be the base."""
         return next((point for point in self.points if point.role == "winner"), self.base)
 
     @property
     def needed(self) -> int:
-        """The trainings that its verdicts stand on."""
+        """The number of trainings that verdicts used."""
         return self.reached[-1].trainings if self.reached else 0
 
     @property
     def gain(self) -> float | None:
-        """The mean of the gains; None without any."""
+        """The mean of the gains; None without gains."""
         return fmean(self.gains) if self.gains else None
 
 
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
-    """A run as it stands in a comparison."""
+    """The entry of a run in a comparison."""
     objective = findings.objective
     scores: dict[str, list[float]] = {}
     for key, outcome in findings.history.outcomes.items():
@@ -123,30 +124,37 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     )
 
 
-def differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """In what the runs differ that must be equal, with the value of each."""
-    return _unequal(runs, SAME)
+def blocking_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
+    """The facts of `MUST_MATCH` in which runs differ, with the value of each run."""
+    return _unequal(runs, MUST_MATCH)
 
 
 def other_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """In what else the runs differ, with the value of each."""
-    return _unequal(runs, TOLD)
+    """The facts of `MAY_DIFFER` in which runs differ, with the value of each run."""
+    return _unequal(runs, MAY_DIFFER)
 
 
-def comparable(runs: Sequence[Compared]) -> str:
-    """Whether the scores may be compared, as a sentence."""
-    besides = f" Besides, they differ in {', '.join(other)}." if (other := other_differences(runs)) else ""
-    if not (found := differences(runs)):
+def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
+    values = {name: [run.facts.get(name, "?") for run in runs] for name in names}
+    return {name: row for name, row in values.items() if len(set(row)) > 1}
+
+
+def comparability(runs: Sequence[Compared]) -> str:
+    """Whether the scores of the runs are comparable, in a few sentences."""
+    other = f" Other differences: {', '.join(names)}." if (names := other_differences(runs)) else ""
+    if found := blocking_differences(runs):
         return (
-            "Comparable: same base and stem, data, validation images, recipe, epochs, share of the data and precision."
-            f"{besides} The validation scores of winners are flattered, the more so the more was tried; "
-            "only a final is a claim."
+            f"Not comparable: the runs differ in {', '.join(found)}, so their scores measure different things.{other}"
         )
-    return f"Not comparable: they differ in {', '.join(found)}, so their scores do not mean the same.{besides}"
+    return (
+        f"Comparable: the runs have the same {', '.join(MUST_MATCH[:-1])} and {MUST_MATCH[-1]}.{other} "
+        "Validation scores of winners are overestimated, more so after more tries. Only a final evaluation supports a "
+        "claim."
+    )
 
 
 def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
-    """A comparison, ready for JSON."""
+    """The comparison as JSON values."""
     rows = []
     for run in runs:
         base, winner = run.base, run.winner
@@ -155,27 +163,24 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
         row["final"] = run.final and {**row["final"], "verdict": run.final.verdict}
         rows.append(row)
     return {
-        "comparable": not differences(runs),
-        "differences": differences(runs),
+        "comparable": not blocking_differences(runs),
+        "differences": blocking_differences(runs),
         "other_differences": other_differences(runs),
         "runs": rows,
     }
 
 
-def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
-    values = {name: [run.facts.get(name, "?") for run in runs] for name in names}
-    return {name: row for name, row in values.items() if len(set(row)) > 1}
-
-
-def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:
+def _points(findings: Findings, means: Mapping[str, float]) -> list[ScoredNetwork]:
     points = {}
     base, winner = fingerprint(findings.base), findings.winner_id
     if base in means and (cost := findings.cost(findings.base)):
-        points[base] = Point(layout=layout(findings.base), role="base", params=cost[0], macs=cost[1], score=means[base])
+        points[base] = ScoredNetwork(
+            layout=layout(findings.base), role="base", params=cost[0], macs=cost[1], score=means[base]
+        )
     for decision in findings.decisions:
         own = decision.candidate
         if own in means and decision.params is not None and decision.macs is not None:
-            points[own] = Point(
+            points[own] = ScoredNetwork(
                 layout=decision.layout,
                 role="winner" if own == winner else "kept" if decision.kept else "dropped",
                 params=decision.params,
@@ -185,18 +190,18 @@ def _points(findings: Findings, means: Mapping[str, float]) -> list[Point]:
     return list(points.values())
 
 
-def _reached(findings: Findings) -> list[Reached]:
-    """The best after the base and after each verdict, by the scores that the verdicts stand on."""
+def _reached(findings: Findings) -> list[BestSoFar]:
+    """The best score after the base and after each verdict, from the scores that the verdicts used."""
     own, scores = fingerprint(findings.base), findings.scores(findings.base)
     if not scores:
         return []
-    # Candidates may be dropped untrained before anything is compared with the base, which is trained all the same.
+    # The first candidates may be dropped untrained. Their decisions hold no scores of the base.
     base_scores = next((one.parent_scores for one in findings.decisions if one.parent_scores), tuple(scores.values()))
     asked = {own: len(base_scores)}
-    rows = [Reached(trainings=asked[own], score=fmean(base_scores))]
+    rows = [BestSoFar(trainings=asked[own], score=fmean(base_scores))]
     for decision in findings.decisions:
         for network in (decision.candidate, decision.parent):
             asked[network] = max(asked.get(network, 0), decision.seeds)
         best = fmean(decision.scores) if decision.kept else rows[-1].score
-        rows.append(Reached(trainings=sum(asked.values()), score=best))
+        rows.append(BestSoFar(trainings=sum(asked.values()), score=best))
     return rows

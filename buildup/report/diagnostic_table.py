@@ -1,42 +1,44 @@
-"""Which diagnostic goes with a gain: measured verdicts and correlations as rows, and what they allow to say.
+"""Correlations between diagnostics and gains: measured verdicts, rank correlations, and what they show.
 
-Known before a candidate is trained is only what was measured of its parent; a correlation with that would be a
-prediction. The change from parent to candidate is known when the gain is, and could explain it at most.
+Diagnostics of the parent are known before a candidate is trained, so a correlation with them would be a prediction.
+The change from parent to candidate is known only together with the gain. It can explain a gain but not predict it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from buildup.report.text_table import aligned
-from buildup.report.words import gain, has_failed, interval, interval_heading, percent, places
+from buildup.report.text_table import ColumnKind, TextTable
+from buildup.report.words import edited_paths, gain_text, has_failed, interval_heading, interval_text, percent
 from buildup.trials.decision import Decision
 from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis
 
 When = Literal["before", "change"]
 
-LEVEL, MOST_CHANCE = 0.95, 0.05
+LEVEL, SIGNIFICANCE = 0.95, 0.05
 ORDER = "step"
-"""Not a diagnostic: the number of the try, which every diagnostic must beat that only mirrors where a block stands."""
+"""Not a diagnostic but the number of the step. A diagnostic must correlate with the gain more strongly than this,
+because it may only reflect the position of a block."""
 DIGITS = {"lesion": 1, "variance": 2, "frequency": 2, "top": 1, "ape": 1, "nep": 2}
 EXPLAINED = (
-    "Lesion cost: points of accuracy lost without the block. Variance ratio: spatial variance of what the block gives "
-    "out over that of what it takes. Frequency gain: by how much it raises the log amplitude of the highest frequency, "
-    "which maps of less than 3 x 3 lack. Top eigenvalue: the largest of a batch's Hessian, the mean over batches; APE "
-    "and NEP: mean of the positive ones and share of the negative ones of the five largest. All are means over seeds."
+    "Lesion cost: accuracy lost without the block, in points. Variance ratio: spatial variance of the block's output "
+    "divided by that of its input. Frequency gain: increase of the log amplitude at the highest frequency; maps "
+    "smaller than 3 x 3 have none. Top eigenvalue: largest Hessian eigenvalue of a batch, averaged over batches. APE "
+    "and NEP: mean of the positive and share of the negative ones among the five largest eigenvalues. All values are "
+    "means over seeds."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One verdict that was measured."""
+class MeasuredVerdict:
+    """A verdict with the diagnostics of its parent and candidate."""
 
     run: str
     decision: Decision
     diagnosis: Diagnosis
 
     def value(self, measure: str, when: When) -> float | None:
-        """A diagnostic, where the verdict has both it and a gain."""
+        """A diagnostic; None where the verdict lacks it or has no measured gain."""
         if has_failed(self.decision) or not self.decision.seeds:
             return None
         return float(self.decision.step) if measure == ORDER else self.diagnosis.mean(when, measure)
@@ -44,23 +46,23 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Correlation:
-    """How far a diagnostic puts the verdicts of a run into the order of their gains."""
+    """The rank correlation of a diagnostic with the gains, within runs."""
 
     measure: str
     when: When
     count: int
-    """Verdicts that were compared with another one."""
+    """Number of verdicts that have at least one other of their run to be compared with."""
     tau: float
-    """Kendall's, with its interval at 95 %."""
+    """Kendall's tau, with its 95 % interval."""
     low: float
     high: float
     p: float
     least_p: float
-    """The p of perfect agreement of so many verdicts."""
+    """The p-value of perfect agreement between this many verdicts."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The diagnostic as the report calls it."""
         if self.measure == ORDER:
             return "order of the tries"
         name = MEASURES[self.measure]
@@ -69,100 +71,125 @@ class Correlation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """Verdicts side by side, and what goes with their gains."""
+    """Measured verdicts of one or several runs, and the correlations of their diagnostics with the gains."""
 
-    rows: Sequence[Row]
+    rows: Sequence[MeasuredVerdict]
     correlations: Sequence[Correlation]
-
-    def told(self, when: When) -> list[Correlation]:
-        """The correlations of diagnostics, without that of the mere order of the tries."""
-        return [one for one in self.correlations if one.when == when and one.measure != ORDER]
 
     @property
     def words(self) -> tuple[str, ...]:
-        """What can be said and what cannot, in plain words."""
+        """The conclusions, as paragraphs."""
         runs = len({row.run for row in self.rows})
         several = f" of {runs} runs" if runs > 1 else ""
-        said = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
-        if not self.told("before"):
-            return (f"{said} A correlation takes two verdicts of a run whose trainings all have a score.",)
+        measured = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
+        if not self._diagnostics("before"):
+            return (f"{measured} A correlation needs at least two verdicts of one run without failed trainings.",)
         least = min(one.least_p for one in self.correlations)
-        if least >= MOST_CHANCE:
-            said += f" So few can prove nothing: even equal orders come by chance, with p = {least:.2g}."
+        if least >= SIGNIFICANCE:
+            measured += f" This is too few for a significant result: even perfect agreement has p = {least:.2g}."
         return (
-            said,
-            self._verdict("before"),
-            self._verdict("change"),
-            "Verdicts of one search share parents and go from the last stage to the first, so they tell less than as "
-            "many independent ones, and every interval here is rather too narrow.",
+            measured,
+            self._conclusion("before"),
+            self._conclusion("change"),
+            "Verdicts of one search are not independent: they share parents and go from the last stage to the first. "
+            "All intervals here are therefore too narrow.",
         )
 
-    def _verdict(self, when: When) -> str:
-        """What one kind of diagnostics comes to; that several were looked at counts."""
-        found = self.told(when)
+    def _diagnostics(self, when: When) -> list[Correlation]:
+        """The correlations of diagnostics, without that of the order of the tries."""
+        return [one for one in self.correlations if one.when == when and one.measure != ORDER]
+
+    def _conclusion(self, when: When) -> str:
+        """Whether any diagnostic of one kind correlates with the gain, corrected for their number."""
+        found = self._diagnostics(when)
         best = min(found, key=lambda one: (one.p, -abs(one.tau)))
-        chance = min(1.0, best.p * len(found))
-        known = "known before training" if when == "before" else "that need the trained candidate"
+        corrected = min(1.0, best.p * len(found))
+        known = "known before training" if when == "before" else "known only after training"
         numbers = (
             f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
-            f"and {chance:.2g} as the best of {len(found)}"
+            f"or {corrected:.2g} after Bonferroni correction for {len(found)}"
         )
-        what = "predicts" if when == "before" else "goes with"
-        if chance >= MOST_CHANCE:
-            none = f"None of {len(found)} diagnostics {known} {what} the gain beyond chance."
-            return f"{none} Nearest: {best.name}, {numbers}."
-        where = "larger" if best.tau > 0 else "smaller"
-        head = (
-            f"Of {len(found)} diagnostics {known}, {best.name} {what} the gain, larger where it is {where}: {numbers}."
+        if corrected >= SIGNIFICANCE:
+            relation = "predicts" if when == "before" else "correlates with"
+            none = f"None of {len(found)} diagnostics {known} {relation} the gain significantly."
+            return f"{none} Smallest p-value: {best.name}, {numbers}."
+        relation = "predicts the gain" if when == "before" else "correlates with the gain"
+        value = "larger" if best.tau > 0 else "smaller"
+        conclusion = (
+            f"Of {len(found)} diagnostics {known}, {best.name} {relation}. A {value} value goes with a larger gain: "
+            f"{numbers}."
         )
         order = next((one for one in self.correlations if one.measure == ORDER), None)
         if order and abs(order.tau) >= abs(best.tau):
-            return f"{head} But the mere order of the tries tells as much (tau {order.tau:+.2f})."
-        return head
+            return f"{conclusion} But the order of the tries alone correlates as strongly (tau {order.tau:+.2f})."
+        return conclusion
 
 
-def diagnosis_rows(rows: Sequence[Row]) -> list[list[str]]:
-    """The verdicts as a table, its head first: what was measured of the parent, and then of the candidate."""
+def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
+    """One row per verdict, each diagnostic as `parent → candidate`."""
+    decisions = [row.decision for row in rows]
     measured = [measure for measure in MEASURES if any(measure in row.diagnosis.before for row in rows)]
-    runs = ["run"] if len({row.run for row in rows}) > 1 else []
-    heading, with_level = interval_heading([row.decision for row in rows])
-    headings = [heading] if any(row.decision.level for row in rows) else []  # judge point gives no interval
-    table = [[*runs, "step", "place", "verdict", "gain", *headings, *(MEASURES[measure] for measure in measured)]]
-    for row in rows:
-        decision, name = row.decision, [row.run] if runs else []
-        ends = [interval(decision, with_level=with_level)] if headings else []
-        cells = [*name, str(decision.step), places(decision.edit), decision.verdict, gain(decision), *ends]
-        table.append([*cells, *(_sides(row.diagnosis, measure) for measure in measured)])
-    return table
+    heading, with_level = interval_heading(decisions)
+    # The judge `point` gives no intervals.
+    intervals: list[tuple[str, ColumnKind]] = [(heading, "number")] if any(one.level for one in decisions) else []
+    columns: list[tuple[str, ColumnKind]] = [
+        ("step", "number"),
+        ("place", "layout"),
+        ("verdict", "verdict"),
+        ("gain", "number"),
+        *intervals,
+        *((MEASURES[measure], "number") for measure in measured),
+    ]
+    cells = [
+        [
+            str(row.decision.step),
+            edited_paths(row.decision.edit),
+            row.decision.verdict,
+            gain_text(row.decision),
+            *([interval_text(row.decision, with_level=with_level)] if intervals else []),
+            *(_before_and_after(row.diagnosis, measure) for measure in measured),
+        ]
+        for row in rows
+    ]
+    if len({row.run for row in rows}) > 1:
+        columns.insert(0, ("run", "layout"))
+        cells = [[row.run, *line] for row, line in zip(rows, cells, strict=True)]
+    return TextTable(columns=columns, rows=cells)
 
 
-def correlation_rows(evidence: Evidence) -> list[list[str]]:
-    """The correlations as a table, its head first."""
-    table = [["diagnostic", "known", "verdicts", "tau", f"{percent(LEVEL)} interval", "p"]]
-    for one in evidence.correlations:
-        known = "before training" if one.when == "before" else "after training"
-        ends = f"{one.low:+.2f} to {one.high:+.2f}"
-        table.append([one.name, known, str(one.count), f"{one.tau:+.2f}", ends, f"{one.p:.2g}"])
-    return table
+def _before_and_after(diagnosis: Diagnosis, measure: str) -> str:
+    values = (diagnosis.mean(when, measure) for when in ("before", "after"))
+    return " → ".join(
+        "–" if value is None else f"{value:.{0 if abs(value) >= 100 else DIGITS[measure]}f}" for value in values
+    )
+
+
+def tabulate_correlations(evidence: Evidence) -> TextTable:
+    """One row per diagnostic."""
+    return TextTable(
+        columns=(
+            ("diagnostic", "text"),
+            ("known", "text"),
+            ("verdicts", "number"),
+            ("tau", "number"),
+            (f"{percent(LEVEL)} interval", "number"),
+            ("p", "number"),
+        ),
+        rows=[
+            [
+                one.name,
+                "before training" if one.when == "before" else "after training",
+                str(one.count),
+                f"{one.tau:+.2f}",
+                f"{one.low:+.2f} to {one.high:+.2f}",
+                f"{one.p:.2g}",
+            ]
+            for one in evidence.correlations
+        ],
+    )
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """All of it for a terminal."""
-    verdicts, found = diagnosis_rows(evidence.rows), correlation_rows(evidence)
-    parts = ["\n".join(aligned(verdicts, right=_numbers(verdicts))), EXPLAINED]
-    parts += ["\n".join(aligned(found, right={2, 3, 4, 5}))] if len(found) > 1 else []
-    return "\n\n".join([*parts, *evidence.words])
-
-
-def _numbers(table: Sequence[Sequence[str]]) -> set[int]:
-    """The columns of numbers."""
-    return {index for index, name in enumerate(table[0]) if name not in ("run", "place", "verdict")}
-
-
-def _sides(diagnosis: Diagnosis, measure: str) -> str:
-    before, after = (_shown(diagnosis.mean(when, measure), measure) for when in ("before", "after"))
-    return f"{before} → {after}"
-
-
-def _shown(value: float | None, measure: str) -> str:
-    return "–" if value is None else f"{value:.{0 if abs(value) >= 100 else DIGITS[measure]}f}"
+    """Tables and conclusions for a terminal."""
+    correlations = [tabulate_correlations(evidence).text()] if evidence.correlations else []
+    return "\n\n".join([tabulate_diagnoses(evidence.rows).text(), EXPLAINED, *correlations, *evidence.words])

@@ -8,13 +8,13 @@ from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
 from buildup.report.style import MONO, SANS, palette
-from buildup.report.text_table import STEMS, shape_text
+from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
 
 WIDTH = 900
 MARGIN = 12
 LABELS = 150
-"""Where the labels of the stages end and the blocks begin."""
+"""The left edge of the blocks; the labels of the stages are left of it."""
 BOX_WIDTH, BOX_HEIGHT = 66, 56
 GAP, ROW_GAP = 14, 20
 PADDING = 12
@@ -60,7 +60,7 @@ class _Place:
 
 
 def graph_svg(network: Network) -> str:
-    """A network as one SVG of 900 px: a band a stage, a box a block, each kind but the base's own in its colour."""
+    """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind."""
     places, bands, height = _arrange(network)
     parts = [f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>', *_caption(network)]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
@@ -109,12 +109,12 @@ def _is_light(colour: str) -> bool:
 
 
 def graph_dot(network: Network) -> str:
-    """A network in the DOT language, a cluster a stage."""
+    """A network in the DOT language, one cluster per stage."""
     lines = [
         "digraph network {",
         f"  label={_quoted(f'{network.base}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
         '  node [shape=box, style="rounded,filled", fillcolor="#e3e8ee", color="#9fabb9", fontname=Helvetica];',
-        f"  {_quoted('stem')} [label={_quoted('stem', STEMS[network.stem])}, fillcolor=white];",
+        f"  {_quoted('stem')} [label={_quoted('stem', STEM_TEXTS[network.stem])}, fillcolor=white];",
         f"  {_quoted('head')} [label={_quoted('head', f'{network.num_classes} classes')}, fillcolor=white];",
     ]
     for number, stage in enumerate(network.stages):
@@ -129,7 +129,7 @@ def graph_dot(network: Network) -> str:
 
 
 def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
-    """Places by node, top and bottom of each stage's band, and the height of it all."""
+    """The place of each node, top and bottom of the band of each stage, and the total height."""
     stem = _pill_width(_stem_text(network))
     places = {"stem": _Place(x=LABELS, y=46, width=stem, height=PILL_HEIGHT, order=0)}
     bands = []
@@ -158,7 +158,7 @@ def _caption(network: Network) -> Iterator[str]:
     letters = layout(network)
     yield f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(network.base)}</text>'
     yield f'<text class="muted" x="{MARGIN + 4}" y="64">input {shape_text(network.input_shape)}</text>'
-    # The letters of a deep network fit beside its name when they are set a little smaller.
+    # The layout of a deep network needs a smaller font to fit beside the name.
     size = 12 if len(letters) < 90 else 9
     yield (
         f'<text class="mono muted" x="{WIDTH - MARGIN - 4}" y="30" text-anchor="end" style="font-size:{size}px">'
@@ -197,7 +197,7 @@ def _box(block: Block, place: _Place, index: int) -> str:
 
 
 def _lines(block: Block) -> list[str]:
-    """At most two short lines under the letter: the settings of a replacement, or what a block does to its input."""
+    """At most two short lines under the letter: the settings of a replacement, or the change of shape."""
     settings = [
         f"{field.name} {getattr(block.kind, field.name)}"
         for field in fields(block.kind)
@@ -221,7 +221,7 @@ def _title(block: Block) -> str:
 
 
 def _stem_text(network: Network) -> str:
-    return f"stem {STEMS[network.stem]}"
+    return f"stem {STEM_TEXTS[network.stem]}"
 
 
 def _head_text(network: Network) -> str:
@@ -248,9 +248,9 @@ def _edge(source: _Place, target: _Place) -> str:
 
 
 def _elbow(source: _Place, target: _Place) -> str:
-    """From the right of one box to the left of a box in a lower row, through the gap between the rows."""
+    """From the right of a box to the left of a box in a lower row, through the gap between the rows."""
     out, back = source.x + source.width + 9, target.x - 9
-    # Half way between two rows there is never a box.
+    # There is no box halfway between two rows.
     level = source.y + source.height + (target.y - source.y - source.height) / 2
     r = 6
     return (
@@ -262,14 +262,14 @@ def _elbow(source: _Place, target: _Place) -> str:
 
 
 def _arc(source: _Place, target: _Place) -> str:
-    """Over the boxes between two that don't follow each other."""
+    """Between two boxes that are not neighbours, over the boxes between them."""
     start, end = source.x + source.width / 2, target.x + target.width / 2
     lift = min(source.y, target.y) - 14
     return f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
 
 
 def _legend(network: Network, y: float) -> Iterator[str]:
-    """The kinds that the network has, and whether a dashed block means anything in it."""
+    """The kinds of blocks in the network, and the mark of added blocks if it has any."""
     letters = {block.kind.letter for block in network.blocks}
     kinds = [kind for letter, kind in known_kinds().items() if letter in letters]
     entries = [(kind.name, f"{kind.letter}  {kind.label}") for kind in kinds]
@@ -302,5 +302,5 @@ def _dot_node(block: Block) -> str:
 
 
 def _quoted(*lines: str) -> str:
-    """A quoted DOT string; its lines are broken by DOT's own escape."""
+    """A quoted DOT string, its lines joined by the line break escape of DOT."""
     return '"' + "\\n".join(clean(line).replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'

@@ -1,62 +1,52 @@
-"""The table of a final: each network trained anew, with what it reached on the test images."""
+"""The table of a final evaluation: each retrained network with its scores on the test images."""
 
-from collections.abc import Sequence
-
-from buildup.report.text_table import aligned, code
-from buildup.report.words import accuracies, count, plain
+from buildup.report.text_table import TextTable
+from buildup.report.words import scores_text, short_number
 from buildup.trials.final_result import Contender, Final
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 
-RIGHT = frozenset({2, 3, 4, 5})
-"""The columns with numbers."""
 
-
-def header(final: Final) -> tuple[str, ...]:
-    """What stands over the columns."""
+def tabulate_final(final: Final) -> TextTable:
+    """One row per network, the base first."""
     objective = OBJECTIVES[final.objective]
-    what = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
-    return ("network", "layout", "params", "MACs", what, "95 % CI of the mean", "by seed")
+    score = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
+    return TextTable(
+        columns=(
+            ("network", "text"),
+            ("layout", "layout"),
+            ("params", "number"),
+            ("MACs", "number"),
+            (score, "number"),
+            ("95 % CI of the mean", "number"),
+            ("by seed", "text"),
+        ),
+        rows=[_final_row(contender) for contender in final.contenders],
+    )
 
 
-def final_rows(final: Final) -> list[tuple[str, ...]]:
-    """One row a network, the base first."""
+def _final_row(contender: Contender) -> list[str]:
+    by_seed = [scores_text(list(contender.scores.values()))] if contender.scores else []
     return [
-        (
-            one.part,
-            one.layout,
-            count(one.params),
-            count(one.macs),
-            "–" if one.mean is None else f"{one.mean:.2f}",
-            "–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}",
-            _by_seed(one),
-        )
-        for one in final.contenders
+        contender.part,
+        contender.layout,
+        short_number(contender.params),
+        short_number(contender.macs),
+        "–" if contender.mean is None else f"{contender.mean:.2f}",
+        "–" if contender.ci is None else f"{contender.ci[0]:.2f} to {contender.ci[1]:.2f}",
+        ", ".join([*by_seed, *contender.failures.values()]),
     ]
 
 
 def final_table(final: Final) -> str:
-    """For a terminal."""
-    return "\n".join(aligned([header(final), *final_rows(final)], right=RIGHT))
+    """The table for a terminal."""
+    return tabulate_final(final).text()
 
 
-def markdown_final(final: Final) -> list[str]:
-    """For Markdown."""
-    head = header(final)
-    ruler = ["---:" if index in RIGHT else "---" for index in range(len(head))]
-    rows: list[Sequence[str]] = [head, ruler]
-    rows += [[one, f"`{code(layout)}`", *map(plain, others)] for one, layout, *others in final_rows(final)]
-    return [f"| {' | '.join(row)} |" for row in rows]
-
-
-def how(final: Final) -> str:
-    """What the table stands on, as a sentence."""
+def final_protocol(final: Final) -> str:
+    """How the networks were trained and tested."""
     seeds = f"seeds {final.seeds[0]} to {final.seeds[-1]}" if len(final.seeds) > 1 else f"seed {final.seeds[0]}"
     return (
-        f"Trained anew with {seeds}, which no verdict saw, for {final.epochs} epochs of recipe {final.recipe} on all "
-        f"{final.train_images:,} training images, and measured on {final.test_images:,} test images, which were opened "
-        f"once, on {final.opened}."
+        f"Each network was retrained with {seeds}, which the search did not use. Training took {final.epochs} epochs "
+        f"of recipe {final.recipe} on all {final.train_images:,} training images. The scores are from "
+        f"{final.test_images:,} test images, which were opened once, on {final.opened}."
     )
-
-
-def _by_seed(one: Contender) -> str:
-    return ", ".join([accuracies(list(one.scores.values())), *one.failures.values()]).removeprefix(", ")

@@ -1,17 +1,16 @@
-"""What a search found, ready to be told: the facts that the page and the Markdown form share."""
+"""The facts and sentences of a report, shared by its HTML and Markdown forms and by the model card."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from statistics import fmean
 from typing import Literal
 
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.words import count, macs, percent
+from buildup.report.words import macs, percent, short_number
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
@@ -19,7 +18,7 @@ from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.training import candidate_id
 
-ASKED = (
+REQUEST_SETTINGS = (
     "base",
     "dataset",
     "space",
@@ -31,55 +30,55 @@ ASKED = (
     "objective",
     "seeds",
 )
-"""The settings that say what was asked, in the order in which they are told."""
+"""The settings shown at the top of a report, in order."""
 
 Role = Literal["base", "winner", "other"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRow:
-    """One training, as the reports list it."""
+    """One training in the table of trainings."""
 
     id: str
     layout: str
-    """Empty for a candidate that no decision was made on yet."""
+    """Empty for a candidate without a decision."""
     seed: str
     outcome: Outcome
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """A search and everything that its reports say."""
+    """A search and all facts that its reports show."""
 
     title: str
     run: str
-    """What the user gives to commands as RUN."""
+    """The RUN argument of commands."""
     settings: Mapping[str, object]
-    """What `run.yaml` holds; values may be mappings themselves."""
+    """The contents of `run.yaml`; values may be nested mappings."""
     base: Network
-    """Where the search started, with the blocks that its space added."""
+    """The start of the search, including blocks that the space added."""
     winner: Network
     history: History
     costs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """Parameters and MACs by fingerprint, where they are known."""
+    """Parameters and MACs by fingerprint, if known."""
     warnings: Sequence[str] = ()
     finished: str
-    """Whether and when it ended, as a sentence."""
+    """Whether and when the search ended, as a sentence."""
     evidence: Evidence | None = None
-    """What goes with the gains; None where no verdict was measured."""
+    """Correlations with the gains; None if no verdict was measured."""
     reused: Mapping[str, str] = field(default_factory=dict)
-    """The trainings that another run had finished already, and which one."""
+    """Trainings reused from another run, and the name of that run."""
     final: Final | None = None
-    """What `final` found; None before it."""
+    """The result of `buildup final`; None before it."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The verdicts, in order."""
+        """All decisions, in order."""
         return self.history.decisions
 
     @property
     def kept(self) -> tuple[Decision, ...]:
-        """The steps that led from the base to the winner."""
+        """The decisions that led from the base to the winner."""
         return tuple(decision for decision in self.decisions if decision.kept)
 
     @property
@@ -89,7 +88,7 @@ class Findings:
 
     @cached_property
     def winner_id(self) -> str:
-        """The winner among the candidates."""
+        """The fingerprint of the winner."""
         return fingerprint(self.winner)
 
     @cached_property
@@ -103,7 +102,7 @@ class Findings:
 
     @cached_property
     def trainings(self) -> tuple[TrainingRow, ...]:
-        """All trainings that ended, in the order in which they did."""
+        """All ended trainings, in the order in which they ended."""
         rows = []
         for training, outcome in self.history.outcomes.items():
             candidate, _, seed = training.rpartition("-s")
@@ -119,13 +118,13 @@ class Findings:
 
     @property
     def objective(self) -> Objective:
-        """What a score is."""
+        """The objective of the search."""
         return OBJECTIVES[str(self.settings.get("objective", "accuracy"))]
 
     def scores(self, network: Network) -> dict[str, float]:
-        """The scores of a network by seed, in the unit of the objective."""
+        """The scores of a network by seed, in the unit of the objective, ordered by seed."""
         own = fingerprint(network)
-        rows = sorted(self.trainings, key=lambda row: int(row.seed))  # which ended first, chance decides
+        rows = sorted(self.trainings, key=lambda row: int(row.seed))
         return {
             row.seed: self.objective.value(row.outcome)
             for row in rows
@@ -134,12 +133,12 @@ class Findings:
 
     @property
     def paired_gains(self) -> tuple[float, ...]:
-        """By how much the winner is better than the base, for each seed that both have."""
+        """The improvement of the winner over the base for each seed that both have."""
         base, winner, sign = self.scores(self.base), self.scores(self.winner), self.objective.sign
         return () if self.unchanged else tuple(sign * (winner[seed] - base[seed]) for seed in winner if seed in base)
 
     def cost(self, network: Network) -> tuple[int, int] | None:
-        """Parameters and MACs of a network, where they are known."""
+        """Parameters and MACs of a network, if known."""
         own = fingerprint(network)
         if own in self.costs:
             return self.costs[own]
@@ -150,12 +149,12 @@ class Findings:
 
     @property
     def judge(self) -> str:
-        """The judge that decided."""
+        """The judge of the decisions."""
         return self.decisions[-1].judge if self.decisions else str(self.settings.get("judge", ""))
 
     @property
     def headline(self) -> str:
-        """The answer in one line."""
+        """The result in one sentence."""
         if not self.decisions:
             return "Nothing has been decided yet."
         tried = f"{len(self.decisions)} tried block{'s' if len(self.decisions) > 1 else ''}"
@@ -165,90 +164,81 @@ class Findings:
 
     @property
     def is_proven(self) -> bool:
-        """Whether each kept step stands as a claim of its own."""
+        """Whether the judge proved each kept step."""
         return self.judge == "proven"
 
     @property
     def is_claimed(self) -> bool:
-        """Whether what the claim says of a gain may be taken as it is."""
+        """Whether the claim is a proven statement, shown without the colour of a warning."""
         return self.final.claims[0].claimed if self.final else self.is_proven or self.unchanged
 
     @property
     def claim(self) -> str:
-        """How far the verdicts may be trusted, after a word or two that say it in short."""
+        """How far the verdicts can be trusted: a label, a colon, and the explanation."""
         if self.final:
             return self.final.verdict
         if self.unchanged:
             return "No claim: the winner is the base."
         if self.is_proven:
             return (
-                "Proven steps: the interval of every kept step is corrected for all verdicts of the search, so each is "
-                "a gain. How large it is stays flattered, because the steps were chosen by the very scores shown here."
+                "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "
+                "each is a gain. The size of the gains is overestimated, because the same scores selected the steps."
             )
         if self.judge == "point":
-            how = "the larger mean was kept at each step, and chance is not ruled out"
+            rule = "each step kept the larger mean, without a test against chance"
         else:
             levels = [decision.level for decision in self.decisions if decision.level]
-            sure = f" (a probability of at least {percent((1 + min(levels)) / 2)})" if levels else ""
-            how = f"a step was kept when a gain was likely{sure}"
+            probability = f" (probability at least {percent((1 + min(levels)) / 2)})" if levels else ""
+            rule = f"a step was kept when a gain was likely{probability}"
         return (
-            f"Unproven: {how}. The steps were chosen by the very scores shown here, so the difference between winner "
-            "and base flatters the winner. Only both trained anew, with fresh seeds and on images that no verdict saw, "
-            "prove it."
+            f"Unproven: {rule}. The difference between winner and base is overestimated, because the same scores "
+            "selected the steps. To prove a gain, retrain both with fresh seeds and evaluate them on images that no "
+            "verdict used."
         )
 
     @property
     def images(self) -> str:
-        """Which images the numbers come from."""
-        shown = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
-        number = f" ({shown.pop():,} of them)" if len(shown) == 1 else ""
-        test = (
-            "The test set was opened once, by buildup final, and for nothing else."
-            if self.final
-            else "The test set was not opened for them."
-        )
-        which = "Scores of the search" if self.final else "All numbers"
-        return f"{which} come from validation images{number}, which are a part of the training set. {test}"
+        """Which images the scores are from."""
+        sizes = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
+        number = f"{sizes.pop():,} " if len(sizes) == 1 else ""
+        which = "The scores of the search" if self.final else "All scores"
+        test = "opened only once, by buildup final" if self.final else "not opened"
+        return f"{which} are from {number}validation images, a part of the training set. The test set was {test}."
 
     @property
     def tally(self) -> str:
-        """How many trainings ended in which way, and what was trained in vain."""
+        """The number of trainings by outcome."""
         outcomes = [row.outcome for row in self.trainings]
         failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
-        unneeded = [failure for failure in failures if failure.reason is Reason.UNNEEDED]
-        failed = len(failures) - len(unneeded)
+        unneeded = sum(failure.reason is Reason.UNNEEDED for failure in failures)
+        failed = len(failures) - unneeded
         parts = [f"{len(outcomes) - len(failures)} finished"]
-        parts += [f"{len(self.reused)} of them taken over from other runs"] if self.reused else []
+        parts += [f"{len(self.reused)} of them reused from other runs"] if self.reused else []
         parts += [f"{failed} failed"] if failed else []
-        parts += [f"{len(unneeded)} ended early because a verdict fell without them"] if unneeded else []
+        parts += [f"{unneeded} stopped because no verdict needed them any more"] if unneeded else []
         return ", ".join(parts)
 
     @property
     def asked(self) -> list[tuple[str, object]]:
-        """What was asked for, as far as the settings say."""
-        return [(name, self.settings[name]) for name in ASKED if self.settings.get(name) is not None]
+        """The settings for the top of the report, as far as they are known."""
+        return [(name, self.settings[name]) for name in REQUEST_SETTINGS if self.settings.get(name) is not None]
 
     @property
     def commands(self) -> tuple[tuple[str, str], ...]:
-        """How to go on: a command, and what it is for."""
-        run = self.quoted_run
-        claim = (f"buildup final {run}", "train base and winner anew, and open the test set once")
-        ask = (f"buildup analyze {run} --verdicts", "measure whether anything tells which replacement helps")
+        """Commands that make sense next, each with its purpose."""
+        run = shlex.quote(self.run)
+        final = (f"buildup final {run}", "retrain base and winner with fresh seeds and test them once on the test set")
+        analyze = (f"buildup analyze {run} --verdicts", "measure which diagnostics predict a gain")
         return (
-            *([claim] if self.kept and not self.final else []),
-            *([ask] if self.decisions and not self.evidence else []),
-            (f"buildup export {run} --to DIR", "write the winner as a timm model"),
-            (f"buildup dashboard {run}", "look at every training in the browser"),
+            *([final] if self.kept and not self.final else []),
+            *([analyze] if self.decisions and not self.evidence else []),
+            (f"buildup export {run} --to DIR", "export the winner as a timm model"),
+            (f"buildup dashboard {run}", "browse all trainings"),
         )
-
-    @property
-    def quoted_run(self) -> str:
-        """The run as a shell takes it."""
-        return shlex.quote(self.run)
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
-    """Settings in settings as one list of dotted names.
+    """Nested settings as one list with dotted names.
 
     >>> flat({"base": "resnet50", "versions": {"timm": "1.0"}})
     [('base', 'resnet50'), ('versions.timm', '1.0')]
@@ -262,11 +252,6 @@ def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, ob
     return rows
 
 
-def mean(scores: Mapping[str, float]) -> float | None:
-    """The mean of the scores; None without any."""
-    return fmean(scores.values()) if scores else None
-
-
 def cost_text(cost: tuple[int, int] | None) -> str:
-    """Parameters and MACs in short."""
-    return "?" if cost is None else f"{count(cost[0])} params, {macs(cost[1])}"
+    """Parameters and MACs as a short text."""
+    return "?" if cost is None else f"{short_number(cost[0])} params, {macs(cost[1])}"

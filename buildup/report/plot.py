@@ -1,21 +1,21 @@
-"""The charts of a comparison: a colour and a shape for each run, so that either tells them apart."""
+"""The charts of a comparison. Each run has its own colour and its own shape of marks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from buildup.report.axes import picture, rounded
+from buildup.report.axes import Scale, axis_text, horizontal_grid, picture, rounded
 from buildup.report.words import escape
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320
-LINE = 20
+LEGEND_LINE = 20
 MOST_SERIES = 6
-"""Colours and shapes; a longer comparison begins with them again."""
+"""Number of colours and shapes; a comparison of more runs repeats them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dot:
-    """One value, with what it says when pointed at."""
+    """One value; `title` is shown on hover."""
 
     x: float
     y: float
@@ -30,45 +30,32 @@ class Series:
     name: str
     dots: tuple[Dot, ...]
     joined: bool = False
-    """Whether each value lasts until the next one."""
+    """Whether a step line joins the values."""
 
 
 def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> str:
-    """All series in one panel, with a legend beside it."""
+    """All series in one panel, with a legend on the right."""
     dots = [dot for one in series for dot in one.dots if isfinite(dot.y)]
-    across_ticks, up_ticks = (
+    x_ticks, y_ticks = (
         rounded(min(values, default=0.0), max(values, default=1.0), 7)
         for values in ([dot.x for dot in dots], [dot.y for dot in dots])
     )
-
-    def x(value: float) -> float:
-        return round(LEFT + (value - across_ticks[0]) / (across_ticks[-1] - across_ticks[0]) * (RIGHT - LEFT), 1)
-
-    def y(value: float) -> float:
-        return round(BOTTOM - (value - up_ticks[0]) / (up_ticks[-1] - up_ticks[0]) * (BOTTOM - TOP), 1)
-
-    parts = []
-    for tick in up_ticks:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y(tick)}" y2="{y(tick)}"/>')
-        parts.append(f'<text class="axis" x="{LEFT - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>')
-    parts += [
-        f'<text class="axis" x="{x(tick)}" y="{BOTTOM + 20}" text-anchor="middle">{tick:g}</text>'
-        for tick in across_ticks
-    ]
-    middle = (LEFT + RIGHT) / 2
-    parts.append(f'<text class="axis" x="{middle}" y="{BOTTOM + 42}" text-anchor="middle">{escape(across)}</text>')
+    x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, RIGHT), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
+    parts = horizontal_grid(y_ticks, y, LEFT, RIGHT)
+    parts += [axis_text(x(tick), BOTTOM + 20, f"{tick:g}") for tick in x_ticks]
+    parts.append(axis_text((LEFT + RIGHT) / 2, BOTTOM + 42, across))
     parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
     for number, one in enumerate(series):
         parts.append(_drawn(one, number % MOST_SERIES, x, y))
-        height = TOP + 14 + LINE * number
+        height = TOP + 14 + LEGEND_LINE * number
         parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
         name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
         parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
-    bottom = max(BOTTOM + 54, TOP + 24 + LINE * len(series))
+    bottom = max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
     return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
 
 
-def _drawn(one: Series, number: int, x: Callable[[float], float], y: Callable[[float], float]) -> str:
+def _drawn(one: Series, number: int, x: Scale, y: Scale) -> str:
     known = [dot for dot in one.dots if isfinite(dot.y)]
     parts = []
     if one.joined and known:
@@ -79,7 +66,7 @@ def _drawn(one: Series, number: int, x: Callable[[float], float], y: Callable[[f
 
 
 def _mark(number: int, x: float, y: float, size: float, title: str) -> str:
-    """The shape of a series: circle, square, diamond, triangle, cross, plus."""
+    """A mark of a series: circle, square, diamond, triangle, cross or plus."""
     said = f"<title>{escape(title)}</title>"
     kind = f'class="run run{number}"'
     s, d = round(size, 1), round(1.3 * size, 1)

@@ -1,7 +1,7 @@
-"""The colours and the style sheet of reports: blue for attention and what was kept, orange for what was dropped.
+"""The colours and the style sheet of reports: blue for attention and kept steps, orange for dropped steps.
 
-Blue and orange stay apart in every common form of colour blindness, as do the colours of all kinds of blocks: these
-differ in lightness, too. Shape and text always say the same once more.
+Blue and orange are distinguishable with all common forms of colour blindness. The colours of block kinds also differ in
+lightness. Shape and text repeat whatever a colour shows.
 """
 
 _LIGHT = (
@@ -20,7 +20,7 @@ MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
 
 
 def palette(selector: str, more_light: str = "", more_dark: str = "") -> str:
-    """The colours for what a selector names, light or dark as the reader likes it, and light on paper."""
+    """The colours of a selector, following the light or dark preference of the reader, and light in print."""
     light, dark = _LIGHT + more_light, _DARK + more_dark
     return (
         f"{selector}{{{light}}}"

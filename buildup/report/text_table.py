@@ -1,4 +1,4 @@
-"""Networks, decisions and plans as plain text: aligned for a terminal, or as Markdown for the study's note."""
+"""Tables of decisions, plans and networks as plain text for a terminal or as Markdown."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,45 @@ from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import describe
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
-from buildup.report.words import clean, count, gain, interval, interval_heading
+from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
 from buildup.trials.decision import Decision
 
-STEMS = {"base": "as timm makes it", "small": "small: 3x3, stride 1, no pooling"}
+STEM_TEXTS = {"base": "as timm makes it", "small": "small: 3x3, stride 1, no pooling"}
+NO_DECISIONS = "No decisions yet."
+
+ColumnKind = Literal["text", "heading", "number", "layout", "code", "verdict"]
+"""What the cells of a column hold. Each output format decides how to show it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextTable:
+    """A table whose cells are strings, before it is rendered in an output format."""
+
+    columns: Sequence[tuple[str, ColumnKind]]
+    """Names and kinds."""
+    rows: Sequence[Sequence[str]]
+
+    @property
+    def names(self) -> list[str]:
+        """The header row."""
+        return [name for name, _ in self.columns]
+
+    def text(self) -> str:
+        """The table for a terminal, numbers right-aligned."""
+        numbers = {index for index, (_, kind) in enumerate(self.columns) if kind == "number"}
+        return "\n".join(aligned([self.names, *self.rows], right=numbers))
+
+    def markdown(self) -> list[str]:
+        """The lines of the table in Markdown."""
+        ruler = ["---:" if kind == "number" else "---" for _, kind in self.columns]
+        rows = [
+            [
+                f"`{code(cell)}`" if kind in ("layout", "code") else escape_markdown(cell)
+                for cell, (_, kind) in zip(row, self.columns, strict=True)
+            ]
+            for row in self.rows
+        ]
+        return [f"| {' | '.join(row)} |" for row in (map(escape_markdown, self.names), ruler, *rows)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,56 +59,88 @@ class PlanRow:
     params: int | None
     macs: int | None
     role: Literal["base", "first", "possible"]
-    """`first`: tried whatever the verdicts are; `possible`: only after some of them."""
+    """`first`: always tried; `possible`: tried only after certain verdicts."""
+
+
+def tabulate_decisions(decisions: Sequence[Decision]) -> TextTable:
+    """The decisions of a search, one per row."""
+    heading, with_level = interval_heading(decisions)
+    units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
+    return TextTable(
+        columns=(
+            ("step", "number"),
+            ("edit", "code"),
+            ("layout", "layout"),
+            (f"gain ({units.pop()})" if units else "gain", "number"),
+            (heading, "number"),
+            ("seeds", "number"),
+            ("params", "number"),
+            ("MACs", "number"),
+            ("verdict", "verdict"),
+        ),
+        rows=[
+            [
+                str(decision.step),
+                decision.edit,
+                decision.layout,
+                gain_text(decision),
+                interval_text(decision, with_level=with_level),
+                str(decision.seeds),
+                short_number(decision.params),
+                short_number(decision.macs),
+                decision.verdict,
+            ]
+            for decision in decisions
+        ],
+    )
 
 
 def decisions_table(decisions: Sequence[Decision]) -> str:
-    """The decisions of a search, one a line."""
-    if not decisions:
-        return "No decisions yet."
-    return "\n".join(aligned(_decision_rows(decisions), right={0, 3, 5, 6, 7}))
+    """The decisions of a search for a terminal."""
+    return tabulate_decisions(decisions).text() if decisions else NO_DECISIONS
 
 
-def markdown_table(decisions: Sequence[Decision]) -> str:
+def decisions_markdown(decisions: Sequence[Decision]) -> str:
     """The decisions of a search as a Markdown table."""
-    if not decisions:
-        return "No decisions yet."
-    header, *rows = _decision_rows(decisions)
-    # Edit and layout are code; what stands in the other columns is written here.
-    rows = [[*row[:1], *(f"`{code(text)}`" for text in row[1:3]), *row[3:]] for row in rows]
-    ruler = ["---:" if index in {0, 3, 5, 6, 7} else "---" for index in range(len(header))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ruler, *rows))
+    return "\n".join(tabulate_decisions(decisions).markdown()) if decisions else NO_DECISIONS
 
 
 def candidates_table(rows: Sequence[PlanRow]) -> str:
-    """The candidates of a plan, one a line."""
-    cells = [[str(row.number), row.role, row.layout, row.edit, _known(row.params), _known(row.macs)] for row in rows]
-    return "\n".join(aligned([["no.", "role", "layout", "edit", "params", "MACs"], *cells], right={0, 4, 5}))
+    """The candidates of a plan for a terminal."""
+    return TextTable(
+        columns=(
+            ("no.", "number"),
+            ("role", "text"),
+            ("layout", "layout"),
+            ("edit", "code"),
+            ("params", "number"),
+            ("MACs", "number"),
+        ),
+        rows=[
+            [str(row.number), row.role, row.layout, row.edit, short_number(row.params), short_number(row.macs)]
+            for row in rows
+        ],
+    ).text()
 
 
 def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
-    """A network stage by stage, a line a block, with the paths that are tried: those of the usual rule if not given."""
+    """A network stage by stage, one line per block.
+
+    Args:
+        network: the network to describe.
+        tries: paths of the blocks to try, in order; those of the build-up rule by default.
+    """
     order = try_order(network) if tries is None else {path: number for number, path in enumerate(tries, start=1)}
-    head = [
-        ["base", network.base],
-        ["layout", layout(network)],
-        ["fingerprint", fingerprint(network)],
-        ["input", f"{shape_text(network.input_shape)}, {network.num_classes} classes"],
-        ["stem", STEMS[network.stem]],
-    ]
-    rows = [
+    lines = aligned(
         [
-            f"  {block.path}",
-            block.kind.letter,
-            describe(block.kind) + (", added" if block.added else ""),
-            block.module,
-            f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
-            f"try {order[block.path]}" if block.path in order else "",
+            ["base", network.base],
+            ["layout", layout(network)],
+            ["fingerprint", fingerprint(network)],
+            ["input", f"{shape_text(network.input_shape)}, {network.num_classes} classes"],
+            ["stem", STEM_TEXTS[network.stem]],
         ]
-        for block in network.blocks
-    ]
-    lines = aligned(head)
-    block_lines = iter(aligned(rows))
+    )
+    block_lines = iter(_block_lines(network, order))
     for stage in network.stages:
         height, width = stage.size
         lines += ["", f"{clean(stage.name)}: {height} x {width}, {stage.blocks[-1].out_shape[0]} channels"]
@@ -82,12 +149,28 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
     if added := [f"try {number}: one more block, {clean(path)}" for path, number in order.items() if path not in own]:
         lines += ["", *added]
     elif order:
-        lines += ["", "try n: where another kind may stand, in the order of the rule; a dropped try ends its stage."]
+        lines += ["", "try n: the n-th block that the rule tries to replace. A dropped try ends its stage."]
     return "\n".join(lines)
 
 
+def _block_lines(network: Network, order: dict[str, int]) -> list[str]:
+    return aligned(
+        [
+            [
+                f"  {block.path}",
+                block.kind.letter,
+                describe(block.kind) + (", added" if block.added else ""),
+                block.module,
+                f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
+                f"try {order[block.path]}" if block.path in order else "",
+            ]
+            for block in network.blocks
+        ]
+    )
+
+
 def try_order(network: Network) -> dict[str, int]:
-    """The places where attention may stand, numbered from 1 in the order in which the rule comes to them."""
+    """The blocks that attention may replace, numbered from 1 in the order in which the rule tries them."""
     paths = (stage.blocks[index].path for stage in reversed(network.stages) for index in stage.positions())
     return {path: number for number, path in enumerate(paths, start=1)}
 
@@ -98,13 +181,14 @@ def shape_text(shape: Shape) -> str:
 
 
 def code(text: str) -> str:
-    """Text that may stand between backticks in a cell of a Markdown table."""
+    """Text that is safe between backticks, also in a cell of a Markdown table."""
     return clean(text).replace("`", "'").replace("|", "\\|")
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
-    """Rows of cells as lines with straight columns; the columns in `right` end flush."""
-    cells = [[_indented(cell) for cell in row] for row in rows]
+    """Rows of cells as lines with aligned columns; the columns in `right` are right-aligned."""
+    # Leading spaces are an indentation, which cleaning would remove.
+    cells = [[" " * (len(cell) - len(cell.lstrip(" "))) + clean(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(
@@ -113,35 +197,3 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
         ).rstrip()
         for row in cells
     ]
-
-
-def _decision_rows(decisions: Sequence[Decision]) -> list[list[str]]:
-    heading, with_level = interval_heading(decisions)
-    units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
-    gains = f"gain ({units.pop()})" if units else "gain"
-    header = ["step", "edit", "layout", gains, heading, "seeds", "params", "MACs", "verdict"]
-    return [
-        header,
-        *(
-            [
-                str(decision.step),
-                decision.edit,
-                decision.layout,
-                gain(decision),
-                interval(decision, with_level=with_level),
-                str(decision.seeds),
-                _known(decision.params),
-                _known(decision.macs),
-                decision.verdict,
-            ]
-            for decision in decisions
-        ),
-    ]
-
-
-def _indented(cell: str) -> str:
-    return " " * (len(cell) - len(cell.lstrip(" "))) + clean(cell)
-
-
-def _known(number: int | None) -> str:
-    return "?" if number is None else count(number)

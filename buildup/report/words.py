@@ -1,4 +1,4 @@
-"""How numbers and foreign text are put before people, the same in a terminal, a note and a page."""
+"""Numbers and untrusted text as readable strings, formatted alike for terminal, Markdown and HTML."""
 
 import html
 import re
@@ -9,7 +9,7 @@ from buildup.trials.outcome import Failure, Outcome
 
 
 def clean(text: object) -> str:
-    """Any text on one line, without the characters that steer a terminal, turn text around or break XML.
+    """Any text on one line, without control characters, text direction marks and characters that XML forbids.
 
     >>> clean("a\\x1b[31m\\n  b")
     'a�[31m b'
@@ -18,24 +18,23 @@ def clean(text: object) -> str:
 
 
 def escape(text: object) -> str:
-    """Any text, safe inside HTML and SVG, in elements and attributes alike."""
+    """Any text, safe in elements and attributes of HTML and SVG."""
     return html.escape(clean(text), quote=True)
 
 
-def plain(text: object) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no cell of a table."""
+def escape_markdown(text: object) -> str:
+    """Any text, escaped so that Markdown shows it literally, also in a table cell."""
     shown = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in shown)
 
 
-def count(number: float) -> str:
-    """A large number with three digits.
+def short_number(number: float | None) -> str:
+    """A large number with three digits; a question mark for an unknown one.
 
-    >>> [count(number) for number in (33_013_028, 103_345, 999_960, 950, 0)]
-    ['33.0M', '103k', '1.00M', '950', '0']
+    >>> [short_number(number) for number in (33_013_028, 103_345, 999_960, 950, 0, None)]
+    ['33.0M', '103k', '1.00M', '950', '0', '?']
     """
-    digits, unit = _scaled(number)
-    return digits + unit
+    return "?" if number is None else "".join(_scaled(number))
 
 
 def macs(number: float) -> str:
@@ -48,17 +47,17 @@ def macs(number: float) -> str:
     return f"{digits} {unit}MACs"
 
 
-def change(before: float, after: float) -> str:
-    """A difference as a share of what it was.
+def change_text(before: float, after: float) -> str:
+    """A relative change.
 
-    >>> change(28_160_000, 33_013_000), change(5, 5)
+    >>> change_text(28_160_000, 33_013_000), change_text(5, 5)
     ('+17.2 %', 'the same')
     """
     return "the same" if before == after else f"{100 * (after - before) / before:+.1f} %"
 
 
 def points(value: float) -> str:
-    """A difference in accuracy with its sign; never a negative zero."""
+    """A signed difference in points; never a negative zero."""
     return f"{round(value, 2) + 0.0:+.2f}"
 
 
@@ -78,29 +77,29 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def places(edit: str) -> str:
-    """Where an edit stands, without what it does.
+def edited_paths(edit: str) -> str:
+    """The paths of the blocks that an edit changes.
 
-    >>> places("c3.3: conv -> msa(heads=12, window=4), c3.1: conv -> msa(heads=12, window=4)")
+    >>> edited_paths("c3.3: conv -> msa(heads=12, window=4), c3.1: conv -> msa(heads=12, window=4)")
     'c3.3, c3.1'
     """
     return ", ".join(re.findall(r"([^\s,]+): ", edit)) or edit
 
 
 def has_failed(decision: Decision) -> bool:
-    """Whether a training failed, so that the gain of the decision is not a measured one."""
+    """Whether a training failed, so that the decision has no measured gain."""
     return len(decision.scores) < decision.seeds
 
 
-def gain(decision: Decision) -> str:
+def gain_text(decision: Decision) -> str:
     """The gain of a decision in points."""
     if not decision.seeds:
         return "untrained"
     return "failed" if has_failed(decision) else points(decision.gain)
 
 
-def interval(decision: Decision, *, with_level: bool = False) -> str:
-    """The interval of a decision; a level of 0 means that it has none."""
+def interval_text(decision: Decision, *, with_level: bool = False) -> str:
+    """The interval of a decision; "none" if a training failed or the level is 0."""
     if has_failed(decision) or not decision.level:
         return "none"
     ends = " to ".join(points(end) for end in decision.ci)
@@ -108,7 +107,7 @@ def interval(decision: Decision, *, with_level: bool = False) -> str:
 
 
 def interval_heading(decisions: Iterable[Decision]) -> tuple[str, bool]:
-    """What stands over a column of intervals, and whether its cells must name their levels themselves."""
+    """The heading for a column of intervals, and whether each cell must state its own level."""
     levels = {decision.level for decision in decisions if decision.level}
     return (f"{percent(levels.pop())} CI", False) if len(levels) == 1 else ("CI", len(levels) > 1)
 
@@ -118,16 +117,16 @@ def percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
-def accuracies(scores: Sequence[float]) -> str:
-    """Scores one by one, in the order of their seeds."""
+def scores_text(scores: Sequence[float]) -> str:
+    """Scores by seed, separated by commas."""
     return ", ".join(f"{score:.2f}" for score in scores)
 
 
-def ending(outcome: Outcome) -> str:
-    """How a training ended, in a few words."""
+def outcome_text(outcome: Outcome) -> str:
+    """How a training ended: "finished", or the reason for its failure."""
     if not isinstance(outcome, Failure):
         return "finished"
-    # A broken training keeps its traceback, whose last line is what went wrong.
+    # The message of a crash is a traceback; its last line names the error.
     lines = outcome.message.strip().splitlines()
     reason = outcome.reason.value.replace("_", " ")
     return f"{reason}: {clean(lines[-1])}" if lines else reason

@@ -27,7 +27,7 @@ def test_one_run_has_its_report_in_its_folder(two: list[str], capsys: pytest.Cap
     assert main(["report", two[0], "--json"]) == 0
     path = json.loads(capsys.readouterr().out)["report"]
     assert path == f"{two[0]}/report.html"
-    assert "The answer" in Path(path).read_text()
+    assert "Result" in Path(path).read_text()
 
 
 def test_several_runs_are_compared_and_what_differs_is_said(

@@ -7,8 +7,7 @@ from buildup.engine.export import findings_of
 from buildup.engine.replay import View
 from buildup.graph.network import sketch
 from buildup.report.card import model_card
-from buildup.report.markdown import markdown
-from buildup.report.page import page
+from buildup.report.page import markdown, page
 from buildup.settings import RunSettings
 from buildup.space.load import load
 from buildup.store.run_record import RunRecord, environment, open_run, save

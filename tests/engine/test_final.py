@@ -158,7 +158,7 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     assert main(["status", "helps"]) == 0
     assert values["verdict"] in capsys.readouterr().out
     assert main(["report", "helps", "--format", "md"]) == 0
-    assert "## The final" in capsys.readouterr().out
+    assert "## Final evaluation" in capsys.readouterr().out
 
     assert main(["final", "helps"]) == 2
     said = capsys.readouterr()
@@ -233,6 +233,6 @@ def test_a_killed_final_repeats_no_training(place: Path, start: Callable[..., "s
     values = json.loads(done.stdout)
     assert [len(one["scores"]) for one in values["contenders"]] == [3, 3]
     assert {path: path.stat().st_mtime_ns for path in ended} == ended
-    assert "The final" in (run.folder / "report.html").read_text()
+    assert "Final evaluation" in (run.folder / "report.html").read_text()
     study = optuna.load_study(study_name="demo-final", storage=f"sqlite:///{part}/study.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6

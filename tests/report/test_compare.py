@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 import pytest
 
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
-from buildup.report.comparison import SAME, TOLD, Compared, compared, comparison_values
+from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, compared, comparison_values
 from buildup.report.findings import Findings
 from buildup.trials.outcome import Score
 
-FACTS: Mapping[str, str] = {name: f"a {name}" for name in (*SAME, *TOLD)}
+FACTS: Mapping[str, str] = {name: f"a {name}" for name in (*MUST_MATCH, *MAY_DIFFER)}
 
 
 def named(findings: Findings, run: str, strategy: str) -> Findings:
@@ -46,7 +46,7 @@ def test_each_network_with_a_verdict_is_a_point_and_one_is_the_winner(two: list[
     assert first.winner.score == pytest.approx(84.02)
 
 
-@pytest.mark.parametrize("name", SAME)
+@pytest.mark.parametrize("name", MUST_MATCH)
 def test_runs_that_differ_in_what_must_be_equal_are_said_not_to_compare(two: list[Compared], name: str) -> None:
     other = replace(two[1], facts={**FACTS, name: "something else"})
     for text in (comparison_page([two[0], other]), comparison_text([two[0], other]), comparison_table([two[0], other])):
@@ -57,12 +57,12 @@ def test_runs_that_differ_in_what_must_be_equal_are_said_not_to_compare(two: lis
     assert values["differences"] == {name: [f"a {name}", "something else"]}
 
 
-@pytest.mark.parametrize("name", TOLD)
+@pytest.mark.parametrize("name", MAY_DIFFER)
 def test_what_may_differ_is_told_and_leaves_runs_comparable(two: list[Compared], name: str) -> None:
     other = replace(two[1], facts={**FACTS, name: "something else"})
     for text in (comparison_page([two[0], other]), comparison_text([two[0], other])):
         assert "Comparable" in text
-        assert f"Besides, they differ in {name}." in text
+        assert f"Other differences: {name}." in text
         assert "something else" in text
     values = comparison_values([two[0], other])
     assert values["comparable"]

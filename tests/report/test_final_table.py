@@ -12,8 +12,7 @@ from buildup.graph.layout import layout
 from buildup.report.card import model_card
 from buildup.report.final_table import final_table
 from buildup.report.findings import Findings
-from buildup.report.markdown import markdown
-from buildup.report.page import page
+from buildup.report.page import markdown, page
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_from_values, final_to_values
 from buildup.trials.outcome import Score
 

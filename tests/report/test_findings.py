@@ -5,8 +5,7 @@ import pytest
 from buildup.graph.fingerprint import fingerprint
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
-from buildup.report.markdown import markdown
-from buildup.report.page import page
+from buildup.report.page import markdown, page
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 
@@ -63,7 +62,7 @@ def test_no_report_of_a_loss_speaks_of_accuracy(by_nll: Findings, published: Fin
         assert "accuracy" not in said
     assert "117.52 centinats" in text
     assert "less nll is better" in text
-    assert "a line a training; less is better" in whole
+    assert "one line per training; less is better" in whole
     assert "| network | negative log-likelihood, every seed | mean |" in card
     assert "at a negative log-likelihood of 117.52 centinats" in card
     assert "validation accuracy" in markdown(published)
@@ -74,7 +73,7 @@ def test_failed_and_unneeded_trainings_are_counted_apart(published: Findings) ->
     for seed in range(2):
         history = history.with_outcome(f"bb-s{seed}", Failure(reason=Reason.UNNEEDED, message=""))
     tally = replace(published, history=history).tally
-    assert tally == "27 finished, 1 failed, 2 ended early because a verdict fell without them"
+    assert tally == "27 finished, 1 failed, 2 stopped because no verdict needed them any more"
 
 
 @pytest.mark.parametrize(("name", "word"), [("published", "Unproven"), ("one_seed", "Unproven"), ("proven", "Proven")])

@@ -2,7 +2,7 @@ import re
 from collections.abc import Callable
 
 from buildup.report.findings import Findings
-from buildup.report.markdown import markdown
+from buildup.report.page import markdown
 
 HOSTILE = "<script>alert(1)</script>|[x](javascript:1)\n# big `code` **bold**"
 
@@ -20,7 +20,7 @@ def test_hostile_text_neither_becomes_markup_nor_html(with_text: Callable[[str],
     outside_code = re.sub(r"`[^`\n]*`|^    .*$", "", text, flags=re.MULTILINE)
     assert "<script" not in outside_code
     assert not re.search(r"(?<!\\)\[x", outside_code)
-    assert re.findall(r"^#+ .*", text, re.MULTILINE)[1:] == ["## Steps", "## Trainings", "## How to go on"]
+    assert re.findall(r"^#+ .*", text, re.MULTILINE)[1:] == ["## Steps", "## Trainings", "## Next commands"]
 
 
 def test_an_empty_run_has_a_report(empty: Findings) -> None:

@@ -6,8 +6,15 @@ import pytest
 
 from buildup.graph.network import sketch
 from buildup.report.findings import Findings
-from buildup.report.text_table import PlanRow, candidates_table, decisions_table, graph_text, markdown_table, try_order
-from buildup.report.words import places
+from buildup.report.text_table import (
+    PlanRow,
+    candidates_table,
+    decisions_markdown,
+    decisions_table,
+    graph_text,
+    try_order,
+)
+from buildup.report.words import edited_paths
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import AlterNetRule
 from buildup.strategies.step import walk
@@ -33,7 +40,7 @@ def test_columns_are_straight(published: Findings) -> None:
 
 
 def test_a_search_without_decisions_says_so() -> None:
-    assert decisions_table(()) == markdown_table(()) == "No decisions yet."
+    assert decisions_table(()) == decisions_markdown(()) == "No decisions yet."
 
 
 def test_foreign_text_neither_steers_the_terminal_nor_breaks_a_line(with_text: Callable[[str], Findings]) -> None:
@@ -43,10 +50,10 @@ def test_foreign_text_neither_steers_the_terminal_nor_breaks_a_line(with_text: C
 
 
 @pytest.mark.parametrize("text", ["", HOSTILE])
-def test_every_row_of_a_markdown_table_has_the_cells_of_its_head(
+def test_every_row_of_a_decisions_markdown_has_the_cells_of_its_head(
     with_text: Callable[[str], Findings], text: str
 ) -> None:
-    lines = markdown_table(with_text(text).decisions).splitlines()
+    lines = decisions_markdown(with_text(text).decisions).splitlines()
     assert len(lines) == 10
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {10}
     assert all(line.count("`") == 4 for line in lines[2:])
@@ -81,7 +88,7 @@ def test_tries_are_numbered_in_the_order_in_which_the_rule_comes_to_them(publish
     rule = AlterNetRule(base=Candidate(network=network), space=SearchSpace(name="s", description=""))
     kept = published.decisions[0]
     steps = [walk(rule.first, (kept,) * number) for number in range(len(try_order(network)))]
-    assert [step and places(step.candidate.edit) for step in steps] == list(try_order(network))
+    assert [step and edited_paths(step.candidate.edit) for step in steps] == list(try_order(network))
     assert walk(rule.first, (kept,) * len(steps)) is None
 
 

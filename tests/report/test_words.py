@@ -6,7 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.report.findings import Findings
-from buildup.report.words import clean, count, duration, ending, gain, interval, interval_heading, places, points
+from buildup.report.words import (
+    clean,
+    duration,
+    edited_paths,
+    gain_text,
+    interval_heading,
+    interval_text,
+    outcome_text,
+    points,
+    short_number,
+)
 from buildup.report.words import escape as escaped
 from buildup.trials.outcome import Failure, Reason
 
@@ -27,7 +37,7 @@ def test_escaped_text_is_read_back_from_an_element_and_from_an_attribute(text: s
 
 @given(st.floats(1, 9e14))
 def test_a_large_number_keeps_three_digits(number: float) -> None:
-    shown = count(number)
+    shown = short_number(number)
     value = float(shown.rstrip("kMGT")) * 1000 ** " kMGT".index(shown[-1] if shown[-1].isalpha() else " ")
     assert abs(value - number) <= max(0.5, 0.0051 * number)
     assert len(shown) <= 5
@@ -44,20 +54,20 @@ def test_a_duration_never_shows_sixty_of_a_unit(seconds: float) -> None:
 
 def test_a_broken_training_shows_the_last_line_of_its_traceback() -> None:
     failure = Failure(reason=Reason.OUT_OF_MEMORY, message="Traceback\n  File x\nRuntimeError: no memory\n")
-    assert ending(failure) == "out of memory: RuntimeError: no memory"
-    assert ending(replace(failure, message="")) == "out of memory"
+    assert outcome_text(failure) == "out of memory: RuntimeError: no memory"
+    assert outcome_text(replace(failure, message="")) == "out of memory"
 
 
 def test_a_decision_whose_training_failed_has_no_gain(published: Findings) -> None:
     failed = replace(published.decisions[0], scores=(), gain=0.0, ci=(0.0, 0.0), level=0.0)
-    assert gain(failed) == "failed"
-    assert interval(failed) == "none"
+    assert gain_text(failed) == "failed"
+    assert interval_text(failed) == "none"
 
 
 def test_a_decision_on_what_was_never_trained_says_so(published: Findings) -> None:
     untrained = replace(published.decisions[0], scores=(), seeds=0, gain=0.0, ci=(0.0, 0.0), level=0.0)
-    assert gain(untrained) == "untrained"
-    assert interval(untrained) == "none"
+    assert gain_text(untrained) == "untrained"
+    assert interval_text(untrained) == "none"
 
 
 def test_a_column_of_equal_levels_names_the_level_once(published: Findings, one_seed: Findings) -> None:
@@ -65,9 +75,9 @@ def test_a_column_of_equal_levels_names_the_level_once(published: Findings, one_
     assert interval_heading(one_seed.decisions) == ("CI", False)
     mixed = (published.decisions[0], replace(published.decisions[1], level=0.99))
     assert interval_heading(mixed) == ("CI", True)
-    assert interval(mixed[1], with_level=True) == "+0.11 to +0.31 (99 %)"
+    assert interval_text(mixed[1], with_level=True) == "+0.11 to +0.31 (99 %)"
 
 
 def test_the_place_of_an_edit_without_a_path_is_the_edit_itself(with_text: Callable[[str], Findings]) -> None:
-    assert places("something else") == "something else"
-    assert places(with_text("<i>").decisions[0].edit) == "c4.3"
+    assert edited_paths("something else") == "something else"
+    assert edited_paths(with_text("<i>").decisions[0].edit) == "c4.3"

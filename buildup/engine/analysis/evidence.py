@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
-from buildup.report.diagnostic_table import Correlation, Evidence, Row, When
+from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
 from buildup.statistics.kendall import kendall
 from buildup.trials.decision import Decision
 from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis
@@ -18,7 +18,7 @@ def evidence_of(runs: Runs) -> Evidence:
     Verdicts are compared with others of their run alone: what a point is worth differs from base to base.
     """
     rows = tuple(
-        Row(run=name, decision=decision, diagnosis=diagnosis)
+        MeasuredVerdict(run=name, decision=decision, diagnosis=diagnosis)
         for name, (decisions, diagnoses) in runs.items()
         for diagnosis in diagnoses
         for decision in decisions
@@ -30,7 +30,7 @@ def evidence_of(runs: Runs) -> Evidence:
     return Evidence(rows=rows, correlations=tuple(one for one in found if one))
 
 
-def _correlation(rows: Sequence[Row], measure: str, when: When) -> Correlation | None:
+def _correlation(rows: Sequence[MeasuredVerdict], measure: str, when: When) -> Correlation | None:
     """The correlation of one diagnostic with the gains; None where no two verdicts of a run have it."""
     known = [(row.run, value, row.decision.gain) for row in rows if (value := row.value(measure, when)) is not None]
     groups, values, gains = zip(*known, strict=True) if known else ((), (), ())

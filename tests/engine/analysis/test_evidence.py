@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 from buildup.engine.analysis.evidence import evidence_of
-from buildup.report.diagnostic_table import Evidence, diagnosis_rows, evidence_text
-from buildup.report.sections.evidence import evidence_lines, evidence_page
+from buildup.report.diagnostic_table import Evidence, evidence_text, tabulate_diagnoses
+from buildup.report.sections import evidence_html, evidence_markdown
 from buildup.trials.decision import Decision
 from buildup.trials.verdict_diagnosis import Diagnosis, diagnosis_from_values, diagnosis_to_values
 
@@ -58,21 +58,23 @@ def test_a_diagnostic_that_puts_all_verdicts_in_order_predicts() -> None:
     lesion = next(one for one in found.correlations if one.measure == "lesion" and one.when == "before")
     assert (lesion.tau, lesion.count) == (-1.0, 9)
     assert lesion.p == lesion.least_p
-    assert "lesion cost of the parent predicts the gain, larger where it is smaller" in " ".join(found.words)
+    assert "lesion cost of the parent predicts the gain. A smaller value goes with a larger gain" in " ".join(
+        found.words
+    )
 
 
 def test_a_diagnostic_that_only_mirrors_the_order_of_the_tries_is_told_as_that() -> None:
     found = evidence(range(9), range(9))
-    assert "the mere order of the tries tells as much" in " ".join(found.words)
+    assert "the order of the tries alone correlates as strongly" in " ".join(found.words)
 
 
 def test_chance_is_told_as_chance_and_looking_at_several_counts() -> None:
     found = evidence((1.0, 2.0, 4.0, 3.0), (1.0, 2.0, 3.0, 4.0))
     said = " ".join(found.words)
-    assert "So few can prove nothing" in said
-    assert "None of 2 diagnostics known before training predicts the gain beyond chance" in said
+    assert "too few for a significant result" in said
+    assert "None of 2 diagnostics known before training predicts the gain significantly" in said
     lesion = next(one for one in found.correlations if one.measure == "lesion" and one.when == "before")
-    assert f"{min(1.0, 2 * lesion.p):.2g} as the best of 2" in said
+    assert f"{min(1.0, 2 * lesion.p):.2g} after Bonferroni correction for 2" in said
 
 
 def test_verdicts_of_different_runs_are_never_compared() -> None:
@@ -94,22 +96,22 @@ def test_failed_trainings_and_missing_values_are_left_out_of_the_correlation() -
 def test_one_verdict_is_shown_and_correlates_with_nothing() -> None:
     found = evidence((1.0,), (2.0,))
     assert found.correlations == ()
-    assert "takes two verdicts" in " ".join(found.words)
+    assert "needs at least two verdicts" in " ".join(found.words)
     assert "layer1.1" in evidence_text(found)
-    assert "svg" not in "".join(evidence_page(found))
+    assert "svg" not in "".join(evidence_html(found))
 
 
 def test_both_sides_stand_beside_each_other_in_every_form() -> None:
     found = evidence(SHUFFLED, SHUFFLED)
-    assert diagnosis_rows(found.rows)[2][-2:] == ["1.1 → 1.0", "1.00 → 0.50"]
-    for told in (evidence_text(found), "\n".join(evidence_lines(found)), "".join(evidence_page(found))):
+    assert tabulate_diagnoses(found.rows).rows[1][-2:] == ["1.1 → 1.0", "1.00 → 0.50"]
+    for told in (evidence_text(found), "\n".join(evidence_markdown(found)), "".join(evidence_html(found))):
         assert "1.1 → 1.0" in told
 
 
 def test_foreign_text_stays_text() -> None:
     hostile = '<script>alert("1")</script>.1: conv'
     run = {hostile: ([decision(1, 1.0, edit=hostile)], [diagnosis(1, 1.0, 1.0, edit=hostile)]), "b": ([], [])}
-    assert "<script>" not in "".join(evidence_page(evidence_of(run)))
+    assert "<script>" not in "".join(evidence_html(evidence_of(run)))
 
 
 def test_a_diagnosis_is_read_back_as_it_was_written() -> None:

@@ -1,0 +1,101 @@
+"""The first section of a report: the winner, its gain, its cost, and how far to trust the gain."""
+
+from collections.abc import Iterator
+from itertools import groupby
+from statistics import fmean
+
+from buildup.graph.layout import layout
+from buildup.graph.network import Network
+from buildup.report.diagram import graph_svg
+from buildup.report.findings import Findings, cost_text
+from buildup.report.html import scrollable, tile
+from buildup.report.text_table import TextTable
+from buildup.report.words import change_text, escape, escape_markdown, macs, points, scores_text, short_number
+
+
+def answer_html(findings: Findings) -> Iterator[str]:
+    """The answer for the page."""
+    yield '<section><p class="eyebrow">Result</p>'
+    yield f'<p class="headline">{escape(findings.headline)}</p>'
+    yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
+    yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
+    yield '<div class="tiles">'
+    yield _score_tile(findings, "base", findings.base)
+    yield _score_tile(findings, "winner", findings.winner)
+    yield f"{_gain_tile(findings)}{_cost_tile(findings)}</div>"
+    proven = " proven" if findings.is_claimed else ""
+    label, _, rest = findings.claim.partition(": ")
+    claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
+    yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'
+    if findings.kept:
+        steps = "".join(
+            f'<li><code>{escape(decision.edit)}</code><div class="muted small">{escape(decision.reason)}</div></li>'
+            for decision in findings.kept
+        )
+        yield f'<h3>Kept steps, in order</h3><ol class="steps">{steps}</ol>'
+    yield f"<h3>The winner</h3>{scrollable(graph_svg(findings.winner))}</section>"
+
+
+def answer_markdown(findings: Findings) -> Iterator[str]:
+    """The answer for Markdown."""
+    objective = findings.objective
+    rows = []
+    for name, network in (("base", findings.base), ("winner", findings.winner)):
+        scores = list(findings.scores(network).values())
+        mean = objective.shown(fmean(scores)) if scores else "?"
+        rows.append([name, layout(network), mean, scores_text(scores), cost_text(findings.cost(network))])
+    table = TextTable(
+        columns=(
+            ("", "text"),
+            ("layout", "layout"),
+            (objective.title, "number"),
+            ("by seed", "text"),
+            ("cost", "text"),
+        ),
+        rows=rows,
+    )
+    yield from (f"**{escape_markdown(findings.headline)}**", "", *table.markdown(), "")
+    if gains := findings.paired_gains:
+        name = "Winner minus base" if objective.sign > 0 else "Improvement of the winner over the base"
+        yield from (f"{name}: {points(fmean(gains))} {objective.said}, mean over {len(gains)} shared seeds.", "")
+    yield from (escape_markdown(findings.claim), "", escape_markdown(findings.images), "")
+
+
+def _score_tile(findings: Findings, name: str, network: Network) -> str:
+    objective, scores = findings.objective, findings.scores(network)
+    if not scores:
+        return tile(f"{name} {objective.name}", "–", "", "no finished training")
+    by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {scores_text(list(scores.values()))}"
+    return tile(f"{name} {objective.name}", f"{fmean(scores.values()):.2f}", objective.scale, by_seed)
+
+
+def _gain_tile(findings: Findings) -> str:
+    objective, gains = findings.objective, findings.paired_gains
+    name = "winner minus base" if objective.sign > 0 else "improvement over the base"
+    if not gains:
+        return tile(name, "–", "", "the winner is the base" if findings.unchanged else "no shared seeds")
+    status = "" if findings.is_proven else "unproven, "
+    return tile(name, points(fmean(gains)), objective.unit, f"{status}by seed: {', '.join(map(points, gains))}")
+
+
+def _cost_tile(findings: Findings) -> str:
+    before, after = findings.cost(findings.base), findings.cost(findings.winner)
+    if after is None:
+        return tile("winner cost", "–", "", "unknown")
+    details = macs(after[1])
+    if before:
+        details = (
+            f"from {short_number(before[0])} ({change_text(before[0], after[0])}); "
+            f"{macs(after[1])} from {macs(before[1])} ({change_text(before[1], after[1])})"
+        )
+    return tile("winner cost", short_number(after[0]), "params", details)
+
+
+def _layout_html(network: Network) -> str:
+    """The layout with its replaced blocks in bold; a line may break between stages only."""
+    marks = {"C": "", "|": "i"}
+    parts = []
+    for letter, run in groupby(layout(network)):
+        text, mark = escape("".join(run)), marks.get(letter, "b")
+        parts.append(f"<{mark}>{text}</{mark}>" if mark else text)
+    return "".join(parts).replace("<i>", "<wbr><i>")

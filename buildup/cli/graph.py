@@ -1,5 +1,6 @@
 """`graph` and `spaces`: what there is to search, shown before anything is searched."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from buildup.cli.output import AsJson, answer
@@ -45,7 +46,7 @@ def graph(
             base, layout=layout, space=space, dataset=dataset, data_dir=data_dir, size=size, stem=stem
         )
     problems.raise_any()
-    texts = {
+    texts: dict[str, Callable[[], str]] = {
         "text": lambda: graph_text(network, tries),
         "json": str,
         "dot": lambda: graph_dot(network),

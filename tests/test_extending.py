@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from buildup.cli.menu import COMMANDS
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
@@ -216,6 +217,13 @@ def test_a_strategy_names_what_it_leaves_unused_of_a_space() -> None:
         "strategy random: look_ahead, failures of space mine steer the build-up rule alone, and change nothing here."
     )
     assert STRATEGIES["alternet"].unused(space) is None
+
+
+@pytest.mark.parametrize("table", [DATASETS, JUDGES, OBJECTIVES, RECIPES, STRATEGIES], ids=lambda table: table.what)
+def test_help_names_every_member_that_ships(table: Registry[Any]) -> None:
+    search = next(command for command in COMMANDS if command.name == "search")
+    told = next(flag.help for flag in search.flags if flag.name == table.what)
+    assert [name for name in table if not re.search(rf"\b{name}\b", told)] == []
 
 
 def section(concept: str) -> str:

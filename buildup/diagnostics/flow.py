@@ -84,8 +84,10 @@ class Flow:
 
 def trace(model: nn.Module, image: Tensor) -> Flow:
     """Run a model on one image, and write down what calls what. Its mode is the caller's affair."""
-    nodes, root = follow(model, image)
+    nodes, root, logits = follow(model, image)
     if root.gave_node is None:
-        outputs_of = "no tensor that depends on the image" if root.outputs_of is not None else "not one tensor"
-        raise BaseError(f"{type(model).__name__} gives out {outputs_of}, and one tensor of logits is needed.")
+        raise BaseError(
+            f"{type(model).__name__} gives out {type(logits).__name__}, and one tensor of logits is needed that "
+            "depends on the image."
+        )
     return Flow(nodes=nodes, runs=tuple(root.inside), end=root.gave_node)

@@ -136,8 +136,8 @@ def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[st
         model.train(training)
 
 
-def follow(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call]:
-    """The nodes of a model in the order in which they ran, the first of them the image, and its call.
+def follow(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call, Any]:
+    """The nodes of a model in the order in which they ran, the first of them the image; its call; what it gives out.
 
     Args:
         model: It runs as it is; its mode is the caller's affair.
@@ -153,9 +153,9 @@ def follow(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tu
             hooks.enter_context(start)
             hooks.enter_context(module.register_forward_hook(tracer.end))
         with tracer:
-            model(picture)
+            result = model(picture)
     assert tracer.root is not None
-    return tuple(tracer.nodes), tracer.root
+    return tuple(tracer.nodes), tracer.root, result
 
 
 class _Tracer(TorchFunctionMode):

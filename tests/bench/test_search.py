@@ -1,9 +1,11 @@
+import os
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+import search
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
@@ -30,7 +32,9 @@ def test_the_busy_share_counts_what_was_slept_after_all_workers_had_begun() -> N
 
 
 @pytest.mark.slow
-def test_a_rehearsal_on_real_workers_measures_each_part_apart(tmp_path: Path) -> None:
+def test_a_rehearsal_on_real_workers_measures_each_part_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As a script its functions travel by value; here Ray's workers must find the module.
+    monkeypatch.setenv("PYTHONPATH", str(Path(search.__file__).parent), prepend=os.pathsep)
     found = rehearse(tmp_path / "run", workers=2, seconds=0.2, epochs=3, marks=(6, 12))
     assert found.trials == 12
     assert 0 < found.busy <= 1

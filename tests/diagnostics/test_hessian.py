@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from buildup.diagnostics.hessian import Batch, ape, augmented_batches, hessian, nep, products
+from buildup.diagnostics.analysis import Batch
+from buildup.diagnostics.hessian import ape, augmented_batches, hessian, nep, products
 from buildup.diagnostics.hooks import fingerprint
 from buildup.errors import DataError
 from buildup.training.data import load_data, split

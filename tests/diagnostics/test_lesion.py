@@ -123,8 +123,8 @@ class Scripted(nn.Module):
     """A compiled function, which modes do not see."""
 
     def forward(self, images: Tensor) -> Tensor:
-        doubled: Tensor = DOUBLED(images)
-        return doubled
+        found: Tensor = DOUBLED(images)
+        return found
 
 
 def _doubled(images: Tensor) -> Tensor:
@@ -144,7 +144,8 @@ class Adding(nn.Module):
         self.weigh, self.twice = nn.Conv2d(4, 4, 1), Scripted()
 
     def forward(self, images: Tensor) -> Tensor:
-        return images + self.twice(self.weigh(images))
+        found: Tensor = images + self.twice(self.weigh(images))
+        return found
 
 
 def test_a_branch_with_a_function_that_is_not_seen_can_be_removed() -> None:

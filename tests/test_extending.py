@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from buildup.cli.menu import COMMANDS
 from PIL import Image
 from torch import Tensor
 
-from buildup.cli.menu import COMMANDS
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError

@@ -30,7 +30,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read as read_base
 from buildup.report.diagram import graph_svg
-from buildup.report.markdown import markdown
+from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
 from buildup.store.run_dir import trained_weights

@@ -3,6 +3,7 @@
 import io
 
 from buildup.cli.progress import PlainObserver, left, say
+
 from buildup.engine.loop import run
 from buildup.engine.replay import View
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from buildup.cli.status import status
 from buildup.engine.load_state import costs_of, state_of
+from buildup.engine.status import status_text, status_values
 from buildup.store.run_record import open_run
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import EpochDone, Started
@@ -27,7 +27,8 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
         history = writer.record(history, Started(training=training, attempt=1, worker="node1:4711"))
         history = writer.record(history, EpochDone(training=training, epoch=Epoch(number=1, metrics={"accuracy": 71})))
     writer.close()
-    text, values = status({"run": str(run.folder)})
+    values = status_values(run)
+    text = status_text(run, values)
     waiting, ahead = values["waiting_for"], values["ahead"]
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]

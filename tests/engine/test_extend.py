@@ -19,9 +19,9 @@ from buildup.engine.setup import open_writer
 from buildup.errors import RunError
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.settings import ResumeSettings
 from buildup.store.run_record import RunRecord, mark, open_run, save
 from buildup.store.verdict_diagnostics import DIAGNOSTICS
-from buildup.training.recipe import recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.event import Ended, Event, Started
 from buildup.trials.outcome import Failure, Reason, Record
@@ -38,11 +38,11 @@ class Scores(dict[str, Row]):
 @pytest.fixture
 def run(tried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished search of one seed; what is trained from here on comes from a table."""
-    monkeypatch.setattr(search, "_workers", lambda run, flags: SimulatedEvaluator(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: SimulatedEvaluator(table=Scores()))
     monkeypatch.setattr(search, "keep_winner", lambda *_: None)  # a table leaves no weights to export
     folder = Path(shutil.copytree(tried, tmp_path / "tried"))
     found = open_run(str(folder))
-    save(replace(found, data={**found.data, "val_images": 290}))
+    save(replace(found, data=replace(found.data, val_images=290)))
     return folder
 
 
@@ -58,10 +58,9 @@ def trainings_in(run: Path) -> Counter[str]:
     return Counter(trial.user_attrs["training"] for trial in trials(run) if trial.state.name == "COMPLETE")
 
 
-def extended(run: Path, **flags: str) -> RunRecord:
+def extended(run: Path, changes: ResumeSettings) -> RunRecord:
     problems = Problems()
-    nothing = {"seeds": None, "space": None, "epochs": None, "judge": None}
-    found = extension(open_run(str(run)), {**nothing, **flags}, problems)
+    found = extension(open_run(str(run)), changes, problems)
     problems.raise_any()
     assert found is not None
     return found
@@ -114,7 +113,7 @@ def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_rep
     first, before, trained = open_run(str(run)), lines_of(run / "decisions.jsonl"), trainings_in(run)
     assert main(["resume", str(run), "--epochs", "7", "--allow-weak-base", "--max-trials", "2"]) == 0
     longer = open_run(str(run))
-    assert longer.recipe == recipe_to_values(recipe_from_values(first.recipe).with_epochs(7))
+    assert longer.recipe == first.recipe.with_epochs(7)
     assert {path.name for path in (run / "trainings-7").iterdir()} == {
         trial.user_attrs["training"] for trial in trials(run) if trial.user_attrs.get("epochs") == 7
     }
@@ -132,11 +131,11 @@ def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_
     training = Training(candidate=Candidate(network=first.network), seed=99)
     with closing(open_writer(first)) as writer:
         writer.record(writer.history, Started(training=training, attempt=1, worker="here:1"))
-    for epochs in ("2", "1"):
-        begin(extended(run, epochs=epochs))
+    for epochs in (2, 1):
+        begin(extended(run, ResumeSettings(epochs=epochs)))
         with closing(open_writer(open_run(str(run)))) as writer:
             assert training.id not in writer.history.outcomes
-            if epochs == "1":
+            if epochs == 1:
                 writer.record(writer.history, Started(training=training, attempt=2, worker="here:1"))
     own = [trial for trial in trials(run) if trial.user_attrs["training"] == training.id]
     assert [trial.state.name for trial in own] == ["FAIL", "RUNNING"]
@@ -144,23 +143,23 @@ def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_
 
 def test_what_was_measured_at_other_epochs_is_put_aside(run: Path) -> None:
     (run / DIAGNOSTICS).write_text("")
-    begin(extended(run, seeds="2"))
+    begin(extended(run, ResumeSettings(seeds=2)))
     assert (run / DIAGNOSTICS).exists()
-    begin(extended(run, epochs="2"))
+    begin(extended(run, ResumeSettings(epochs=2)))
     assert not (run / DIAGNOSTICS).exists()
     assert (run / "diagnostics-2.jsonl").exists()
 
 
 def test_another_space_looks_ahead_where_the_search_was_asked_to(run: Path) -> None:
-    assert extended(run, space="kernels").space.look_ahead == 0
+    assert extended(run, ResumeSettings(space="kernels")).space.look_ahead == 0
     found = open_run(str(run))
     save(replace(found, settings=replace(found.settings, look_ahead=True)))
-    assert extended(run, space="kernels").space.look_ahead == 1
+    assert extended(run, ResumeSettings(space="kernels")).space.look_ahead == 1
 
 
 def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> None:
     before = (run / "decisions.jsonl").read_text()
-    begin(extended(run, seeds="2"))  # and here it dies
+    begin(extended(run, ResumeSettings(seeds=2)))  # and here it dies
     view, history = state_of(open_run(str(run)))
     assert view.decisions == ()
     assert view.needed
@@ -215,7 +214,7 @@ class Damaged(SimulatedEvaluator):
 def test_a_damaged_file_in_the_middle_of_a_search_marks_the_run_as_failed(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_workers", lambda run, flags: Damaged(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: Damaged(table=Scores()))
     assert main(["resume", str(run), "--seeds", "2", "--workers", "3", "--allow-weak-base"]) == 1
     found = open_run(str(run))
     assert (found.status, found.reason) == ("failed", "final.json: damaged.")
@@ -226,9 +225,9 @@ def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_a
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workers = search._workers
-    monkeypatch.setattr(search, "_workers", lambda run, flags: Deadly(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: Deadly(table=Scores()))
     assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 1
-    assert "its worker died Nothing was decided by it" in capsys.readouterr().err
+    assert "its worker died No decision was made on it" in capsys.readouterr().err
     found = open_run(str(run))
     assert found.status == "failed"
     view, history = state_of(found)

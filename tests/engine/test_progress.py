@@ -2,10 +2,8 @@
 
 import io
 
-from buildup.cli.progress import PlainObserver
-
 from buildup.engine.loop import run
-from buildup.engine.progress import left, say
+from buildup.engine.progress import PlainObserver, left
 from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
 from buildup.graph.network import sketch

@@ -375,7 +375,7 @@ SCRIPT = """
             gpus_per_worker=0, address=sys.argv[3] or None, verbose=False,
         )
         try:
-            evaluator.want([Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)])
+            evaluator.request([Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)])
             while not isinstance(event := evaluator.next_event(), Ended):
                 if isinstance(event, EpochDone) and event.epoch.number == 2:
                     print("two epochs", flush=True)

@@ -10,7 +10,9 @@ NOTEBOOK = Path(__file__).parent.parent / "docs" / "tutorial.ipynb"
 
 def test_the_tutorial_runs_to_its_end(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    client = NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
     said = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()))
     assert "torch.Size([1, 10])" in said

@@ -1,7 +1,7 @@
 """A run of version 0.1.0 is opened, reported and resumed.
 
-The fixture is a search that `--max-trials 6` stopped: test_resnet on 1/8 of digits, 4 epochs, 2 seeds, judge `point`. Two
-verdicts have fallen (keep, drop) and a training had begun. Its weights were set to zero, so that it is small.
+The fixture is a search that `--max-trials 6` stopped: test_resnet on 1/8 of digits, 4 epochs, 2 seeds, judge `point`.
+It has two verdicts (keep, drop) and a training that had begun. Its weights were set to zero, so that it is small.
 """
 
 import tarfile

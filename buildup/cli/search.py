@@ -57,7 +57,7 @@ def resume(
 
 def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:
     """Do the work; when it is interrupted, it ends in order and says how to go on."""
-    from buildup.engine.summary import result_to_values, summary
+    from buildup.engine.summaries import result_to_values, summary
 
     try:
         # Ray prints on standard output whatever its settings; the result may have to be the only thing there.

@@ -11,7 +11,7 @@ def status(run: str, /, *, as_json: AsJson = False) -> int:
     Args:
         run: A name in runs/, or a run's folder.
     """
-    from buildup.engine.status import status_text, status_values
+    from buildup.engine.summaries import status_text, status_values
     from buildup.store.run_record import open_run
 
     record = open_run(run)

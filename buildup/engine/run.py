@@ -24,7 +24,7 @@ from buildup.engine.replay import Replay, View
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume as resume_search
 from buildup.engine.search import search as run_search
-from buildup.engine.status import status_of
+from buildup.engine.summaries import status_of
 from buildup.errors import RequestError, RunError, unknown
 from buildup.graph.network import Network
 from buildup.models.build import build

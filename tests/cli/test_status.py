@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 from buildup.engine.load_state import costs_of, state_of
-from buildup.engine.status import status_text, status_values
+from buildup.engine.summaries import status_text, status_values
 from buildup.store.run_record import open_run
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import EpochDone, Started

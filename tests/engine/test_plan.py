@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _reachable, plan, plan_to_values
-from buildup.engine.plan_text import plan_text
 from buildup.engine.replay import make_replay
+from buildup.engine.summaries import plan_text
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Replace, sketch
 from buildup.models.cost import cost

@@ -140,8 +140,9 @@ def _checked_by_us() -> Iterator[None]:
 def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
     """The value of a flag; as it was typed where it does not fit, so that a request names all its problems at once."""
     try:
-        return to_type(type_, tokens)
-    except CoercionError:
+        # Cyclopts would round 1.5 seeds to 2.
+        return int(tokens[0].value) if type_ is int else to_type(type_, tokens)
+    except (CoercionError, ValueError):
         return tokens[0].value
 
 

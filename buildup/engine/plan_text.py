@@ -6,7 +6,7 @@ from buildup.report.words import duration
 from buildup.space.describe import how_it_walks, tuned
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.health import unsuited
+from buildup.training.health import recipe_warning
 from buildup.trials.objective import OBJECTIVES
 
 
@@ -37,7 +37,7 @@ def plan_text(made: Plan) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    if misfit := unsuited(request.network, request.recipe):
+    if misfit := recipe_warning(request.network, request.recipe):
         lines.append(misfit)
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:

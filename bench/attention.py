@@ -17,7 +17,7 @@ from answer import answer
 from buildup.engine.problems import Problems
 from buildup.models.attention import LocalAttention2d
 from buildup.store.run_dir import cores
-from buildup.training.device import check_device
+from buildup.training.execution import check_device
 
 Variant = Literal["ours", "einsum", "convs", "swin"]
 Precision = Literal["float32", "bf16"]

@@ -36,12 +36,11 @@ from buildup.space.load import load
 from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
-from buildup.training.device import check_device
-from buildup.training.execution import Execution, Precision
-from buildup.training.feed import Resident
+from buildup.training.execution import Execution, Precision, check_device
+from buildup.training.feed import MemoryFeed
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.speed import choose
-from buildup.training.step import Stepper, create_training_model, make_optimizer, prepare
+from buildup.training.speed import choose_execution
+from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model
 
 Variant = Literal["plain", "amp", "ours"]
 VARIANTS: tuple[Variant, ...] = ("plain", "amp", "ours")
@@ -157,7 +156,7 @@ def compare(
     recipe = replace(recipe, batch_size=batch, min_steps=1)
     place = torch.device(device)
     torch.set_num_threads(threads)
-    execution = choose(network, recipe, device=device, threads=threads, steps=10_000)[0].execution
+    execution = choose_execution(network, recipe, device=device, threads=threads, steps=10_000)[0].execution
     loops = {name: _loop(name, network, recipe, place, execution, workers) for name in VARIANTS}
     steps = GPU_STEPS if place.type == "cuda" else CPU_STEPS
     for number in range(ROUNDS + 1):
@@ -212,11 +211,11 @@ def _loop(
 
 
 def _ours(model: nn.Module, network: Network, recipe: Recipe, device: torch.device, execution: Execution) -> _Loop:
-    model = prepare(model, network, execution)
+    model = prepare_model(model, network, execution)
     data = made_up(network)
     data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
     index = torch.arange(IMAGES)
-    feed = Resident(recipe=recipe, dataset=data, train=index, val=index, seed=0, device=device)
+    feed = MemoryFeed(recipe=recipe, dataset=data, train=index, val=index, seed=0, device=device)
     stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
     shape = (recipe.batch_size, *network.input_shape)
     stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], network.num_classes, device=device))

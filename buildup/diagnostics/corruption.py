@@ -20,7 +20,7 @@ from buildup.diagnostics.corrupt import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table
 from buildup.diagnostics.predictions import measured
 from buildup.errors import DataError
-from buildup.training.augment import normalise
+from buildup.training.augmentation import normalise
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics
 

@@ -17,7 +17,7 @@ from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Tabl
 from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.predictions import Labelled, measured
 from buildup.errors import RequestError
-from buildup.training.metrics import Metrics, measure
+from buildup.training.metrics import Metrics, measure_logits
 
 
 def drops(model: nn.Module) -> dict[str, nn.Dropout]:
@@ -44,7 +44,7 @@ def ensemble(model: nn.Module, batches: Callable[[], Labelled], passes: int, *, 
                 labels.append(own)
         # Of logarithms, or a probability that float32 has no number for would become zero.
         summed = torch.cat(found) if summed is None else torch.logaddexp(summed, torch.cat(found))
-        yield measure(summed, torch.cat(labels))
+        yield measure_logits(summed, torch.cat(labels))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.hooks import evaluating
-from buildup.training.augment import normalise
+from buildup.training.augmentation import normalise
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics, metrics, tally
 

@@ -35,7 +35,7 @@ from buildup.statistics.final_test import LEAST_SEEDS
 from buildup.statistics.paired_difference import Spread
 from buildup.store.run_record import RunRecord, save
 from buildup.training.data import check_test, describe_data
-from buildup.training.device import check_device
+from buildup.training.execution import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.event import Ended, Event

@@ -156,7 +156,7 @@ def examine(part: RunRecord, trainings: Sequence[Training], history: History, de
             )
         model = build(training.candidate.network)
         model.load_state_dict(load_file(weights))
-        found = fit.examine(model.to(torch.device(device)), test, recipe, threads=settings.threads)
+        found = fit.evaluate_model(model.to(torch.device(device)), test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_atomic(folder / "test.bits", correct)
         scores[training.id] = Score(

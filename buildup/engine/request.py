@@ -20,11 +20,11 @@ from buildup.store.storage import check_storage
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import DataInfo, describe_data, fraction_text, parse_fraction
-from buildup.training.device import check_device, device_count
-from buildup.training.execution import parse_execution
+from buildup.training.data import describe_data
+from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
+from buildup.training.execution import check_device, device_count, parse_execution
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.speed import Speed, choose, usual
+from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
 
 DEFAULT_SEEDS = 3
@@ -107,7 +107,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     recipe = loaded.recipe.with_epochs(epochs) if epochs != loaded.recipe.epochs else loaded.recipe
     # On a given cluster this machine may have no such device, or another one of its kind.
     speeds = () if settings.ray else _measured(network, recipe, loaded.data, hardware, settled)
-    execution = speeds[0].execution if speeds else replace(usual(recipe, hardware.device), **settled)
+    execution = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
     values = asdict(chosen) | {
         "base": network.base,
         "run": settings.run or folder.name,
@@ -242,4 +242,6 @@ def _measured(
 ) -> tuple[Speed, ...]:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose(network, resolved, device=hardware.device, threads=hardware.threads, steps=steps, settled=settled)
+    return choose_execution(
+        network, resolved, device=hardware.device, threads=hardware.threads, steps=steps, settled=settled
+    )

@@ -27,8 +27,9 @@ from buildup.store.run_record import DataRecord, RunRecord, create, environment,
 from buildup.store.study_writer import StudyWriter
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import open_data, parse_fraction
-from buildup.training.health import check_base, unsuited
+from buildup.training.data import open_data
+from buildup.training.dataset import parse_fraction
+from buildup.training.health import check_base, recipe_warning
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
 from buildup.trials.training import training_id
@@ -189,7 +190,7 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(left_unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    if misfit := unsuited(record.network, record.recipe):
+    if misfit := recipe_warning(record.network, record.recipe):
         warnings.append(misfit)
         log.warning("warning: %s", misfit)
     return warnings

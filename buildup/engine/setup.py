@@ -10,7 +10,8 @@ from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
 from buildup.store.run_record import RunRecord
 from buildup.store.study_writer import StudyWriter
-from buildup.training.data import open_data, parse_fraction
+from buildup.training.data import open_data
+from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.trials.training import Training
 

@@ -19,7 +19,7 @@ from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.health import unsuited
+from buildup.training.health import recipe_warning
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
@@ -52,7 +52,7 @@ def plan_text(made: Plan) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    if misfit := unsuited(request.network, request.recipe):
+    if misfit := recipe_warning(request.network, request.recipe):
         lines.append(misfit)
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:

@@ -22,12 +22,12 @@ from buildup.space.load import load
 from buildup.store.atomic_write import write_atomic
 from buildup.store.run_dir import attempt_folder, attempts, cores, final_record
 from buildup.strategies.moves import from_layout, start
-from buildup.training.data import DataInfo, describe_data, open_data, parse_fraction
-from buildup.training.device import check_device
-from buildup.training.execution import Execution, parse_execution
+from buildup.training.data import describe_data, open_data
+from buildup.training.dataset import DataInfo, parse_fraction
+from buildup.training.execution import Execution, check_device, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
-from buildup.training.speed import choose
+from buildup.training.speed import choose_execution
 from buildup.trials.outcome import Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
 
@@ -204,7 +204,9 @@ def _execution(
 ) -> Execution:
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose(network, resolved, device=device, threads=threads, steps=steps, settled=settled)[0].execution
+    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)[
+        0
+    ].execution
 
 
 def _follow(job: Job, folder: Path) -> Record:

@@ -16,7 +16,7 @@ from buildup.errors import BuildupError, RunError
 from buildup.store.run_dir import REUSED_FROM, attempt_folder, attempts, final_record
 from buildup.store.run_record import RunRecord, open_run
 from buildup.store.study_reader import folders_beside
-from buildup.training.data import parse_fraction
+from buildup.training.dataset import parse_fraction
 from buildup.training.recipe import recipe_to_values
 from buildup.trials.outcome import Score
 from buildup.trials.training import Training

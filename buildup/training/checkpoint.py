@@ -1,12 +1,12 @@
-"""The files of one attempt at a training: checkpoint, curve, log and, at its end, the weights.
+"""The files of one attempt at a training.
 
-    checkpoint.pt        the last finished epoch, while it runs
-    metrics.jsonl        one line an epoch
-    weights.safetensors  at the end, in place of the checkpoint
-    reliability.json     the bins of the reliability diagram, at the end
-    log.txt              the same for people
+    checkpoint.pt        the state after the last finished epoch, while the training runs
+    metrics.jsonl        the metrics, one line an epoch
+    weights.safetensors  the weights, written at the end in place of the checkpoint
+    reliability.json     the bins of the reliability diagram, written at the end
+    log.txt              a log for people
 
-An attempt that goes on from an earlier one only reads that one's folder, for its worker may still be alive.
+An attempt only reads the folder of an earlier one that it resumes from, because the worker of that one may be alive.
 """
 
 import json
@@ -31,26 +31,36 @@ RELIABILITY = "reliability.json"
 LOG = "log.txt"
 
 
-def begin(
+def start_attempt(
     folder: str, earlier: str | None, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[Epoch]:
-    """Make the folder, take over what an earlier attempt left, and give back the epochs that are done."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    curve = _take_over(Path(earlier), identity, model, optimizer) if earlier else []
+    """Make the folder and load the state of an earlier attempt.
+
+    Args:
+        folder: Where this attempt writes.
+        earlier: The folder of the earlier attempt, if there is one.
+        identity: Identifies the training; a checkpoint of another training is refused.
+        model: Gets the weights of the earlier attempt.
+        optimizer: Gets its state.
+
+    Returns:
+        The epochs that the earlier attempt finished.
+    """
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    curve = _load_earlier(Path(earlier), identity, model, optimizer) if earlier else []
     if curve:
-        # At once, so that a third attempt finds it here even if this one gets no further.
-        save(folder, identity, model, optimizer, curve)
-        log(folder, f"going on after epoch {len(curve)} of {earlier}")
+        # At once, so that a third attempt finds the state here even if this one gets no further.
+        save_checkpoint(folder, identity, model, optimizer, curve)
+        append_log(folder, f"going on after epoch {len(curve)} of {earlier}")
     else:
-        _write(place / CURVE, b"")
+        _write(Path(folder) / CURVE, b"")
     return curve
 
 
-def save(
+def save_checkpoint(
     folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, curve: Sequence[Epoch]
 ) -> None:
-    """Keep the state after the last epoch of a curve."""
+    """Save the state after the last epoch of a curve."""
     place = Path(folder)
     state = {
         "identity": identity,
@@ -63,18 +73,18 @@ def save(
         torch.save(state, temporary)
         os.replace(temporary, place / CHECKPOINT)
     finally:
-        temporary.unlink(missing_ok=True)  # half a checkpoint would keep a full disk full
+        temporary.unlink(missing_ok=True)  # after an error, half a checkpoint would fill the disk
     _write(place / CURVE, _lines(curve))
     last = curve[-1]
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
-    log(folder, f"epoch {last.number}  {numbers}")
+    append_log(folder, f"epoch {last.number}  {numbers}")
 
 
-def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch], bins: Sequence[Bin]) -> None:
-    """Put the weights in the place of the checkpoint.
+def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch], bins: Sequence[Bin]) -> None:
+    """Write the weights and delete the checkpoint.
 
-    They carry the curve and say whose they are, so that a training whose process died between its end and its record
-    is not repeated.
+    The file of the weights has the curve and the identity, so that a training is not repeated whose process died before
+    its score was recorded.
     """
     place = Path(folder)
     temporary = place / f"{WEIGHTS}.tmp"
@@ -86,24 +96,24 @@ def finish(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch],
         temporary.unlink(missing_ok=True)
     _write(place / RELIABILITY, json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
-    log(folder, "finished")
+    append_log(folder, "finished")
 
 
 def epochs_done(folder: str) -> int:
-    """How many epochs an attempt has kept."""
+    """How many epochs an attempt has saved."""
     curve = Path(folder) / CURVE
     return len(curve.read_bytes().splitlines()) if curve.is_file() else 0
 
 
-def log(folder: str, line: str) -> None:
-    """One more line for people."""
+def append_log(folder: str, line: str) -> None:
+    """Append a line to the log."""
     with (Path(folder) / LOG).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 
 
-def _take_over(place: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
+def _load_earlier(place: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
     if not place.is_dir():
-        raise RunError(f"{place} is not the folder of an earlier attempt, so there is nothing to go on from.")
+        raise RunError(f"{place} is not the folder of an earlier attempt, so there is nothing to resume from.")
     if (place / CHECKPOINT).is_file():
         state = torch.load(place / CHECKPOINT, map_location="cpu", weights_only=True)
         _check_identity(place / CHECKPOINT, state["identity"], identity)
@@ -123,7 +133,7 @@ def _take_over(place: Path, identity: str, model: nn.Module, optimizer: torch.op
 def _check_identity(path: Path, found: str, wanted: str) -> None:
     if found != wanted:
         raise RunError(
-            f"{path} belongs to another training: it is {found}, and {wanted} is to go on. "
+            f"{path} belongs to another training: it is {found}, and {wanted} is to be resumed. "
             "Network, seed, data, recipe or precision differ; train from the start instead."
         )
 

@@ -1,20 +1,37 @@
-"""A dataset in memory, and how its training images are split: always by a seed, always balanced over the classes."""
+"""A decoded dataset, the split of its training images, and its file on disk.
 
-from collections.abc import Sequence
+A machine decodes a set once. The first training that needs it writes a file, and all others map the same pages:
+
+    decoded/cifar100-32-train-1f0c9a.safetensors    pixels, labels, class names, and who decoded them when
+
+The log of each training names that process, so the logs of a run show how often a set was decoded.
+"""
+
+import hashlib
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
-from hashlib import sha256
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from buildup.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+FILE_FORMAT = "1"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,7 +70,7 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels know."""
+        """How many classes there are."""
         return len(self.class_names)
 
     def part(self, index: Tensor) -> "Dataset":
@@ -63,7 +80,7 @@ class Dataset:
     @cached_property
     def hash(self) -> str:
         """sha256 over pixels, labels and class names: equal only for equal data in equal order."""
-        digest = sha256("\0".join(self.class_names).encode())
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
         digest.update(repr(tuple(self.images.shape)).encode())
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
@@ -72,7 +89,7 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contents:
-    """What is known of the training images of a set before they are decoded, validation included."""
+    """What is known of the training images of a set before decoding, validation images included."""
 
     members: tuple[int, ...]
     """How many images each class has."""
@@ -80,7 +97,7 @@ class Contents:
     channels: int = 3
     val_share: float = 0.1
     present: bool = True
-    """Whether they lie on this disk; if not, they are fetched when they are loaded."""
+    """Whether they are on this disk; if not, loading fetches them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,15 +108,15 @@ class DataInfo:
     channels: int
     num_classes: int
     train_images: int
-    """What is trained on: without the validation images, and after the fraction."""
+    """Images trained on: without the validation images, and after the fraction."""
     val_images: int
     present: bool = True
-    """Whether it lies on this disk; if not, it is fetched when it is loaded."""
+    """Whether it is on this disk; if not, loading fetches it."""
     classes: tuple[str, ...] = field(default=(), repr=False)
 
 
 class Labelled(Protocol):
-    """What a split needs to know of a dataset."""
+    """The attributes of a dataset that a split needs."""
 
     @property
     def labels(self) -> Tensor:
@@ -108,7 +125,7 @@ class Labelled(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels know."""
+        """How many classes there are."""
         ...
 
     @property
@@ -120,10 +137,10 @@ class Labelled(Protocol):
 def split(
     dataset: Labelled, seed: int, *, val_share: float | None = None, fraction: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Indexes of the images to train on and of those to validate on, both rising.
+    """Indexes of the images to train on and of those to validate on, both in rising order.
 
-    Each class gives the same share to validation. `fraction` thins out the training part only: the validation part
-    stays whole, and what a smaller fraction keeps, a larger one keeps too; at least one image a class.
+    The split depends on the seed alone. Each class gives the same share to validation. `fraction` reduces the training
+    part only, to at least one image a class. A larger fraction keeps all images that a smaller one keeps.
     """
     share = dataset.val_share if val_share is None else val_share
     labels = dataset.labels.numpy()
@@ -140,7 +157,7 @@ def split(
 
 
 def split_sizes(members: int, val_share: float, fraction: float = 1.0) -> tuple[int, int]:
-    """How many images of a class with so many members are trained on and validated on.
+    """How many images of a class are trained on and validated on, of so many members.
 
     >>> split_sizes(500, 0.1), split_sizes(500, 0.1, 1 / 64)
     ((450, 50), (7, 50))
@@ -150,13 +167,13 @@ def split_sizes(members: int, val_share: float, fraction: float = 1.0) -> tuple[
 
 
 def count_split(members: Sequence[int], val_share: float, fraction: float = 1.0) -> tuple[int, int]:
-    """The same over all classes."""
+    """How many images are trained on and validated on, over all classes."""
     sizes = [split_sizes(count, val_share, fraction) for count in members]
     return sum(kept for kept, _ in sizes), sum(held for _, held in sizes)
 
 
 def parse_fraction(text: str | float) -> float:
-    """A share of the training data, as people write it.
+    """Parse a share of the training data, such as 1/64 or 0.1.
 
     >>> parse_fraction("1/64")
     0.015625
@@ -172,10 +189,67 @@ def parse_fraction(text: str | float) -> float:
 
 
 def fraction_text(fraction: float) -> str:
-    """The same text for the same share, however it was typed.
+    """A share as text: the same for equal shares, however they were typed.
 
     >>> [fraction_text(parse_fraction(text)) for text in ("0.125", "1/8", "1.0", "0.3")]
     ['1/8', '1/8', '1', '3/10']
     """
     short = Fraction(fraction).limit_denominator(1_000_000)
     return str(short if float(short) == fraction else fraction)
+
+
+def load_or_decode(folder: Path, name: str, source: object, decode: Callable[[], Dataset]) -> Dataset:
+    """Load a decoded set from its file in a folder; decode it and write the file where it is missing.
+
+    Args:
+        folder: The folder of decoded sets.
+        name: The name of the set; a new file replaces an older one of the same name.
+        source: Plain values that differ between sources, and between states of their files.
+        decode: Decodes the source.
+    """
+    key = hashlib.sha256(json.dumps([FILE_FORMAT, source], sort_keys=True).encode()).hexdigest()[:12]
+    path = folder / f"{name}-{key}.safetensors"
+    time = datetime.now().astimezone().isoformat(timespec="seconds")
+    origin = f"decoded by {socket.gethostname()}:{os.getpid()} at {time}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock", fallback_to_soft=False):  # others wait until the first has decoded
+            if (found := _read_decoded(path)) is not None:
+                return found
+            dataset = replace(decode(), origin=origin)
+            _write_decoded(path, dataset)
+            for other in folder.glob(f"{name}-*.safetensors"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+            return dataset
+    except OSError as problem:
+        # Without a file, training goes on, and the log says why each process decodes for itself.
+        return replace(decode(), origin=f"{origin}, for itself alone: {problem}")
+
+
+def _read_decoded(path: Path) -> Dataset | None:
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            values: dict[str, Any] = json.loads(file.metadata()["dataset"])
+            for name in ("class_names", "mean", "std"):
+                values[name] = tuple(values[name])
+            return Dataset(images=file.get_tensor("images"), labels=file.get_tensor("labels"), **values)
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return None  # the set is decoded again, which replaces the broken file
+
+
+def _write_decoded(path: Path, dataset: Dataset) -> None:
+    names = ("name", "class_names", "mean", "std", "mirror", "val_share", "origin")
+    values = {name: getattr(dataset, name) for name in names}
+    tensors = {"images": dataset.images.contiguous(), "labels": dataset.labels}
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, {"dataset": json.dumps(values)})
+        temporary.replace(path)
+    except SafetensorError as problem:
+        raise OSError(str(problem)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

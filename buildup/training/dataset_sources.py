@@ -1,10 +1,10 @@
-"""Sets of images that are read one by one: their labels are known at once, their pixels lie on disk.
+"""Sets of images that are read one by one. Their labels are known at once; their pixels are on disk.
 
-The images for training and those for the test are two sources, and only who asks for the test images opens them.
+Training images and test images are two sources. The test images are opened only on request.
 
 | name | is |
 | --- | --- |
-| `folder:DIR` | one folder a class |
+| `folder:DIR` | one folder a class: `DIR/train/<class>/` beside `DIR/test/<class>/`, or `DIR/<class>/` |
 | `torch/NAME` | a set of torchvision, as timm names it |
 | `hfds/NAME` | a set of the Hugging Face hub or a local copy of it, as timm names it; needs `datasets` |
 | `wds:DIR` | the tar files of a webdataset, each image with its `.cls` file beside it |
@@ -20,114 +20,121 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 
 from buildup.cache import user_cache
 from buildup.errors import DataError
-from buildup.training import image_folder as folder
-from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset
-from buildup.training.decoded_cache import shared
+from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 
+IMAGE_SIZE = 224
 SMALL = 64
-"""Sets of images up to this size keep it; others are scaled to `folder.IMAGE_SIZE`."""
-IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+"""Sets of images up to this size keep it; others are scaled to `IMAGE_SIZE`."""
+LEAST_IMAGES = 5
+"""A class needs images to train on and images to validate on."""
+TEST_FOLDERS = ("test", "val", "validation")
+"""The first of them that exists has the test images."""
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+WEBDATASET_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Source:
-    """Images for training or for the test, to be opened by their place."""
+    """Images for training or for the test, opened by their index."""
 
     name: str
     labels: Tensor
     """int64."""
     class_names: tuple[str, ...]
     open: Callable[[int], Image.Image]
-    """In RGB. It travels to the processes that read ahead."""
+    """Returns RGB. It is pickled for the processes that read ahead."""
     state: object
-    """Plain values that differ from those of any other set, and of this one with other files."""
+    """Plain values that differ between sets, and between states of the files of one set."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDataset:
-    """Sets of one kind that are read image by image, such as all folders."""
+    """A kind of sets that are read image by image, such as all folders."""
 
     name: str
     usage: str
     """What users type: `folder:DIR` where a folder follows, `torch/NAME` where a word does; otherwise the name."""
     open: Callable[[str, Path, bool], Source]
-    """What was typed, the data folder, and whether the training images are wanted, to the images."""
+    """Opens a set by its name, the data folder, and whether the training images are wanted."""
     image_size: int | None = None
-    """What images are scaled to when nobody names another size; None to go by the first one."""
+    """The default size; None to take it from the first image."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The size asked for or the usual one."""
-        return asked or self.image_size or size_of(self.source(name, place, train=True))
+        """The requested size or the default."""
+        if chosen := asked or self.image_size:
+            return chosen
+        largest = max(self.source(name, place, train=True).open(0).size)
+        return largest if largest <= SMALL else IMAGE_SIZE
 
     def contents(self, name: str, place: Path) -> Contents:
-        """By the labels."""
+        """The classes and their sizes, counted from the labels."""
         source = self.source(name, place, train=True)
         members = tuple(source.labels.bincount(minlength=len(source.class_names)).tolist())
         classes = source.class_names
-        if few := [kind for kind, count in zip(classes, members, strict=True) if count < folder.LEAST_IMAGES]:
+        if few := [label for label, count in zip(classes, members, strict=True) if count < LEAST_IMAGES]:
             raise DataError(
-                f"{name}: {', '.join(few[:5])}{' and more' if len(few) > 5 else ''} have fewer than "
-                f"{folder.LEAST_IMAGES} images; each class needs some to train on and some to validate on."
+                f"{name}: {_some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
+                "some to validate on."
             )
         return Contents(members=members, classes=classes)
 
     def source(self, name: str, place: Path, *, train: bool) -> Source:
-        """The training images, or test images that have the same classes."""
+        """The training images, or the test images after a check that they have the same classes."""
         return open_source(self, name, place, train=train)
 
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
-        """The images decoded."""
+        """Decode the images, or load them from the file of an earlier decoding."""
         source, where = self.source(name, place, train=train), Path(name.partition(":")[2] or name)
         known = f"{where.name}-{hashlib.sha256(f'{place}/{where.absolute()}'.encode()).hexdigest()[:8]}"
         part = f"{known}-{size}-{'train' if train else 'test'}"
-        return shared(place / "decoded", part, source.state, lambda: _decoded(source, size))
+        return load_or_decode(place / "decoded", part, source.state, lambda: _decoded(source, size))
 
 
 @lru_cache(maxsize=4)
 def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = True) -> Source:
-    """What a kind opens; the next one who asks in this process finds it open."""
+    """Open a set; a second call in this process returns the same source."""
     found = kind.open(name, place, train)
     return found if train else _checked(found, open_source(kind, name, place).class_names)
 
 
 def _checked(test: Source, classes: tuple[str, ...]) -> Source:
-    """Test images that can be scored: all classes of the training images are there, and no others."""
+    """Check that test images can be scored: they must show all classes of the training images and no others."""
     counts = test.labels.bincount(minlength=len(classes))
     if test.class_names[: len(classes)] != classes or len(counts) > len(classes):
-        odd = sorted({*test.class_names} ^ {*classes}) or ["their order"]
+        differences = sorted({*test.class_names} ^ {*classes}) or ["their order"]
         raise DataError(
             f"{test.name}: the test images must have the classes of the training images; they differ in "
-            f"{', '.join(odd[:5])}{' and more' if len(odd) > 5 else ''}."
+            f"{_some(differences)}."
         )
-    if missing := [kind for kind, count in zip(classes, counts.tolist(), strict=True) if not count]:
+    if missing := [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]:
         raise DataError(
-            f"{test.name}: no test image shows {', '.join(missing[:5])}{' and more' if len(missing) > 5 else ''}, "
-            "so a score would leave those classes out. Add some images of each class."
+            f"{test.name}: no test image shows {_some(missing)}, so a score would leave those classes out. "
+            "Add some images of each class."
         )
     return test
 
 
-def size_of(source: Source) -> int:
-    """The size that its images are trained at when nobody names another one."""
-    width, height = source.open(0).size
-    return max(width, height) if max(width, height) <= SMALL else folder.IMAGE_SIZE
+def _some(names: Sequence[str]) -> str:
+    """Up to five names, for a message."""
+    return f"{', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
 
 
 def _decoded(source: Source, image_size: int) -> Dataset:
     with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda index: folder.fit(source.open(index), image_size), range(len(source.labels)))
+        images = pool.map(lambda index: scale_and_crop(source.open(index), image_size), range(len(source.labels)))
         return Dataset(
             name=source.name,
             images=torch.stack(list(images)),
@@ -138,28 +145,82 @@ def _decoded(source: Source, image_size: int) -> Dataset:
         )
 
 
-def _folder(name: str, place: Path, train: bool) -> Source:
+def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
+    """Open an image file in RGB, rotated as its EXIF data says."""
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)
+            # By way of RGBA, because a palette may hold transparency that RGB can't represent.
+            return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
+
+
+def scale_and_crop(image: Image.Image, size: int) -> Tensor:
+    """Scale the shorter side to a size and crop the centre."""
+    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
+
+
+def _open_folder(name: str, place: Path, train: bool) -> Source:
     root = Path(name.partition(":")[2]).expanduser()
-    files = folder.list_images(root, train=train)
+    classes = _class_files(root, train)
+    paths = [path for members in classes.values() for path in members]
+    files = [(str(path.relative_to(root)), path.stat()) for path in paths]
     return Source(
         name=name,
-        labels=torch.tensor([label for label, paths in enumerate(files.values()) for _ in paths]),
-        class_names=tuple(files),
-        open=_Files([path for paths in files.values() for path in paths]),
-        state=[str(root.resolve()), folder.state(root, train=train)],
+        labels=torch.tensor([label for label, members in enumerate(classes.values()) for _ in members]),
+        class_names=tuple(classes),
+        open=partial(_open_file, paths),
+        state=[str(root.resolve()), [(path, found.st_size, found.st_mtime_ns) for path, found in files]],
     )
 
 
-@dataclass(frozen=True)
-class _Files:
-    paths: Sequence[Path]
+def _class_files(root: Path, train: bool) -> dict[str, list[Path]]:
+    """The image files of each class, classes and files in the order of their names."""
+    place = _images_folder(root, train)
+    skipped = TEST_FOLDERS if place == root else ()
+    classes = {
+        folder.name: [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ]
+        for folder in sorted(place.iterdir())
+        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
+    }
+    problems = []
+    if len(classes) < 2:
+        found = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
+        problems.append(f"{place}: {found} is there; at least two are needed. {LAYOUT}")
+    least = LEAST_IMAGES if train else 1
+    problems += [
+        f"{place / name}: {len(paths)} images; a class needs at least {least}."
+        for name, paths in classes.items()
+        if len(paths) < least
+    ]
+    if problems:
+        raise DataError(*problems)
+    return classes
 
-    def __call__(self, index: int) -> Image.Image:
-        return folder.open_image(self.paths[index])
+
+def _images_folder(root: Path, train: bool) -> Path:
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. {LAYOUT}")
+    if train:
+        return root / "train" if (root / "train").is_dir() else root
+    for name in TEST_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    raise DataError(f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/.")
 
 
-def _of_timm(name: str, place: Path, train: bool) -> Source:
-    """What timm opens. Hubs call the images for the test one way or the other."""
+def _open_file(paths: Sequence[Path], index: int) -> Image.Image:
+    return open_image(paths[index])
+
+
+def _open_by_timm(name: str, place: Path, train: bool) -> Source:
+    """Open a set with timm. Its test images may be called test or validation."""
     problems = []
     for split in ("train",) if train else ("test", "validation"):
         try:
@@ -174,24 +235,20 @@ def _of_timm(name: str, place: Path, train: bool) -> Source:
 def _torchvision(name: str, found: Any, data_dir: str) -> Source:
     labels = next((list(getattr(found, key)) for key in ("targets", "labels", "_labels") if hasattr(found, key)), None)
     if labels is None:
-        raise DataError(f"{name}: this set of torchvision does not tell its labels. Use folder:DIR for its files.")
+        raise DataError(f"{name}: this set of torchvision does not give its labels. Use folder:DIR for its files.")
     classes = getattr(found, "classes", None) or [str(label) for label in sorted(set(labels))]
     return Source(
         name=name,
         labels=torch.tensor([int(label) for label in labels]),
         class_names=tuple(map(str, classes)),
-        open=_Pairs(found),
+        open=partial(_open_pair, found),
         state=[name, data_dir, len(labels)],
     )
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    found: Any
-
-    def __call__(self, index: int) -> Image.Image:
-        image: Image.Image = self.found[index][0]
-        return image.convert("RGB")
+def _open_pair(pairs: Any, index: int) -> Image.Image:
+    image: Image.Image = pairs[index][0]
+    return image.convert("RGB")
 
 
 def _huggingface(name: str, found: Any, split: str) -> Source:
@@ -202,24 +259,20 @@ def _huggingface(name: str, found: Any, split: str) -> Source:
         name=name,
         labels=labels,
         class_names=tuple(map(str, names)) or tuple(map(str, range(int(labels.max()) + 1))),
-        open=_Streams(reader),
+        open=partial(_open_stream, reader),
         state=[name, split, getattr(reader.dataset, "_fingerprint", ""), len(labels)],
     )
 
 
-@dataclass(frozen=True)
-class _Streams:
-    reader: Any
-
-    def __call__(self, index: int) -> Image.Image:
-        return folder.open_image(self.reader[index][0])
+def _open_stream(reader: Any, index: int) -> Image.Image:
+    return open_image(reader[index][0])
 
 
-def _webdataset(name: str, place: Path, train: bool) -> Source:
+def _open_webdataset(name: str, place: Path, train: bool) -> Source:
     root = Path(name.partition(":")[2]).expanduser()
     shards = _shards(root, train)
-    state = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    index = _remembered([str(root.resolve()), state], lambda: _index(shards))
+    state = [str(root.resolve()), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]]
+    index = _shard_index(shards, state)
     labels = torch.from_numpy(index["label"])
     if not len(labels):
         raise DataError(f"{root}: no image with a .cls file beside it is in {shards[0].name} and its like.")
@@ -227,13 +280,13 @@ def _webdataset(name: str, place: Path, train: bool) -> Source:
         name=name,
         labels=labels,
         class_names=tuple(map(str, range(int(labels.max()) + 1))),
-        open=_Members(shards, index["shard"], index["start"], index["length"]),
-        state=[str(root.resolve()), state],
+        open=partial(_open_member, shards, index),
+        state=state,
     )
 
 
 def _shards(root: Path, train: bool) -> list[Path]:
-    """The tar files of a part, by their names; all that is not for the test is for training where nothing says so."""
+    """The tar files of a part, by their names. Without "train" in a name, all files that are not for the test count."""
     every = sorted(root.glob("*.tar"))
     named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
     if train:
@@ -246,27 +299,24 @@ def _shards(root: Path, train: bool) -> list[Path]:
     return found
 
 
-def _index(shards: Sequence[Path]) -> dict[str, np.ndarray[Any, Any]]:
-    rows = [(number, *row) for number, shard in enumerate(shards) for row in _members(shard)]
-    columns = np.ascontiguousarray(np.array(rows, dtype=np.int64).reshape(-1, 4).T)
-    return dict(zip(("shard", "start", "length", "label"), columns, strict=True))
-
-
-def _remembered(known: object, index: Callable[[], dict[str, np.ndarray[Any, Any]]]) -> dict[str, np.ndarray[Any, Any]]:
-    """An index from the user's cache: reading all headers of a large set again in each process takes minutes."""
-    key = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
+def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[Any, Any]]:
+    """Where the images of tar files are. It is kept in the user's cache, because reading all headers takes minutes."""
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
     path = user_cache() / "indexes" / f"{key}.npz"
+    names = ("shard", "start", "length", "label")
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return {name: kept[name] for name in ("shard", "start", "length", "label")}
+            return {name: kept[name] for name in names}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-        found = index()
-    with suppress(OSError):  # without a cache the next process reads them again
+        rows = [(number, *row) for number, shard in enumerate(shards) for row in _members(shard)]
+    columns = np.ascontiguousarray(np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+    index = dict(zip(names, columns, strict=True))
+    with suppress(OSError):  # without a cache, the next process reads the headers again
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{key}.{os.getpid()}.npz")
-        np.savez(temporary, allow_pickle=False, **found)
+        np.savez(temporary, allow_pickle=False, **index)
         temporary.replace(path)
-    return found
+    return index
 
 
 def _members(shard: Path) -> list[tuple[int, int, int]]:
@@ -277,7 +327,7 @@ def _members(shard: Path) -> list[tuple[int, int, int]]:
         with tarfile.open(shard) as tar:
             for member in tar:
                 key, _, suffix = member.name.rpartition(".")
-                if f".{suffix.lower()}" in IMAGES:
+                if f".{suffix.lower()}" in WEBDATASET_SUFFIXES:
                     images[key] = (member.offset_data, member.size)
                 elif suffix == "cls" and (content := tar.extractfile(member)) is not None:
                     labels[key] = int(content.read())
@@ -286,26 +336,17 @@ def _members(shard: Path) -> list[tuple[int, int, int]]:
     return [(*images[key], labels[key]) for key in images if key in labels]
 
 
-@dataclass(frozen=True)
-class _Members:
-    """Images inside of tar files: read where they lie, in any order."""
-
-    shards: Sequence[Path]
-    shard: np.ndarray[Any, Any]
-    start: np.ndarray[Any, Any]
-    length: np.ndarray[Any, Any]
-
-    def __call__(self, index: int) -> Image.Image:
-        path = self.shards[self.shard[index]]
-        with path.open("rb") as file:
-            file.seek(self.start[index])
-            content = file.read(self.length[index])
-        return folder.open_image(io.BytesIO(content), where=f"image {index} of {path}")
+def _open_member(shards: Sequence[Path], places: dict[str, np.ndarray[Any, Any]], index: int) -> Image.Image:
+    path = shards[places["shard"][index]]
+    with path.open("rb") as file:
+        file.seek(places["start"][index])
+        content = file.read(places["length"][index])
+    return open_image(io.BytesIO(content), where=f"image {index} of {path}")
 
 
 SOURCES = (
-    SourceDataset(name="folder", usage="folder:DIR", open=_folder, image_size=folder.IMAGE_SIZE),
-    SourceDataset(name="torch", usage="torch/NAME", open=_of_timm),
-    SourceDataset(name="hfds", usage="hfds/NAME", open=_of_timm),
-    SourceDataset(name="wds", usage="wds:DIR", open=_webdataset),
+    SourceDataset(name="folder", usage="folder:DIR", open=_open_folder, image_size=IMAGE_SIZE),
+    SourceDataset(name="torch", usage="torch/NAME", open=_open_by_timm),
+    SourceDataset(name="hfds", usage="hfds/NAME", open=_open_by_timm),
+    SourceDataset(name="wds", usage="wds:DIR", open=_open_webdataset),
 )

@@ -1,10 +1,18 @@
-"""How the steps of a run are computed: chosen once, by a measurement, for all of its trainings (`speed.py`)."""
+"""How training steps are computed: the device, the precision, the memory layout and the form of the steps.
 
-from collections.abc import Mapping
+All trainings of a run share one execution, which a measurement chooses at its start (`speed.py`).
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from buildup.errors import RequestError, unknown
+import torch
+
+from buildup.errors import RequestError, ResourceError, unknown
 
 Precision = Literal["float32", "bf16"]
 Steps = Literal["eager", "captured", "compiled"]
@@ -12,17 +20,17 @@ Steps = Literal["eager", "captured", "compiled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """Equal for a candidate and its parent, because sums depend on it in their last digits."""
+    """Equal for a candidate and its parent, because the last digits of sums depend on it."""
 
     precision: Precision = "float32"
-    """Of the multiplications; weights and their changes are always float32."""
+    """Of the multiplications; weights and their updates are always float32."""
     channels_last: bool = False
-    """How images lie in memory."""
+    """The memory format of images."""
     steps: Steps = "eager"
     """`captured` replays a step as one CUDA graph; `compiled` also has torch compile each block first."""
     deterministic: bool = False
-    """The same bits again on a device of this type, by kernels that may be slower. On CPU cores it costs nothing that
-    could be measured: steps of resnet18 in bfloat16 took 0.96, 1.04 and 1.03 times as long (torch 2.15)."""
+    """Repeat the same bits on a device of this type, by kernels that may be slower. On CPU cores no cost was measured:
+    steps of resnet18 in bfloat16 took 0.96, 1.04 and 1.03 times as long (torch 2.15)."""
 
     def __str__(self) -> str:
         """For people and logs.
@@ -35,7 +43,7 @@ class Execution:
 
     @property
     def words(self) -> str:
-        """What `--execution` would have to say for it.
+        """The value of `--execution` that asks for it.
 
         >>> Execution(precision="bf16", channels_last=True).words
         'bf16,channels-last,eager'
@@ -53,26 +61,26 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "compiled": ("steps", "compiled"),
     "deterministic": ("deterministic", True),
 }
-"""What a person may ask for, and what that settles."""
+"""The words of `--execution`, with the field that each sets and its value."""
 
 
 def parse_execution(text: str, device: str) -> dict[str, Any]:
-    """What of an execution was asked for; the rest is left to a measurement.
+    """The fields of an execution that a user asked for. A measurement chooses the others.
 
     >>> parse_execution("float32, deterministic", "cpu")
     {'precision': 'float32', 'deterministic': True}
     """
-    words = [word.strip() for word in text.split(",")]
-    problems = [unknown("word of --execution", word, WORDS) for word in words if word not in WORDS]
+    problems = []
     settled: dict[str, Any] = {}
-    said: dict[str, str] = {}
-    for word in words:
+    word_of: dict[str, str] = {}
+    for word in (word.strip() for word in text.split(",")):
         if word not in WORDS:
+            problems.append(unknown("word of --execution", word, WORDS))
             continue
         field, value = WORDS[word]
-        if field in said:
-            problems.append(f"--execution: {said[field]} and {word} exclude each other. Leave one of them out.")
-        settled[field], said[field] = value, word
+        if field in word_of:
+            problems.append(f"--execution: {word_of[field]} and {word} exclude each other. Leave one of them out.")
+        settled[field], word_of[field] = value, word
     if settled.get("steps", "eager") != "eager" and not device.startswith("cuda"):
         problems.append(f"--execution: {settled['steps']} steps need a CUDA device, and the device is {device}.")
     if problems:
@@ -83,3 +91,62 @@ def parse_execution(text: str, device: str) -> dict[str, Any]:
 def execution_from_words(words: str) -> Execution:
     """The execution that `Execution.words` wrote down."""
     return Execution(**dict(WORDS[word] for word in words.split(",")))
+
+
+def check_device(name: str) -> str:
+    """Check the name of a device. `auto` becomes a GPU where there is one, else the CPU.
+
+    >>> check_device("cpu")
+    'cpu'
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, ValueError):
+        device = torch.device("meta")
+    if device.type not in {"cpu", "cuda", "mps"}:
+        raise ResourceError(unknown("--device", name, ("auto", "cpu", "cuda", "mps")))
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ResourceError(
+                f"--device {name}: this machine has {count or 'no'} CUDA devices. Use --device cpu, or auto."
+            )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ResourceError("--device mps: this machine has none. Use --device cpu, or auto.")
+    return name
+
+
+def device_count(name: str) -> int:
+    """How many devices a name stands for."""
+    return max(1, torch.cuda.device_count()) if name == "cuda" else 1
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware. torch 2.10 can't tell for CPUs; on Linux the kernel can."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+
+
+@contextmanager
+def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
+    """Change torch's process-wide settings, and restore them at the end for the next user of a reused worker."""
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        # cuBLAS reads it when its first handle is made, and is not deterministic without it.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        torch.backends.cudnn.benchmark = before[2]

@@ -1,157 +1,283 @@
-"""What a training is fed: batches on its device, augmented, epoch by epoch; and the images it is measured on.
+"""The batches of a training on its device, augmented, epoch by epoch, and the images that it is validated on.
 
-`Resident` is for sets that fit: the decoded images lie on the device, and whole batches are augmented there. Sets that
-do not fit are read anew in each epoch (`stream.py`).
+`MemoryFeed` holds the decoded images on the device and augments whole batches there. `StreamedFeed` serves sets that
+would fill the memory, and recipes that need the whole images: timm's transforms read them anew in each epoch, in
+processes that read ahead. In both, an epoch depends on seed and number alone, not on the number of processes, nor on
+where an interrupted training resumes.
 """
 
-from collections.abc import Iterator
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Protocol
+from functools import cached_property, lru_cache, partial
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from PIL import Image, ImageOps
+from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.transforms_factory import create_transform
 from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision import transforms
 
-from buildup.training import draws
-from buildup.training.augment import CROP, ERASING, FLIP, mix, normalise, soft_targets
-from buildup.training.augmentation import AUGMENTATIONS, Change, EpochImages, send
-from buildup.training.dataset import Dataset
-from buildup.training.draws import stream
+from buildup.training.augmentation import (
+    AUGMENTATIONS,
+    PADDING_SIZE,
+    Change,
+    EpochImages,
+    data_order,
+    epoch_seed,
+    mix,
+    mixture,
+    normalise,
+    random_stream,
+    send,
+    soft_targets,
+)
+from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
+from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.randaugment import COLOUR_JITTER, RANDAUGMENT
 from buildup.training.recipe import Recipe
 
-CHUNK = 1 << 24
+AUGMENTED_VALUES = 1 << 24
 """Pixel values that a GPU augments together: each kernel is then worth its launch (4,096 images of 32 px)."""
 
-for _augmentation in (CROP, FLIP, RANDAUGMENT, COLOUR_JITTER, ERASING):  # in the order in which images go through them
+for _augmentation in (RANDAUGMENT, COLOUR_JITTER):
     AUGMENTATIONS.register(_augmentation)
 
 
-class Feed(Protocol):
-    """Where the images of a training come from."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StreamedDataset:
+    """A set whose images are read from their files in each epoch."""
+
+    source: Source
+    image_size: int
+    channels: int = 3
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    mirror: bool = True
+    val_share: float = 0.1
+    origin: str = "read from its files in each epoch"
+
+    @property
+    def name(self) -> str:
+        """The name that a user typed."""
+        return self.source.name
+
+    @property
+    def labels(self) -> Tensor:
+        """int64."""
+        return self.source.labels
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels know."""
-        ...
+        """How many classes there are."""
+        return len(self.source.class_names)
 
-    @property
-    def train_images(self) -> int:
-        """How many images an epoch draws from."""
-        ...
-
-    @property
-    def val_images(self) -> int:
-        """How many images there are to validate on."""
-        ...
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, normalised images with their soft targets: by seed and epoch, and by nothing else.
-
-        There are as many as `batch_starts` says.
-        """
-        ...
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images in their order, normalised, with their labels."""
-        ...
+    @cached_property
+    def hash(self) -> str:
+        """Over labels and the state of the files; reading all pixels would take as long as an epoch."""
+        known = [self.source.class_names, self.source.labels.tolist(), self.source.state]
+        return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Resident:
-    """Images that lie on the device."""
+class MemoryFeed:
+    """Batches of images that lie on the device."""
 
     recipe: Recipe
     dataset: Dataset
-    """On the device, or about to go there."""
+    """On the device."""
     train: Tensor
-    """Which of its images are trained on, and in `val`, which ones are validated on."""
+    """Indexes of the images to train on, and in `val`, of those to validate on."""
     val: Tensor
     seed: int
     device: torch.device
 
-    @property
-    def num_classes(self) -> int:
-        """How many classes the labels know."""
-        return self.dataset.num_classes
-
-    @property
-    def train_images(self) -> int:
-        """How many images an epoch draws from."""
-        return len(self.train)
-
-    @property
-    def val_images(self) -> int:
-        """How many images there are to validate on."""
-        return len(self.val)
-
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, each stack of them augmented at once."""
-        recipe, dataset, images = self.recipe, self.dataset, self.train_images
-        order = draws.data_order(stream(self.seed, number, "order"), images)
-        where = send(self.train[torch.from_numpy(order)], self.device)
-        pixels, normalised = drawn_changes(
-            recipe,
-            EpochImages(
-                count=images,
-                size=dataset.image_size,
-                mean=dataset.mean,
-                mirror=dataset.mirror,
-                device=self.device,
-                seed=self.seed,
-                epoch=number,
-            ),
-        )
-        mixtures = stream(self.seed, number, "mix")
+        """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
+        recipe, dataset, images = self.recipe, self.dataset, len(self.train)
+        order = data_order(random_stream(self.seed, number, "order"), images)
+        index = send(self.train[torch.from_numpy(order)], self.device)
+        pixel_changes = _draw_changes(self, number, "pixels")
+        changes = _draw_changes(self, number, "normalised")
+        mix_rng = random_stream(self.seed, number, "mix")
         starts = batch_starts(images, recipe.batch_size)
-        together = self._together()
+        together = self._batches_together()
         for first in range(0, len(starts), together):
-            begin = starts[first]
-            end = min(images, starts[min(first + together, len(starts)) - 1] + recipe.batch_size)
-            here = slice(begin, end)
-            inputs = dataset.images[where[here]]
-            for change in pixels:
-                inputs = change(inputs, here)
+            last = starts[min(first + together, len(starts)) - 1]
+            positions = slice(starts[first], min(images, last + recipe.batch_size))
+            inputs = dataset.images[index[positions]]
+            for change in pixel_changes:
+                inputs = change(inputs, positions)
             inputs = normalise(inputs, dataset.mean, dataset.std)
-            for change in normalised:
-                inputs = change(inputs, here)
-            targets = soft_targets(dataset.labels[where[here]], dataset.num_classes, recipe.label_smoothing)
-            for some, their in zip(
-                torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True
-            ):
-                yield mixed(recipe, mixtures, some, their)
+            for change in changes:
+                inputs = change(inputs, positions)
+            targets = soft_targets(dataset.labels[index[positions]], dataset.num_classes, recipe.label_smoothing)
+            batches = zip(inputs.split(recipe.batch_size), targets.split(recipe.batch_size), strict=True)
+            for batch_inputs, batch_targets in batches:
+                yield _mix_batch(recipe, mix_rng, batch_inputs, batch_targets)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images in their order."""
+        """The validation images in their order, normalised, with their labels."""
         for part in torch.split(self.val, self.recipe.eval_batch_size):
             index = part.to(self.device)
             yield normalise(self.dataset.images[index], self.dataset.mean, self.dataset.std), self.dataset.labels[index]
 
-    def _together(self) -> int:
+    def _batches_together(self) -> int:
         """How many batches are augmented at once. A CPU keeps one in its cache, and has no launches to save."""
         values = self.recipe.batch_size * self.dataset.channels * self.dataset.image_size**2
-        return max(1, CHUNK // values) if self.device.type == "cuda" else 1
+        return max(1, AUGMENTED_VALUES // values) if self.device.type == "cuda" else 1
 
 
-def drawn_changes(recipe: Recipe, seen: EpochImages) -> tuple[list[Change], list[Change]]:
-    """What a recipe does to the images of an epoch: to their pixels, and then to them as they are normalised."""
-    found: tuple[list[Change], list[Change]] = ([], [])
+@dataclass(frozen=True, kw_only=True)
+class StreamedFeed:
+    """Batches of images that are read from disk, epoch by epoch."""
+
+    recipe: Recipe
+    dataset: StreamedDataset
+    train: Tensor
+    """Indexes of the images to train on, and in `val`, of those to validate on."""
+    val: Tensor
+    seed: int
+    device: torch.device
+    workers: int
+    """Processes that read ahead; 0 to read in this one."""
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
+        recipe, dataset, images = self.recipe, self.dataset, len(self.train)
+        order = data_order(random_stream(self.seed, number, "order"), images)
+        read = _SourceImages(
+            source=dataset.source,
+            index=self.train[torch.from_numpy(order)].tolist(),
+            transform=training_transform(recipe, dataset),
+            seed=epoch_seed(self.seed, number, "images"),
+        )
+        # timm's transforms have augmented the pixels.
+        changes = _draw_changes(self, number, "normalised")
+        mix_rng = random_stream(self.seed, number, "mix")
+        starts = batch_starts(images, recipe.batch_size)
+        places = [list(range(start, min(images, start + recipe.batch_size))) for start in starts]
+        for place, (inputs, labels) in zip(places, self._load(read, places), strict=True):
+            for change in changes:
+                inputs = change(inputs, slice(place[0], place[-1] + 1))
+            targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
+            yield _mix_batch(recipe, mix_rng, inputs, targets)
+
+    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation images in their order, cut as timm evaluates: the centre of a slightly larger image."""
+        size = self.dataset.image_size
+        transform: Any = create_transform(
+            size,
+            is_training=False,
+            use_prefetcher=True,
+            interpolation="bilinear",
+            crop_pct=1.0 if size <= SMALL else 0.875,
+        )
+        read = _SourceImages(source=self.dataset.source, index=self.val.tolist(), transform=transform, seed=0)
+        places = [place.tolist() for place in torch.split(torch.arange(len(self.val)), self.recipe.eval_batch_size)]
+        yield from self._load(read, places)
+
+    def _load(self, images: "_SourceImages", places: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised batches on the device, in the order of the places."""
+        loader = DataLoader(
+            images,
+            batch_sampler=places,
+            num_workers=self.workers,
+            collate_fn=fast_collate,
+            pin_memory=self.device.type == "cuda",
+            # Without it a loader draws the seed of its workers from the network's generator.
+            generator=torch.Generator(),
+        )
+        loaded: Any = PrefetchLoader(
+            loader, mean=self.dataset.mean, std=self.dataset.std, channels=3, device=self.device
+        )
+        for inputs, labels in loaded:
+            yield inputs, labels.to(self.device)
+
+
+Feed = MemoryFeed | StreamedFeed
+
+
+def batch_starts(images: int, batch_size: int) -> range:
+    """Where each batch of an epoch starts.
+
+    A last batch of less than half the size is left out: its few images would get the step, and the batch norm
+    statistics, of a whole batch.
+
+    >>> list(batch_starts(100, 30)), list(batch_starts(50_000, 96))[-1]
+    ([0, 30, 60], 49920)
+    """
+    rest = images % batch_size
+    return range(0, images if images <= batch_size or rest * 2 >= batch_size else images - rest, batch_size)
+
+
+@lru_cache(maxsize=1)
+def on_device(dataset: Dataset, device: torch.device) -> Dataset:
+    """A dataset with its images on a device. The next training in this process finds them there."""
+    if dataset.images.device == device:
+        return dataset
+    return replace(dataset, images=dataset.images.to(device), labels=dataset.labels.to(device))
+
+
+def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Callable[[Image.Image], Any]:
+    """The augmentation of single images by timm's transforms."""
+    size, policy = dataset.image_size, recipe.randaugment
+    transform: Any = create_transform(
+        size,
+        is_training=True,
+        use_prefetcher=True,
+        scale=recipe.resized_crop or (1.0, 1.0),
+        hflip=0.5 if recipe.flip and dataset.mirror else 0.0,
+        auto_augment=f"rand-m{policy.magnitude:g}-n{policy.layers}-mstd{policy.std:g}" if policy else None,
+        color_jitter=0.0,
+        interpolation="random",
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+    if recipe.resized_crop is None:
+        padding = round(recipe.crop_padding * size / PADDING_SIZE)
+        crops = [transforms.RandomCrop(size, padding=padding)] if padding else []
+        scale = partial(ImageOps.fit, size=(size, size), method=Image.Resampling.BILINEAR)
+        transform.transforms[0] = transforms.Compose([scale, *crops])
+    if jitter := recipe.colour_jitter:
+        # Added here, because timm leaves it out beside RandAugment.
+        transform.transforms.insert(-1, transforms.ColorJitter(jitter, jitter, jitter))
+    return transform  # type: ignore[no-any-return]  # timm has no types
+
+
+def _draw_changes(feed: Feed, number: int, sees: Literal["pixels", "normalised"]) -> list[Change]:
+    """Draw the changes that a recipe makes to the images of an epoch, in the order in which they are applied."""
+    dataset = feed.dataset
+    images = EpochImages(
+        count=len(feed.train),
+        size=dataset.image_size,
+        mean=dataset.mean,
+        mirror=dataset.mirror,
+        device=feed.device,
+        seed=feed.seed,
+        epoch=number,
+    )
+    changes = []
     for name in AUGMENTATIONS:
-        if setting := recipe.setting(name):
-            augmentation = AUGMENTATIONS[name]
-            if change := augmentation.draw(setting, seen):
-                found[augmentation.sees == "normalised"].append(change)
-    return found
+        setting = feed.recipe.setting(name)
+        if setting and AUGMENTATIONS[name].sees == sees and (change := AUGMENTATIONS[name].draw(setting, images)):
+            changes.append(change)
+    return changes
 
 
-def mixed(recipe: Recipe, mixtures: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """A batch mixed as the recipe says, by the epoch's stream for that; as it is in a recipe that mixes nothing."""
+def _mix_batch(recipe: Recipe, rng: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if not (recipe.mixup or recipe.cutmix):
         return images, targets
     height, width = images.shape[-2:]
-    how = draws.mixture(
-        mixtures,
+    how = mixture(
+        rng,
         (height, width),
         mixup=recipe.mixup,
         cutmix=recipe.cutmix,
@@ -161,22 +287,34 @@ def mixed(recipe: Recipe, mixtures: np.random.RandomState, images: Tensor, targe
     return mix(images, targets, how)
 
 
-def batch_starts(images: int, batch_size: int) -> range:
-    """Where each batch of an epoch starts. A last one of less than half the size is left out: its few images would
-    get the step, and the batch norm statistics, of a whole one.
+@dataclass(frozen=True, kw_only=True)
+class _SourceImages(TorchDataset[tuple[Any, int]]):
+    """The images of an epoch by their place in it."""
 
-    >>> list(batch_starts(100, 30)), list(batch_starts(50_000, 96))[-1]
-    ([0, 30, 60], 49920)
-    """
-    rest = images % batch_size
-    return range(0, images if images <= batch_size or rest * 2 >= batch_size else images - rest, batch_size)
+    source: Source
+    index: list[int]
+    transform: Callable[[Image.Image], Any]
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, place: int) -> tuple[Any, int]:
+        index = self.index[place]
+        with _global_seed(epoch_seed(self.seed, place, "image")):
+            return self.transform(self.source.open(index)), int(self.source.labels[index])
 
 
-def on_device(dataset: Dataset, device: torch.device) -> Dataset:
-    """The same dataset with its images on a device; the next training in this process finds them there."""
-    return dataset if dataset.images.device == device else _moved(dataset, device)
-
-
-@lru_cache(maxsize=1)
-def _moved(dataset: Dataset, device: torch.device) -> Dataset:
-    return replace(dataset, images=dataset.images.to(device), labels=dataset.labels.to(device))
+@contextmanager
+def _global_seed(seed: int) -> Iterator[None]:
+    """Seed the global generators, which timm's transforms draw from, and restore them at the end."""
+    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])

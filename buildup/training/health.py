@@ -1,4 +1,4 @@
-"""Whether a base has learned what it should: on top of a broken one every change looks good."""
+"""Checks that the base was trained well. On top of a broken base every change looks like an improvement."""
 
 import math
 from collections.abc import Sequence
@@ -9,40 +9,45 @@ from buildup.training.recipe import Recipe
 from buildup.trials.outcome import Epoch
 
 STANDARD_ERRORS = 3
-WAY = 0.1
-"""The share of the way from guessing to perfection that a base has gone before it is worth building on. Being better
-than chance is not enough: ResNet-50 after one epoch on 700 images of CIFAR-100 reached 3 %, far beyond luck."""
+LEAST_PROGRESS = 0.1
+"""The share of the way from chance to 100 % that a base must reach. Being better than chance is not enough: ResNet-50
+after one epoch on 700 images of CIFAR-100 reached 3 %, where chance is 1 %."""
 SHORTFALL = 0.1
-"""So large a share of what is expected may be missing, and at least `LEAST_SHORTFALL` points."""
+"""The share of the expected accuracy that may be missing; `LEAST_SHORTFALL` points may always be missing."""
 LEAST_SHORTFALL = 5.0
 FALL = 0.99
-"""The training loss of the last epoch must be below so large a part of that of the first."""
+"""The training loss of the last epoch must be below this share of the first epoch's."""
 
 
 def check_base(
     curves: Sequence[Sequence[Epoch]], *, num_classes: int, images: int, expected: float | None
 ) -> list[str]:
-    """Say what is wrong with the trainings of a base; nothing when it is sound.
+    """List what is wrong with the trainings of a base.
 
     Args:
-        curves: The epochs of each training of it.
+        curves: The epochs of each training.
         num_classes: How many classes there are to guess from.
         images: How many validation images there are.
-        expected: The accuracy in percent that the recipe states for this base and dataset, if it does.
+        expected: The accuracy in percent that the recipe states for this base and dataset, if any.
     """
     curves = [curve for curve in curves if curve]
     if not curves:
         return ["The base has no finished epoch, so nothing is known about it."]
     accuracy = _last(curves, "accuracy")
-    floor = _floor(num_classes, images * len(curves))
+    p = 1 / num_classes
+    noise = STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images * len(curves)))
+    floor = 100 * (p + max(noise, LEAST_PROGRESS * (1 - p)))
     problems = []
     if accuracy < floor:
         problems.append(_near_chance(curves, accuracy, floor, num_classes))
-    if (loss := _losses(curves)) and not loss[1] < FALL * loss[0]:
-        problems.append(
-            f"The training loss does not fall: {loss[0]:.3f} in the first epoch, {loss[1]:.3f} in the last. "
-            "Try a lower learning rate, and check the images and labels."
-        )
+    if all(len(curve) > 1 and "train_loss" in curve[-1].metrics for curve in curves):
+        first = fmean(curve[0].metrics["train_loss"] for curve in curves)
+        last = _last(curves, "train_loss")
+        if not last < FALL * first:
+            problems.append(
+                f"The training loss does not fall: {first:.3f} in the first epoch, {last:.3f} in the last. "
+                "Try a lower learning rate, and check the images and labels."
+            )
     if dead := max(curve[-1].metrics.get("dead_weights", 0) for curve in curves):
         problems.append(
             f"{dead:.0f} of its weight tensors get no gradient, so a part of it never learns. Norms that start at zero "
@@ -56,8 +61,8 @@ def check_base(
     return problems
 
 
-def unsuited(network: Network, recipe: Recipe) -> str | None:
-    """Why a recipe is likely to train a network badly; None where nothing speaks against it."""
+def recipe_warning(network: Network, recipe: Recipe) -> str | None:
+    """Why a recipe is likely to train a network badly; None where no reason is known."""
     norms = {block.style.norm.kind for block in network.blocks if block.style}
     if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:
         return (
@@ -81,20 +86,6 @@ def _near_chance(curves: Sequence[Sequence[Epoch]], accuracy: float, floor: floa
         f"{said} and a base worth building on at least {floor:.2f} %. "
         "Train longer or on more data, or check the labels."
     )
-
-
-def _floor(num_classes: int, images: int) -> float:
-    """The accuracy in percent from which on a base is worth building on."""
-    p = 1 / num_classes
-    rng = STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images))
-    return 100 * (p + max(rng, WAY * (1 - p)))
-
-
-def _losses(curves: Sequence[Sequence[Epoch]]) -> tuple[float, float] | None:
-    """The mean training loss of the first and of the last epoch, where there are two."""
-    if any(len(curve) < 2 or "train_loss" not in curve[-1].metrics for curve in curves):
-        return None
-    return fmean(curve[0].metrics["train_loss"] for curve in curves), _last(curves, "train_loss")
 
 
 def _last(curves: Sequence[Sequence[Epoch]], name: str) -> float:

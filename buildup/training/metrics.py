@@ -1,7 +1,7 @@
-"""What the predictions for a set of images are worth (paper.md 8.8), in one pass and with batches of any size.
+"""Metrics of the predictions for a set of images (paper.md 8.8), in one pass and with batches of any size.
 
-A metric is a sum over the images of a batch and what the added sums say at the end. Each batch becomes a `Tally` where
-its logits are, tallies add up, and `metrics` asks every metric for its value:
+A metric is a sum over the images of a batch, and a value computed from the sum of all batches. Each batch becomes a
+`Tally` on the device of its logits. Tallies are added, and `metrics` computes the values:
 
     >>> sure = tally(torch.tensor([[9.0, 0.0], [0.0, 9.0]]), torch.tensor([0, 0]))
     >>> metrics(sure + sure).accuracy
@@ -10,7 +10,7 @@ its logits are, tallies add up, and `metrics` asks every metric for its value:
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -20,34 +20,34 @@ from buildup.registry import Registry
 
 BINS = 10
 CONFIDENT = 0.9
-"""Of the metrics that end in 90: what a prediction's probability must exceed."""
+"""The metrics that end in 90 count predictions as confident whose probability exceeds this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bin:
-    """One bar of the reliability diagram: the images whose predictions are about equally probable."""
+    """One bar of the reliability diagram: the images whose predictions have about the same probability."""
 
     low: float
     high: float
     """The bin's right end, which belongs to it."""
     images: int
     accuracy: float
-    """A share, as the mean probability below; both 0 in an empty bin."""
+    """A share, like the mean probability `confidence`; both are 0 in an empty bin."""
     confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """The predictions for a batch of images, and what several metrics need of them."""
+    """The predictions for a batch of images, with intermediate results that several metrics share."""
 
     logits: Tensor
-    """Images x classes, as what is derived from them in float64."""
+    """Images x classes. All results are float64."""
     labels: Tensor
     bins: int = BINS
 
     @cached_property
     def log_p(self) -> Tensor:
-        """By log_softmax, because log(softmax) is minus infinity for one confident error."""
+        """Log probabilities, by log_softmax: log(softmax) is minus infinity for a confident error."""
         return self.logits.double().log_softmax(dim=1)
 
     @cached_property
@@ -57,18 +57,18 @@ class Predictions:
 
     @cached_property
     def top(self) -> tuple[Tensor, Tensor]:
-        """The largest probability and its class; of equal ones the lower class, as argmax has it."""
-        confidence, predicted = self.p.max(dim=1)
-        return confidence, predicted
+        """The largest probability and its class; the lower class of equal ones, like argmax."""
+        highest = self.p.max(dim=1)
+        return highest.values, highest.indices
 
     @cached_property
     def correct(self) -> Tensor:
-        """Truth values."""
+        """Whether each prediction is right."""
         return self.top[1] == self.labels
 
     @cached_property
     def sure(self) -> Tensor:
-        """Truth values, too."""
+        """Whether each prediction is confident."""
         return self.top[0] > CONFIDENT
 
     @cached_property
@@ -83,7 +83,7 @@ class Predictions:
 
     @cached_property
     def reliability(self) -> Tensor:
-        """Images, hits and summed confidence of each bin."""
+        """The number of images, the hits and the summed confidence of each bin."""
         confidence = self.top[0]
         edges = torch.arange(1, self.bins, device=confidence.device, dtype=confidence.dtype) / self.bins
         inside = F.one_hot(torch.bucketize(confidence, edges), self.bins)  # closed on the right, so 1.0 is in the last
@@ -91,31 +91,31 @@ class Predictions:
 
     @cached_property
     def classes(self) -> Tensor:
-        """Of each image and class, whether it is a hit, a prediction and a label."""
+        """For each image and class, whether it is a hit, a prediction and a label."""
         guess = F.one_hot(self.top[1], self.logits.shape[1]).double()
         return torch.stack([self.truth * guess, guess, self.truth])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A number that says what predictions are worth."""
+    """A number computed from predictions and labels."""
 
     name: str
     sums: Callable[[Predictions], Tensor]
-    """Over the images of a batch, on its device and without waiting for it; sums of batches are added."""
+    """Sums over the images of a batch, on its device and without waiting for it. Sums of batches are added."""
     value: Callable[[Tensor, int], float | None]
-    """What the added sums of so many images say; None where that means nothing."""
+    """The value, by the added sums and the number of images; None where it is undefined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """What all metrics say of a set of images."""
+    """The values of all metrics for a set of images."""
 
     values: Mapping[str, float]
-    """Accuracies in percent, the rest as shares and means; those that mean nothing for these images are left out."""
+    """Accuracies in percent, the others as shares and means. Undefined ones are left out."""
     bins: tuple[Bin, ...]
     correct: Tensor
-    """One truth value an image, in the order given."""
+    """Whether each image is classified correctly, in the given order."""
     losses: Tensor
     """The negative log-likelihood of each image, in the same order."""
 
@@ -126,17 +126,17 @@ class Metrics:
 
     @property
     def nll(self) -> float:
-        """Clean: by the labels alone, and finite for any finite logits."""
+        """Negative log-likelihood of the labels, without smoothing; finite for finite logits."""
         return self.values["nll"]
 
     @property
     def ece(self) -> float:
-        """Distance between confidence and accuracy, over the bins."""
+        """Expected calibration error: the distance between confidence and accuracy, over the bins."""
         return self.values["ece"]
 
     @property
     def brier(self) -> float:
-        """Squared distance between probabilities and labels."""
+        """Brier score: the squared distance between probabilities and labels."""
         return self.values["brier"]
 
 
@@ -151,7 +151,7 @@ class Tally:
     losses: tuple[Tensor, ...]
 
     def __add__(self, other: "Tally") -> "Tally":
-        """Of both."""
+        """The sums over the images of both."""
         return Tally(
             sums={name: mine + other.sums[name] for name, mine in self.sums.items()},
             reliability=self.reliability + other.reliability,
@@ -163,8 +163,8 @@ class Tally:
 METRICS = Registry[Metric]("metric", group="buildup.metrics")
 
 
-def measure(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Metrics:
-    """Measure logits (images x classes) against labels."""
+def measure_logits(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Metrics:
+    """The metrics of logits (images x classes)."""
     return metrics(tally(logits, labels, bins=bins))
 
 
@@ -183,7 +183,7 @@ def tally(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Tally:
 
 
 def metrics(found: Tally) -> Metrics:
-    """What the sums say."""
+    """The values of all metrics, by the sums over a set of images."""
     correct = torch.cat([part.cpu() for part in found.correct])
     values = {name: METRICS[name].value(sums.cpu(), len(correct)) for name, sums in found.sums.items()}
     count, hits, confidence = found.reliability.cpu()
@@ -215,40 +215,43 @@ def _ratio(sums: Tensor, images: int) -> float | None:
     return above / below if below else None
 
 
-def _in_five(seen: Predictions) -> Tensor:
+def _top5_hits(seen: Predictions) -> Tensor:
     five = seen.logits.topk(min(5, seen.logits.shape[1]), dim=1).indices
     return (five == seen.labels[:, None]).any(dim=1).sum()
 
 
-def _acc90(sums: Tensor, images: int) -> float | None:
-    hits, sure = sums.tolist()
-    return 100 * hits / sure if sure else None
+def _calibration_error(reliability: Tensor, images: int, *, signed: bool) -> float:
+    # For each bin its images times (confidence - accuracy), so that an empty bin counts nothing.
+    gaps = reliability[2] - reliability[1]
+    return (gaps if signed else gaps.abs()).sum().item() / images
 
 
-def _gaps(reliability: Tensor) -> Tensor:
-    """For each bin all its images times (accuracy - confidence), so an empty one counts nothing."""
-    return reliability[1] - reliability[2]
+def _confident_accuracy(sums: Tensor, images: int) -> float | None:
+    hits, confident = sums.tolist()
+    return 100 * hits / confident if confident else None
 
 
-def _iou(classes: Tensor, images: int) -> float | None:
-    """The mean over the classes that are there, as a label or as a prediction, of hits / (labels or predictions)."""
+def _mean_iou(classes: Tensor, images: int) -> float | None:
+    """The mean of hits / (labels or predictions), over the classes that occur as a label or as a prediction."""
     hits, predictions, labels = classes
     union = predictions + labels - hits
-    there = union > 0
-    return (hits[there] / union[there]).mean().item() if there.any() else None
+    occurs = union > 0
+    return (hits[occurs] / union[occurs]).mean().item() if occurs.any() else None
 
 
 for _metric in (
     Metric(name="accuracy", sums=lambda seen: seen.correct.sum(), value=_percent),
-    Metric(name="top5", sums=_in_five, value=_percent),
+    Metric(name="top5", sums=_top5_hits, value=_percent),
     Metric(name="nll", sums=lambda seen: seen.losses.sum(), value=_mean),
-    Metric(name="ece", sums=lambda seen: seen.reliability, value=lambda sums, n: _gaps(sums).abs().sum().item() / n),
-    # The same with its sign: below zero for a network that is right more often than it says.
-    Metric(name="ecse", sums=lambda seen: seen.reliability, value=lambda sums, n: -_gaps(sums).sum().item() / n),
+    Metric(name="ece", sums=lambda seen: seen.reliability, value=partial(_calibration_error, signed=False)),
+    # Below zero for a network that is right more often than it says.
+    Metric(name="ecse", sums=lambda seen: seen.reliability, value=partial(_calibration_error, signed=True)),
     Metric(name="brier", sums=lambda seen: (seen.p - seen.truth).square().sum(1).sum(), value=_mean),
     # Accuracy of the confident predictions, share of the wrong ones that are not confident, share of confident ones.
     Metric(
-        name="acc90", sums=lambda seen: torch.stack([(seen.correct & seen.sure).sum(), seen.sure.sum()]), value=_acc90
+        name="acc90",
+        sums=lambda seen: torch.stack([(seen.correct & seen.sure).sum(), seen.sure.sum()]),
+        value=_confident_accuracy,
     ),
     Metric(
         name="unc90",
@@ -256,7 +259,7 @@ for _metric in (
         value=_ratio,
     ),
     Metric(name="freq90", sums=lambda seen: seen.sure.sum(), value=_mean),
-    Metric(name="iou", sums=lambda seen: seen.classes.sum(1), value=_iou),
-    Metric(name="iou90", sums=lambda seen: (seen.classes * seen.sure[:, None]).sum(1), value=_iou),
+    Metric(name="iou", sums=lambda seen: seen.classes.sum(1), value=_mean_iou),
+    Metric(name="iou90", sums=lambda seen: (seen.classes * seen.sure[:, None]).sum(1), value=_mean_iou),
 ):
     METRICS.register(_metric)

@@ -1,13 +1,13 @@
-"""What Pillow does to one image, on whole batches and with an argument for each image.
+"""Pillow's image operations on whole batches, with arguments for each image.
 
-timm's RandAugment and colour jitter are made of these. Each operation takes uint8 images (images x channels x height x
-width) and a float64 row of arguments for each, on any device, and gives the pixels that Pillow gives:
+RandAugment and colour jitter consist of them. An operation takes uint8 images (images x channels x height x width) and
+a float64 row of arguments for each image, on any device. Its pixels equal Pillow's:
 
     >>> grey = torch.full((1, 3, 4, 4), 100, dtype=torch.uint8)
     >>> brightness(grey, torch.tensor([[0.5]]))[0, :, 0, 0].tolist()
     [50, 50, 50]
 
-No operation waits for the device, so none asks a tensor for a value.
+No operation reads a value from a tensor, because that would wait for the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,37 +24,37 @@ def invert(images: Tensor, arguments: Tensor) -> Tensor:
 
 
 def posterize(images: Tensor, arguments: Tensor) -> Tensor:
-    """Only so many of the highest bits."""
+    """Keep the given number of highest bits."""
     dropped = 8 - _column(arguments, 0).to(torch.int32)
     return ((images.to(torch.int32) >> dropped) << dropped).to(torch.uint8)
 
 
 def solarize(images: Tensor, arguments: Tensor) -> Tensor:
-    """The negative of the pixels that are not below a threshold."""
+    """Invert the pixels that are not below a threshold."""
     return torch.where(images < _column(arguments, 0), images, 255 - images)
 
 
 def solarize_add(images: Tensor, arguments: Tensor) -> Tensor:
-    """Dark pixels, those below 128, made brighter."""
+    """Make the pixels below 128 brighter."""
     brighter = (images.to(torch.int32) + _column(arguments, 0).to(torch.int32)).clamp_(max=255).to(torch.uint8)
     return torch.where(images < 128, brighter, images)
 
 
 def auto_contrast(images: Tensor, arguments: Tensor) -> Tensor:
-    """Each channel stretched until it is both black and white somewhere."""
+    """Stretch each channel to the range from 0 to 255."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     span = (high - low).to(_wide(images))
-    # A number over a tensor would be its reciprocal times the number, which is rounded twice.
+    # torch divides a number by a tensor by way of the reciprocal, which rounds twice.
     scale = torch.full_like(span, 255) / span
     stretched = (images * scale + -low.to(span.dtype) * scale).clamp_(0, 255).to(torch.uint8)
     return torch.where(high > low, stretched, images)
 
 
 def equalize(images: Tensor, arguments: Tensor) -> Tensor:
-    """Each channel with its brightnesses spread as evenly as its histogram allows."""
+    """Equalize the histogram of each channel."""
     count, channels, height, width = images.shape
     flat = images.reshape(count * channels, height * width).contiguous()
-    # Of sorted pixels, a search gives the running sum of the histogram: exact, and the same in any order of threads.
+    # A search in the sorted pixels gives the cumulative histogram: exact, and independent of the order of threads.
     ordered = flat.sort(dim=1).values.to(torch.int32)
     values = torch.arange(256, device=images.device, dtype=torch.int32).expand(len(flat), 256).contiguous()
     below = torch.searchsorted(ordered, values)
@@ -66,24 +66,24 @@ def equalize(images: Tensor, arguments: Tensor) -> Tensor:
 
 
 def color(images: Tensor, arguments: Tensor) -> Tensor:
-    """Between the grey image (0), the image (1) and more colour than it has (above)."""
+    """Change the saturation: 0 for grey, 1 for the image, more above."""
     return _blend(luma(images).expand_as(images), images, arguments)
 
 
 def contrast(images: Tensor, arguments: Tensor) -> Tensor:
-    """Between its mean grey (0), the image (1) and more contrast than it has (above)."""
+    """Change the contrast: 0 for its mean grey, 1 for the image, more above."""
     pixels = images.shape[2] * images.shape[3]
     total = luma(images).to(torch.int64).sum((2, 3), keepdim=True)
     return _blend((2 * total + pixels) // (2 * pixels), images, arguments)
 
 
 def brightness(images: Tensor, arguments: Tensor) -> Tensor:
-    """Between black (0), the image (1) and brighter than it is (above)."""
+    """Change the brightness: 0 for black, 1 for the image, brighter above."""
     return _blend(torch.zeros_like(images), images, arguments)
 
 
 def sharpness(images: Tensor, arguments: Tensor) -> Tensor:
-    """Between a smoothed image (0), the image (1) and sharper than it is (above)."""
+    """Change the sharpness: 0 for a smoothed image, 1 for the image, sharper above."""
     wide = images.to(torch.int32)
     rows = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
     around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
@@ -93,7 +93,7 @@ def sharpness(images: Tensor, arguments: Tensor) -> Tensor:
 
 
 def affine(images: Tensor, arguments: Tensor, *, bicubic: bool, fill: tuple[int, ...]) -> Tensor:
-    """Each pixel fetched from where a 2x3 matrix sends it, and `fill` where that is outside."""
+    """Read each pixel from where a 2x3 matrix maps it; use `fill` outside of the image."""
     count, channels, height, width = images.shape
     a, b, c, d, e, f = (_column(arguments, index)[:, 0] for index in range(6))
     wide = _wide(images)
@@ -127,7 +127,7 @@ def affine(images: Tensor, arguments: Tensor, *, bicubic: bool, fill: tuple[int,
 
 
 def luma(images: Tensor) -> Tensor:
-    """The grey image, by Pillow's weights in whole numbers."""
+    """The grey image, by Pillow's integer weights."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.to(torch.int32).chunk(3, dim=1)
@@ -135,7 +135,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def _blend(low: Tensor, images: Tensor, arguments: Tensor) -> Tensor:
-    """From one image at factor 0 to another at factor 1 and beyond; Pillow computes it in float32, and cuts off."""
+    """Interpolate from one image (factor 0) to another (factor 1) and beyond, in float32 and truncated like Pillow."""
     low = low.float()
     return (low + _column(arguments, 0).float() * (images.float() - low)).clamp_(0, 255).to(torch.uint8)
 
@@ -145,7 +145,7 @@ def _linear(one: Tensor, two: Tensor, share: Tensor) -> Tensor:
 
 
 def _cubic(points: Sequence[Tensor], share: Tensor) -> Tensor:
-    """The cubic through the inner two of four points, with the slopes that their neighbours give (a = -1)."""
+    """Cubic interpolation between the inner two of four points, with a = -1."""
     one, two, three, four = points
     third = -one + two - three + four
     second = 2 * (one - two) + three - four
@@ -157,5 +157,5 @@ def _column(arguments: Tensor, index: int) -> Tensor:
 
 
 def _wide(images: Tensor) -> torch.dtype:
-    """float64, as Pillow computes; Apple's GPUs have none, and may differ from it by one level."""
+    """float64, as in Pillow. Apple's GPUs have none, and may differ by one level."""
     return torch.float32 if images.device.type == "mps" else torch.float64

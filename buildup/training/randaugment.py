@@ -1,7 +1,7 @@
 """timm's RandAugment and torchvision's colour jitter, drawn for a whole epoch and applied to batches on their device.
 
-An image gets a few operations one after the other. What each gets is a `Layer`: known on the host, so images that get
-the same operation are put side by side and treated together, and nothing waits for the device.
+Each image gets a few operations one after the other. A `Layer` has one operation for each image. It is drawn on the
+host, so images with the same operation are grouped without waiting for the device.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,15 @@ import torch
 from torch import Tensor
 
 from buildup.training import operations
-from buildup.training.augmentation import Augmentation, Change, EpochImages, send
-from buildup.training.draws import Floats, Whole
+from buildup.training.augmentation import Augmentation, Change, EpochImages, Floats, Integers, send
 from buildup.training.recipe import RandAugment
 
 PROBABILITY = 0.5
-"""An operation that was drawn for an image is carried out with this probability."""
+"""A drawn operation is applied with this probability."""
 LEVELS = 10.0
 """The highest magnitude."""
 KEEP = -1
-"""What stands for no operation."""
+"""The operation number of images that stay as they are."""
 
 PIXELS = (
     operations.auto_contrast,
@@ -36,7 +35,7 @@ PIXELS = (
     operations.brightness,
     operations.sharpness,
 )
-"""What changes pixels where they are; moving them comes after, in two interpolations."""
+"""The operations that change pixels in place. Affine operations follow, in two interpolations."""
 BILINEAR, BICUBIC = len(PIXELS), len(PIXELS) + 1
 ARGUMENTS = 6
 
@@ -45,40 +44,40 @@ ARGUMENTS = 6
 class Layer:
     """One operation for each image of an epoch, in the order in which they are trained on."""
 
-    operation: Whole
-    """Its place among the operations; `KEEP` for none."""
+    operation: Integers
+    """The number of the operation; `KEEP` for none."""
     arguments: Floats
-    """Images x 6: one number for most operations, the matrix for those that move pixels."""
+    """Images x 6: one number for most operations, the matrix for affine ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One entry of timm's list: what it is called there, and what a magnitude means for it."""
+    """One entry of timm's list: its name there, and the meaning of a magnitude."""
 
     name: str
     operation: int
-    """`BILINEAR` for all that move pixels; half of them become bicubic."""
+    """`BILINEAR` for affine ones; half of them become bicubic."""
     arguments: Callable[[Floats, Floats, int], Floats]
-    """Levels from 0 to 1, signs and image size to arguments, images x 1 or x 6."""
+    """Computes arguments, images x 1 or x 6, from levels from 0 to 1, signs and the image size."""
 
 
-def rand_augment(draws: np.random.RandomState, images: int, size: int, settings: RandAugment) -> tuple[Layer, ...]:
-    """What RandAugment does to each image of an epoch."""
-    return tuple(_layer(draws, images, size, settings) for _ in range(settings.layers))
+def rand_augment(rng: np.random.RandomState, images: int, size: int, settings: RandAugment) -> tuple[Layer, ...]:
+    """Draw the operations of RandAugment for each image of an epoch."""
+    return tuple(_layer(rng, images, size, settings) for _ in range(settings.layers))
 
 
-def colour_jitter(draws: np.random.RandomState, images: int, strength: float) -> tuple[Layer, ...]:
-    """Brightness, contrast and saturation of each image, in random order, each by a factor within 1 +- strength."""
+def colour_jitter(rng: np.random.RandomState, images: int, strength: float) -> tuple[Layer, ...]:
+    """Draw changes of brightness, contrast and saturation, in random order, by factors within 1 +- strength."""
     kinds = np.array([PIXELS.index(each) for each in (operations.brightness, operations.contrast, operations.color)])
-    order = draws.random_sample((images, 3)).argsort(axis=1)
-    factors = draws.uniform(max(0.0, 1 - strength), 1 + strength, size=(3, images, 1))
+    order = rng.random_sample((images, 3)).argsort(axis=1)
+    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, size=(3, images, 1))
     return tuple(
         Layer(operation=kinds[order[:, index]], arguments=_padded(factors[index])) for index in range(len(kinds))
     )
 
 
 def operate(images: Tensor, layer: Layer, positions: slice, fill: tuple[int, ...]) -> Tensor:
-    """Images of these positions in their epoch, each after its operation."""
+    """Apply a layer to the images of these positions in the epoch."""
     chosen = layer.operation[positions]
     order = chosen.argsort(kind="stable")
     counts = np.bincount(chosen - KEEP, minlength=len(PIXELS) + 3).tolist()
@@ -94,12 +93,12 @@ def operate(images: Tensor, layer: Layer, positions: slice, fill: tuple[int, ...
     return torch.cat([parts[0], *done])[send(torch.from_numpy(order.argsort()), images.device)]
 
 
-def _layer(draws: np.random.RandomState, images: int, size: int, settings: RandAugment) -> Layer:
-    chosen = draws.randint(len(CHOICES), size=images)
-    applied = draws.random_sample(images) <= PROBABILITY
-    levels = draws.normal(settings.magnitude, settings.std, size=images).clip(0, LEVELS) / LEVELS
-    signs = np.where(draws.random_sample(images) > 0.5, -1.0, 1.0)
-    bicubic = draws.randint(2, size=images)
+def _layer(rng: np.random.RandomState, images: int, size: int, settings: RandAugment) -> Layer:
+    chosen = rng.randint(len(CHOICES), size=images)
+    applied = rng.random_sample(images) <= PROBABILITY
+    levels = rng.normal(settings.magnitude, settings.std, size=images).clip(0, LEVELS) / LEVELS
+    signs = np.where(rng.random_sample(images) > 0.5, -1.0, 1.0)
+    bicubic = rng.randint(2, size=images)
     operation, arguments = np.full(images, KEEP), np.zeros((images, ARGUMENTS))
     for index, choice in enumerate(CHOICES):
         its = np.flatnonzero(applied & (chosen == index))
@@ -113,20 +112,20 @@ def _padded(arguments: Floats) -> Floats:
     return np.pad(arguments, ((0, 0), (0, ARGUMENTS - arguments.shape[1])))
 
 
-def _none(level: Floats, sign: Floats, size: int) -> Floats:
-    return np.zeros((len(level), 1))
+def _factor(levels: Floats, signs: Floats, size: int) -> Floats:
+    return (levels * 1.8 + 0.1)[:, None]
 
 
-def _whole(level: Floats, sign: Floats, size: int, *, scale: int, most: int) -> Floats:
-    return np.trunc(level * scale).clip(max=most)[:, None]
+def _integer(levels: Floats, signs: Floats, size: int, *, scale: int, most: int) -> Floats:
+    return np.trunc(levels * scale).clip(max=most)[:, None]
 
 
-def _factor(level: Floats, sign: Floats, size: int) -> Floats:
-    return (level * 1.8 + 0.1)[:, None]
+def _matrix(*entries: Floats | int) -> Floats:
+    return np.stack(np.broadcast_arrays(*entries), axis=-1).astype(np.float64)
 
 
-def _rotate(level: Floats, sign: Floats, size: int) -> Floats:
-    angle = -np.radians(level * 30.0 * sign)
+def _rotation(levels: Floats, signs: Floats, size: int) -> Floats:
+    angle = -np.radians(levels * 30.0 * signs)
     cosine, sine = np.cos(angle), np.sin(angle)
     middle = size / 2
     return _matrix(
@@ -134,77 +133,57 @@ def _rotate(level: Floats, sign: Floats, size: int) -> Floats:
     )
 
 
-def _shear_x(level: Floats, sign: Floats, size: int) -> Floats:
-    return _matrix(1, level * 0.3 * sign, 0, 0, 1, 0)
+def _in_place(
+    name: str, operation: operations.Operation, arguments: Callable[[Floats, Floats, int], Floats] = _factor
+) -> Choice:
+    return Choice(name=name, operation=PIXELS.index(operation), arguments=arguments)
 
 
-def _shear_y(level: Floats, sign: Floats, size: int) -> Floats:
-    return _matrix(1, 0, 0, level * 0.3 * sign, 1, 0)
-
-
-def _translate_x(level: Floats, sign: Floats, size: int) -> Floats:
-    return _matrix(1, 0, level * 0.45 * sign * size, 0, 1, 0)
-
-
-def _translate_y(level: Floats, sign: Floats, size: int) -> Floats:
-    return _matrix(1, 0, 0, 0, 1, level * 0.45 * sign * size)
-
-
-def _matrix(*entries: Floats | int) -> Floats:
-    return np.stack(np.broadcast_arrays(*entries), axis=-1).astype(np.float64)
+def _affine(name: str, matrices: Callable[[Floats, Floats, int], Floats]) -> Choice:
+    return Choice(name=name, operation=BILINEAR, arguments=matrices)
 
 
 CHOICES = (
-    Choice(name="AutoContrast", operation=PIXELS.index(operations.auto_contrast), arguments=_none),
-    Choice(name="Equalize", operation=PIXELS.index(operations.equalize), arguments=_none),
-    Choice(name="Invert", operation=PIXELS.index(operations.invert), arguments=_none),
-    Choice(name="Rotate", operation=BILINEAR, arguments=_rotate),
-    Choice(
-        name="Posterize",
-        operation=PIXELS.index(operations.posterize),
-        arguments=partial(_whole, scale=4, most=4),
-    ),
-    Choice(
-        name="Solarize",
-        operation=PIXELS.index(operations.solarize),
-        arguments=partial(_whole, scale=256, most=256),
-    ),
-    Choice(
-        name="SolarizeAdd",
-        operation=PIXELS.index(operations.solarize_add),
-        arguments=partial(_whole, scale=110, most=128),
-    ),
-    Choice(name="Color", operation=PIXELS.index(operations.color), arguments=_factor),
-    Choice(name="Contrast", operation=PIXELS.index(operations.contrast), arguments=_factor),
-    Choice(name="Brightness", operation=PIXELS.index(operations.brightness), arguments=_factor),
-    Choice(name="Sharpness", operation=PIXELS.index(operations.sharpness), arguments=_factor),
-    Choice(name="ShearX", operation=BILINEAR, arguments=_shear_x),
-    Choice(name="ShearY", operation=BILINEAR, arguments=_shear_y),
-    Choice(name="TranslateXRel", operation=BILINEAR, arguments=_translate_x),
-    Choice(name="TranslateYRel", operation=BILINEAR, arguments=_translate_y),
+    _in_place("AutoContrast", operations.auto_contrast),
+    _in_place("Equalize", operations.equalize),
+    _in_place("Invert", operations.invert),
+    _affine("Rotate", _rotation),
+    _in_place("Posterize", operations.posterize, partial(_integer, scale=4, most=4)),
+    _in_place("Solarize", operations.solarize, partial(_integer, scale=256, most=256)),
+    _in_place("SolarizeAdd", operations.solarize_add, partial(_integer, scale=110, most=128)),
+    _in_place("Color", operations.color),
+    _in_place("Contrast", operations.contrast),
+    _in_place("Brightness", operations.brightness),
+    _in_place("Sharpness", operations.sharpness),
+    _affine("ShearX", lambda levels, signs, size: _matrix(1, levels * 0.3 * signs, 0, 0, 1, 0)),
+    _affine("ShearY", lambda levels, signs, size: _matrix(1, 0, 0, levels * 0.3 * signs, 1, 0)),
+    _affine("TranslateXRel", lambda levels, signs, size: _matrix(1, 0, levels * 0.45 * signs * size, 0, 1, 0)),
+    _affine("TranslateYRel", lambda levels, signs, size: _matrix(1, 0, 0, 0, 1, levels * 0.45 * signs * size)),
 )
-"""timm's list for `rand-...` without `inc1`: most get stronger with the magnitude, posterize and solarize weaker."""
+"""timm's list for `rand-...` without `inc1`: with the magnitude most get stronger, posterize and solarize weaker."""
 
 
-def _operations(layers: tuple[Layer, ...], seen: EpochImages) -> Change:
-    # As timm's own training transform has it: what comes in from outside has the mean colour.
-    fill = tuple(min(255, round(255 * value)) for value in seen.mean)
+def _apply_layers(layers: tuple[Layer, ...], epoch: EpochImages) -> Change:
+    # As in timm's training transform, pixels from outside of the image get the mean colour.
+    fill = tuple(min(255, round(255 * value)) for value in epoch.mean)
 
-    def change(images: Tensor, here: slice) -> Tensor:
+    def change(images: Tensor, positions: slice) -> Tensor:
         for layer in layers:
-            images = operate(images, layer, here, fill)
+            images = operate(images, layer, positions, fill)
         return images
 
     return change
 
 
-def _rand_augment(setting: RandAugment, seen: EpochImages) -> Change:
-    return _operations(rand_augment(seen.draws("randaugment"), seen.count, seen.size, setting), seen)
-
-
-def _colour_jitter(strength: float, seen: EpochImages) -> Change:
-    return _operations(colour_jitter(seen.draws("jitter"), seen.count, strength), seen)
-
-
-RANDAUGMENT = Augmentation(name="randaugment", draw=_rand_augment, sees="pixels")
-COLOUR_JITTER = Augmentation(name="colour_jitter", draw=_colour_jitter, sees="pixels")
+RANDAUGMENT = Augmentation(
+    name="randaugment",
+    draw=lambda setting, epoch: _apply_layers(
+        rand_augment(epoch.draws("randaugment"), epoch.count, epoch.size, setting), epoch
+    ),
+    sees="pixels",
+)
+COLOUR_JITTER = Augmentation(
+    name="colour_jitter",
+    draw=lambda strength, epoch: _apply_layers(colour_jitter(epoch.draws("jitter"), epoch.count, strength), epoch),
+    sees="pixels",
+)

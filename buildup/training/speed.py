@@ -1,6 +1,6 @@
-"""How fast this machine trains a network, and by which execution fastest: measured with a few steps, once a run.
+"""Chooses the fastest execution on this machine by measuring a few steps, once a run.
 
-Measured so on 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, torch 2.15): a step takes
+On 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, torch 2.15): a step takes
 1.37 s in float32, 0.76 s channels-last, 0.43 s channels-last in bfloat16.
 """
 
@@ -14,27 +14,26 @@ import torch
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.training.augment import soft_targets
-from buildup.training.device import cpu_has_bfloat16, torch_settings
-from buildup.training.execution import Execution
+from buildup.training.augmentation import soft_targets
+from buildup.training.execution import Execution, has_bfloat16, torch_settings
 from buildup.training.recipe import Recipe
-from buildup.training.step import Stepper, laid_out, make_optimizer, prepare
+from buildup.training.train_step import Stepper, make_optimizer, prepare_model, to_memory_format
 
 CPU_BATCH = 16
-"""Images of a step that is measured on a CPU, where the batch matters little for the time of an image."""
+"""Batch size of a measured step on a CPU, where the time of an image hardly depends on it."""
 CPU_STEPS, GPU_STEPS = 2, 10
 COMPILING = 60.0
-"""Seconds that a training must take at least before compiling its blocks, which takes about as long, is tried."""
-CLEARLY = 0.95
-"""So much of the time of a simpler execution another one may take at most, to be worth it."""
-CLEARLY_LESS_PRECISE = 0.8
-"""The same for one that rounds more. Between equals chance would choose, and with two runs of one search, trained in
-float32 and in bfloat16, small data come to different verdicts (resnet18 on digits: 118 to 147 against 128 images/s)."""
+"""Compiling blocks takes about so many seconds, so it is tried only for trainings that take longer."""
+WORTHWHILE = 0.95
+"""An execution replaces a simpler one if it takes at most this share of its time."""
+WORTHWHILE_LESS_PRECISE = 0.8
+"""The same for a less precise execution. Between nearly equal ones chance would choose. Two runs of one search on small
+data, in float32 and in bfloat16, reach different verdicts (resnet18 on digits: 118 to 147 against 128 images/s)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What an execution takes."""
+    """The measured times of an execution."""
 
     execution: Execution
     train: float
@@ -43,14 +42,18 @@ class Speed:
     preparation: float
     """Seconds before the first step: compiling, capturing, choosing kernels."""
 
+    def seconds(self, images: int) -> float:
+        """The time of a training on so many images, without evaluation."""
+        return self.preparation + images * self.train
 
-def usual(recipe: Recipe, device: str) -> Execution:
+
+def default_execution(recipe: Recipe, device: str) -> Execution:
     """The execution for a device that can't be measured from here, such as a cluster's."""
     on_gpu = device.startswith("cuda")
     return Execution(precision="bf16" if on_gpu and recipe.amp else "float32", channels_last=on_gpu)
 
 
-def choose(
+def choose_execution(
     network: Network,
     recipe: Recipe,
     *,
@@ -59,24 +62,30 @@ def choose(
     steps: int,
     settled: Mapping[str, Any] | None = None,
 ) -> tuple[Speed, ...]:
-    """Measure the executions that may pay for a training of so many steps; the best one comes first.
+    """Measure the executions that may be fastest for a training of so many steps.
 
-    An execution that this machine cannot carry out is left out. What is settled of an execution is not varied.
+    Args:
+        network: What is trained.
+        recipe: Its batch size and precision apply.
+        device: Where.
+        threads: Of this process.
+        steps: Of the training.
+        settled: Fields of the execution that a user chose; they are not varied.
+
+    Returns:
+        The best one first. Executions that fail on this machine are left out.
     """
     place = torch.device(device)
     settled = settled or {}
-    best, *others = dict.fromkeys(replace(layout, **settled) for layout in _layouts(recipe, place, settled))
+    first, *others = dict.fromkeys(replace(each, **settled) for each in _candidates(recipe, place, settled))
     try:
-        tried = [measure_speed(network, recipe, best, device=device, threads=threads)]
+        tried = [measure_speed(network, recipe, first, device=device, threads=threads)]
     except RuntimeError as problem:
-        if best.deterministic and "deterministic" in str(problem):
-            first = str(problem).partition(". ")[0]
-            raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {first}.") from None
+        if first.deterministic and "deterministic" in str(problem):
+            reason = str(problem).partition(". ")[0]
+            raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
         raise
-    batch = _batch(recipe, place)
-
-    def total(speed: Speed) -> float:
-        return speed.preparation + steps * batch * speed.train
+    images = steps * _batch_size(recipe, place)
 
     def attempt(execution: Execution) -> None:
         try:
@@ -84,18 +93,19 @@ def choose(
         except RuntimeError:
             return
         is_as_precise = execution.precision == tried[0].execution.precision
-        share = CLEARLY if is_as_precise else CLEARLY_LESS_PRECISE
-        tried.insert(0 if total(found) < share * total(tried[0]) else len(tried), found)
+        share = WORTHWHILE if is_as_precise else WORTHWHILE_LESS_PRECISE
+        is_faster = found.seconds(images) < share * tried[0].seconds(images)
+        tried.insert(0 if is_faster else len(tried), found)
 
     for execution in others:
         attempt(execution)
     if place.type == "cuda" and "steps" not in settled:
         chosen = tried[0].execution
         attempt(replace(chosen, steps="captured"))
-        if total(tried[0]) > COMPILING:
+        if tried[0].seconds(images) > COMPILING:
             attempt(replace(chosen, steps="compiled"))
     if place.type == "cuda":
-        torch.cuda.empty_cache()  # the workers need it
+        torch.cuda.empty_cache()  # the workers need the memory
     return tuple(tried)
 
 
@@ -104,25 +114,24 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
     place = torch.device(device)
     with torch_settings(threads, deterministic=execution.deterministic):
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(_batch(recipe, place), *network.input_shape, generator=generator).to(place)
+        images = torch.randn(_batch_size(recipe, place), *network.input_shape, generator=generator).to(place)
         labels = torch.randint(network.num_classes, (len(images),), generator=generator).to(place)
         targets = soft_targets(labels, network.num_classes, recipe.label_smoothing)
-        model = prepare(build(network, seed=0, device=place), network, execution)
+        model = prepare_model(build(network, seed=0, device=place), network, execution)
         stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
         model.train()
-        built = _now(place)
+        began = _now(place)
         stepper.capture(images, targets)
         stepper(images, targets, recipe.lr)
-        preparation = _now(place) - built
-        count = GPU_STEPS if place.type == "cuda" else CPU_STEPS
-        train = min(_timed(place, lambda: stepper(images, targets, recipe.lr)) for _ in range(count))
+        preparation = _now(place) - began
+        train = _best_time(place, lambda: stepper(images, targets, recipe.lr))
         model.eval()
         with (
             torch.inference_mode(),
             torch.compiler.set_stance("force_eager"),
             torch.autocast(place.type, torch.bfloat16, enabled=execution.precision == "bf16"),
         ):
-            evaluate = min(_timed(place, lambda: model(laid_out(images, execution))) for _ in range(count))
+            evaluate = _best_time(place, lambda: model(to_memory_format(images, execution)))
     return Speed(
         execution=execution,
         train=train / len(images),
@@ -131,35 +140,29 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
     )
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and cpu_has_bfloat16()
-
-
-def _layouts(recipe: Recipe, device: torch.device, settled: Mapping[str, Any]) -> list[Execution]:
-    """What may be fastest, the simplest first."""
+def _candidates(recipe: Recipe, device: torch.device, settled: Mapping[str, Any]) -> list[Execution]:
+    """The executions that may be fastest, the simplest first."""
     plain = [Execution()]
     if device.type != "mps":
         plain.append(Execution(channels_last=True))
-    if "precision" in settled or device.type == "mps":
+    if "precision" in settled or device.type == "mps" or not (recipe.amp and has_bfloat16(device)):
         return plain
     fast = [replace(execution, precision="bf16") for execution in plain]
-    if not (recipe.amp and has_bfloat16(device)):
-        return plain
     # On a GPU float32 is never the faster one.
     return fast if device.type == "cuda" else [*plain, fast[1]]
 
 
-def _batch(recipe: Recipe, device: torch.device) -> int:
+def _batch_size(recipe: Recipe, device: torch.device) -> int:
     return min(recipe.batch_size, CPU_BATCH) if device.type == "cpu" else recipe.batch_size
 
 
-def _timed(device: torch.device, work: Callable[[], object]) -> float:
-    began = _now(device)
-    work()
-    return _now(device) - began
+def _best_time(device: torch.device, work: Callable[[], object]) -> float:
+    times = []
+    for _ in range(GPU_STEPS if device.type == "cuda" else CPU_STEPS):
+        began = _now(device)
+        work()
+        times.append(_now(device) - began)
+    return min(times)
 
 
 def _now(device: torch.device) -> float:

@@ -14,7 +14,8 @@ from buildup.diagnostics.predictions import labelled, measured
 from buildup.engine.load_state import state_of
 from buildup.models.build import build
 from buildup.store.run_record import open_run
-from buildup.training.data import load_data, split
+from buildup.training.data import load_data
+from buildup.training.dataset import split
 
 SEED = 3
 """Of the run that is measured."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from buildup.diagnostics.ensemble import dropping, ensemble
 from buildup.diagnostics.hooks import fingerprint
 from buildup.diagnostics.predictions import measured
-from buildup.training.metrics import measure
+from buildup.training.metrics import measure_logits
 
 IMAGES, CLASSES, FEATURES, RATE = 60, 4, 5, 0.3
 DRAWS = torch.Generator().manual_seed(0)
@@ -51,7 +51,7 @@ def test_many_passes_give_the_expectation_over_all_masks() -> None:
             second += weight * p.square()
     passes = 400
     *_, found = ensemble(model, batches(IMAGES), passes, seed=3)
-    exact = measure(expected.log(), LABELS)
+    exact = measure_logits(expected.log(), LABELS)
     p = (-found.losses).exp()
     truth = expected.gather(1, LABELS[:, None])[:, 0]
     spread = (second - expected.square()).gather(1, LABELS[:, None])[:, 0].clamp(min=0).sqrt()

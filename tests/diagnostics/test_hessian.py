@@ -12,7 +12,8 @@ from buildup.diagnostics.analysis import Batch
 from buildup.diagnostics.hessian import ape, augmented_batches, hessian, nep, products
 from buildup.diagnostics.hooks import fingerprint
 from buildup.errors import DataError
-from buildup.training.data import load_data, split
+from buildup.training.data import load_data
+from buildup.training.dataset import split
 from buildup.training.recipe import load_recipe
 
 Make = Callable[[str], nn.Module]

@@ -11,7 +11,7 @@ from buildup.engine.train import network_of
 from buildup.graph.layout import layout
 from buildup.models.baselines import RESNETS, TRANSFORMERS
 from buildup.models.build import build
-from buildup.training.data import DataInfo
+from buildup.training.dataset import DataInfo
 
 PUBLISHED = {
     "vit_tiny_cifar": (5.403, 1.669),

@@ -20,9 +20,10 @@ from PIL import Image
 from torchvision.datasets import CIFAR100
 
 from buildup.errors import DataError
-from buildup.training import cifar
-from buildup.training.cifar import CIFARS, Cifar
-from buildup.training.data import describe_data, load_data, load_test, split
+from buildup.training import standard_datasets
+from buildup.training.data import describe_data, load_data, load_test
+from buildup.training.dataset import split
+from buildup.training.standard_datasets import CIFARS, Cifar
 
 
 def test_digits_hold_out_a_balanced_test_set_that_shares_nothing_with_training() -> None:
@@ -136,7 +137,7 @@ def test_without_a_network_the_error_says_what_was_looked_for_and_leaves_nothing
 def test_a_server_that_does_not_answer_is_given_up(
     tiny: Cifar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cifar, "TIMEOUT", 0.2)
+    monkeypatch.setattr(standard_datasets, "TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/silent.tar.gz"
         with pytest.raises(DataError, match="timed out"):

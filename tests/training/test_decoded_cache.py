@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 
 from buildup.errors import DataError
-from buildup.training.dataset import Dataset
-from buildup.training.decoded_cache import shared
+from buildup.training.dataset import Dataset, load_or_decode
 
 LOAD = "import sys; from buildup.training.data import load_data; print(load_data(*sys.argv[1:], 16).origin)"
 
@@ -31,8 +30,8 @@ def made_up(value: int = 1) -> Dataset:
 
 
 def test_what_was_decoded_is_read_back_whole(tmp_path: Path) -> None:
-    first = shared(tmp_path, "set", [1], made_up)
-    again = shared(tmp_path, "set", [1], lambda: pytest.fail("decoded twice"))
+    first = load_or_decode(tmp_path, "set", [1], made_up)
+    again = load_or_decode(tmp_path, "set", [1], lambda: pytest.fail("decoded twice"))
     assert again.hash == first.hash == made_up().hash
     for name in ("name", "class_names", "mean", "std", "mirror", "val_share", "origin"):
         assert getattr(again, name) == getattr(first, name)
@@ -40,22 +39,22 @@ def test_what_was_decoded_is_read_back_whole(tmp_path: Path) -> None:
 
 
 def test_changed_files_are_decoded_anew_and_replace_what_was_there(tmp_path: Path) -> None:
-    shared(tmp_path, "set", ["then"], made_up)
-    assert shared(tmp_path, "set", ["now"], lambda: made_up(2)).images.max() == 2
+    load_or_decode(tmp_path, "set", ["then"], made_up)
+    assert load_or_decode(tmp_path, "set", ["now"], lambda: made_up(2)).images.max() == 2
     assert len(list(tmp_path.glob("*.safetensors"))) == 1
 
 
 def test_a_broken_file_is_written_anew(tmp_path: Path) -> None:
-    shared(tmp_path, "set", [1], made_up)
+    load_or_decode(tmp_path, "set", [1], made_up)
     (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:20])
-    assert shared(tmp_path, "set", [1], lambda: made_up(3)).images.max() == 3
-    assert shared(tmp_path, "set", [1], lambda: pytest.fail("decoded twice")).images.max() == 3
+    assert load_or_decode(tmp_path, "set", [1], lambda: made_up(3)).images.max() == 3
+    assert load_or_decode(tmp_path, "set", [1], lambda: pytest.fail("decoded twice")).images.max() == 3
 
 
 def test_a_place_that_cannot_be_written_is_done_without_and_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    dataset = shared(tmp_path / "file" / "decoded", "set", [1], made_up)
+    dataset = load_or_decode(tmp_path / "file" / "decoded", "set", [1], made_up)
     assert dataset.hash == made_up().hash
     assert "for itself alone" in dataset.origin
 
@@ -65,7 +64,7 @@ def test_an_error_of_decoding_is_the_callers(tmp_path: Path) -> None:
         raise DataError("broken.png can't be read")
 
     with pytest.raises(DataError, match="broken"):
-        shared(tmp_path, "set", [1], broken)
+        load_or_decode(tmp_path, "set", [1], broken)
     assert not list(tmp_path.glob("*.safetensors"))
 
 

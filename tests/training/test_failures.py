@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.models.read import read
-from buildup.training import checkpoint as attempt
+from buildup.training import checkpoint
 from buildup.training.data import load_data
 from buildup.training.execution import Execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
-from buildup.training.step import Stepper, make_optimizer
+from buildup.training.train_step import Stepper, make_optimizer
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 FEW_STEPS = replace(load_recipe("quick").with_epochs(3), min_steps=4)
@@ -152,7 +152,7 @@ def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr(attempt, "save_file", full)
+        patch.setattr(checkpoint, "save_file", full)
         with pytest.raises(Failed, match="Free some space there") as failed:
             follow(fit(job(tmp_path)))
     assert failed.value.reason is Reason.DISK_FULL

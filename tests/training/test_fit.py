@@ -15,9 +15,10 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
-from buildup.training.data import load_data, split
+from buildup.training.data import load_data
+from buildup.training.dataset import split
 from buildup.training.execution import Execution
-from buildup.training.fit import Job, examine, fit
+from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import load_recipe
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
@@ -69,7 +70,7 @@ def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path
     val = split(dataset, 0)[1]
     model = build(tiny())
     model.load_state_dict(load_file(tmp_path / "a" / "weights.safetensors"))
-    found = examine(model, dataset.part(val), load_recipe("quick"), threads=1)
+    found = evaluate_model(model, dataset.part(val), load_recipe("quick"), threads=1)
     assert score.correct is not None
     bits = np.unpackbits(np.frombuffer(score.correct, np.uint8), count=score.images)
     assert np.mean(bits) * 100 == pytest.approx(score.accuracy)

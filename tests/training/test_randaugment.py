@@ -13,7 +13,7 @@ from timm.data import auto_augment
 from torch import Tensor
 
 from buildup.training import operations
-from buildup.training.draws import stream
+from buildup.training.augmentation import random_stream
 from buildup.training.randaugment import (
     BILINEAR,
     CHOICES,
@@ -57,7 +57,7 @@ def drawn_by_timm(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[floa
 
 def test_operations_are_drawn_as_often_as_timm_draws_them_and_as_strong(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = drawn_by_timm(monkeypatch)
-    layers = rand_augment(stream(0, 1, "randaugment"), COUNT, 32, PAPER)
+    layers = rand_augment(random_stream(0, 1, "randaugment"), COUNT, 32, PAPER)
     assert len(layers) == 2
     operation = np.concatenate([layer.operation for layer in layers])
     arguments = np.concatenate([layer.arguments for layer in layers])
@@ -95,7 +95,7 @@ def pictures(count: int) -> Tensor:
 @given(count=st.integers(1, 60), cut=st.integers(0, 60), seed=st.integers(0, 1000))
 def test_images_are_changed_alike_in_any_company(count: int, cut: int, seed: int) -> None:
     images = pictures(count)
-    (layer, _) = rand_augment(stream(seed, 1, "x"), count, 8, PAPER)
+    (layer, _) = rand_augment(random_stream(seed, 1, "x"), count, 8, PAPER)
     whole = operate(images, layer, slice(0, count), (1, 2, 3))
     parts = [
         operate(images[here], layer, here, (1, 2, 3))
@@ -108,7 +108,7 @@ def test_images_are_changed_alike_in_any_company(count: int, cut: int, seed: int
 
 
 def test_jitter_changes_three_things_by_factors_in_random_order() -> None:
-    layers = colour_jitter(stream(0, 1, "jitter"), 6000, 0.4)
+    layers = colour_jitter(random_stream(0, 1, "jitter"), 6000, 0.4)
     kinds = np.stack([layer.operation for layer in layers])
     names = {PIXELS.index(each) for each in (operations.brightness, operations.contrast, operations.color)}
     assert all(set(column) == names for column in kinds.T[:100])

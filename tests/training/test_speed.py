@@ -9,11 +9,10 @@ import torch
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
-from buildup.training.device import cpu_has_bfloat16
-from buildup.training.execution import Execution
+from buildup.training.execution import Execution, has_bfloat16
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.speed import choose, usual
-from buildup.training.step import Stepper, make_optimizer, prepare
+from buildup.training.speed import choose_execution, default_execution
+from buildup.training.train_step import Stepper, make_optimizer, prepare_model
 
 QUICK = replace(load_recipe("quick"), batch_size=8)
 CPU = torch.device("cpu")
@@ -27,7 +26,7 @@ def tiny() -> Network:
 def losses(execution: Execution, recipe: Recipe = QUICK, device: str = "cpu", steps: int = 4) -> list[float]:
     """The loss of each step of a short training on the same batch."""
     place = torch.device(device)
-    model = prepare(build(tiny(), seed=0, device=place), tiny(), execution).train()
+    model = prepare_model(build(tiny(), seed=0, device=place), tiny(), execution).train()
     stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(8, 3, 16, 16, generator=generator).to(place)
@@ -68,9 +67,9 @@ def test_captured_steps_make_the_same_training(steps: str, recipe: str) -> None:
 
 
 def test_the_best_execution_comes_first_and_the_others_are_told() -> None:
-    tried = choose(tiny(), QUICK, device="cpu", threads=1, steps=100)
+    tried = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=100)
     assert {speed.execution.precision for speed in tried} <= {"float32", "bf16"}
-    assert len(tried) == (3 if cpu_has_bfloat16() else 2)
+    assert len(tried) == (3 if has_bfloat16(CPU) else 2)
     assert all(speed.train > 0 and speed.evaluate > 0 for speed in tried)
     alike = [speed.train for speed in tried if speed.execution.precision == tried[0].execution.precision]
     assert tried[0].train <= min(alike) / 0.9
@@ -79,24 +78,24 @@ def test_the_best_execution_comes_first_and_the_others_are_told() -> None:
 
 def test_a_recipe_without_mixed_precision_gets_none() -> None:
     strict = replace(QUICK, amp=False)
-    assert {speed.execution.precision for speed in choose(tiny(), strict, device="cpu", threads=1, steps=9)} == {
-        "float32"
-    }
+    assert {
+        speed.execution.precision for speed in choose_execution(tiny(), strict, device="cpu", threads=1, steps=9)
+    } == {"float32"}
     settled = {"precision": "float32", "deterministic": True}
-    found = choose(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)
+    found = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)
     assert {speed.execution.precision for speed in found} == {"float32"}
     assert all(speed.execution.deterministic for speed in found)
     assert len(found) == len({speed.execution for speed in found}) == 2
-    assert usual(strict, "cuda").precision == "float32"
-    assert usual(QUICK, "cuda:1").precision == "bf16"
-    assert usual(QUICK, "cpu").precision == "float32"
+    assert default_execution(strict, "cuda").precision == "float32"
+    assert default_execution(QUICK, "cuda:1").precision == "bf16"
+    assert default_execution(QUICK, "cpu").precision == "float32"
 
 
 def test_measuring_leaves_the_threads_and_the_generators_as_they_were() -> None:
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(2)
     try:
-        choose(tiny(), QUICK, device="cpu", threads=1, steps=1)
+        choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=1)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)

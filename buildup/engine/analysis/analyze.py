@@ -23,9 +23,9 @@ from buildup.errors import DataError, RequestError, ResourceError
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.settings import AnalyzeSettings
 from buildup.store.atomic_write import write_atomic
-from buildup.training.data import load_data, split
-from buildup.training.dataset import Dataset
-from buildup.training.device import check_device
+from buildup.training.data import load_data
+from buildup.training.dataset import Dataset, split
+from buildup.training.execution import check_device
 from buildup.training.recipe import recipe_to_values
 
 logger = logging.getLogger("buildup")

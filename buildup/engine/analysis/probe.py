@@ -19,8 +19,8 @@ from buildup.engine.analysis.subjects import load_weights
 from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.store.run_record import RunRecord
-from buildup.training.data import load_data, open_data, parse_fraction, split
-from buildup.training.dataset import Dataset
+from buildup.training.data import load_data, open_data
+from buildup.training.dataset import Dataset, parse_fraction, split
 from buildup.trials.candidate import Candidate
 from buildup.trials.training import Training
 

@@ -26,7 +26,7 @@ from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_run
 from buildup.store.verdict_diagnostics import DIAGNOSTICS, read_diagnoses, write_diagnoses
-from buildup.training.device import check_device
+from buildup.training.execution import check_device
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

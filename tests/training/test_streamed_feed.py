@@ -17,13 +17,14 @@ from torch import Tensor
 from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read
-from buildup.training.augment import normalise
-from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test, split
+from buildup.training.augmentation import normalise
+from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
+from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import Execution
-from buildup.training.fit import Job, examine, fit, validate
+from buildup.training.feed import StreamedDataset, StreamedFeed
+from buildup.training.fit import Job, evaluate_model, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.stream import Stream, Streamed
 
 IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)
 PLAIN = replace(load_recipe("quick"), batch_size=6, crop_padding=0, flip=False, label_smoothing=0.0)
@@ -50,20 +51,20 @@ def opened(shards: Path, *, train: bool = True) -> Source:
     return source
 
 
-def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> Streamed:
+def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> StreamedDataset:
     found = open_data(name, None, size, recipe)
-    assert isinstance(found, Streamed)
+    assert isinstance(found, StreamedDataset)
     return found
 
 
-def feed(dataset: Streamed, recipe: Recipe, workers: int = 0, seed: int = 0) -> Stream:
+def feed(dataset: StreamedDataset, recipe: Recipe, workers: int = 0, seed: int = 0) -> StreamedFeed:
     train, val = split(dataset, 0)
-    return Stream(
+    return StreamedFeed(
         recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=torch.device("cpu"), workers=workers
     )
 
 
-def epoch(given: Stream, number: int = 1) -> tuple[Tensor, Tensor]:
+def epoch(given: StreamedFeed, number: int = 1) -> tuple[Tensor, Tensor]:
     inputs, targets = zip(*given.epoch(number), strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
@@ -100,9 +101,9 @@ def test_without_augmentation_the_images_are_those_in_memory(images: Path) -> No
 def test_sets_are_read_from_their_files_when_they_would_fill_the_memory(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN), Streamed)
+    assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN), StreamedDataset)
     monkeypatch.setattr("buildup.training.data._memory", lambda: 1000.0)
-    assert isinstance(open_data(f"folder:{images}", None, 40, PLAIN), Streamed)
+    assert isinstance(open_data(f"folder:{images}", None, 40, PLAIN), StreamedDataset)
 
 
 def test_a_recipe_with_resized_crops_is_refused_for_small_images() -> None:
@@ -186,11 +187,11 @@ def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> No
 def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path) -> None:
     pack(shards / "test-0000.tar", range(3), (0, 1))
     test = open_test(f"wds:{shards}", None, 32, IMAGENET)
-    assert isinstance(test, Streamed)
+    assert isinstance(test, StreamedDataset)
     model = build(read("resnet10t", input_shape=(3, 32, 32), num_classes=2), seed=0)
-    found = examine(model, test, IMAGENET, threads=1)
+    found = evaluate_model(model, test, IMAGENET, threads=1)
     known = open_data(f"wds:{shards}", None, 32, IMAGENET)
-    assert isinstance(known, Streamed)
+    assert isinstance(known, StreamedDataset)
     same = replace(feed(known, IMAGENET), val=torch.arange(6))  # they are the first images for training
     assert found.losses.tolist() == validate(model, same, Execution()).losses.tolist()
 

@@ -11,8 +11,22 @@ from timm.data.mixup import Mixup
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
-from buildup.training.augment import crop, erase, flip, mix, normalise, soft_targets
-from buildup.training.draws import Mixture, crop_shifts, cut, data_order, erased_boxes, flips, mixture, stream
+from buildup.training.augmentation import (
+    Mixture,
+    crop,
+    crop_shifts,
+    cut,
+    data_order,
+    erase,
+    erased_boxes,
+    flip,
+    flips,
+    mix,
+    mixture,
+    normalise,
+    random_stream,
+    soft_targets,
+)
 
 SETTINGS = {"mixup": 1.0, "cutmix": 0.8, "mix_prob": 1.0, "mix_switch_prob": 0.5}
 
@@ -23,7 +37,7 @@ def pictures(count: int = 6, channels: int = 3, size: int = 16) -> Tensor:
 
 def test_order_is_a_permutation_by_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return [int(index) for index in data_order(stream(seed, epoch, "order"), 50)]
+        return [int(index) for index in data_order(random_stream(seed, epoch, "order"), 50)]
 
     assert sorted(order(0, 1)) == list(range(50))
     assert order(0, 1) == order(0, 1)
@@ -33,7 +47,7 @@ def test_order_is_a_permutation_by_seed_and_epoch() -> None:
 
 def test_a_crop_is_the_image_moved_with_a_black_border() -> None:
     images = pictures(40)
-    shifts = crop_shifts(stream(0, 1, "crop"), 40, 2)
+    shifts = crop_shifts(random_stream(0, 1, "crop"), 40, 2)
     assert {int(value) for value in shifts.flatten()} == set(range(5))
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
     for image, source, (y, x) in zip(crop(images, torch.from_numpy(shifts), 2), padded, shifts, strict=True):
@@ -42,7 +56,7 @@ def test_a_crop_is_the_image_moved_with_a_black_border() -> None:
 
 def test_a_flip_mirrors_some_images_and_leaves_the_others() -> None:
     images = pictures(40)
-    chosen = torch.from_numpy(flips(stream(0, 1, "flip"), 40))
+    chosen = torch.from_numpy(flips(random_stream(0, 1, "flip"), 40))
     assert 10 < chosen.sum() < 30
     changed = flip(images, chosen)
     assert torch.equal(changed[chosen], images[chosen].flip(3))
@@ -59,7 +73,7 @@ def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:
 
 def test_erasing_takes_one_rectangle_from_its_share_of_the_images_as_timm_does() -> None:
     count = 4000
-    boxes = erased_boxes(stream(0, 1, "erase"), count, (32, 32), 0.25)
+    boxes = erased_boxes(random_stream(0, 1, "erase"), count, (32, 32), 0.25)
     holes = erase(torch.ones(count, 1, 32, 32), torch.from_numpy(boxes))[:, 0] == 0
     for hole, (top, bottom, left, right) in zip(holes[:100], boxes, strict=False):
         assert hole.sum() == (bottom - top) * (right - left) == hole[top:bottom, left:right].sum()
@@ -77,7 +91,7 @@ def test_mixing_gives_targets_the_share_that_each_image_keeps() -> None:
     """Images of one colour each tell by their mean how much of them is left."""
     # An odd batch: the image in the middle is mixed with itself.
     colours = torch.arange(5.0)
-    draws, kinds = stream(0, 1, "mix"), set()
+    draws, kinds = random_stream(0, 1, "mix"), set()
     for _ in range(20):
         how = mixture(draws, (16, 16), **SETTINGS)
         images, targets = mix(colours[:, None, None, None].expand(5, 3, 16, 16).clone(), torch.eye(5), how)
@@ -104,7 +118,7 @@ def test_mixtures_are_as_often_and_as_strong_as_those_of_timm() -> None:
     np.random.seed(0)
     drawn = [theirs._params_per_batch() for _ in range(4000)]
     np.random.set_state(before)
-    draws = stream(0, 1, "mix")
+    draws = random_stream(0, 1, "mix")
     settings = {**SETTINGS, "mix_prob": 0.8, "mix_switch_prob": 0.3}
     ours = [mixture(draws, (32, 32), **settings) for _ in range(4000)]
     assert np.mean([how.own == 1 for how in ours]) == pytest.approx(0.2, abs=0.03)

@@ -1,4 +1,7 @@
-"""CIFAR-10 and CIFAR-100, which torchvision fetches, verifies and reads; here is what it leaves unsaid."""
+"""The datasets with a fixed name: scikit-learn's digits, CIFAR-10 and CIFAR-100.
+
+torchvision fetches, verifies and reads the CIFAR sets; this module adds timeouts, clean-up and error messages.
+"""
 
 import io
 import shutil
@@ -13,24 +16,71 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
+from torch.nn import functional as F
 from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_and_extract_archive
 
 from buildup.errors import DataError
-from buildup.training.dataset import Contents, Dataset
-from buildup.training.decoded_cache import shared
+from buildup.training.dataset import Contents, Dataset, load_or_decode, split
 
+DIGITS_SIZE = 16
+"""The image size of the digits where no other one is given."""
+DIGITS_TEST_SEED = 20220214
+"""Never changed, because it determines the test images of the digits."""
+DIGITS_SHARE = 0.2
+"""Share of the digits that is held out for the test, and share of the rest for validation."""
 TIMEOUT = 30
-"""Seconds without an answer before a server counts as out of reach."""
+"""Seconds without an answer after which a server counts as out of reach."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Digits:
+    """The 1,797 digits of scikit-learn: 8x8 pixels from 0 to 16, scaled up bilinearly."""
+
+    name: str = "digits"
+    usage: str = "digits"
+
+    def size(self, name: str, place: Path, asked: int | None) -> int:
+        """Any size is possible."""
+        return asked or DIGITS_SIZE
+
+    def contents(self, name: str, place: Path) -> Contents:
+        """Counted after loading, which takes milliseconds."""
+        digits = self.load(name, place, 8, train=True)
+        members = tuple(digits.labels.bincount().tolist())
+        return Contents(members=members, classes=digits.class_names, channels=1, val_share=DIGITS_SHARE)
+
+    def source(self, name: str, place: Path, *, train: bool) -> None:
+        """None: the digits are read at once."""
+
+    def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
+        """The training images, or the test images."""
+        bunch = load_digits()
+        pixels = torch.from_numpy(bunch.images).float()[:, None] * (255 / 16)
+        if size != pixels.shape[-1]:
+            pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", align_corners=False)
+        everything = Dataset(
+            name="digits",
+            images=pixels.round().clamp(0, 255).to(torch.uint8),
+            labels=torch.from_numpy(np.asarray(bunch.target, dtype=np.int64)),
+            class_names=tuple(str(name) for name in bunch.target_names),
+            mean=(0.306,),
+            std=(0.376,),
+            mirror=False,
+            val_share=DIGITS_SHARE,
+        )
+        kept, held = split(everything, DIGITS_TEST_SEED)
+        return everything.part(kept if train else held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cifar:
-    """One of the two sets."""
+    """CIFAR-10 or CIFAR-100."""
 
     name: str
     published: Any
-    """torchvision's class: where the archive is, and the md5 of all that counts in it."""
+    """torchvision's class, with the address of the archive and the md5 of its files."""
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -43,13 +93,13 @@ class Cifar:
         return self.name
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The one that its images have."""
+        """The size of its images; any other one is refused."""
         if asked not in (None, self.image_size):
             raise DataError(f"{name} has images of {self.image_size} px, not {asked}. Leave the image size out.")
         return self.image_size
 
     def contents(self, name: str, place: Path) -> Contents:
-        """As published, so nothing is read."""
+        """As published, without reading a file."""
         target = place / self.published.base_folder
         return Contents(
             members=(self.train_images // self.num_classes,) * self.num_classes,
@@ -57,16 +107,16 @@ class Cifar:
         )
 
     def source(self, name: str, place: Path, *, train: bool) -> None:
-        """None: its images are decoded as they are read."""
+        """None: its images are read at once."""
 
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
-        """The images, fetched into the data folder when it lacks them."""
+        """The training images, or the test images. Missing files are fetched into the data folder."""
         state = dict(self.published.train_list if train else self.published.test_list)
         part = f"{name}-{size}-{'train' if train else 'test'}"
-        return shared(place / "decoded", part, state, lambda: self._read(place, train))
+        return load_or_decode(place / "decoded", part, state, lambda: self._read(place, train))
 
     def fetch(self, place: Path) -> None:
-        """Bring the archive into a data folder: all of it, checked, or nothing."""
+        """Fetch and check the archive. On an error nothing is left in the data folder."""
         published, target = self.published, place / self.published.base_folder
         looked_for = f"{target} lacks {', '.join(name for name in self._files() if not (target / name).is_file())}"
         temporary, made = None, not place.exists()
@@ -99,7 +149,7 @@ class Cifar:
                 place.rmdir()
 
     def _files(self) -> dict[str, str]:
-        """Every file that is needed, to its md5."""
+        """The md5 of every needed file, by its name."""
         meta = self.published.meta
         return {**dict(self.published.train_list), **dict(self.published.test_list), meta["filename"]: meta["md5"]}
 
@@ -131,7 +181,7 @@ class Cifar:
 
 @contextmanager
 def _download() -> Iterator[None]:
-    """Give up on a silent server, and keep torchvision's bar to where someone can see it."""
+    """Set a timeout, and hide torchvision's progress bar where stderr is not a terminal."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:

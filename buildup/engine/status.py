@@ -10,7 +10,7 @@ from buildup.engine.progress import left
 from buildup.engine.replay import View
 from buildup.report.final_table import final_table
 from buildup.report.text_table import decisions_table
-from buildup.store.lock import driver_of
+from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
 from buildup.trials.final_result import final_to_values

@@ -8,12 +8,12 @@ from safetensors.torch import save_file
 from buildup.engine.load_state import costs_of, replay_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
-from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_record import RunRecord, create
+from buildup.store.run_record import RunRecord, create_run_dir
 from buildup.store.study_writer import StudyWriter
 from buildup.training.data import load_data
 from buildup.training.recipe import load_recipe, recipe_to_values
@@ -23,11 +23,11 @@ SEED = 3
 """Of the run, so that its validation images are not those of seed 0."""
 
 
-class Scores(dict[str, Row]):
+class Scores(dict[str, ScoreRow]):
     """Each M gains half a point, but for the one that is tried second."""
 
-    def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
+    def get(self, layout: str, default: object = None) -> ScoreRow:
+        return ScoreRow(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
 
 
 def enough(history: History) -> str | None:
@@ -67,7 +67,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         environment={},
         status="finished",
     )
-    create(run)
+    create_run_dir(run)
     writer = StudyWriter.create(
         folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of
     )

@@ -10,7 +10,7 @@ from buildup.report.card import model_card
 from buildup.report.page import markdown, page
 from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_record import RunRecord, environment, open_run, save
+from buildup.store.run_record import RunRecord, environment, open_record, save_record
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -58,6 +58,6 @@ def test_the_password_of_a_storage_stays_in_the_run_folder(tmp_path: Path) -> No
 
 def test_a_run_file_that_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> None:
     run = run_in(tmp_path)
-    save(run)
+    save_record(run)
     assert stat.S_IMODE((tmp_path / "run.yaml").stat().st_mode) == 0o600
-    assert open_run(str(tmp_path)).settings == SETTINGS
+    assert open_record(str(tmp_path)).settings == SETTINGS

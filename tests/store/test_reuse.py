@@ -10,18 +10,18 @@ from typing import Any
 import optuna
 import pytest
 
-from buildup.execution.dispatcher import TrialDispatcher, WorkerStarted
+from buildup.execution.dispatcher import TrialDispatcher
 from buildup.graph.network import sketch
 from buildup.settings import RunSettings
 from buildup.space.load import load
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_from
-from buildup.store.run_record import RunRecord, create, environment, save
+from buildup.store.run_record import RunRecord, create_run_dir, environment, save_record
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended
+from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
 
@@ -58,7 +58,7 @@ def run_in(folder: Path, **changes: Any) -> RunRecord:
         network=NETWORK,
         environment=environment("cpu"),
     )
-    create(run)
+    create_run_dir(run)
     return run
 
 
@@ -92,8 +92,7 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tm
     dispatcher = desk_of(ours)
     dispatcher.request([TRAINING])
     event = dispatcher.events.get_nowait()
-    assert isinstance(event, Ended)
-    assert event.record == Record(outcome=SCORE, curve=CURVE)
+    assert event.update == Record(outcome=SCORE, curve=CURVE)
     assert dispatcher.next_assignment("anyone") is None
     weights = attempt_folder(ours.trainings / TRAINING.id, 1) / "weights.safetensors"
     assert weights.samefile(theirs / "weights.safetensors")
@@ -126,7 +125,7 @@ def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(tmp_path: Path, 
     settings = {name: value for name, value in changes.items() if name not in PARTS}
     first = run_in(tmp_path / "first", **settings)
     trained(first)
-    save(replace(first, **{name: value for name, value in changes.items() if name in PARTS}))
+    save_record(replace(first, **{name: value for name, value in changes.items() if name in PARTS}))
     library = library_of(run_in(tmp_path / "second"))
     assert library.sources == ()
     assert "was trained otherwise" in library.others[0]
@@ -193,7 +192,7 @@ def test_a_training_that_another_run_took_over_is_lent_on(tmp_path: Path) -> Non
 
 def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_it_has_now(tmp_path: Path) -> None:
     first = replace(run_in(tmp_path / "first"), earlier=({"epochs": 5},))
-    save(first)
+    save_record(first)
     theirs = trained(first)
     assert theirs.parent.parent.name == "trainings-2"
     second = run_in(tmp_path / "second")
@@ -232,7 +231,7 @@ def test_what_another_run_finishes_meanwhile_is_not_trained_even_if_that_run_beg
     dispatcher.request([before, TRAINING])
     assert dispatcher.next_assignment("one") is not None
     trained(run_in(tmp_path / "second"))
-    assert dispatcher.report("one", WorkerStarted(host="here", pid=1)) is False
+    assert dispatcher.report("one", Started(attempt=1, host="here", pid=1)) is False
     assert dispatcher.report("one", Record(outcome=SCORE, curve=CURVE)) is False, "nothing is left to hand over to"
     assert reused_from(ours.trainings / TRAINING.id) == str(tmp_path / "second")
     assert not dispatcher.pending

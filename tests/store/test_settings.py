@@ -7,7 +7,14 @@ from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_record import REMOVED, RunRecord, create, open_run, settings_from_values, settings_to_values
+from buildup.store.run_record import (
+    REMOVED,
+    RunRecord,
+    create_run_dir,
+    open_record,
+    settings_from_values,
+    settings_to_values,
+)
 from buildup.training.recipe import load_recipe, recipe_to_values
 
 SETTINGS = RunSettings(
@@ -37,7 +44,7 @@ def test_a_removed_setting_that_a_run_did_not_use_is_left_out() -> None:
 
 
 def test_a_run_that_used_a_removed_setting_is_refused_by_name(tmp_path: Path) -> None:
-    create(
+    create_run_dir(
         RunRecord(
             folder=tmp_path / "old",
             settings=SETTINGS,
@@ -53,6 +60,6 @@ def test_a_run_that_used_a_removed_setting_is_refused_by_name(tmp_path: Path) ->
     values["settings"]["inherit"] = 0.3
     path.write_text(yaml.safe_dump(values))
     with pytest.raises(RunError, match="this run used inherit, which was removed") as refused:
-        open_run(str(tmp_path / "old"))
+        open_record(str(tmp_path / "old"))
     assert str(path) in str(refused.value)
     assert "damaged" not in str(refused.value)

@@ -60,18 +60,18 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from buildup.engine.load_state import costs_of, replay_of
     from buildup.engine.loop import NullObserver
     from buildup.engine.loop import run as run_loop
-    from buildup.execution.simulated import Row, SimulatedEvaluator
+    from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
     from buildup.models.build import build
     from buildup.models.read import read
-    from buildup.store.run_record import create
+    from buildup.store.run_record import create_run_dir
     from buildup.store.study_writer import StudyWriter
     from buildup.training.data import load_data
     from buildup.training.recipe import load_recipe
     from buildup.trials.history import History
 
-    class Scores(dict[str, Row]):
-        def get(self, layout: str, default: object = None) -> Row:
-            return Row(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
+    class Scores(dict[str, ScoreRow]):
+        def get(self, layout: str, default: object = None) -> ScoreRow:
+            return ScoreRow(score=80 + layout.count("M") / 2 - 3 * (layout == "CC|CC|CCCCCM|CM"))
 
     def enough(history: History) -> str | None:
         return "enough" if len(history.decisions) == 2 else None
@@ -90,7 +90,7 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         network=network,
         status="finished",
     )
-    create(run)
+    create_run_dir(run)
     writer = StudyWriter.create(
         folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of
     )

@@ -38,11 +38,11 @@ DOORS = {
         "strategies/samplers.py",
         "strategies/tpe_variants.py",
         "store/study_writer.py",
-        "store/study_notes.py",
+        "store/trial_attrs.py",
         "store/storage.py",
         "store/study_reader.py",
     },
-    "optuna_dashboard": {"store/study_notes.py", "engine/dashboard.py"},
+    "optuna_dashboard": {"store/trial_attrs.py", "engine/dashboard.py"},
 }
 
 

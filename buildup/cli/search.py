@@ -49,9 +49,9 @@ def resume(
     """
     from buildup.engine.progress import observe
     from buildup.engine.search import resume as resume_search
-    from buildup.store.run_record import open_run
+    from buildup.store.run_record import open_record
 
-    record = open_run(run)
+    record = open_record(run)
     return _finish(record.folder, lambda: resume_search(record, settings, observe, verbose=verbose), as_json=as_json)
 
 

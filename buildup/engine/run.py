@@ -34,8 +34,7 @@ from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
 from buildup.store.run_dir import trained_weights
-from buildup.store.run_record import RunRecord
-from buildup.store.run_record import open_run as open_record
+from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import open_study
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision

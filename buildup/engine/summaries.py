@@ -14,7 +14,7 @@ from buildup.report.final_table import final_table
 from buildup.report.text_table import PlanRow, candidates_table, decisions_table
 from buildup.report.words import duration
 from buildup.space.describe import how_it_walks, tuned
-from buildup.store.lock import driver_of
+from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
 from buildup.strategies.moves import left_out

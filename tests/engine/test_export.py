@@ -8,7 +8,7 @@ from buildup.engine.export import findings_of
 from buildup.engine.replay import View
 from buildup.report.card import model_card
 from buildup.report.page import markdown, page
-from buildup.store.run_record import RunRecord, open_run, save
+from buildup.store.run_record import RunRecord, open_record, save_record
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -30,6 +30,6 @@ def test_a_run_file_that_holds_a_password_is_for_its_owner_alone(
     make_run: Callable[..., RunRecord], tmp_path: Path
 ) -> None:
     run = make_run(tmp_path, storage=STORAGE)
-    save(run)
+    save_record(run)
     assert stat.S_IMODE((tmp_path / "run.yaml").stat().st_mode) == 0o600
-    assert open_run(str(tmp_path)).settings == run.settings
+    assert open_record(str(tmp_path)).settings == run.settings

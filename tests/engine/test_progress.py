@@ -7,12 +7,12 @@ import pytest
 from buildup.engine.loop import run
 from buildup.engine.progress import PlainObserver, left
 from buildup.engine.replay import View, make_replay
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.trials.event import Ended, Event, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Score
+from buildup.trials.outcome import Record, Score
 
 STEPS = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="point", seeds=2)
 
@@ -25,9 +25,9 @@ def _told(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.fixture
 def followed(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is said of a search of two verdicts, line by line."""
-    table = {"CC|CC": Row(score=80), "CC|CM": Row(score=81), "CM|CM": Row(score=79)}
+    table = {"CC|CC": ScoreRow(score=80), "CC|CM": ScoreRow(score=81), "CM|CM": ScoreRow(score=79)}
     watcher = PlainObserver(replay=STEPS, epochs=1, workers=1)
-    run(STEPS, SimulatedEvaluator(table=table), Memory(), watcher, History(), lambda _: None, lambda _: None)
+    run(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), watcher, History(), lambda _: None, lambda _: None)
     return caplog.messages
 
 
@@ -60,7 +60,7 @@ def test_waiting_for_a_worker_is_said_and_not_again_at_once(caplog: pytest.LogCa
 def test_nothing_is_said_while_a_worker_trains(caplog: pytest.LogCaptureFixture) -> None:
     watcher = PlainObserver(replay=STEPS, epochs=1, workers=2)
     view = STEPS.view(History())
-    event: Event = Started(training=view.needed[0], attempt=1, worker="here:1")
+    event = Event(training=view.needed[0], update=Started(attempt=1, host="here", pid=1))
     watcher.see(view, History(), event)
     watcher.silent_since = -1e9
     watcher.see(view, History(), None)
@@ -73,9 +73,9 @@ def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
     class Collector:
         def see(self, view: View, history: History, event: Event | None) -> None:
             seen.append(view)
-            assert event is None or isinstance(event, Ended)
+            assert event is None or isinstance(event.update, Record)
 
-    table = SimulatedEvaluator(table={}, default=Row(score=80))
-    run(STEPS, table, Memory(), Collector(), History(), lambda _: None, lambda _: None)
+    table = SimulatedEvaluator(table={}, default=ScoreRow(score=80))
+    run(STEPS, table, InMemoryWriter(), Collector(), History(), lambda _: None, lambda _: None)
     assert seen[-1].finished
     assert seen[-1].needed == ()

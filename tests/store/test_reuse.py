@@ -11,17 +11,17 @@ from typing import Any
 import optuna
 import pytest
 
-from buildup.execution.dispatcher import TrialDispatcher, WorkerStarted
+from buildup.execution.dispatcher import TrialDispatcher
 from buildup.graph.network import sketch
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_from
-from buildup.store.run_record import RunRecord, create, environment, save
+from buildup.store.run_record import RunRecord, environment, save_record
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
 from buildup.training.recipe import load_recipe
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended
+from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
 
@@ -38,7 +38,7 @@ def run_in(make_run: MakeRun) -> MakeRun:
 
     def run_in(folder: Path, **changes: Any) -> RunRecord:
         run = make_run(folder, **changes)
-        create(run)
+        create_run_dir(run)
         return run
 
     return run_in
@@ -74,8 +74,7 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(ru
     dispatcher = desk_of(ours)
     dispatcher.request([TRAINING])
     event = dispatcher.events.get_nowait()
-    assert isinstance(event, Ended)
-    assert event.record == Record(outcome=SCORE, curve=CURVE)
+    assert event.update == Record(outcome=SCORE, curve=CURVE)
     assert dispatcher.next_assignment("anyone") is None
     weights = attempt_folder(ours.trainings / TRAINING.id, 1) / "weights.safetensors"
     assert weights.samefile(theirs / "weights.safetensors")
@@ -177,7 +176,7 @@ def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_
     run_in: MakeRun, tmp_path: Path
 ) -> None:
     first = replace(run_in(tmp_path / "first"), earlier=({"epochs": 5},))
-    save(first)
+    save_record(first)
     theirs = trained(first)
     assert theirs.parent.parent.name == "trainings-2"
     second = run_in(tmp_path / "second")
@@ -218,7 +217,7 @@ def test_what_another_run_finishes_meanwhile_is_not_trained_even_if_that_run_beg
     dispatcher.request([before, TRAINING])
     assert dispatcher.next_assignment("one") is not None
     trained(run_in(tmp_path / "second"))
-    assert dispatcher.report("one", WorkerStarted(host="here", pid=1)) is False
+    assert dispatcher.report("one", Started(attempt=1, host="here", pid=1)) is False
     assert dispatcher.report("one", Record(outcome=SCORE, curve=CURVE)) is False, "nothing is left to hand over to"
     assert reused_from(ours.trainings / TRAINING.id) == str(tmp_path / "second")
     assert not dispatcher.pending

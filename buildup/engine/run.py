@@ -35,7 +35,7 @@ from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_record
-from buildup.store.study_reader import open_study
+from buildup.store.study_reader import Study, open_study
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
@@ -43,7 +43,6 @@ from buildup.trials.final_result import Final
 from buildup.trials.history import History
 
 if TYPE_CHECKING:
-    import optuna
     import pandas
 
 OnEvent = Callable[[Event | Decision], object]
@@ -108,7 +107,7 @@ class Run:
         return read_final(self.folder)
 
     @property
-    def study(self) -> "optuna.Study":
+    def study(self) -> Study:
         """Its Optuna study, for reading."""
         return open_study(self.folder, self.settings.storage, self._record.study_name)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna import Study as Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -39,7 +40,7 @@ def read_history(
         return history_of(folder, load_study(storage, storage_url, study_name), revision, epochs)
 
 
-def open_study(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
+def open_study(folder: Path, storage_url: str | None, study_name: str) -> Study:
     """The study of a run, for reading. Its storage is closed when the study is garbage collected."""
     holder = ExitStack()
     study = load_study(holder.enter_context(existing_storage(folder, storage_url)), storage_url, study_name)
@@ -76,7 +77,7 @@ def existing_storage(folder: Path, storage_url: str | None) -> Iterator[BaseStor
         yield storage
 
 
-def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> optuna.Study:
+def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> Study:
     """The study of a run; raises if there is none, or if it is not one of this program."""
     try:
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
@@ -92,7 +93,7 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
     return study
 
 
-def history_of(folder: Path, study: optuna.Study, revision: int = 0, epochs: int | None = None) -> History:
+def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None = None) -> History:
     """The history in a study and in the files beside it.
 
     Args:

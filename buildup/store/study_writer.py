@@ -24,7 +24,6 @@ from optuna.trial import TrialState
 from buildup.errors import RunError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
-from buildup.report.diagram import graph_svg
 from buildup.store import trial_attrs as entry
 from buildup.store.run_dir import (
     METRICS,
@@ -62,6 +61,8 @@ CONCLUSION = "final"
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]
+Diagram = Callable[[Network], str]
+"""Draws a network as SVG."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +92,7 @@ class StudyWriter:
         study: optuna.Study,
         storage: BaseStorage,
         costs: Costs,
+        diagram: Diagram | None,
         held: ExitStack,
         revision: int = 0,
         epochs: int | None = None,
@@ -104,6 +106,7 @@ class StudyWriter:
         self._study = study
         self._storage = storage
         self._costs = costs
+        self._diagram = diagram
         self._held = held
         self._revision = revision
         self._open: dict[str, _OpenTrial] = {}
@@ -113,7 +116,14 @@ class StudyWriter:
 
     @classmethod
     def create(
-        cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
+        cls,
+        *,
+        folder: Path,
+        storage_url: str | None,
+        study_name: str,
+        base: Network,
+        costs: Costs = lambda _: None,
+        diagram: Diagram | None = None,
     ) -> "StudyWriter":
         """Begin a run: create its study."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,6 +152,7 @@ class StudyWriter:
                 study=study,
                 storage=storage,
                 costs=costs,
+                diagram=diagram,
                 held=held.pop_all(),
             )
 
@@ -154,6 +165,7 @@ class StudyWriter:
         study_name: str,
         base: Network,
         costs: Costs = lambda _: None,
+        diagram: Diagram | None = None,
         revision: int = 0,
         epochs: int | None = None,
     ) -> "StudyWriter":
@@ -165,6 +177,7 @@ class StudyWriter:
             study_name: The name of its study.
             base: The base network, which must be the one that the run began with.
             costs: Parameters and MACs of a candidate.
+            diagram: Draws a network as SVG; without it no diagram is attached.
             revision: How often the run was extended.
             epochs: Epochs of its trainings; None for the number that the run began with.
         """
@@ -184,6 +197,7 @@ class StudyWriter:
                 study=study,
                 storage=storage,
                 costs=costs,
+                diagram=diagram,
                 held=held,
                 revision=revision,
                 epochs=epochs,
@@ -297,9 +311,11 @@ class StudyWriter:
 
     def _attach_diagram(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """Attach the network's diagram to the first trial of a candidate, for the dashboard."""
+        if self._diagram is None:
+            return
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "network.svg"
-            path.write_text(graph_svg(candidate.network), encoding="utf-8")
+            path.write_text(self._diagram(candidate.network), encoding="utf-8")
             upload_artifact(
                 artifact_store=artifact_store(self._folder),
                 file_path=str(path),

@@ -15,7 +15,7 @@ from buildup.execution.dispatcher import TrialDispatcher
 from buildup.graph.network import sketch
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_from
-from buildup.store.run_record import RunRecord, environment, save_record
+from buildup.store.run_record import RunRecord, create_run_dir, environment, save_record
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from answer import answer
 from buildup.engine.problems import Problems
-from buildup.models.attention import LocalAttention2d
+from buildup.models.layers import LocalAttention2d
 from buildup.store.run_dir import cores
 from buildup.training.execution import check_device
 

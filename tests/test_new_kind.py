@@ -26,7 +26,7 @@ from buildup.graph.layout import layout, parse
 from buildup.graph.network import Network, apply, replacement, sketch
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.models.build import build, data_config
-from buildup.models.export import export, probe_logits
+from buildup.models.export import export_network, probe_logits
 from buildup.models.read import read
 from buildup.models.standalone import standalone
 from buildup.report.diagram import graph_dot, graph_svg
@@ -246,7 +246,7 @@ def test_it_is_exported_with_equal_logits(letter: str, settings: dict[str, Any],
     model = build(network)
     model.load_state_dict(weights)
     # It runs the stand-alone file in a process without buildup and without that package.
-    export(network, weights, tmp_path / "net", card="", expected=probe_logits(model, network))
+    export_network(network, weights, tmp_path / "net", card="", expected=probe_logits(model, network))
     loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
     assert torch.equal(probe_logits(loaded, network), probe_logits(model, network))
     text = (tmp_path / "net" / "alternet.py").read_text()
@@ -263,10 +263,10 @@ def test_the_stand_alone_file_holds_what_its_module_uses_and_its_name() -> None:
 
 @pytest.mark.usefixtures("installed")
 def test_two_texts_of_one_name_are_refused(installed: Path) -> None:
-    clash = PARTS.replace("centred", "part_of")
+    clash = PARTS.replace("centred", "find_part")
     (installed / "dilation" / "parts.py").write_text(clash)
-    (installed / "dilation" / "layers.py").write_text(LAYERS.replace("centred", "part_of"))
-    with pytest.raises(ExportError, match=r"part_of and .*part_of can't be in one file. Rename one of them"):
+    (installed / "dilation" / "layers.py").write_text(LAYERS.replace("centred", "find_part"))
+    with pytest.raises(ExportError, match=r"find_part and .*find_part can't be in one file. Rename one of them"):
         standalone(edited("E"), data_config(edited("E")))
 
 

@@ -29,6 +29,6 @@ def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
 
 def _learn(known: dict[str, Any], pattern: str | None) -> dict[str, Any]:
     """Looks into names that are not remembered; only then torch and timm are loaded."""
-    from buildup.models.catalogue import learn
+    from buildup.models.bases import judge_bases
 
-    return learn(known, pattern)
+    return judge_bases(known, pattern)

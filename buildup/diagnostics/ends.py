@@ -52,17 +52,17 @@ def _ends(flow: Flow, joins: list[int]) -> list[End]:
     parents = {owner.rpartition(".")[0] for owner in owners if owner}
     depths = {owner.count(".") for owner in owners if owner}
     for run in runs.values():
-        if not run.path or run.gave_node not in flow.cuts or any(_is_inside(owner, run.path) for owner in owners):
+        if not run.path or run.output_node not in flow.cuts or any(_is_inside(owner, run.path) for owner in owners):
             continue
         if any(_is_inside(run.path, owner) for owner in owners):
             continue
         is_block = not type(run.module).__module__.startswith("torch.nn")
         sibling = is_block and _stands_in_sequence(runs, run) and run.path.rpartition(".")[0] in parents
         cousin = _stands_in_sequence(runs, run) and run.path.count(".") in depths and _has_runs(flow, run)
-        cousin = cousin and bool(convs(flow.between(run.first - 1, run.gave_node)))
+        cousin = cousin and bool(convs(flow.between(run.first - 1, run.output_node)))
         if type(run.module) in classes or sibling or cousin:
             before = max(cut for cut in flow.cuts if cut < run.first)
-            found.append(End(start=before, at=run.gave_node, join=None, owner=run.path))
+            found.append(End(start=before, at=run.output_node, join=None, owner=run.path))
     return sorted(found, key=lambda end: end.at)
 
 
@@ -83,7 +83,7 @@ def _chain_ends(flow: Flow) -> list[End]:
 def _before(flow: Flow, join: int, owner: Call) -> int:
     """The cut that a sum's branches fork from, or that its block begins with, where there is no other sum between."""
     fork = max(cut for cut in flow.cuts if cut < join)
-    entry = owner.took_node
+    entry = owner.input_node
     others = [cut for cut in flow.cuts if owner.first <= cut < join and flow.is_sum(cut)]
     return entry if entry in flow.cuts and not others and owner.path else fork
 

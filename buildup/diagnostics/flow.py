@@ -11,7 +11,7 @@ from functools import cached_property
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
-from buildup.models.trace import Call, Node, follow
+from buildup.models.trace import Call, Node, run_traced
 
 SUMS = frozenset(("add", "add_", "__add__", "__iadd__", "__radd__"))
 
@@ -84,10 +84,10 @@ class Flow:
 
 def trace(model: nn.Module, image: Tensor) -> Flow:
     """Run a model on one image, and write down what calls what. Its mode is the caller's affair."""
-    nodes, root, logits = follow(model, image)
-    if root.gave_node is None:
+    nodes, root, logits = run_traced(model, image)
+    if root.output_node is None:
         raise BaseError(
             f"{type(model).__name__} gives out {type(logits).__name__}, and one tensor of logits is needed that "
             "depends on the image."
         )
-    return Flow(nodes=nodes, runs=tuple(root.inside), end=root.gave_node)
+    return Flow(nodes=nodes, runs=tuple(root.inside), end=root.output_node)

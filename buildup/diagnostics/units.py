@@ -90,8 +90,13 @@ def _units(flow: Flow, ends: list[End], size: tuple[int, int]) -> Iterator[Unit]
     called = Counter(run.path for run in flow.runs)
     outputs: dict[int, list[Call]] = {}
     for run in flow.runs:
-        if run.gave_node is not None and called[run.path] == 1 and run.path and not isinstance(run.module, nn.Identity):
-            outputs.setdefault(run.gave_node, []).append(run)
+        if (
+            run.output_node is not None
+            and called[run.path] == 1
+            and run.path
+            and not isinstance(run.module, nn.Identity)
+        ):
+            outputs.setdefault(run.output_node, []).append(run)
     several = Counter(end.owner for end in ends)
     planned: list[tuple[int, UnitKind | None, End | None]] = []
     at = 0

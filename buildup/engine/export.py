@@ -13,9 +13,8 @@ from buildup.engine.load_state import costs_of, state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.errors import RequestError, RunError
-from buildup.models.export import check_target
-from buildup.models.export import export as export_network
-from buildup.models.onnx import check_onnx
+from buildup.models.export import check_onnx, check_target
+from buildup.models.export import export_network as export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page

@@ -16,13 +16,13 @@ from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.store.run_dir import write_atomic
 
-READERS = ("find.py", "read.py", "read_style.py", "stages.py", "stem.py", "trace.py")
+READERS = ("bases.py", "read.py", "stages.py", "stem.py", "trace.py")
 """The files of `models/` that what is read follows from."""
 PIXELS, CLASSES = 32, 100
 """A table of scores names layouts, not images; networks are followed at the size of the published trace."""
 
 Known = dict[str, Any]
-"""What `buildup.models.catalogue.learn` gives."""
+"""What `buildup.models.bases.judge_bases` gives."""
 
 
 def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:

@@ -187,7 +187,7 @@ class LocalAttention(BlockKind):
     name: ClassVar[str] = "msa"
     label: ClassVar[str] = "local attention"
     colour: ClassVar[tuple[str, str]] = ("#0b69ad", "#62b6ec")
-    module: ClassVar[str] = "buildup.models.attention:LocalAttention2d"
+    module: ClassVar[str] = "buildup.models.layers:LocalAttention2d"
     branch: ClassVar[bool] = True
     attention: ClassVar[bool] = True
 
@@ -219,7 +219,7 @@ class GlobalAttention(BlockKind):
     name: ClassVar[str] = "global-msa"
     label: ClassVar[str] = "global attention"
     colour: ClassVar[tuple[str, str]] = ("#4a1942", "#f3d3ee")
-    module: ClassVar[str] = "buildup.models.attention:GlobalAttention2d"
+    module: ClassVar[str] = "buildup.models.layers:GlobalAttention2d"
     branch: ClassVar[bool] = True
     attention: ClassVar[bool] = True
 
@@ -237,7 +237,7 @@ class ConvAttention(BlockKind):
     name: ClassVar[str] = "conv-msa"
     label: ClassVar[str] = "k×k attention"
     colour: ClassVar[tuple[str, str]] = ("#35a583", "#239a72")
-    module: ClassVar[str] = "buildup.models.attention:ConvAttention2d"
+    module: ClassVar[str] = "buildup.models.layers:ConvAttention2d"
     branch: ClassVar[bool] = True
     attention: ClassVar[bool] = True
 
@@ -270,7 +270,7 @@ class Smoothing(BlockKind):
     name: ClassVar[str] = "smoothing"
     label: ClassVar[str] = "smoothing"
     colour: ClassVar[tuple[str, str]] = ("#f4b63c", "#e8a820")
-    module: ClassVar[str] = "buildup.models.smoothing:Smoothing2d"
+    module: ClassVar[str] = "buildup.models.layers:Smoothing2d"
 
     kernel: int = 2
     temperature: int = 10

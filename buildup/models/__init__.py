@@ -1,4 +1,3 @@
-"""Graph to timm module and back; importing it registers our models with timm."""
+"""Read timm models as networks, and build networks as timm models; importing it registers our models with timm."""
 
-from buildup.models import baselines as baselines
 from buildup.models import zoo as zoo

@@ -1,8 +1,8 @@
-"""What stands at a place of a network, as modules: one way to make every kind that can replace a timm block.
+"""The modules of blocks that replace timm blocks, made in one way for all kinds.
 
-The attention blocks are those of paper.md 2.2, with the habits of the block that they replace. The post-activation
-variant of the paper ends with the sum; ours then takes the final activation of the replaced block where it has one,
-because the next block of such a base expects an input that went through it (paper.md 13).
+The attention blocks are those of paper.md 2.2, in the style of the block that they replace. The paper's post-activation
+block ends with the sum; ours adds the final activation of the replaced block, if there is one, because the next block
+of such a base expects its input after this activation (paper.md 13).
 """
 
 from collections.abc import Callable, Mapping
@@ -25,8 +25,8 @@ from buildup.graph.network import Block
 class PreActAttentionBlock(nn.Module):
     """Self-attention in place of a pre-activation block.
 
-    norm, GELU, 1x1 conv, norm, attention, scale, drop path; then the input is added as it came. Nothing follows the
-    sum: the next block begins with a norm and an activation of its own.
+    norm, GELU, 1x1 conv, norm, attention, scale, drop path, sum with the input. Nothing follows the sum: the next block
+    begins with a norm and an activation of its own.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PreActAttentionBlock(nn.Module):
         init_convs(self)
 
     def zero_init_last(self) -> None:
-        """Let the block start as the identity."""
+        """Initialise the block as the identity."""
         nn.init.zeros_(self.attention.get_parameter("out.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,9 +66,8 @@ class PreActAttentionBlock(nn.Module):
 class PostActAttentionBlock(nn.Module):
     """Self-attention in place of a block that ends in a norm or in an activation.
 
-    1x1 conv, norm, GELU, attention, norm, drop path; then the input is added, and the final activation of the
-    replaced block follows, where it has one: the next block expects an input that went through it. What else the
-    replaced block had (squeeze-excitation, DropBlock) goes with it.
+    1x1 conv, norm, GELU, attention, norm, drop path, sum with the input, and the final activation of the replaced
+    block, if there is one. Other parts of the replaced block (squeeze-excitation, DropBlock) are dropped.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class PostActAttentionBlock(nn.Module):
         init_convs(self)
 
     def zero_init_last(self) -> None:
-        """Let the block start as the identity, up to its last activation."""
+        """Initialise the block as the identity, up to its last activation."""
         nn.init.zeros_(self.norm2.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -104,7 +103,7 @@ class PostActAttentionBlock(nn.Module):
 
 
 class ChannelsLast(nn.Module):
-    """A block for a base whose maps are height, width, channels."""
+    """A block in a base whose maps are channels last: (B, H, W, C)."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -116,15 +115,10 @@ class ChannelsLast(nn.Module):
         return y
 
 
-def build_block(block: Block, replaced: nn.Module) -> nn.Module:
-    """The module of a block that is not the base's own, in place of the timm block that the base has there."""
-    return maker(block)(replaced)
+def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
+    """The function that makes the module of a block from the timm block that it replaces.
 
-
-def maker(block: Block) -> Callable[[nn.Module], nn.Module]:
-    """What makes the module of a block out of the timm block at its place.
-
-    It is a `partial` of plain values, classes, functions and more partials, so that an exported file can spell it out.
+    It is a `partial` of plain values, classes, functions and other partials, so that an exported file can contain it.
     """
     kind, style = block.kind, block.style
     if style is None:
@@ -132,22 +126,22 @@ def maker(block: Block) -> Callable[[nn.Module], nn.Module]:
             f"{block.path} has no form: the network is a sketch, and only what `read` gives can be built."
         )
     chs = block.in_shape[0]
-    width = width_of(block) if kind.branch else chs
+    width = attention_width(block) if kind.branch else chs
     layer = partial(module_class(kind), **kind.arguments(chs, width))
-    made = partial(whole_block, make=layer)
+    factory = partial(whole_block, make=layer)
     if kind.branch:
         pre = style.order == "pre"
-        made = partial(
+        factory = partial(
             branch_block,
             block=PreActAttentionBlock if pre else PostActAttentionBlock,
             branch=layer,
             chs=chs,
             width=width,
-            conv=conv_layer(style.standardised),
-            norm=norm_layer(style.norm),
+            conv=_conv_layer(style.standardised),
+            norm=_norm_layer(style.norm),
             parts={"drop_path": style.drop_path, **({"scale": style.scale} if pre else {"act": style.act})},
         )
-    return partial(channels_last_block, make=made) if style.channels_last else made
+    return partial(channels_last_block, make=factory) if style.channels_last else factory
 
 
 def module_class(kind: BlockKind) -> type[nn.Module]:
@@ -161,8 +155,8 @@ def module_class(kind: BlockKind) -> type[nn.Module]:
     return found
 
 
-def width_of(block: Block) -> int:
-    """How many channels a branch reads: as its settings say, else as the paper does for the block it replaces."""
+def attention_width(block: Block) -> int:
+    """The channels that a branch reads: from its settings, else what the paper gives for the replaced block."""
     chs = block.in_shape[0]
     width: int | None = getattr(block.kind, "width", None) or (block.expansion and chs // block.expansion)
     if not width and hasattr(block.kind, "width"):
@@ -173,57 +167,7 @@ def width_of(block: Block) -> int:
     return width or max(8, chs // 4)
 
 
-def branch_block(
-    replaced: nn.Module,
-    *,
-    block: Callable[..., Any],
-    branch: Callable[[], nn.Module],
-    chs: int,
-    width: int,
-    conv: Callable[[int, int], nn.Module],
-    norm: Callable[[int], nn.Module],
-    parts: Mapping[str, str],
-) -> nn.Module:
-    """A residual block around one layer, with the habits of the block that it replaces.
-
-    Args:
-        replaced: That block.
-        block: The class of the new one.
-        branch: What makes the layer.
-        chs: Channels of the maps.
-        width: Channels that the layer reads.
-        conv: What makes a 1x1 convolution from two numbers of channels.
-        norm: What makes a norm from a number of channels.
-        parts: What is taken over from the replaced block, by paths inside it; empty where it has no such part.
-    """
-    taken = {name: part_of(replaced, path) for name, path in parts.items()}
-    made = block(chs, width, branch(), conv=conv, norm=norm, **taken)
-    if starts_as_identity(replaced):
-        made.zero_init_last()
-    moved: nn.Module = made.to(next(replaced.parameters()))
-    return moved
-
-
-def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Module:
-    """A block that shares nothing with the one that it replaces but its device and type."""
-    return make().to(next(replaced.parameters()))
-
-
-def channels_last_block(replaced: nn.Module, *, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A block for a base whose maps are height, width, channels."""
-    return ChannelsLast(make(replaced))
-
-
-def part_of(block: nn.Module, path: str) -> Any:
-    """What a path inside a block leads to; None where there is nothing."""
-    part: Any = block
-    for name in path.split(".") if path else ():
-        part = getattr(part, name, None)
-    return part if path else None
-
-
-def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
-    """From a number of channels to a norm of a sort."""
+def _norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
     match norm.kind:
         case "batch":
             return partial(nn.BatchNorm2d, eps=norm.eps, momentum=norm.momentum)
@@ -238,21 +182,72 @@ def norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 
 
 def group_norm(chs: int, *, groups: int, eps: float) -> nn.Module:
-    """A group norm with as many of these groups as divide the channels."""
+    """A group norm with at most the given number of groups, so that they divide the channels."""
     return nn.GroupNorm(gcd(groups, chs), chs, eps=eps)
 
 
-def conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
-    """From two numbers of channels to a 1x1 convolution, with standardised weights where an eps for them is given."""
+def _conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
+    """A 1x1 convolution; its weights are standardised if there is an eps for that."""
     if standardised is None:
         return partial(nn.Conv2d, kernel_size=1, bias=False)
     return partial(StdConv2d, kernel_size=1, eps=standardised)
 
 
-def init_convs(block: nn.Module) -> None:
-    """Give all convolutions the start that timm gives those of a ResNet.
+def branch_block(
+    replaced: nn.Module,
+    *,
+    block: Callable[..., Any],
+    branch: Callable[[], nn.Module],
+    chs: int,
+    width: int,
+    conv: Callable[[int, int], nn.Module],
+    norm: Callable[[int], nn.Module],
+    parts: Mapping[str, str],
+) -> nn.Module:
+    """A residual block around one layer, in the style of the block that it replaces.
 
-    Queries start apart from keys and values, which are two convolutions in the paper's code.
+    Args:
+        replaced: The block that it replaces.
+        block: The class of the new block.
+        branch: Makes the layer.
+        chs: Channels of the maps.
+        width: Channels that the layer reads.
+        conv: Makes a 1x1 convolution from the numbers of input and output channels.
+        norm: Makes a norm from a number of channels.
+        parts: Paths in the replaced block of parts that the new one keeps; empty if there is no such part.
+    """
+    kept = {name: find_part(replaced, path) for name, path in parts.items()}
+    made = block(chs, width, branch(), conv=conv, norm=norm, **kept)
+    weights = [weight for name, weight in replaced.named_parameters() if name.endswith(".weight")]
+    # timm initialises a block as the identity by a last weight of zero.
+    if any(not weight.is_meta and not weight.any() for weight in weights):
+        made.zero_init_last()
+    moved: nn.Module = made.to(next(replaced.parameters()))
+    return moved
+
+
+def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Module:
+    """A block that takes only device and dtype from the block that it replaces."""
+    return make().to(next(replaced.parameters()))
+
+
+def channels_last_block(replaced: nn.Module, *, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    """A block in a base whose maps are channels last."""
+    return ChannelsLast(make(replaced))
+
+
+def find_part(block: nn.Module, path: str) -> Any:
+    """The module or parameter at a path in a block; None for an empty path or one that leads nowhere."""
+    part: Any = block
+    for name in path.split(".") if path else ():
+        part = getattr(part, name, None)
+    return part if path else None
+
+
+def init_convs(block: nn.Module) -> None:
+    """Initialise all convolutions as timm does in a ResNet.
+
+    Queries are initialised separately from keys and values, since the paper's code has two convolutions.
     """
     for name, module in block.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -262,9 +257,3 @@ def init_convs(block: nn.Module) -> None:
                     nn.init.kaiming_normal_(part, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-
-
-def starts_as_identity(block: nn.Module) -> bool:
-    """Whether timm has set the last weight of a block's branch to zero."""
-    weights = [weight for name, weight in block.named_parameters() if name.endswith(".weight")]
-    return any(not weight.is_meta and not weight.any() for weight in weights)

@@ -1,4 +1,4 @@
-"""A network as a timm model: the base, with some of its blocks replaced in place or added at its stages' ends."""
+"""A network as a timm model: the base, with some of its blocks replaced, and others added at the ends of its stages."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,40 +22,16 @@ from torch import nn
 from buildup.graph.kinds import Conv
 from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import network_to_values
-from buildup.models.blocks import build_block
-from buildup.models.find import without_memory
+from buildup.models.bases import create_on_meta
+from buildup.models.blocks import block_factory
 from buildup.models.pretrained import Pretrained, load_pretrained
-from buildup.models.stem import shrink
+from buildup.models.stem import apply_small_stem
 
 ENTRY_POINT = "alternet"
-"""The name under which timm knows all built networks; see `zoo.py`."""
+"""The name of all built networks in timm; see `zoo.py`."""
 
 
 def build(
-    network: Network,
-    *,
-    seed: int | None = None,
-    device: torch.device | str = "cpu",
-    start: Pretrained | None = None,
-    **overrides: Any,
-) -> nn.Module:
-    """The timm model of a network.
-
-    Args:
-        network: what to build.
-        seed: The base starts as `torch.manual_seed(seed)` makes it start, and every other block from a seed of its
-            own, found by the seed and its path: two networks share all initial weights of the blocks they share.
-            The caller's random numbers are not touched. Without a seed, the global generator is used.
-        device: Where the model goes. It is initialised on the CPU, so that a seed means the same on every device,
-            unless this is `meta`.
-        start: The trained weights that all blocks of the base's own begin with. The others begin as without it.
-        overrides: What timm's `create_model` takes beside the name: `num_classes`, `in_chans`, `drop_path_rate`,
-            `features_only`, `out_indices` and more.
-    """
-    return create(network, seed=seed, device=device, start=start, **overrides)
-
-
-def create(
     network: Network,
     *,
     seed: int | None = None,
@@ -65,7 +41,21 @@ def create(
     pretrained_cfg: Any = None,
     **overrides: Any,
 ) -> nn.Module:
-    """`build` with what timm gives an entry point in addition."""
+    """The timm model of a network.
+
+    Args:
+        network: what to build.
+        seed: The base is initialised as after `torch.manual_seed(seed)`, and every other block from a seed of its own
+            that depends on the seed and its path. So two networks share all initial weights of the blocks that they
+            share. The caller's random state does not change. Without a seed, the global generator is used.
+        device: Where the model goes. It is initialised on the CPU, so that a seed means the same on every device,
+            unless this is `meta`.
+        start: Trained weights for all blocks of the base's own. The other blocks are initialised as without it.
+        pretrained: Whether timm loads the weights that `pretrained_cfg` names.
+        pretrained_cfg: What timm passes to the entry point of a model; `data_config(network)` by default.
+        overrides: Further arguments of timm's `create_model`: `num_classes`, `in_chans`, `drop_path_rate`,
+            `features_only`, `out_indices` and more.
+    """
     model: nn.Module = build_model_with_cfg(
         partial(_edited, network, seed, torch.device(device), start),
         ENTRY_POINT,
@@ -78,16 +68,14 @@ def create(
 
 
 def data_config(network: Network) -> dict[str, Any]:
-    """timm's `pretrained_cfg` for a network: its own input and classes, its base's habits for the rest."""
+    """timm's `pretrained_cfg` for a network: its own input and classes, the rest as in its base."""
     reduction = 1 / 4 if network.stem == "small" else 1
-    return {
-        "architecture": ENTRY_POINT,
-        **base_config(network.base, network.input_shape, network.num_classes, reduction=reduction),
-    }
+    config = base_config(network.base, network.input_shape, network.num_classes, reduction=reduction)
+    return {"architecture": ENTRY_POINT, **config}
 
 
 def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: float = 1) -> dict[str, Any]:
-    """What timm's `pretrained_cfg` says of a base, for other images and classes.
+    """timm's `pretrained_cfg` of a base for other images and classes.
 
     Args:
         base: its name in timm.
@@ -95,15 +83,15 @@ def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: f
         num_classes: the size of the classifier.
         reduction: how much more the maps are reduced than in the base; 1/4 with the small stem.
     """
-    style_source: Any = timm.get_pretrained_cfg(base)
+    own: Any = timm.get_pretrained_cfg(base)
     kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
     config = {
         "input_size": input_shape,
         "num_classes": num_classes,
-        **{name: getattr(style_source, name) for name in kept},
+        **{name: getattr(own, name) for name in kept},
     }
-    if style_source.pool_size:
-        whole, pooled = style_source.input_size[-1], style_source.pool_size[-1]
+    if own.pool_size:
+        whole, pooled = own.input_size[-1], own.pool_size[-1]
         config["pool_size"] = tuple(ceil(side * pooled / whole / reduction) for side in input_shape[1:])
     return config
 
@@ -115,17 +103,16 @@ WRAPPERS: dict[type, str] = {
     FeatureHookNet: "hook",
     FeatureListNet: "list",
 }
-"""timm's wrappers that give out features, by the names that its builder has for them."""
+"""timm's wrappers for feature extraction, with their names in `feature_cls`."""
 
 
 def feature_config(network: Network) -> dict[str, Any]:
-    """How timm takes features from a network: as from its base, and by hooks where the base has a class of its own."""
-    wrapped = without_memory(network.base, {"features_only": True, **network.base_args})
-    wrapper = WRAPPERS.get(type(wrapped), "hook")
+    """timm's `feature_cfg` for a network: that of its base, or hooks if the base has a wrapper class of its own."""
+    wrapped = create_on_meta(network.base, {"features_only": True, **network.base_args})
     return {
-        "feature_cls": wrapper,
+        "feature_cls": WRAPPERS.get(type(wrapped), "hook"),
         "out_indices": tuple(wrapped.feature_info.out_indices),
-        # The wrapper that lists modules finds those that lie a level below the model only when it flattens.
+        # The list wrapper finds modules a level below the model only when it flattens.
         "flatten_sequential": any("." in row["module"] for row in wrapped.feature_info.info),
     }
 
@@ -143,19 +130,19 @@ def _edited(
     with _seeded(seed):
         model = _base(network.base, arguments, place)
     with _seeded(seed, "stem"), place:
-        shrink(model, dict(network.shrunk))
+        apply_small_stem(model, dict(network.shrunk))
     for stage in network.stages:
         last = [block for block in stage.blocks if not block.added][-1]
         for block in stage.blocks:
             if block.added:
-                # The last block of one more fresh base has timm's own start for this place.
+                # A new block is initialised as the last block of another fresh base.
                 with _seeded(seed, block.path):
                     fresh = _base(network.base, arguments, place)
-                put(model, block.path, fresh.get_submodule(last.path))
+                replace_module(model, block.path, fresh.get_submodule(last.path))
             if not isinstance(block.kind, Conv):
                 with _seeded(seed, block.path), place:
                     replaced = model.get_submodule(block.path)
-                    put(model, block.path, build_block(block, replaced))
+                    replace_module(model, block.path, block_factory(block)(replaced))
     if start is not None:
         load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
@@ -164,20 +151,20 @@ def _edited(
 
 def _base(name: str, arguments: dict[str, Any], place: torch.device) -> Any:
     if place.type == "meta":
-        return without_memory(name, arguments)
+        return create_on_meta(name, arguments)
     with place:
         return timm.create_model(name, **arguments)
 
 
-def put(model: nn.Module, path: str, block: nn.Module) -> None:
-    """Let a block stand at a path of a model."""
+def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path of a model."""
     parent, _, name = path.rpartition(".")
-    model.get_submodule(parent).add_module(name, block)
+    model.get_submodule(parent).add_module(name, module)
 
 
 @contextmanager
 def _seeded(seed: int | None, path: str | None = None) -> Iterator[None]:
-    """Inside, the CPU's generator starts from the seed, or from one of a path's own; afterwards it is as before."""
+    """Seed the CPU's generator, with a seed that depends on the path if there is one, and restore its state after."""
     if seed is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, and multiply-accumulate operations for one image."""
+"""The cost of a network: its parameters, and its multiply-accumulate operations (MACs) for one image."""
 
 from dataclasses import dataclass
 
@@ -23,16 +23,14 @@ _known: dict[tuple[str, Shape], Cost] = {}
 
 
 def cost(network: Network) -> Cost:
-    """The cost of a network, counted without memory or arithmetic."""
-    # The fingerprint leaves the size of the images out, since it is no part of the function.
+    """The cost of a network, counted on the meta device."""
+    # The fingerprint does not depend on the size of the images.
     key = fingerprint(network), network.input_shape
     if key not in _known:
         model = build(network, device="meta").eval()
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), counter:
             model(torch.empty(1, *network.input_shape, device="meta"))
-        _known[key] = Cost(
-            params=sum(parameter.numel() for parameter in model.parameters()),
-            macs=counter.get_total_flops() // 2,
-        )
+        params = sum(parameter.numel() for parameter in model.parameters())
+        _known[key] = Cost(params=params, macs=counter.get_total_flops() // 2)
     return _known[key]

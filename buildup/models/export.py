@@ -1,4 +1,4 @@
-"""A trained network as a folder that timm loads, with or without buildup."""
+"""A trained network as a folder that timm loads, with or without buildup, and as an ONNX file."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from buildup.errors import ExportError, RunError
-from buildup.graph.network import Network
+from buildup.errors import ExportError, ResourceError, RunError
+from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import network_to_values
 from buildup.models.build import ENTRY_POINT, build, data_config
-from buildup.models.onnx import save_onnx
 from buildup.models.standalone import standalone
 
 CHECK = """
@@ -33,8 +33,18 @@ with torch.inference_mode():
 """
 """Loads `alternet.py` in a process that cannot import buildup."""
 
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+"""What writing ONNX needs besides buildup's own requirements."""
 
-def export(
+CLOSE = 1e-4
+"""The largest allowed difference between ONNX's logits and torch's, relative to the largest logit if that is over 1."""
+
+ANY_SIZE = {0: "batch", 2: "height", 3: "width"}
+ONE_SIZE = {0: "batch"}
+"""The axes of images that may have any length."""
+
+
+def export_network(
     network: Network,
     state_dict: Mapping[str, Tensor],
     folder: Path,
@@ -44,21 +54,21 @@ def export(
     data: Mapping[str, Any] | None = None,
     onnx: bool = False,
 ) -> None:
-    """Write a trained network so that timm loads it, and prove that it does.
+    """Write a trained network so that timm loads it, and check that it does.
 
     The folder gets `config.json` and `model.safetensors` for `timm.create_model("local-dir:FOLDER",
     pretrained=True)` after `import buildup.models`; `alternet.py`, which needs torch and timm only; and the card as
-    `README.md`. It appears at once, after both forms were loaded back and gave the trained model's logits.
+    `README.md`. It appears only after both forms were loaded and gave the trained model's logits.
 
     Args:
         network: what was trained.
         state_dict: its weights.
         folder: where to; it must not exist, or be empty.
-        card: what `README.md` says.
-        expected: The trained model's own `probe_logits`; those of a model built anew from the weights where left out.
-        data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. The base's own
-            habits where left out.
-        onnx: Whether to write `model.onnx`, too; `check_onnx` says whether that can be done here.
+        card: the text of `README.md`.
+        expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
+        data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
+            the base.
+        onnx: Whether to write `model.onnx`, too; `check_onnx` tells whether that is possible here.
     """
     check_target(folder)
     weights = {name: weight.detach().cpu().contiguous().clone() for name, weight in state_dict.items()}
@@ -74,7 +84,7 @@ def export(
         partial.mkdir(parents=True)
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
         (partial / "config.json").write_text(_config(network, model, config), encoding="utf-8")
-        # safetensors makes files for their owner alone.
+        # safetensors makes files that only their owner can read.
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
         (partial / "alternet.py").write_text(standalone(network, config), encoding="utf-8")
         (partial / "README.md").write_text(card, encoding="utf-8")
@@ -97,21 +107,21 @@ def check_target(folder: Path) -> None:
 
 
 def probe_logits(model: nn.Module, network: Network) -> Tensor:
-    """What a model answers to a fixed batch of noise: on the CPU, in float32, in evaluation mode."""
+    """A model's logits for a fixed batch of noise: on the CPU, in float32, in evaluation mode."""
     training = model.training
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits: Tensor = model.cpu().eval()(_probe(network)).clone()
+        logits: Tensor = model.cpu().eval()(_noise(2, network.input_shape)).clone()
     model.train(training).to(device)
     return logits
 
 
-def _probe(network: Network) -> Tensor:
-    return torch.randn(2, *network.input_shape, generator=torch.Generator().manual_seed(0))
+def _noise(batch: int, shape: Shape) -> Tensor:
+    return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
 
 
 def _config(network: Network, model: Any, config: Mapping[str, Any]) -> str:
-    """timm's `config.json`: entry point, arguments and everything that its loader adapts weights by."""
+    """timm's `config.json`: entry point, its arguments, and what timm's loader needs to adapt the weights."""
     values = {
         "architecture": ENTRY_POINT,
         "num_classes": network.num_classes,
@@ -126,7 +136,7 @@ def _check(folder: Path, network: Network, expected: Tensor) -> None:
     loaded = timm.create_model(f"local-dir:{folder}", pretrained=True)
     _compare("the folder loaded by timm", probe_logits(loaded, network), expected)
     images, logits = folder / "images.safetensors", folder / "logits.safetensors"
-    save_file({"images": _probe(network)}, images)
+    save_file({"images": _noise(2, network.input_shape)}, images)
     command = [sys.executable, "-B", "-c", CHECK, images.name, logits.name, str(torch.get_num_threads())]
     ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if ended.returncode:
@@ -140,3 +150,63 @@ def _compare(what: str, found: Tensor, expected: Tensor) -> None:
     if not torch.equal(found, expected):
         gap = (found - expected).abs().max() if found.shape == expected.shape else "another shape"
         raise ExportError(f"{what} does not compute what was trained: its logits differ by {gap}.")
+
+
+def check_onnx() -> None:
+    """Refuse to write ONNX without the optional packages that it needs."""
+    if missing := [name for name in PACKAGES if find_spec(name) is None]:
+        raise ResourceError(
+            f"--onnx: {', '.join(missing)} can't be imported. Install what it needs with: pip install 'buildup[onnx]'"
+        )
+
+
+def save_onnx(model: nn.Module, path: Path, input_shape: Shape) -> None:
+    """Write a model in evaluation mode as ONNX, for any batch size and, if possible, any image size.
+
+    The input is `images`, the output `logits`. The logits are compared with the model's own, at other sizes too.
+    """
+    model.eval()
+    channels, height, width = input_shape
+    # Larger images than the example's show whether the graph is tied to its number of windows.
+    other = _noise(2, (channels, 2 * height, 2 * width + 16))
+    try:
+        with torch.inference_mode():
+            model(other)
+        options = [ANY_SIZE, ONE_SIZE]
+    except (AssertionError, RuntimeError):
+        options = [ONE_SIZE]
+    problem = ""
+    for axes in options:
+        images = _noise(2, input_shape)
+        try:
+            program = torch.onnx.export(
+                model,
+                (images,),
+                dynamo=True,
+                dynamic_shapes=(axes,),
+                input_names=["images"],
+                output_names=["logits"],
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            problem = str(error)
+            continue
+        assert program is not None
+        program.save(path, external_data=False)
+        batches = [images, _noise(5, input_shape), *([other] if axes is ANY_SIZE else [])]
+        gap = max(_onnx_gap(model, path, batch) for batch in batches)
+        if gap <= CLOSE:
+            return
+        problem = f"its logits differ by {gap:.1e} from torch's"
+    path.unlink(missing_ok=True)
+    raise ExportError(f"This network can't be written as ONNX: {problem}")
+
+
+def _onnx_gap(model: nn.Module, path: Path, images: Tensor) -> float:
+    import onnxruntime  # late, because it is optional
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    with torch.inference_mode():
+        expected = model(images)
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))

@@ -1,7 +1,7 @@
-"""Trained weights of a base as the start of a network: all that the network leaves as timm makes it begins with them.
+"""Start a network from trained weights of its base: all unchanged parts of the base get them.
 
-Blocks of other kinds, added blocks and what a small stem changes begin fresh. The classifier does where it tells other
-classes apart; the first convolution is adapted to other channels as timm does it.
+Replaced blocks, added blocks and convolutions that the small stem resizes are initialised anew, and so is the
+classifier if the number of classes differs. timm adapts the first convolution to other numbers of channels.
 """
 
 import hashlib
@@ -24,37 +24,37 @@ from buildup.graph.network import Network
 QUOTED = re.compile(r'"([^"]+)"')
 
 SHOWN = 3
-"""So many weights are named in an error, of all that do not fit."""
+"""How many of the weights that do not fit an error names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pretrained:
-    """Where trained weights of a base are, and which they are."""
+    """The source and the identity of trained weights of a base."""
 
     source: str
-    """A file's absolute path, or a name of timm with the tag of its weights."""
+    """The absolute path of a file, or a model name of timm with a pretrained tag."""
     hash: str
-    """Of the names and values of all weights, so that no other weights are taken for them later."""
+    """The hash of all names and values, to recognise the same weights later."""
 
     def __str__(self) -> str:
         return f"{self.source} ({self.hash[:12]})"
 
 
 def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:
-    """Read trained weights of a network's base, or download them, and refuse those of another network.
+    """Read trained weights of a network's base from a file, or download them; refuse those of another model.
 
     Args:
-        network: what is to begin with them.
-        name: The base's name in timm; its tag says which of timm's weights are meant.
-        file: A file of weights in place of timm's.
+        network: The network that starts from them.
+        name: The base's name in timm; its tag selects one of timm's weights.
+        file: A file of weights to use in place of timm's.
     """
     source = str(Path(file).absolute()) if file else name
     return Pretrained(source=source, hash=_hash(_read(network, source)))
 
 
 def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) -> None:
-    """Let a model that was built from a network begin with trained weights, in place."""
-    weights = _checked(network, pretrained)
+    """Load trained weights into a model that was built from a network, in place."""
+    weights = check_pretrained(network, pretrained)
     own = model.state_dict()
     fresh = tuple(f"{path}." for path in (*network.replaced, *(path for path, to in network.shrunk if to == "3x3")))
     classifier = tuple(f"{path}." for path in _paths(network.base, "classifier"))
@@ -67,12 +67,8 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
             assert name.startswith(classifier)
 
 
-def check_pretrained(network: Network, pretrained: Pretrained) -> None:
-    """Refuse weights that changed since they were found."""
-    _checked(network, pretrained)
-
-
-def _checked(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
+def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
+    """Read the weights, and refuse them if they changed since they were found."""
     weights = _read(network, pretrained.source)
     if (found := _hash(weights)) != pretrained.hash:
         raise BaseError(
@@ -83,82 +79,70 @@ def _checked(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
 
 
 def _read(network: Network, source: str) -> dict[str, Tensor]:
-    """All weights of a base as trained, with as many classes as they tell apart, for the network's channels."""
-    config: Any = timm.get_pretrained_cfg(network.base)
-    channels = network.input_shape[0]
-    arguments: dict[str, Any] = {"in_chans": channels, **network.base_args}
-    name = network.base
-    if _is_file(source):
-        weights = _read_file(source)
-        classes, inputs = _classes(network.base, weights), _channels(network.base, weights)
-        overlay: dict[str, Any] = {"state_dict": weights}
-        if classes and classes != config.num_classes + (config.label_offset or 0):
-            overlay |= {"num_classes": classes, "label_offset": 0}
-            arguments["num_classes"] = classes
-        if inputs == channels:
-            overlay["input_size"] = (inputs, *config.input_size[1:])
-        arguments["pretrained_cfg_overlay"] = overlay
-    else:
-        name = source
+    """All weights of a base, with the number of classes that they were trained for and the network's channels."""
+    arguments: dict[str, Any] = {"in_chans": network.input_shape[0], **network.base_args}
+    is_file = Path(source).is_absolute()
+    if is_file:
+        arguments |= _file_arguments(network, _read_file(source))
     try:
-        # Making a model draws random numbers, which are none of the caller's. They stay in a first convolution that
-        # can't be adapted to other channels.
+        # Creating a model draws random numbers, which stay in a first convolution that can't be adapted to other
+        # channels. They are always the same, and the caller's random state does not change.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
+            name = network.base if is_file else source
             model: nn.Module = timm.create_model(name, pretrained=True, **arguments)
     except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        # What torch says to weights that do not fit, what timm's readers of older files say to unknown ones, and what
-        # a network says that is not there.
-        if _is_file(source):
+        # Torch raises these for weights that do not fit, timm for older files that it does not know, and the download
+        # without a connection.
+        if is_file:
             raise BaseError(f"{source}: these are not weights of {network.base}: {_misfit(error)}.") from error
         raise BaseError(
-            f"--pretrained: timm's weights of {name} can't be had: {str(error).partition('. ')[0]}. "
+            f"--pretrained: timm's weights of {source} can't be had: {str(error).partition('. ')[0]}. "
             "Where there are others in a file, use: --pretrained FILE"
         ) from error
     return model.state_dict()
 
 
-def _is_file(source: str) -> bool:
-    """Whether a source is a file, and no name of timm."""
-    return Path(source).is_absolute()
+def _file_arguments(network: Network, weights: dict[str, Tensor]) -> dict[str, Any]:
+    """The arguments for timm to load weights with the classes and channels that they were trained for."""
+    config: Any = timm.get_pretrained_cfg(network.base)
+    overlay: dict[str, Any] = {"state_dict": weights}
+    arguments: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
+    classifiers = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
+    classes = classifiers[0].shape[0] if classifiers else None
+    if classes and classes != config.num_classes + (config.label_offset or 0):
+        overlay |= {"num_classes": classes, "label_offset": 0}
+        arguments["num_classes"] = classes
+    convs = [weights[key] for path in _paths(network.base, "first_conv") if (key := f"{path}.weight") in weights]
+    channels = network.input_shape[0]
+    if convs and convs[0].ndim == 4 and convs[0].shape[1] == channels:
+        overlay["input_size"] = (channels, *config.input_size[1:])
+    return arguments
+
+
+def _paths(base: str, what: str) -> tuple[str, ...]:
+    """The paths of a base's classifier or first convolution; some bases have two."""
+    paths = getattr(timm.get_pretrained_cfg(base), what)
+    return (paths,) if isinstance(paths, str) else tuple(paths or ())
 
 
 def _read_file(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise BaseError(f"{path}: there is no such file of weights.")
+    problem = "it does not hold tensors by name"
     try:
         weights = load_state_dict(path, weights_only=True)
+        if weights and all(isinstance(weight, Tensor) for weight in weights.values()):
+            return dict(weights)
     except (AttributeError, EOFError, LookupError, RuntimeError, ValueError) as error:
-        raise _no_weights(path, str(error).partition("\n")[0]) from error
+        problem = str(error).partition("\n")[0]
     except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        raise _no_weights(path, str(error).partition("\n")[0]) from error
-    if not weights or not all(isinstance(weight, Tensor) for weight in weights.values()):
-        raise _no_weights(path, "it does not hold tensors by name")
-    return dict(weights)
-
-
-def _no_weights(path: str, why: str) -> BaseError:
-    return BaseError(f"{path}: no file of weights ({why}). A .safetensors file or a .pth of a state dict is needed.")
-
-
-def _paths(base: str, what: str) -> tuple[str, ...]:
-    """Where a base has its classifier or first convolution; some have two."""
-    told = getattr(timm.get_pretrained_cfg(base), what)
-    return (told,) if isinstance(told, str) else tuple(told or ())
-
-
-def _classes(base: str, weights: Mapping[str, Tensor]) -> int | None:
-    found = [weights[key].shape[0] for path in _paths(base, "classifier") if (key := f"{path}.weight") in weights]
-    return found[0] if found else None
-
-
-def _channels(base: str, weights: Mapping[str, Tensor]) -> int | None:
-    found = [weights[key] for path in _paths(base, "first_conv") if (key := f"{path}.weight") in weights]
-    return found[0].shape[1] if found and found[0].ndim == 4 else None
+        problem = str(error).partition("\n")[0]
+    raise BaseError(f"{path}: no file of weights ({problem}). A .safetensors file or a .pth of a state dict is needed.")
 
 
 def _misfit(error: Exception) -> str:
-    """What torch says of weights that do not fit, without hundreds of names."""
+    """Torch's message for weights that do not fit, with only a few of their names."""
     text = str(error)
     parts = [
         f"{found} {_some(QUOTED.findall(line))}"

@@ -1,13 +1,14 @@
-"""The source text of classes and functions, with all that they use: helpers, constants and imports.
+"""Python source text: of classes and functions with all that they use, and of plain values and calls.
 
-What belongs to buildup or to the package of a block kind is copied. What comes from anywhere else is imported.
+Classes and functions of buildup or of the package of a block kind are copied. Those of other packages are imported.
 """
 
 import ast
 import builtins
 import inspect
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -17,25 +18,32 @@ from typing import Any
 
 from buildup.errors import ExportError
 
+WIDTH = 120
+"""Longer lines are wrapped, in the way of ruff."""
+
 
 @dataclass(frozen=True, slots=True)
 class Import:
-    """One imported name."""
+    """One imported name, or a whole module if the name is empty."""
 
     module: str
     name: str = ""
-    """Empty for the module itself."""
     alias: str = ""
 
     @property
     def bound(self) -> str:
-        """The name in the file that imports it."""
+        """The name in the importing file."""
         return self.alias or self.name or self.module.partition(".")[0]
+
+    @property
+    def clause(self) -> str:
+        """The text after `import`."""
+        return f"{self.name or self.module}{f' as {self.alias}' if self.alias else ''}"
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Texts by name, each behind those that it uses, and the imports that they need."""
+    """Definitions for one file, each after those that it uses, and the imports that they need."""
 
     texts: dict[str, str] = field(default_factory=dict)
     imports: dict[str, Import] = field(default_factory=dict)
@@ -44,16 +52,16 @@ class Sources:
     started: set[str] = field(default_factory=set)
 
     def name(self, item: Any) -> str:
-        """The expression for a class or function in the file, once all that it needs is there."""
+        """The expression for a class or function in the file; adds what it needs to the file."""
         module = item.__module__
         if module.startswith("torch.nn."):
             self._import(Import("torch", "nn"))
             return f"nn.{item.__name__}"
-        self._add(module, item.__name__, copied={"buildup", _root(module)})
+        self._add(module, item.__name__, copied={"buildup", _root(module)} - {"torch", "timm"})
         return str(item.__name__)
 
     def _add(self, module: str, name: str, copied: set[str]) -> None:
-        if _root(module) not in copied or _root(module) in {"torch", "timm"}:
+        if _root(module) not in copied:
             self._import(Import(module, name))
             return
         home = import_module(module)
@@ -66,10 +74,12 @@ class Sources:
             )
         elif node is not None and name not in self.started:
             self.started.add(name)
-            for used in _used(node):
-                self._add(module, used, copied)
-            lines = inspect.getsource(home).splitlines()
-            self.texts[name] = "\n".join(lines[_first_line(node) - 1 : node.end_lineno])
+            for used in ast.walk(node):
+                if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load) and not hasattr(builtins, used.id):
+                    self._add(module, used.id, copied)
+            decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+            first = min(one.lineno for one in (node, *decorators) if isinstance(one, ast.stmt | ast.expr))
+            self.texts[name] = "\n".join(inspect.getsource(home).splitlines()[first - 1 : node.end_lineno])
 
     def _follow(self, one: Import, copied: set[str]) -> None:
         """Import what a copied text imports, or copy it where it is of the same package."""
@@ -86,31 +96,6 @@ class Sources:
     def _import(self, one: Import) -> None:
         if self.imports.setdefault(one.bound, one) != one or one.bound in self.homes:
             raise ExportError(f"{one.module} can't be imported in one file: {one.bound} is something else there, too.")
-
-
-def import_lines(imports: Iterable[Import]) -> str:
-    """Import statements as ruff sorts them: the standard library first, whole modules before names."""
-    found = set(imports)
-    sections = []
-    for standard in (True, False):
-        ours = [one for one in found if (_root(one.module) in sys.stdlib_module_names) == standard]
-        whole = sorted(f"import {one.module}{_as(one)}" for one in ours if not one.name)
-        modules = sorted({one.module for one in ours if one.name})
-        named = [
-            f"from {module} import {', '.join(_members([one for one in ours if one.module == module and one.name]))}"
-            for module in modules
-        ]
-        sections.append("\n".join([*whole, *named]))
-    return "\n\n".join(section for section in sections if section)
-
-
-def _members(imports: list[Import]) -> list[str]:
-    ordered = sorted(imports, key=lambda one: (not one.name.isupper(), not one.name[0].isupper(), one.name))
-    return [f"{one.name}{_as(one)}" for one in ordered]
-
-
-def _as(one: Import) -> str:
-    return f" as {one.alias}" if one.alias else ""
 
 
 def _root(module: str) -> str:
@@ -139,12 +124,79 @@ def _definitions(module: ModuleType) -> dict[str, ast.stmt | Import]:
     return found
 
 
-def _used(node: ast.AST) -> list[str]:
-    """The names that a definition reads, in the order of the text."""
-    names = [one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)]
-    return [name for name in dict.fromkeys(names) if not hasattr(builtins, name)]
+def import_lines(imports: Iterable[Import]) -> str:
+    """Import statements as ruff sorts them: the standard library first, whole modules before names."""
+    sections = []
+    for standard in (True, False):
+        found = {one for one in imports if (_root(one.module) in sys.stdlib_module_names) == standard}
+        whole = sorted(f"import {one.clause}" for one in found if not one.name)
+        names: dict[str, list[str]] = {}
+        order = sorted(
+            (one for one in found if one.name),
+            key=lambda one: (one.module, not one.name.isupper(), not one.name[0].isupper(), one.name),
+        )
+        for one in order:
+            names.setdefault(one.module, []).append(one.clause)
+        sections.append("\n".join([*whole, *(f"from {module} import {', '.join(of)}" for module, of in names.items())]))
+    return "\n\n".join(section for section in sections if section)
 
 
-def _first_line(node: ast.stmt) -> int:
-    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-    return min([node.lineno, *(one.lineno for one in decorators)])
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """An expression that is written as it stands."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A call of a function."""
+
+    function: str
+    positional: tuple[Any, ...] = ()
+    named: Mapping[str, Any] = field(default_factory=dict)
+
+
+def to_source(value: Any, before: str = "", *, after: str = "", indent: str = "") -> str:
+    """The text of a value, over several lines if one is too short.
+
+    Args:
+        value: A plain value, an `Expression`, a `FunctionCall`, or a collection of these.
+        before: What stands before it on its first line.
+        after: What stands after it on its last line.
+        indent: What its lines begin with. It is not added to the first one.
+
+    >>> to_source(("a", 1, None), "VALUES = ")
+    'VALUES = ("a", 1, None)'
+    """
+    line = f"{before}{_flat(value)}{after}"
+    if len(indent) + len(line) <= WIDTH or not isinstance(value, Mapping | tuple | list | FunctionCall):
+        return line
+    opening, entries, closing = _parts(value)
+    inner = f"{indent}    "
+    lines = [f"{inner}{to_source(item, name, after=',', indent=inner)}" for name, item in entries]
+    return "\n".join([f"{before}{opening}", *lines, f"{indent}{closing}{after}"])
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, Expression):
+        return value.text
+    if isinstance(value, str):
+        return json.dumps(value)
+    if not isinstance(value, Mapping | tuple | list | FunctionCall):
+        return repr(value)
+    opening, entries, closing = _parts(value)
+    inside = ", ".join(f"{name}{_flat(item)}" for name, item in entries)
+    comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    return f"{opening}{inside}{comma}{closing}"
+
+
+def _parts(value: Any) -> tuple[str, list[tuple[str, Any]], str]:
+    """The opening of a collection, its entries as prefix and value, and its closing."""
+    if isinstance(value, Mapping):
+        return "{", [(f"{_flat(name)}: ", item) for name, item in value.items()], "}"
+    if isinstance(value, FunctionCall):
+        named = [(f"{name}=", item) for name, item in value.named.items()]
+        return f"{value.function}(", [*(("", item) for item in value.positional), *named], ")"
+    opening, closing = "()" if isinstance(value, tuple) else "[]"
+    return opening, [("", item) for item in value], closing

@@ -1,8 +1,7 @@
-"""What a model does with an image: the functions of torch that it calls, and its modules as a tree of calls.
+"""Trace a model's forward pass on one image: the torch functions that it calls, and its modules as a tree of calls.
 
-Every function whose result depends on the image is a node, and every tensor knows the node that it comes from. So a
-chain of modules can be told from a sum or a concatenation. A model on the meta device runs without memory or
-arithmetic.
+Every function whose result depends on the image is a node. Every tensor holds the number of its node, so a chain of
+modules can be told from a sum or a concatenation. On the meta device the model runs without memory or arithmetic.
 """
 
 from collections.abc import Collection, Iterator
@@ -19,7 +18,7 @@ from buildup.errors import BaseError
 from buildup.graph.network import Shape
 
 NODE = "_buildup_node"
-"""The attribute of a tensor that holds the number of the node that it comes from."""
+"""The attribute of a tensor that holds the number of its node."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +28,7 @@ class Site:
     path: str
     """A module; empty for the model itself."""
     call: int | None = None
-    """How many functions of torch ran since that module was entered; None for what the module gives out."""
+    """How many torch functions ran in the module before; None for the output of the module."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,41 +38,42 @@ class Node:
     number: int
     function: str
     parents: tuple[int, ...]
-    """The nodes whose results it read, in the order of its arguments."""
+    """The nodes of its arguments, in order."""
     modules: tuple[str, ...]
-    """The modules around it, from the outermost on, which is the model itself."""
+    """The modules around it; the first is the model itself."""
     site: Site
     shape: tuple[int, ...] | None
-    """None for a call that gives out several tensors, or none."""
+    """None unless the result is one tensor."""
     kernel: int = 1
     """Of a convolution, the larger side of its kernel."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Call:
-    """One run of one module."""
+    """One forward pass of one module."""
 
     path: str
     """Its name in the model; empty for the model itself."""
     module: nn.Module
     parent: "Call | None"
     calls: list["Call"] = field(default_factory=list)
-    """The runs of modules inside this one, in order."""
+    """The calls of modules directly inside this one, in order."""
     first: int
     """The number of the first node that can be inside."""
     start: int
     """How many functions had run before it."""
-    given: int
-    """How many arguments that are not None it was called with."""
-    reads: frozenset[str]
-    """The blocks that its input was computed from, and `stem` where the picture reaches it around all of them."""
-    inputs_of: Tensor | None
-    took_node: int | None
-    outputs_of: Tensor | None = None
-    gave_node: int | None = None
-    """None where it gives out no tensor that depends on the image, or several."""
-    gave_from: frozenset[str] = frozenset()
-    """The blocks that its output was computed from; itself where it is one."""
+    num_inputs: int
+    """How many arguments other than None it had."""
+    input: Tensor | None
+    """The first argument, if it is a tensor."""
+    input_node: int | None
+    input_blocks: frozenset[str]
+    """The blocks that its input was computed from; `stem` stands for a path from the image past all blocks."""
+    output: Tensor | None = None
+    output_node: int | None = None
+    """None unless the output is one tensor that depends on the image."""
+    output_blocks: frozenset[str] = frozenset()
+    """The blocks that its output was computed from; only itself if it is a block."""
 
     @property
     def inside(self) -> Iterator["Call"]:
@@ -82,67 +82,62 @@ class Call:
         for call in self.calls:
             yield from call.inside
 
-    @property
-    def above(self) -> Iterator["Call"]:
-        """The calls that this one is inside of, from the nearest on."""
-        call = self.parent
-        while call is not None:
-            yield call
-            call = call.parent
-
     @cached_property
     def keeps_shape(self) -> bool:
-        """Whether it turns one map into another of the same shape."""
-        return (
-            self.inputs_of is not None
-            and self.outputs_of is not None
-            and self.inputs_of.ndim == 4 == self.outputs_of.ndim
-            and (self.inputs_of.shape == self.outputs_of.shape)
-        )
+        """Whether input and output are maps of the same shape."""
+        if self.input is None or self.output is None:
+            return False
+        return self.input.ndim == 4 and self.input.shape == self.output.shape
 
     @cached_property
     def is_chain(self) -> bool:
-        """Whether it does nothing but hand its input from one module to the next."""
-        if not self.calls or self.inputs_of is None:
+        """Whether it only passes its input from one module to the next."""
+        if not self.calls or self.input is None:
             return False
-        node = self.took_node
+        node = self.input_node
         for call in self.calls:
-            if call.inputs_of is None or call.took_node != node or call.outputs_of is None:
+            if call.input is None or call.input_node != node or call.output is None:
                 return False
-            node = call.gave_node
-        return self.outputs_of is not None and self.gave_node == node
+            node = call.output_node
+        return self.output is not None and self.output_node == node
 
     @cached_property
     def has_spatial_conv(self) -> bool:
-        """Whether there is a convolution in it whose windows overlap, unlike those that cut a picture into patches."""
-        return _looks_around(self.module) or any(call.has_spatial_conv for call in self.calls)
+        """Whether it has a convolution whose windows overlap, unlike those that cut an image into patches."""
+        conv = self.module
+        if isinstance(conv, nn.Conv2d) and conv.kernel_size > conv.stride:
+            return True
+        return any(call.has_spatial_conv for call in self.calls)
 
 
-def trace(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[str] = ()) -> Call:
-    """The call of a model on the meta device, in evaluation mode, with one image.
+def trace_calls(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[str] = ()) -> Call:
+    """Trace a model on the meta device in evaluation mode.
 
     Args:
         name: The model's name, for errors.
-        model: It runs with its mode and its weights as they are.
+        model: Its mode is as before afterwards.
         input_shape: The shape of the image.
-        blocks: Paths of modules that `reads` is to tell of.
+        blocks: Paths of the modules that `input_blocks` and `output_blocks` name.
     """
     training = model.training
     try:
-        return follow(model.eval(), torch.empty(1, *input_shape, device="meta"), blocks)[1]
+        return run_traced(model.eval(), torch.empty(1, *input_shape, device="meta"), blocks)[1]
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise BaseError(f"{name} cannot take images of shape {input_shape}: {error}") from error
     finally:
         model.train(training)
 
 
-def follow(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call, Any]:
-    """The nodes of a model in the order in which they ran, the first of them the image; its call; what it gives out.
+def run_traced(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call, Any]:
+    """Run a model under the tracer.
 
     Args:
-        model: It runs as it is; its mode is the caller's affair.
-        images: What it runs on; they stay as they are.
-        blocks: Paths of modules that `reads` is to tell of.
+        model: It runs in the mode that it has.
+        images: They are not changed.
+        blocks: Paths of the modules that `input_blocks` and `output_blocks` name.
+
+    Returns:
+        The nodes in the order in which they ran, the first of them the image; the model's call; its output.
     """
     tracer = _Tracer(frozenset(blocks))
     picture = images.detach().clone()
@@ -159,10 +154,10 @@ def follow(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tu
 
 
 class _Tracer(TorchFunctionMode):
-    """Makes nodes of functions and calls of modules, while a model runs inside of it.
+    """Records functions as nodes and modules as calls while a model runs inside of it.
 
-    On the meta device an empty tensor is the answer of a function that keeps the shape: what torch does there for these
-    takes more than half of the time of all.
+    On the meta device, functions that keep the shape are replaced by an empty tensor: torch's own implementations take
+    more than half of the total time there.
     """
 
     NORMS = frozenset(("batch_norm", "group_norm", "layer_norm"))
@@ -172,8 +167,8 @@ class _Tracer(TorchFunctionMode):
         super().__init__()
         self.blocks = blocks
         self.nodes: list[Node] = []
-        self.sources: list[frozenset[str]] = []
-        """For each node the blocks that it was computed from."""
+        self.blocks_of: list[frozenset[str]] = []
+        """The blocks that each node was computed from."""
         self.root: Call | None = None
         self.open: list[Call] = []
         self.count = 0
@@ -188,10 +183,10 @@ class _Tracer(TorchFunctionMode):
             parent=self.open[-1] if self.open else None,
             first=len(self.nodes),
             start=self.count,
-            given=len(given),
-            reads=self._sources(read),
-            inputs_of=given[0] if given and isinstance(given[0], Tensor) else None,
-            took_node=read[0] if read else None,
+            num_inputs=len(given),
+            input=given[0] if given and isinstance(given[0], Tensor) else None,
+            input_node=read[0] if read else None,
+            input_blocks=self._merged(read),
         )
         if call.parent is None:
             self.root = call
@@ -204,20 +199,20 @@ class _Tracer(TorchFunctionMode):
         call = self.open.pop()
         read = node_numbers(args)
         if isinstance(result, Tensor):
-            # Functions with a backward of their own are not seen by modes, but the modules around them are.
+            # Function modes do not see functions with a custom backward, but hooks see the modules around them.
             if not hasattr(result, NODE) and read:
                 count = self.count
                 self.add(type(module).__name__, read, result, Site(path=call.path))
-                self.count = count  # to read a shape is a function, too, but not one of the model's
-            call.outputs_of, call.gave_node = result, getattr(result, NODE, None)
+                self.count = count  # reading a shape counts as a function, but the model did not call it
+            call.output, call.output_node = result, getattr(result, NODE, None)
         made = node_numbers(result)
         if call.path in self.blocks:
             for number in made:
-                self.sources[number] = frozenset([call.path])
-        call.gave_from = self._sources(made)
+                self.blocks_of[number] = frozenset([call.path])
+        call.output_blocks = self._merged(made)
 
     def add(self, function: str, read: tuple[int, ...], result: Any, site: Site, kernel: int = 1) -> None:
-        """Make a node, and let its tensors know it."""
+        """Record a node and mark its tensors."""
         node = Node(
             number=len(self.nodes),
             function=function,
@@ -228,17 +223,17 @@ class _Tracer(TorchFunctionMode):
             kernel=kernel,
         )
         self.nodes.append(node)
-        self.sources.append(self._sources(read) if read else frozenset(["stem"]))
+        self.blocks_of.append(self._merged(read) if read else frozenset(["stem"]))
         for tensor in _tensors(result):
             setattr(tensor, NODE, node.number)
 
-    def _sources(self, numbers: tuple[int, ...]) -> frozenset[str]:
-        return frozenset().union(*(self.sources[number] for number in numbers))
+    def _merged(self, numbers: tuple[int, ...]) -> frozenset[str]:
+        return frozenset().union(*(self.blocks_of[number] for number in numbers))
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls in place of each of its functions."""
+        """Torch calls this in place of each of its functions."""
         kwargs = kwargs or {}
         read = node_numbers((args, kwargs))
         number = self.count
@@ -258,7 +253,7 @@ class _Tracer(TorchFunctionMode):
 
 
 def node_numbers(value: Any) -> tuple[int, ...]:
-    """The nodes that tensors come from, those that do not depend on the image left out."""
+    """The nodes of all tensors in a value; tensors that do not depend on the image have none."""
     return tuple(getattr(tensor, NODE) for tensor in _tensors(value) if hasattr(tensor, NODE))
 
 
@@ -271,7 +266,3 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, dict):
         for item in value.values():
             yield from _tensors(item)
-
-
-def _looks_around(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.kernel_size > module.stride

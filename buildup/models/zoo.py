@@ -1,16 +1,37 @@
-"""The names under which timm knows our networks: `alternet` for any of them, and the paper's own by theirs."""
+"""Our models in timm: `alternet` for any network, the paper's AlterNets, and the CIFAR models that it compares with.
+
+| name | is | parameters for 100 classes |
+| --- | --- | --- |
+| `vit_tiny_cifar` | ViT-Ti, patches of 2 px and a class token | 5.403M |
+| `vit_tiny_patch4_cifar` | the same with patches of 4 px | 5.373M |
+| `vit_small_cifar` | ViT-S, twice as wide as ViT-Ti | 21.423M |
+| `pit_tiny_cifar` | PiT-Ti, overlapping patches of 2 px | 4.577M |
+| `swin_tiny_cifar` | Swin-Ti, patches of 1 px and windows of 4 | 27.562M |
+| `mixer_tiny_cifar` | MLP-Mixer-Ti, patches of 2 px | 4.770M |
+| `resnet50_cifar` | timm's ResNet-50 with the small stem | 23.705M |
+| `resnext50_cifar` | ResNeXt-50 32x4d with the small stem | 23.177M |
+
+The transformers and the mixer (paper.md 6) are timm's classes with the paper's sizes. Their attention has no bias on
+queries, keys and values, as in the reference code. Swin keeps timm's correct mask for shifted windows, and a table of
+positions for each head.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.mlp_mixer import MlpMixer
+from timm.models.pit import PoolingVisionTransformer
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Append, Network, Shape, apply, replacement
 from buildup.graph.serialize import network_from_values
-from buildup.models.build import base_config, create
+from buildup.models.build import base_config, build
 from buildup.models.read import read
 
 
@@ -33,20 +54,84 @@ PAPER = {
     "alter_resnet101": Paper(base="resnetv2_101", added=1, replaced=(0, 1, 3, 2)),
     "alter_resnet152": Paper(base="resnetv2_152", added=1, replaced=(0, 1, 3, 2)),
 }
+RESNETS = {"resnet50_cifar": "resnet50", "resnext50_cifar": "resnext50_32x4d"}
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transformer:
+    """A transformer or mixer for CIFAR: a class of timm with the paper's sizes."""
+
+    module: type[nn.Module]
+    first_conv: str
+    classifier: str = "head"
+    sizes: Mapping[str, Any]
+
+
+def _vit(**sizes: int) -> Transformer:
+    depth = {"depth": 12, "qkv_bias": False}
+    return Transformer(module=VisionTransformer, first_conv="patch_embed.proj", sizes={**depth, **sizes})
+
+
+TRANSFORMERS = {
+    "vit_tiny_cifar": _vit(patch_size=2, embed_dim=192, num_heads=3),
+    "vit_tiny_patch4_cifar": _vit(patch_size=4, embed_dim=192, num_heads=3),
+    "vit_small_cifar": _vit(patch_size=2, embed_dim=384, num_heads=6),
+    "pit_tiny_cifar": Transformer(
+        module=PoolingVisionTransformer,
+        first_conv="patch_embed.conv",
+        sizes={
+            "patch_size": 2,
+            "stride": 1,
+            "base_dims": (32, 32, 32),
+            "depth": (2, 6, 4),
+            "heads": (2, 4, 8),
+            "mlp_ratio": 4,
+        },
+    ),
+    "swin_tiny_cifar": Transformer(
+        module=SwinTransformer,
+        first_conv="patch_embed.proj",
+        classifier="head.fc",
+        sizes={
+            "patch_size": 1,
+            "window_size": 4,
+            "embed_dim": 96,
+            "depths": (2, 2, 6, 2),
+            "num_heads": (3, 6, 12, 24),
+            "qkv_bias": False,
+            "drop_path_rate": 0.0,
+        },
+    ),
+    "mixer_tiny_cifar": Transformer(
+        module=MlpMixer,
+        first_conv="stem.proj",
+        sizes={"patch_size": 2, "num_blocks": 8, "embed_dim": 256, "mlp_ratio": (0.5, 4.0)},
+    ),
+}
 
 IMAGENET: tuple[Shape, int] = ((3, 224, 224), 1000)
 CIFAR: tuple[Shape, int] = ((3, 32, 32), 100)
 
-default_cfgs = generate_default_cfgs(
-    {
-        name: base_config(paper.base, *CIFAR, reduction=1 / 4)
-        if name.endswith("cifar")
-        else base_config(paper.base, *IMAGENET)
-        for name, paper in PAPER.items()
-    }
-)
-"""What timm tells of the names without making a model."""
+
+def _config(name: str) -> dict[str, Any]:
+    if name in TRANSFORMERS:
+        return {
+            "input_size": CIFAR[0],
+            "num_classes": CIFAR[1],
+            "fixed_input_size": True,
+            "mean": (0.5071, 0.4867, 0.4408),
+            "std": (0.2675, 0.2565, 0.2761),
+            "first_conv": TRANSFORMERS[name].first_conv,
+            "classifier": TRANSFORMERS[name].classifier,
+        }
+    base = RESNETS[name] if name in RESNETS else PAPER[name].base
+    if name.endswith("cifar"):
+        return base_config(base, *CIFAR, reduction=1 / 4)
+    return base_config(base, *IMAGENET)
+
+
+default_cfgs = generate_default_cfgs({name: _config(name) for name in (*PAPER, *RESNETS, *TRANSFORMERS)})
+"""timm reads it when a model is registered."""
 
 
 def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes: int = 1000) -> Network:
@@ -67,42 +152,44 @@ def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes:
 @register_model
 def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **overrides: Any) -> nn.Module:
     """The timm model of a network given as plain values, as `graph/serialize.py` writes them."""
-    return create(network_from_values(dict(network)), pretrained=pretrained, **overrides)
+    return build(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
-@register_model
-def alter_resnet18(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """Eight basic blocks, three of them attention."""
-    return create(paper_network("alter_resnet18"), pretrained=pretrained, **overrides)
+def _register_network(name: str) -> None:
+    """Register a network with timm."""
+
+    def entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
+        shape, classes = CIFAR if name.endswith("cifar") else IMAGENET
+        if name in RESNETS:
+            network = read(RESNETS[name], input_shape=shape, num_classes=classes)
+        else:
+            network = paper_network(name, input_shape=shape, num_classes=classes)
+        # timm's own models, too, are made on torch's default device.
+        return build(network, pretrained=pretrained, **{"device": torch.get_default_device()} | overrides)
+
+    entry.__name__ = name
+    register_model(entry)
 
 
-@register_model
-def alter_resnet34(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """Seventeen basic blocks, six of them attention."""
-    return create(paper_network("alter_resnet34"), pretrained=pretrained, **overrides)
+def _register_transformer(name: str) -> None:
+    """Register a transformer or mixer with timm."""
+
+    def entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
+        transformer = TRANSFORMERS[name]
+        sizes = {"img_size": CIFAR[0][1], **transformer.sizes, **overrides}
+        model: nn.Module = build_model_with_cfg(transformer.module, name, pretrained, **sizes)
+        if isinstance(model, PoolingVisionTransformer):  # timm's PiT has no setting for the bias of queries
+            for module in model.modules():
+                queries = getattr(module, "qkv", None)
+                if isinstance(queries, nn.Linear):
+                    queries.register_parameter("bias", None)
+        return model
+
+    entry.__name__ = name
+    register_model(entry)
 
 
-@register_model
-def alter_resnet50(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """The ImageNet model of the paper: seventeen bottlenecks, six of them attention."""
-    return create(paper_network("alter_resnet50"), pretrained=pretrained, **overrides)
-
-
-@register_model
-def alter_resnet50_cifar(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """The CIFAR-100 model of the paper: seventeen bottlenecks, four of them attention."""
-    shape, classes = CIFAR
-    network = paper_network("alter_resnet50_cifar", input_shape=shape, num_classes=classes)
-    return create(network, pretrained=pretrained, **overrides)
-
-
-@register_model
-def alter_resnet101(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """Thirty-four bottlenecks, six of them attention."""
-    return create(paper_network("alter_resnet101"), pretrained=pretrained, **overrides)
-
-
-@register_model
-def alter_resnet152(pretrained: bool = False, **overrides: Any) -> nn.Module:
-    """Fifty-one bottlenecks, six of them attention."""
-    return create(paper_network("alter_resnet152"), pretrained=pretrained, **overrides)
+for _name in (*PAPER, *RESNETS):
+    _register_network(_name)
+for _name in TRANSFORMERS:
+    _register_transformer(_name)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attention import VERSIONS, Setting, compare, main
-from buildup.models.attention import LocalAttention2d
+from buildup.models.layers import LocalAttention2d
 
 
 @pytest.mark.parametrize("version", VERSIONS.values(), ids=VERSIONS)

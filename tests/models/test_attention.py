@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from buildup.models.attention import ConvAttention2d, GlobalAttention2d, LocalAttention2d
+from buildup.models.layers import ConvAttention2d, GlobalAttention2d, LocalAttention2d
 
 HEADS, SIZE = 2, 3
 Layer = LocalAttention2d | GlobalAttention2d | ConvAttention2d
@@ -29,14 +29,14 @@ every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
 def local(window: int, seed: int = 0, tables: str = "shared") -> LocalAttention2d:
     torch.manual_seed(seed)
-    made = LocalAttention2d(5, 7, HEADS, SIZE, window, tables, dtype=torch.float64)
+    made = LocalAttention2d(5, 7, HEADS, SIZE, window, tables).double()
     nn.init.normal_(made.position_bias)
     return made
 
 
 def conv(kernel: int, borders: str = "masked") -> ConvAttention2d:
     torch.manual_seed(0)
-    return ConvAttention2d(5, 7, HEADS, SIZE, kernel, borders, dtype=torch.float64)
+    return ConvAttention2d(5, 7, HEADS, SIZE, kernel, borders).double()
 
 
 def values_only(made: LocalAttention2d) -> LocalAttention2d:
@@ -124,7 +124,7 @@ def test_every_window_attends_as_a_picture_of_its_own(
     window: int, rows: int, columns: int, seed: int, tables: str
 ) -> None:
     made = local(window, seed, tables)
-    x = torch.randn(2, 5, rows * window, columns * window, dtype=torch.float64)
+    x = torch.randn(2, 5, rows * window, columns * window).double()
     exactly(made(x), window_by_window(made, x))
 
 
@@ -134,19 +134,19 @@ def test_a_window_at_the_border_attends_as_the_smaller_picture_that_it_holds(
     height: int, width: int, window: int
 ) -> None:
     made = local(window)
-    x = torch.randn(2, 5, height, width, dtype=torch.float64)
+    x = torch.randn(2, 5, height, width).double()
     exactly(made(x), window_by_window(made, x))
 
 
 def test_one_window_over_the_whole_map_is_global_attention() -> None:
     made = local(6)
-    x = torch.randn(2, 5, 6, 6, dtype=torch.float64)
+    x = torch.randn(2, 5, 6, 6).double()
     exactly(made(x), whole(made, x))
 
 
 def test_without_queries_keys_and_table_it_is_the_mean_of_the_window() -> None:
     made = values_only(local(3))
-    x = torch.randn(2, 5, 6, 9, dtype=torch.float64)
+    x = torch.randn(2, 5, 6, 9).double()
     means = F.avg_pool2d(projected(made, x)[2].flatten(1, 2), 3)
     exactly(made(x), made.out(means.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)))
 
@@ -156,7 +156,7 @@ def test_a_large_entry_of_the_table_picks_the_key_at_that_place_from_the_query(d
     made = values_only(local(3))
     with torch.no_grad():
         made.position_bias[down + 2, right + 2] = 1000.0
-    x = torch.randn(1, 5, 3, 3, dtype=torch.float64)
+    x = torch.randn(1, 5, 3, 3).double()
     y, values = made(x), made.out(projected(made, x)[2].flatten(1, 2))
     for row in range(max(0, -down), min(3, 3 - down)):
         for column in range(max(0, -right), min(3, 3 - right)):
@@ -165,7 +165,7 @@ def test_a_large_entry_of_the_table_picks_the_key_at_that_place_from_the_query(d
 
 def test_exchanging_windows_exchanges_their_results() -> None:
     made = local(2)
-    x = torch.randn(1, 5, 4, 6, dtype=torch.float64)
+    x = torch.randn(1, 5, 4, 6).double()
     exactly(made(exchanged(x)), exchanged(made(x)))
 
 
@@ -192,8 +192,8 @@ def test_the_table_starts_with_a_deviation_of_a_fiftieth() -> None:
 
 
 def test_global_attention_is_that_of_torch_head_by_head() -> None:
-    made = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
-    x = torch.randn(2, 5, 4, 3, dtype=torch.float64)
+    made = GlobalAttention2d(5, 7, HEADS, SIZE).double()
+    x = torch.randn(2, 5, 4, 3).double()
     heads = []
     for head in range(HEADS):
         query, key, value = (part[:, head].flatten(2).transpose(1, 2) for part in projected(made, x))
@@ -203,8 +203,8 @@ def test_global_attention_is_that_of_torch_head_by_head() -> None:
 
 
 def test_global_attention_does_not_know_places() -> None:
-    made = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
-    x = torch.randn(2, 5, 4, 6, dtype=torch.float64)
+    made = GlobalAttention2d(5, 7, HEADS, SIZE).double()
+    x = torch.randn(2, 5, 4, 6).double()
     exactly(made(exchanged(x)), exchanged(made(x)))
 
 
@@ -212,7 +212,7 @@ def test_global_attention_does_not_know_places() -> None:
 @settings(deadline=None, max_examples=10)
 def test_masked_borders_are_left_out(kernel: int, height: int, width: int) -> None:
     made = conv(kernel)
-    x = torch.randn(1, 5, height, width, dtype=torch.float64)
+    x = torch.randn(1, 5, height, width).double()
     exactly(made(x), surroundings(made, x, zeros=False))
 
 
@@ -220,15 +220,15 @@ def test_masked_borders_are_left_out(kernel: int, height: int, width: int) -> No
 @settings(deadline=None, max_examples=10)
 def test_attended_borders_are_zeros_as_in_the_reference_code(kernel: int, height: int, width: int) -> None:
     made = conv(kernel, "attended")
-    x = torch.randn(1, 5, height, width, dtype=torch.float64)
+    x = torch.randn(1, 5, height, width).double()
     exactly(made(x), surroundings(made, x, zeros=True))
 
 
 def test_a_kernel_that_reaches_everything_is_global_attention() -> None:
     made = conv(9)
-    everywhere = GlobalAttention2d(5, 7, HEADS, SIZE, dtype=torch.float64)
+    everywhere = GlobalAttention2d(5, 7, HEADS, SIZE).double()
     everywhere.load_state_dict(made.state_dict())
-    x = torch.randn(2, 5, 5, 4, dtype=torch.float64)
+    x = torch.randn(2, 5, 5, 4).double()
     exactly(made(x), everywhere(x))
 
 
@@ -269,7 +269,7 @@ def test_first_and_second_derivatives_are_right_in_float64(make: Made, shape: tu
 @pytest.mark.parametrize("shape", [(8, 8), (7, 9), (1, 2)])
 def test_a_map_keeps_its_size_and_memory_format_whatever_they_are(make: Made, shape: tuple[int, int]) -> None:
     made = make(dtype=torch.float64)
-    x = torch.randn(2, 5, *shape, dtype=torch.float64)
+    x = torch.randn(2, 5, *shape).double()
     y = made(x)
     assert y.shape == (2, 7, *shape)
     assert y.is_contiguous()

@@ -9,8 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from buildup.diagnostics.units import find_units
 from buildup.engine.train import network_of
 from buildup.graph.layout import layout
-from buildup.models.baselines import RESNETS, TRANSFORMERS
 from buildup.models.build import build
+from buildup.models.zoo import RESNETS, TRANSFORMERS
 from buildup.training.dataset import DataInfo
 
 PUBLISHED = {

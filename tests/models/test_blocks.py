@@ -8,9 +8,9 @@ from torch import nn
 
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Network, apply, replacement
-from buildup.models.attention import LocalAttention2d
 from buildup.models.blocks import PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
+from buildup.models.layers import LocalAttention2d
 from buildup.models.read import read
 
 

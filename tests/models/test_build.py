@@ -16,7 +16,7 @@ from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention,
 from buildup.graph.layout import layout
 from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, replacement
 from buildup.models.build import build
-from buildup.models.export import export, probe_logits
+from buildup.models.export import export_network, probe_logits
 from buildup.models.read import read
 
 
@@ -259,5 +259,5 @@ def test_any_legal_edits_give_a_network_that_exports_and_loads_with_equal_logits
     model(torch.randn(4, *network.input_shape, generator=torch.Generator().manual_seed(0)))
     folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
     # It compares what timm and the file alone load with these logits, and raises where they differ.
-    export(network, model.state_dict(), folder, card="", expected=probe_logits(model, network))
+    export_network(network, model.state_dict(), folder, card="", expected=probe_logits(model, network))
     assert {"config.json", "model.safetensors", "alternet.py"} <= {path.name for path in folder.iterdir()}

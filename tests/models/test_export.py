@@ -17,7 +17,7 @@ from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build, data_config
-from buildup.models.export import check_target, export, probe_logits
+from buildup.models.export import check_target, export_network, probe_logits
 from buildup.models.read import read
 from buildup.models.standalone import standalone
 
@@ -47,7 +47,9 @@ NETWORK = network_of("resnet18", "layer4")
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("export") / "net"
-    export(NETWORK, trained(NETWORK), folder, card="# A card\n", data={"mean": (0.5, 0.4, 0.3), "crop_pct": 1.0})
+    export_network(
+        NETWORK, trained(NETWORK), folder, card="# A card\n", data={"mean": (0.5, 0.4, 0.3), "crop_pct": 1.0}
+    )
     return folder
 
 
@@ -109,13 +111,13 @@ def test_the_single_file_loads_beside_buildup_under_a_name_of_its_own(
 
 def test_logits_that_are_not_the_trained_models_fail_and_leave_nothing(tmp_path: Path, expected: Tensor) -> None:
     with pytest.raises(ExportError, match="its logits differ by"):
-        export(NETWORK, trained(NETWORK), tmp_path / "net", card="", expected=expected + 1)
+        export_network(NETWORK, trained(NETWORK), tmp_path / "net", card="", expected=expected + 1)
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="not those of this network"):
-        export(NETWORK, build(network_of("resnet18", "layer3")).state_dict(), tmp_path / "net", card="")
+        export_network(NETWORK, build(network_of("resnet18", "layer3")).state_dict(), tmp_path / "net", card="")
     assert not list(tmp_path.iterdir())
 
 
@@ -125,7 +127,7 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_taken(tmp_path: Path) -> No
     (tmp_path / "mine.txt").write_text("mine")
     for target in (tmp_path, tmp_path / "mine.txt"):
         with pytest.raises(RunError, match="Choose another"):
-            export(NETWORK, {}, target, card="")
+            export_network(NETWORK, {}, target, card="")
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
@@ -201,7 +203,7 @@ def ruff() -> str:
 @pytest.mark.parametrize("base", FORMS)
 def test_every_form_and_kind_is_exported_and_loaded_back(base: str, tmp_path: Path) -> None:
     network = mixed(base)
-    export(network, trained(network), tmp_path / "net", card="")
+    export_network(network, trained(network), tmp_path / "net", card="")
     assert (tmp_path / "net" / "alternet.py").exists()
 
 
@@ -219,12 +221,12 @@ def test_every_form_and_kind_is_exported_and_loaded_back(base: str, tmp_path: Pa
 )
 def test_every_family_is_exported_and_loaded_back(base: str, stage: str, tmp_path: Path) -> None:
     network = network_of(base, stage)
-    export(network, trained(network), tmp_path / "net", card="")
+    export_network(network, trained(network), tmp_path / "net", card="")
     assert (tmp_path / "net" / "alternet.py").exists()
 
 
 @pytest.mark.slow
 def test_a_base_as_it_is_can_be_exported(tmp_path: Path) -> None:
     network = read("resnet18", input_shape=(3, 96, 96), num_classes=10)
-    export(network, trained(network), tmp_path / "net", card="")
+    export_network(network, trained(network), tmp_path / "net", card="")
     assert (tmp_path / "net" / "alternet.py").exists()

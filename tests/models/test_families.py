@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from buildup.engine.graph_cache import base_models
 from buildup.errors import BaseError
 from buildup.graph.network import Network, apply
+from buildup.models.bases import judge_bases
 from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
-from buildup.models.catalogue import learn
 from buildup.models.read import read
 from buildup.space.load import load
 from buildup.strategies.moves import moves
@@ -130,7 +130,7 @@ def test_attention_costs_about_what_it_replaces_in_families_that_the_paper_does_
 
 def test_a_pattern_is_looked_into_once_and_then_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rows = base_models("resnet1[48]t*", learn)
+    rows = base_models("resnet1[48]t*", judge_bases)
     row = {"name": "resnet14t", "family": "resnet", "supported": False, "stages": 0, "positions": 0}
     assert rows == [row | {"reason": rows[0]["reason"]}]
     assert "resnet14t can't be a base" in rows[0]["reason"]
@@ -145,14 +145,14 @@ def test_a_model_that_is_no_cnn_is_told_from_one_that_cannot_be_a_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    rows = learn({}, "vit_tiny_patch16_224")["rows"] | learn({}, "densenet121")["rows"]
+    rows = judge_bases({}, "vit_tiny_patch16_224")["rows"] | judge_bases({}, "densenet121")["rows"]
     assert (rows["vit_tiny_patch16_224"]["convolutional"], rows["densenet121"]["convolutional"]) == (False, True)
     assert not rows["densenet121"]["supported"]
 
 
 @pytest.fixture(scope="session")
 def listed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    return [name for name, row in learn({}, None)["rows"].items() if row["supported"]]
+    return [name for name, row in judge_bases({}, None)["rows"].items() if row["supported"]]
 
 
 @pytest.mark.slow

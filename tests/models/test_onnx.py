@@ -11,8 +11,7 @@ from buildup.errors import ExportError, ResourceError
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
-from buildup.models.export import export, probe_logits
-from buildup.models.onnx import CLOSE, PACKAGES, check_onnx, save_onnx
+from buildup.models.export import CLOSE, PACKAGES, check_onnx, export_network, probe_logits, save_onnx
 from buildup.models.read import read
 
 SHAPE: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
@@ -97,7 +96,7 @@ def test_other_logits_are_refused_and_leave_no_file(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_an_export_has_the_same_network_in_this_form_too(tmp_path: Path) -> None:
     network = mixed("resnet18")
-    export(network, build(network, seed=0).state_dict(), tmp_path / "net", card="", onnx=True)
+    export_network(network, build(network, seed=0).state_dict(), tmp_path / "net", card="", onnx=True)
     model = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
     images = torch.randn(2, *network.input_shape, generator=torch.Generator().manual_seed(0))
     found = answers(tmp_path / "net" / "model.onnx", images)

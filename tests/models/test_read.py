@@ -6,7 +6,7 @@ from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
 from buildup.graph.network import apply, chain, replacement
 from buildup.models.read import read
-from buildup.models.trace import trace
+from buildup.models.trace import trace_calls
 
 
 def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None:
@@ -62,7 +62,7 @@ def test_tags_and_old_names_lead_to_the_same_network(name: str, base: str) -> No
         ("mobilevit_xxs", "has attention of its own"),
         ("alter_resnet18", "has attention of its own"),
         ("mixer_b16_224", "has no convolutional stages"),
-        ("densenet121", "no stage has, after its first block, one with convolutions that look around"),
+        ("densenet121", "no stage has, after its first block, one with spatial convolutions"),
     ],
 )
 def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, says: str) -> None:
@@ -164,6 +164,6 @@ def test_edges_say_what_every_block_reads_around_others_too() -> None:
 def test_tracing_leaves_the_model_as_it_was() -> None:
     model = timm.create_model("resnet18", device="meta").train()
     before = {name: id(module) for name, module in model.named_modules()}
-    trace("resnet18", model, (3, 64, 64))
+    trace_calls("resnet18", model, (3, 64, 64))
     assert {name: id(module) for name, module in model.named_modules()} == before
     assert all(module.training and not module._forward_hooks for module in model.modules())

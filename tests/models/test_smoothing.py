@@ -8,7 +8,7 @@ from timm.models import create_feature_extractor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buildup.models.smoothing import Smoothing2d
+from buildup.models.layers import Smoothing2d
 
 HOT = 1e9
 """A temperature at which the bounded activation is a ReLU."""

@@ -1,13 +1,14 @@
-"""Self-attention on maps: inside windows, over the whole map, or in the shape of a convolution (paper.md 2.1, 8.10).
+"""The layers of replaced blocks: self-attention (paper.md 2.1, 8.10) and spatial smoothing (paper.md 9), on maps.
 
-All three take any size of map, in either memory format, and give one of the same size and format. Their projections
-are 1x1 convolutions. The rows of `qkv` are all queries, then all keys, then all values, each head by head: the weights
-of two convolutions, as in the reference code, go in as `torch.cat([query.weight, key_value.weight])`.
+Attention works inside windows, over the whole map, or over each place's neighbourhood. It takes maps of any size in
+either memory format, and keeps both. The projections are 1x1 convolutions. The rows of `qkv` are all queries, then all
+keys, then all values, each head by head: the weights of two convolutions, as in the reference code, go in as
+`torch.cat([query.weight, key_value.weight])`.
 
 `torch.export` with a free height and width needs an example with more than one row and column of windows.
 
-Nothing here is a buffer: tables and masks are made from views and sizes, so a module can be made on the meta device and
-be filled later. The classes are copied by their source into exported files, so each stands alone.
+No layer has buffers: tables and masks are computed from views and sizes, so a layer can be made on the meta device and
+be filled later. Exported files contain copies of the classes.
 
 Letters: B images, C channels, H and W the map, P the side of a window, N = P * P its tokens, R and S the rows and
 columns of windows, h heads, d head size.
@@ -19,12 +20,22 @@ from timm.models import register_notrace_module
 from torch import Tensor, nn
 
 
+def crop_map(x: Tensor, axis: int, height: int, width: int) -> Tensor:
+    """The first rows and columns of a map whose rows are at an axis and whose columns are at the next."""
+    # A slice would tie an exported graph to sizes that the windows divide, or to sizes that they don't.
+    exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # type: ignore[attr-defined]
+    if exporting:
+        x = x.index_select(axis, torch.arange(height, device=x.device))
+        return x.index_select(axis + 1, torch.arange(width, device=x.device))
+    return x.narrow(axis, 0, height).narrow(axis + 1, 0, width)
+
+
 class LocalAttention2d(nn.Module):
     """Self-attention inside non-overlapping windows of a map, without shift.
 
-    A learned table is added to the logits: one for all heads, or one for each. Its entry for a query and a key is found
-    by the key's place minus the query's: the opposite sign of Swin's. A map that the windows do not divide is padded at
-    its bottom and right, and nothing attends to the padding.
+    A learned table is added to the logits: one for all heads, or one for each. Its index is the key's position minus
+    the query's: the opposite sign of Swin's. A map that the windows do not divide is padded at its bottom and right,
+    and nothing attends to the padding.
 
     Forward and backward it is 1.6 to 2.0 times as fast in float32 as its equations written with einsum, and 1.2 to 2.7
     times in bf16, over three usual settings (`python bench/attention.py`: batch 16, channels last, eager torch 2.15,
@@ -32,25 +43,17 @@ class LocalAttention2d(nn.Module):
     """
 
     def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        heads: int,
-        head_size: int,
-        window: int,
-        tables: str = "shared",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_chs: int, out_chs: int, heads: int, head_size: int, window: int, tables: str = "shared"
     ) -> None:
         super().__init__()
         self.heads = heads
         self.window = window
         self.scale = head_size**-0.5
-        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False)
         table = [2 * window - 1, 2 * window - 1]
         table = [heads, *table] if tables == "heads" else table
-        self.position_bias = nn.Parameter(torch.empty(table, device=device, dtype=dtype))
-        self.out = nn.Conv2d(heads * head_size, out_chs, 1, device=device, dtype=dtype)
+        self.position_bias = nn.Parameter(torch.empty(table))
+        self.out = nn.Conv2d(heads * head_size, out_chs, 1)
         nn.init.normal_(self.position_bias, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,30 +63,24 @@ class LocalAttention2d(nn.Module):
         rows, columns = (height + side - 1) // side, (width + side - 1) // side
         padding = [0, columns * side - width, 0, rows * side - height]
 
-        # One copy cuts the windows and puts the heads apart, whole rows of d at a time.
+        # One copy cuts the windows and separates the heads, whole rows of d at a time.
         padded = F.pad(x.contiguous(memory_format=torch.channels_last), padding).permute(0, 2, 3, 1)
         qkv = self._project(padded, self.qkv.weight, None)
         parts = qkv.reshape(images, rows, side, columns, side, 3, heads, -1).unbind(5)
         windows = [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, side * side, part.shape[-1]) for part in parts]
 
-        nowhere = F.pad(x.new_zeros(height, width), padding, value=float("-inf"))
-        nowhere = nowhere.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, 1, side * side)
-        y = self._attend(windows[0], windows[1], windows[2], self._bias() + nowhere)
+        outside = F.pad(x.new_zeros(height, width), padding, value=float("-inf"))
+        outside = outside.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, 1, side * side)
+        y = self._attend(windows[0], windows[1], windows[2], self._bias() + outside)
 
         y = y.view(images, rows, columns, heads, side, side, -1).permute(0, 1, 4, 2, 5, 3, 6)
         y = y.reshape(images, rows * side, columns * side, -1)
-        # A slice would tie an exported graph to sizes that the windows divide, or to sizes that they don't.
-        exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # type: ignore[attr-defined]
-        if exporting:
-            y = y.index_select(1, torch.arange(height, device=y.device))
-            y = y.index_select(2, torch.arange(width, device=y.device))
-        else:
-            y = y[:, :height, :width]
+        y = crop_map(y, 1, height, width)
         y = self._project(y, self.out.weight, self.out.bias).permute(0, 3, 1, 2)
         return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
 
     def _project(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A 1x1 convolution of (B, H, W, C): as torch's convolution where that is the faster, else as a product."""
+        """A 1x1 convolution of (B, H, W, C): torch's convolution where it is faster, else a matrix product."""
         if x.dtype == torch.float32 and x.is_cpu:
             return F.conv2d(x.permute(0, 3, 1, 2), weight, bias).permute(0, 2, 3, 1)
         return F.linear(x, weight.flatten(1), bias)
@@ -106,23 +103,15 @@ class LocalAttention2d(nn.Module):
 class GlobalAttention2d(nn.Module):
     """Self-attention over a whole map, without a table of positions.
 
-    torch's fused attention keeps its memory from growing with the square of H * W. Its fast kernels have no second
-    derivatives: where those are needed, run it inside `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
+    With torch's fused attention, memory does not grow with the square of H * W. Its fast kernels have no second
+    derivatives: if you need those, run the layer inside `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`.
     """
 
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        heads: int,
-        head_size: int,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
+    def __init__(self, in_chs: int, out_chs: int, heads: int, head_size: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False, device=device, dtype=dtype)
-        self.out = nn.Conv2d(heads * head_size, out_chs, 1, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False)
+        self.out = nn.Conv2d(heads * head_size, out_chs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_chs, H, W)."""
@@ -140,24 +129,16 @@ class GlobalAttention2d(nn.Module):
 class ConvAttention2d(nn.Module):
     """Self-attention in the shape of a convolution: every place attends to the k x k places around it.
 
-    With `borders="masked"` nothing attends to what lies outside of the map. With `"attended"` the outside is zeros that
-    take their share of the softmax, as in the reference code.
+    With `borders="masked"` nothing attends to places outside of the map. With `"attended"` these are zeros that take
+    part in the softmax, as in the reference code.
 
-    The map is cut into tiles, and each meets its surroundings in one matrix product; what lies too far away is masked.
-    Surroundings overlap, so keys and values are copied ((tile + k - 1) / tile)^2 times, at most 4; unfolding makes k^2
-    copies. Every place then has (tile + k - 1)^2 logits a head.
+    The map is cut into tiles. One matrix product computes the logits of a tile with its surroundings; keys that are too
+    far away are masked. Surroundings overlap, so keys and values are copied ((tile + k - 1) / tile)^2 times, at most 4;
+    unfolding makes k^2 copies. Every place has (tile + k - 1)^2 logits for each head.
     """
 
     def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        heads: int,
-        head_size: int,
-        kernel: int,
-        borders: str = "masked",
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        self, in_chs: int, out_chs: int, heads: int, head_size: int, kernel: int, borders: str = "masked"
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -165,8 +146,8 @@ class ConvAttention2d(nn.Module):
         self.tile = max(4, kernel - 1)
         self.masked = borders == "masked"
         self.scale = head_size**-0.5
-        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False, device=device, dtype=dtype)
-        self.out = nn.Conv2d(heads * head_size, out_chs, 1, device=device, dtype=dtype)
+        self.qkv = nn.Conv2d(in_chs, 3 * heads * head_size, 1, bias=False)
+        self.out = nn.Conv2d(heads * head_size, out_chs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, out_chs, H, W)."""
@@ -182,7 +163,7 @@ class ConvAttention2d(nn.Module):
         query = query[:, reach : reach + rows * tile, reach : reach + columns * tile]
         query = query.unflatten(1, [rows, tile]).unflatten(3, [columns, tile]).permute(0, 1, 3, 5, 2, 4, 6)
         query = query.reshape(-1, tile * tile, query.shape[-1])
-        # (B, R, S, h, d, around, around), and then a token is a row of d again.
+        # (B, R, S, h, around, around, d): a token is a row of d again.
         near = [
             part.unfold(1, around, tile).unfold(2, around, tile).permute(0, 1, 2, 3, 5, 6, 4) for part in (key, value)
         ]
@@ -190,7 +171,7 @@ class ConvAttention2d(nn.Module):
 
         bias = self._far(x)
         if self.masked:
-            # Not minus infinity, for a place in the padding may have nothing else around; its exponential is zero.
+            # Not minus infinity: a place in the padding may have no other keys. The exponential is zero all the same.
             outside = F.pad(x.new_zeros(height, width), padding, value=-3e4)
             bias = bias + outside.unfold(0, around, tile).unfold(1, around, tile).reshape(-1, 1, 1, around * around)
         logits = query @ near[0].transpose(1, 2)
@@ -202,18 +183,11 @@ class ConvAttention2d(nn.Module):
             y = y.permute(0, 1, 4, 2, 5, 3, 6).reshape(images, rows * tile, columns * tile, -1).permute(0, 3, 1, 2)
         else:
             y = y.permute(0, 3, 6, 1, 4, 2, 5).reshape(images, -1, rows * tile, columns * tile)
-        # A slice would tie an exported graph to sizes that the tiles divide, or to sizes that they don't.
-        exporting = False if torch.jit.is_scripting() else torch.compiler.is_exporting()  # type: ignore[attr-defined]
-        if exporting:
-            y = y.index_select(2, torch.arange(height, device=y.device))
-            y = y.index_select(3, torch.arange(width, device=y.device))
-        else:
-            y = y[:, :, :height, :width]
-        z: Tensor = self.out(y)
+        z: Tensor = self.out(crop_map(y, 2, height, width))
         return z
 
     def _far(self, like: Tensor) -> Tensor:
-        """Minus infinity at each key of a tile's surroundings that a query of the tile does not reach, else zero."""
+        """A bias for the logits of a tile: minus infinity where a query does not reach a key, else zero."""
         side, around = self.tile, self.tile + self.kernel - 1
         steps = torch.arange(around, device=like.device) - torch.arange(side, device=like.device).unsqueeze(1)
         far = (steps < 0) | (steps >= self.kernel)
@@ -221,7 +195,39 @@ class ConvAttention2d(nn.Module):
         return like.new_zeros(side * side, around * around).masked_fill(far, float("-inf"))
 
 
-# They ask for memory formats, which timm's feature extraction by fx can't follow: it takes them as one step. Not as a
-# decorator, for a copied source should need torch alone.
+class Smoothing2d(nn.Module):
+    """ReLU(t * tanh(x / t)), blurred by a binomial filter: the mean of 2 x 2 places, (1, 2, 1) twice for 3 x 3.
+
+    It has no weights. The map keeps its size: its borders are repeated, one place more at the bottom and right if the
+    kernel is even. With `borders="grow"` it is padded with kernel // 2 zeros, as in the reference code: an even kernel
+    then makes it one larger, and its borders become darker.
+    """
+
+    def __init__(self, kernel: int, temperature: float, borders: str) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.temperature = temperature
+        self.grow = borders == "grow"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape, or one larger."""
+        x = F.relu(self.temperature * torch.tanh(x / self.temperature))
+        before, after = (self.kernel - 1) // 2, self.kernel // 2
+        if self.grow:
+            x = F.pad(x, [after, after, after, after])
+        else:
+            x = F.pad(x, [before, after, before, after], mode="replicate")
+        # A binomial filter is the repeated mean of two neighbours.
+        for _ in range(self.kernel - 1):
+            x = F.avg_pool2d(x, 2, stride=1)
+        return x
+
+    def extra_repr(self) -> str:
+        """The text in `print(model)`."""
+        return f"kernel={self.kernel}, temperature={self.temperature}, borders={'grow' if self.grow else 'replicate'}"
+
+
+# They ask for memory formats, which fx cannot trace, so timm's feature extraction by fx must treat them as leaves. No
+# decorators, since copied classes should need torch alone.
 for _layer in (LocalAttention2d, GlobalAttention2d, ConvAttention2d):
     register_notrace_module(_layer)

@@ -11,7 +11,7 @@ from timm.layers.norm_act import FrozenBatchNormAct2d
 from timm.models import resnet, resnetv2
 from torch import nn
 
-from buildup.graph.block_style import BlockStyle, Norm
+from buildup.graph.network import BlockStyle, Norm
 from buildup.models.trace import Call
 
 EXPANSIONS: dict[type[nn.Module], int] = {

@@ -13,7 +13,7 @@ from statistics import fmean, stdev
 
 from scipy.special import stdtrit
 
-from buildup.statistics.paired_difference import Pair, Spread, estimate
+from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
 from buildup.trials.final_result import Claim
 from buildup.trials.objective import ACCURACY, Objective
 
@@ -26,7 +26,7 @@ LEAST_SEEDS = 3
 
 def claim(
     pairs: Sequence[Pair],
-    spread: Spread,
+    spread: PooledVariance,
     claims: int = 1,
     *,
     objective: Objective = ACCURACY,
@@ -38,7 +38,7 @@ def claim(
     Where a training failed, its seed has no pair, and nothing is claimed: whether a network can be trained at all is
     a part of what it is worth, and what is left may be the luckier seeds.
     """
-    found = estimate(pairs, spread, objective)
+    found = estimate_gain(pairs, spread, objective)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
     ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"

@@ -19,7 +19,7 @@ from statistics import fmean
 from typing import Any, ClassVar, Protocol
 
 from buildup.registry import Registry
-from buildup.statistics.paired_difference import Estimate, Pair, Spread, estimate
+from buildup.statistics.paired_difference import GainEstimate, Pair, PooledVariance, estimate_gain
 from buildup.trials.decision import Verdict
 from buildup.trials.objective import ACCURACY, Objective
 
@@ -70,7 +70,7 @@ class Judge(Protocol):
         """What a gain must be more than."""
         ...
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
         """The verdict on pairs of equal seeds; None where it wants to look again, which it never does at the last look.
 
         Args:
@@ -92,7 +92,7 @@ class PointJudge:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
         """Keep what has the larger mean."""
         gain = fmean(self.objective.gain(pair.candidate, pair.parent) for pair in pairs)
         keep = gain > self.min_gain
@@ -120,10 +120,12 @@ class LikelyJudge:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
         """Keep when P(gain) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
         level = round(2 * LIKELY - 1, 9)
-        return _by_interval(self, estimate(pairs, spread, self.objective), level, LIKELY_HOPE, interim, " (unproven)")
+        return _by_interval(
+            self, estimate_gain(pairs, spread, self.objective), level, LIKELY_HOPE, interim, " (unproven)"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +138,10 @@ class ProvenJudge:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
         """Keep when the corrected interval is all gain."""
         level = 1 - 2 * ERROR * share * LOOK_SHARES[interim - 1]
-        return _by_interval(self, estimate(pairs, spread, self.objective), level, PROVEN_HOPE, interim, "")
+        return _by_interval(self, estimate_gain(pairs, spread, self.objective), level, PROVEN_HOPE, interim, "")
 
 
 JUDGES = Registry[Judge]("judge", group="buildup.judges")
@@ -150,7 +152,12 @@ JUDGES.register(PointJudge())
 
 
 def _by_interval(
-    judge: LikelyJudge | ProvenJudge, found: Estimate, level: float, hopes: tuple[float, ...], interim: int, label: str
+    judge: LikelyJudge | ProvenJudge,
+    found: GainEstimate,
+    level: float,
+    hopes: tuple[float, ...],
+    interim: int,
+    label: str,
 ) -> Verdict | None:
     min_gain, points = judge.min_gain, f"{found.gain:+.2f} {judge.objective.said}"
     low, high = found.interval(level)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from buildup.errors import RunError
 from buildup.store.atomic_write import write_atomic
-from buildup.trials.verdict_diagnosis import Diagnosis, diagnosis_from_values, diagnosis_to_values
+from buildup.trials.decision import Diagnosis, diagnosis_from_values, diagnosis_to_values
 
 DIAGNOSTICS = "diagnostics.jsonl"
 

@@ -24,10 +24,10 @@ from math import ceil
 from buildup.graph.network import apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Rule, Step, Strategy
+from buildup.strategies.strategy import Rule, Step, Strategy
 from buildup.strategies.variants import Choose, Place, Variant, at_place
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)

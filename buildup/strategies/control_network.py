@@ -10,7 +10,7 @@ from itertools import combinations_with_replacement
 
 from buildup.errors import RequestError
 from buildup.graph.network import Append, Network, apply, edits_between
-from buildup.trials.candidate import Candidate
+from buildup.trials.training import Candidate
 
 MOST_ADDED = 12
 """More blocks would make another network of it: at most so many, and no more than the winner has changed."""

@@ -16,9 +16,9 @@ from buildup.errors import RequestError
 from buildup.graph.network import Append, Edit, Network, Replace, apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Step, Strategy
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step, Strategy
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 MOST_LISTED = 1_000
 """`exhaustive` refuses to try more layouts than this."""

@@ -6,10 +6,9 @@ from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import ALTERNET, AlterNetRule
 from buildup.strategies.fixed_order import EXHAUSTIVE, RANDOM
-from buildup.strategies.samplers import SAMPLED
-from buildup.strategies.step import Rule, Strategy
-from buildup.strategies.tpe_variants import by_tpe
-from buildup.trials.candidate import Candidate
+from buildup.strategies.samplers import SAMPLED, by_tpe
+from buildup.strategies.strategy import Rule, Strategy
+from buildup.trials.training import Candidate
 
 
 def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:

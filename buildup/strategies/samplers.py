@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Counts, Layouts
-from buildup.strategies.step import Step, Strategy
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step, Strategy
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Candidate
 
 POPULATION = 8
 """Of a generation of `nsga2`: budgets are a few dozen candidates, where Optuna's own 50 would never evolve."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from buildup.space.schema import SearchSpace
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 class Step(Protocol):

@@ -13,7 +13,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from buildup.graph.kinds import BlockKind
-from buildup.strategies.variants import Told
+from buildup.strategies.variants import TriedVariant
 
 STARTUP = 3
 """What is drawn at random, the block as it was kept included, before anything is modelled."""
@@ -21,7 +21,7 @@ ASKED_AGAIN = 20
 """How often a sampler that repeats itself, or names what does not exist, is asked again."""
 
 
-def by_tpe(untried: Sequence[BlockKind], told: Sequence[Told], rng: str) -> BlockKind:
+def by_tpe(untried: Sequence[BlockKind], told: Sequence[TriedVariant], rng: str) -> BlockKind:
     """The variant that TPE would try next, given the gains so far."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     kinds = [*(one.kind for one in told), *untried]
@@ -70,7 +70,7 @@ def _name(params: Mapping[str, object]) -> tuple[tuple[str, object], ...]:
     return tuple(sorted(params.items()))
 
 
-def _trial(told: Told, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
+def _trial(told: TriedVariant, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
     return optuna.trial.create_trial(
         state=TrialState.FAIL if told.gain is None else TrialState.COMPLETE,
         value=told.gain,

@@ -12,9 +12,9 @@ from functools import cached_property
 
 from buildup.graph.kinds import BlockKind
 from buildup.graph.network import apply, replacement
-from buildup.strategies.step import Step
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

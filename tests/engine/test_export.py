@@ -11,9 +11,9 @@ from buildup.report.page import markdown, page
 from buildup.settings import RunSettings
 from buildup.space.load import load
 from buildup.store.run_record import RunRecord, environment, open_run, save
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from buildup.trials.training import Candidate
 
 SETTINGS = RunSettings(
     base="resnet18",

@@ -22,10 +22,9 @@ from buildup.execution.simulated import Row, SimulatedEvaluator
 from buildup.store.run_record import RunRecord, mark, open_run, save
 from buildup.store.verdict_diagnostics import DIAGNOSTICS
 from buildup.training.recipe import recipe_from_values, recipe_to_values
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Ended, Event, Started
 from buildup.trials.outcome import Failure, Reason, Record
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 
 class Scores(dict[str, Row]):

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from buildup.strategies.strategy import walk
 
 from buildup.graph.network import sketch
 from buildup.report.findings import Findings
@@ -17,8 +18,7 @@ from buildup.report.text_table import (
 from buildup.report.words import edited_paths
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import AlterNetRule
-from buildup.strategies.step import walk
-from buildup.trials.candidate import Candidate
+from buildup.trials.training import Candidate
 
 HOSTILE = "<b>`|\x1b[2J\n# x"
 

@@ -20,10 +20,9 @@ from buildup.store.run_record import RunRecord, create, environment, save
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Ended
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 PARTS = ("data", "recipe", "environment")
 NETWORK = sketch("CC|CC")

@@ -28,12 +28,11 @@ from buildup.store.lock import driver_of
 from buildup.store.storage import check_storage, opened_storage, shown
 from buildup.store.study_reader import read_history
 from buildup.store.study_writer import StudyWriter
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Ended, EpochDone, Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 NETWORK = sketch("CC|CC|CC|CC")
 BASE = Candidate(network=NETWORK)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
+from buildup.strategies.strategy import hypothetical, walk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,9 +13,8 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule, most_drops
 from buildup.strategies.moves import moves, with_look_ahead
-from buildup.strategies.step import hypothetical, walk
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 SPACE = SearchSpace(name="test", description="")
 CIFAR = "CCC|CCCC|CCCCCC|CCCC"

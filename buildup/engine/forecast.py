@@ -88,7 +88,7 @@ def _is_played(replay: Replay, view: View) -> bool:
 
 
 def _is_foreseen(view: View) -> bool:
-    return view.step is None or view.step.left(True) == 1 or view.step.successor(True) is not None
+    return view.step is None or view.step.remaining(True) == 1 or view.step.successor(True) is not None
 
 
 def _times(history: History, usual: int) -> dict[str, float]:

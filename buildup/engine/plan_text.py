@@ -3,6 +3,7 @@
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.report.text_table import PlanRow, candidates_table
 from buildup.report.words import duration
+from buildup.space.schema import describe_tuning, describe_walk
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.health import unsuited

@@ -161,7 +161,7 @@ class Replay:
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
         """How many verdicts are still to come if all of them are the same."""
         step = walk(self.rule.first, decisions)
-        return step.left(kept) if step else 0
+        return step.remaining(kept) if step else 0
 
     def required_ids(self, view: View) -> set[str]:
         """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""

@@ -10,6 +10,7 @@ from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.findings import Findings
 from buildup.report.page import page
+from buildup.space.schema import describe_walk
 from buildup.store.atomic_write import write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.store.verdict_diagnostics import read_diagnoses

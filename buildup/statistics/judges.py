@@ -1,16 +1,17 @@
-"""The judges: whether a candidate's gain over its parent is kept, and after how many seeds that is said.
+"""Judges: rules that keep or drop a candidate by its gain over its parent, after as many seeds as they need.
 
-A gain counts from `min_gain` on, which is 0 unless the space says otherwise. Below, "a gain" is one of more than that.
+Only a gain above `min_gain` counts, which is 0 unless the space sets it. Below, "a gain" is one above that.
 
-A judge looks after 3, 6 and 12 seeds (1, 2 and 4 times what was asked for), and wants more only where more may change
-its mind. `paired.py` says what pairs are worth; `docs/judging.md` shows how often the judges are wrong.
+A judge makes interim analyses after 3, 6 and 12 seeds (1, 2 and 4 times the requested number), and asks for more seeds
+only where they may change the verdict. `paired_difference.py` estimates the gain; `docs/judging.md` shows how often the
+judges err.
 
-`proven` shares an error of 5 % out: over the stages of the search as the rule says (`share`), which needs no
-independence, so verdicts that share a parent do no harm; and over the looks by `LOOK_SHARES`, most of it to the last
-look, where most gains are found.
+`proven` divides an error of 5 % among the stages of the search (`share`). That needs no independence, so verdicts may
+share a parent. Each share is divided among the interim analyses by `INTERIM_SHARES`, most of it for the last one, where
+most gains are found.
 
-A bootstrap over seeds is no substitute: over three to five seeds it keeps something in 23 to 33 % of searches in
-which nothing helps. Neither is the t-test without a prior: with two seeds its interval is 12.7 deviations wide.
+A bootstrap over seeds is no substitute: with three to five seeds it keeps something in 23 to 33 % of searches in which
+nothing helps. Neither is the t-test without a prior: with two seeds its interval is 12.7 deviations wide.
 """
 
 from collections.abc import Sequence
@@ -23,68 +24,63 @@ from buildup.statistics.paired_difference import GainEstimate, Pair, PooledVaria
 from buildup.trials.decision import Verdict
 from buildup.trials.objective import ACCURACY, Objective
 
-LOOKS = (1, 2, 4)
-"""When to look, in multiples of the seeds that were asked for."""
+INTERIM_ANALYSES = (1, 2, 4)
+"""The numbers of seeds at the interim analyses, in multiples of the requested number."""
 LIKELY = 0.8
-"""`likely` keeps from this probability of a gain on."""
+"""`likely` keeps candidates with at least this probability of a gain."""
 ERROR = 0.05
-"""`proven` keeps anything without a true gain in at most this share of searches."""
-LOOK_SHARES = (0.03, 0.2, 0.85)
-"""How the error is shared out over the looks: little to the first, where deviations are known least. Their sum may pass
-1, because looks share seeds and what gives too little hope is not looked at again: of an error of 0.05 divided by 1, 4,
-8, 16, 32 and 70 they use 0.75, 0.88, 0.92, 0.95, 0.97 and 0.99 (normal differences, 4 million weighted draws each)."""
+"""`proven` keeps anything without a true gain in at most this share of searches (family-wise error rate)."""
+INTERIM_SHARES = (0.03, 0.2, 0.85)
+"""The shares of the error at the interim analyses: little for the first, where variances are least known. Their sum may
+exceed 1, because analyses share seeds, and hopeless candidates are not analysed again: of an error of 0.05 divided by
+1, 4, 8, 16, 32 and 70 they use 0.75, 0.88, 0.92, 0.95, 0.97 and 0.99 (normal differences, 4 million weighted draws
+each)."""
 LIKELY_HOPE = (0.5, 0.6)
-"""`likely` looks again only where a gain is more probable than this, at its first and its second look."""
+"""Futility bounds at the first and second analysis: `likely` asks for more seeds only if a gain is more probable."""
 PROVEN_HOPE = (0.5, 0.79)
-"""The same for `proven`. It costs 2 of 100 gains of half a point that would be kept (normal differences, a deviation of
-0.62 points a seed, 3 seeds at the first look, a quarter of the error)."""
+"""The same for `proven`. They lose 2 of 100 gains of half a point that would be kept (normal differences, a deviation
+of 0.62 points a seed, 3 seeds at the first analysis, a quarter of the error)."""
 
 
 class Judge(Protocol):
-    """Whether a candidate is kept. A frozen dataclass, for each search sets the gain and the objective of its own."""
+    """Keeps or drops candidates. A frozen dataclass, so that each search can set its own least gain and objective."""
 
     __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def name(self) -> str:
-        """The word that users choose it by."""
-        ...
+        """The name that users give."""
 
     @property
     def least_seeds(self) -> int:
-        """How many seeds it needs before its first look."""
-        ...
+        """Minimum number of seeds at the first analysis."""
 
     @property
     def looks(self) -> tuple[int, ...]:
-        """When it looks, in multiples of the seeds that were asked for."""
-        ...
+        """The numbers of seeds at its interim analyses, in multiples of the requested number."""
 
     @property
     def objective(self) -> Objective:
-        """What a candidate must be better at."""
-        ...
+        """The objective of the search."""
 
     @property
     def min_gain(self) -> float:
-        """What a gain must be more than."""
-        ...
+        """The least gain: only larger gains count."""
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
-        """The verdict on pairs of equal seeds; None where it wants to look again, which it never does at the last look.
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
+        """The verdict; None to ask for more seeds, which is not possible at the last interim analysis.
 
         Args:
-            pairs: Candidate and parent, seed by seed.
-            look: Which look this is, from 1 on.
-            share: The part of the search's error that this candidate may use.
-            spread: What earlier verdicts of the run have shown of the seeds.
+            pairs: Scores of candidate and parent, seed by seed.
+            interim: The number of this interim analysis, counted from 1.
+            share: The share of the error of the search that this verdict may use.
+            pooled: The variance due to seeds, pooled over earlier verdicts of the run.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointJudge:
-    """The habit of the paper: the larger mean wins. It says nothing about chance, and looks once."""
+    """Keep the larger mean, as the paper does. Chance is not considered, and there is one analysis."""
 
     name: str = "point"
     least_seeds: int = 1
@@ -92,7 +88,7 @@ class PointJudge:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
         """Keep what has the larger mean."""
         gain = fmean(self.objective.gain(pair.candidate, pair.parent) for pair in pairs)
         keep = gain > self.min_gain
@@ -112,40 +108,40 @@ class PointJudge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelyJudge:
-    """Keep when a gain is likely. Each step is unproven; `final` makes the claim once, for the winner."""
+    """Keep when a gain is likely. No single step is proven; `final` makes one claim, for the winner."""
 
     name: str = "likely"
     least_seeds: int = 2
-    looks: tuple[int, ...] = LOOKS
+    looks: tuple[int, ...] = INTERIM_ANALYSES
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
-        """Keep when P(gain) is at least `LIKELY`, which is when the interval at 2 * LIKELY - 1 is all gain."""
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
+        """Keep when P(gain) is at least `LIKELY`, so the whole interval at level 2 * LIKELY - 1 is gain."""
         level = round(2 * LIKELY - 1, 9)
         return _by_interval(
-            self, estimate_gain(pairs, spread, self.objective), level, LIKELY_HOPE, interim, " (unproven)"
+            self, estimate_gain(pairs, pooled, self.objective), level, LIKELY_HOPE, interim, " (unproven)"
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvenJudge:
-    """Keep only what passes an interval that is corrected for all verdicts and all looks of the whole search."""
+    """Keep only if the interval, corrected for all verdicts and interim analyses of the search, is all gain."""
 
     name: str = "proven"
     least_seeds: int = 2
-    looks: tuple[int, ...] = LOOKS
+    looks: tuple[int, ...] = INTERIM_ANALYSES
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
         """Keep when the corrected interval is all gain."""
-        level = 1 - 2 * ERROR * share * LOOK_SHARES[interim - 1]
-        return _by_interval(self, estimate_gain(pairs, spread, self.objective), level, PROVEN_HOPE, interim, "")
+        level = 1 - 2 * ERROR * share * INTERIM_SHARES[interim - 1]
+        return _by_interval(self, estimate_gain(pairs, pooled, self.objective), level, PROVEN_HOPE, interim, "")
 
 
 JUDGES = Registry[Judge]("judge", group="buildup.judges")
-"""Judges for whom any gain of accuracy will do."""
+"""The judges, for any gain of accuracy."""
 JUDGES.register(LikelyJudge())
 JUDGES.register(ProvenJudge())
 JUDGES.register(PointJudge())

@@ -1,4 +1,4 @@
-"""All strategies by name: the rules, with Optuna where they draw, and the controls that it leads."""
+"""The table of all strategies: the build-up rule and its controls."""
 
 from dataclasses import replace
 
@@ -11,11 +11,11 @@ from buildup.strategies.strategy import Rule, Strategy
 from buildup.trials.training import Candidate
 
 
-def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
-    """The rule of the paper, which draws settings where a space has more of them than may be tried."""
+def build_up_with_tpe(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+    """The rule of the paper; TPE chooses settings where a space has more of them than may be tried."""
     return AlterNetRule(base=base, space=space, choose=by_tpe, seed=seed)
 
 
 STRATEGIES = Registry[Strategy]("strategy", group="buildup.strategies")
-for _strategy in (replace(ALTERNET, make=build_up), RANDOM, EXHAUSTIVE, *SAMPLED):
+for _strategy in (replace(ALTERNET, make=build_up_with_tpe), RANDOM, EXHAUSTIVE, *SAMPLED):
     STRATEGIES.register(_strategy)

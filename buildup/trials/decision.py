@@ -29,7 +29,7 @@ class Verdict:
     gain: float
     """Mean gain over the parent; positive is better."""
     ci: tuple[float, float]
-    """Confidence interval of the gain at `level`. A candidate is kept if and only if all of it is above the least gain."""
+    """Interval of the gain at `level`. A candidate is kept if and only if all of it is above the least gain."""
     level: float
     reason: str
 
@@ -101,7 +101,9 @@ def decision_to_values(decision: Decision) -> dict[str, Any]:
 def decision_from_values(values: dict[str, Any]) -> Decision:
     """The decision that `decision_to_values` wrote down."""
     # Version 0.1.0 wrote an epoch, too.
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
     settings.pop("epoch", None)
     return Decision(**settings)
 
@@ -126,4 +128,4 @@ def diagnosis_from_values(values: Mapping[str, Any]) -> Diagnosis:
     """The diagnosis that `diagnosis_to_values` wrote down."""
     by_seed = {when: {measure: tuple(row) for measure, row in rows.items()} for when, rows in values["by_seed"].items()}
     plain = {name: values[name] for name in ("step", "candidate", "parent", "edit", "measured_on")}
-    return Diagnosis(**plain, **by_seed, seeds=tuple(values["seeds"]))
+    return Diagnosis(**plain, before=by_seed["before"], after=by_seed["after"], seeds=tuple(values["seeds"]))

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from buildup.strategies.strategy import hypothetical
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule
 from buildup.strategies.moves import left_out, moves, start
 from buildup.strategies.samplers import by_tpe
+from buildup.strategies.strategy import hypothetical
 from buildup.strategies.variants import TriedVariant
 from buildup.trials.training import Candidate
 
@@ -122,7 +122,7 @@ def test_what_is_left_counts_the_variants(kept: bool) -> None:
     step = rule_on("CC|CC|CCCC").first
     assert step is not None
     # Each place has 5 variants or, where heads are not 6 or 24, 6.
-    assert step.left(kept) == len(followed(rule_on("CC|CC|CCCC"), [kept] * 100))
+    assert step.remaining(kept) == len(followed(rule_on("CC|CC|CCCC"), [kept] * 100))
 
 
 @pytest.mark.parametrize("tries", [2, 8])

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from buildup.cli.menu import COMMANDS
-from buildup.strategies.strategy import Rule, Strategy
 from PIL import Image
 from torch import Tensor
 
@@ -29,6 +28,7 @@ from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.strategies.fixed_order import Layouts, ListedRule
 from buildup.strategies.registered import STRATEGIES
+from buildup.strategies.strategy import Rule, Strategy
 from buildup.training.augmentation import AUGMENTATIONS, Augmentation, Change, EpochImages
 from buildup.training.data import DATASETS, describe_data, load_test
 from buildup.training.dataset_sources import Source, SourceDataset
@@ -176,7 +176,7 @@ class Reluctant:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: PooledVariance) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
         gain = sum(self.objective.gain(pair.candidate, pair.parent) for pair in pairs) / len(pairs)
         verdict = Verdict(verdict="keep", gain=gain, ci=(gain, gain), level=0.0, reason="kept: more than a point")
         return verdict if gain > 1 else replace(verdict, verdict="drop", reason="dropped: not a whole point")

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 from buildup.errors import KindError, LayoutError
 
 GROUP = "buildup.kinds"
-"""The entry point group of kinds."""
 RESERVED = {"kind", "path", "module", "in_shape", "out_shape", "form", "added", "params", "expansion", "fixed"}
 """Keys of a block in network files, which no setting of a kind may use."""
 
@@ -33,7 +32,6 @@ class BlockKind:
     name: ClassVar[str]
     """The name in edits and tables, in small letters."""
     label: ClassVar[str]
-    """The name in legends."""
     colour: ClassVar[tuple[str, str]] = ("#6b7785", "#9fadbc")
     """Of its boxes in diagrams, on light and dark pages."""
     module: ClassVar[str]

@@ -37,9 +37,7 @@ class Norm:
     kind: Literal["batch", "group", "layer", "rms", "frn"]
     eps: float
     momentum: float | None = None
-    """Momentum of the running averages of batch norm."""
     groups: int | None = None
-    """Number of groups of group norm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from statistics import fmean
 from typing import Any, ClassVar, Protocol
 
 from buildup.registry import Registry
-from buildup.statistics.paired_difference import GainEstimate, Pair, PooledVariance, estimate_gain
+from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
 from buildup.trials.decision import Verdict
 from buildup.trials.objective import ACCURACY, Objective
 
@@ -35,9 +35,9 @@ INTERIM_SHARES = (0.03, 0.2, 0.85)
 exceed 1, because analyses share seeds, and hopeless candidates are not analysed again: of an error of 0.05 divided by
 1, 4, 8, 16, 32 and 70 they use 0.75, 0.88, 0.92, 0.95, 0.97 and 0.99 (normal differences, 4 million weighted draws
 each)."""
-LIKELY_HOPE = (0.5, 0.6)
+LIKELY_FUTILITY = (0.5, 0.6)
 """Futility bounds at the first and second analysis: `likely` asks for more seeds only if a gain is more probable."""
-PROVEN_HOPE = (0.5, 0.79)
+PROVEN_FUTILITY = (0.5, 0.79)
 """The same for `proven`. They lose 2 of 100 gains of half a point that would be kept (normal differences, a deviation
 of 0.62 points a seed, 3 seeds at the first analysis, a quarter of the error)."""
 
@@ -107,71 +107,55 @@ class PointJudge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LikelyJudge:
-    """Keep when a gain is likely. No single step is proven; `final` makes one claim, for the winner."""
+class IntervalJudge:
+    """Keep when the whole confidence interval of the gain is above the least gain.
 
-    name: str = "likely"
+    The interval of `likely` has the fixed level 2 * LIKELY - 1, so a candidate is kept when P(gain) is at least
+    `LIKELY`. No single step is proven; `final` makes one claim, for the winner. The interval of `proven` is corrected
+    for all verdicts and interim analyses of the search.
+    """
+
+    name: str
+    label: str = ""
+    """Stands behind "kept" in reasons."""
+    shares: tuple[float, ...] | None
+    """The shares of the error at the interim analyses; None for the fixed level."""
+    futility: tuple[float, ...]
+    """More seeds are wanted only if a gain is more probable than this, for each analysis but the last."""
     least_seeds: int = 2
     looks: tuple[int, ...] = INTERIM_ANALYSES
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
     def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
-        """Keep when P(gain) is at least `LIKELY`, so the whole interval at level 2 * LIKELY - 1 is gain."""
-        level = round(2 * LIKELY - 1, 9)
-        return _by_interval(
-            self, estimate_gain(pairs, pooled, self.objective), level, LIKELY_HOPE, interim, " (unproven)"
+        """Compare the interval with the least gain."""
+        found = estimate_gain(pairs, pooled, self.objective)
+        level = round(2 * LIKELY - 1, 9) if self.shares is None else 1 - 2 * ERROR * share * self.shares[interim - 1]
+        low, high = found.interval(level)
+        gain = f"{found.gain:+.2f} {self.objective.said}"
+        asked = f" of more than {self.min_gain:g}" if self.min_gain else ""
+        if low > self.min_gain:
+            compared = f", more than the {self.min_gain:g} asked for" if self.min_gain else ""
+            reason = f"kept{self.label}: {gain} over its parent{compared}"
+        elif high < self.min_gain:
+            compared = f"are less than the {self.min_gain:g} asked for" if self.min_gain else "against its parent"
+            reason = f"dropped: {gain} {compared}"
+        elif interim > len(self.futility):
+            reason = f"dropped as undecided: {gain} are not enough to tell a gain{asked} from chance"
+        elif found.probability_above(self.min_gain) > self.futility[interim - 1]:
+            return None
+        else:
+            reason = f"dropped: {gain} give too little hope of a gain{asked} for more seeds"
+        return Verdict(
+            verdict="keep" if low > self.min_gain else "drop",
+            gain=found.gain,
+            ci=(low, high),
+            level=level,
+            reason=f"{reason} ({100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} seeds)",
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProvenJudge:
-    """Keep only if the interval, corrected for all verdicts and interim analyses of the search, is all gain."""
-
-    name: str = "proven"
-    least_seeds: int = 2
-    looks: tuple[int, ...] = INTERIM_ANALYSES
-    min_gain: float = 0.0
-    objective: Objective = ACCURACY
-
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
-        """Keep when the corrected interval is all gain."""
-        level = 1 - 2 * ERROR * share * INTERIM_SHARES[interim - 1]
-        return _by_interval(self, estimate_gain(pairs, pooled, self.objective), level, PROVEN_HOPE, interim, "")
-
-
 JUDGES = Registry[Judge]("judge", group="buildup.judges")
-"""The judges, for any gain of accuracy."""
-JUDGES.register(LikelyJudge())
-JUDGES.register(ProvenJudge())
+JUDGES.register(IntervalJudge(name="likely", label=" (unproven)", shares=None, futility=LIKELY_FUTILITY))
+JUDGES.register(IntervalJudge(name="proven", shares=INTERIM_SHARES, futility=PROVEN_FUTILITY))
 JUDGES.register(PointJudge())
-
-
-def _by_interval(
-    judge: LikelyJudge | ProvenJudge,
-    found: GainEstimate,
-    level: float,
-    hopes: tuple[float, ...],
-    interim: int,
-    label: str,
-) -> Verdict | None:
-    min_gain, points = judge.min_gain, f"{found.gain:+.2f} {judge.objective.said}"
-    low, high = found.interval(level)
-    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} seeds"
-    asked = f" of more than {min_gain:g}" if min_gain else ""
-    if low > min_gain:
-        compared = f", more than the {min_gain:g} asked for" if min_gain else ""
-        reason = f"kept{label}: {points} over its parent{compared} ({ci})"
-    elif high < min_gain:
-        compared = f"are less than the {min_gain:g} asked for" if min_gain else "against its parent"
-        reason = f"dropped: {points} {compared} ({ci})"
-    elif interim > len(hopes):
-        how = f"are not enough to tell a gain{asked} from chance"
-        reason = f"dropped as undecided: {points} {how} ({ci})"
-    elif found.probability_above(min_gain) > hopes[interim - 1]:
-        return None
-    else:
-        reason = f"dropped: {points} give too little hope of a gain{asked} for more seeds ({ci})"
-    return Verdict(
-        verdict="keep" if low > min_gain else "drop", gain=found.gain, ci=(low, high), level=level, reason=reason
-    )

@@ -31,7 +31,6 @@ class Agreement:
     p: float
     """Two-sided p-value: exact without ties."""
     count: int
-    """Number of observations that were compared with another one."""
     level: float
 
 

@@ -55,7 +55,6 @@ class _Try:
     stages: tuple[tuple[Move, ...], ...]
     """The places of this stage and of those still to come."""
     number: int = 0
-    """The place in this stage."""
     best: Candidate
     built_on: Candidate
     in_a_row: int = 0

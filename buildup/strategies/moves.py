@@ -18,7 +18,6 @@ class Move:
     """One change that a search may try: a replaced block, or a block added at the end of a stage."""
 
     path: str
-    """The place of the new block."""
     kind: BlockKind
     added_to: str | None = None
     """The stage that the block is added to; None if a block is replaced."""

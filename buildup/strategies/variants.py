@@ -7,7 +7,7 @@ variants may be tried, they are tried in order, and the next step is known for b
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from buildup.graph.kinds import BlockKind
@@ -36,7 +36,6 @@ class Place:
 
     path: str
     kept: BlockKind
-    """The block that was kept first."""
     variants: tuple[BlockKind, ...]
     tries: int
     choose: Choose | None
@@ -55,7 +54,7 @@ class Variant:
     best: Candidate
     best_gain: float = 0.0
     """The gain of the best network over the block that was kept first."""
-    tried: tuple[TriedVariant, ...] = field(default=())
+    tried: tuple[TriedVariant, ...] = ()
 
     @cached_property
     def candidate(self) -> Candidate:

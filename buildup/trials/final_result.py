@@ -13,7 +13,6 @@ class Claim:
     """The claim on a gain that was measured with fresh seeds."""
 
     against: str
-    """The network that the winner is compared with."""
     gain: float
     ci: tuple[float, float]
     level: float
@@ -36,7 +35,6 @@ class Contender:
     ci: tuple[float, float] | None
     """95 % confidence interval of the mean over seeds; None for a single seed."""
     failures: Mapping[str, str]
-    """Messages of failed trainings, by seed."""
 
     @property
     def mean(self) -> float | None:

@@ -22,9 +22,7 @@ class Objective:
 
     name: str
     title: str
-    """The name in reports."""
     unit: str
-    """The unit of scores and gains."""
     sign: int
     """1 if higher is better, -1 if lower is."""
     largest: float

@@ -46,7 +46,6 @@ class Epoch:
     """The metrics of one epoch of a training."""
 
     number: int
-    """Counted from 1."""
     metrics: Mapping[str, float]
     """`accuracy` in percent of the validation images; `train_loss`, `nll`, `ece`, `lr`, `seconds` and more."""
 
@@ -63,7 +62,6 @@ class Score:
     losses: bytes | None = None
     """Per-image negative log-likelihood in nats, as little-endian float16; None if unknown."""
     images: int = 0
-    """Number of validation images."""
     seconds: float = 0.0
 
     @property

@@ -19,7 +19,6 @@ class Candidate:
 
     network: Network
     parent: "Candidate | None" = None
-    """None for the base."""
     edits: tuple[Edit, ...] = ()
     """The edits from the parent's network: one, or several when the rule looked ahead."""
 

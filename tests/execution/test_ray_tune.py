@@ -357,7 +357,7 @@ SCRIPT = """
     from buildup.graph.network import sketch
     from buildup.execution.evaluator import Ended, EpochDone
     from buildup.execution.ray_tune import RayEvaluator
-    from buildup.trials.candidate import Candidate
+    from buildup.trials.training import Candidate
     from buildup.trials.outcome import Epoch, Score
     from buildup.trials.training import Training
 

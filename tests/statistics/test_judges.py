@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from buildup.statistics.judges import ERROR, INTERIM_ANALYSES, INTERIM_SHARES, JUDGES, PROVEN_HOPE
+from buildup.statistics.judges import ERROR, INTERIM_ANALYSES, INTERIM_SHARES, JUDGES, PROVEN_FUTILITY
 from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.trials.decision import Verdict
 from buildup.trials.outcome import Score
@@ -104,7 +104,7 @@ def test_all_looks_together_use_no_more_than_a_candidates_part_of_the_error(part
     weights = np.exp(-drawn_at * sum(new) + 2 * drawn_at**2)
     first, second, third = (np.cumsum(new, axis=0).T / np.sqrt(INTERIM_ANALYSES)).T
     kept = [z > ndtri(1 - error * share) for z, share in zip((first, second, third), INTERIM_SHARES, strict=True)]
-    hopes = [z > ndtri(hope) for z, hope in zip((first, second), PROVEN_HOPE, strict=True)]
+    hopes = [z > ndtri(hope) for z, hope in zip((first, second), PROVEN_FUTILITY, strict=True)]
     anywhere = kept[0] | hopes[0] & (kept[1] | hopes[1] & kept[2])
     used = float((anywhere * weights).mean()) / error
     assert 0.7 < used < 1.02

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from buildup.strategies.network_size import Limits
-from buildup.strategies.strategy import hypothetical, walk
 
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Layouts
+from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
+from buildup.strategies.strategy import hypothetical, walk
 from buildup.trials.outcome import Score
 from buildup.trials.training import Candidate
 from chance import search

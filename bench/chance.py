@@ -16,11 +16,11 @@ import numpy as np
 
 from buildup.engine.replay import Replay, View
 from buildup.statistics.final_test import claim
-from buildup.statistics.paired_difference import Pair, Spread
-from buildup.trials.candidate import Candidate
+from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.trials.final_result import Claim
 from buildup.trials.history import History
 from buildup.trials.outcome import Outcome, Score
+from buildup.trials.training import Candidate
 
 FINAL_SEEDS = 5
 FINAL_IMAGES = 10_000
@@ -94,7 +94,7 @@ class Study:
             trainings=trainings / runs,
         )
 
-    def claim(self, winner: Candidate, spread: Spread, rng: str, seeds: int = FINAL_SEEDS) -> Claim:
+    def claim(self, winner: Candidate, spread: PooledVariance, rng: str, seeds: int = FINAL_SEEDS) -> Claim:
         """The claim on a winner, from fresh seeds and images."""
         draw, base = self.draw(rng, FINAL_IMAGES), self.replay.base
         return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], spread)

@@ -18,7 +18,7 @@ from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import build_up
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.candidate import Candidate
+from buildup.trials.training import Candidate
 from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 
 DEVIATIONS = (0.0, 0.2, 0.4)

@@ -13,7 +13,7 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics import paired_difference as paired
 from buildup.statistics.judges import JUDGES
-from buildup.statistics.paired_difference import Pair, Spread
+from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.trials.objective import Objective
 from chance import Chance, Study
 
@@ -28,16 +28,16 @@ def study(judge: str, chance: Chance) -> Study:
 
 def kept_if_all_of_it_faded(draws: int) -> float:
     """Share of searches in which `proven` keeps something, if no part of a difference were shared by all seeds."""
-    parts = paired._image_parts
+    parts = paired._image_variances
 
     def fading(pairs: Sequence[Pair], objective: Objective) -> tuple[float, float]:
         return parts(pairs, objective)[0], 0.0
 
-    paired._image_parts = fading
+    paired._image_variances = fading
     try:
         return study("proven", Chance(own_images=0.1)).tally(draws).kept_anything
     finally:
-        paired._image_parts = parts
+        paired._image_variances = parts
 
 
 def claimed(deviation: float, seeds: int, draws: int) -> float:
@@ -45,7 +45,7 @@ def claimed(deviation: float, seeds: int, draws: int) -> float:
     made = study("likely", Chance(seed_deviation=deviation))
     first = made.replay.rule.first
     assert first is not None
-    return sum(made.claim(first.candidate, Spread(), f"{draw}", seeds).claimed for draw in range(draws)) / draws
+    return sum(made.claim(first.candidate, PooledVariance(), f"{draw}", seeds).claimed for draw in range(draws)) / draws
 
 
 def seconds_a_verdict() -> float:
@@ -57,7 +57,7 @@ def seconds_a_verdict() -> float:
     pairs = [Pair(candidate=draw(first.candidate, seed), parent=draw(made.replay.base, seed)) for seed in range(3)]
     for _ in range(200):
         start = time.perf_counter()
-        JUDGES["proven"].judge(pairs, 1, 0.25, Spread())
+        JUDGES["proven"].judge(pairs, 1, 0.25, PooledVariance())
         times.append(time.perf_counter() - start)
     return sorted(times)[100]
 

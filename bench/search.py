@@ -36,12 +36,11 @@ from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
 from buildup.store.study_writer import StudyWriter
 from buildup.strategies.fixed_order import exhaustive
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Score
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 

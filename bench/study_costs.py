@@ -12,10 +12,9 @@ from pathlib import Path
 from buildup.graph.network import sketch
 from buildup.store import storage
 from buildup.store.study_writer import StudyWriter
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Record, Score
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 AT_ONCE = 20
 BASE = Candidate(network=sketch("CC|CC|CC|CC"))

@@ -25,21 +25,21 @@ from buildup.models.read import read
 from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
-from buildup.statistics.paired_difference import Pair, Spread
+from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.strategies.fixed_order import Layouts, ListedRule
 from buildup.strategies.registered import STRATEGIES
-from buildup.strategies.step import Rule, Strategy
+from buildup.strategies.strategy import Rule, Strategy
 from buildup.training.augmentation import AUGMENTATIONS, Augmentation, Change, EpochImages
 from buildup.training.data import DATASETS, describe_data, load_test
 from buildup.training.dataset_sources import Source, SourceDataset
 from buildup.training.fit import Job, fit
 from buildup.training.metrics import METRICS, Metric
 from buildup.training.recipe import RECIPES, load_recipe, recipe_from_values, recipe_to_values
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Epoch
+from buildup.trials.training import Candidate
 
 GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"
 CONCEPTS = ("dataset", "augmentation", "metric", "objective", "recipe", "strategy", "judge")
@@ -176,7 +176,7 @@ class Reluctant:
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], look: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
         gain = sum(self.objective.gain(pair.candidate, pair.parent) for pair in pairs) / len(pairs)
         verdict = Verdict(verdict="keep", gain=gain, ci=(gain, gain), level=0.0, reason="kept: more than a point")
         return verdict if gain > 1 else replace(verdict, verdict="drop", reason="dropped: not a whole point")

@@ -36,7 +36,6 @@ DOORS = {
     "ray": {"execution/ray_cluster.py", "execution/ray_tune.py"},
     "optuna": {
         "strategies/samplers.py",
-        "strategies/tpe_variants.py",
         "store/study_writer.py",
         "store/trial_attrs.py",
         "store/storage.py",

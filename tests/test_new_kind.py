@@ -20,11 +20,10 @@ from buildup.engine.replay import make_replay
 from buildup.errors import ExportError, KindError, LayoutError, SpaceError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph import kinds
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, from_values, known_kinds, register_kind
 from buildup.graph.layout import layout, parse
 from buildup.graph.network import Network, apply, replacement, sketch
-from buildup.graph.serialize import network_from_values, network_to_values
+from buildup.graph.serialize import fingerprint, network_from_values, network_to_values
 from buildup.models.build import build, data_config
 from buildup.models.export import export_network, probe_logits
 from buildup.models.read import read

@@ -60,9 +60,9 @@ def spaces(*, as_json: AsJson = False) -> int:
 
     Example: buildup spaces
     """
-    from buildup.space.describe import spaces_text
     from buildup.space.load import load, shipped
+    from buildup.space.schema import describe_spaces
 
     loaded = {name: load(name) for name in shipped()}
     values = [{**asdict(space), "file": str(shipped()[name])} for name, space in loaded.items()]
-    return answer(spaces_text(loaded), values, as_json=as_json)
+    return answer(describe_spaces(loaded), values, as_json=as_json)

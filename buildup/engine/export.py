@@ -23,11 +23,10 @@ from buildup.store.run_dir import read_diagnoses, reused_from, trained_weights, 
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password
 from buildup.training.recipe import recipe_to_values
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import WEIGHTS, training_id
+from buildup.trials.training import WEIGHTS, Candidate, training_id
 
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:

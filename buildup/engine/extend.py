@@ -15,7 +15,7 @@ from pathlib import Path
 from buildup.engine.final_run import FOLDER, RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
-from buildup.graph.fingerprint import fingerprint
+from buildup.graph.serialize import fingerprint
 from buildup.models.read import read
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
@@ -23,8 +23,8 @@ from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import DIAGNOSTICS, acquire_run_lock
 from buildup.store.run_record import RunRecord, save_record
 from buildup.store.study_writer import DECISIONS
-from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.network_size import Limits
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 
 MOST_SEEDS = 1000

@@ -32,18 +32,17 @@ from buildup.report.final_table import final_table
 from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS
-from buildup.statistics.paired_difference import Spread
+from buildup.statistics.paired_difference import PooledVariance
 from buildup.store.run_record import RunRecord, save_record
 from buildup.training.data import check_test, describe_data
 from buildup.training.execution import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Event
 from buildup.trials.final_result import Final, Part, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Record, Score
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 
@@ -60,7 +59,7 @@ class _Asked:
     plan: FinalPlan
     networks: Mapping[Part, Candidate]
     trainings: tuple[Training, ...]
-    spread: Spread
+    spread: PooledVariance
     images: int
     """What each is trained on."""
     each: float
@@ -135,7 +134,7 @@ def _asked(run: RunRecord, view: View, history: History, asked: FinalSettings) -
         networks=networks,
         trainings=trainings_of(run, plan, networks),
         # What seeds do to networks that are trained in another way is not known.
-        spread=view.spread if same else Spread(),
+        spread=view.spread if same else PooledVariance(),
         images=images,
         each=plan.epochs * longer * fmean(epoch) if epoch else 0.0,
     )

@@ -25,19 +25,18 @@ from buildup.errors import RunError
 from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.statistics.final_test import claim, mean_interval, no_claim
-from buildup.statistics.paired_difference import Pair, Spread
+from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.store.run_dir import FINAL, attempt_folder, attempts, trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
-from buildup.strategies.control_network import control_of
+from buildup.strategies.network_size import control_of
 from buildup.training import fit
 from buildup.training.data import open_test
 from buildup.training.recipe import recipe_from_values
-from buildup.trials.candidate import Candidate
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_from_values, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
 from buildup.trials.outcome import Failure, Reason, Score
-from buildup.trials.training import WEIGHTS, Training
+from buildup.trials.training import WEIGHTS, Candidate, Training
 
 FOLDER = "final"
 PLAN = "plan.json"
@@ -174,7 +173,7 @@ def conclude(
     trainings: Sequence[Training],
     history: History,
     scores: Mapping[str, Score],
-    spread: Spread,
+    spread: PooledVariance,
     *,
     objective: Objective,
     train_images: int,
@@ -227,7 +226,7 @@ def _claim(
     trainings: Sequence[Training],
     history: History,
     scores: Mapping[str, Score],
-    spread: Spread,
+    spread: PooledVariance,
     claims: int,
     objective: Objective,
 ) -> Claim:

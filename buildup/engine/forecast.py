@@ -16,14 +16,13 @@ from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
-from buildup.statistics.paired_difference import Pair, Spread
-from buildup.strategies.limits import Limits
-from buildup.trials.candidate import Candidate
+from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.strategies.network_size import Limits
 from buildup.trials.decision import Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Score
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 PLAYS = 12
 """Of a search that runs, each time that it gets news."""
@@ -89,7 +88,7 @@ def _is_played(replay: Replay, view: View) -> bool:
 
 
 def _is_foreseen(view: View) -> bool:
-    return view.step is None or view.step.left(True) == 1 or view.step.successor(True) is not None
+    return view.step is None or view.step.remaining(True) == 1 or view.step.successor(True) is not None
 
 
 def _times(history: History, usual: int) -> dict[str, float]:
@@ -199,7 +198,7 @@ class _Fated:
     objective: Objective = ACCURACY
     min_gain: float = 0.0
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: Spread) -> Verdict | None:
+    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
         """The verdict, once it is time for it."""
         fate = pairs[0].candidate.accuracy
         if interim < abs(fate) and interim < len(self.looks):

@@ -9,11 +9,11 @@ from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
-from buildup.strategies.limits import Limits
+from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Candidate
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""

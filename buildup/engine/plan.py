@@ -20,8 +20,7 @@ from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
 from buildup.training.execution import execution_from_words
 from buildup.training.speed import measure_speed
-from buildup.trials.candidate import Candidate
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 MOST_ROWS = 1000
 """A plan lists at most so many candidates; the number of verdicts is bounded all the same."""

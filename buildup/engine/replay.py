@@ -12,16 +12,15 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES, Judge
-from buildup.statistics.paired_difference import Pair, Spread, spread_of
+from buildup.statistics.paired_difference import Pair, PooledVariance, pooled_variance
 from buildup.strategies.alternet import ALTERNET
-from buildup.strategies.limits import Limits
-from buildup.strategies.step import Rule, Step, Strategy, hypothetical, walk
-from buildup.trials.candidate import Candidate
+from buildup.strategies.network_size import Limits
+from buildup.strategies.strategy import Rule, Step, Strategy, hypothetical, walk
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Outcome, Score
-from buildup.trials.training import Training, training_id
+from buildup.trials.training import Candidate, Training, training_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +39,7 @@ class View:
     """The try that is waited for, or that follows when the base is done; None at the end."""
     interim: int = 1
     """At which look the next verdict is expected to fall, from 1 on."""
-    spread: Spread = field(default_factory=Spread)
+    spread: PooledVariance = field(default_factory=PooledVariance)
     """What the verdicts so far have shown of the seeds."""
 
     @property
@@ -64,7 +63,7 @@ class _Walked:
     decisions: list[Decision] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best: list[Candidate] = field(default_factory=list)
-    spreads: list[Spread] = field(default_factory=list)
+    spreads: list[PooledVariance] = field(default_factory=list)
 
     def cut(self, decisions: Sequence[Decision]) -> None:
         """Forget what another history does not share."""
@@ -113,7 +112,7 @@ class Replay:
         step = walk(walked.steps[-1], walked.decisions[-1:]) if walked.steps else self.rule.first
         decisions, candidates = list(walked.decisions), [self.base, *(done.candidate for done in walked.steps)]
         best = walked.best[-1] if walked.best else self.base
-        spread = walked.spreads[-1] if walked.spreads else Spread()
+        spread = walked.spreads[-1] if walked.spreads else PooledVariance()
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
             waiting = Waiting(interim=1, needed=missing)
@@ -162,7 +161,7 @@ class Replay:
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
         """How many verdicts are still to come if all of them are the same."""
         step = walk(self.rule.first, decisions)
-        return step.left(kept) if step else 0
+        return step.remaining(kept) if step else 0
 
     def required_ids(self, view: View) -> set[str]:
         """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""
@@ -180,7 +179,7 @@ class Replay:
             return decision.seeds
         return self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
 
-    def decide(self, history: History, step: Step, number: int, spread: Spread) -> Decision | Waiting:
+    def decide(self, history: History, step: Step, number: int, spread: PooledVariance) -> Decision | Waiting:
         """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
         candidate = step.candidate
         assert candidate.parent is not None
@@ -263,12 +262,12 @@ class Replay:
                 pairs.append(Pair(candidate=ours, parent=theirs))
         return pairs
 
-    def _shown(self, history: History, candidate: Candidate, decision: Decision) -> Spread:
+    def _shown(self, history: History, candidate: Candidate, decision: Decision) -> PooledVariance:
         """What a verdict shows of the seeds. It stands on the seeds of its row, whatever else was trained ahead."""
         if not decision.level:  # nothing was compared
-            return Spread()
+            return PooledVariance()
         pairs = self._pairs(history, candidate, decision.seeds)
-        return spread_of(pairs, self.judge.objective) if pairs else Spread()
+        return pooled_variance(pairs, self.judge.objective) if pairs else PooledVariance()
 
     def _decision(
         self, history: History, candidate: Candidate, number: int, verdict: Verdict, interim: int, seeds: int

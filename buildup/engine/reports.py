@@ -10,7 +10,7 @@ from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.findings import Findings
 from buildup.report.page import page
-from buildup.space.describe import how_it_walks
+from buildup.space.schema import describe_walk
 from buildup.store.run_dir import read_diagnoses, write_atomic
 from buildup.store.run_record import RunRecord
 
@@ -57,7 +57,7 @@ def _compared(run: RunRecord) -> Compared:
         "objective": settings.objective,
         "start": str(run.start or "fresh weights"),
         "precision": execution.precision,
-        "space": f"{run.space.name}: {how_it_walks(run.space)}",
+        "space": f"{run.space.name}: {describe_walk(run.space)}",
         "judge": settings.judge,
         "seeds": str(settings.seeds),
         "first seed": str(settings.seed),

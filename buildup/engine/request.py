@@ -17,8 +17,8 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import check_free, cores, folder_of
 from buildup.store.storage import check_storage
-from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import describe_data
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction

@@ -36,11 +36,11 @@ from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunS
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import Study, open_study
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
+from buildup.trials.training import Candidate
 
 if TYPE_CHECKING:
     import pandas

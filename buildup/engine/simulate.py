@@ -17,10 +17,10 @@ from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Candidate
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""

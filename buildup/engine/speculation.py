@@ -20,12 +20,11 @@ from itertools import count
 
 from buildup.engine.replay import Replay, View, Waiting
 from buildup.statistics.paired_difference import Pair
-from buildup.strategies.step import Step
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 PRIOR = 1.0
 """What is assumed of keep and of drop each, in verdicts; half as much of a judge that wants to look again."""

@@ -13,7 +13,7 @@ from buildup.engine.search import SearchResult
 from buildup.report.final_table import final_table
 from buildup.report.text_table import PlanRow, candidates_table, decisions_table
 from buildup.report.words import duration
-from buildup.space.describe import how_it_walks, tuned
+from buildup.space.schema import describe_tuning, describe_walk
 from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
@@ -42,13 +42,13 @@ def plan_text(made: Plan) -> str:
     lines = [
         f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
         f"validate on, {data.image_size} px, stem {request.network.stem}.",
-        f"Space {request.space.name}: {how_it_walks(request.space)}.",
+        f"Space {request.space.name}: {describe_walk(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
     if left_unused := STRATEGIES[settings.strategy].unused(request.space):
         lines.append(left_unused)
     elif request.space.tune:
-        lines.append(f"Where a block was kept: {tuned(request.space.tune)}.")
+        lines.append(f"Where a block was kept: {describe_tuning(request.space.tune)}.")
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")

@@ -1,4 +1,4 @@
-"""How large attention is that takes the place of a block: about as many parameters as the block had."""
+"""The size of attention that replaces a block: about as many parameters as the block had."""
 
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from buildup.graph.network import Block
 
 FIRST_HEADS = 3
-"""In the fourth stage from the end (paper.md 3): 3, 6, 12, 24."""
+"""Heads in the fourth stage from the end; they double from stage to stage (paper.md 3): 3, 6, 12, 24."""
 LARGEST_WINDOW = 7
 HEAD_SIZE = 64
-"""Of the paper's block, and the largest that is fitted elsewhere."""
+"""Head size of the paper's block, and the maximum elsewhere."""
 LEAST_HEAD_SIZE, MOST_HEAD_SIZE = 16, 80
-"""Heads that would have fewer channels than this become fewer, and those that would have more become more."""
+"""The number of heads is lowered or raised until a head has this many channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionSize:
-    """Heads, channels of a head, and channels that attention reads; None for those of the paper's block."""
+    """Number of heads, channels per head, and channels that attention reads; None for those of the paper's block."""
 
     heads: int
     head_size: int
@@ -37,9 +37,9 @@ def attention_size(
 
         w = (sqrt(16*C^2 + 36*P) - 4*C) / 18.
 
-    From there heads stay as usual where each would have 16 to 80 channels, and are lowered or raised where not; they
-    get a multiple of 8 channels, 64 at most. At last w takes up what this left of P. That hits P within 15 % for P
-    from C^2 to 18*C^2 and C from 16 to 2048. One head of 8 channels and a width of 2 are the least there is.
+    The usual number of heads is kept if each would have 16 to 80 channels, else lowered or raised. The head size is
+    rounded to a multiple of 8, 64 at most. Then w is solved for again, which meets P within 15 % for P from C^2 to
+    18*C^2 and C from 16 to 2048. The minimum is one head of 8 channels and a width of 2.
 
     >>> from buildup.graph.network import Block
     >>> convnext = Block(path="stages.0.blocks.2", in_shape=(96, 56, 56), out_shape=(96, 56, 56), params=79296)
@@ -47,10 +47,10 @@ def attention_size(
     AttentionSize(heads=3, head_size=64, width=88)
 
     Args:
-        block: What is replaced.
-        usual_heads: Heads that the rule gives the stage.
-        heads: Heads that were asked for; they are kept whatever the block is.
-        head_size: Likewise the size of a head.
+        block: The block to replace.
+        usual_heads: Number of heads that the rule gives the stage.
+        heads: Requested number of heads, kept whatever the block is.
+        head_size: Requested head size, kept likewise.
     """
     if block.expansion is not None or block.params is None:
         return AttentionSize(heads=heads or usual_heads, head_size=head_size or HEAD_SIZE, width=None)
@@ -62,14 +62,14 @@ def attention_size(
     head_size = head_size or min(HEAD_SIZE, max(8, 8 * round(inner / heads / 8)))
     inner = heads * head_size
     width = (budget - inner * channels) / (channels + 3 * inner)
-    unit = 8 if width >= 24 else 2  # where eights would be too coarse
-    # The bound at the top matters only where few heads were asked for: attention can't read more than there is.
+    unit = 8 if width >= 24 else 2  # multiples of 8 are too coarse for small widths
+    # The upper bound matters only where few heads were requested.
     width = min(max(unit, unit * round(width / unit)), 2 * channels)
     return AttentionSize(heads=heads, head_size=head_size, width=width)
 
 
 def window_for(size: tuple[int, int]) -> int:
-    """The window of a map: 7 where it divides the map, else the largest divisor up to 7, else 7 with padding.
+    """The usual window of a map: 7 or its largest divisor below; 7 with padding where there is none.
 
     >>> [window_for((side, side)) for side in (56, 32, 8, 4, 10, 13, 11)]
     [7, 4, 4, 4, 5, 7, 7]
@@ -81,7 +81,7 @@ def window_for(size: tuple[int, int]) -> int:
 
 
 def heads_at(first: int, number: int, stages: int) -> int:
-    """Heads of a stage, counted from the last: they double, and `first` belongs to the fourth stage from the end.
+    """Number of heads of a stage: `first` in the fourth stage from the end, doubled from stage to stage.
 
     >>> [heads_at(3, number, 4) for number in range(4)], [heads_at(3, number, 5) for number in range(5)]
     ([3, 6, 12, 24], [1, 3, 6, 12, 24])

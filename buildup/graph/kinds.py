@@ -1,7 +1,7 @@
-"""What may stand at a place of a network: one frozen value a kind, named by one letter in layouts.
+"""Block kinds: the blocks that may stand at a place of a network, each named by one letter in layouts.
 
-A kind is one class: its settings are the fields, all else that is known of it are class attributes. `register_kind`
-makes it known, and so does an entry point in the group `buildup.kinds` of any installed package.
+A kind is a frozen dataclass. Its fields are its settings; its class attributes describe it. Kinds are registered by
+`register_kind`, or by an entry point in the group `buildup.kinds` of an installed package.
 """
 
 import re
@@ -15,39 +15,35 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 from buildup.errors import KindError, LayoutError
 
 GROUP = "buildup.kinds"
-"""Of the entry points that name kinds."""
-
-
 RESERVED = {"kind", "path", "module", "in_shape", "out_shape", "form", "added", "params", "expansion", "fixed"}
-"""What network files say of a block beside the settings of its kind."""
+"""Keys of a block in network files, which no setting of a kind may use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockKind:
-    """What all kinds have. A kind is a frozen dataclass derived from it.
+    """The base class of kinds. A kind is a frozen dataclass derived from it.
 
-    Fields of some names are filled in for the place: `heads`, `head_size`, `width` and `window`. A search space may set
-    every field but `width`. Values are checked by their annotation: `int` is a count of at least 1, `Literal` a choice.
+    The fields `heads`, `head_size`, `width` and `window` are filled in to fit the place. A search space may set every
+    field but `width`. Annotations define the valid values: `int` is a count of at least 1, `Literal` a choice.
     """
 
     letter: ClassVar[str]
     """One capital letter, for layouts."""
     name: ClassVar[str]
-    """For edits and tables, in small letters."""
+    """The name in edits and tables, in small letters."""
     label: ClassVar[str]
-    """For legends."""
     colour: ClassVar[tuple[str, str]] = ("#6b7785", "#9fadbc")
-    """Of its boxes in diagrams, on light and on dark pages."""
+    """Of its boxes in diagrams, on light and dark pages."""
     module: ClassVar[str]
     """`package.module:Class` of the torch module."""
     branch: ClassVar[bool] = False
     """Whether the module is one layer of a residual block that has the norms and activations of the replaced block.
 
-    It is then made with `in_chs` and `out_chs`, and its last layer is called `out`. Any other module is the whole
-    block, and is made with `chs`.
+    Such a module takes `in_chs` and `out_chs`, and its last layer is called `out`. Any other module is the whole block
+    and takes `chs`.
     """
     attention: ClassVar[bool] = False
-    """Whether the trial parameters count it as attention."""
+    """Whether it counts as attention in the trial parameters."""
 
     def __post_init__(self) -> None:
         problems = {name: self.problem(name, getattr(self, name)) for name in settings_of(type(self))}
@@ -56,36 +52,34 @@ class BlockKind:
 
     @classmethod
     def problem(cls, name: str, value: object) -> str | None:
-        """What is wrong with the value of a setting; None where it can be used."""
+        """What is wrong with the value of a setting; None if it is valid."""
         hint = settings_of(cls)[name]
         if get_origin(hint) is Literal:
             return None if value in get_args(hint) else f"it must be {' or '.join(map(str, get_args(hint)))}"
-        if value is None and NoneType in get_args(hint):
-            return None
-        if int not in (hint, *get_args(hint)):
+        if (value is None and NoneType in get_args(hint)) or int not in (hint, *get_args(hint)):
             return None
         fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         return None if fits else "a whole number of at least 1 is needed"
 
     def misfit(self, size: tuple[int, int]) -> str | None:
-        """Why it can't stand where maps have this height and width; None where it can."""
+        """Why it doesn't fit maps of this height and width; None if it does."""
         return None
 
     def reach(self, size: tuple[int, int]) -> int:
-        """The side of what one place of a map sees, for the trial parameters of attention."""
+        """The side of the area that one position attends to, for the trial parameters."""
         return max(size)
 
     def trial_params(self, size: tuple[int, int]) -> Mapping[str, int]:
-        """What it adds to its stage in the parameters of a trial.
+        """Its part of the trial parameters of its stage.
 
-        Of `msa` and `others` the blocks of a stage are summed up, of `window` and `heads` the largest counts.
+        `msa` and `others` are summed over the blocks of a stage; of `window` and `heads` the maximum is taken.
         """
         if not self.attention:
             return {"others": 1}
         return {"msa": 1, "window": self.reach(size), "heads": getattr(self, "heads", 0)}
 
     def arguments(self, chs: int, width: int) -> dict[str, Any]:
-        """What its module is made with, where maps have so many channels and a branch reads so many of them."""
+        """The arguments of its module, for maps with `chs` channels of which a branch reads `width`."""
         settings = {name: getattr(self, name) for name in settings_of(type(self)) if name != "width"}
         return {"in_chs": width, "out_chs": chs, **settings} if self.branch else {"chs": chs, **settings}
 
@@ -93,11 +87,11 @@ class BlockKind:
 Registered = TypeVar("Registered", bound=type[BlockKind])
 
 _REGISTERED: dict[str, type[BlockKind]] = {}
-"""By letter; `known_kinds` gives it out with those of entry points."""
+"""The kinds by letter, without those of entry points that are not loaded yet."""
 
 
 def register_kind(kind: Registered) -> Registered:
-    """Make a kind known; a decorator for its class."""
+    """Register a kind; a decorator for its class."""
     said = f"{kind.__module__}.{kind.__qualname__}"
     if not (isinstance(kind, type) and issubclass(kind, BlockKind) and "__dataclass_fields__" in vars(kind)):
         raise KindError(f"{said} is no block kind. Derive it from BlockKind and make it a frozen dataclass.")
@@ -179,8 +173,7 @@ _REGISTERED[Conv.letter] = Conv  # without a module: timm makes it
 class LocalAttention(BlockKind):
     """Self-attention inside non-overlapping windows (paper.md 2.1), with 1x1 convolutions around it.
 
-    The block keeps the habit of its base: pre-activation where the replaced block is (paper.md 2.2),
-    post-activation elsewhere.
+    It follows the replaced block: pre-activation where that is (paper.md 2.2), post-activation elsewhere.
     """
 
     letter: ClassVar[str] = "M"
@@ -195,9 +188,9 @@ class LocalAttention(BlockKind):
     window: int
     head_size: int = 64
     width: int | None = None
-    """Channels that attention reads; those of the ResNet block it replaces where left out (paper.md 2.2)."""
+    """Channels that attention reads; None for those of the replaced ResNet block (paper.md 2.2)."""
     tables: Literal["shared", "heads"] = "shared"
-    """Whether all heads share one table of positions, as in the paper, or each has its own."""
+    """Whether all heads share one position table, as in the paper, or each has its own."""
 
     def misfit(self, size: tuple[int, int]) -> str | None:
         if self.window <= min(size):
@@ -213,7 +206,7 @@ class LocalAttention(BlockKind):
 @register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalAttention(BlockKind):
-    """Self-attention over the whole map, without a table of positions, so that it fits any size."""
+    """Self-attention over the whole map, without a position table, so that it fits any size."""
 
     letter: ClassVar[str] = "G"
     name: ClassVar[str] = "global-msa"
@@ -231,7 +224,7 @@ class GlobalAttention(BlockKind):
 @register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvAttention(BlockKind):
-    """Convolution-shaped self-attention: each place attends to the k x k places around it (paper.md 8.10)."""
+    """Convolution-shaped self-attention: each position attends to the k x k positions around it (paper.md 8.10)."""
 
     letter: ClassVar[str] = "K"
     name: ClassVar[str] = "conv-msa"
@@ -246,11 +239,11 @@ class ConvAttention(BlockKind):
     head_size: int = 64
     width: int | None = None
     borders: Literal["masked", "attended"] = "masked"
-    """Whether nothing attends to what lies outside of the map, or, as in the reference code, to zeros there."""
+    """Whether positions outside the map are masked, or attended to as zeros, as in the reference code."""
 
     @classmethod
     def problem(cls, name: str, value: object) -> str | None:
-        # Not super() alone, which does not know a class with slots.
+        # super() without arguments fails in a dataclass with slots.
         if problem := super(ConvAttention, cls).problem(name, value):
             return problem
         if name == "kernel" and isinstance(value, int) and value % 2 == 0:
@@ -274,7 +267,7 @@ class Smoothing(BlockKind):
 
     kernel: int = 2
     temperature: int = 10
-    """Activations are bounded by it: ReLU(t * tanh(z / t))."""
+    """The bound t of activations: ReLU(t * tanh(z / t))."""
     borders: Literal["replicate", "grow"] = "replicate"
     """Whether the map keeps its size, or grows by one dark pixel as in the reference code."""
 
@@ -295,7 +288,7 @@ def describe(kind: BlockKind) -> str:
 def to_values(kind: BlockKind) -> dict[str, Any]:
     """A kind as plain values, for files: its letter and the settings that are not the usual ones.
 
-    A setting that a later version adds then changes neither files nor fingerprints of what came before it.
+    So a setting that a later version adds changes neither files nor fingerprints of earlier networks.
     """
     return {"kind": kind.letter, **dict(_unusual(kind))}
 
@@ -316,7 +309,7 @@ def from_values(values: dict[str, Any]) -> BlockKind:
 
 
 def placed_kind(letter: str, values: Mapping[str, Any], fitting: Mapping[str, Any]) -> BlockKind:
-    """A kind with these settings, and those that fit its place as far as it has them."""
+    """A kind with these settings, and with those of `fitting` that it has."""
     own = settings_of(known_kinds()[letter])
     return from_values({"kind": letter, **values, **{name: fitting[name] for name in own if name in fitting}})
 

@@ -1,4 +1,4 @@
-"""Layouts: how people and files name a network, one letter a block and `|` between stages.
+"""Layouts: the short name of a network, one letter per block and `|` between stages.
 
 >>> from buildup.graph.network import sketch
 >>> layout(sketch("CCC|CCCM"))
@@ -20,7 +20,7 @@ def layout(network: Network) -> str:
 def parse(text: str, network: Network, *, ends: bool = False) -> tuple[str, ...]:
     """The stages of a layout, checked letter by letter against the network it is meant for.
 
-    With `ends`, a stage may have one letter more than the network: a block that is added at its end.
+    With `ends`, a stage may have one more letter than the network, for a block added at its end.
     """
     stages = text.strip().split("|")
     shape = layout(network)

@@ -1,4 +1,4 @@
-"""A network: a staged graph of frozen blocks, and nothing of torch.
+"""A network: an immutable staged graph of blocks, independent of torch.
 
     >>> network = sketch("CC|CCM")
     >>> [stage.name for stage in network.stages]
@@ -6,8 +6,8 @@
     >>> network.block("c2.2").kind.letter
     'M'
 
-Nodes are named by their timm path (`layer4.2`), so that people can paste them into their own code.
-`stem` and `head` stand at the two ends. Edges say which block reads which block's output.
+Nodes are named by their timm path (`layer4.2`), so that they can be pasted into other code. `stem` and `head` are the
+two ends. An edge leads from a block to the block that reads its output.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +19,6 @@ import networkx as nx
 
 from buildup.errors import LayoutError
 from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
-from buildup.graph.block_style import BlockStyle
 from buildup.graph.kinds import BlockKind, Conv, describe, known_kinds, placed_kind
 
 Shape = tuple[int, int, int]
@@ -32,36 +31,68 @@ Shrink = Literal["3x3", "stride 1", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Norm:
+    """A normalisation layer, without its number of channels."""
+
+    kind: Literal["batch", "group", "layer", "rms", "frn"]
+    eps: float
+    momentum: float | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockStyle:
+    """How a block of the base is built, as far as its replacement follows it.
+
+    It is read once from the base and stored with the network, so that later versions build the same network. Paths are
+    timm's own, relative to the block; empty where the block has no such part.
+    """
+
+    order: Literal["pre", "post"]
+    """Whether norms and activations stand before the convolutions or after them (paper.md 2.2)."""
+    norm: Norm
+    act: str = ""
+    """The activation after the sum."""
+    drop_path: str = ""
+    scale: str = ""
+    """The weights that scale the residual branch (layer scale)."""
+    standardised: float | None = None
+    """The eps of weight-standardised convolutions; None where the base has none."""
+    channels_last: bool = False
+    """Whether the block takes maps as height, width, channels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One node between stem and head."""
 
     path: str
-    """Where timm keeps it: `layer4.2`, `stages.3.blocks.2`."""
+    """Its timm path: `layer4.2`, `stages.3.blocks.2`."""
     kind: BlockKind = field(default_factory=Conv)
     module: str = "Block"
-    """The class that timm gives the block of the base at this place."""
+    """The class of the base's own block at this place."""
     in_shape: Shape
     out_shape: Shape
     added: bool = False
-    """Whether the base has no such block: it was added at the end of its stage."""
+    """Whether it was added at the end of its stage, so that the base has no such block."""
     params: int | None = None
-    """Parameters of the base's own block, which a replacement should not exceed by much; None where unknown."""
+    """Parameters of the base's own block, which set the size of a replacement; None where unknown."""
     expansion: int | None = None
     """The paper's attention reads a ResNet block's channels divided by this: 4 in bottlenecks, 1 in basic blocks."""
     style: BlockStyle | None = None
-    """The habits of the base's block that a replacement follows; None where the network is a sketch."""
+    """How the base's block is built; None in a sketch."""
     fixed: str = ""
     """Why nothing else can stand here although the shapes would allow it."""
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether the block gives out maps like those that it takes."""
+        """Whether outputs have the shape of the inputs."""
         return self.in_shape == self.out_shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """The blocks at one resolution, first to last."""
+    """The blocks at one resolution, in order."""
 
     name: str
     blocks: tuple[Block, ...]
@@ -75,12 +106,12 @@ class Stage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the maps that the stage gives out."""
+        """Height and width of the output maps."""
         return self.blocks[-1].out_shape[1:]
 
     @property
     def is_point(self) -> bool:
-        """Whether its maps are one point, which has no other to attend to or to be averaged with."""
+        """Whether its maps have a single position, where attention and averaging do nothing."""
         return max(self.size) == 1
 
     @property
@@ -104,7 +135,7 @@ class Stage:
     def positions(self, step: int = 2) -> tuple[int, ...]:
         """Where another kind may stand, in the order of the rule: n-1, n-3, ... down to 1.
 
-        Places where only the base's own block can stand are stepped over.
+        Places where only the base's own block can stand are skipped.
         """
         found: list[int] = []
         for index in range(len(self.blocks) - 1, 0, -1):
@@ -119,7 +150,7 @@ class Network:
 
     base: str
     base_args: Mapping[str, Any] = field(default_factory=dict)
-    """What timm's `create_model` gets beside the name, as plain values."""
+    """Further arguments of timm's `create_model`, as plain values."""
     stem: Stem = "base"
     shrunk: tuple[tuple[str, Shrink], ...] = ()
     """What the small stem changes in the base, by timm path."""
@@ -130,9 +161,9 @@ class Network:
 
     @property
     def graph(self) -> "nx.DiGraph[str]":
-        """The network as networkx sees it: node attributes `block` and `stage`, frozen.
+        """The frozen networkx graph, with node attributes `block` and `stage`.
 
-        Made each time: 40 KiB for 50 blocks, and a search keeps thousands of networks.
+        It is built on each access: it takes 40 KiB for 50 blocks, and a search keeps thousands of networks.
         """
         graph: nx.DiGraph[str] = nx.DiGraph(base=self.base, stem=self.stem)
         graph.add_node("stem", block=None, stage=None)
@@ -152,22 +183,27 @@ class Network:
 
     @property
     def replaced(self) -> dict[str, BlockKind]:
-        """What stands where the base has a block of its own."""
+        """The kinds of all blocks that are not the base's own, by path."""
         return {block.path: block.kind for block in self.blocks if not isinstance(block.kind, Conv)}
 
-    def block(self, path: str) -> Block:
-        """The block at a timm path."""
-        for block in self.blocks:
-            if block.path == path:
-                return block
+    def position(self, path: str) -> tuple[int, int]:
+        """The number of the stage that has a block, and the block's number in it."""
+        for number, stage in enumerate(self.stages):
+            for index, block in enumerate(stage.blocks):
+                if block.path == path:
+                    return number, index
         raise LayoutError(
             f"{self.base} has no block {path!r}; it has {', '.join(block.path for block in self.blocks)}."
         )
 
-    def with_stage(self, index: int, stage: Stage, edges: Iterable[tuple[str, str]] | None = None) -> "Network":
+    def block(self, path: str) -> Block:
+        """The block at a timm path."""
+        number, index = self.position(path)
+        return self.stages[number].blocks[index]
+
+    def with_stage(self, index: int, stage: Stage) -> "Network":
         """The same network with one stage changed."""
-        stages = (*self.stages[:index], stage, *self.stages[index + 1 :])
-        return replace(self, stages=stages, edges=self.edges if edges is None else tuple(edges))
+        return replace(self, stages=(*self.stages[:index], stage, *self.stages[index + 1 :]))
 
     def replace(self, path: str, kind: BlockKind | str, **settings: Any) -> "Network":
         """The network with another kind of block at a place.
@@ -177,12 +213,12 @@ class Network:
 
         Args:
             path: The block's timm path.
-            kind: What shall stand there: a kind, or its letter with the settings that a search would try there.
-            settings: Settings of the letter's kind that shall be others.
+            kind: The new kind, or its letter for the settings that a search would try there.
+            settings: Settings that override those of the letter.
         """
-        block = self.block(path)
+        number, index = self.position(path)
+        block = self.stages[number].blocks[index]
         if isinstance(kind, str):
-            number = next(number for number, stage in enumerate(self.stages) if block in stage.blocks)
             size = attention_size(block, usual_heads=heads_at(FIRST_HEADS, number, len(self.stages)))
             fitting = {**asdict(size), "window": window_for(self.stages[number].size)}
             unset = {name: value for name, value in fitting.items() if name not in settings}
@@ -205,11 +241,6 @@ class Replace:
 
     def __str__(self) -> str:
         return f"{self.path}: {describe(self.old)} -> {describe(self.new)}"
-
-    @property
-    def undone(self) -> "Replace":
-        """The edit that takes this one back."""
-        return Replace(path=self.path, old=self.new, new=self.old)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,15 +265,40 @@ def apply(network: Network, edit: Edit) -> Network:
     """The network after one edit; the one given stays as it is."""
     if isinstance(edit, Append):
         return _append(network, edit)
-    for number, stage in enumerate(network.stages):
-        for index, block in enumerate(stage.blocks):
-            if block.path == edit.path:
-                _check(network, block, index, edit)
-                blocks = (*stage.blocks[:index], replace(block, kind=edit.new), *stage.blocks[index + 1 :])
-                return network.with_stage(number, replace(stage, blocks=blocks))
-    raise LayoutError(
-        f"{network.base} has no block {edit.path!r}; it has {', '.join(block.path for block in network.blocks)}."
-    )
+    number, index = network.position(edit.path)
+    stage = network.stages[number]
+    block = stage.blocks[index]
+    if block.kind != edit.old:
+        raise LayoutError(
+            f"{edit.path} of {network.base} is {describe(block.kind)}, not {describe(edit.old)}: "
+            "the edit is for another network."
+        )
+    if not isinstance(edit.new, Conv):
+        if obstacle := stage.obstacle(index):
+            raise LayoutError(f"{edit.path} of {network.base} {obstacle}, so it can't be replaced.")
+        if misfit := edit.new.misfit(block.out_shape[1:]):
+            raise LayoutError(f"{edit.path} of {network.base}: {misfit}")
+    blocks = (*stage.blocks[:index], replace(block, kind=edit.new), *stage.blocks[index + 1 :])
+    return network.with_stage(number, replace(stage, blocks=blocks))
+
+
+def _append(network: Network, edit: Append) -> Network:
+    number = next((number for number, stage in enumerate(network.stages) if stage.name == edit.stage), None)
+    if number is None:
+        names = ", ".join(stage.name for stage in network.stages)
+        raise LayoutError(f"{network.base} has no stage {edit.stage!r}; it has {names}.")
+    stage = network.stages[number]
+    last = stage.blocks[-1]
+    if stage.closed:
+        raise LayoutError(f"{stage.name} of {network.base} {stage.closed}.")
+    if stage.is_point and not isinstance(edit.kind, Conv):
+        raise LayoutError(f"{stage.name} of {network.base} has maps of one point, so only C can be added.")
+    new = replace(last, path=next_path(stage), kind=edit.kind, added=True)
+    if misfit := edit.kind.misfit(new.out_shape[1:]):
+        raise LayoutError(f"{new.path} of {network.base}: {misfit}")
+    edges = [(new.path if source == last.path else source, target) for source, target in network.edges]
+    longer = network.with_stage(number, replace(stage, blocks=(*stage.blocks, new)))
+    return replace(longer, edges=(*edges, (last.path, new.path)))
 
 
 def replacement(network: Network, path: str, kind: BlockKind) -> Replace:
@@ -264,58 +320,19 @@ def edits_between(base: Network, network: Network) -> tuple[Edit, ...]:
 
 
 def next_path(stage: Stage) -> str:
-    """Where a block added at the end of a stage stands: after `layer4.2` is `layer4.3`, after `s4.b9` is `s4.b10`."""
+    """The path of a block added at the end of a stage: `layer4.3` after `layer4.2`, `s4.b10` after `s4.b9`."""
     path = stage.blocks[-1].path
     digits = len(path) - len(path.rstrip("0123456789"))
     return f"{path[:-digits]}{int(path[-digits:]) + 1}"
 
 
-def _check(network: Network, block: Block, index: int, edit: Replace) -> None:
-    if block.kind != edit.old:
-        raise LayoutError(
-            f"{edit.path} of {network.base} is {describe(block.kind)}, not {describe(edit.old)}: "
-            "the edit is for another network."
-        )
-    if isinstance(edit.new, Conv):
-        return
-    stage = next(stage for stage in network.stages if block in stage.blocks)
-    if obstacle := stage.obstacle(index):
-        raise LayoutError(f"{edit.path} of {network.base} {obstacle}, so it can't be replaced.")
-    _check_size(network, block, edit.new)
-
-
-def _check_size(network: Network, block: Block, kind: BlockKind) -> None:
-    if misfit := kind.misfit(block.out_shape[1:]):
-        raise LayoutError(f"{block.path} of {network.base}: {misfit}")
-
-
-def _append(network: Network, edit: Append) -> Network:
-    for number, stage in enumerate(network.stages):
-        if stage.name == edit.stage:
-            last = stage.blocks[-1]
-            if stage.closed:
-                raise LayoutError(f"{stage.name} of {network.base} {stage.closed}.")
-            if stage.is_point and not isinstance(edit.kind, Conv):
-                raise LayoutError(f"{stage.name} of {network.base} has maps of one point, so only C can be added.")
-            new = replace(last, path=next_path(stage), kind=edit.kind, added=True)
-            _check_size(network, new, edit.kind)
-            edges = [(new.path if source == last.path else source, target) for source, target in network.edges]
-            return network.with_stage(
-                number, replace(stage, blocks=(*stage.blocks, new)), [*edges, (last.path, new.path)]
-            )
-    raise LayoutError(
-        f"{network.base} has no stage {edit.stage!r}; it has {', '.join(stage.name for stage in network.stages)}."
-    )
-
-
 def chain(paths: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Edges of blocks that follow each other, from stem to head."""
-    nodes = ["stem", *paths, "head"]
-    return tuple(pairwise(nodes))
+    return tuple(pairwise(["stem", *paths, "head"]))
 
 
 def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
-    """A network from its letters alone, for following the rule without torch or timm.
+    """A network from its letters alone, for examples and tests without torch or timm.
 
     Channels and sizes are those of a CIFAR ResNet; the attention settings are those of the paper.
     """

@@ -1,19 +1,60 @@
-"""A network as plain values: what a worker is sent, an export keeps and `graph --format json` prints."""
+"""A network as plain values, and its fingerprint.
 
+The values are what a worker is sent, an export stores and `graph --format json` prints.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
 from typing import Any
 
-from buildup.graph.block_style import style_from_values, style_to_values
-from buildup.graph.fingerprint import fingerprint
-from buildup.graph.kinds import RESERVED, from_values, to_values
-from buildup.graph.layout import layout
-from buildup.graph.network import Block, Network, Shape, Stage
+import networkx as nx
 
-TOLD = ("added", "params", "expansion", "fixed")
-"""What is written of a block only where there is something to tell."""
+from buildup.graph.kinds import RESERVED, Conv, from_values, to_values
+from buildup.graph.layout import layout
+from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Stage
+
+OPTIONAL = ("added", "params", "expansion", "fixed")
+"""Fields of a block that are written only where they are set."""
+
+
+def fingerprint(network: Network) -> str:
+    """The fingerprint of a network: 16 hexadecimal digits that name what it computes.
+
+    Equal networks have equal fingerprints in every process and version; any difference that changes the function
+    changes it. Every node is hashed with its predecessors, so names of nodes and their order in memory do not count,
+    while base, stem, kinds and settings do.
+    """
+    graph = network.graph
+    hashes: dict[str, str] = {}
+    for node in nx.topological_sort(graph):
+        block: Block | None = graph.nodes[node]["block"]
+        label = node if block is None else _label(block)
+        hashes[node] = _digest([label, sorted(hashes[before] for before in graph.predecessors(node))])
+    whole = [network.base, dict(network.base_args), network.stem, network.input_shape[0], network.num_classes]
+    return _digest([*whole, *([dict(network.shrunk)] if network.shrunk else []), hashes["head"]])[:16]
+
+
+def _label(block: Block) -> list[Any]:
+    label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
+    if block.style is not None and not isinstance(block.kind, Conv):
+        label.append(_style_to_values(block.style))
+    return label
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _style_to_values(style: BlockStyle) -> dict[str, Any]:
+    def given(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if value not in (None, "", False)}
+
+    return {**given(asdict(style)), "norm": given(asdict(style.norm))}
 
 
 def network_to_values(network: Network) -> dict[str, Any]:
-    """Everything of a network, ready for JSON."""
+    """A complete network, ready for JSON."""
     return {
         "base": network.base,
         "base_args": dict(network.base_args),
@@ -57,27 +98,27 @@ def network_from_values(values: dict[str, Any]) -> Network:
 
 
 def _block_to_values(block: Block) -> dict[str, Any]:
-    told = {name: getattr(block, name) for name in TOLD if getattr(block, name)}
     return {
         "path": block.path,
         **to_values(block.kind),
         "module": block.module,
         "in_shape": list(block.in_shape),
         "out_shape": list(block.out_shape),
-        **({"form": style_to_values(block.style)} if block.style else {}),
-        **told,
+        **({"form": _style_to_values(block.style)} if block.style else {}),
+        **{name: getattr(block, name) for name in OPTIONAL if getattr(block, name)},
     }
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:
+    style = values.get("form")
     return Block(
         path=values["path"],
         module=values["module"],
         in_shape=_shape(values["in_shape"]),
         out_shape=_shape(values["out_shape"]),
         kind=from_values({key: value for key, value in values.items() if key not in RESERVED or key == "kind"}),
-        style=style_from_values(values["form"]) if "form" in values else None,
-        **{name: values[name] for name in TOLD if name in values},
+        style=BlockStyle(**{**style, "norm": Norm(**style["norm"])}) if style else None,
+        **{name: values[name] for name in OPTIONAL if name in values},
     )
 
 

@@ -17,9 +17,8 @@ from timm.layers.std_conv import StdConv2d
 from torch import Tensor, nn
 
 from buildup.errors import KindError, LayoutError
-from buildup.graph.block_style import Norm
 from buildup.graph.kinds import BlockKind
-from buildup.graph.network import Block
+from buildup.graph.network import Block, Norm
 
 
 class PreActAttentionBlock(nn.Module):

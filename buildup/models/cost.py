@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network, Shape
+from buildup.graph.serialize import fingerprint
 from buildup.models.build import build
 
 

@@ -17,8 +17,7 @@ from timm.models import resnet, resnetv2
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
-from buildup.graph.block_style import BlockStyle, Norm
-from buildup.graph.network import Block, Network, Shape, Shrink, Stage
+from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Shrink, Stage
 from buildup.models.bases import TracedBase, create_on_meta, trace_base
 from buildup.models.stages import FoundStage, obstacle
 from buildup.models.stem import GAIN, apply_small_stem, find_small_stem

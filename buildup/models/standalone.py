@@ -10,10 +10,10 @@ from typing import Any
 from timm.models import is_notrace_module
 
 from buildup import __version__
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
+from buildup.graph.serialize import fingerprint
 from buildup.models.blocks import block_factory, module_class
 from buildup.models.build import feature_config, replace_module
 from buildup.models.source import Expression, FunctionCall, Import, Sources, import_lines, to_source

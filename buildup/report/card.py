@@ -6,9 +6,9 @@ from statistics import fmean
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
+from buildup.graph.serialize import fingerprint
 from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, cost_text, flat
 from buildup.report.text_table import TextTable, code, decisions_markdown, graph_text

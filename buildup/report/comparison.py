@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any, Literal
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
+from buildup.graph.serialize import fingerprint
 from buildup.report.findings import Findings
 from buildup.trials.final_result import Final
 from buildup.trials.outcome import Score

@@ -10,8 +10,7 @@ from typing import Literal
 
 from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import edited_paths, gain_text, has_failed, interval_heading, interval_text, percent
-from buildup.trials.decision import Decision
-from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis
+from buildup.trials.decision import MEASURES, Decision, Diagnosis
 
 When = Literal["before", "change"]
 

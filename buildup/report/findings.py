@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
+from buildup.graph.serialize import fingerprint
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import macs, percent, short_number
 from buildup.trials.decision import Decision

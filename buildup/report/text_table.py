@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import describe
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
+from buildup.graph.serialize import fingerprint
 from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
 from buildup.trials.decision import Decision
 

@@ -1,4 +1,4 @@
-"""YAML to `SearchSpace`: by the name of a space that ships, or by the path of a file."""
+"""Reads search spaces from YAML: shipped ones by name, others by the path of their file."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -15,13 +15,13 @@ CHECKOUT = Path(__file__).parent.parent.parent / "search_spaces"
 
 
 def shipped() -> dict[str, Path]:
-    """The spaces that ship, by name; in a checkout they lie beside the package, in an installation inside it."""
+    """The files of the shipped spaces by name: beside the package in a checkout, inside it when installed."""
     folder = INSTALLED if INSTALLED.is_dir() else CHECKOUT
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load(name: str) -> SearchSpace:
-    """The space of a name or a file."""
+    """Load a space by its name or file."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         return _read(path)
@@ -31,7 +31,7 @@ def load(name: str) -> SearchSpace:
 
 
 def space_from_values(values: dict[str, Any]) -> SearchSpace:
-    """The space that `dataclasses.asdict` took apart."""
+    """The space from the values that `dataclasses.asdict` gives."""
     stages, tune = values.get("stages"), values.get("tune")
     return SearchSpace(
         **{
@@ -44,7 +44,7 @@ def space_from_values(values: dict[str, Any]) -> SearchSpace:
 
 
 def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, Any]:
-    """The mapping in a YAML file, by the safe loader, with one clear error for all that can be wrong."""
+    """The mapping in a YAML file; raises `error` if it can't be read or is no mapping."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
@@ -64,9 +64,8 @@ def _read(path: Path) -> SearchSpace:
     of_kinds = {name for letter in known_kinds() for name in settable(letter)} - own
     others = tuple((name, values.pop(name)) for name in list(values) if name in of_kinds)
     problems = _unknown_keys(values, SearchSpace, "")
-    for key in ("description",):
-        if not isinstance(values.get(key, ""), str):
-            problems.append(f"{key} is {values[key]!r}; a text is needed.")
+    if not isinstance(values.get("description", ""), str):
+        problems.append(f"description is {values['description']!r}; a text is needed.")
     stages = values.pop("stages", None)
     known_stages: list[StageSpace] = []
     if stages is not None and not isinstance(stages, list):
@@ -86,7 +85,7 @@ def _read(path: Path) -> SearchSpace:
     problems += _unknown_keys(tune or {}, Tuning, "tune: ")
     tuning = Tuning(**_frozen(_known(tune, Tuning))) if tune is not None else None
     settings = {"name": path.stem, "description": "", **_frozen(_known(values, SearchSpace))}
-    settings.pop("settings", None)
+    settings.pop("settings", None)  # an unknown key in a file
     try:
         space = SearchSpace(**settings, settings=others, stages=tuple(known_stages) if stages else None, tune=tuning)
     except SpaceError as error:
@@ -107,12 +106,12 @@ def _known(values: dict[str, Any], schema: type) -> dict[str, Any]:
 
 
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with tuples for lists, as a frozen space has them."""
+    """The same values with tuples in place of lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which also refuses a key that stands twice."""
+    """The safe loader, which also refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -1,12 +1,12 @@
-"""What may be searched: a frozen value that checks itself.
+"""Search spaces: frozen values that validate themselves, and their descriptions in words.
 
 >>> SearchSpace(name="mine", description="", kind="K", window=7)
 Traceback (most recent call last):
 buildup.errors.SpaceError: window is 7, but kind K has no window. Leave it out.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from buildup.errors import SpaceError
@@ -15,10 +15,6 @@ from buildup.graph.kinds import Conv, known_kinds, settings_of
 STEMS = ("auto", "small", "base")
 ORDERS = ("last-first", "first-last")
 _EXAMPLES = {"kind": "M, G", "window": "4, 7", "heads": "3, 6", "head_size": "32, 64"}
-FITTED = ("width",)
-"""Settings that a space has no say in: they follow from the block that is replaced."""
-
-
 PLACED = ("heads", "head_size", "window")
 """Settings that depend on the stage."""
 OWN = (*PLACED, "kernel", "tables", "borders", "temperature")
@@ -27,18 +23,19 @@ OWN = (*PLACED, "kernel", "tables", "borders", "temperature")
 
 def settable(letter: str) -> tuple[str, ...]:
     """The settings of a kind that a space may set."""
-    return tuple(name for name in settings_of(known_kinds()[letter]) if name not in FITTED)
+    # The width follows from the block that is replaced.
+    return tuple(name for name in settings_of(known_kinds()[letter]) if name != "width")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpace:
-    """What may be searched in one stage; what is left out comes from the space or from the base."""
+    """The settings of one stage; what is left out is taken from the space or the base."""
 
     kind: str | None = None
     max_replaced: int | None = None
-    """At most so many blocks of this stage are tried; all that can be where left out."""
+    """Maximum number of blocks of this stage that are tried; by default all that can be replaced."""
     blocks: int | None = None
-    """The stage has so many blocks before the search; those that the base lacks are added at its end."""
+    """Number of blocks before the search; those that the base lacks are added at the end of the stage."""
     heads: int | None = None
     window: int | None = None
 
@@ -52,16 +49,16 @@ class Tuning:
     heads: tuple[int, ...] = ()
     head_size: tuple[int, ...] = ()
     tries: int = 8
-    """At most so many variants are tried at a place: all in their order or, of more, those that Optuna's TPE says."""
+    """Maximum number of variants tried at a place. If there are more, Optuna's TPE chooses."""
 
     @property
     def settings(self) -> dict[str, tuple[int, ...]]:
-        """The settings of kinds that are searched, with their values."""
+        """The searched settings but the kind, with their values."""
         named = {"window": self.window, "heads": self.heads, "head_size": self.head_size}
         return {name: values for name, values in named.items() if values}
 
     def problems(self, placed: tuple[str, ...]) -> Iterator[str]:
-        """What is wrong with it in a space that places these kinds."""
+        """All problems in a space that places these kinds."""
         tunable = [letter for letter in known_kinds() if letter != Conv.letter]
         kinds = tuple(map(str, self.kind)) if isinstance(self.kind, tuple) and self.kind else placed
         if problem := _count(self.tries, 1):
@@ -94,47 +91,47 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSpace:
-    """What may stand where, and how the rule walks."""
+    """Which blocks may be tried where, and the settings of the build-up rule."""
 
     name: str
     description: str
     kind: str = "M"
-    """The letter of the kind that is tried."""
+    """The letter of the kind to try."""
     place: Literal["replace", "end"] = "replace"
-    """`replace` puts it in place of the base's blocks, `end` adds one block of it at the end of each stage."""
+    """`replace` replaces blocks of the base by it; `end` adds one block of it at the end of each stage."""
     heads: int | Literal["auto"] = "auto"
-    """Heads in the fourth stage from the end; each later stage has twice as many (paper.md 3, rule c).
+    """Number of heads in the fourth stage from the end, doubled from stage to stage (paper.md 3, rule c).
 
-    `auto` is 3, and where the replaced block is not the paper's, what fits its size.
+    `auto` is 3, or what fits the size of the replaced block where that is not the paper's.
     """
     head_size: int | Literal["auto"] = "auto"
-    """`auto` is 64 in the paper's block, and what fits the size of the replaced block elsewhere."""
+    """`auto` is 64 in the paper's block, and fits the size of the replaced block elsewhere."""
     window: int | Literal["auto"] = "auto"
-    """Side of the attention windows; `auto` is 7 where it divides the map, else its largest divisor up to 7."""
+    """Side of the attention windows; `auto` is 7 if that divides the map, else its largest divisor up to 7."""
     kernel: int | None = None
-    """Side of what one place sees: odd for K, any for S. Here and below, left out means the kind's usual value."""
+    """Side of the kernel: odd for K, any for S. Here and below, None is the kind's default."""
     tables: Literal["shared", "heads"] | None = None
     borders: Literal["masked", "attended", "replicate", "grow"] | None = None
     temperature: int | None = None
     settings: tuple[tuple[str, int | str], ...] = ()
-    """Those of kinds from other packages that have no field here; in a file they stand beside the others."""
+    """Settings of kinds from other packages. In a file they stand beside the others."""
     stem: Literal["auto", "small", "base"] = "auto"
-    """`small` puts a 3x3 stem of stride 1 without pooling; `auto` does so at inputs of up to 64 px."""
+    """`small` is a 3x3 stem of stride 1 without pooling; `auto` uses it for inputs of up to 64 px."""
     order: Literal["last-first", "first-last"] | tuple[int, ...] = "last-first"
-    """Which stage comes after which: the paper's way, its opposite, or all stages by number, counted from 1."""
+    """The order of stages: the paper's, its reverse, or all stages by number, counted from 1."""
     step: int = 2
-    """Distance between two tries in a stage; 2 alternates Conv and attention."""
+    """Distance between two places that are tried in a stage; 2 alternates Conv and attention."""
     look_ahead: int = 0
-    """How many more blocks a stage may try on top of a dropped one; the paper did 1."""
+    """How many further blocks may be tried on top of a dropped one; the paper's value is 1."""
     failures: int = 1
-    """So many failed tries end a stage. A look-ahead belongs to the try that it saves, or fails with it."""
+    """Number of failed tries that end a stage. A look-ahead counts as part of the try that it follows."""
     min_gain: float = 0.0
-    """A candidate must gain more than this over its parent, in the unit of what is judged."""
+    """A candidate is kept only for a gain above this, in the unit of the objective."""
     judge: str = "likely"
-    """One of `statistics/judges.py` or of another package; who judges by it checks the name."""
+    """The name of a judge, of `statistics/judges.py` or of another package. It is not checked here."""
     stages: tuple[StageSpace, ...] | None = None
     tune: Tuning | None = None
-    """What is searched at each place where a block was kept, before the rule goes on."""
+    """Settings that are searched at each place where a block was kept, before the rule goes on."""
 
     def __post_init__(self) -> None:
         if problems := [
@@ -143,27 +140,27 @@ class SearchSpace:
             *(self.tune.problems(self.placed) if self.tune else ()),
         ]:
             raise SpaceError(*problems)
-        if problems := [*self._combinations()]:  # of values that are right by themselves
+        if problems := [*self._combinations()]:  # only of values that are valid by themselves
             raise SpaceError(*problems)
 
     @property
     def placed(self) -> tuple[str, ...]:
-        """The letters of all kinds that the rule puts into some stage."""
+        """The letters of all kinds that the rule places."""
         return tuple(dict.fromkeys(stage.kind or self.kind for stage in self.stages or (StageSpace(),)))
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The letters of all kinds that are tried, those that take a kept block's place included."""
+        """The letters of all kinds that are tried, including those of `tune`."""
         return tuple(dict.fromkeys([*self.placed, *(self.tune.kind if self.tune else ())]))
 
     @property
     def steering(self) -> tuple[str, ...]:
-        """What was set that steers the build-up rule alone, and no other strategy."""
+        """The names of fields that were set but affect the build-up rule alone."""
         usual = {"order": "last-first", "look_ahead": 0, "failures": 1, "tune": None}
         return tuple(name for name, value in usual.items() if getattr(self, name) != value)
 
     def stage_order(self, stages: int) -> tuple[int, ...]:
-        """The places of the stages in a row of so many, in the order of the rule.
+        """The indices of all stages in the order of the rule.
 
         >>> SearchSpace(name="s", description="").stage_order(4)
         (3, 2, 1, 0)
@@ -173,16 +170,16 @@ class SearchSpace:
         return tuple(range(stages)) if self.order == "first-last" else tuple(reversed(range(stages)))
 
     def stage(self, number: int) -> StageSpace:
-        """What is asked of one stage."""
+        """The settings of one stage."""
         return self.stages[number] if self.stages else StageSpace()
 
     def given(self, letter: str) -> dict[str, int | str]:
-        """What was set for a kind, besides the settings that depend on the stage."""
+        """The settings of a kind that don't depend on the stage, as far as they were set."""
         names = [name for name in settable(letter) if name not in PLACED] if letter in self.kinds else []
         return {name: value for name in names if (value := self.asked(name)) is not None}
 
     def asked(self, name: str) -> Any:
-        """What was asked for a setting of kinds; None where nothing was."""
+        """The value of a setting of kinds; None if it was not set."""
         return getattr(self, name) if name in OWN else dict(self.settings).get(name)
 
     def _values(self) -> Iterator[str]:
@@ -253,7 +250,7 @@ class SearchSpace:
 
 
 def _order_problem(order: object) -> str | None:
-    """What is wrong with an order, beginning with what was found."""
+    """What is wrong with an order; None if it is valid."""
     if isinstance(order, tuple):
         numbers = all(isinstance(one, int) and not isinstance(one, bool) for one in order)
         if order and numbers and sorted(order) == list(range(1, len(order) + 1)):
@@ -272,3 +269,54 @@ def _count(value: object, least: int) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= 4096:
         return None
     return f"is {value!r}; a whole number of at least {least} is needed."
+
+
+def describe_spaces(spaces: Mapping[str, SearchSpace]) -> str:
+    """The list of spaces with what each of them allows."""
+    lines = []
+    for name, space in spaces.items():
+        lines += [f"{name}: {space.description}", *(f"    {line}" for line in _description(space))]
+    return "\n".join([*lines, "", "A space of your own is a YAML file with the same keys: --space FILE."])
+
+
+def describe_walk(space: SearchSpace) -> str:
+    """The order of stages, and what ends a stage.
+
+    >>> describe_walk(SearchSpace(name="s", description="", order=(2, 1), min_gain=0.2))
+    'stages in the order 2, 1, look-ahead 0, 1 failure ends a stage, a gain of more than 0.2 is kept'
+    """
+    words = {"last-first": "stages from the last to the first", "first-last": "stages from the first to the last"}
+    numbers = ", ".join(map(str, space.order))
+    order = words[space.order] if isinstance(space.order, str) else f"stages in the order {numbers}"
+    failures = "1 failure ends" if space.failures == 1 else f"{space.failures} failures end"
+    return f"{order}, look-ahead {space.look_ahead}, {failures} a stage, a gain of more than {space.min_gain:g} is kept"
+
+
+def describe_tuning(tune: Tuning) -> str:
+    """The settings that are searched at a place where a block was kept.
+
+    >>> describe_tuning(Tuning(kind=("M", "G"), window=(2, 4)))
+    'kind M, G and window 2, 4, at most 8 variants a place'
+    """
+    lists = {"kind": tune.kind, **tune.settings}
+    words = [f"{name.replace('_', ' ')} {', '.join(map(str, values))}" for name, values in lists.items() if values]
+    return f"{' and '.join(words)}, at most {tune.tries} variants a place"
+
+
+def _description(space: SearchSpace) -> Iterator[str]:
+    kinds = " and ".join(f"{letter} ({known_kinds()[letter].name})" for letter in space.placed)
+    if space.place == "end":
+        yield f"one more block of kind {kinds} at the end of each stage"
+    else:
+        ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(space.step, f"{space.step}th")
+        yield f"kind {kinds} at every {ordinal} block from a stage's end"
+    yield describe_walk(space)
+    had = {name for letter in space.kinds for name in settable(letter)}
+    asked = {name: space.asked(name) for name in (*OWN, *dict(space.settings)) if name in had}
+    settings = [f"{name.replace('_', ' ')} {value}" for name, value in asked.items() if value is not None]
+    yield ", ".join([*settings, f"stem {space.stem}", f"judge {space.judge}"])
+    if space.tune:
+        yield f"where a block was kept: {describe_tuning(space.tune)}"
+    if space.stages:
+        wishes = ({key: value for key, value in asdict(stage).items() if value is not None} for stage in space.stages)
+        yield "stages " + "; ".join(", ".join(f"{k} {v}" for k, v in wish.items()) or "as they are" for wish in wishes)

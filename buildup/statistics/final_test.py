@@ -1,10 +1,9 @@
 """The claim that `final` makes once: is the winner of a search better than its base?
 
-A winner was chosen by its scores, so those scores flatter it, and no interval around them holds. The claim corrects
-for that by using none of them: base and winner are trained anew with seeds that no verdict saw, and are compared on
-test images that no verdict saw, so that choosing has no part in what is measured. What is left to correct for is the
-number of claims made side by side, as when a control of equal size is compared, too. Only what the search showed of
-the seeds (`Spread`), which is no score of anyone, is carried over.
+A winner was chosen by its scores, so those are biased in its favour, and intervals around them are not valid. The claim
+uses none of them: base and winner are trained anew with fresh seeds, and are compared on test images that no verdict
+used. It is corrected for the number of claims made at the same time, as when a control of equal size is compared, too.
+From the search, only the pooled variance due to seeds is used.
 """
 
 from collections.abc import Sequence
@@ -13,32 +12,32 @@ from statistics import fmean, stdev
 
 from scipy.special import stdtrit
 
-from buildup.statistics.paired_difference import Pair, Spread, estimate
+from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
 from buildup.trials.final_result import Claim
 from buildup.trials.objective import ACCURACY, Objective
 
 ERROR = 0.05
-"""The claims of one `final` are wrong together in at most this share, half of it on either side of their intervals."""
+"""Family-wise error rate of the claims of one `final`, half of it on either side of their intervals."""
 LEAST_SEEDS = 3
-"""That a claim may stand on. Where nothing helps and seeds make a difference deviate by 2 points, a gain is claimed in
-25.3 % of draws from one seed, 7.2 % from two, 4.4 % from three and 3.0 % from five (`bench/judging_figures.py`)."""
+"""Minimum number of seeds. Without a true gain and with a seed deviation of 2 points, a gain is claimed in 25.3 % of
+draws with one seed, 7.2 % with two, 4.4 % with three and 3.0 % with five (`bench/judging_figures.py`)."""
 
 
 def claim(
     pairs: Sequence[Pair],
-    spread: Spread,
+    pooled: PooledVariance,
     claims: int = 1,
     *,
     objective: Objective = ACCURACY,
     against: str = "base",
     failed: Sequence[str] = (),
 ) -> Claim:
-    """The claim on pairs of fresh trainings; `claims` are made side by side in all.
+    """The claim on pairs of fresh trainings, one of `claims` that are made at the same time.
 
-    Where a training failed, its seed has no pair, and nothing is claimed: whether a network can be trained at all is
-    a part of what it is worth, and what is left may be the luckier seeds.
+    If a training failed, its seed has no pair, and nothing is claimed, because the remaining seeds may be a biased
+    selection.
     """
-    found = estimate(pairs, spread, objective)
+    found = estimate_gain(pairs, pooled, objective)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
     ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"
@@ -56,7 +55,7 @@ def claim(
 
 
 def no_claim(against: str, failed: Sequence[str]) -> Claim:
-    """The claim where no seed has both scores."""
+    """The claim if no seed has both scores."""
     return Claim(
         against=against,
         gain=0.0,
@@ -68,7 +67,7 @@ def no_claim(against: str, failed: Sequence[str]) -> Claim:
 
 
 def mean_interval(values: Sequence[float], largest: float = inf) -> tuple[float, float] | None:
-    """The 95 % interval of a mean over seeds, by Student's t, as far as such means can be; None for fewer than two.
+    """The 95 % interval of a mean over seeds by Student's t, clipped to valid values; None for fewer than two seeds.
 
     >>> mean_interval([80.0, 82.0], 100.0), mean_interval([97.0, 99.0], 100.0)
     ((68.29, 93.71), (85.29, 100.0))

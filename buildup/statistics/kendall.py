@@ -1,11 +1,10 @@
-"""How well the order of one row of numbers tells the order of another: Kendall's tau, honest for a handful of pairs.
+"""Kendall's rank correlation tau, with exact p-values and confidence intervals for few observations.
 
-Five verdicts hold ten pairs, which are far from independent, so no normal approximation is trusted here. The number of
-discordant pairs has a known distribution over all orders (that of the inversions of a permutation), and stays easy to
-count when orders are likelier the fewer inversions they have (Mallows' model, whose parameter is a true tau between
--1 and 1). The p-value counts orders at a true tau of zero; the interval holds the true values whose counts do not
-contradict what was seen, each side at half the error. So zero lies outside of it just when p is below one minus the
-level, and perfect agreement of four things, as likely as 1 in 24 by chance, proves nothing.
+Five verdicts give ten pairs, which are not independent, so no normal approximation is used. Over all orders, the number
+of discordant pairs is distributed like the inversions of a permutation. Mallows' model, in which orders with fewer
+inversions are likelier, extends this to any true tau between -1 and 1. The p-value is that of a true tau of zero. The
+interval holds the true values that are not rejected, with half the error on each side, so it excludes zero exactly if p
+is below one minus the level.
 """
 
 from collections import Counter
@@ -16,23 +15,22 @@ from itertools import combinations
 from math import comb, exp, log
 
 STEPS = 60
-"""Halvings of the range in which an end of the interval is looked for."""
+"""Number of bisection steps for an end of the interval."""
 STRONGEST = 60.0
-"""Mallows parameter at which nothing but perfect agreement is left."""
+"""Mallows parameter at which only perfect agreement has a probability."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How well two orders agree."""
+    """The rank correlation of two rows."""
 
     tau: float
-    """Share of pairs in the same order less that of pairs in the opposite one; a tie is neither."""
+    """Share of concordant pairs minus that of discordant ones; ties count as neither."""
     low: float
     high: float
     p: float
-    """How often chance alone agrees or disagrees so much: exact without ties."""
+    """Two-sided p-value: exact without ties."""
     count: int
-    """How many things were compared with another one."""
     level: float
 
 
@@ -41,7 +39,7 @@ def kendall(
 ) -> Agreement:
     """Kendall's tau of two rows, with an interval and a two-sided p-value.
 
-    A tie in either row says nothing of its pair: the interval and p hold whichever way each of them is broken.
+    Interval and p-value are valid however ties are broken.
 
     >>> agreement = kendall([1, 2, 3, 4], [0.1, 0.2, 0.5, 0.9])
     >>> agreement.tau, round(agreement.low, 2), agreement.high, round(agreement.p, 3)
@@ -49,16 +47,16 @@ def kendall(
 
     Args:
         first: One row of numbers.
-        second: The other one, of the same things.
-        level: Of the interval.
-        groups: What each thing belongs to, where only things of one group can be compared with each other.
+        second: The other row, of the same observations.
+        level: Confidence level of the interval.
+        groups: The group of each observation, if only observations of one group can be compared.
     """
     groups = groups or (0,) * len(first)
     sizes = tuple(sorted(size for size in Counter(groups).values() if size > 1))
-    assert len(first) == len(second) == len(groups), "both rows are of the same things"
-    assert sizes, "an order takes two things"
+    assert len(first) == len(second) == len(groups), "both rows need the same observations"
+    assert sizes, "a rank correlation needs two observations"
     signs = [
-        _sign(one - other) * _sign(this - that)
+        ((one > other) - (one < other)) * ((this > that) - (this < that))
         for (one, this, mine), (other, that, theirs) in combinations(zip(first, second, groups, strict=True), 2)
         if mine == theirs
     ]
@@ -68,24 +66,24 @@ def kendall(
 
 
 def at_most(discordant: int, sizes: tuple[int, ...], strength: float) -> float:
-    """The probability of so few discordant pairs, or fewer, in groups of these sizes that follow Mallows' model."""
+    """The probability of at most so many discordant pairs, in groups of these sizes that follow Mallows' model."""
     return sum(_probabilities(sizes, strength)[: discordant + 1])
 
 
 def at_least(discordant: int, sizes: tuple[int, ...], strength: float) -> float:
-    """The probability of so many discordant pairs, or more."""
+    """The probability of at least so many discordant pairs."""
     return sum(_probabilities(sizes, strength)[discordant:])
 
 
 def tau_of(sizes: tuple[int, ...], strength: float) -> float:
-    """The mean tau of groups that follow Mallows' model, which is what the interval is for."""
+    """The mean tau of groups that follow Mallows' model, which the interval estimates."""
     shares = _probabilities(sizes, strength)
     return 1 - 2 * sum(number * share for number, share in enumerate(shares)) / (len(shares) - 1)
 
 
 @cache
 def _bounds(fewest: int, most: int, sizes: tuple[int, ...], error: float) -> tuple[float, float, float]:
-    """Both ends of the interval, and p, where so many pairs are discordant."""
+    """Both ends of the interval, and p, for a range of discordant pairs."""
     few, many = at_most(most, sizes, 0.0), at_least(fewest, sizes, 0.0)
     low = _solve(sizes, lambda strength: at_most(most, sizes, strength) - error)
     high = _solve(sizes, lambda strength: error - at_least(fewest, sizes, strength))
@@ -116,7 +114,7 @@ def _logs(sizes: tuple[int, ...]) -> tuple[float, ...]:
     """Logarithms of how many orders have 0, 1, 2, ... discordant pairs."""
     ways = [1]
     for size in (size for most in sizes for size in range(2, most + 1)):
-        # The next thing of a group takes one of `size` places, and adds 0 to `size` - 1 inversions.
+        # The next member of a group takes one of `size` places, and adds 0 to `size` - 1 inversions.
         grown, running = [], 0
         for number in range(len(ways) + size - 1):
             running += ways[number] if number < len(ways) else 0
@@ -124,7 +122,3 @@ def _logs(sizes: tuple[int, ...]) -> tuple[float, ...]:
             grown.append(running)
         ways = grown
     return tuple(log(number) for number in ways)
-
-
-def _sign(number: float) -> int:
-    return (number > 0) - (number < 0)

@@ -13,9 +13,9 @@ from typing import IO
 from filelock import lock_descriptor
 
 from buildup.errors import RunError
+from buildup.trials.decision import Diagnosis, diagnosis_from_values, diagnosis_to_values
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
 from buildup.trials.training import WEIGHTS
-from buildup.trials.verdict_diagnosis import Diagnosis, diagnosis_from_values, diagnosis_to_values
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"

@@ -22,8 +22,8 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from buildup.errors import RunError
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
+from buildup.graph.serialize import fingerprint
 from buildup.store import trial_attrs as entry
 from buildup.store.run_dir import (
     METRICS,
@@ -48,12 +48,11 @@ from buildup.store.study_reader import (
     load_study,
 )
 from buildup.store.trial_attrs import Notes
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 DECISIONS = "decisions.jsonl"
 CONCLUSION = "final"

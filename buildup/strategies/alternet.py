@@ -1,20 +1,19 @@
 """The build-up rule of the paper (paper.md 3).
 
 From the end of the network, Conv blocks are replaced by attention in an alternating way: n-1, n-3, ... of the last
-stage. When a replacement does not help, the rule goes to the end of the stage before. A look-ahead tries one more
-place of the same stage on top of the dropped one before it gives the stage up, as the paper did in c3.
+stage. When a replacement does not help, the rule goes to the end of the stage before. With a look-ahead, it first tries
+one more place of the same stage on top of the dropped one, as the paper did in c3.
 
     >>> from buildup.graph.network import sketch
     >>> rule = AlterNetRule(base=Candidate(network=sketch("CC|CC")), space=SearchSpace(name="s", description=""))
     >>> rule.first.candidate.edit
     'c2.1: conv -> msa(heads=24, window=4)'
 
-The error that a search may make is shared out over its stages. Within a strict stage it need not be: the first drop
-ends the stage, so only one candidate without a gain can be tried there, and whatever comes after a keep is tried at
-the same level. A stage that ends without a drop has spent nothing, and passes its share on to the next (the fallback
-procedure of multiple testing). With a look-ahead, or where it takes several failures to end a stage, a stage may see
-several drops, and its share is split among as many as there can be. Where settings are searched at accepted places,
-half of a stage's share is for those verdicts: `tries` at each of its places, all of which may be dropped.
+The error of a search is divided among its stages. In a stage without look-ahead, the first drop ends the stage, so only
+one candidate without a gain can be tried, and all verdicts use the full share. A stage that ends without a drop passes
+its share on to the next (the fallback procedure of multiple testing). With a look-ahead, or if several failures end a
+stage, the share is divided by the number of possible drops. If settings are searched at kept places, they get half of
+the stage's share, divided among all variants at all places.
 """
 
 from dataclasses import dataclass, replace
@@ -24,26 +23,26 @@ from math import ceil
 from buildup.graph.network import apply
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Rule, Step, Strategy
-from buildup.strategies.variants import Choose, Place, Variant, at_place
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Rule, Step, Strategy
+from buildup.strategies.variants import Choose, Place, Variant
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlterNetRule:
-    """The strict rule, and with the space's `look_ahead` the paper's own form of it."""
+    """The build-up rule, with the `look_ahead` and `failures` of the space."""
 
     base: Candidate
     space: SearchSpace
     choose: Choose | None = None
-    """Chooses settings at an accepted place where not all of them can be tried."""
+    """Chooses settings at a kept place if not all of them can be tried."""
     seed: int = 0
-    """For the luck of what is drawn there."""
+    """Random seed for `choose`."""
 
     @cached_property
     def first(self) -> Step | None:
-        """The last place of the stage that comes first, which is usually the last one."""
+        """The last place of the first stage in the order of the space."""
         of_stage = moves(self.base.network, self.space)
         stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
         return _enter(stages, best=self.base, rule=self, part=1 / max(1, len(stages)))
@@ -51,12 +50,11 @@ class AlterNetRule:
 
 @dataclass(frozen=True, kw_only=True)
 class _Try:
-    """One place that the rule tries, with where both verdicts lead. What was walked once is remembered."""
+    """The step that tries one place. Its successors are cached."""
 
     stages: tuple[tuple[Move, ...], ...]
     """The places of this stage and of those still to come."""
     number: int = 0
-    """The place in this stage."""
     best: Candidate
     built_on: Candidate
     in_a_row: int = 0
@@ -65,9 +63,9 @@ class _Try:
     """Failures in this stage: drops that no look-ahead saved."""
     rule: AlterNetRule
     part: float
-    """What a stage gets of the error."""
+    """The share of the error of one stage."""
     budget: float
-    """What this stage has of it, with what earlier stages passed on."""
+    """The share of this stage, including what earlier stages passed on."""
     unspent: bool = True
     """Whether nothing was dropped in this stage yet."""
 
@@ -85,9 +83,9 @@ class _Try:
         return self.successor(decision.kept)
 
     def successor(self, kept: bool) -> Step | None:
-        return self._kept if kept else self._dropped
+        return self._if_kept if kept else self._if_dropped
 
-    def left(self, kept: bool) -> int:
+    def remaining(self, kept: bool) -> int:
         count, step = 1, self.successor(kept)
         while step is not None:
             count += step.tries_left if isinstance(step, Variant) else 1
@@ -96,17 +94,17 @@ class _Try:
 
     @property
     def _tries(self) -> tuple[int, ...]:
-        """How many variants may be tried at each place of this stage."""
+        """The number of variants to try at each place of this stage."""
         most = self.rule.space.tune.tries if self.rule.space.tune else 0
         return tuple(min(most, len(move.variants)) for move in self.stages[0])
 
     @property
     def _for_places(self) -> float:
-        """What this stage has of the error, without what is for settings."""
+        """The share of this stage without that for settings."""
         return self.budget / 2 if any(self._tries) else self.budget
 
     @cached_property
-    def _kept(self) -> Step | None:
+    def _if_kept(self) -> Step | None:
         move, tries = self.stages[0][self.number], self._tries
         place = Place(
             path=move.path,
@@ -118,10 +116,10 @@ class _Try:
             rng=str(self.rule.seed),
             go_on=lambda best: self._next(replace(self, best=best, built_on=best, in_a_row=0)),
         )
-        return at_place(place, self.candidate)
+        return Variant(place=place, best=self.candidate) if place.tries else place.go_on(self.candidate)
 
     @cached_property
-    def _dropped(self) -> Step | None:
+    def _if_dropped(self) -> Step | None:
         if self.in_a_row < self.rule.space.look_ahead:
             return self._next(replace(self, built_on=self.candidate, in_a_row=self.in_a_row + 1, unspent=False))
         if self.failed + 1 < self.rule.space.failures:
@@ -137,11 +135,11 @@ class _Try:
 
 
 def most_drops(places: int, space: SearchSpace) -> int:
-    """How many drops a stage with so many places can see before it ends.
+    """The maximum number of drops in a stage with so many places.
 
-    A failure is a drop and the look-aheads that were dropped on top of it, L + 1 in all. With k keeps in between,
-    each of which may save L drops more, F failures come after (k + F) * (L + 1) verdicts; so k is the least with
-    which that is as many as there are places, or more.
+    A failure is a drop and the L look-aheads that were dropped on top of it, L + 1 drops in all. With k keeps in
+    between, each of which may save L drops more, F failures take (k + F) * (L + 1) verdicts; so k is the least number
+    for which that is at least the number of places.
 
     >>> strict = SearchSpace(name="s", description="")
     >>> [most_drops(places, strict) for places in (1, 2, 3)], [most_drops(4, replace(strict, failures=3))]
@@ -155,14 +153,14 @@ def most_drops(places: int, space: SearchSpace) -> int:
 def _enter(
     stages: tuple[tuple[Move, ...], ...], *, best: Candidate, rule: AlterNetRule, part: float, passed_on: float = 0.0
 ) -> Step | None:
-    """The first try in the first of these stages."""
+    """The first step in the first of these stages."""
     if not stages:
         return None
     return _Try(stages=stages, best=best, built_on=best, rule=rule, part=part, budget=part + passed_on)
 
 
 def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
-    """The rule of the paper. Nothing is drawn: of too many settings at a place, the first ones are tried."""
+    """The rule of the paper, without randomness: of too many settings at a place, the first ones are tried."""
     return AlterNetRule(base=base, space=space)
 
 

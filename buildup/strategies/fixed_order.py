@@ -1,77 +1,74 @@
-"""Strategies whose order of tries is known beforehand: every layout, or layouts at random.
+"""Strategies with a fixed order of layouts: all of them, or random ones.
 
-They try the layouts that the build-up rule can reach in its usual form, each against the best so far, so the same judge
-decides. Nothing of a verdict changes what is tried next, and idle workers can train all of it ahead.
-
-`random` is Optuna's random sampler without its repetitions: every layout is as likely as any other, and none comes
-twice, which a draw with Optuna itself would have to be asked for again and again on spaces as small as these.
+They try layouts that the build-up rule can reach, each against the best so far, with the same judge. The order does not
+depend on verdicts, so idle workers can train ahead. `random` draws uniformly without repetition.
 """
 
 import random
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
+from math import prod
 
 from buildup.errors import RequestError
-from buildup.graph.network import Append, Edit, Network, Replace, apply
+from buildup.graph.network import Edit, apply, edits_between
 from buildup.space.schema import SearchSpace
 from buildup.strategies.moves import Move, moves
-from buildup.strategies.step import Step, Strategy
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step, Strategy
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 MOST_LISTED = 1_000
 """`exhaustive` refuses to try more layouts than this."""
 
 Counts = tuple[int, ...]
-"""How many moves are made in each stage: with its places they make a layout, as the build-up rule makes them."""
+"""A layout as the number of moves made in each stage, in the order of the build-up rule."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layouts:
-    """All layouts that the build-up rule can reach from a base where one failure ends a stage, without `tune`."""
+    """All layouts that the build-up rule can reach from a base if one failure ends a stage, without `tune`."""
 
     base: Candidate
     space: SearchSpace
 
     @cached_property
     def places(self) -> tuple[tuple[Move, ...], ...]:
-        """The moves of each stage, in their order."""
+        """The moves of each stage, in order."""
         return moves(self.base.network, self.space)
 
     @property
     def tries(self) -> int:
-        """The most verdicts that the build-up rule could come to: the budget of every other strategy."""
+        """The maximum number of verdicts of the build-up rule, which is the budget of the other strategies."""
         return min(sum(map(len, self.places)), self.size - 1)
 
     @property
     def size(self) -> int:
-        """How many there are, the base included."""
-        size = 1
-        for stage in self.places:
-            size *= len(stage) + 1
-        return size
+        """The number of layouts, including the base."""
+        return prod(len(stage) + 1 for stage in self.places)
 
     @property
     def all(self) -> list[Counts]:
-        """Each of them but the base, those with few changes first."""
+        """All layouts but the base, those with few changes first."""
         counts = product(*(range(len(stage) + 1) for stage in self.places))
         return sorted((one for one in counts if any(one)), key=lambda one: (sum(one), one[::-1]))
 
     def candidate(self, counts: Counts, parent: Candidate) -> Candidate:
-        """The layout with these counts, as a change of the best so far."""
+        """The layout with these counts, as a candidate with this parent."""
         network, edits = self.base.network, list[Edit]()
         for stage, count in zip(self.places, counts, strict=True):
             for move in stage[:count]:
                 edit = move.edit(network)
                 network = apply(network, edit)
                 edits.append(edit)
-        return Candidate(network=network, parent=parent, edits=_edits(parent.network, network) or tuple(edits))
+        if {block.path for block in parent.network.blocks} <= {block.path for block in network.blocks}:
+            edits = list(edits_between(parent.network, network)) or edits
+        return Candidate(network=network, parent=parent, edits=tuple(edits))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListedRule:
-    """Tries layouts in an order that no verdict changes."""
+    """Tries layouts in a fixed order."""
 
     base: Candidate
     layouts: Layouts
@@ -79,7 +76,7 @@ class ListedRule:
 
     @cached_property
     def first(self) -> Step | None:
-        """The first of the list."""
+        """The first layout of the list."""
         return _Listed(rule=self, number=0, best=self.base) if self.order else None
 
 
@@ -103,22 +100,22 @@ class _Listed:
     def successor(self, kept: bool) -> Step | None:
         if self.number + 1 == len(self.rule.order):
             return None
-        return self._kept if kept else self._dropped
+        return self._if_kept if kept else self._if_dropped
 
-    def left(self, kept: bool) -> int:
+    def remaining(self, kept: bool) -> int:
         return len(self.rule.order) - self.number
 
     @cached_property
-    def _kept(self) -> Step:
+    def _if_kept(self) -> Step:
         return replace(self, number=self.number + 1, best=self.candidate)
 
     @cached_property
-    def _dropped(self) -> Step:
+    def _if_dropped(self) -> Step:
         return replace(self, number=self.number + 1)
 
 
 def exhaustive(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
-    """Every layout once."""
+    """Tries every layout once."""
     layouts = Layouts(base=base, space=space)
     if layouts.size > MOST_LISTED:
         raise RequestError(
@@ -129,11 +126,11 @@ def exhaustive(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
 
 
 def at_random(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
-    """Layouts by chance, as many as the build-up rule could try at most."""
+    """Tries random layouts, at most as many as the build-up rule could try."""
     layouts = Layouts(base=base, space=space)
-    draw, order = random.Random(f"random/{seed}"), dict[Counts, None]()
+    rng, order = random.Random(f"random/{seed}"), dict[Counts, None]()
     while len(order) < layouts.tries:
-        counts = tuple(draw.randint(0, len(stage)) for stage in layouts.places)
+        counts = tuple(rng.randint(0, len(stage)) for stage in layouts.places)
         if any(counts):
             order[counts] = None
     return ListedRule(base=base, layouts=layouts, order=tuple(order))
@@ -141,17 +138,3 @@ def at_random(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
 
 RANDOM = Strategy(name="random", make=at_random)
 EXHAUSTIVE = Strategy(name="exhaustive", make=exhaustive)
-
-
-def _edits(old: Network, new: Network) -> tuple[Edit, ...]:
-    """What turns one network into another by blocks replaced or added; nothing where one was taken away."""
-    before = {block.path: block.kind for block in old.blocks}
-    edits: list[Edit] = []
-    for stage in new.stages:
-        for block in stage.blocks:
-            kind = before.pop(block.path, None)
-            if kind is None:
-                edits.append(Append(stage=stage.name, kind=block.kind))
-            elif kind != block.kind:
-                edits.append(Replace(path=block.path, old=kind, new=block.kind))
-    return () if before else tuple(edits)

@@ -1,4 +1,4 @@
-"""What a space allows on a network: where the search starts, and which single steps it may take."""
+"""The moves that a space allows on a network, and the network that a search starts from."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -6,7 +6,7 @@ from itertools import product
 from types import MappingProxyType
 
 from buildup.errors import LayoutError, SpaceError
-from buildup.graph.attention_size import FIRST_HEADS, AttentionSize, attention_size, heads_at, window_for
+from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
 from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind, settings_of
 from buildup.graph.layout import parse
 from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, next_path, replacement
@@ -15,27 +15,26 @@ from buildup.space.schema import SearchSpace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
-    """One change that a search may try: a block replaced, or one added at the end of a stage."""
+    """One change that a search may try: a replaced block, or a block added at the end of a stage."""
 
     path: str
-    """Where the block stands, or will stand."""
     kind: BlockKind
     added_to: str | None = None
-    """The stage that gets one more block; None where a block is replaced."""
+    """The stage that the block is added to; None if a block is replaced."""
     variants: tuple[BlockKind, ...] = ()
-    """What else the space's `tune` would have stand there, once this was kept."""
+    """The other kinds that the space's `tune` tries there, once this was kept."""
 
     def edit(self, network: Network) -> Edit:
-        """The edit that makes this move on a network."""
+        """The edit of a network that makes this move."""
         if self.added_to is None:
             return replacement(network, self.path, self.kind)
         return Append(stage=self.added_to, kind=self.kind)
 
 
 def start(base: Network, space: SearchSpace) -> Network:
-    """The base as the space wants it: stages with fewer blocks than asked for get more of the base's own.
+    """The network that the search starts from: the base, with blocks added where the space asks for more.
 
-    All problems of a space with this base are raised at once.
+    All problems of the space with this base are raised at once.
     """
     if space.stages is not None and len(space.stages) != len(base.stages):
         found = f"stages has {len(space.stages)} entries, but {base.base} has {len(base.stages)} stages."
@@ -71,7 +70,7 @@ def start(base: Network, space: SearchSpace) -> Network:
 
 
 def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
-    """The moves in each stage in the order of the rule: from its end backwards, stage by stage from first to last.
+    """The moves of each stage, from its end backwards; the stages from first to last.
 
     >>> from buildup.graph.network import sketch
     >>> [[move.path for move in stage] for stage in moves(sketch("CCC|CCCC"), SearchSpace(name="s", description=""))]
@@ -81,10 +80,9 @@ def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
 
 
 def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
-    """The network that a layout names; each letter takes its settings from the space, as at that place in a search.
+    """The network of a layout. Its blocks have the settings that a search in the space would give them.
 
-    A layout may name kinds that the space does not try. All problems are raised at once, those of the space with the
-    base before those of the layout.
+    A layout may name kinds that the space does not try. All problems of the layout are raised at once.
 
     >>> from buildup.graph.network import sketch
     >>> network = from_layout("CC|CK", sketch("CC|CC"), SearchSpace(name="s", description=""))
@@ -126,7 +124,7 @@ def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, 
 
 
 def _variants(network: Network, number: int, block: Block, space: SearchSpace) -> Iterator[BlockKind]:
-    """All combinations that `tune` names and that fit, each once, without what the rule puts there anyway."""
+    """All different combinations of `tune` that fit, without the kind that the rule places."""
     if space.tune is None:
         return
     placed = space.stage(number).kind or space.kind
@@ -146,7 +144,7 @@ def _variants(network: Network, number: int, block: Block, space: SearchSpace) -
 
 
 def left_out(network: Network, space: SearchSpace) -> tuple[str, ...]:
-    """What `tune` names that does not fit everywhere, or that stands wherever it fits, in words.
+    """Messages on values of `tune` that don't fit everywhere, or that the rule places wherever they fit.
 
     >>> from buildup.graph.network import sketch
     >>> from buildup.space.schema import Tuning
@@ -174,7 +172,7 @@ def left_out(network: Network, space: SearchSpace) -> tuple[str, ...]:
 
 
 def _places(stage: Stage, number: int, space: SearchSpace) -> tuple[int, ...]:
-    """The blocks of a stage that can be replaced, in the order of the rule, or the one that another can follow."""
+    """The blocks of a stage that can be replaced, in the order of the rule, or the last one if a block can follow."""
     if space.place == "replace":
         return stage.positions(space.step)
     letter = space.stage(number).kind or space.kind
@@ -189,24 +187,18 @@ def _kind(
     space: SearchSpace,
     asked: Mapping[str, int] = MappingProxyType({}),
 ) -> BlockKind:
-    """A kind in place of a block, or after it: with the settings that were asked for, or else those of the space."""
+    """A kind in place of a block or after it, with the requested settings, or else those of the space."""
     wish = asked.get("window") or space.stage(number).window or space.window
     window = window_for(network.stages[number].size) if wish == "auto" else wish
-    size = _attention_size(network, number, block, space, asked)
-    return placed_kind(letter, space.given(letter), {**asdict(size), "window": window})
-
-
-def _attention_size(
-    network: Network, number: int, block: Block, space: SearchSpace, asked: Mapping[str, int]
-) -> AttentionSize:
     stages = len(network.stages)
     heads = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
-    return attention_size(
+    size = attention_size(
         block,
         usual_heads=heads_at(FIRST_HEADS, number, stages),
         heads=asked.get("heads", heads),
         head_size=asked.get("head_size", None if space.head_size == "auto" else space.head_size),
     )
+    return placed_kind(letter, space.given(letter), {**asdict(size), "window": window})
 
 
 def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace) -> Iterator[str]:
@@ -239,5 +231,5 @@ def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace)
 
 
 def with_look_ahead(space: SearchSpace) -> SearchSpace:
-    """The same space with the paper's one look-ahead a stage."""
+    """The space with a look-ahead of at least 1, as in the paper."""
     return replace(space, look_ahead=max(1, space.look_ahead))

@@ -1,4 +1,4 @@
-"""All strategies by name: the rules, with Optuna where they draw, and the controls that it leads."""
+"""The table of all strategies: the build-up rule and its controls."""
 
 from dataclasses import replace
 
@@ -6,17 +6,16 @@ from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import ALTERNET, AlterNetRule
 from buildup.strategies.fixed_order import EXHAUSTIVE, RANDOM
-from buildup.strategies.samplers import SAMPLED
-from buildup.strategies.step import Rule, Strategy
-from buildup.strategies.tpe_variants import by_tpe
-from buildup.trials.candidate import Candidate
+from buildup.strategies.samplers import SAMPLED, by_tpe
+from buildup.strategies.strategy import Rule, Strategy
+from buildup.trials.training import Candidate
 
 
-def build_up(base: Candidate, space: SearchSpace, seed: int) -> Rule:
-    """The rule of the paper, which draws settings where a space has more of them than may be tried."""
+def build_up_with_tpe(base: Candidate, space: SearchSpace, seed: int) -> Rule:
+    """The rule of the paper; TPE chooses settings where a space has more of them than may be tried."""
     return AlterNetRule(base=base, space=space, choose=by_tpe, seed=seed)
 
 
 STRATEGIES = Registry[Strategy]("strategy", group="buildup.strategies")
-for _strategy in (replace(ALTERNET, make=build_up), RANDOM, EXHAUSTIVE, *SAMPLED):
+for _strategy in (replace(ALTERNET, make=build_up_with_tpe), RANDOM, EXHAUSTIVE, *SAMPLED):
     STRATEGIES.register(_strategy)

@@ -1,64 +1,49 @@
-"""Strategies that Optuna's samplers lead: controls for the build-up rule, over the same layouts and with its budget.
+"""Optuna's samplers: strategies that serve as controls, and the choice among many settings at a kept place.
 
-A layout is one number a stage: how many of its places are changed. Each proposal fills a study in memory with what was
-decided so far and asks a sampler once, whose seed is made of the run's seed and the step; so resuming is replaying.
-Every setting in which Optuna 4 and 5 differ is given.
+A layout is one number per stage: how many of its places are changed. Each proposal fills an in-memory study with the
+results so far and asks a sampler once, with a seed that follows from the run's seed and the step. So a resumed search
+proposes the same again. All settings whose defaults differ between Optuna 4 and 5 are given.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from statistics import fmean
 from typing import Literal
 
 import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from buildup.graph.kinds import BlockKind
 from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Counts, Layouts
-from buildup.strategies.step import Step, Strategy
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step, Strategy
+from buildup.strategies.variants import TriedVariant
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Candidate
 
 POPULATION = 8
-"""Of a generation of `nsga2`: budgets are a few dozen candidates, where Optuna's own 50 would never evolve."""
-STARTUP = 5
-"""What `tpe` draws at random before it models anything."""
-ASKED_AGAIN = 20
-"""How often a sampler that repeats itself is asked for another layout, before the first untried one is taken."""
+"""Population size of `nsga2`. With Optuna's default of 50, budgets of a few dozen candidates would never evolve."""
+LAYOUT_STARTUP = 5
+"""Number of random layouts before TPE models the results."""
+VARIANT_STARTUP = 3
+"""The same for settings at a place, including the block that was kept."""
+ATTEMPTS = 20
+"""How often a sampler is asked again when it repeats itself, before the first untried choice is taken."""
+
+Cost = Literal["MACs", "parameters"]
+MakeSampler = Callable[[int], BaseSampler]
+"""Makes a sampler from a seed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """A sampler, and what it is told."""
-
-    sampler: Callable[[int], BaseSampler]
-    """Makes it from a seed."""
-    cost: Literal["MACs", "parameters"] | None = None
-    """What it weighs what is judged against; otherwise that alone is told."""
-
-    @property
-    def directions(self) -> list[StudyDirection]:
-        """Of what it is told."""
-        return [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 1 + bool(self.cost)]
-
-    def values(self, score: float, decision: Decision) -> list[float]:
-        """What it is told of a candidate."""
-        if self.cost is None:
-            return [score]
-        weighed = decision.macs if self.cost == "MACs" else decision.params
-        assert weighed is not None, f"a strategy that weighs {self.cost} needs them to be counted"
-        return [score, float(weighed)]
-
-
-def _tpe(seed: int) -> BaseSampler:
+def _tpe(seed: int, startup: int = LAYOUT_STARTUP) -> BaseSampler:
     return TPESampler(
-        seed=seed, n_startup_trials=STARTUP, n_ei_candidates=24, multivariate=False, group=False, constant_liar=False
+        seed=seed, n_startup_trials=startup, n_ei_candidates=24, multivariate=False, group=False, constant_liar=False
     )
 
 
@@ -68,58 +53,65 @@ def _nsga2(seed: int) -> BaseSampler:
     )
 
 
+def _ask(
+    make_sampler: MakeSampler,
+    name: str,
+    trials: Sequence[FrozenTrial],
+    distributions: dict[str, BaseDistribution],
+    directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
+) -> FrozenTrial:
+    """The next trial of a new study with these past trials; the name gives the seed."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
+    study = optuna.create_study(directions=directions, sampler=make_sampler(seed))
+    study.add_trials(trials)
+    number = study.ask(distributions).number
+    return study.get_trials(deepcopy=False)[number]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SampledRule:
-    """Tries what a sampler says, each layout once, as many as the build-up rule could try at most."""
+    """Tries each layout that a sampler proposes once, at most as many as the build-up rule could try."""
 
     base: Candidate
     layouts: Layouts
-    sampling: Sampling
+    sampler: MakeSampler
+    cost: Cost | None
+    """The second objective; None if there is only the score."""
     seed: int
 
     @cached_property
     def first(self) -> Step | None:
-        """What the sampler says before it knows anything."""
-        return _Draw(rule=self, best=self.base) if self.layouts.tries else None
+        """The first proposal, without any results."""
+        return _Proposal(rule=self, best=self.base) if self.layouts.tries else None
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """One number a stage that has places."""
+        """One number for each stage that has places."""
         stages = zip(self.base.network.stages, self.layouts.places, strict=True)
         return {f"{stage.name}.changed": IntDistribution(0, len(places)) for stage, places in stages if places}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Draw:
+class _Proposal:
     rule: SampledRule
     best: Candidate
-    told: tuple[FrozenTrial, ...] = ()
+    trials: tuple[FrozenTrial, ...] = ()
     tried: tuple[Counts, ...] = ()
 
     @cached_property
     def _asked(self) -> tuple[Counts, FrozenTrial]:
-        """A layout that was not tried, with the trial that the sampler made for it."""
-        for attempt in range(ASKED_AGAIN):
-            trial = self._ask(attempt)
-            counts = self._counts(trial)
+        """An untried layout, with the trial that the sampler made for it."""
+        rule = self.rule
+        directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: 2 if rule.cost else 1]
+        for attempt in range(ATTEMPTS):
+            name = f"{rule.seed}/{len(self.tried)}/{attempt}"
+            trial = _ask(rule.sampler, name, self.trials, rule.distributions, directions)
+            names = (f"{stage.name}.changed" for stage in rule.base.network.stages)
+            counts = tuple(int(trial.params.get(name, 0)) for name in names)
             if any(counts) and counts not in self.tried:
                 return counts, trial
-        counts = next(one for one in self.rule.layouts.all if one not in self.tried)
-        return counts, trial
-
-    def _ask(self, attempt: int) -> FrozenTrial:
-        name = f"{self.rule.seed}/{len(self.tried)}/{attempt}"
-        seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4])
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        sampling = self.rule.sampling
-        study = optuna.create_study(directions=sampling.directions, sampler=sampling.sampler(seed))
-        study.add_trials(self.told)
-        number = study.ask(self.rule.distributions).number
-        return study.get_trials(deepcopy=False)[number]
-
-    def _counts(self, trial: FrozenTrial) -> Counts:
-        names = (f"{stage.name}.changed" for stage in self.rule.base.network.stages)
-        return tuple(int(trial.params.get(name, 0)) for name in names)
+        return next(one for one in rule.layouts.all if one not in self.tried), trial
 
     @cached_property
     def candidate(self) -> Candidate:
@@ -134,40 +126,78 @@ class _Draw:
         tried = (*self.tried, counts)
         if len(tried) == self.rule.layouts.tries:
             return None
-        told = (*self.told, self._told(decision, counts, trial))
-        return replace(self, best=self.candidate if decision.kept else self.best, told=told, tried=tried)
+        trials = (*self.trials, self._result(decision, counts, trial))
+        return replace(self, best=self.candidate if decision.kept else self.best, trials=trials, tried=tried)
 
-    def _told(self, decision: Decision, counts: Counts, trial: FrozenTrial) -> FrozenTrial:
+    def _result(self, decision: Decision, counts: Counts, trial: FrozenTrial) -> FrozenTrial:
         stages = zip(self.rule.base.network.stages, counts, strict=True)
-        named = {f"{stage.name}.changed": count for stage, count in stages}
-        sign = OBJECTIVES[decision.objective].sign
-        values = self.rule.sampling.values(sign * fmean(decision.scores), decision) if decision.scores else None
+        changed = {f"{stage.name}.changed": count for stage, count in stages}
+        values = None
+        if decision.scores:
+            values = [OBJECTIVES[decision.objective].sign * fmean(decision.scores)]
+            if self.rule.cost:
+                cost = decision.macs if self.rule.cost == "MACs" else decision.params
+                assert cost is not None, f"a strategy that weighs {self.rule.cost} needs them to be counted"
+                values.append(float(cost))
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,
-            params={name: named[name] for name in self.rule.distributions},
+            params={name: changed[name] for name in self.rule.distributions},
             distributions=self.rule.distributions,
-            system_attrs=trial.system_attrs,  # `nsga2` keeps there which generation a trial belongs to
+            system_attrs=trial.system_attrs,  # where `nsga2` stores the generation of a trial
         )
 
     def successor(self, kept: bool) -> Step | None:
-        """Nothing: what a sampler says next depends on the scores themselves."""
+        """Always None: the next proposal depends on the scores."""
         return None
 
-    def left(self, kept: bool) -> int:
+    def remaining(self, kept: bool) -> int:
         return self.rule.layouts.tries - len(self.tried)
 
 
-def _sampled(sampling: Sampling, base: Candidate, space: SearchSpace, seed: int) -> SampledRule:
-    return SampledRule(base=base, layouts=Layouts(base=base, space=space), sampling=sampling, seed=seed)
-
-
-def _strategy(name: str, sampling: Sampling) -> Strategy:
-    return Strategy(name=name, make=partial(_sampled, sampling), weighs=sampling.cost)
+def _sampled(sampler: MakeSampler, cost: Cost | None, base: Candidate, space: SearchSpace, seed: int) -> SampledRule:
+    return SampledRule(base=base, layouts=Layouts(base=base, space=space), sampler=sampler, cost=cost, seed=seed)
 
 
 SAMPLED = (
-    _strategy("tpe", Sampling(sampler=_tpe)),
-    _strategy("nsga2", Sampling(sampler=_nsga2, cost="MACs")),
-    _strategy("nsga2-params", Sampling(sampler=_nsga2, cost="parameters")),
+    Strategy(name="tpe", make=partial(_sampled, _tpe, None)),
+    Strategy(name="nsga2", make=partial(_sampled, _nsga2, "MACs"), weighs="MACs"),
+    Strategy(name="nsga2-params", make=partial(_sampled, _nsga2, "parameters"), weighs="parameters"),
 )
+
+
+def by_tpe(untried: Sequence[BlockKind], tried: Sequence[TriedVariant], rng: str) -> BlockKind:
+    """The variant that TPE proposes next at a place, given the gains so far."""
+    kinds = [*(one.kind for one in tried), *untried]
+    rows = [_settings(kind) for kind in kinds]
+    # The order of values must not depend on what was tried first.
+    values = {
+        name: sorted({row.get(name, "") for row in rows}, key=lambda one: (str(type(one)), one))
+        for name in dict.fromkeys(name for row in rows for name in row)
+    }
+    distributions: dict[str, BaseDistribution] = {
+        name: CategoricalDistribution(choices) for name, choices in values.items() if len(choices) > 1
+    }
+    params = [{name: row.get(name, "") for name in distributions} for row in rows]
+    trials = [
+        optuna.trial.create_trial(
+            state=TrialState.FAIL if one.gain is None else TrialState.COMPLETE,
+            value=one.gain,
+            params=given,
+            distributions=distributions,
+        )
+        for one, given in zip(tried, params, strict=False)
+    ]
+    open_choices = list(zip(params[len(tried) :], untried, strict=True))
+    for attempt in range(ATTEMPTS):
+        proposed = _ask(partial(_tpe, startup=VARIANT_STARTUP), f"{rng}/{attempt}", trials, distributions).params
+        for given, kind in open_choices:
+            if given == proposed:
+                return kind
+    return untried[0]
+
+
+def _settings(kind: BlockKind) -> Mapping[str, int | str]:
+    """The settings of a kind. The width is left out, because it follows from the others."""
+    values = {"kind": kind.letter, **asdict(kind)}
+    return {name: value for name, value in values.items() if value is not None and name != "width"}

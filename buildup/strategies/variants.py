@@ -1,55 +1,49 @@
-"""Settings at an accepted place: what else might stand where a block was kept.
+"""The search of settings at a place where a block was kept.
 
-Each variant is a candidate like any other: its parent is the best network so far, and the same judge decides. A
-variant that is kept takes the block's place, and those after it are compared with it. Then the rule goes on from what
-is left there. A small grid is tried whole and in its order, so both verdicts on a variant lead to a known next step;
-of a larger one a `Choose` says what comes next from the gains so far, which nobody can foresee.
+Each variant is a candidate like any other: its parent is the best network so far, and the same judge decides. A variant
+that is kept replaces the block, and later variants are compared with it. Then the rule goes on from the result. If all
+variants may be tried, they are tried in order, and the next step is known for both verdicts. If there are more, a
+`Choose` function selects the next one by the gains so far, so the next step can't be predicted.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from buildup.graph.kinds import BlockKind
 from buildup.graph.network import apply, replacement
-from buildup.strategies.step import Step
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import Step
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """What a variant was worth."""
+class TriedVariant:
+    """The result of a variant."""
 
     kind: BlockKind
     gain: float | None
-    """Over the block as it was first kept there; None where it could not be measured."""
+    """Gain over the block that was kept first; None where it could not be measured."""
 
 
-Choose = Callable[[Sequence[BlockKind], Sequence[Told], str], BlockKind]
-"""The next of these variants, none of which was told of yet; the text is for luck of its own."""
+Choose = Callable[[Sequence[BlockKind], Sequence[TriedVariant], str], BlockKind]
+"""Selects one of the untried variants, given the tried ones and a text that seeds random numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where variants are tried, and what all of them have in common."""
+    """A place where variants are tried."""
 
     path: str
     kept: BlockKind
-    """What was put there first."""
     variants: tuple[BlockKind, ...]
     tries: int
     choose: Choose | None
-    """None where all of them are tried in their order."""
+    """None if the variants are tried in order."""
     share: float
     rng: str
     go_on: Callable[[Candidate], Step | None]
-    """What follows from the best network, once the place is done with."""
-
-
-def at_place(place: Place, best: Candidate) -> Step | None:
-    """The first variant at a place; without any, what comes after it."""
-    return Variant(place=place, best=best) if place.tries else place.go_on(best)
+    """Gives the step after this place, from the best network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,32 +52,18 @@ class Variant:
 
     place: Place
     best: Candidate
-    ahead: float = 0.0
-    """The gain of the best over the block as it was kept first."""
-    told: tuple[Told, ...] = field(default=())
-
-    @cached_property
-    def kind(self) -> BlockKind:
-        """What is put there."""
-        place = self.place
-        if place.choose is None:
-            return place.variants[len(self.told)]
-        known = {told.kind for told in self.told}
-        untried = [kind for kind in place.variants if kind not in known]
-        kept = Told(kind=place.kept, gain=0.0)
-        return place.choose(untried, (kept, *self.told), f"{place.rng}/{place.path}/{len(self.told)}")
+    best_gain: float = 0.0
+    """The gain of the best network over the block that was kept first."""
+    tried: tuple[TriedVariant, ...] = ()
 
     @cached_property
     def candidate(self) -> Candidate:
-        edit = replacement(self.best.network, self.place.path, self.kind)
-        return Candidate(network=apply(self.best.network, edit), parent=self.best, edits=(edit,))
+        return self._with(self._kind)
 
     @property
     def possible(self) -> tuple[Candidate, ...]:
-        """All that may be tried here, if none of it is kept."""
-        path, best = self.place.path, self.best
-        edits = [replacement(best.network, path, kind) for kind in self.place.variants]
-        return tuple(Candidate(network=apply(best.network, edit), parent=best, edits=(edit,)) for edit in edits)
+        """All candidates that may be tried here, as long as none is kept."""
+        return tuple(self._with(kind) for kind in self.place.variants)
 
     @property
     def share(self) -> float:
@@ -91,44 +71,50 @@ class Variant:
 
     @property
     def tries_left(self) -> int:
-        """How many variants are tried from here on, this one included."""
-        return self.place.tries - len(self.told)
+        """The number of variants to try from here on, including this one."""
+        return self.place.tries - len(self.tried)
 
     def after(self, decision: Decision) -> Step | None:
         if self.place.choose is None or self.tries_left == 1:
             return self.successor(decision.kept)
-        gain = self.ahead + decision.gain if decision.scores else None
-        return self._next(decision.kept, gain)
+        return self._next(decision.kept, self.best_gain + decision.gain if decision.scores else None)
 
     def successor(self, kept: bool) -> Step | None:
-        if self.tries_left == 1:
-            return self._done_kept if kept else self.without
-        if self.place.choose is not None:
+        if self.tries_left > 1 and self.place.choose is not None:
             return None
-        return self._kept if kept else self._dropped
+        return self._if_kept if kept else self._if_dropped
 
-    def left(self, kept: bool) -> int:
-        rest = self.without
-        return self.tries_left + (rest.left(kept) if rest else 0)
+    def remaining(self, kept: bool) -> int:
+        return self.tries_left + (self.without.remaining(kept) if self.without else 0)
 
     @cached_property
     def without(self) -> Step | None:
-        """What follows if no variant from here on is kept."""
+        """The step after this place if no variant from here on is kept."""
         return self.place.go_on(self.best)
 
     @cached_property
-    def _done_kept(self) -> Step | None:
-        return self.place.go_on(self.candidate)
+    def _if_kept(self) -> Step | None:
+        return self.place.go_on(self.candidate) if self.tries_left == 1 else self._next(True, 0.0)
 
     @cached_property
-    def _kept(self) -> Step:
-        return self._next(True, 0.0)
+    def _if_dropped(self) -> Step | None:
+        return self.without if self.tries_left == 1 else self._next(False, 0.0)
 
     @cached_property
-    def _dropped(self) -> Step:
-        return self._next(False, 0.0)
+    def _kind(self) -> BlockKind:
+        place = self.place
+        if place.choose is None:
+            return place.variants[len(self.tried)]
+        known = {one.kind for one in self.tried}
+        untried = [kind for kind in place.variants if kind not in known]
+        first = TriedVariant(kind=place.kept, gain=0.0)
+        return place.choose(untried, (first, *self.tried), f"{place.rng}/{place.path}/{len(self.tried)}")
+
+    def _with(self, kind: BlockKind) -> Candidate:
+        edit = replacement(self.best.network, self.place.path, kind)
+        return Candidate(network=apply(self.best.network, edit), parent=self.best, edits=(edit,))
 
     def _next(self, kept: bool, gain: float | None) -> Step:
-        told = (*self.told, Told(kind=self.kind, gain=gain))
-        best, ahead = (self.candidate, gain or 0.0) if kept else (self.best, self.ahead)
-        return replace(self, best=best, ahead=ahead, told=told)
+        tried = (*self.tried, TriedVariant(kind=self._kind, gain=gain))
+        best, best_gain = (self.candidate, gain or 0.0) if kept else (self.best, self.best_gain)
+        return replace(self, best=best, best_gain=best_gain, tried=tried)

@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from buildup.errors import DataError
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
+from buildup.graph.serialize import fingerprint
 from buildup.models.pretrained import Pretrained
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed

@@ -1,28 +1,42 @@
-"""A verdict on a candidate, with the scores it stands on and the reason in a sentence."""
+"""Verdicts on candidates, the decisions that record them, and the measurements that may explain them."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any, Literal
 
 Keep = Literal["keep", "drop"]
 
+MEASURES = {
+    "lesion": "lesion cost",
+    "variance": "variance ratio",
+    "frequency": "frequency gain",
+    "top": "top eigenvalue",
+    "ape": "APE",
+    "nep": "NEP",
+}
+"""The measures of a diagnosis: their names in files, and those in reports."""
+
+Values = Mapping[str, tuple[float | None, ...]]
+"""By measure, one value per seed; None where a network has no such value."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a judge says of a candidate. It cannot be built without its reason."""
+    """What a judge decides on a candidate, always with a reason."""
 
     verdict: Keep
     gain: float
-    """Mean gain over the parent: what is better is above zero."""
+    """Mean gain over the parent; positive is better."""
     ci: tuple[float, float]
-    """Its interval at `level`. Interval and verdict never disagree: kept if and only if all of it is gain, or all of it
-    above the least gain that the space asks for."""
+    """Interval of the gain at `level`. A candidate is kept if and only if all of it is above the least gain."""
     level: float
     reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """A verdict in its place in the search: one line of `decisions.jsonl`."""
+    """A verdict with its place in the search: one line of `decisions.jsonl`."""
 
     step: int
     candidate: str
@@ -38,30 +52,80 @@ class Decision:
     judge: str
     level: float
     looks: int
+    """Number of interim analyses that were made."""
     seeds: int
     params: int | None = None
     macs: int | None = None
     objective: str = "accuracy"
-    """What scores and gain are of, and in which unit."""
+    """The objective of scores and gain."""
     unit: str = "points"
 
     @property
     def kept(self) -> bool:
-        """Whether the candidate is what the search goes on from."""
+        """Whether the search continues from the candidate."""
         return self.verdict == "keep"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Parent and candidate measured at the place of the edit: one line of `diagnostics.jsonl`."""
+
+    step: int
+    candidate: str
+    parent: str
+    edit: str
+    seeds: tuple[int, ...]
+    """The seeds of the measured trainings, in the order of the values."""
+    before: Values
+    """Measures of the parent, at the block that the edit replaces."""
+    after: Values
+    """Measures of the candidate, at the new block."""
+    measured_on: Mapping[str, Any]
+    """Images, batches and draws. Only values with the same ones can be compared."""
+
+    def mean(self, when: str, measure: str) -> float | None:
+        """The mean over the seeds of a measure `before` or `after`, or of the `change` between them."""
+        if when == "change":
+            before, after = self.mean("before", measure), self.mean("after", measure)
+            return None if before is None or after is None else after - before
+        values = (self.before if when == "before" else self.after).get(measure, ())
+        known = [value for value in values if value is not None]
+        return fmean(known) if known and len(known) == len(values) else None
 
 
 def decision_to_values(decision: Decision) -> dict[str, Any]:
     """A decision, ready for JSON."""
-    values = asdict(decision)
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(decision).items()}
 
 
 def decision_from_values(values: dict[str, Any]) -> Decision:
     """The decision that `decision_to_values` wrote down."""
-    settings = dict(values)
-    for key in ("scores", "parent_scores"):
-        settings[key] = tuple(settings[key])
-    low, high = settings.pop("ci")
-    settings.pop("epoch", None)  # of version 0.1.0, where curves could drop a candidate
-    return Decision(**settings, ci=(low, high))
+    # Version 0.1.0 wrote an epoch, too.
+    settings: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+    }
+    settings.pop("epoch", None)
+    return Decision(**settings)
+
+
+def diagnosis_to_values(diagnosis: Diagnosis) -> dict[str, Any]:
+    """A diagnosis, ready for JSON, with the means for readers of the file."""
+    measured = [measure for measure in MEASURES if measure in diagnosis.before]
+    values = {"before": diagnosis.before, "after": diagnosis.after}
+    return {
+        "step": diagnosis.step,
+        "candidate": diagnosis.candidate,
+        "parent": diagnosis.parent,
+        "edit": diagnosis.edit,
+        "seeds": list(diagnosis.seeds),
+        **{when: {measure: diagnosis.mean(when, measure) for measure in measured} for when in values},
+        "by_seed": {when: {measure: list(rows[measure]) for measure in measured} for when, rows in values.items()},
+        "measured_on": dict(diagnosis.measured_on),
+    }
+
+
+def diagnosis_from_values(values: Mapping[str, Any]) -> Diagnosis:
+    """The diagnosis that `diagnosis_to_values` wrote down."""
+    by_seed = {when: {measure: tuple(row) for measure, row in rows.items()} for when, rows in values["by_seed"].items()}
+    plain = {name: values[name] for name in ("step", "candidate", "parent", "edit", "measured_on")}
+    return Diagnosis(**plain, before=by_seed["before"], after=by_seed["after"], seeds=tuple(values["seeds"]))

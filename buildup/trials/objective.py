@@ -1,7 +1,7 @@
-"""What a candidate must be better at: accuracy, or how well its probabilities fit.
+"""Objectives: what a search improves, such as accuracy or negative log-likelihood.
 
-Every objective is told in hundredths, so that gains of all of them are read alike, and a gain is always what is
-better, whether its numbers rise or fall for it.
+Values are in hundredths for every objective. A gain is positive where the candidate is better, also for objectives
+that are minimised.
 
     >>> ours, theirs = (Score(accuracy=70.0, metrics={"nll": nll}) for nll in (1.20, 1.25))
     >>> round(OBJECTIVES["nll"].gain(ours, theirs), 9)
@@ -18,51 +18,49 @@ from buildup.trials.outcome import Epoch, Score
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Objective:
-    """Something that a training is measured by: accuracy, or a metric of the same name."""
+    """Accuracy, or the metric of the same name."""
 
     name: str
     title: str
-    """What people call it."""
     unit: str
-    """Of scores and gains."""
     sign: int
-    """1 where more is better, -1 where less is."""
+    """1 if higher is better, -1 if lower is."""
     largest: float
-    """What a table of scores can hold at most: percent of accuracy, shares of other ones; nats have no end."""
+    """Largest valid value in a table of scores: percent for accuracy, a share or nats for others."""
     seed_deviation: float
-    """Expected deviation of a paired difference from the seed itself, in the unit."""
+    """Expected standard deviation of a paired difference due to the seed, in the unit."""
     assumed_variance: float = 0.0
-    """What chance on single images adds to the variance of a paired difference, in the unit squared, where it can't be
-    measured; 0 where `seed_deviation` holds it."""
+    """Variance of a paired difference due to single images, in the unit squared, used where it can't be measured; 0 if
+    it is part of `seed_deviation`."""
     per_image: Literal["correct", "losses"] | None = None
-    """The record of each image in a score that it is the mean of."""
+    """The per-image record of a score whose mean the objective is."""
 
     def value(self, score: Score) -> float:
-        """What a training reached, in the unit: 70.3 points of accuracy, 121.5 hundredths of a nat."""
+        """The value of a score in the unit: 70.3 points of accuracy, 121.5 hundredths of a nat."""
         return score.accuracy if self.name == "accuracy" else 100 * score.metrics[self.name]
 
     def gain(self, ours: Score, theirs: Score) -> float:
-        """By how much the first is better."""
+        """The gain of the first score over the second."""
         return self.sign * (self.value(ours) - self.value(theirs))
 
     def at(self, epoch: Epoch) -> float | None:
-        """What a training had reached after an epoch, in the unit; None where that was not measured."""
+        """The value after an epoch, in the unit; None if it was not measured."""
         found = epoch.metrics.get(self.name)
         return found if found is None or self.name == "accuracy" else 100 * found
 
     def score(self, value: float, seconds: float) -> Score:
-        """A score of which nothing else is known, from its value in the unit."""
+        """A score from its value in the unit alone."""
         if self.name == "accuracy":
             return Score(accuracy=value, seconds=seconds)
         return Score(accuracy=0.0, metrics={self.name: value / 100}, seconds=seconds)
 
     @property
     def scale(self) -> str:
-        """What stands behind a score: percent of accuracy and calibration error, or centinats."""
+        """The unit of scores in text: percent for points, or centinats."""
         return "%" if self.unit == "points" else self.unit
 
     def shown(self, value: float) -> str:
-        """A score as people read it.
+        """A score as text.
 
         >>> OBJECTIVES["accuracy"].shown(70.3), OBJECTIVES["nll"].shown(121.5)
         ('70.30 %', '121.50 centinats')
@@ -70,12 +68,12 @@ class Objective:
         return f"{value:.2f} {self.scale}"
 
     def best(self, score: Score) -> float:
-        """A number that is largest for the best score."""
+        """A sort key that is largest for the best score."""
         return self.sign * self.value(score)
 
     @property
     def said(self) -> str:
-        """The unit of a gain in a sentence.
+        """The unit of gains in text.
 
         >>> OBJECTIVES["accuracy"].said, OBJECTIVES["nll"].said
         ('points', 'centinats (less nll is better)')
@@ -84,8 +82,8 @@ class Objective:
 
 
 ASSUMED_DISAGREEMENT = 0.17
-"""Share of images on which two trainings of one network disagree: measured for ResNet-50 on CIFAR-100; used only
-where per-image correctness is not known, as in a table of scores."""
+"""Share of images on which two trainings of one network disagree, measured for ResNet-50 on CIFAR-100. It is used where
+per-image correctness is not known, as in a table of scores."""
 ASSUMED_IMAGES = 5_000
 
 OBJECTIVES = Registry[Objective]("objective", group="buildup.objectives")
@@ -97,7 +95,7 @@ ACCURACY = OBJECTIVES.register(
         unit="points",
         sign=1,
         largest=100.0,
-        seed_deviation=0.25,  # true ones of 0 to 0.4 were seen
+        seed_deviation=0.25,  # measured: 0 to 0.4
         assumed_variance=1e4 * ASSUMED_DISAGREEMENT / ASSUMED_IMAGES,
         per_image="correct",
     )
@@ -121,6 +119,6 @@ OBJECTIVES.register(
         unit="points",
         sign=-1,
         largest=1.0,
-        seed_deviation=0.7,  # it is none of single images, so chance on them is in here, too
+        seed_deviation=0.7,  # not a mean over images, so their variance is included
     )
 )

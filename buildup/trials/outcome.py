@@ -1,4 +1,4 @@
-"""How a training ended: with a score, or with a failure that has a name and a sentence for people."""
+"""Outcomes of trainings: a score, or a failure with a reason and a message."""
 
 import base64
 import hashlib
@@ -18,22 +18,22 @@ class Reason(StrEnum):
     DISK_FULL = "disk_full"
     """Its folder could not be written."""
     REFUSED = "refused"
-    """Its data or its files are not what they should be."""
+    """Its data or files are not valid."""
     BROKEN = "broken"
     """The code raised; the message is the traceback."""
     LOST = "lost"
-    """Its worker died again and again, and got no further in between."""
+    """Its worker died repeatedly without progress."""
     UNNEEDED = "unneeded"
-    """A verdict fell without it, so it was ended early."""
+    """It was stopped early because a verdict was reached without it."""
 
     @property
     def is_infrastructure(self) -> bool:
-        """Whether it says nothing of the candidate, only of where it was trained: no verdict may stand on it."""
+        """Whether the cause is the machine, not the candidate. No verdict may rest on such a failure."""
         return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST}
 
 
 class Failed(Exception):
-    """Raised inside a training to end it with a named failure."""
+    """Raised inside a training to end it with a failure."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -43,27 +43,25 @@ class Failed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """What one epoch of a training showed."""
+    """The metrics of one epoch of a training."""
 
     number: int
-    """Counted from 1."""
     metrics: Mapping[str, float]
     """`accuracy` in percent of the validation images; `train_loss`, `nll`, `ece`, `lr`, `seconds` and more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """What a finished training is worth on the validation images."""
+    """The validation result of a finished training."""
 
     accuracy: float
     """In percent: higher is better, and a difference of 1 is one point."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     correct: bytes | None = None
-    """One bit an image in validation order, packed: right or wrong. None where only a table is known."""
+    """Per-image correctness in validation order, packed to one bit an image; None if unknown."""
     losses: bytes | None = None
-    """The negative log-likelihood of each image in nats, as little-endian float16. None where it is not known."""
+    """Per-image negative log-likelihood in nats, as little-endian float16; None if unknown."""
     images: int = 0
-    """How many validation images there are."""
     seconds: float = 0.0
 
     @property
@@ -79,7 +77,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A training without a score. It is a result: the search goes on."""
+    """A training without a score. The search goes on with it as a result."""
 
     reason: Reason
     message: str
@@ -87,7 +85,7 @@ class Failure:
 
     @property
     def summary(self) -> str:
-        """The last line of the message: of a traceback, what was raised."""
+        """The last line of the message: the exception, if the message is a traceback."""
         return self.message.strip().rpartition("\n")[2]
 
 
@@ -96,14 +94,14 @@ Outcome = Score | Failure
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """All that a training leaves: the final record that is written once, atomically, at its end."""
+    """The final record of a training, written once and atomically at its end."""
 
     outcome: Outcome
     curve: tuple[Epoch, ...]
 
 
 def short_hash(data: bytes) -> str:
-    """Enough of a hash to tell a damaged file."""
+    """A short hash that detects damaged files."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 

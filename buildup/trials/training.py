@@ -1,19 +1,46 @@
-"""One candidate with one seed: the unit of work, one Optuna trial."""
+"""Candidates, and their trainings with one seed each: the unit of work, one Optuna trial."""
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from buildup.trials.candidate import Candidate
+from buildup.graph.layout import layout
+from buildup.graph.network import Edit, Network
+from buildup.graph.serialize import fingerprint
 
 CHECKPOINT = "checkpoint.pt"
-"""In the folder of an attempt: what another attempt goes on from."""
+"""In the folder of an attempt: the state from which another attempt continues."""
 WEIGHTS = "weights.safetensors"
-"""The trained weights, in place of the checkpoint once the attempt has ended."""
+"""The trained weights, which replace the checkpoint when an attempt has ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A network to be trained, and the parent that its scores are compared with."""
+
+    network: Network
+    parent: "Candidate | None" = None
+    edits: tuple[Edit, ...] = ()
+    """The edits from the parent's network: one, or several when the rule looked ahead."""
+
+    @cached_property
+    def id(self) -> str:
+        """The fingerprint of its network."""
+        return fingerprint(self.network)
+
+    @cached_property
+    def layout(self) -> str:
+        """Its letters, one a block."""
+        return layout(self.network)
+
+    @cached_property
+    def edit(self) -> str:
+        """Its edits as text; empty for the base."""
+        return ", ".join(map(str, self.edits))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A candidate to be trained with one seed. Two trainings are the same one when their ids are equal."""
+    """A candidate to be trained with one seed. Trainings with equal ids are the same."""
 
     candidate: Candidate
     seed: int
@@ -25,7 +52,7 @@ class Training:
 
 
 def training_id(candidate_id: str, seed: int) -> str:
-    """The id of a training, without the candidate itself.
+    """The id of a training.
 
     >>> training_id("0f3a", 2)
     '0f3a-s2'
@@ -34,7 +61,7 @@ def training_id(candidate_id: str, seed: int) -> str:
 
 
 def candidate_id(training: str) -> str:
-    """Whose training an id names.
+    """The id of the candidate of a training.
 
     >>> candidate_id("0f3a-s2")
     '0f3a'

@@ -10,7 +10,7 @@ from buildup.engine.replay import make_replay
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.statistics.final_test import LEAST_SEEDS
-from buildup.statistics.paired_difference import Spread
+from buildup.statistics.paired_difference import PooledVariance
 from chance import FINAL_SEEDS, Chance, Study
 
 SPACE = SearchSpace(name="test", description="")
@@ -91,5 +91,5 @@ def test_a_gain_that_is_not_there_is_claimed_in_at_most_5_of_100_draws(seeds: in
     replay = make_replay(sketch("CC|CC"), SPACE, judge="likely", seeds=3)
     repeated, first = Study(replay=replay, chance=Chance(seed_deviation=deviation)), replay.rule.first
     assert first is not None
-    claims = [repeated.claim(first.candidate, Spread(), f"{draw}", seeds) for draw in range(1000)]
+    claims = [repeated.claim(first.candidate, PooledVariance(), f"{draw}", seeds) for draw in range(1000)]
     assert sum(made.claimed for made in claims) <= 50

@@ -13,9 +13,9 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
 from buildup.strategies.fixed_order import exhaustive
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from buildup.trials.training import Candidate
 from search import LAYOUT, main, rehearse, times
 
 

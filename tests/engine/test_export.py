@@ -9,9 +9,9 @@ from buildup.engine.replay import View
 from buildup.report.card import model_card
 from buildup.report.page import markdown, page
 from buildup.store.run_record import RunRecord, open_record, save_record
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from buildup.trials.training import Candidate
 
 STORAGE = "postgresql://team:secret@db.local/studies"
 

@@ -22,10 +22,9 @@ from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.settings import ResumeSettings
 from buildup.store.run_dir import DIAGNOSTICS
 from buildup.store.run_record import RunRecord, open_record, save_record, save_status
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Failure, Reason, Record
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 
 class Scores(dict[str, ScoreRow]):

@@ -22,7 +22,7 @@ DRIVER = """
     from buildup.graph.network import sketch
     from buildup.store.study_writer import StudyWriter
     from buildup.execution.ray_tune import RayEvaluator
-    from buildup.trials.candidate import Candidate
+    from buildup.trials.training import Candidate
     from buildup.trials.outcome import Epoch, Score
     from buildup.trials.training import Training
 

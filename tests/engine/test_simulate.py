@@ -13,7 +13,7 @@ from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch
 from buildup.report.text_table import decisions_table
 from buildup.settings import SimulateSettings
-from buildup.trials.candidate import Candidate
+from buildup.trials.training import Candidate
 
 
 def no_base(*arguments: object, **named: object) -> Network:

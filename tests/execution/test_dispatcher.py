@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher
 from buildup.graph.network import sketch
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Reason, Record
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 TRAINING = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
 

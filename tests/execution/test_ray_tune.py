@@ -20,10 +20,9 @@ from buildup.execution.dispatcher import MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
 from buildup.store.run_dir import write_atomic
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 BASE = Candidate(network=sketch("CC|CC|CC|CC"))
 

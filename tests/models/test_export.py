@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from buildup.errors import ExportError, RunError
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Append, Network, apply, replacement
+from buildup.graph.serialize import fingerprint
 from buildup.models.build import build, data_config
 from buildup.models.export import check_target, export_network, probe_logits
 from buildup.models.read import read

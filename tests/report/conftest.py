@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, apply, replacement, sketch
+from buildup.graph.serialize import fingerprint
 from buildup.report.findings import Findings
 from buildup.trials.decision import Decision
 from buildup.trials.history import History

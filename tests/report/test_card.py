@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
-from buildup.graph.fingerprint import fingerprint
+from buildup.graph.serialize import fingerprint
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.trials.final_result import Contender, Final

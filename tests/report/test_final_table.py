@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.layout import layout
+from buildup.graph.serialize import fingerprint
 from buildup.report.card import model_card
 from buildup.report.final_table import final_table
 from buildup.report.findings import Findings

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.graph.fingerprint import fingerprint
+from buildup.graph.serialize import fingerprint
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page

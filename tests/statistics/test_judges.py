@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtri
 
-from buildup.statistics.judges import ERROR, JUDGES, LOOK_SHARES, LOOKS, PROVEN_HOPE
-from buildup.statistics.paired_difference import Pair, Spread
+from buildup.statistics.judges import ERROR, INTERIM_ANALYSES, INTERIM_SHARES, JUDGES, PROVEN_FUTILITY
+from buildup.statistics.paired_difference import Pair, PooledVariance
 from buildup.trials.decision import Verdict
 from buildup.trials.outcome import Score
 
-LAST = len(LOOKS)
+LAST = len(INTERIM_ANALYSES)
 
 
 def pairs_of(*gains: float) -> list[Pair]:
@@ -21,7 +21,7 @@ def pairs_of(*gains: float) -> list[Pair]:
 
 
 def answer_of(name: str, pairs: list[Pair], interim: int = 1, share: float = 0.25) -> Verdict | None:
-    return JUDGES[name].judge(pairs, interim, share, Spread())
+    return JUDGES[name].judge(pairs, interim, share, PooledVariance())
 
 
 def verdict_of(name: str, pairs: list[Pair], share: float = 0.25) -> Verdict:
@@ -87,7 +87,7 @@ def test_the_level_of_proven_follows_from_its_share_of_the_error() -> None:
 def test_what_must_gain_more_is_judged_like_a_smaller_gain(name: str, gains: list[float], min_gain: float) -> None:
     asking = replace(JUDGES[name], min_gain=min_gain)
     interim = len(asking.looks)
-    verdict = asking.judge(pairs_of(*gains), interim, 0.25, Spread())
+    verdict = asking.judge(pairs_of(*gains), interim, 0.25, PooledVariance())
     without = verdict_of(name, pairs_of(*(gain - min_gain for gain in gains)))
     assert verdict is not None
     assert verdict.verdict == without.verdict or abs(without.ci[0]) < 1e-9
@@ -102,9 +102,9 @@ def test_all_looks_together_use_no_more_than_a_candidates_part_of_the_error(part
     new = [random.normal(more * drawn_at, more**0.5, 400_000) for more in (1, 1, 2)]
     # Drawn where a gain is seen often, and weighted by how much rarer it is where there is none.
     weights = np.exp(-drawn_at * sum(new) + 2 * drawn_at**2)
-    first, second, third = (np.cumsum(new, axis=0).T / np.sqrt(LOOKS)).T
-    kept = [z > ndtri(1 - error * share) for z, share in zip((first, second, third), LOOK_SHARES, strict=True)]
-    hopes = [z > ndtri(hope) for z, hope in zip((first, second), PROVEN_HOPE, strict=True)]
+    first, second, third = (np.cumsum(new, axis=0).T / np.sqrt(INTERIM_ANALYSES)).T
+    kept = [z > ndtri(1 - error * share) for z, share in zip((first, second, third), INTERIM_SHARES, strict=True)]
+    hopes = [z > ndtri(hope) for z, hope in zip((first, second), PROVEN_FUTILITY, strict=True)]
     anywhere = kept[0] | hopes[0] & (kept[1] | hopes[1] & kept[2])
     used = float((anywhere * weights).mean()) / error
     assert 0.7 < used < 1.02

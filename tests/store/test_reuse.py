@@ -20,10 +20,9 @@ from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
 from buildup.training.recipe import load_recipe
-from buildup.trials.candidate import Candidate
 from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 NETWORK = sketch("CC|CC")
 TRAINING = Training(candidate=Candidate(network=NETWORK), seed=3)

@@ -27,12 +27,11 @@ from buildup.store.run_dir import driver_of, write_atomic
 from buildup.store.storage import check_storage, hide_password, opened_storage
 from buildup.store.study_reader import read_history
 from buildup.store.study_writer import StudyWriter
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 NETWORK = sketch("CC|CC|CC|CC")
 BASE = Candidate(network=NETWORK)

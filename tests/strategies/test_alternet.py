@@ -12,9 +12,9 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule, most_drops
 from buildup.strategies.moves import moves, with_look_ahead
-from buildup.strategies.step import hypothetical, walk
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import hypothetical, walk
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 SPACE = SearchSpace(name="test", description="")
 CIFAR = "CCC|CCCC|CCCCCC|CCCC"

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from buildup.errors import RequestError
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Network, apply, replacement, sketch
-from buildup.strategies.control_network import control_of
-from buildup.trials.candidate import Candidate
+from buildup.strategies.network_size import control_of
+from buildup.trials.training import Candidate
 
 BASE = Candidate(network=sketch("CCC|CCCC|CCCCCC|CCC"))
 PATHS = ("c4.2", "c3.5", "c3.3", "c2.3", "c1.2")

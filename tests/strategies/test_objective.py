@@ -11,12 +11,12 @@ from buildup.engine.replay import Replay, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.paired_difference import Pair, Spread, estimate
+from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
+from buildup.trials.training import Candidate
 from chance import Draw, search
 
 SPACE = SearchSpace(name="test", description="")
@@ -109,7 +109,7 @@ def test_a_difference_of_losses_is_as_sure_as_its_images_are_alike() -> None:
     one = draw(Candidate(network=sketch("CC")), 0)
     alike = [Pair(candidate=replace(one, losses=one.losses), parent=one)] * 3
     unlike = [Pair(candidate=draw(Candidate(network=sketch("CC")), seed), parent=one) for seed in (1, 2, 3)]
-    errors = [estimate(pairs, Spread(), OBJECTIVES["nll"]).error for pairs in (alike, unlike)]
+    errors = [estimate_gain(pairs, PooledVariance(), OBJECTIVES["nll"]).error for pairs in (alike, unlike)]
     assert errors[0] < errors[1]
 
 

@@ -10,11 +10,11 @@ from buildup.errors import RequestError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Layouts
-from buildup.strategies.limits import Limits
+from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.strategies.step import hypothetical, walk
-from buildup.trials.candidate import Candidate
+from buildup.strategies.strategy import hypothetical, walk
 from buildup.trials.outcome import Score
+from buildup.trials.training import Candidate
 from chance import search
 
 SPACE = SearchSpace(name="test", description="")
@@ -103,7 +103,7 @@ def test_the_generations_of_nsga2_outlive_their_study() -> None:
     generations = []
     while step is not None and steps < 7:
         following = step.after(replace(hypothetical(step.candidate, kept=False), scores=(70.0,), macs=1000))
-        generations = [trial.system_attrs for trial in getattr(following, "told", ())]
+        generations = [trial.system_attrs for trial in getattr(following, "trials", ())]
         step, steps = following, steps + 1
     assert len(generations) == 7
     assert all(generations), "a trial without its generation would be forgotten by the sampler"
@@ -114,7 +114,7 @@ def test_a_strategy_is_told_the_score_and_the_cost_that_it_weighs(strategy: str,
     step = replay(strategy).rule.first
     assert step is not None
     following = step.after(replace(hypothetical(step.candidate, kept=False), scores=(70.0,), params=77, macs=1000))
-    told = [trial.values for trial in getattr(following, "told", ())]
+    told = [trial.values for trial in getattr(following, "trials", ())]
     assert told == [[70.0, *weighed]]
 
 

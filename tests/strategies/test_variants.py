@@ -13,10 +13,10 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule
 from buildup.strategies.moves import left_out, moves, start
-from buildup.strategies.step import hypothetical
-from buildup.strategies.tpe_variants import by_tpe
-from buildup.strategies.variants import Told
-from buildup.trials.candidate import Candidate
+from buildup.strategies.samplers import by_tpe
+from buildup.strategies.strategy import hypothetical
+from buildup.strategies.variants import TriedVariant
+from buildup.trials.training import Candidate
 
 SPACE = SearchSpace(name="test", description="", tune=Tuning(kind=("M", "G"), window=(2, 4), heads=(6, 24)))
 
@@ -85,7 +85,7 @@ def test_tpe_goes_where_the_gains_were() -> None:
     kinds: list[BlockKind] = [LocalAttention(heads=heads, window=window) for heads in range(1, 9) for window in (2, 4)]
     good = 0
     for rng in range(20):
-        told = [Told(kind=kind, gain=2.0 if kind in kinds[::2] else -2.0) for kind in kinds[4:]]
+        told = [TriedVariant(kind=kind, gain=2.0 if kind in kinds[::2] else -2.0) for kind in kinds[4:]]
         chosen = by_tpe(kinds[:4], told, str(rng))
         good += chosen in kinds[::2]
     assert good >= 15
@@ -122,7 +122,7 @@ def test_what_is_left_counts_the_variants(kept: bool) -> None:
     step = rule_on("CC|CC|CCCC").first
     assert step is not None
     # Each place has 5 variants or, where heads are not 6 or 24, 6.
-    assert step.left(kept) == len(followed(rule_on("CC|CC|CCCC"), [kept] * 100))
+    assert step.remaining(kept) == len(followed(rule_on("CC|CC|CCCC"), [kept] * 100))
 
 
 @pytest.mark.parametrize("tries", [2, 8])

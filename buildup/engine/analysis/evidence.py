@@ -5,8 +5,7 @@ from itertools import chain
 
 from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
 from buildup.statistics.kendall import kendall
-from buildup.trials.decision import Decision
-from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis
+from buildup.trials.decision import MEASURES, Decision, Diagnosis
 
 Runs = Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
 """By the name of a run, what it decided and what was measured of that."""

@@ -21,8 +21,7 @@ from buildup.models.build import build
 from buildup.store.run_record import RunRecord
 from buildup.training.data import load_data, open_data
 from buildup.training.dataset import Dataset, parse_fraction, split
-from buildup.trials.candidate import Candidate
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training
 
 PLACE, CURVATURE = ("lesion", "variance", "frequency"), ("top", "ape", "nep")
 BATCH_SIZE = 128

@@ -26,12 +26,10 @@ from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
 from buildup.store.run_record import RunRecord, open_record
 from buildup.training.execution import check_device
-from buildup.trials.candidate import Candidate
-from buildup.trials.decision import Decision
+from buildup.trials.decision import MEASURES, Decision, Diagnosis, diagnosis_to_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
-from buildup.trials.training import Training, training_id
-from buildup.trials.verdict_diagnosis import MEASURES, Diagnosis, diagnosis_to_values
+from buildup.trials.training import Candidate, Training, training_id
 
 logger = logging.getLogger("buildup")
 

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Append, Network, apply, chain, replacement, sketch
-from buildup.graph.serialize import network_from_values, network_to_values
+from buildup.graph.serialize import fingerprint, network_from_values, network_to_values
 
 BASE = sketch("CCC|CCCM")
 COMMON = {"heads": 3, "head_size": 32, "width": 24}
@@ -111,7 +110,7 @@ def test_isomorphic_networks_have_one_fingerprint(stages: list[str], random: Ran
 def test_equal_fingerprints_come_from_another_process_with_another_hash_seed() -> None:
     code = (
         "import json, sys; from buildup.graph.serialize import network_from_values;"
-        "from buildup.graph.fingerprint import fingerprint;"
+        "from buildup.graph.serialize import fingerprint;"
         "print(*(fingerprint(network_from_values(values)) for values in json.load(sys.stdin)))"
     )
     environment = {"PYTHONHASHSEED": "12345", "PYTHONPATH": ":".join(sys.path)}

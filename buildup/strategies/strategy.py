@@ -1,68 +1,61 @@
-"""What a rule is: steps to try, each of which knows what follows from either verdict on it; and strategies, by name."""
+"""Interfaces of the search: strategies make rules, and a rule proposes steps, each of which knows its successors."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from buildup.space.schema import SearchSpace
-from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
+from buildup.trials.training import Candidate
 
 
 class Step(Protocol):
-    """A candidate in its place in the search. It never changes, so what follows from it may be remembered."""
+    """A candidate in its place in the search. Steps are immutable, so their successors may be cached."""
 
     @property
     def candidate(self) -> Candidate:
-        """What is tried."""
-        ...
+        """The candidate to try."""
 
     @property
     def share(self) -> float:
-        """The part of the search's error that the verdict on it may use."""
-        ...
+        """The share of the error of the search that the verdict may use."""
 
     def after(self, decision: Decision) -> "Step | None":
-        """What follows from its verdict; None at the end of the search."""
-        ...
+        """The step after this decision; None at the end of the search."""
 
     def successor(self, kept: bool) -> "Step | None":
-        """What would follow from a verdict, as far as that can be known before it falls; None where it can't."""
-        ...
+        """The step after either verdict; None at the end of the search, or if it depends on the scores."""
 
-    def left(self, kept: bool) -> int:
-        """How many verdicts are to come from here on, this one included, if all of them are the same."""
-        ...
+    def remaining(self, kept: bool) -> int:
+        """The number of verdicts from here on, including this one, if all of them are the same."""
 
 
 class Rule(Protocol):
-    """What to try next."""
+    """Decides what to try next."""
 
     @property
     def base(self) -> Candidate:
         """Where the search starts."""
-        ...
 
     @property
     def first(self) -> Step | None:
-        """What is tried first; None where there is nothing to try."""
-        ...
+        """The first step; None if there is nothing to try."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
-    """A way to propose candidates, which a search names."""
+    """A named way to propose candidates."""
 
     name: str
     make: Callable[[Candidate, SearchSpace, int], Rule]
-    """From where to start, what is allowed, and a seed for what is drawn."""
+    """Makes the rule from the base, the space and a random seed."""
     builds_up: bool = False
     """Whether each candidate is one step from a kept parent, and the space steers these steps."""
     weighs: Literal["MACs", "parameters"] | None = None
-    """What must be counted of each candidate, because the rule weighs it against the score."""
+    """The cost that must be known of each candidate, because the rule weighs it against the score."""
 
     def unused(self, space: SearchSpace) -> str | None:
-        """What it leaves unused of a space, in words: its layouts are those of the build-up rule, not its walk."""
+        """A warning on settings of the space that only the build-up rule uses; None if there are none."""
         if self.builds_up or not space.steering:
             return None
         names = ", ".join(space.steering)
@@ -73,7 +66,7 @@ class Strategy:
 
 
 def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
-    """The step that these verdicts lead to."""
+    """The step that follows from these decisions."""
     step = first
     for decision in decisions:
         if step is None:
@@ -83,7 +76,7 @@ def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
 
 
 def hypothetical(candidate: Candidate, kept: bool) -> Decision:
-    """A decision that has not fallen, for asking a rule what would follow from it."""
+    """A decision without scores, to ask a rule what would follow from it."""
     return Decision(
         step=0,
         candidate=candidate.id,
@@ -95,7 +88,7 @@ def hypothetical(candidate: Candidate, kept: bool) -> Decision:
         gain=0.0,
         ci=(0.0, 0.0),
         verdict="keep" if kept else "drop",
-        reason="imagined",
+        reason="hypothetical",
         judge="",
         level=0.0,
         looks=0,

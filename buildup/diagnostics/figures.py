@@ -47,8 +47,8 @@ class Table:
     rows: Rows
 
 
-def draw(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
-    """The figure that a measurement makes of tables, in the style of all."""
+def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
+    """The figure that a measurement makes of tables, in the common style."""
     with mpl.rc_context(STYLE):
         return figure(tables)
 

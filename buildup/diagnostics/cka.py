@@ -5,7 +5,6 @@ size and does not depend on the size of the outputs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import nan
 from statistics import fmean
 
@@ -21,17 +20,6 @@ from buildup.errors import DataError
 
 LEAST_IMAGES = 4
 """The unbiased estimate divides by n - 3."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Similarity:
-    """The CKA of each unit of one model with each unit of another, or of the same."""
-
-    values: tuple[tuple[float, ...], ...]
-    """One row per unit of the first. Estimates may be slightly below 0 or above 1; nan for constant outputs."""
-    images: int
-    batch_size: int
-    """It affects the noise of the estimate but not its mean."""
 
 
 def gram(outputs: Tensor) -> Tensor:
@@ -61,33 +49,34 @@ def cka(
     batches: Iterable[Tensor],
     *,
     other: tuple[nn.Module, Sequence[Unit]] | None = None,
-) -> Similarity:
+) -> Tensor:
     """The similarity of all pairs of units, over images in batches of at least 4.
 
     Terms are summed over batches before the division, because a mean of the CKA of batches would be biased. A last
-    batch of fewer than 4 images is left out.
+    batch of fewer than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
 
     Args:
         model: The model whose units are the rows.
         units: Its units.
         batches: Images as the models take them.
         other: The model whose units are the columns; the same model by default.
+
+    Returns:
+        The CKA, one row per unit of `model` and one column per unit of `other`.
     """
-    images, largest = 0, 0
     sums: list[Tensor] = []
     for batch in batches:
         if len(batch) < LEAST_IMAGES:
             continue
         one = grams(model, units, batch)
         two = grams(*other, batch) if other else one
-        terms = [len(batch) * term for term in (hsic(one, two), _self_hsic(one), _self_hsic(two))]
+        own = [torch.stack([hsic(unit[None], unit[None])[0, 0] for unit in matrices]) for matrices in (one, two)]
+        terms = [len(batch) * term for term in (hsic(one, two), *own)]
         sums = [total + term for total, term in zip(sums, terms, strict=True)] if sums else terms
-        images, largest = images + len(batch), max(largest, len(batch))
     if not sums:
         raise DataError(f"CKA needs a batch of at least {LEAST_IMAGES} images, and there is none.")
-    cross, own, others = sums
-    values = cross / (own.sqrt()[:, None] * others.sqrt())
-    return Similarity(values=tuple(map(tuple, values.tolist())), images=images, batch_size=largest)
+    cross, rows, columns = sums
+    return cross / (rows.sqrt()[:, None] * columns.sqrt())
 
 
 def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
@@ -117,7 +106,7 @@ class UnitSimilarity(Measurement):
         found = cka(subject.model, subject.units, subject.batches())
         yield [
             {"unit": one.index, "other": other.index, "cka": value}
-            for one, values in zip(subject.units, found.values, strict=True)
+            for one, values in zip(subject.units, found.tolist(), strict=True)
             for other, value in zip(subject.units, values, strict=True)
         ]
 
@@ -140,10 +129,3 @@ class UnitSimilarity(Measurement):
             axes.set(xlabel="unit", ylabel="unit", title=table.label)
             figure.colorbar(picture, ax=axes, label="CKA (minibatch, unbiased)", shrink=0.85)
         return figure
-
-
-CKA = UnitSimilarity()
-
-
-def _self_hsic(matrices: Tensor) -> Tensor:
-    return torch.stack([hsic(matrix[None], matrix[None])[0, 0] for matrix in matrices])

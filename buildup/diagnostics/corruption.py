@@ -42,21 +42,6 @@ Condition = tuple[str, int]
 CONDITIONS: tuple[Condition, ...] = tuple((kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorruptionResult:
-    """The metrics for one severity of one kind."""
-
-    kind: str
-    severity: int
-    source: str
-    metrics: Metrics
-
-    @property
-    def error(self) -> float:
-        """The share of wrong predictions."""
-        return 1 - self.metrics.accuracy / 100
-
-
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImages:
     """Images that are corrupted here, batch by batch."""
@@ -111,7 +96,7 @@ def measure_corruptions(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     batch_size: int = 256,
-) -> Iterator[CorruptionResult]:
+) -> Iterator[Metrics]:
     """The metrics of a model under each condition. Images are only normalised, with this mean and deviation."""
 
     def batches(condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
@@ -119,9 +104,8 @@ def measure_corruptions(
             for some, theirs in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
                 yield normalise(some, mean, std), theirs
 
-    for kind, severity in conditions:
-        found = evaluate(model, batches((kind, severity)))
-        yield CorruptionResult(kind=kind, severity=severity, source=corrupted.source, metrics=found)
+    for condition in conditions:
+        yield evaluate(model, batches(condition))
 
 
 def open_published(folder: str, images: Dataset, count: int, seed: int) -> PublishedImages:
@@ -198,11 +182,20 @@ class CorruptionErrors(Measurement):
         corrupted, data = _corrupted(subject), subject.images
         left = corrupted.conditions[len(done) :]
         size = subject.sizes.batch_size
-        for found in measure_corruptions(subject.model, corrupted, left, mean=data.mean, std=data.std, batch_size=size):
-            family = CORRUPTIONS[found.kind].family if found.severity else ""
-            place = {"kind": found.kind, "family": family, "severity": found.severity, "source": found.source}
-            values = {"error": found.error, "nll": found.metrics.nll, "ece": found.metrics.ece}
-            yield [{**place, **values, "alexnet_error": corrupted.reference.get(found.kind)}]
+        results = measure_corruptions(subject.model, corrupted, left, mean=data.mean, std=data.std, batch_size=size)
+        for (kind, severity), found in zip(left, results, strict=True):
+            yield [
+                {
+                    "kind": kind,
+                    "family": CORRUPTIONS[kind].family if severity else "",
+                    "severity": severity,
+                    "source": corrupted.source,
+                    "error": 1 - found.accuracy / 100,
+                    "nll": found.nll,
+                    "ece": found.ece,
+                    "alexnet_error": corrupted.reference.get(kind),
+                }
+            ]
 
     def summary(self, rows: Rows) -> Row:
         clean = [row["error"] for row in rows if not row["severity"]]
@@ -250,9 +243,6 @@ class CorruptionErrors(Measurement):
         right.set(xlabel="severity (0: clean)", ylabel="error (%), mean of all kinds", title="all kinds")
         right.legend(fontsize=7)
         return figure
-
-
-CORRUPTION = CorruptionErrors()
 
 
 def _corrupted(subject: Subject) -> CorruptedImages:

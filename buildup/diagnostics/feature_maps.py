@@ -14,17 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
-from buildup.diagnostics.figures import (
-    Axes,
-    Figure,
-    Row,
-    Rows,
-    Table,
-    depth_colours,
-    depth_figure,
-    panels_of,
-    plot_depth,
-)
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
 from buildup.diagnostics.units import Unit, watch_maps
 
 SMALLEST = 1e-6
@@ -148,7 +138,7 @@ class Frequencies(Measurement):
             units: dict[int, list[Row]] = {}
             for row in table.rows:
                 units.setdefault(row["unit"], []).append(row)
-            curves: Axes = panels[0][number]
+            curves = panels[0][number]
             colours = depth_colours(figure, curves, len(units))
             for colour, rows in zip(colours, units.values(), strict=False):
                 dashed = "--" if rows[0]["kind"] == "msa" else "-"
@@ -207,7 +197,3 @@ def _variance_sum(maps: Tensor) -> float:
 def _in_double(maps: Tensor) -> Tensor:
     """In double precision, which Apple's GPUs lack."""
     return maps.detach().to(torch.float32 if maps.device.type == "mps" else torch.float64)
-
-
-FOURIER = Frequencies()
-VARIANCE = Variance()

@@ -150,16 +150,13 @@ def _is_like_blocks(flow: Flow, run: Call, runs: dict[str, Call], blocks: set[st
     sequence = runs[""].module.get_submodule(parent) if parent else None
     if not isinstance(sequence, SEQUENCES) or isinstance(run.module, SEQUENCES):
         return False
-    if parent in {block.rpartition(".")[0] for block in blocks} and not _is_of_torch(run.module):
+    is_of_torch = type(run.module).__module__.startswith("torch.nn")
+    if parent in {block.rpartition(".")[0] for block in blocks} and not is_of_torch:
         return True
     has_children = any(other.path.startswith(f"{run.path}.") for other in flow.runs)
     assert run.gave_node is not None
     is_convolutional = bool(spatial_convs(flow.between(run.first - 1, run.gave_node)))
     return has_children and is_convolutional and run.path.count(".") in {block.count(".") for block in blocks}
-
-
-def _is_of_torch(module: nn.Module) -> bool:
-    return type(module).__module__.startswith("torch.nn")
 
 
 def _is_inside(path: str, other: str) -> bool:

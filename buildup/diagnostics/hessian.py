@@ -251,7 +251,7 @@ def augmented_batches(
 
 
 class HessianSpectrum(Measurement):
-    """The largest eigenvalues of each batch's Hessian. One row an eigenvalue of a batch."""
+    """The largest eigenvalues of each batch's Hessian. One row per eigenvalue of a batch."""
 
     name = "hessian"
     title = "Curvature of the loss"
@@ -310,6 +310,3 @@ class HessianSpectrum(Measurement):
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=7)
         return figure
-
-
-HESSIAN = HessianSpectrum()

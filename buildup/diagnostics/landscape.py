@@ -145,7 +145,7 @@ class LossLandscape(Measurement):
         return ceil(sizes.landscape_images / BATCH)
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in _batches(subject))
+        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in self._batches(subject))
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
@@ -153,9 +153,12 @@ class LossLandscape(Measurement):
         device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
         parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
-        batches, restate = _batches(subject), subject.restate
+        batches, restate = self._batches(subject), subject.restate
         for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
+
+    def _batches(self, subject: Subject) -> tuple[Batch, ...]:
+        return subject.train_batches[: self.train_batches(subject.sizes)]
 
     def summary(self, rows: Rows) -> Row:
         centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
@@ -180,13 +183,6 @@ class LossLandscape(Measurement):
             flat.plot(0, 0, "+", color="black")
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
         return figure
-
-
-LANDSCAPE = LossLandscape()
-
-
-def _batches(subject: Subject) -> tuple[Batch, ...]:
-    return subject.train_batches[: LANDSCAPE.train_batches(subject.sizes)]
 
 
 def _measured(

@@ -32,16 +32,6 @@ class Removal:
     site: Site
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesion:
-    """The effect of a removal. Batch norms keep their statistics."""
-
-    removal: Removal
-    metrics: Metrics
-    change: float
-    """In points of accuracy; negative for a loss."""
-
-
 def find_removals(model: nn.Module, units: Sequence[Unit]) -> tuple[Removal, ...]:
     """All removals, in the order of the units. A unit without a branch or a removable convolution has none."""
     modules = dict(model.named_modules())
@@ -68,8 +58,8 @@ def without_units(model: nn.Module, *removals: Removal) -> AbstractContextManage
 
 def measure_lesions(
     model: nn.Module, removals: Iterable[Removal], batches: Callable[[], LabelledBatches]
-) -> Iterator[tuple[Metrics, Lesion]]:
-    """Remove one unit at a time. Each result comes with the metrics of the intact model.
+) -> Iterator[tuple[Metrics, Metrics]]:
+    """The metrics of the intact model, and with each removal. Batch norms keep their statistics.
 
     Args:
         model: It runs in evaluation mode.
@@ -79,8 +69,7 @@ def measure_lesions(
     intact = evaluate(model, batches())
     for removal in removals:
         with without_units(model, removal):
-            found = evaluate(model, batches())
-        yield intact, Lesion(removal=removal, metrics=found, change=found.accuracy - intact.accuracy)
+            yield intact, evaluate(model, batches())
 
 
 class Lesions(Measurement):
@@ -95,10 +84,12 @@ class Lesions(Measurement):
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = find_removals(subject.model, subject.units)[len(done) :]
-        for intact, found in measure_lesions(subject.model, left, subject.labelled_batches):
-            values = {"intact": intact.accuracy, "accuracy": found.metrics.accuracy, "change": found.change}
-            treatment = found.removal.treatment
-            yield [{**unit_columns(found.removal.unit), "treatment": treatment, **values, "nll": found.metrics.nll}]
+        found = measure_lesions(subject.model, left, subject.labelled_batches)
+        for removal, (intact, lesioned) in zip(left, found, strict=True):
+            accuracies = {"intact": intact.accuracy, "accuracy": lesioned.accuracy}
+            change = lesioned.accuracy - intact.accuracy
+            columns = {**unit_columns(removal.unit), "treatment": removal.treatment, **accuracies, "change": change}
+            yield [{**columns, "nll": lesioned.nll}]
 
     def summary(self, rows: Rows) -> Row:
         worst = min(rows, key=lambda row: row["change"])
@@ -121,9 +112,6 @@ class Lesions(Measurement):
             axes.set(xlabel="normalised depth", ylabel="Δ accuracy (points)", title=table.label, xlim=(-0.02, 1.02))
             axes.legend(fontsize=7, loc="lower right")
         return figure
-
-
-LESION = Lesions()
 
 
 def _keeps_channels(module: nn.Module) -> bool:

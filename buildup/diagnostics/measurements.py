@@ -3,32 +3,28 @@
 from collections.abc import Sequence
 
 from buildup.diagnostics.analysis import Measurement
-from buildup.diagnostics.cka import CKA
-from buildup.diagnostics.corruption import CORRUPTION
-from buildup.diagnostics.feature_maps import FOURIER, VARIANCE
-from buildup.diagnostics.hessian import HESSIAN
-from buildup.diagnostics.landscape import LANDSCAPE
-from buildup.diagnostics.lesion import LESION
-from buildup.diagnostics.noise import NOISE
-from buildup.diagnostics.predictions import CALIBRATION, ENSEMBLE
+from buildup.diagnostics.cka import UnitSimilarity
+from buildup.diagnostics.corruption import CorruptionErrors
+from buildup.diagnostics.feature_maps import Frequencies, Variance
+from buildup.diagnostics.hessian import HessianSpectrum
+from buildup.diagnostics.landscape import LossLandscape
+from buildup.diagnostics.lesion import Lesions
+from buildup.diagnostics.noise import NoiseBands
+from buildup.diagnostics.predictions import Calibration, DropoutEnsemble
 from buildup.errors import RequestError, unknown
 from buildup.registry import Registry
 
 MEASUREMENTS = Registry[Measurement]("measurement", group="buildup.measurements")
-BUILT_IN: tuple[Measurement, ...] = (
-    HESSIAN,
-    LANDSCAPE,
-    FOURIER,
-    VARIANCE,
-    LESION,
-    CKA,
-    NOISE,
-    CORRUPTION,
-    CALIBRATION,
-    ENSEMBLE,
-)
-for _measurement in BUILT_IN:
-    MEASUREMENTS.register(_measurement)
+MEASUREMENTS.register(HessianSpectrum())
+MEASUREMENTS.register(LossLandscape())
+MEASUREMENTS.register(Frequencies())
+MEASUREMENTS.register(Variance())
+MEASUREMENTS.register(Lesions())
+MEASUREMENTS.register(UnitSimilarity())
+MEASUREMENTS.register(NoiseBands())
+MEASUREMENTS.register(CorruptionErrors())
+MEASUREMENTS.register(Calibration())
+MEASUREMENTS.register(DropoutEnsemble())
 
 
 def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:

@@ -5,13 +5,13 @@ not clamped, so the model sees noise of that band only.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
-from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table, panels_of
+from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics
@@ -23,16 +23,6 @@ class Band:
 
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BandNoise:
-    """The effect of noise of one band."""
-
-    band: Band
-    metrics: Metrics
-    drop: float
-    """Points of accuracy lost; negative where noise helped."""
 
 
 PAPER_BANDS = tuple(Band(low=(2 * step - 1) / 20, high=(2 * step + 1) / 20) for step in range(1, 10))
@@ -73,8 +63,8 @@ def band_noise(
     amount: float = 0.1,
     seed: int = 0,
     batch_size: int = 256,
-) -> Iterator[BandNoise]:
-    """The accuracy of a model under noise of each band.
+) -> Iterator[tuple[Metrics, Metrics]]:
+    """The metrics of a model without noise, and with noise of each band.
 
     Args:
         model: It runs in evaluation mode, on its own device.
@@ -94,8 +84,7 @@ def band_noise(
 
     clean = evaluate(model, labelled_batches(dataset, batch_size))
     for band in bands:
-        found = evaluate(model, batches(band_mask(size, band)))
-        yield BandNoise(band=band, metrics=found, drop=clean.accuracy - found.accuracy)
+        yield clean, evaluate(model, batches(band_mask(size, band)))
 
 
 class NoiseBands(Measurement):
@@ -111,9 +100,10 @@ class NoiseBands(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = _bands(subject)[len(done) :]
         size = subject.sizes.batch_size
-        for found in band_noise(subject.model, subject.images, bands=left, seed=subject.seed, batch_size=size):
-            values = {"accuracy": found.metrics.accuracy, "drop": found.drop, "nll": found.metrics.nll}
-            yield [{"low": found.band.low, "high": found.band.high, **values}]
+        found = band_noise(subject.model, subject.images, bands=left, seed=subject.seed, batch_size=size)
+        for band, (clean, noisy) in zip(left, found, strict=True):
+            drop = clean.accuracy - noisy.accuracy
+            yield [{**asdict(band), "accuracy": noisy.accuracy, "drop": drop, "nll": noisy.nll}]
 
     def summary(self, rows: Rows) -> Row:
         worst = max(rows, key=lambda row: row["drop"])
@@ -121,7 +111,7 @@ class NoiseBands(Measurement):
 
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables[:1], 4.6, 3.1)
-        axes: Axes = panels[0][0]
+        axes = panels[0][0]
         for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
             middles = [(row["low"] + row["high"]) / 2 for row in table.rows]
             axes.plot(
@@ -131,9 +121,6 @@ class NoiseBands(Measurement):
         axes.set(xlabel="frequency of the noise (π)", ylabel="Δ accuracy (points)", xlim=(0, 1))
         axes.legend(fontsize=7)
         return figure
-
-
-NOISE = NoiseBands()
 
 
 def _bands(subject: Subject) -> tuple[Band, ...]:

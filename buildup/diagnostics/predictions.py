@@ -65,9 +65,6 @@ class Calibration(Measurement):
         return figure
 
 
-CALIBRATION = Calibration()
-
-
 def dropout_modules(model: nn.Module) -> dict[str, nn.Dropout]:
     """The dropout modules of a model with a rate above zero, by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p}
@@ -183,9 +180,6 @@ class DropoutEnsemble(Measurement):
             axes.xaxis.set_minor_formatter("")
         panels[0].legend(fontsize=7)
         return figure
-
-
-ENSEMBLE = DropoutEnsemble()
 
 
 def _passes(subject: Subject) -> int:

@@ -13,10 +13,10 @@ from buildup.models.build import build
 from buildup.models.read import read
 from buildup.settings import RunSettings
 from buildup.space.load import load
-from buildup.store.run_record import RunRecord, create
+from buildup.store.run_record import DataRecord, Environment, RunRecord, create
 from buildup.store.study_writer import StudyWriter
 from buildup.training.data import load_data
-from buildup.training.recipe import load_recipe, recipe_to_values
+from buildup.training.recipe import load_recipe
 from buildup.trials.history import History
 
 SEED = 3
@@ -61,10 +61,21 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder=folder,
         settings=settings,
         space=load("alternet"),
-        recipe=recipe_to_values(load_recipe("quick").resolved(train_images=287)),
-        data={"hash": data.hash, "split_seed": SEED, "num_classes": 10, "mean": [0.5], "std": [0.5]},
+        recipe=load_recipe("quick").resolved(train_images=287),
+        data=DataRecord(
+            name=data.name,
+            hash=data.hash,
+            train_images=287,
+            val_images=len(data.labels) - 287,
+            num_classes=10,
+            mean=(0.5,),
+            std=(0.5,),
+            image_size=16,
+            channels=1,
+            split_seed=SEED,
+        ),
         network=network,
-        environment={},
+        environment=Environment(created="", python="", system="", processor="", cores=1, device="cpu"),
         status="finished",
     )
     create(run)

@@ -50,7 +50,7 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
 def test_one_long_part_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "buildup")
     monkeypatch.setattr(analyze, "PROGRESS_INTERVAL", -1.0)
-    progress = analyze._Progress(name="cka of net", total=2, each=40, done=1)
+    progress = analyze.Progress(name="cka of net", total=2, each=40, done=1)
     for _ in range(3):
         progress.count_images(nn.Identity(), (torch.zeros(10, 1),))
     said = caplog.messages

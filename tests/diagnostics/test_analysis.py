@@ -90,6 +90,21 @@ def test_bands_that_small_images_lack_are_left_out(subject: Subject) -> None:
     assert [part[0]["low"] for part in measure("noise", subject)] == [0.05, 0.25, 0.35, 0.45, 0.55, 0.75, 0.85]
 
 
+def test_changes_are_differences_of_accuracies(subject: Subject) -> None:
+    removals = [part[0] for part in measure("lesion", subject)]
+    assert all(row["change"] == row["accuracy"] - row["intact"] for row in removals)
+    bands = [part[0] for part in measure("noise", subject)]
+    assert {row["accuracy"] + row["drop"] for row in bands} == {removals[0]["intact"]}
+
+
+def test_errors_on_corrupted_images_are_shares_and_name_their_source(subject: Subject) -> None:
+    rows = [part[0] for part in measure("corruption", subject)]
+    clean = measure("calibration", subject)[0][0]["points"]
+    assert rows[0]["kind"] == "clean"
+    assert rows[0]["error"] == pytest.approx(1 - clean / 100)
+    assert {row["source"] for row in rows} == {"generated"}
+
+
 def test_quick_is_smaller_in_everything() -> None:
     usual = Sizes()
     assert QUICK.images < usual.images

@@ -80,8 +80,7 @@ def test_clean_images_have_the_clean_accuracy() -> None:
     data = some(40)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
     (found,) = measure_corruptions(model, GeneratedImages(images=data), [CLEAN], mean=data.mean, std=data.std)
-    assert found.metrics.accuracy == evaluate(model, labelled_batches(data, 16)).accuracy
-    assert found.error == pytest.approx(1 - found.metrics.accuracy / 100)
+    assert found.accuracy == evaluate(model, labelled_batches(data, 16)).accuracy
 
 
 def test_a_constant_classifier_is_right_once_in_ten_everywhere() -> None:
@@ -89,8 +88,7 @@ def test_a_constant_classifier_is_right_once_in_ten_everywhere() -> None:
     corrupted = GeneratedImages(images=data)
     found = list(measure_corruptions(Constant(10), corrupted, corrupted.conditions, mean=data.mean, std=data.std))
     assert len(found) == 76
-    assert {round(each.error, 12) for each in found} == {0.9}
-    assert {each.source for each in found} == {"generated"}
+    assert {round(each.accuracy, 10) for each in found} == {10.0}
 
 
 def test_batches_of_any_size_see_the_same_images() -> None:
@@ -104,7 +102,7 @@ def test_batches_of_any_size_see_the_same_images() -> None:
         )
         for size in (7, 30)
     ]
-    assert values[0].metrics.nll == pytest.approx(values[1].metrics.nll, rel=1e-6)
+    assert values[0].nll == pytest.approx(values[1].nll, rel=1e-6)
 
 
 def test_each_severity_of_a_published_file_meets_its_labels() -> None:
@@ -119,9 +117,8 @@ def test_each_severity_of_a_published_file_meets_its_labels() -> None:
     model = Reader(100)
     places = [("fog", 2), ("fog", 3), ("snow", 3)]
     found = list(measure_corruptions(model, published, places, mean=(0.0,) * 3, std=(1.0,) * 3))
-    assert found[1].error == 0
-    assert found[0].error == found[2].error == pytest.approx(0.99, abs=0.01)
-    assert {each.source for each in found} == {"published"}
+    assert found[1].accuracy == 100
+    assert found[0].accuracy == found[2].accuracy == pytest.approx(1, abs=1)
 
 
 def test_published_files_are_opened_and_a_part_of_them_is_chosen_by_its_seed(tmp_path: Path) -> None:

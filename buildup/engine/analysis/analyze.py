@@ -250,7 +250,7 @@ def _resume(measurement: Measurement, subject: Subject, place: Path, identity: d
     """The rows of a measurement. Each part is on disk before the next begins."""
     done = list(_finished_parts(place, identity))
     total, each = measurement.work(subject)
-    progress = _Progress(name=f"{measurement.name} of {subject.label}", total=total, each=each, done=len(done))
+    progress = Progress(name=f"{measurement.name} of {subject.label}", total=total, each=each, done=len(done))
     rows = [row for part in done for row in part]
     # The whole file is rewritten, which removes an incomplete line of a killed run.
     content = [json.dumps(identity), *map(json.dumps, done)]
@@ -268,14 +268,15 @@ def _resume(measurement: Measurement, subject: Subject, place: Path, identity: d
 
 
 @dataclass(kw_only=True)
-class _Progress:
+class Progress:
     """The progress of a measurement: finished parts, and images that the model has seen since the last one."""
 
     name: str
     total: int
-    each: int
+    """The number of parts."""
+    each: int = 0
     """Images per part; some parts show them twice."""
-    done: int
+    done: int = 0
     seen: int = 0
     started: float = field(default_factory=time.monotonic)
     reported: float = field(default_factory=time.monotonic)

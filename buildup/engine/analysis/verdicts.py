@@ -6,7 +6,6 @@ a run, so differences come from the networks.
 """
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
@@ -21,7 +20,7 @@ from torch import nn
 from buildup.diagnostics.analysis import Batch, labelled_batches
 from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
-from buildup.engine.analysis.analyze import PROGRESS_INTERVAL
+from buildup.engine.analysis.analyze import Progress
 from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.analysis.subjects import load_weights
 from buildup.engine.load_state import state_of
@@ -31,7 +30,6 @@ from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
 from buildup.models.build import build
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_run
@@ -160,7 +158,8 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
     done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
     complete = {step for step, diagnosis in done.items() if diagnosis.before.keys() >= set(wanted)}
     left = [pair for pair in tried if pair.seeds and pair.decision.step not in complete]
-    progress = _Progress(run=str(run.folder), total=sum(2 * len(pair.seeds) for pair in left))
+    networks = sum(2 * len(pair.seeds) for pair in left)
+    progress = Progress(name=f"verdicts of {run.folder}", total=networks)
     for pair in left:
         known = done.get(pair.decision.step)
         done[pair.decision.step] = _diagnosis(pair, wanted, known, probe, progress)
@@ -178,27 +177,6 @@ class _Pair:
     decision: Decision
     candidate: Candidate
     seeds: tuple[int, ...]
-
-
-@dataclass(kw_only=True)
-class _Progress:
-    """Logs the remaining time, at most once per interval."""
-
-    run: str
-    total: int
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    reported: float = field(default_factory=time.monotonic)
-
-    def step(self) -> None:
-        self.done += 1
-        now = time.monotonic()
-        if now - self.reported > PROGRESS_INTERVAL:
-            self.reported = now
-            left = (now - self.started) / self.done * (self.total - self.done)
-            logger.info(
-                f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left"
-            )
 
 
 def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[str], Extent, int, str]:
@@ -263,7 +241,7 @@ def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosi
 
 
 def _diagnosis(
-    pair: _Pair, wanted: Sequence[str], known: Diagnosis | None, probe: Probe, progress: _Progress
+    pair: _Pair, wanted: Sequence[str], known: Diagnosis | None, probe: Probe, progress: Progress
 ) -> Diagnosis:
     """Measure a verdict, without the measures that are known."""
     parent = pair.candidate.parent
@@ -282,7 +260,7 @@ def _diagnosis(
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
-            progress.step()
+            progress.end_part()
         rows[when] = kept | {measure: tuple(values[measure] for values in found) for measure in missing}
     return Diagnosis(
         step=pair.decision.step,

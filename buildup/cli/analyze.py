@@ -21,10 +21,10 @@ def analyze(
     """
     if settings.verdicts:
         return _verdicts(model, settings, as_json)
-    from buildup.engine.analysis.analyze import analysis_values, analyze
+    from buildup.engine.analysis.analyze import analysis_values, analyze_model
 
     with interruptible():
-        found = analyze(model, settings)
+        found = analyze_model(model, settings)
     return answer(_text(found.summaries, found.folder), analysis_values(found), as_json=as_json)
 
 

@@ -1,38 +1,39 @@
-"""What a measurement is, what it is made on, and how it is found by name: what `buildup analyze` loops over."""
+"""What a measurement is and what it is made on: the interface that `buildup analyze` calls for each measurement."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import fmean
 
+import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
-from buildup.diagnostics.predictions import labelled
-from buildup.diagnostics.registry import registered
 from buildup.diagnostics.units import Unit
-from buildup.errors import RequestError, unknown
+from buildup.training.augmentation import normalise
 from buildup.training.dataset import Dataset
 
 Batch = tuple[Tensor, Tensor]
-"""Normalised images and the probabilities that a model should give."""
+"""Normalised images and their target probabilities."""
+LabelledBatches = Iterable[tuple[Tensor, Tensor]]
+"""Batches of normalised images with their labels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is measured. The usual values are the paper's, where a paper says them and a day suffices."""
+    """How much is measured. The defaults are the paper's values where it states them and they take less than a day."""
 
     images: int = 10_000
-    """Validation images at most, for all but those below."""
+    """The most validation images, for all measurements but those below."""
     hessian_batches: int = 300
-    """Of 16 training images each: a tenth of CIFAR."""
+    """Batches of 16 training images: a tenth of CIFAR."""
     landscape_side: int = 21
-    """Points of the grid on each side."""
+    """Points on each side of the grid."""
     landscape_images: int = 2048
-    """Training images of each point."""
+    """Training images per point."""
     corrupted_images: int = 10_000
-    """Of each of the 75 kinds and severities."""
+    """Images for each of the 75 combinations of kind and severity."""
     batch_size: int = 128
 
 
@@ -43,7 +44,7 @@ QUICK = Sizes(
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A model with what it is measured on."""
+    """A model and the data that it is measured on."""
 
     label: str
     model: nn.Module
@@ -52,71 +53,71 @@ class Subject:
     images: Dataset
     """Labelled images that it was not trained on."""
     train_batches: tuple[Batch, ...] = ()
-    """Augmented as in a training, as many as the hungriest of the measurements asked for needs."""
+    """Augmented as in training; as many as the requested measurement that needs most of them."""
     weight_decay: float
     sizes: Sizes
     seed: int = 0
-    """Of directions, noise and corruptions."""
+    """Seed of directions, noise and corruptions."""
     restate: bool = False
-    """Whether batch norms get new statistics at each point of the landscape."""
+    """Whether batch norm statistics are recomputed at each point of the landscape."""
     corruptions: str | None = None
-    """The folder of published corrupted images; without it some of its own are corrupted."""
+    """The folder of published corrupted images. Without it, clean images are corrupted here."""
     mc_dropout: int = 0
-    """Passes whose predictions are averaged, values being dropped in each."""
+    """The number of passes of Monte Carlo dropout."""
 
-    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images in batches, normalised, with their labels."""
-        return labelled(self.images, self.sizes.batch_size)
+    def labelled_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images in normalised batches, with their labels."""
+        return labelled_batches(self.images, self.sizes.batch_size)
 
     def batches(self) -> Iterator[Tensor]:
-        """The images alone, where the model is."""
+        """The images without labels, on the device of the model."""
         device = next(self.model.parameters()).device
-        return (images.to(device) for images, _ in self.labelled())
+        return (images.to(device) for images, _ in self.labelled_batches())
 
 
 class Measurement(ABC):
     """One measurement: what it needs, how it is made, and how it is shown.
 
-    Its values are the rows of a table, which all have the same columns: they are what the JSON file holds and the lines
-    of the CSV file, and the figure is drawn from them alone.
+    Its values are table rows, which all have the same columns. They are stored as JSON and CSV, and the figure is drawn
+    from them alone.
     """
 
     name: str
-    """What `--what` calls it; also that of its files."""
+    """Its name for `--what` and for its files."""
     title: str
-    """Of its section on the page."""
-    words: str
-    """How its figure is read."""
+    """The title of its section."""
+    caption: str
+    """How to read its figure."""
     needs_labels: bool = True
-    """Whether it needs a model that tells the classes of the images apart."""
+    """Whether it needs a model with the classes of the images."""
     is_usual: bool = True
     """Whether `--what all` includes it."""
 
     def train_batches(self, sizes: Sizes) -> int:
-        """How many augmented batches of 16 training images it needs."""
+        """The number of augmented batches of 16 training images that it needs."""
         return 0
 
     def check(self, subjects: Sequence[Subject]) -> None:  # noqa: B027, most have nothing to refuse
-        """Refuse what can't be measured by a `RequestError`, before anything is measured."""
+        """Raise a `RequestError` for what can't be measured, before anything is measured."""
 
     def settings(self, subject: Subject) -> Row:
-        """What its values depend on and those of all others do not."""
+        """Settings that its values depend on and that no other measurement uses."""
         return {}
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        """In how many parts it comes and how many images the model sees for each, from which its time is estimated."""
+        """The number of parts and the images per part, from which the remaining time is estimated."""
         return 1, len(subject.images.labels)
 
     @abstractmethod
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """The rows in parts, as they come, without those that an earlier, interrupted run left."""
+        """The rows, part by part, without those that an interrupted run has left in `done`."""
 
     def summary(self, rows: Rows) -> Row:
-        """The few numbers that it comes down to."""
+        """The few numbers that summarise the rows."""
         return {}
 
     def summaries(self, tables: Mapping[str, Rows]) -> dict[str, Row]:
-        """The few numbers of each model; with several, also how they compare."""
+        """The summary of each model; with several models also their comparison."""
         return {label: self.summary(rows) for label, rows in tables.items()}
 
     @abstractmethod
@@ -124,29 +125,18 @@ class Measurement(ABC):
         """The figure of one model, or of several side by side."""
 
 
-def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:
-    """The measurements of these names, in their order; without names the usual ones."""
-    known = registered()
-    if problems := [unknown("measurement", name, ["all", *known]) for name in names or () if name not in known]:
-        raise RequestError(*problems)
-    found = []
-    for name in known if names is None else names:
-        point = known[name]
-        try:
-            measurement = point.load()
-        except (AttributeError, ImportError) as error:
-            raise RequestError(f"The measurement {name!r} ({point.value}) can't be loaded: {error}") from error
-        if not isinstance(measurement, Measurement) or measurement.name != name:
-            raise RequestError(f"{point.value} is no buildup.diagnostics.analysis.Measurement of the name {name!r}.")
-        found.append(measurement)
-    return found if names is not None else [measurement for measurement in found if measurement.is_usual]
+def labelled_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images of a dataset, normalised, with their labels."""
+    parts = zip(torch.split(dataset.images, batch_size), torch.split(dataset.labels, batch_size), strict=True)
+    for images, labels in parts:
+        yield normalise(images, dataset.mean, dataset.std), labels
 
 
 def unit_rows(units: Sequence[Unit]) -> Rows:
-    """What a model was taken apart into."""
+    """The units of a model as table rows."""
     return [
         {
-            **named(unit),
+            **unit_columns(unit),
             "subsamples": unit.subsamples,
             "height": unit.size[0] if unit.size else None,
             "width": unit.size[1] if unit.size else None,
@@ -156,13 +146,13 @@ def unit_rows(units: Sequence[Unit]) -> Rows:
     ]
 
 
-def named(unit: Unit) -> Row:
-    """The columns that tell of which unit a row is."""
+def unit_columns(unit: Unit) -> Row:
+    """The columns that identify the unit of a row."""
     return {"unit": unit.index, "name": unit.name, "kind": unit.kind, "stage": unit.stage}
 
 
 def mean_steps(rows: Rows, column: str) -> Row:
-    """The mean step of a value at units of each kind, within stages: the sign is what the paper speaks of."""
+    """The mean change of a value at units of each kind, within stages. The paper compares its signs."""
     steps: dict[str, list[float]] = {}
     for before, after in pairwise(rows):
         if after["stage"] == before["stage"] and after["unit"] == before["unit"] + 1:

@@ -1,11 +1,10 @@
-"""How alike what two units know of images is (paper.md 8.6): minibatch linear CKA by the unbiased estimate of HSIC.
+"""Similarity of the representations of units (paper.md 8.6): minibatch linear CKA by the unbiased estimate of HSIC.
 
-A unit is kept as the products of its outputs for the images of one batch, so memory grows with units times the square
-of the batch, whatever the size of the outputs.
+Only the Gram matrices of one batch are kept, so memory grows with the number of units times the square of the batch
+size and does not depend on the size of the outputs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from math import nan
 from statistics import fmean
 
@@ -15,28 +14,16 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
-from buildup.diagnostics.hooks import evaluating
-from buildup.diagnostics.observe import watching
-from buildup.diagnostics.units import Unit
+from buildup.diagnostics.hooks import evaluation_mode
+from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
 
 LEAST_IMAGES = 4
 """The unbiased estimate divides by n - 3."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Similarity:
-    """The CKA of each unit of one model with each unit of another, or of the same."""
-
-    values: tuple[tuple[float, ...], ...]
-    """A row a unit of the first. An estimate: it may be a bit below 0 or above 1, and is nan for constant outputs."""
-    images: int
-    batch_size: int
-    """The estimate does not depend on it; its noise does."""
-
-
 def gram(outputs: Tensor) -> Tensor:
-    """The products of each image's flattened output with each other's."""
+    """The Gram matrix of the flattened outputs of a batch."""
     rows = outputs.detach().flatten(1)
     rows = rows.float() if rows.device.type == "mps" else rows.double()
     return rows @ rows.T
@@ -47,7 +34,8 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     images = first.shape[-1]
     if images < LEAST_IMAGES:
         raise DataError(f"CKA needs at least {LEAST_IMAGES} images a batch, not {images}.")
-    one, other = _hollow(first), _hollow(second)
+    # The unbiased estimate leaves out the diagonals.
+    one, other = (each - torch.diag_embed(each.diagonal(dim1=-2, dim2=-1)) for each in (first, second))
     one_rows, other_rows = one.sum(2), other.sum(2)
     traces = one.flatten(1) @ other.flatten(1).T
     totals = one_rows.sum(1)[:, None] * other_rows.sum(1) / ((images - 1) * (images - 2))
@@ -61,69 +49,68 @@ def cka(
     batches: Iterable[Tensor],
     *,
     other: tuple[nn.Module, Sequence[Unit]] | None = None,
-) -> Similarity:
+) -> Tensor:
     """The similarity of all pairs of units, over images in batches of at least 4.
 
-    Terms are summed over batches before they are divided; a mean of each batch's CKA would be biased. A last batch of
-    fewer than 4 images is left out.
+    Terms are summed over batches before the division, because a mean of the CKA of batches would be biased. A last
+    batch of fewer than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
 
     Args:
-        model: whose units are the rows.
-        units: of it.
+        model: The model whose units are the rows.
+        units: Its units.
         batches: Images as the models take them.
-        other: Whose units are the columns; the same where left out.
+        other: The model whose units are the columns; the same model by default.
+
+    Returns:
+        The CKA, one row per unit of `model` and one column per unit of `other`.
     """
-    images, largest = 0, 0
     sums: list[Tensor] = []
     for batch in batches:
         if len(batch) < LEAST_IMAGES:
             continue
         one = grams(model, units, batch)
         two = grams(*other, batch) if other else one
-        terms = [len(batch) * term for term in (hsic(one, two), _own(one), _own(two))]
+        own = [torch.stack([hsic(unit[None], unit[None])[0, 0] for unit in matrices]) for matrices in (one, two)]
+        terms = [len(batch) * term for term in (hsic(one, two), *own)]
         sums = [total + term for total, term in zip(sums, terms, strict=True)] if sums else terms
-        images, largest = images + len(batch), max(largest, len(batch))
     if not sums:
         raise DataError(f"CKA needs a batch of at least {LEAST_IMAGES} images, and there is none.")
-    cross, own, others = sums
-    values = cross / (own.sqrt()[:, None] * others.sqrt())
-    return Similarity(values=tuple(map(tuple, values.tolist())), images=images, batch_size=largest)
+    cross, rows, columns = sums
+    return cross / (rows.sqrt()[:, None] * columns.sqrt())
 
 
 def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
     """The Gram matrix of each unit for a batch, in evaluation mode."""
     found: dict[int, Tensor] = {}
 
-    def see(unit: Unit, output: Tensor) -> None:
+    def keep(unit: Unit, output: Tensor) -> None:
         found[unit.index] = gram(output)
 
-    with torch.no_grad(), evaluating(model), watching(model, units, see):
+    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
         model(images)
     return torch.stack([found[unit.index] for unit in units])
 
 
 class UnitSimilarity(Measurement):
-    """The CKA of all pairs of units of a model."""
+    """The CKA of all pairs of units of a model. One row per pair of units."""
 
     name = "cka"
-    title = "Likeness of units"
-    words = (
-        "Unbiased minibatch CKA of what each two units know of the same images. Blocks along the diagonal are stages "
-        "that work for themselves."
+    title = "Similarity of units"
+    caption = (
+        "Unbiased minibatch CKA of each pair of units for the same images. Blocks along the diagonal are stages whose "
+        "units resemble each other more than those of other stages."
     )
     needs_labels = False
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """One row a pair of units."""
         found = cka(subject.model, subject.units, subject.batches())
         yield [
             {"unit": one.index, "other": other.index, "cka": value}
-            for one, values in zip(subject.units, found.values, strict=True)
+            for one, values in zip(subject.units, found.tolist(), strict=True)
             for other, value in zip(subject.units, values, strict=True)
         ]
 
     def summary(self, rows: Rows) -> Row:
-        """The mean over pairs of different units."""
         return {"mean": fmean(row["cka"] for row in rows if row["unit"] != row["other"])}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
@@ -142,16 +129,3 @@ class UnitSimilarity(Measurement):
             axes.set(xlabel="unit", ylabel="unit", title=table.label)
             figure.colorbar(picture, ax=axes, label="CKA (minibatch, unbiased)", shrink=0.85)
         return figure
-
-
-CKA = UnitSimilarity()
-
-
-def _own(matrices: Tensor) -> Tensor:
-    """The HSIC of each with itself."""
-    return torch.stack([hsic(matrix[None], matrix[None])[0, 0] for matrix in matrices])
-
-
-def _hollow(matrices: Tensor) -> Tensor:
-    """The same with zeros on the diagonals."""
-    return matrices - torch.diag_embed(matrices.diagonal(dim1=-2, dim2=-1))

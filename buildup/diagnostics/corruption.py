@@ -1,11 +1,11 @@
-"""How much accuracy a model keeps when its images are spoiled (paper.md 8.9): fifteen kinds in five severities each.
+"""The error of a model on corrupted images (paper.md 8.9): fifteen kinds in five severities each.
 
-The images are those of CIFAR-10-C or CIFAR-100-C where their folder is given, and otherwise made here (`corrupt.py`);
-numbers of the two sorts can't be compared, so every row says which of them it is from.
+The images are those of CIFAR-10-C or CIFAR-100-C if their folder is given, otherwise they are made here
+(`image_corruptions.py`). Errors on the two are not comparable, so every row names its source.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
-from buildup.diagnostics.corrupt import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table
-from buildup.diagnostics.predictions import measured
+from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
+from buildup.diagnostics.predictions import evaluate
 from buildup.errors import DataError
 from buildup.training.augmentation import normalise
 from buildup.training.dataset import Dataset
@@ -26,7 +26,7 @@ from buildup.training.metrics import Metrics
 
 CLEAN = ("clean", 0)
 PUBLISHED_IMAGES = 10_000
-"""Of each severity in a published file, one severity after the other."""
+"""Images per severity in a published file, which holds one severity after the other."""
 ALEXNET = dict(
     zip(
         CORRUPTIONS,
@@ -35,113 +35,87 @@ ALEXNET = dict(
         strict=True,
     )
 )
-"""The mean errors of the AlexNet that CIFAR-100-C is usually divided by, over all severities (paper.md 8.9)."""
+"""The errors of AlexNet on CIFAR-100-C, averaged over severities: the usual reference (paper.md 8.9)."""
 
-Place = tuple[str, int]
-"""A kind and a severity; 0 with `clean`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Robustness:
-    """What one severity of one kind did."""
-
-    kind: str
-    severity: int
-    source: str
-    metrics: Metrics
-
-    @property
-    def error(self) -> float:
-        """Share of the images that are taken for another class."""
-        return 1 - self.metrics.accuracy / 100
+Condition = tuple[str, int]
+"""A kind and a severity; `clean` has severity 0."""
+CONDITIONS: tuple[Condition, ...] = tuple((kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generated:
-    """Spoiled images that are made while they are looked at."""
+class GeneratedImages:
+    """Images that are corrupted here, batch by batch."""
 
     images: Dataset
     seed: int = 0
     source: str = "generated"
+    reference: Mapping[str, float] = field(default_factory=dict)
+    """Errors of a reference model by kind. None are known for these images."""
+    conditions: tuple[Condition, ...] = (CLEAN, *CONDITIONS)
 
-    @property
-    def reference(self) -> Mapping[str, float]:
-        """Nobody's errors on these are known."""
-        return {}
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """The clean images, too: the same ones."""
-        return (CLEAN, *_spoiled())
-
-    def parts(self, place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (uint8) with their labels, some at a time."""
+    def parts(self, condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of images (uint8) with their labels."""
         pairs = zip(torch.split(self.images.images, CHUNK), torch.split(self.images.labels, CHUNK), strict=True)
         for number, (images, labels) in enumerate(pairs):
-            yield corrupt(images, *place, seed=self.seed + number), labels
+            yield corrupt(images, *condition, seed=self.seed + number), labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """The files of CIFAR-10-C or CIFAR-100-C, which are spoiled test images."""
+class PublishedImages:
+    """The files of CIFAR-10-C or CIFAR-100-C, which are corrupted test images. Clean images are not among them."""
 
     files: Mapping[str, np.ndarray[Any, np.dtype[np.uint8]]]
     labels: Tensor
-    """Of the images of one severity."""
+    """The labels of the images of one severity."""
     chosen: Tensor
-    """Which of them are looked at, rising."""
+    """The indices of the images that are used, in rising order."""
     source: str = "published"
+    conditions: tuple[Condition, ...] = CONDITIONS
 
     @property
     def reference(self) -> Mapping[str, float]:
-        """AlexNet's errors, where they are known for these images."""
+        """AlexNet's errors by kind, which are known for CIFAR-100-C."""
         return ALEXNET if int(self.labels.max()) == 99 else {}
 
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """All kinds; the clean images are not among the files."""
-        return _spoiled()
-
-    def parts(self, place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (uint8) with their labels, some at a time."""
-        kind, severity = place
+    def parts(self, condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
+        """Chunks of images (uint8) with their labels."""
+        kind, severity = condition
         for index in torch.split(self.chosen, CHUNK):
             rows = self.files[kind][((severity - 1) * PUBLISHED_IMAGES + index).numpy()]
             yield torch.from_numpy(np.ascontiguousarray(rows)).permute(0, 3, 1, 2), self.labels[index]
 
 
-Corrupted = Generated | Published
+CorruptedImages = GeneratedImages | PublishedImages
 
 
-def robustness(
+def measure_corruptions(
     model: nn.Module,
-    corrupted: Corrupted,
-    places: Sequence[Place],
+    corrupted: CorruptedImages,
+    conditions: Sequence[Condition],
     *,
     mean: tuple[float, ...],
     std: tuple[float, ...],
     batch_size: int = 256,
-) -> Iterator[Robustness]:
-    """What a model makes of spoiled images, one severity of one kind after the other; they are only normalised."""
+) -> Iterator[Metrics]:
+    """The metrics of a model under each condition. Images are only normalised, with this mean and deviation."""
 
-    def batches(place: Place) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in corrupted.parts(place):
+    def batches(condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in corrupted.parts(condition):
             for some, theirs in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
                 yield normalise(some, mean, std), theirs
 
-    for kind, severity in places:
-        found = measured(model, batches((kind, severity)))
-        yield Robustness(kind=kind, severity=severity, source=corrupted.source, metrics=found)
+    for condition in conditions:
+        yield evaluate(model, batches(condition))
 
 
-def open_published(folder: str, images: Dataset, count: int, seed: int) -> Published:
-    """The published files of a folder, checked against the images of which they are to be the spoiled kind.
+def open_published(folder: str, images: Dataset, count: int, seed: int) -> PublishedImages:
+    """The published files of a folder, checked against clean images.
 
     Args:
-        folder: with one `.npy` file a kind and `labels.npy`.
-        images: Clean ones, of the same size and classes.
-        count: How many of the 10,000 are looked at.
-        seed: of which ones.
+        folder: A folder with `labels.npy` and one `.npy` file per kind.
+        images: Clean images of the same size and classes.
+        count: How many of the 10,000 images are used.
+        seed: Seed of their choice.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -153,13 +127,13 @@ def open_published(folder: str, images: Dataset, count: int, seed: int) -> Publi
     side = images.image_size
     expected = (len(SEVERITIES) * PUBLISHED_IMAGES, side, side, images.channels)
     for kind in CORRUPTIONS:
-        files[kind] = _opened(root / f"{kind}.npy")
+        files[kind] = _load_array(root / f"{kind}.npy")
         if files[kind].shape != expected or files[kind].dtype != np.uint8:
             problems.append(
                 f"{root / kind}.npy holds {files[kind].dtype} of {files[kind].shape}, and for {images.name} "
                 f"uint8 of {expected} is needed."
             )
-    labels = torch.from_numpy(np.array(_opened(root / "labels.npy"))).long().flatten()
+    labels = torch.from_numpy(np.array(_load_array(root / "labels.npy"))).long().flatten()
     if len(labels) not in (PUBLISHED_IMAGES, len(SEVERITIES) * PUBLISHED_IMAGES):
         problems.append(f"{root / 'labels.npy'} holds {len(labels):,} labels, not {PUBLISHED_IMAGES:,}.")
     elif not labels[:PUBLISHED_IMAGES].repeat(len(labels) // PUBLISHED_IMAGES).equal(labels):
@@ -172,7 +146,7 @@ def open_published(folder: str, images: Dataset, count: int, seed: int) -> Publi
     if problems:
         raise DataError(*problems)
     order = torch.randperm(PUBLISHED_IMAGES, generator=torch.Generator().manual_seed(seed))
-    return Published(files=files, labels=labels[:PUBLISHED_IMAGES], chosen=order[:count].sort().values)
+    return PublishedImages(files=files, labels=labels[:PUBLISHED_IMAGES], chosen=order[:count].sort().values)
 
 
 def kind_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -182,7 +156,7 @@ def kind_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def relative_error(errors: Mapping[str, float], reference: Mapping[str, float]) -> float | None:
-    """The mean, over kinds, of a model's error divided by a reference's: below 1 it keeps more; None if that has none.
+    """The mean over kinds of a model's error divided by a reference's; None if the reference has no error for a kind.
 
     >>> relative_error({"fog": 0.2, "snow": 0.3}, {"fog": 0.4, "snow": 0.3})
     0.75
@@ -191,34 +165,39 @@ def relative_error(errors: Mapping[str, float], reference: Mapping[str, float]) 
 
 
 class CorruptionErrors(Measurement):
-    """The error on each severity of each kind."""
+    """The error on each severity of each kind. One row per severity of a kind."""
 
     name = "corruption"
-    title = "Accuracy on spoiled images"
-    words = "Fifteen kinds in five severities. Errors on images generated here and on published ones can't be compared."
+    title = "Error on corrupted images"
+    caption = "Fifteen kinds in five severities. Errors on generated and on published images can't be compared."
 
     def check(self, subjects: Sequence[Subject]) -> None:
-        """Published files must be those of these images."""
         for subject in subjects:
             _corrupted(subject)
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        """A part a severity of a kind."""
-        return len(_corrupted(subject).places), min(subject.sizes.corrupted_images, len(subject.images.labels))
+        return len(_corrupted(subject).conditions), min(subject.sizes.corrupted_images, len(subject.images.labels))
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """One row a severity of a kind."""
-        corrupted_part, data = _corrupted(subject), subject.images
-        left = corrupted_part.places[len(done) :]
+        corrupted, data = _corrupted(subject), subject.images
+        left = corrupted.conditions[len(done) :]
         size = subject.sizes.batch_size
-        for found in robustness(subject.model, corrupted_part, left, mean=data.mean, std=data.std, batch_size=size):
-            family = CORRUPTIONS[found.kind].family if found.severity else ""
-            place = {"kind": found.kind, "family": family, "severity": found.severity, "source": found.source}
-            values = {"error": found.error, "nll": found.metrics.nll, "ece": found.metrics.ece}
-            yield [{**place, **values, "alexnet_error": corrupted_part.reference.get(found.kind)}]
+        results = measure_corruptions(subject.model, corrupted, left, mean=data.mean, std=data.std, batch_size=size)
+        for (kind, severity), found in zip(left, results, strict=True):
+            yield [
+                {
+                    "kind": kind,
+                    "family": CORRUPTIONS[kind].family if severity else "",
+                    "severity": severity,
+                    "source": corrupted.source,
+                    "error": 1 - found.accuracy / 100,
+                    "nll": found.nll,
+                    "ece": found.ece,
+                    "alexnet_error": corrupted.reference.get(kind),
+                }
+            ]
 
     def summary(self, rows: Rows) -> Row:
-        """The mean error, also relative to AlexNet's where that is known."""
         clean = [row["error"] for row in rows if not row["severity"]]
         errors = kind_errors(rows)
         alexnet = {row["kind"]: row["alexnet_error"] for row in rows if row["alexnet_error"]}
@@ -227,7 +206,6 @@ class CorruptionErrors(Measurement):
         return {**found, "mean_error": fmean(errors.values()), **known, "images": rows[0]["source"]}
 
     def summaries(self, tables: Mapping[str, Rows]) -> dict[str, Row]:
-        """The errors of the first model also relative to those of the second."""
         found = {label: self.summary(rows) for label, rows in tables.items()}
         if len(tables) > 1:
             (first, rows), (second, others) = list(tables.items())[:2]
@@ -267,24 +245,17 @@ class CorruptionErrors(Measurement):
         return figure
 
 
-CORRUPTION = CorruptionErrors()
-
-
-def _corrupted(subject: Subject) -> Corrupted:
-    """What a subject's robustness is measured on."""
+def _corrupted(subject: Subject) -> CorruptedImages:
+    """The corrupted images of a subject."""
     images, count = subject.images, subject.sizes.corrupted_images
     if subject.corruptions:
         return open_published(subject.corruptions, images, count, subject.seed)
-    # Spread over all of them, for some sets are in the order of their classes.
+    # Evenly spaced, because some datasets are sorted by class.
     index = torch.linspace(0, len(images.labels) - 1, min(count, len(images.labels))).round().long()
-    return Generated(images=images.part(index), seed=subject.seed)
+    return GeneratedImages(images=images.part(index), seed=subject.seed)
 
 
-def _spoiled() -> tuple[Place, ...]:
-    return tuple((kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES)
-
-
-def _opened(path: Path) -> Any:
+def _load_array(path: Path) -> Any:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""What the figures of all measurements share. The only door of matplotlib.
+"""Shared parts of the figures. Only this module imports matplotlib.
 
-Colours are those of Okabe and Ito, which stay apart in the common forms of colour blindness; markers say the same.
+Colours are those of Okabe and Ito, which remain distinct in the common forms of colour blindness. Markers differ too.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,8 +47,8 @@ class Table:
     rows: Rows
 
 
-def draw(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
-    """The figure that a measurement makes of tables, in the style of all."""
+def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
+    """The figure that a measurement makes of tables, in the common style."""
     with mpl.rc_context(STYLE):
         return figure(tables)
 
@@ -60,7 +60,7 @@ def panels_of(tables: Sequence[Table], width: float, height: float, rows: int = 
 
 
 def depth_figure(tables: Sequence[Table], column: str, label: str) -> Figure:
-    """One column of the rows over depth, a panel a model."""
+    """One column of the rows over depth, one panel per model."""
     figure, panels = panels_of(tables, 4.6, 3.1)
     for axes, table in zip(panels[0], tables, strict=True):
         plot_depth(axes, table, column, table.rows, label)
@@ -68,7 +68,7 @@ def depth_figure(tables: Sequence[Table], column: str, label: str) -> Figure:
 
 
 def plot_depth(axes: Axes, table: Table, column: str, rows: Rows, label: str) -> None:
-    """A value over depth: a line, a marker a unit, bands where attention is, lines where the resolution falls."""
+    """A value over depth: a line, one marker per unit, bands for attention, vertical lines for subsampling."""
     last = max(1, len(table.units) - 1)
     shade(axes, table)
     axes.plot([row["unit"] / last for row in rows], [row[column] for row in rows], color="#777777", lw=1, zorder=2)
@@ -89,7 +89,7 @@ def plot_depth(axes: Axes, table: Table, column: str, rows: Rows, label: str) ->
 
 
 def shade(axes: Axes, table: Table) -> None:
-    """Bands where attention is, lines where the resolution falls."""
+    """Draw bands for attention and vertical lines for subsampling."""
     last = max(1, len(table.units) - 1)
     label: str | None = "subsampling"
     for unit in table.units:
@@ -102,7 +102,7 @@ def shade(axes: Axes, table: Table) -> None:
 
 
 def depth_colours(figure: Figure, axes: Axes, count: int) -> Any:
-    """A colour for each of some units over depth; their bar is drawn beside a panel."""
+    """One colour per unit by depth, with a colour bar beside the panel."""
     scale = mpl.cm.ScalarMappable(mpl.colors.Normalize(0, 1), "viridis")
     figure.colorbar(scale, ax=axes, label="normalised depth")
     return mpl.colormaps["viridis"](np.linspace(0, 0.92, max(1, count)))

@@ -1,12 +1,15 @@
-"""What a model computes from one image, as a graph of function calls, and where all of it goes through one tensor.
+"""A traced model: the tensors that all of its computation passes through, and where its units end.
 
 A tensor is a *cut* when every path from the image to the logits leads through it: the output of a ResNet block, the sum
-after one attention branch of a ViT. What lies between two cuts is a model of its own, and all of them in a row are the
-model.
+after an attention branch of a ViT. The part between two cuts is a model of its own, and all parts in sequence are the
+whole model. Units end at cuts: after each residual sum, and after blocks that stand among such sums.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
+from math import prod
 
 from torch import Tensor, nn
 
@@ -14,6 +17,8 @@ from buildup.errors import BaseError
 from buildup.models.trace import Call, Node, run_traced
 
 SUMS = frozenset(("add", "add_", "__add__", "__iadd__", "__radd__"))
+VIEWS = frozenset(("view", "reshape", "permute", "transpose", "flatten", "unflatten", "contiguous", "squeeze"))
+SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +26,7 @@ class Flow:
     """A traced model."""
 
     nodes: tuple[Node, ...]
-    """In the order in which they ran; the first is the image."""
+    """In the order in which they ran. The first is the image."""
     runs: tuple[Call, ...]
     """In the order in which they began."""
     end: int
@@ -40,39 +45,34 @@ class Flow:
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
-        """Calls that every path leads through, whose result is one tensor."""
+        """The calls that every path leads through and that return one tensor."""
         furthest, found = 0, []
         reach = dict.fromkeys(self.relevant, 0)
         for number in sorted(self.relevant):
             for parent in self.nodes[number].parents:
                 reach[parent] = max(reach[parent], number)
         for number in sorted(self.relevant):
-            # Nothing that ran earlier is read later: what is after this call knows of the image by its result alone.
+            # No earlier result is read later, so later calls depend on the image through this result only.
             if furthest <= number and self.nodes[number].shape is not None:
                 found.append(number)
             furthest = max(furthest, reach[number])
         return tuple(found)
 
     def between(self, first: int, last: int) -> tuple[Node, ...]:
-        """The calls after one cut, up to and with another."""
+        """The calls after one cut, up to and including another."""
         return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.relevant)
 
+    def last_cut(self, before: int) -> int:
+        """The last cut before a node."""
+        return max(cut for cut in self.cuts if cut < before)
+
     def is_sum(self, number: int) -> bool:
-        """Whether a call adds two things that both depend on the image and have the same shape."""
+        """Whether a call adds two different tensors that both depend on the image."""
         node = self.nodes[number]
         return node.function in SUMS and len(node.parents) == 2 and node.parents[0] != node.parents[1]
 
-    def is_concatenation(self, number: int) -> bool:
-        """Whether a call puts several things that depend on the image side by side."""
-        node = self.nodes[number]
-        return node.function in ("cat", "concat") and len(set(node.parents)) > 1
-
-    def is_map(self, number: int) -> bool:
-        """Whether a result has axes beside those of images and channels."""
-        return len(self.nodes[number].shape or ()) > 2
-
-    def weight(self, number: int, since: int) -> int:
-        """How many calls after a cut a result is made of."""
+    def count_nodes(self, number: int, since: int) -> int:
+        """The number of calls after a cut that a result depends on, itself included."""
         found, waiting = set(), [number]
         while waiting:
             here = waiting.pop()
@@ -82,8 +82,22 @@ class Flow:
         return len(found)
 
 
-def trace(model: nn.Module, image: Tensor) -> Flow:
-    """Run a model on one image, and write down what calls what. Its mode is the caller's affair."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitEnd:
+    """Where a unit ends."""
+
+    start: int
+    """The last cut before its first call."""
+    at: int
+    """The cut where its output is observed."""
+    join: int | None
+    """Its residual sum or concatenation."""
+    owner: str
+    """The module that it is or belongs to."""
+
+
+def trace_flow(model: nn.Module, image: Tensor) -> Flow:
+    """Run a model on one image, in its present mode, and record its calls."""
     nodes, root, logits = run_traced(model, image)
     if root.output_node is None:
         raise BaseError(
@@ -91,3 +105,94 @@ def trace(model: nn.Module, image: Tensor) -> Flow:
             "depends on the image."
         )
     return Flow(nodes=nodes, runs=tuple(root.inside), end=root.output_node)
+
+
+def spatial_convs(nodes: tuple[Node, ...]) -> tuple[str, ...]:
+    """The paths of the convolutions with kernels larger than 1 x 1."""
+    return tuple(node.modules[-1] for node in nodes if node.kernel > 1)
+
+
+def find_unit_ends(flow: Flow) -> list[UnitEnd]:
+    """The ends of all units, by the first of these that the model has: residual sums, concatenations, convolutions."""
+    joins = [cut for cut in flow.cuts if flow.is_sum(cut) and len(flow.nodes[cut].shape or ()) > 2]
+    if not joins:
+        nodes = [flow.nodes[cut] for cut in flow.cuts]
+        joins = [node.number for node in nodes if node.function in ("cat", "concat") and len(set(node.parents)) > 1]
+    return _block_ends(flow, joins) or _conv_ends(flow)
+
+
+def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:
+    """Units that end in a sum or a concatenation, and blocks without one that stand among them."""
+    called = Counter(run.path for run in flow.runs)
+    runs = {run.path: run for run in flow.runs if called[run.path] == 1}
+    joins = [join for join in joins if flow.nodes[join].modules[-1] in runs]
+    owners = {join: flow.nodes[join].modules[-1] for join in joins}
+    found = [
+        UnitEnd(start=_start(flow, join, runs[owner]), at=_observed(flow, join, owner), join=join, owner=owner)
+        for join, owner in owners.items()
+    ]
+    blocks = set(owners.values())
+    for run in runs.values():
+        if not run.path or run.output_node not in flow.cuts:
+            continue
+        if any(_is_inside(block, run.path) or _is_inside(run.path, block) for block in blocks):
+            continue
+        if _is_like_blocks(flow, run, runs, blocks - {""}):
+            found.append(UnitEnd(start=flow.last_cut(run.first), at=run.output_node, join=None, owner=run.path))
+    return sorted(found, key=lambda end: end.at)
+
+
+def _is_like_blocks(flow: Flow, run: Call, runs: dict[str, Call], blocks: set[str]) -> bool:
+    """Whether a module has the class of a block, or stands in a sequence beside blocks or at their depth."""
+    if type(run.module) in {type(runs[block].module) for block in blocks}:
+        return True
+    parent = run.path.rpartition(".")[0]
+    sequence = runs[""].module.get_submodule(parent) if parent else None
+    if not isinstance(sequence, SEQUENCES) or isinstance(run.module, SEQUENCES):
+        return False
+    is_of_torch = type(run.module).__module__.startswith("torch.nn")
+    if parent in {block.rpartition(".")[0] for block in blocks} and not is_of_torch:
+        return True
+    has_children = any(other.path.startswith(f"{run.path}.") for other in flow.runs)
+    assert run.output_node is not None
+    is_convolutional = bool(spatial_convs(flow.between(run.first - 1, run.output_node)))
+    return has_children and is_convolutional and run.path.count(".") in {block.count(".") for block in blocks}
+
+
+def _is_inside(path: str, other: str) -> bool:
+    return path == other or path.startswith(f"{other}.") or not other
+
+
+def _conv_ends(flow: Flow) -> list[UnitEnd]:
+    """In a model without sums, each spatial convolution with everything up to the next one."""
+    cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
+    if not cuts:
+        return []
+    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
+    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
+    ends = [*(flow.last_cut(cut) for cut in cuts[1:]), last]
+    return [
+        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
+        for cut, end in zip(cuts, ends, strict=True)
+    ]
+
+
+def _start(flow: Flow, join: int, owner: Call) -> int:
+    """The cut before the branches of a sum: the input of its module if that has no other sum, else the last cut."""
+    entry = owner.input_node
+    others = [cut for cut in flow.cuts if owner.first <= cut < join and flow.is_sum(cut)]
+    return entry if entry in flow.cuts and not others and owner.path else flow.last_cut(join)
+
+
+def _observed(flow: Flow, join: int, owner: str) -> int:
+    """The last result of the chain of calls after a sum in its module; of its reshaped forms, the one that is a map."""
+    chain = [join]
+    later = [cut for cut in flow.cuts if cut >= join]
+    for cut, following in pairwise(later):
+        inside = owner and owner in flow.nodes[following].modules
+        if not inside or len(flow.between(cut, following)) > 1:
+            break
+        chain.append(following)
+    while len(chain) > 1 and flow.nodes[chain[-1]].function in VIEWS and len(flow.nodes[chain[-1]].shape or ()) != 4:
+        chain.pop()
+    return chain[-1]

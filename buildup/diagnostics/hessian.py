@@ -1,13 +1,13 @@
-"""The curvature of the loss that is really trained on (paper.md 8.1): the largest eigenvalues of each batch's Hessian.
+"""The curvature of the training loss (paper.md 8.1): the largest eigenvalues of the Hessian of each batch.
 
-The loss of a batch is the mean cross-entropy with the soft targets that augmentation gives, plus decay / 2 times the
-square of all weights. Batch norms use their running statistics, as PyHessian has them: otherwise the images of a batch
-would not be apart. Every product of a batch sees the same augmented images.
+The loss of a batch is the mean cross-entropy with the soft targets of augmentation, plus decay / 2 times the squared
+norm of all weights. Batch norms use their running statistics, as in PyHessian; otherwise the images of a batch would
+not be independent. All products of a batch use the same augmented images.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -22,8 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
 from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
-from buildup.diagnostics.hooks import evaluating
-from buildup.diagnostics.lanczos import Extremes, Product, extremes
+from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
 from buildup.training.dataset import Dataset
 from buildup.training.feed import MemoryFeed
@@ -35,21 +34,118 @@ TWICE: dict[str, Callable[[Tensor], Tensor]] = {
     "hardsigmoid": lambda x: F.relu6(x + 3) / 6,
     "hardswish": lambda x: x * F.relu6(x + 3) / 6,
 }
-"""What torch differentiates once only, as what it differentiates twice: the activations of MobileNetV3 and its kin."""
+"""Functions that torch can differentiate only once, in terms of functions with second derivatives."""
+BREAKDOWN = 1e-10
+"""The basis is invariant when the rest of a vector is below this share of the operator's norm."""
+
+
+Product = Callable[[Tensor], Tensor]
+"""The product of a symmetric operator with a vector."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtremeEigenvalues:
+    """The eigenvalues of largest magnitude of an operator."""
+
+    values: tuple[float, ...]
+    """Signed, by falling magnitude."""
+    residuals: tuple[float, ...]
+    """||Av - av|| for each, with ||v|| = 1. An eigenvalue lies within this distance of a."""
+    products: int
+    converged: bool
+    """Whether each residual is within the tolerance."""
+
+
+def extreme_eigenvalues(
+    product: Product,
+    start: Tensor,
+    count: int,
+    *,
+    tolerance: float = 1e-3,
+    most_products: int = 200,
+    basis_size: int = 40,
+) -> ExtremeEigenvalues:
+    """The `count` eigenvalues of largest magnitude of a symmetric operator, by Lanczos with full re-orthogonalisation.
+
+    It finds both ends of the spectrum at once, with a residual for each value. When a and -a nearly tie, a power
+    iteration that stops at small changes returns a value in between. A restart keeps the best half of the basis, which
+    bounds memory.
+
+    Args:
+        product: Returns the product of the operator with a vector, of the same type and device.
+        start: A random vector. An eigenvector orthogonal to it is never found.
+        count: How many. A smaller operator has fewer.
+        tolerance: The largest residual, as a share of the largest eigenvalue's magnitude.
+        most_products: The most products. After these the search ends without convergence.
+        basis_size: The most vectors that are kept.
+    """
+    size = start.numel()
+    count, basis_size = min(count, size), min(max(basis_size, 2 * count + 2), size)
+    basis = start.new_zeros(basis_size + 1, size)
+    basis[0] = start / start.norm()
+    projected = torch.zeros(basis_size, basis_size, dtype=torch.float64)
+    filled, products = 0, 0
+    while True:
+        remainder = _expand(product, basis, projected, filled)
+        filled, products = filled + 1, products + 1
+        norm = remainder.norm().item()
+        values, vectors = torch.linalg.eigh(projected[:filled, :filled])
+        order = values.abs().argsort(descending=True)
+        values, vectors = values[order], vectors[:, order]
+        largest = values[0].abs().item()
+        is_invariant = filled == size or norm <= BREAKDOWN * largest
+        residuals = (0.0 if filled == size else norm) * vectors[-1, :count].abs()
+        converged = filled >= count and bool((residuals <= tolerance * largest).all())
+        if converged or is_invariant or products == most_products:
+            return ExtremeEigenvalues(
+                values=tuple(values[:count].tolist()),
+                residuals=tuple(residuals.tolist()),
+                products=products,
+                converged=converged or is_invariant,
+            )
+        basis[filled] = remainder / norm
+        if filled == basis_size:
+            filled = max(count + 1, basis_size // 2)
+            _restart(basis, projected, values[:filled], vectors[:, :filled])
+
+
+def _expand(product: Product, basis: Tensor, projected: Tensor, last: int) -> Tensor:
+    """Add the product with the last vector to the projected operator; return its part outside the basis."""
+    image = product(basis[last])
+    known = basis[: last + 1]
+    # A second orthogonalisation removes the rounding error that the first one leaves.
+    along = known @ image
+    image = image - along @ known
+    again = known @ image
+    image = image - again @ known
+    column = (along + again).double().cpu()
+    projected[: last + 1, last] = column
+    projected[last, : last + 1] = column
+    return image
+
+
+def _restart(basis: Tensor, projected: Tensor, values: Tensor, vectors: Tensor) -> None:
+    """Replace the basis by some of its Ritz vectors and the newest vector. The next product finds their coupling."""
+    filled, kept = vectors.shape
+    newest = basis[filled].clone()
+    basis[:kept] = vectors.T.to(basis) @ basis[:filled]
+    basis[kept] = newest
+    projected.zero_()
+    projected[:kept, :kept] = values.diag()
 
 
 def nep(values: Sequence[float]) -> float:
-    """The share of negative eigenvalues: 0 where the loss is convex."""
+    """The negative eigenvalue proportion: 0 where the loss is convex."""
     return fmean(value < 0 for value in values)
 
 
 def ape(values: Sequence[float]) -> float | None:
-    """The mean of the positive eigenvalues: lower is flatter. None where there are none."""
+    """The average of the positive eigenvalues: lower is flatter. None without positive ones."""
     positive = [value for value in values if value > 0]
     return fmean(positive) if positive else None
 
 
-def hessian(
+def batch_eigenvalues(
     model: nn.Module,
     batches: Iterable[Batch],
     *,
@@ -58,28 +154,28 @@ def hessian(
     tolerance: float = 1e-3,
     most_products: int = 200,
     seed: int = 0,
-) -> Iterator[Extremes]:
-    """The eigenvalues of largest magnitude of each batch's Hessian over all weights that are trained.
+) -> Iterator[ExtremeEigenvalues]:
+    """The eigenvalues of largest magnitude of the Hessian of each batch over all weights.
 
     Args:
-        model: It runs in evaluation mode, with its own weights; they stay as they are, and so do their gradients.
-        batches: Each is used for all products of its own.
-        weight_decay: Moves every eigenvalue up by just this.
-        count: How many of each batch.
-        tolerance: Of residuals, as a share of the batch's largest eigenvalue.
-        most_products: With the Hessian, for each batch.
-        seed: Of the vectors that the search starts from, the same for every batch.
+        model: It runs in evaluation mode. Its weights and their gradients stay as they are.
+        batches: Images and soft targets, on the model's device.
+        weight_decay: Added to each eigenvalue.
+        count: Eigenvalues per batch.
+        tolerance: The largest residual, as a share of the batch's largest eigenvalue.
+        most_products: The most products with the Hessian of a batch.
+        seed: Seed of the start vector, which is the same for every batch.
     """
     for inputs, targets in batches:
-        with products(model, inputs, targets, weight_decay) as (product, size):
+        with hessian_products(model, inputs, targets, weight_decay) as (product, size):
             device = inputs.device
             generator = torch.Generator().manual_seed(seed)
             start = torch.randn(size, generator=generator, dtype=torch.float64).to(device, inputs.dtype)
-            yield extremes(product, start, count, tolerance=tolerance, most_products=most_products)
+            yield extreme_eigenvalues(product, start, count, tolerance=tolerance, most_products=most_products)
 
 
 class _DifferentiableTwice(TorchFunctionMode):
-    """Writes some functions in others that have second derivatives; values are the same up to rounding."""
+    """Replaces the functions in `TWICE`. Values are equal up to rounding."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -90,18 +186,18 @@ class _DifferentiableTwice(TorchFunctionMode):
 
 
 @contextmanager
-def products(
+def hessian_products(
     model: nn.Module, inputs: Tensor, targets: Tensor, weight_decay: float = 0.0
 ) -> Iterator[tuple[Product, int]]:
-    """Products of vectors with the Hessian of one batch, and the size of such vectors.
+    """The product with the Hessian of one batch, and the size of the vectors.
 
-    The gradient and what is needed to differentiate it are computed once. A product then costs about two backward runs.
+    The gradient and its graph are computed once. A product then costs about two backward passes.
     """
-    # The same memory under new names: neither `requires_grad` nor `grad` of the model's own weights is touched.
+    # Detached views of the same memory leave `requires_grad` and `grad` of the model's weights as they are.
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
     sizes = [weight.numel() for weight in weights.values()]
     # torch's fused attention has no second derivatives.
-    with torch.enable_grad(), evaluating(model), sdpa_kernel(SDPBackend.MATH), _DifferentiableTwice():
+    with torch.enable_grad(), evaluation_mode(model), sdpa_kernel(SDPBackend.MATH), _DifferentiableTwice():
         logits = functional_call(model, weights, (inputs,))
         loss = F.cross_entropy(logits, targets)
         if not torch.isfinite(loss):
@@ -137,15 +233,15 @@ def products(
 def augmented_batches(
     dataset: Dataset, recipe: Recipe, train: Tensor, *, seed: int, device: torch.device, count: int
 ) -> tuple[Batch, ...]:
-    """The first batches of 16 of an epoch as a recipe trains on them, drawn once and then kept.
+    """The first batches of 16 images of an epoch, as a recipe trains on them.
 
     Args:
-        dataset: where the images are.
-        recipe: how they are augmented.
-        train: which ones are trained on.
-        seed: of order and augmentation.
-        device: where the batches go.
-        count: how many, or all where there are fewer.
+        dataset: All images.
+        recipe: How they are augmented.
+        train: The indices of the training images.
+        seed: Seed of order and augmentation.
+        device: The device of the batches.
+        count: The most batches.
     """
     feed = MemoryFeed(
         recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
@@ -155,28 +251,25 @@ def augmented_batches(
 
 
 class HessianSpectrum(Measurement):
-    """The largest eigenvalues of each batch's Hessian."""
+    """The largest eigenvalues of each batch's Hessian. One row per eigenvalue of a batch."""
 
     name = "hessian"
     title = "Curvature of the loss"
-    words = (
-        "The five largest eigenvalues, by magnitude, of each batch's Hessian. A shorter positive side is flatter, and "
-        "a negative side is where the loss is not convex. nep: share below zero; ape: mean of those above."
+    caption = (
+        "The five largest eigenvalues, by magnitude, of the Hessian of each batch. Smaller positive eigenvalues mean a "
+        "flatter loss, negative ones a loss that is not convex. nep: share below zero; ape: mean of those above zero."
     )
 
     def train_batches(self, sizes: Sizes) -> int:
-        """Those whose Hessians are measured."""
         return sizes.hessian_batches
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        """A part a batch; the products show the model no images."""
         return min(subject.sizes.hessian_batches, len(subject.train_batches)), 0
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """One row an eigenvalue of a batch."""
         first = 1 + max((row["batch"] for row in done), default=-1)
         left = subject.train_batches[first : subject.sizes.hessian_batches]
-        found = hessian(subject.model, left, weight_decay=subject.weight_decay, seed=subject.seed)
+        found = batch_eigenvalues(subject.model, left, weight_decay=subject.weight_decay, seed=subject.seed)
         for number, batch in enumerate(found, start=first):
             how = {"products": batch.products, "converged": batch.converged}
             yield [
@@ -185,7 +278,6 @@ class HessianSpectrum(Measurement):
             ]
 
     def summary(self, rows: Rows) -> Row:
-        """The share below zero and the mean of those above."""
         values = [row["eigenvalue"] for row in rows]
         return {
             "nep": nep(values),
@@ -209,7 +301,7 @@ class HessianSpectrum(Measurement):
                 axes.plot(side, np.zeros_like(side), "|", color=colour, ms=8, label=None if len(side) > 1 else name)
         lowest = min((row["eigenvalue"] for table in tables for row in table.rows), default=0.0)
         highest = max((row["eigenvalue"] for table in tables for row in table.rows), default=1.0)
-        # Where none is negative, the empty side still has a scale that can be read.
+        # Without negative values the empty side still has a readable scale.
         left.set(xlabel="negative eigenvalues", ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0))
         left.locator_params(axis="x", nbins=5)
         right.set(xlabel="positive eigenvalues")
@@ -218,6 +310,3 @@ class HessianSpectrum(Measurement):
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=7)
         return figure
-
-
-HESSIAN = HessianSpectrum()

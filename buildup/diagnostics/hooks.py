@@ -1,6 +1,6 @@
-"""Looking into a running model, and changing what it computes, without changing the model.
+"""Observe and change what a running model computes, without changing the model.
 
-Everything here ends with its `with`: afterwards no hook is left, and every module is in the mode that it was in.
+Everything here ends with its `with`: afterwards no hook is left, and every module is in its previous mode.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from torch.overrides import TorchFunctionMode
 from buildup.models.trace import Site
 
 Action = Callable[[Tensor, tuple[Any, ...]], Tensor | None]
-"""Given a result and the arguments that it was made from: what is put in its place, or None to leave it."""
+"""Receives a result and the arguments it was computed from. Returns a replacement, or None to keep the result."""
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; then each module has its own mode again, also where they differed."""
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode. Afterwards each module has its own mode again, also where they differed."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -31,23 +31,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def acting(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
-    """Let actions see, and change, what a model computes at sites. Actions at one site run in their order."""
+def intercept(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
+    """Pass the results at sites of a model to actions, which may replace them. Actions at one site run in order."""
     modules = dict(model.named_modules())
     with ExitStack() as stack:
-        mode = _Acting({site: action for site, action in actions.items() if site.call is not None})
+        mode = _InterceptMode({site: action for site, action in actions.items() if site.call is not None})
         if mode.actions:
             for path in {path for path, _ in mode.actions}:
-                stack.enter_context(modules[path].register_forward_pre_hook(mode.enter(path)))
+                stack.enter_context(modules[path].register_forward_pre_hook(mode.pre_hook(path)))
                 stack.enter_context(modules[path].register_forward_hook(mode.leave, prepend=True, always_call=True))
             stack.enter_context(mode)
         for site, action in actions.items():
             if site.call is None:
-                stack.enter_context(modules[site.path].register_forward_hook(mode.after(action)))
+                stack.enter_context(modules[site.path].register_forward_hook(mode.result_hook(action)))
         yield
 
 
-def fingerprint(model: nn.Module) -> str:
+def weights_digest(model: nn.Module) -> str:
     """A hash of all weights and buffers and of every module's mode."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
@@ -57,30 +57,30 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-class _Acting(TorchFunctionMode):
-    """Counts functions as the trace did, and acts on the results of some."""
+class _InterceptMode(TorchFunctionMode):
+    """Counts function calls as the trace did, and applies actions to the results of some."""
 
     def __init__(self, actions: Mapping[Site, Action]) -> None:
         super().__init__()
         self.actions = {(site.path, site.call): action for site, action in actions.items()}
         self.open: list[tuple[str, int]] = []
         self.count = 0
-        self.acts = False
+        self.in_action = False
 
-    def after(self, action: Action) -> Callable[..., Tensor | None]:
-        """What is called after a module to act on what it gives out; nothing that it does is counted."""
+    def result_hook(self, action: Action) -> Callable[..., Tensor | None]:
+        """A forward hook that applies an action to a module's output. Calls inside the action are not counted."""
 
         def hook(module: nn.Module, args: Any, result: Tensor) -> Tensor | None:
-            self.acts = True
+            self.in_action = True
             try:
                 return action(result, args)
             finally:
-                self.acts = False
+                self.in_action = False
 
         return hook
 
-    def enter(self, path: str) -> Callable[..., None]:
-        """What is called before a module."""
+    def pre_hook(self, path: str) -> Callable[..., None]:
+        """A forward pre-hook that notes the number of calls before a module."""
 
         def hook(module: nn.Module, args: Any) -> None:
             self.open.append((path, self.count))
@@ -88,14 +88,13 @@ class _Acting(TorchFunctionMode):
         return hook
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:
-        """What is called after a module."""
         self.open.pop()
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """What torch calls in place of each of its functions."""
-        if self.acts:
+        if self.in_action:
             return func(*args, **(kwargs or {}))
         number = self.count
         self.count += 1
@@ -105,7 +104,7 @@ class _Acting(TorchFunctionMode):
             func, args = torch.add, (args[0], args[1])
         result = func(*args, **(kwargs or {}))
         for action in found:
-            # The mode is off in here: nothing that an action does is counted.
+            # The mode is disabled in here, so calls inside the action are not counted.
             changed = action(result, args)
             result = result if changed is None else changed
         return result

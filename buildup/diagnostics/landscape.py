@@ -1,18 +1,18 @@
 """The loss around trained weights, along two random directions that are scaled like the weights (paper.md 8.2).
 
-A direction has the shape of every weight with at least two axes; biases and norms stay, and so do tables of positions.
-In the published normalisation each output filter of a direction has the length of the same filter of the weights. The
-two directions are orthogonal filter by filter, so both have these lengths exactly.
+A direction covers all weights with at least two axes, except position tables. Biases and norms stay as they are. Each
+output filter of a direction has the norm of the same filter of the weights (filter normalisation). The two directions
+are orthogonal filter by filter.
 
-Every point sees the same images with the same augmentation, so points differ by their weights alone. Batch norms keep
-the statistics of the trained weights, as in the reference code, or get those of the point's own weights.
+All points use the same augmented images, so they differ by their weights only. Batch norms keep the statistics of the
+trained weights, as in the reference code, or get new ones for the weights of each point.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, nan
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,71 +25,57 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
-from buildup.diagnostics.hooks import evaluating
-from buildup.diagnostics.memory import free_memory
+from buildup.diagnostics.hooks import evaluation_mode
 
-Scaling = Literal["filter", "column"]
-Decay = Literal["square", "norms"]
 Direction = Mapping[str, Tensor]
 
 HIDDEN_ABOVE = 42.0
-"""Above its minimum, a landscape is not drawn any more, as in the paper."""
-
-TOGETHER = 16
-"""Places that run side by side at most."""
-
-TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
-"""Parts of the names of tables of positions, which are no filters."""
+"""Losses higher than this above the minimum are not drawn, as in the paper."""
+MAX_PARALLEL = 16
+"""The most points that are measured at once."""
+POSITION_TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
+"""Parts of the names of position tables, which are not filters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """The loss at one place; x and y are multiples of the two directions, and not weights."""
+    """The loss at one point. The coordinates x and y are multiples of the two directions."""
 
     x: float
     y: float
     nll: float
-    """The cross-entropy with the targets that the images came with; inf or nan where the model breaks down."""
+    """The cross-entropy with the targets of the batches; inf or nan where the model breaks down."""
     accuracy: float
-    """In percent, by the likeliest class of each target."""
+    """In percent, for the most probable class of each target."""
     decay: float
-    """What weight decay adds, for a factor of 1."""
+    """Half the squared norm of all weights."""
 
     def loss(self, weight_decay: float) -> float:
         """The objective: cross-entropy and weight decay."""
         return self.nll + weight_decay * self.decay
 
 
-def directions(
-    model: nn.Module, *, seed: int = 0, scaling: Scaling = "filter", orthogonal: bool = True
-) -> tuple[Direction, Direction]:
-    """Two random directions.
+def directions(model: nn.Module, *, seed: int = 0) -> tuple[Direction, Direction]:
+    """Two random directions, scaled like the weights and orthogonal filter by filter.
 
-    Args:
-        model: whose weights they are scaled like.
-        seed: Of the draws, which are made on the CPU in the order of the weights.
-        scaling: `filter` as published. In the reference code's `column`, what has the length of the weights is not an
-            output filter but what all filters have at one place of their input.
-        orthogonal: Otherwise they are nearly so, as in the reference code.
+    The random numbers are drawn on the CPU in the order of the weights.
     """
     generator = torch.Generator().manual_seed(seed)
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for name, weight in model.named_parameters():
-        if weight.ndim < 2 or any(table in name for table in TABLES):
+        if weight.ndim < 2 or any(table in name for table in POSITION_TABLES):
             continue
-        rows = _rows(weight.detach().double(), scaling)
+        filters = weight.detach().double().flatten(1)
         one, other = (
-            _rows(torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device), scaling)
+            torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device).flatten(1)
             for _ in range(2)
         )
-        one = _scaled(one, rows)
-        if orthogonal:
-            along = (one * other).sum(1, keepdim=True) / one.square().sum(1, keepdim=True).clamp(min=1e-300)
-            # What has one element has no direction beside its own.
-            other = other - along * one if rows.shape[1] > 1 else torch.zeros_like(other)
-        other = _scaled(other, rows)
-        for direction, part in zip(found, (one, other), strict=True):
-            direction[name] = _back(part, weight, scaling).to(weight.dtype)
+        one = _scaled(one, filters)
+        along = (one * other).sum(1, keepdim=True) / one.square().sum(1, keepdim=True).clamp(min=1e-300)
+        # A filter of one element has no orthogonal direction.
+        other = other - along * one if filters.shape[1] > 1 else torch.zeros_like(other)
+        for direction, part in zip(found, (one, _scaled(other, filters)), strict=True):
+            direction[name] = part.reshape(weight.shape).to(weight.dtype)
     return found
 
 
@@ -99,75 +85,82 @@ def landscape(
     places: Sequence[tuple[float, float]],
     towards: tuple[Direction, Direction],
     *,
-    decay: Decay = "square",
-    together: int = 1,
+    parallel: int = 1,
     restate: bool = False,
 ) -> Iterator[Point]:
-    """The loss at each place, in their order; what was measured before need not be among them.
+    """The loss at each place, in order.
 
     Args:
-        model: It runs in evaluation mode; its weights stay as they are.
+        model: It runs in evaluation mode. Its weights stay as they are.
         batches: Images and soft targets on the model's device, the same for every place.
-        places: multiples of the two directions.
-        towards: what `directions` gave.
-        decay: `square` is half the square of all weights, as weight decay has it. `norms` is the sum over tensors of
-            their norms without a square, as in the reference code.
-        together: How many places run side by side, which takes their weights' memory as often.
-        restate: Whether batch norms get the statistics of each place's own weights on these batches, one place at a
-            time.
+        places: Coordinates, in multiples of the two directions.
+        towards: The two directions.
+        parallel: The number of places that are measured at once. Each needs memory for its own weights.
+        restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
+            are then measured one at a time.
     """
-    size = 1 if restate else together
-    with torch.no_grad(), evaluating(model):
-        forms = _quadratics(model, towards)
+    size = 1 if restate else parallel
+    with torch.no_grad(), evaluation_mode(model):
+        form = _squared_norm_form(model, towards)
         for some in (places[start : start + size] for start in range(0, len(places), size)):
             weights = [_moved(model, towards, x, y) for x, y in some]
             if restate:
                 weights[0] |= _restated(model, batches, weights[0])
-            found = _measured(model, batches, weights)
-            for (x, y), (nll, hits) in zip(some, found, strict=True):
-                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=_decay(forms, x, y, decay))
+            for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
+                powers = torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)
+                decay = (form @ powers).clamp(min=0).item() / 2
+                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=decay)
 
 
-def room(model: nn.Module, towards: tuple[Direction, Direction], free: float) -> int:
-    """How many places may run side by side, so that their weights take a quarter of the free memory at most."""
+def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> int:
+    """The number of points whose weights take at most a quarter of the free memory, in bytes."""
     moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
-    return max(1, int(min(TOGETHER, free / 4 / max(1, moved))))
+    return max(1, int(min(MAX_PARALLEL, free / 4 / max(1, moved))))
+
+
+def free_memory(device: torch.device) -> float:
+    """The free memory in bytes; infinite where the system does not report it."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    table = Path("/proc/meminfo")
+    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+    known = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return 1024 * float(known[0]) if known else float("inf")
 
 
 def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
-    """The places of a square grid around the weights, x runs fastest; 21 x 21 up to 1 are the paper's."""
+    """The places of a square grid around the weights; x runs fastest. The paper uses 21 x 21 up to 1."""
     steps = [0.0] if side == 1 else [round(-reach + 2 * reach * index / (side - 1), 12) for index in range(side)]
     return tuple((x, y) for y in steps for x in steps)
 
 
 class LossLandscape(Measurement):
-    """The loss on a grid around the weights."""
+    """The loss on a grid around the weights. One row per place."""
 
     name = "landscape"
     title = "Loss around the weights"
-    words = "Cross-entropy on augmented training images along two random directions that are scaled like the filters."
+    caption = "Cross-entropy on augmented training images along two random directions that are scaled like the filters."
 
     def train_batches(self, sizes: Sizes) -> int:
-        """Those that every place is measured on."""
         return ceil(sizes.landscape_images / BATCH)
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        """A part a place."""
-        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in _shown(subject))
+        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in self._batches(subject))
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """One row a place."""
         left = grid(subject.sizes.landscape_side)[len(done) :]
         towards = directions(subject.model, seed=subject.seed)
         device = next(subject.model.parameters()).device
-        # On a CPU one after the other is faster: side by side, convolutions become grouped ones.
-        together = room(subject.model, towards, free_memory(device)) if device.type == "cuda" else 1
-        batches, restate = _shown(subject), subject.restate
-        for point in landscape(subject.model, batches, left, towards, together=together, restate=restate):
+        # In parallel, convolutions become grouped ones, which are slower on a CPU.
+        parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
+        batches, restate = self._batches(subject), subject.restate
+        for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
 
+    def _batches(self, subject: Subject) -> tuple[Batch, ...]:
+        return subject.train_batches[: self.train_batches(subject.sizes)]
+
     def summary(self, rows: Rows) -> Row:
-        """The loss of the weights themselves."""
         centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
         return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], "points": len(rows)}
 
@@ -183,7 +176,7 @@ class LossLandscape(Measurement):
             surface: Any = figure.add_subplot(2, len(tables), number + 1, projection="3d")
             surface.plot_surface(*np.meshgrid(xs, ys), values, cmap="viridis", lw=0, antialiased=True)
             surface.set(xlabel="direction 1", ylabel="direction 2", zlabel="NLL above its minimum", title=table.label)
-            surface.set_box_aspect(None, zoom=0.85)  # or the label of the third axis is cut off
+            surface.set_box_aspect(None, zoom=0.85)  # the default cuts off the label of the third axis
             flat = figure.add_subplot(2, len(tables), len(tables) + number + 1)
             lines = flat.contour(xs, ys, values, levels=10, cmap="viridis", linewidths=1.1)
             flat.clabel(lines, list(lines.levels)[::2], fontsize=7)
@@ -192,17 +185,10 @@ class LossLandscape(Measurement):
         return figure
 
 
-LANDSCAPE = LossLandscape()
-
-
-def _shown(subject: Subject) -> tuple[Batch, ...]:
-    return subject.train_batches[: LANDSCAPE.train_batches(subject.sizes)]
-
-
 def _measured(
     model: nn.Module, batches: Sequence[Batch], weights: Sequence[dict[str, Tensor]]
 ) -> list[tuple[float, float]]:
-    """Cross-entropy and share of hits with other weights, for each set of them."""
+    """Cross-entropy and accuracy with each set of weights."""
     losses, hits, images = torch.zeros(len(weights)), torch.zeros(len(weights)), 0
     stacked = {name: torch.stack([each[name] for each in weights]) for name in weights[0]} if len(weights) > 1 else {}
 
@@ -210,13 +196,13 @@ def _measured(
         if not stacked:
             alone: Tensor = functional_call(model, weights[0], (inputs,))
             return alone[None]
-        # torch's fused attention has no rule for several weights at once.
+        # torch's fused attention has no batching rule for vmap.
         with sdpa_kernel(SDPBackend.MATH):
             together: Tensor = torch.vmap(lambda moved: functional_call(model, moved, (inputs,)))(stacked)
         return together
 
     for inputs, targets in batches:
-        # In float64, so that what is large at the border of the picture is not lost in the sum.
+        # In float64, because losses at the border can be very large.
         logits = run(inputs).to("cpu", torch.float64)
         wanted = targets.to("cpu", torch.float64)
         losses = losses + torch.stack([F.cross_entropy(each, wanted, reduction="sum") for each in logits])
@@ -226,38 +212,28 @@ def _measured(
 
 
 def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The statistics of all batch norms with other weights: the mean over batches."""
-    norms = dict(_batch_norms(model))
+    """The statistics of all batch norms with other weights, averaged over batches."""
+    norms = {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    }
     fresh = {
         f"{path}.{name}": torch.zeros_like(buffer)
         for path, norm in norms.items()
         for name, buffer in norm.named_buffers()
     }
-    with _counting(norms.values()):
+    before = [(norm, norm.training, norm.momentum) for norm in norms.values()]
+    try:
+        for norm in norms.values():
+            # Without momentum a batch norm averages the statistics of all batches.
+            norm.training, norm.momentum = True, None
         for inputs, _ in batches:
             functional_call(model, dict(weights) | fresh, (inputs,))
-    return fresh
-
-
-def _batch_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
-    return (
-        (path, module)
-        for path, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    )
-
-
-@contextmanager
-def _counting(norms: Iterable[_BatchNorm]) -> Iterator[None]:
-    """Inside, batch norms use a batch's own statistics, and keep the mean of those of all batches."""
-    before = [(norm, norm.training, norm.momentum) for norm in norms]
-    for norm, _, _ in before:
-        norm.training, norm.momentum = True, None
-    try:
-        yield
     finally:
         for norm, training, momentum in before:
             norm.training, norm.momentum = training, momentum
+    return fresh
 
 
 def _moved(model: nn.Module, towards: tuple[Direction, Direction], x: float, y: float) -> dict[str, Tensor]:
@@ -269,33 +245,19 @@ def _moved(model: nn.Module, towards: tuple[Direction, Direction], x: float, y: 
     }
 
 
-def _quadratics(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:
-    """For each tensor the coefficients of its squared norm: 1, x, y, xx, xy, yy."""
+def _squared_norm_form(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:
+    """The coefficients of the squared norm of all weights at a point: 1, x, y, xx, xy, yy."""
     one, other = towards
-    rows = []
+    form = torch.zeros(6, dtype=torch.float64)
     for name, weight in model.named_parameters():
         w = weight.detach().double()
         a, b = (direction[name].double() if name in direction else torch.zeros_like(w) for direction in (one, other))
         products = (w * w, 2 * w * a, 2 * w * b, a * a, 2 * a * b, b * b)
-        rows.append(torch.stack([product.sum() for product in products]).cpu())
-    return torch.stack(rows)
-
-
-def _decay(forms: Tensor, x: float, y: float, decay: Decay) -> float:
-    squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
-    return (squares.sum() / 2 if decay == "square" else squares.sqrt().sum()).item()
-
-
-def _rows(tensor: Tensor, scaling: Scaling) -> Tensor:
-    """What is scaled as one, as the rows of a matrix."""
-    flat = tensor.flatten(1)
-    return flat if scaling == "filter" else flat.T
-
-
-def _back(rows: Tensor, like: Tensor, scaling: Scaling) -> Tensor:
-    return (rows if scaling == "filter" else rows.T).reshape(like.shape)
+        form += torch.stack([product.sum() for product in products]).cpu()
+    return form
 
 
 def _scaled(rows: Tensor, like: Tensor) -> Tensor:
+    """Rows with the lengths of other rows."""
     lengths = rows.norm(dim=1, keepdim=True)
     return torch.where(lengths > 0, rows * like.norm(dim=1, keepdim=True) / lengths.clamp(min=1e-300), 0)

@@ -1,8 +1,8 @@
 """What a trained model loses without one of its units (paper.md 8.5).
 
-A branch is removed by letting its sum give out what goes around it. Of a convolutional block the paper removes one
-3x3 convolution instead: its output becomes its input. How it does that where the convolution has a stride is not said.
-Here it becomes every second place of its input, and the removal of the whole branch is measured beside it.
+A branch is removed by replacing its residual sum by the shortcut. In a convolutional block the paper instead replaces
+one 3x3 convolution by the identity. It does not say how it treats a convolution with a stride. Here the output is every
+second pixel of the input, and the removal of the whole branch is measured as well.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import Measurement, Subject, named
+from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject, unit_columns
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
-from buildup.diagnostics.hooks import Action, acting
-from buildup.diagnostics.predictions import Labelled, measured
+from buildup.diagnostics.hooks import Action, intercept
+from buildup.diagnostics.predictions import evaluate
 from buildup.diagnostics.units import Unit
 from buildup.models.trace import Site
 from buildup.training.metrics import Metrics
@@ -24,7 +24,7 @@ Treatment = Literal["branch", "convolution", "convolution, sampled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wound:
+class Removal:
     """One way to remove one unit."""
 
     unit: Unit
@@ -32,77 +32,66 @@ class Wound:
     site: Site
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lesion:
-    """What a removal did. Batch norms after it keep their statistics."""
-
-    wound: Wound
-    metrics: Metrics
-    change: float
-    """Points of accuracy, below zero where something was lost."""
-
-
-def wounds(model: nn.Module, units: Sequence[Unit]) -> tuple[Wound, ...]:
-    """All removals, in the units' order: none for a chain without a convolution that could be left out."""
+def find_removals(model: nn.Module, units: Sequence[Unit]) -> tuple[Removal, ...]:
+    """All removals, in the order of the units. A unit without a branch or a removable convolution has none."""
     modules = dict(model.named_modules())
     found = []
     for unit in units:
         if unit.kind in ("stem", "head", "subsampling"):
             continue
-        conv = next((path for path in reversed(unit.convs) if _can_be_left_out(modules[path])), None)
+        convs = [(path, modules[path]) for path in reversed(unit.convs)]
+        conv = next((path for path, module in convs if _keeps_channels(module)), None)
         if unit.kind == "conv" and conv is not None:
             stride: Any = modules[conv].stride
             sampled = max(stride) > 1
             treatment: Treatment = "convolution, sampled" if sampled else "convolution"
-            found.append(Wound(unit=unit, treatment=treatment, site=Site(path=conv)))
+            found.append(Removal(unit=unit, treatment=treatment, site=Site(path=conv)))
         if unit.join is not None and (unit.kind != "conv" or conv is None or unit.subsamples):
-            found.append(Wound(unit=unit, treatment="branch", site=unit.join))
+            found.append(Removal(unit=unit, treatment="branch", site=unit.join))
     return tuple(found)
 
 
-def wounded(model: nn.Module, *wounds: Wound) -> AbstractContextManager[None]:
-    """Inside, the model runs without these; weights are not touched."""
-    return acting(model, {wound.site: _action(wound) for wound in wounds})
+def without_units(model: nn.Module, *removals: Removal) -> AbstractContextManager[None]:
+    """Run the model without these inside the `with`. Weights stay as they are."""
+    return intercept(model, {removal.site: _action(removal) for removal in removals})
 
 
-def lesions(
-    model: nn.Module, wounds: Iterable[Wound], batches: Callable[[], Labelled]
-) -> Iterator[tuple[Metrics, Lesion]]:
-    """Remove one unit after the other; each comes with the metrics of the intact model.
+def measure_lesions(
+    model: nn.Module, removals: Iterable[Removal], batches: Callable[[], LabelledBatches]
+) -> Iterator[tuple[Metrics, Metrics]]:
+    """The metrics of the intact model, and with each removal. Batch norms keep their statistics.
 
     Args:
         model: It runs in evaluation mode.
-        wounds: What to remove.
-        batches: Gives the same images with labels at each call.
+        removals: What to remove.
+        batches: Returns the same images with labels at each call.
     """
-    intact = measured(model, batches())
-    for wound in wounds:
-        with wounded(model, wound):
-            found = measured(model, batches())
-        yield intact, Lesion(wound=wound, metrics=found, change=found.accuracy - intact.accuracy)
+    intact = evaluate(model, batches())
+    for removal in removals:
+        with without_units(model, removal):
+            yield intact, evaluate(model, batches())
 
 
 class Lesions(Measurement):
-    """The accuracy without each unit."""
+    """The accuracy without each unit. One row per removal."""
 
     name = "lesion"
     title = "Accuracy without a unit"
-    words = "What is lost when one branch, or one convolution of a block, is left out. Nothing is trained again."
+    caption = "Change of accuracy when one branch, or one convolution of a block, is removed without retraining."
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        """A part a removal."""
-        return len(wounds(subject.model, subject.units)), len(subject.images.labels)
+        return len(find_removals(subject.model, subject.units)), len(subject.images.labels)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        """One row a removal."""
-        left = wounds(subject.model, subject.units)[len(done) :]
-        for intact, found in lesions(subject.model, left, subject.labelled):
-            values = {"intact": intact.accuracy, "accuracy": found.metrics.accuracy, "change": found.change}
-            treatment = found.wound.treatment
-            yield [{**named(found.wound.unit), "treatment": treatment, **values, "nll": found.metrics.nll}]
+        left = find_removals(subject.model, subject.units)[len(done) :]
+        found = measure_lesions(subject.model, left, subject.labelled_batches)
+        for removal, (intact, lesioned) in zip(left, found, strict=True):
+            accuracies = {"intact": intact.accuracy, "accuracy": lesioned.accuracy}
+            change = lesioned.accuracy - intact.accuracy
+            columns = {**unit_columns(removal.unit), "treatment": removal.treatment, **accuracies, "change": change}
+            yield [{**columns, "nll": lesioned.nll}]
 
     def summary(self, rows: Rows) -> Row:
-        """The removal that costs most."""
         worst = min(rows, key=lambda row: row["change"])
         return {"worst": worst["name"], "worst_change": worst["change"]}
 
@@ -125,21 +114,18 @@ class Lesions(Measurement):
         return figure
 
 
-LESION = Lesions()
-
-
-def _can_be_left_out(module: nn.Module) -> bool:
+def _keeps_channels(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels
 
 
-def _action(wound: Wound) -> Action:
-    if wound.treatment == "branch":
-        # A copy, for the activation that may follow overwrites it, and it may be the block's own input.
-        return lambda result, operands: operands[wound.unit.skip].expand_as(result).clone()
-    return _left_out
+def _action(removal: Removal) -> Action:
+    if removal.treatment == "branch":
+        # A copy, because an activation may overwrite it, and it may be the input of the block.
+        return lambda result, operands: operands[removal.unit.skip].expand_as(result).clone()
+    return _subsampled_input
 
 
-def _left_out(result: Tensor, given: tuple[Any, ...]) -> Tensor:
-    source: Tensor = given[0]
+def _subsampled_input(result: Tensor, inputs: tuple[Any, ...]) -> Tensor:
+    source: Tensor = inputs[0]
     rows, columns = (-(-before // after) for before, after in zip(source.shape[2:], result.shape[2:], strict=True))
     return source[:, :, ::rows, ::columns].clone()

@@ -1,4 +1,4 @@
-"""A model as a row of observed units (paper.md 7): stem, one unit a residual sum, what lowers the resolution, head.
+"""A model as a sequence of units (paper.md 7): stem, one unit per residual sum, subsampling layers, head.
 
     >>> import timm, torch
     >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=1)
@@ -7,21 +7,22 @@
     [('stem', 'stem', (4, 4)), ('blocks.0.attn', 'msa', (4, 4)), ('blocks.0.mlp', 'mlp', (4, 4)),
      ('head', 'head', None)]
 
-No family of models is known by name. A unit ends at a tensor that all of the computation goes through (`flow.py`), so
-the units compose to the model: what follows a unit depends on the image by that unit's output alone.
+No family of models is known by name. A unit ends at a tensor that all of the computation passes through (`flow.py`), so
+the units in sequence are the model: what follows a unit depends on the image only through that unit's output.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import gcd, isqrt, prod
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.ends import End, convs, find_ends
-from buildup.diagnostics.flow import Flow, trace
-from buildup.diagnostics.hooks import evaluating
-from buildup.diagnostics.tensor_layout import Layout, find_layout, to_map
+from buildup.diagnostics.flow import Flow, UnitEnd, find_unit_ends, spatial_convs, trace_flow
+from buildup.diagnostics.hooks import evaluation_mode, intercept
 from buildup.errors import BaseError
 from buildup.models.trace import Call, Node, Site
 
@@ -29,6 +30,26 @@ UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "he
 
 ATTENTION = frozenset(("scaled_dot_product_attention", "multi_head_attention_forward"))
 PRODUCTS = frozenset(("matmul", "__matmul__", "bmm", "baddbmm", "einsum"))
+LAST_AXIS = frozenset(("linear", "layer_norm", "rms_norm"))
+"""Functions that read channels from the last axis."""
+MAX_PREFIX = 16
+"""The most class, distillation and register tokens that may precede those of the map."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """How a tensor holds maps."""
+
+    order: Literal["nchw", "nhwc", "tokens", "none"]
+    size: tuple[int, int] | None = None
+    """Height and width of the maps; None without maps."""
+    prefix: int = 0
+    """The number of tokens before those of the map."""
+
+    @property
+    def pixels(self) -> int:
+        """Height times width; 0 without maps."""
+        return prod(self.size or (0,))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,37 +69,51 @@ class Unit:
     layout: Layout
     channels: int
     join: Site | None = None
-    """Where it adds its branch to what goes around it; None where it is a chain."""
+    """The sum of its branch and its shortcut; None where it has none."""
     skip: int = 0
-    """Which operand of that sum goes around the branch."""
+    """Which operand of that sum is the shortcut."""
     convs: tuple[str, ...] = ()
-    """Its convolutions that look around, in the order in which they run."""
+    """Its spatial convolutions in the order in which they run."""
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of its maps; None where it gives out none."""
+        """Height and width of its maps; None without maps."""
         return self.layout.size
 
     def as_map(self, output: Tensor) -> Tensor | None:
-        """Its output as images x channels x height x width, class tokens dropped."""
-        return to_map(output, self.layout)
+        """Its output as images x channels x height x width, class tokens dropped; None where it holds no maps."""
+        match self.layout.order:
+            case "nchw":
+                return output
+            case "nhwc":
+                return output.permute(0, 3, 1, 2)
+            case "tokens":
+                assert self.layout.size is not None
+                tokens = output[:, self.layout.prefix :].transpose(1, 2)
+                return tokens.reshape(*tokens.shape[:2], *self.layout.size)
+            case "none":
+                return None
+
+
+OnOutput = Callable[[Unit, Tensor], None]
+"""Receives a unit and its output, which later units may overwrite. Copy what is to be kept."""
 
 
 def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
-    """The units of a model for images of a shape; mode and weights stay as they are.
+    """The units of a model for images of a shape. Mode and weights of the model stay as they are.
 
     Args:
-        model: Any that turns images into one tensor of logits.
+        model: Any model that turns images into one tensor of logits.
         image: One image as the model takes it (1 x channels x height x width), of any content.
 
     Raises:
-        BaseError: Nothing in it is a unit.
+        BaseError: The model has no units.
     """
-    with evaluating(model):
-        # Two, so that what mixes images into one another is told from what does not.
-        flow = trace(model, image[:1].expand(2, -1, -1, -1))
+    with evaluation_mode(model):
+        # With two images, the axis of images can be told from others of length 1.
+        flow = trace_flow(model, image[:1].expand(2, -1, -1, -1))
     size = (image.shape[2], image.shape[3])
-    ends = find_ends(flow)
+    ends = find_unit_ends(flow)
     if not ends:
         raise BaseError(
             f"{type(model).__name__} has no convolution, residual sum or concatenation that all of it goes through."
@@ -86,9 +121,98 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
     return tuple(_units(flow, ends, size))
 
 
-def _units(flow: Flow, ends: list[End], size: tuple[int, int]) -> Iterator[Unit]:
+@contextmanager
+def watch_units(model: nn.Module, units: Sequence[Unit], on_output: OnOutput) -> Iterator[None]:
+    """Call `on_output` with the output of each unit while the model runs."""
+
+    def action(unit: Unit) -> Callable[[Tensor, object], None]:
+        return lambda output, _: on_output(unit, output)
+
+    with intercept(model, {unit.site: action(unit) for unit in units}):
+        yield
+
+
+def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tuple[Tensor, ...]:
+    """The outputs of units for images, in evaluation mode."""
+    found: dict[int, Tensor] = {}
+
+    def keep(unit: Unit, output: Tensor) -> None:
+        found[unit.index] = output.clone()
+
+    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
+        model(images)
+    return tuple(found[unit.index] for unit in units)
+
+
+def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps: OnOutput) -> None:
+    """Run a model in evaluation mode and call `on_maps` with the maps of each unit that has some."""
+
+    def convert(unit: Unit, output: Tensor) -> None:
+        maps = unit.as_map(output)
+        if maps is not None:
+            on_maps(unit, maps)
+
+    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, convert):
+        model(images)
+
+
+def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:
+    largest_modules = _modules_by_output(flow)
+    several = Counter(end.owner for end in ends)
+    last, area, stage = 0, image[0] * image[1], 0
+    layout = Layout(order="none")
+    for index, (number, kind, end) in enumerate(_plan(flow, ends, image)):
+        nodes, node = flow.between(last, number), flow.nodes[number]
+        layout = find_layout(flow, number, image, layout)
+        pixels = layout.pixels or area
+        subsamples = kind not in ("stem", "head") and pixels < area
+        stage += 1 if subsamples or stage == 0 < index else 0
+        shape = node.shape or ()
+        join = end.join if end and end.join and flow.is_sum(end.join) else None
+        skip = 0
+        if join is not None:
+            # The shortcut is the operand that fewer calls of this unit contribute to.
+            first, second = flow.nodes[join].parents
+            skip = 0 if flow.count_nodes(first, last) <= flow.count_nodes(second, last) else 1
+        yield Unit(
+            index=index,
+            name=kind if kind in ("stem", "head") else _name(nodes, end, several),
+            kind=kind or _kind(nodes),
+            stage=stage,
+            subsamples=subsamples,
+            site=Site(path=largest_modules[number]) if number in largest_modules else node.site,
+            layout=layout,
+            channels=shape[1] if layout.order == "nchw" else shape[-1] if shape else 0,
+            join=flow.nodes[join].site if join is not None else None,
+            skip=skip,
+            convs=spatial_convs(nodes),
+        )
+        last, area = number, pixels
+
+
+def _plan(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> list[tuple[int, UnitKind | None, UnitEnd | None]]:
+    """The node at which each unit ends, its kind where that is known, and its end unless it lies between two blocks."""
+    planned: list[tuple[int, UnitKind | None, UnitEnd | None]] = []
+    at = 0
+    for end in ends:
+        if end.at <= at:
+            continue
+        if end.start > at:
+            if not planned:
+                planned.append((end.start, "stem", None))
+            elif find_layout(flow, end.start, image).pixels < find_layout(flow, at, image).pixels:
+                planned.append((end.start, "subsampling", None))
+        planned.append((end.at, None, end))
+        at = end.at
+    if at != flow.end:
+        planned.append((flow.end, "head", None))
+    return planned
+
+
+def _modules_by_output(flow: Flow) -> dict[int, str]:
+    """For each node that modules return, the path of the outermost of them that runs once."""
     called = Counter(run.path for run in flow.runs)
-    outputs: dict[int, list[Call]] = {}
+    found: dict[int, list[Call]] = {}
     for run in flow.runs:
         if (
             run.output_node is not None
@@ -96,82 +220,23 @@ def _units(flow: Flow, ends: list[End], size: tuple[int, int]) -> Iterator[Unit]
             and run.path
             and not isinstance(run.module, nn.Identity)
         ):
-            outputs.setdefault(run.output_node, []).append(run)
-    several = Counter(end.owner for end in ends)
-    planned: list[tuple[int, UnitKind | None, End | None]] = []
-    at = 0
-    for end in ends:
-        if end.at <= at:
-            continue
-        if end.start > at:
-            layout, before = find_layout(flow, end.start, size), find_layout(flow, at, size)
-            lower = _pixels(layout) < _pixels(before)
-            if not planned:
-                planned.append((end.start, "stem", None))
-            elif lower:
-                planned.append((end.start, "subsampling", None))
-        planned.append((end.at, None, end))
-        at = end.at
-    if at != flow.end:
-        planned.append((flow.end, "head", None))
-    last, area, stage = 0, size[0] * size[1], 0
-    layout = Layout(order="none")
-    for index, (number, kind, made) in enumerate(planned):
-        nodes = flow.between(last, number)
-        layout = find_layout(flow, number, size, layout)
-        pixels = _pixels(layout) if layout.size else area
-        lower = kind not in ("stem", "head") and pixels < area
-        stage += 1 if lower or stage == 0 < index else 0
-        shape = flow.nodes[number].shape or ()
-        join = made.join if made and made.join and flow.is_sum(made.join) else None
-        yield Unit(
-            index=index,
-            name=kind if kind in ("stem", "head") else _name(flow, nodes, made, several),
-            kind=kind or _kind(nodes),
-            stage=stage,
-            subsamples=lower,
-            site=_site(flow.nodes[number], outputs),
-            layout=layout,
-            channels=layout.channels(shape),
-            join=flow.nodes[join].site if join is not None else None,
-            skip=_skip(flow, join, last) if join is not None else 0,
-            convs=convs(nodes),
-        )
-        last, area = number, pixels
+            found.setdefault(run.output_node, []).append(run)
+    return {number: min((run.path.count("."), run.path) for run in runs)[1] for number, runs in found.items()}
 
 
-def _pixels(layout: Layout) -> int:
-    return layout.size[0] * layout.size[1] if layout.size else 0
-
-
-def _site(node: Node, outputs: dict[int, list[Call]]) -> Site:
-    """The module that gives the result out, the largest of them; else the call itself."""
-    modules = sorted((run.path.count("."), run.path) for run in outputs.get(node.number, []))
-    return Site(path=modules[0][1]) if modules else node.site
-
-
-def _skip(flow: Flow, join: int, since: int) -> int:
-    first, second = flow.nodes[join].parents
-    return 0 if flow.weight(first, since) <= flow.weight(second, since) else 1
-
-
-def _name(flow: Flow, nodes: tuple[Node, ...], end: End | None, several: Counter[str]) -> str:
-    """The path of a block; of a part of one, that of the module which does most of it."""
-    if end is not None and several[end.owner] == 1 and end.owner:
-        return end.owner
+def _name(nodes: tuple[Node, ...], end: UnitEnd | None, several: Counter[str]) -> str:
+    """The path of a block; for a part of a block, the path of the module with most of its calls."""
     if end is None:
-        return _subsampler(nodes)
+        # Between blocks: the module around the first convolution or linear layer.
+        for node in nodes:
+            if node.function == "linear" or node.function.startswith("conv"):
+                return node.modules[-1].rpartition(".")[0] or node.modules[-1]
+        return nodes[0].modules[-1]
+    if several[end.owner] == 1 and end.owner:
+        return end.owner
     depth = end.owner.count(".") + 2 if end.owner else 1
     children = Counter(".".join(node.modules[-1].split(".")[:depth]) for node in nodes if node.modules[-1] != end.owner)
     return children.most_common(1)[0][0] if children else end.owner
-
-
-def _subsampler(nodes: tuple[Node, ...]) -> str:
-    """The module around the first convolution or linear layer; where there is none, the first module."""
-    for node in nodes:
-        if node.function == "linear" or node.function.startswith("conv"):
-            return node.modules[-1].rpartition(".")[0] or node.modules[-1]
-    return nodes[0].modules[-1]
 
 
 def _kind(nodes: tuple[Node, ...]) -> UnitKind:
@@ -180,7 +245,54 @@ def _kind(nodes: tuple[Node, ...]) -> UnitKind:
         return "msa"
     if "softmax" in names and PRODUCTS.intersection(names[names.index("softmax") :]):
         return "msa"
-    if convs(nodes):
+    if spatial_convs(nodes):
         return "conv"
-    weighs = any(name == "linear" or name.startswith("conv") for name in names) or PRODUCTS.intersection(names)
-    return "smoothing" if "avg_pool2d" in names and not weighs else "mlp"
+    has_weights = any(name == "linear" or name.startswith("conv") for name in names) or PRODUCTS.intersection(names)
+    return "smoothing" if "avg_pool2d" in names and not has_weights else "mlp"
+
+
+def find_layout(flow: Flow, number: int, image: tuple[int, int], before: Layout | None = None) -> Layout:
+    """The layout of a call's result. Where both orders fit, it is that of the unit before, if that has one."""
+    shape = flow.nodes[number].shape or ()
+    if len(shape) not in (3, 4) or shape[0] != (flow.nodes[0].shape or ())[0]:
+        return Layout(order="none")
+    if len(shape) == 3:
+        return _token_layout(flow, number, shape[1], image)
+    first, last = shape[1:3], shape[2:4]
+    known = before is not None and before.order in ("nchw", "nhwc")
+    is_last = before.order == "nhwc" if before and known else _is_read_last(flow, number)
+    if _has_ratio(first, image) and (not _has_ratio(last, image) or is_last):
+        return Layout(order="nhwc", size=(first[0], first[1]))
+    return Layout(order="nchw", size=(last[0], last[1]))
+
+
+def _token_layout(flow: Flow, number: int, tokens: int, image: tuple[int, int]) -> Layout:
+    """Tokens of the last map before them, or of the largest map in the proportions of the image."""
+    sizes = []
+    for node in flow.nodes[number::-1]:
+        if len(node.shape or ()) == 4 and (node.function.startswith("conv") or "pool" in node.function):
+            assert node.shape is not None
+            sizes.append((node.shape[2], node.shape[3]))
+            break
+    factor = gcd(*image)
+    high, wide = image[0] // factor, image[1] // factor
+    times = isqrt(tokens // (high * wide))
+    sizes.append((high * times, wide * times))
+    for size in sizes:
+        prefix = tokens - prod(size)
+        if size[0] and 0 <= prefix <= min(MAX_PREFIX, prod(size)):
+            return Layout(order="tokens", size=size, prefix=prefix)
+    return Layout(order="none")
+
+
+def _has_ratio(sides: tuple[int, ...], image: tuple[int, int]) -> bool:
+    """Whether two sides are those of a smaller image of the same proportions, each rounded by up to a pixel."""
+    (high, wide), (tall, broad) = sides, image
+    return high <= tall and wide <= broad and abs(high * broad - wide * tall) <= max(tall, broad) // 2
+
+
+def _is_read_last(flow: Flow, number: int) -> bool:
+    """Whether a function that reads channels from the last axis uses a result or made it."""
+    names = {node.function for node in flow.nodes if number in node.parents} | {flow.nodes[number].function}
+    names |= {flow.nodes[parent].function for parent in flow.nodes[number].parents}
+    return bool(names & LAST_AXIS)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from buildup.cli.main import main
-from buildup.engine.analysis import measuring
+from buildup.engine.analysis import analyze
 from buildup.training.recipe import shipped_recipes
 
 TINY = ["resnet10t", "--dataset", "digits", "--device", "cpu", "--quick", "--images", "32"]
@@ -49,10 +49,10 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
 
 def test_one_long_part_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level(logging.INFO, "buildup")
-    monkeypatch.setattr(measuring, "PROGRESS_INTERVAL", -1.0)
-    progress = measuring._Progress(name="cka of net", total=2, each=40, done=1)
+    monkeypatch.setattr(analyze, "PROGRESS_INTERVAL", -1.0)
+    progress = analyze.Progress(name="cka of net", total=2, each=40, done=1)
     for _ in range(3):
-        progress.see(nn.Identity(), (torch.zeros(10, 1),))
+        progress.count_images(nn.Identity(), (torch.zeros(10, 1),))
     said = caplog.messages
     assert [line.partition(",")[0] for line in said] == ["cka of net: 62 %", "cka of net: 75 %"]
     assert all(line.endswith(" left") for line in said)
@@ -214,7 +214,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.
 def test_what_memory_would_not_hold_is_refused_before_it_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("buildup.engine.analysis.analyze.free_memory", lambda device: 1e6)
+    monkeypatch.setattr("buildup.engine.analysis.subjects.free_memory", lambda device: 1e6)
     assert run("--what", "landscape", "--out", str(tmp_path / "a")) == 2
     said = capsys.readouterr().err
     assert "128 augmented images of 16 px" in said

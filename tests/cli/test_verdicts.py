@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from buildup.cli.main import main
-from buildup.diagnostics.predictions import labelled, measured
+from buildup.diagnostics.analysis import labelled_batches
+from buildup.diagnostics.predictions import evaluate
 from buildup.engine.load_state import state_of
 from buildup.models.build import build
 from buildup.store.run_record import open_record
@@ -45,11 +46,11 @@ def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not
     assert last.parent is not None
     for when, candidate in (("before", last.parent), ("after", last)):
         model = build(candidate.network, seed=SEED)
-        intact = measured(model, labelled(images, 128)).accuracy
+        intact = evaluate(model, labelled_batches(images, 128)).accuracy
         block = last.edit.partition(":")[0]
         parent, _, name = block.rpartition(".")
         setattr(model.get_submodule(parent), name, nn.Identity())
-        lost = intact - measured(model, labelled(images, 128)).accuracy
+        lost = intact - evaluate(model, labelled_batches(images, 128)).accuracy
         assert values["verdicts"][1][when]["lesion"] == pytest.approx(lost)
     correlations = {(one["measure"], one["when"]): one for one in values["correlations"]}
     assert {when for _, when in correlations} == {"before", "change"}
@@ -99,7 +100,7 @@ def test_the_report_tells_it(tried: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["report", str(tried), "--format", "md"]) == 0
     said = capsys.readouterr().out
     assert "Which diagnostics predict a gain" in said
-    assert "So few can prove nothing" in said
+    assert "too few for a significant result" in said
     assert main(["report", str(tried)]) == 0
     assert "lesion cost of the parent" in (tried / "report.html").read_text()
 

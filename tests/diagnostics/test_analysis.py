@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, find_measurements, unit_rows
-from buildup.diagnostics.figures import Row, Rows, Table, draw
-from buildup.diagnostics.hooks import fingerprint
-from buildup.diagnostics.predictions import labelled
-from buildup.diagnostics.registry import SHIPPED
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, labelled_batches, unit_rows
+from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
+from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.measurements import MEASUREMENTS, find_measurements
 from buildup.diagnostics.units import find_units
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
@@ -30,7 +29,7 @@ def subject(make: Callable[..., nn.Module]) -> Subject:
         mean=digits.mean,
         std=digits.std,
     )
-    batches = tuple((images, nn.functional.one_hot(labels, 10).float()) for images, labels in labelled(some, 8))
+    batches = tuple((images, nn.functional.one_hot(labels, 10).float()) for images, labels in labelled_batches(some, 8))
     return Subject(
         label="tiny",
         model=model,
@@ -54,9 +53,9 @@ def find(what: str) -> Measurement:
     return find_measurements([what])[0]
 
 
-@pytest.mark.parametrize("what", SHIPPED)
+@pytest.mark.parametrize("what", MEASUREMENTS)
 def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject: Subject) -> None:
-    measurement, before = find(what), fingerprint(subject.model)
+    measurement, before = find(what), weights_digest(subject.model)
     found = measure(what, subject)
     assert len(found) == measurement.work(subject)[0]
     rows = [row for part in found for row in part]
@@ -64,9 +63,9 @@ def test_each_measurement_has_the_parts_it_says_and_a_figure(what: str, subject:
     assert all(isinstance(value, str | int | float) for value in measurement.summary(rows).values())
     table = Table(label=subject.label, units=unit_rows(subject.units), rows=rows)
     picture = io.BytesIO()
-    draw(measurement.figure, [table, table]).savefig(picture, format="svg")
+    draw_figure(measurement.figure, [table, table]).savefig(picture, format="svg")
     assert picture.getvalue().startswith(b"<?xml")
-    assert fingerprint(subject.model) == before
+    assert weights_digest(subject.model) == before
 
 
 @pytest.mark.parametrize("what", ["hessian", "landscape", "lesion", "noise"])
@@ -89,6 +88,21 @@ def test_an_interrupted_average_goes_on_with_the_same_draws(subject: Subject) ->
 
 def test_bands_that_small_images_lack_are_left_out(subject: Subject) -> None:
     assert [part[0]["low"] for part in measure("noise", subject)] == [0.05, 0.25, 0.35, 0.45, 0.55, 0.75, 0.85]
+
+
+def test_changes_are_differences_of_accuracies(subject: Subject) -> None:
+    removals = [part[0] for part in measure("lesion", subject)]
+    assert all(row["change"] == row["accuracy"] - row["intact"] for row in removals)
+    bands = [part[0] for part in measure("noise", subject)]
+    assert {row["accuracy"] + row["drop"] for row in bands} == {removals[0]["intact"]}
+
+
+def test_errors_on_corrupted_images_are_shares_and_name_their_source(subject: Subject) -> None:
+    rows = [part[0] for part in measure("corruption", subject)]
+    clean = measure("calibration", subject)[0][0]["points"]
+    assert rows[0]["kind"] == "clean"
+    assert rows[0]["error"] == pytest.approx(1 - clean / 100)
+    assert {row["source"] for row in rows} == {"generated"}
 
 
 def test_quick_is_smaller_in_everything() -> None:

@@ -7,19 +7,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.corrupt import CORRUPTIONS
+from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.corruption import (
     ALEXNET,
     CLEAN,
     PUBLISHED_IMAGES,
-    Generated,
-    Published,
+    GeneratedImages,
+    PublishedImages,
     kind_errors,
+    measure_corruptions,
     open_published,
     relative_error,
-    robustness,
 )
-from buildup.diagnostics.predictions import labelled, measured
+from buildup.diagnostics.image_corruptions import CORRUPTIONS
+from buildup.diagnostics.predictions import evaluate
 from buildup.errors import DataError
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
@@ -78,28 +79,30 @@ def written(folder: Path, labels: np.ndarray[Any, Any], count: int = 5 * PUBLISH
 def test_clean_images_have_the_clean_accuracy() -> None:
     data = some(40)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
-    (found,) = robustness(model, Generated(images=data), [CLEAN], mean=data.mean, std=data.std)
-    assert found.metrics.accuracy == measured(model, labelled(data, 16)).accuracy
-    assert found.error == pytest.approx(1 - found.metrics.accuracy / 100)
+    (found,) = measure_corruptions(model, GeneratedImages(images=data), [CLEAN], mean=data.mean, std=data.std)
+    assert found.accuracy == evaluate(model, labelled_batches(data, 16)).accuracy
 
 
 def test_a_constant_classifier_is_right_once_in_ten_everywhere() -> None:
     data = balanced(3)
-    corrupted_part = Generated(images=data)
-    found = list(robustness(Constant(10), corrupted_part, corrupted_part.places, mean=data.mean, std=data.std))
+    corrupted = GeneratedImages(images=data)
+    found = list(measure_corruptions(Constant(10), corrupted, corrupted.conditions, mean=data.mean, std=data.std))
     assert len(found) == 76
-    assert {round(each.error, 12) for each in found} == {0.9}
-    assert {each.source for each in found} == {"generated"}
+    assert {round(each.accuracy, 10) for each in found} == {10.0}
 
 
 def test_batches_of_any_size_see_the_same_images() -> None:
     data, place = some(30), ("gaussian_noise", 5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
     values = [
-        next(robustness(model, Generated(images=data), [place], mean=data.mean, std=data.std, batch_size=size))
+        next(
+            measure_corruptions(
+                model, GeneratedImages(images=data), [place], mean=data.mean, std=data.std, batch_size=size
+            )
+        )
         for size in (7, 30)
     ]
-    assert values[0].metrics.nll == pytest.approx(values[1].metrics.nll, rel=1e-6)
+    assert values[0].nll == pytest.approx(values[1].nll, rel=1e-6)
 
 
 def test_each_severity_of_a_published_file_meets_its_labels() -> None:
@@ -110,19 +113,18 @@ def test_each_severity_of_a_published_file_meets_its_labels() -> None:
     files: dict[str, Any] = dict.fromkeys(CORRUPTIONS, black)
     files["fog"] = black.copy()
     files["fog"][2 * PUBLISHED_IMAGES : 3 * PUBLISHED_IMAGES] = shade
-    published = Published(files=files, labels=labels, chosen=torch.arange(0, PUBLISHED_IMAGES, 9))
+    published = PublishedImages(files=files, labels=labels, chosen=torch.arange(0, PUBLISHED_IMAGES, 9))
     model = Reader(100)
     places = [("fog", 2), ("fog", 3), ("snow", 3)]
-    found = list(robustness(model, published, places, mean=(0.0,) * 3, std=(1.0,) * 3))
-    assert found[1].error == 0
-    assert found[0].error == found[2].error == pytest.approx(0.99, abs=0.01)
-    assert {each.source for each in found} == {"published"}
+    found = list(measure_corruptions(model, published, places, mean=(0.0,) * 3, std=(1.0,) * 3))
+    assert found[1].accuracy == 100
+    assert found[0].accuracy == found[2].accuracy == pytest.approx(1, abs=1)
 
 
 def test_published_files_are_opened_and_a_part_of_them_is_chosen_by_its_seed(tmp_path: Path) -> None:
     written(tmp_path, np.arange(PUBLISHED_IMAGES) % 10)
     published = open_published(str(tmp_path), plain(10), 20, seed=1)
-    assert len(published.places) == 75
+    assert len(published.conditions) == 75
     assert published.chosen.equal(open_published(str(tmp_path), plain(10), 20, seed=1).chosen)
     assert not published.chosen.equal(open_published(str(tmp_path), plain(10), 20, seed=2).chosen)
     ((images, labels),) = published.parts(("snow", 5))

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.ensemble import dropping, ensemble
-from buildup.diagnostics.hooks import fingerprint
-from buildup.diagnostics.predictions import measured
+from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.predictions import dropout_ensemble, enable_dropout, evaluate
 from buildup.training.metrics import measure_logits
 
 IMAGES, CLASSES, FEATURES, RATE = 60, 4, 5, 0.3
@@ -33,8 +32,8 @@ def batches(size: int) -> Callable[[], Iterator[tuple[Tensor, Tensor]]]:
 
 def test_without_a_rate_each_pass_is_the_deterministic_one() -> None:
     model = linear(0.0)
-    plain = measured(model, batches(7)())
-    for found in ensemble(model, batches(7), 3, seed=0):
+    plain = evaluate(model, batches(7)())
+    for found in dropout_ensemble(model, batches(7), 3, seed=0):
         assert found.values == pytest.approx(plain.values, abs=1e-6)
 
 
@@ -50,7 +49,7 @@ def test_many_passes_give_the_expectation_over_all_masks() -> None:
             expected += weight * p
             second += weight * p.square()
     passes = 400
-    *_, found = ensemble(model, batches(IMAGES), passes, seed=3)
+    *_, found = dropout_ensemble(model, batches(IMAGES), passes, seed=3)
     exact = measure_logits(expected.log(), LABELS)
     p = (-found.losses).exp()
     truth = expected.gather(1, LABELS[:, None])[:, 0]
@@ -58,19 +57,19 @@ def test_many_passes_give_the_expectation_over_all_masks() -> None:
     assert ((p - truth).abs() < 4.5 * spread / sqrt(passes) + 1e-6).all()
     assert found.nll == pytest.approx(exact.nll, abs=0.01)
     # The mean of probabilities is no worse than the mean of what single passes say (Jensen).
-    singles = [next(iter(ensemble(model, batches(IMAGES), 1, seed=seed))).nll for seed in range(20)]
+    singles = [next(iter(dropout_ensemble(model, batches(IMAGES), 1, seed=seed))).nll for seed in range(20)]
     assert found.nll < sum(singles) / len(singles)
 
 
 def test_the_size_of_the_batches_changes_nothing() -> None:
-    found = [[one.nll for one in ensemble(linear(RATE), batches(size), 3, seed=5)] for size in (1, 7, IMAGES)]
+    found = [[one.nll for one in dropout_ensemble(linear(RATE), batches(size), 3, seed=5)] for size in (1, 7, IMAGES)]
     assert found[0] == pytest.approx(found[1], abs=1e-6)
     assert found[0] == pytest.approx(found[2], abs=1e-6)
 
 
 def test_more_passes_go_on_from_fewer_and_another_seed_does_not() -> None:
     few, more, other = (
-        [one.nll for one in ensemble(linear(RATE), batches(16), passes, seed=seed)]
+        [one.nll for one in dropout_ensemble(linear(RATE), batches(16), passes, seed=seed)]
         for passes, seed in ((2, 0), (4, 0), (4, 1))
     )
     assert few == more[:2]
@@ -80,11 +79,11 @@ def test_more_passes_go_on_from_fewer_and_another_seed_does_not() -> None:
 
 def test_only_dropout_leaves_evaluation_mode() -> None:
     model = nn.Sequential(nn.BatchNorm1d(FEATURES), linear(RATE))
-    before = fingerprint(model.train())
-    list(ensemble(model, batches(16), 2, seed=0))
-    assert fingerprint(model) == before
+    before = weights_digest(model.train())
+    list(dropout_ensemble(model, batches(16), 2, seed=0))
+    assert weights_digest(model) == before
     with torch.no_grad():
         plain = model.eval()(INPUTS)
-        with dropping(model, "0"):
+        with enable_dropout(model, "0"):
             assert not torch.equal(model(INPUTS), plain)
         assert torch.equal(model(INPUTS), plain)

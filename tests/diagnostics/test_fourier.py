@@ -7,9 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from buildup.diagnostics.fourier import SMALLEST, fourier, spectrum
-from buildup.diagnostics.observe import observe
-from buildup.diagnostics.units import find_units
+from buildup.diagnostics.feature_maps import SMALLEST, spectrum, unit_spectra
+from buildup.diagnostics.units import find_units, unit_outputs
 
 Make = Callable[[str], nn.Module]
 
@@ -64,7 +63,6 @@ def test_a_box_blur_adds_its_transfer_function() -> None:
 def test_frequencies_end_where_the_diagonal_does(side: int, end: float) -> None:
     found = spectrum(noise(1, 1, side, side))
     assert found.frequencies[-1] == pytest.approx(end, abs=1e-3)
-    assert found.reference_frequencies[-1] == 1
 
 
 @pytest.mark.parametrize("side", [7, 8, 14])
@@ -96,8 +94,8 @@ def test_units_are_measured_as_their_maps_would_be_whatever_the_batches(make: Ma
     model = make("test_vit")
     images = noise(6, 3, 32, 32).float()
     units = find_units(model, images[:1])
-    found = fourier(model, units, torch.split(images, 4))
-    alone = units[2].as_map(observe(model, units, images)[2])
+    found = unit_spectra(model, units, torch.split(images, 4))
+    alone = units[2].as_map(unit_outputs(model, units, images)[2])
     assert alone is not None
     assert found[2].amplitudes == pytest.approx(spectrum(alone).amplitudes, abs=1e-4)
     assert found[2].images == 6

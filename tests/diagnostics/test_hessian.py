@@ -9,8 +9,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from buildup.diagnostics.analysis import Batch
-from buildup.diagnostics.hessian import ape, augmented_batches, hessian, nep, products
-from buildup.diagnostics.hooks import fingerprint
+from buildup.diagnostics.hessian import ape, augmented_batches, batch_eigenvalues, hessian_products, nep
+from buildup.diagnostics.hooks import weights_digest
 from buildup.errors import DataError
 from buildup.training.data import load_data
 from buildup.training.dataset import split
@@ -62,7 +62,7 @@ def small() -> nn.Module:
 
 def test_values_and_signs_are_those_of_the_dense_hessian(small: nn.Module) -> None:
     batch = (noise(16, 1, 10, 10), soft(16, 5))
-    found = next(hessian(small, [batch], tolerance=1e-7))
+    found = next(batch_eigenvalues(small, [batch], tolerance=1e-7))
     expected = top(dense(small, *batch))
     assert list(found.values) == pytest.approx(expected, rel=1e-5)
     assert any(value < 0 for value in expected), "the case has both signs"
@@ -76,7 +76,7 @@ def test_softmax_regression_has_the_hessian_of_the_books() -> None:
     expected = torch.zeros(18, 18, dtype=torch.float64)
     for row, share in zip(rows, p, strict=True):
         expected += torch.kron(share.diag() - torch.outer(share, share), torch.outer(row, row)) / len(rows)
-    with products(model, inputs, targets) as (product, size):
+    with hessian_products(model, inputs, targets) as (product, size):
         found = torch.stack([product(unit) for unit in torch.eye(size, dtype=torch.float64)])
     assert torch.allclose(found, expected, atol=1e-12)
 
@@ -84,7 +84,7 @@ def test_softmax_regression_has_the_hessian_of_the_books() -> None:
 def test_weight_decay_moves_each_value_by_itself(small: nn.Module) -> None:
     batch = (noise(16, 1, 10, 10), soft(16, 5))
     plain, decayed = (
-        next(hessian(small, [batch], weight_decay=decay, count=3, tolerance=1e-8)) for decay in (0.0, 0.05)
+        next(batch_eigenvalues(small, [batch], weight_decay=decay, count=3, tolerance=1e-8)) for decay in (0.0, 0.05)
     )
     shifted = [value + 0.05 for value in plain.values]
     assert sorted(decayed.values) == pytest.approx(sorted(shifted), rel=1e-5)
@@ -92,7 +92,7 @@ def test_weight_decay_moves_each_value_by_itself(small: nn.Module) -> None:
 
 def test_residuals_are_true(small: nn.Module) -> None:
     inputs, targets = noise(16, 1, 10, 10), soft(16, 5)
-    found = next(hessian(small, [(inputs, targets)], tolerance=1e-2))
+    found = next(batch_eigenvalues(small, [(inputs, targets)], tolerance=1e-2))
     every = torch.linalg.eigvalsh(dense(small, inputs, targets))
     for value, residual in zip(found.values, found.residuals, strict=True):
         assert (every - value).abs().min() <= residual + 1e-9
@@ -103,7 +103,7 @@ def test_attention_of_every_kind_has_second_derivatives(make_alternet: Make, lay
     model = make_alternet(layout).double()
     inputs, targets = noise(2, 1, 16, 16), soft(2, 10)
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
-    with products(model, inputs, targets) as (product, size):
+    with hessian_products(model, inputs, targets) as (product, size):
         vector = noise(size, seed=3)
         vector /= vector.norm()
         found = product(vector)
@@ -127,10 +127,12 @@ def test_the_model_is_left_as_it_was(make: Make) -> None:
     model = make("test_vit").train()
     for weight in model.parameters():
         weight.requires_grad_(False)
-    before = fingerprint(model)
-    found = next(hessian(model, [(noise(2, 3, 32, 32).float(), soft(2, 10).float())], count=1, most_products=3))
+    before = weights_digest(model)
+    found = next(
+        batch_eigenvalues(model, [(noise(2, 3, 32, 32).float(), soft(2, 10).float())], count=1, most_products=3)
+    )
     assert found.products <= 3
-    assert fingerprint(model) == before
+    assert weights_digest(model) == before
     assert all(weight.grad is None and not weight.requires_grad for weight in model.parameters())
 
 
@@ -148,7 +150,7 @@ def test_batches_are_drawn_once_and_the_same_way(make_alternet: Make) -> None:
     )
     assert not torch.equal(one[0][0], other[0][0])
     model = make_alternet("CC|CC|CC|CM")
-    first, second = (list(hessian(model, one[:1], count=1, tolerance=0.1)) for _ in range(2))
+    first, second = (list(batch_eigenvalues(model, one[:1], count=1, tolerance=0.1)) for _ in range(2))
     assert first == second
 
 
@@ -164,7 +166,7 @@ def test_weights_that_are_no_numbers_are_refused(make: Make) -> None:
     model = make("test_vit")
     next(model.parameters()).data.fill_(float("nan"))
     with pytest.raises(DataError, match="nan"):
-        next(hessian(model, [(noise(2, 3, 32, 32).float(), soft(2, 10).float())]))
+        next(batch_eigenvalues(model, [(noise(2, 3, 32, 32).float(), soft(2, 10).float())]))
 
 
 def test_a_quadratic_has_its_own_spectrum() -> None:
@@ -172,7 +174,9 @@ def test_a_quadratic_has_its_own_spectrum() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False)).double()
     next(model.parameters()).data.zero_()
     found = next(
-        hessian(model, [(torch.full((1, 1, 1, 1), 4.0).double(), torch.tensor([[0.5, 0.5]]).double())], count=2)
+        batch_eigenvalues(
+            model, [(torch.full((1, 1, 1, 1), 4.0).double(), torch.tensor([[0.5, 0.5]]).double())], count=2
+        )
     )
     assert list(found.values) == pytest.approx([8.0, 0.0], abs=1e-9)
     assert all(abs(first) >= abs(second) for first, second in pairwise(found.values))
@@ -195,7 +199,7 @@ def test_activations_that_torch_differentiates_once_have_second_derivatives_here
     soft_one.add_module("3", Plain("hardsigmoid"))
     assert torch.allclose(hard(inputs), soft_one(inputs))
     expected = dense(soft_one, inputs, targets)
-    with products(hard, inputs, targets) as (product, size):
+    with hessian_products(hard, inputs, targets) as (product, size):
         found = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64)])
     assert torch.allclose(found, expected, atol=1e-10)
 
@@ -215,4 +219,4 @@ class Plain(nn.Module):
 def test_a_function_without_second_derivative_is_named(hard: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("buildup.diagnostics.hessian.TWICE", {})
     with pytest.raises(DataError, match="hards"):
-        list(hessian(hard, [(noise(6, 1, 8, 8), soft(6, 5))]))
+        list(batch_eigenvalues(hard, [(noise(6, 1, 8, 8), soft(6, 5))]))

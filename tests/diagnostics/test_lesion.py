@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.hooks import fingerprint
-from buildup.diagnostics.lesion import lesions, wounded, wounds
-from buildup.diagnostics.predictions import labelled
+from buildup.diagnostics.analysis import labelled_batches
+from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.lesion import find_removals, measure_lesions, without_units
 from buildup.diagnostics.units import find_units
 from buildup.training.data import load_test
 
@@ -29,12 +29,12 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 def test_each_branch_of_a_transformer_can_be_removed(make: Make, name: str) -> None:
     model, images = make(name), noise(2, 3, 32, 32)
     units = find_units(model, images[:1])
-    found = wounds(model, units)
-    assert [wound.unit for wound in found] == [unit for unit in units if unit.kind in ("msa", "mlp")]
+    found = find_removals(model, units)
+    assert [removal.unit for removal in found] == [unit for unit in units if unit.kind in ("msa", "mlp")]
     whole = logits(model, images)
-    for wound in found:
-        with wounded(model, wound):
-            assert not torch.allclose(logits(model, images), whole), wound.unit.name
+    for removal in found:
+        with without_units(model, removal):
+            assert not torch.allclose(logits(model, images), whole), removal.unit.name
 
 
 def test_a_branch_that_gives_zeros_can_be_removed_without_a_trace(make: Make) -> None:
@@ -43,9 +43,13 @@ def test_a_branch_that_gives_zeros_can_be_removed_without_a_trace(make: Make) ->
     with torch.no_grad():
         block.attn.proj.weight.zero_()
         block.attn.proj.bias.zero_()
-    wound = next(wound for wound in wounds(model, find_units(model, images[:1])) if wound.unit.name == "blocks.1.attn")
+    removal = next(
+        removal
+        for removal in find_removals(model, find_units(model, images[:1]))
+        if removal.unit.name == "blocks.1.attn"
+    )
     whole = logits(model, images)
-    with wounded(model, wound):
+    with without_units(model, removal):
         assert torch.equal(logits(model, images), whole)
 
 
@@ -53,11 +57,11 @@ def test_two_removals_commute(any_model: nn.Module) -> None:
     sample = (
         noise(2, 1, 16, 16) if any_model.get_submodule("").__class__.__name__ == "ResNetV2" else noise(2, 3, 32, 32)
     )
-    found = wounds(any_model, find_units(any_model, sample[:1]))
+    found = find_removals(any_model, find_units(any_model, sample[:1]))
     one, other = found[0], found[-1]
-    with wounded(any_model, one, other):
+    with without_units(any_model, one, other):
         first = logits(any_model, sample)
-    with wounded(any_model, other), wounded(any_model, one):
+    with without_units(any_model, other), without_units(any_model, one):
         second = logits(any_model, sample)
     assert torch.equal(first, second)
 
@@ -65,8 +69,10 @@ def test_two_removals_commute(any_model: nn.Module) -> None:
 def test_removing_an_attention_branch_is_setting_its_output_to_zero(make: Make) -> None:
     model, images = make("swin_tiny_patch4_window7_224"), noise(2, 3, 32, 32)
     name = "layers.0.blocks.1.attn"
-    wound = next(wound for wound in wounds(model, find_units(model, images[:1])) if wound.unit.name == name)
-    with wounded(model, wound):
+    removal = next(
+        removal for removal in find_removals(model, find_units(model, images[:1])) if removal.unit.name == name
+    )
+    with without_units(model, removal):
         found = logits(model, images)
     handle = model.get_submodule(name).register_forward_hook(lambda module, args, result: torch.zeros_like(result))
     expected = logits(model, images)
@@ -76,13 +82,13 @@ def test_removing_an_attention_branch_is_setting_its_output_to_zero(make: Make) 
 
 def test_removing_a_convolution_is_putting_an_identity_in_its_place(make_alternet: Make) -> None:
     model, images = make_alternet("CC|CC|CM|CM"), noise(2, 1, 16, 16)
-    found = {wound.unit.name: wound for wound in wounds(model, find_units(model, images[:1]))}
-    wound = found["stages.1.blocks.1"]
-    assert wound.treatment == "convolution"
-    with wounded(model, wound):
+    found = {removal.unit.name: removal for removal in find_removals(model, find_units(model, images[:1]))}
+    removal = found["stages.1.blocks.1"]
+    assert removal.treatment == "convolution"
+    with without_units(model, removal):
         lesioned = logits(model, images)
     parent: Any = model.get_submodule("stages.1.blocks.1")
-    last = wound.site.path.rpartition(".")[2]
+    last = removal.site.path.rpartition(".")[2]
     kept = getattr(parent, last)
     setattr(parent, last, nn.Identity())
     expected = logits(model, images)
@@ -92,7 +98,10 @@ def test_removing_a_convolution_is_putting_an_identity_in_its_place(make_alterne
 
 def test_blocks_with_a_stride_are_treated_in_both_ways(make: Make) -> None:
     model = make("test_resnet")
-    found = [(wound.unit.name, wound.treatment) for wound in wounds(model, find_units(model, noise(1, 3, 32, 32)))]
+    found = [
+        (removal.unit.name, removal.treatment)
+        for removal in find_removals(model, find_units(model, noise(1, 3, 32, 32)))
+    ]
     assert found == [
         ("layer1.0", "convolution"),
         ("layer2.0", "convolution"),  # its stride is in its first convolution
@@ -107,16 +116,16 @@ def test_blocks_with_a_stride_are_treated_in_both_ways(make: Make) -> None:
 def test_nothing_is_left_behind(make_alternet: Make) -> None:
     model, images = make_alternet("CC|CM|CG|CK"), noise(2, 1, 16, 16)
     model.train()
-    before = fingerprint(model)
+    before = weights_digest(model)
     digits = load_test("digits")
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        yield next(iter(labelled(digits, 32)))
+        yield next(iter(labelled_batches(digits, 32)))
 
-    found = list(lesions(model, wounds(model, find_units(model, images[:1])), batches))
-    assert fingerprint(model) == before
-    assert all(lesion.change == lesion.metrics.accuracy - intact.accuracy for intact, lesion in found)
-    assert len({lesion.metrics.nll for _, lesion in found}) == len(found)
+    found = list(measure_lesions(model, find_removals(model, find_units(model, images[:1])), batches))
+    assert weights_digest(model) == before
+    assert len({intact.nll for intact, _ in found}) == 1
+    assert len({lesioned.nll for _, lesioned in found}) == len(found)
 
 
 class Scripted(nn.Module):
@@ -151,6 +160,6 @@ class Adding(nn.Module):
 def test_a_branch_with_a_function_that_is_not_seen_can_be_removed() -> None:
     model = nn.Sequential(Adding(), nn.Flatten(), nn.Linear(4 * 8 * 8, 2))
     images = noise(2, 4, 8, 8)
-    (wound,) = wounds(model, find_units(model, images[:1]))
-    with wounded(model, wound):
+    (removal,) = find_removals(model, find_units(model, images[:1]))
+    with without_units(model, removal):
         assert torch.equal(logits(model, images), logits(model[1:], images))

@@ -6,9 +6,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.hooks import acting, evaluating, fingerprint
-from buildup.diagnostics.observe import observe, see_maps
-from buildup.diagnostics.units import Unit, find_units
+from buildup.diagnostics.hooks import evaluation_mode, intercept, weights_digest
+from buildup.diagnostics.units import Unit, find_units, unit_outputs, watch_maps
 from buildup.errors import BaseError
 
 Make = Callable[[str], nn.Module]
@@ -56,20 +55,20 @@ def check_composition(model: nn.Module, one: Tensor, other: Tensor) -> None:
     """With a unit's output for one image in its place, the logits for another are those for the first."""
     units = find_units(model, one[:1])
     assert len(units) > 3
-    wanted = observe(model, units, one)
+    wanted = unit_outputs(model, units, one)
     for unit, state in zip(units, wanted, strict=True):
-        with torch.no_grad(), evaluating(model), acting(model, {unit.site: lambda *_, s=state: s.clone()}):
+        with torch.no_grad(), evaluation_mode(model), intercept(model, {unit.site: lambda *_, s=state: s.clone()}):
             assert torch.equal(model(other), wanted[-1]), unit.name
 
 
 def test_looking_changes_neither_weights_nor_modes_nor_hooks(any_model: nn.Module) -> None:
     any_model.train()
     next(module for module in any_model.modules() if not list(module.children())).eval()
-    before = fingerprint(any_model)
+    before = weights_digest(any_model)
     hooks = sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in any_model.modules())
     units = find_units(any_model, images(any_model, 1))
-    observe(any_model, units, images(any_model, 2))
-    assert fingerprint(any_model) == before
+    unit_outputs(any_model, units, images(any_model, 2))
+    assert weights_digest(any_model) == before
     assert hooks == sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in any_model.modules())
 
 
@@ -78,7 +77,7 @@ def test_the_last_unit_gives_the_logits(any_model: nn.Module) -> None:
     units = find_units(any_model, pictures[:1])
     with torch.no_grad():
         logits = any_model.eval()(pictures)
-    assert torch.equal(observe(any_model, units, pictures)[-1], logits)
+    assert torch.equal(unit_outputs(any_model, units, pictures)[-1], logits)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +135,7 @@ def test_maps_keep_their_places_in_each_order_of_axes(make: Make) -> None:
         pictures = torch.zeros(2, 3, 32, 32)
         pictures[1, :, 8:16, 24:32] = 3.0
         stem = find_units(model, pictures[:1])[:1]
-        see_maps(model, stem, pictures, keep)
+        watch_maps(model, stem, pictures, keep)
         unit, maps = found[0]
         assert maps.shape[1:] == (unit.channels, *(unit.size or ()))
         changed = (maps[1] - maps[0]).abs().sum(0)

@@ -5,9 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from buildup.diagnostics.observe import observe
-from buildup.diagnostics.units import find_units
-from buildup.diagnostics.variance import spatial_variance, variance
+from buildup.diagnostics.feature_maps import spatial_variance, unit_variances
+from buildup.diagnostics.units import find_units, unit_outputs
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -48,7 +47,7 @@ def test_units_are_measured_without_class_tokens_whatever_the_batches(make: Call
     model = make("test_vit")
     images = noise(5, 3, 32, 32).float()
     units = find_units(model, images[:1])
-    found = variance(model, units, torch.split(images, 2))
-    outputs = observe(model, units, images)
+    found = unit_variances(model, units, torch.split(images, 2))
+    outputs = unit_outputs(model, units, images)
     assert found[1] == pytest.approx(outputs[1][:, 1:].double().var(1).mean().item())
     assert set(found) == set(range(len(units) - 1))

@@ -1,1 +1,1 @@
-"""Measuring trained models: which model is meant, one measurement on disk, and the verdicts of a run side by side."""
+"""Measure trained models: any model by its name, and the verdicts of a run."""

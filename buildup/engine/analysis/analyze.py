@@ -1,101 +1,130 @@
-"""All measurements asked for of a model, or of several side by side, written down as numbers and figures."""
+"""The measurements of a model, or of several side by side, written as numbers and figures."""
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, find_measurements
-from buildup.diagnostics.hessian import BATCH, augmented_batches
-from buildup.diagnostics.hooks import evaluating, fingerprint
-from buildup.diagnostics.memory import free_memory
-from buildup.diagnostics.units import find_units
-from buildup.engine.analysis.measuring import measure, plain
-from buildup.engine.analysis.subjects import Found, find_model
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
+from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
+from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.measurements import find_measurements
+from buildup.engine.analysis.subjects import AnalyzedModel, find_model, make_subject
 from buildup.engine.problems import Problems
-from buildup.errors import DataError, RequestError, ResourceError
+from buildup.errors import DataError, RequestError
 from buildup.report.analysis_page import Section, analysis_page
+from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import write_atomic
-from buildup.training.data import load_data
-from buildup.training.dataset import Dataset, split
 from buildup.training.execution import check_device
 from buildup.training.recipe import recipe_to_values
 
 logger = logging.getLogger("buildup")
 
+PROGRESS_INTERVAL = 5.0
+"""Seconds between two progress messages."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """What was measured."""
+    """The results of an analysis."""
 
     folder: Path
-    """Where numbers and figures are, all of them in its `index.html`."""
+    """The folder with numbers, figures and `index.html`."""
     identity: Mapping[str, Any]
     """What the numbers depend on."""
     summaries: Mapping[str, Mapping[str, Any]]
-    """By measurement and model the few numbers it comes down to; by `left out` why a measurement could not be made."""
+    """The summary by measurement and model. A measurement that could not be made has its reason as `left out`."""
 
 
-def analyze(model: str, settings: AnalyzeSettings) -> Analysis:
-    """Measure, and write numbers and figures. The same call goes on after any stop.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """Checked settings."""
+
+    models: Sequence[AnalyzedModel]
+    wanted: Sequence[Measurement]
+    asks_all: bool
+    """Whether measurements that can't be made are left out instead of refused."""
+    sizes: Sizes
+    passes: int
+    """Passes of Monte Carlo dropout."""
+    seed: int
+    device: torch.device
+
+
+def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
+    """Measure models, and write numbers and figures. After an interruption the same call continues.
 
     Args:
         model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
-        settings: What is measured of it, and on what; `verdicts` has a function of its own.
+        settings: What is measured. `verdicts` is ignored here; see `diagnose_verdicts`.
     """
     request = _check(model, settings)
-    subjects = _subjects(request, settings)
+    subjects = [
+        replace(
+            make_subject(found, request.sizes, request.wanted, request.seed, request.device),
+            restate=settings.restate,
+            corruptions=settings.corruptions,
+            mc_dropout=request.passes,
+        )
+        for found in request.models
+    ]
+    for measurement in request.wanted:
+        measurement.check(subjects)
     wanted, notes = _measurable(request, subjects)
-    identity = _identity(request, settings, subjects)
+    before = [weights_digest(subject.model) for subject in subjects]
+    recipe = json.dumps(recipe_to_values(request.models[0].recipe), sort_keys=True)
+    identity = {
+        "models": {subject.label: digest[:16] for subject, digest in zip(subjects, before, strict=True)},
+        "images": {
+            subject.label: f"{len(subject.images.labels)} of {subject.images.name}, from the validation part of its "
+            f"training set, {subject.images.hash[:16]}"
+            for subject in subjects
+        },
+        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        "restate": settings.restate,
+        "corruptions": settings.corruptions or "generated",
+        "sizes": asdict(request.sizes),
+        "seed": request.seed,
+    }
     label = re.sub(r"[^\w.-]+", "-", request.models[0].label).strip("-")
     folder = Path(settings.out or f"analyses/{label}-{Path(request.models[0].dataset).name}")
-    before = [fingerprint(subject.model) for subject in subjects]
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for measurement in wanted:
         try:
-            found[measurement.name] = measure(measurement, subjects, folder, identity)
+            found[measurement.name] = run_measurement(measurement, subjects, folder, identity)
         except RequestError as error:
             if not request.asks_all:
                 raise
             logger.warning(f"{measurement.name}: left out. {error}")
             found[measurement.name] = {"left out": str(error)}
-    assert before == [fingerprint(subject.model) for subject in subjects], "a measurement changed its model"
+    assert before == [weights_digest(subject.model) for subject in subjects], "a measurement changed its model"
     analysis = Analysis(folder=folder, identity=identity, summaries=found)
-    write_atomic(folder / "summary.json", json.dumps(plain(analysis_values(analysis)), indent=2).encode())
-    write_atomic(folder / "index.html", _page(subjects, wanted, found, folder, identity, notes).encode())
+    write_atomic(folder / "summary.json", json.dumps(json_values(analysis_values(analysis)), indent=2).encode())
+    write_atomic(folder / "index.html", _page(subjects, wanted, analysis, notes).encode())
     return analysis
 
 
 def analysis_values(analysis: Analysis) -> dict[str, Any]:
-    """The same as plain values."""
+    """An analysis as plain values."""
     return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """A request of which every field was checked."""
-
-    models: Sequence[Found]
-    wanted: Sequence[Measurement]
-    asks_all: bool
-    """Whether what can't be measured is left out, and not refused."""
-    sizes: Sizes
-    passes: int
-    """With dropout, of the ensemble."""
-    seed: int
-    device: torch.device
-
-
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
-    """The request behind the settings; all that is wrong is said at once."""
+    """The checked settings. All problems are reported at once."""
     problems = Problems()
     asks_all = settings.what == "all"
     wanted: list[Measurement] = []
@@ -136,26 +165,16 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     )
 
 
-def _subjects(request: _Request, settings: AnalyzeSettings) -> list[Subject]:
-    """The models with what they are measured on."""
-    made = (_subject(model, request.sizes, request.wanted, request.seed, request.device) for model in request.models)
-    subjects = [
-        replace(subject, restate=settings.restate, corruptions=settings.corruptions, mc_dropout=request.passes)
-        for subject in made
-    ]
-    for measurement in request.wanted:
-        measurement.check(subjects)
-    return subjects
-
-
 def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Measurement], list[str]]:
-    """What can be measured of these models, and what a reader must know of them first."""
+    """The measurements that these models allow, and notes for the reader."""
     wanted, notes = list(request.wanted), []
-    blind = [subject for subject in subjects if _classes(subject) != subject.images.num_classes]
-    if blind and (labelled := [measurement.name for measurement in wanted if measurement.needs_labels]):
+    labelled = [measurement.name for measurement in wanted if measurement.needs_labels]
+    others = [subject for subject in subjects if subject.units[-1].channels != subject.images.num_classes]
+    if others and labelled:
+        images = others[0].images
         problem = (
-            f"{blind[0].label} tells {_classes(blind[0])} classes apart and {blind[0].images.name} has "
-            f"{blind[0].images.num_classes}: {', '.join(labelled)} can't be measured."
+            f"{others[0].label} has {others[0].units[-1].channels} classes and {images.name} has "
+            f"{images.num_classes}: {', '.join(labelled)} can't be measured."
         )
         if not request.asks_all:
             raise DataError(problem)
@@ -167,96 +186,146 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
     return wanted, notes
 
 
-def _identity(request: _Request, settings: AnalyzeSettings, subjects: Sequence[Subject]) -> dict[str, Any]:
-    """What the numbers depend on."""
-    recipe = json.dumps(recipe_to_values(request.models[0].recipe), sort_keys=True)
-    return {
-        "models": {subject.label: fingerprint(subject.model)[:16] for subject in subjects},
-        "images": {subject.label: _described(subject.images) for subject in subjects},
-        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
-        "restate": settings.restate,
-        "corruptions": settings.corruptions or "generated",
-        "sizes": asdict(request.sizes),
-        "seed": request.seed,
-    }
-
-
-def _subject(found: Found, sizes: Sizes, wanted: Sequence[Measurement], seed: int, device: torch.device) -> Subject:
-    data = load_data(found.dataset, found.data_dir, found.image_size)
-    train, val = split(data, found.split_seed)
-    model = found.model.to(device)
-    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
-    if broken:
-        raise DataError(f"{found.label}: {len(broken)} of its tensors hold what is no number, {broken[0]} first.")
-    image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
-    try:
-        with torch.no_grad(), evaluating(model):
-            model(image)
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise DataError(f"{found.label} can't take images of {data.name}, {tuple(image.shape[1:])}: {error}") from error
-    # Kept as they are, so that all that is measured on them sees the same; at 224 px a gigabyte is soon full.
-    count = max((measurement.train_batches(sizes) for measurement in wanted), default=0)
-    _check_room(found, data, BATCH * count, device)
-    batches = augmented_batches(data, found.recipe, train, seed=seed, device=device, count=count)
-    shown = val[torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: sizes.images].sort().values]
-    return Subject(
-        label=found.label,
-        model=model,
-        units=find_units(model, image),
-        images=data.part(shown),
-        train_batches=batches,
-        weight_decay=found.recipe.weight_decay,
-        sizes=sizes,
-        seed=seed,
-    )
-
-
-def _check_room(found: Found, data: Dataset, images: int, device: torch.device) -> None:
-    """Refuse augmented images and directions that memory would not hold."""
-    weights = sum(weight.numel() for weight in found.model.parameters())
-    needed = 4 * (images * data.channels * data.image_size**2 + 4 * weights)
-    free = free_memory(device)
-    if images and needed > free:
-        raise ResourceError(
-            f"{found.label}: hessian and landscape keep {images:,} augmented images of {data.image_size} px and four "
-            f"copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. --quick keeps "
-            "fewer images, and --what can leave both out."
-        )
-
-
-def _described(images: Dataset) -> str:
-    return f"{len(images.labels)} of {images.name}, from the validation part of its training set, {images.hash[:16]}"
-
-
-def _classes(subject: Subject) -> int:
-    return subject.units[-1].channels
-
-
 def _page(
-    subjects: Sequence[Subject],
-    measurements: Sequence[Measurement],
-    found: Mapping[str, Any],
-    folder: Path,
-    identity: Mapping[str, Any],
-    notes: Sequence[str],
+    subjects: Sequence[Subject], measurements: Sequence[Measurement], analysis: Analysis, notes: Sequence[str]
 ) -> str:
     sections = []
     for measurement in measurements:
-        what, numbers = measurement.name, found[measurement.name]
+        numbers = analysis.summaries[measurement.name]
         left_out = numbers.get("left out", "")
+        figure = "" if left_out else (analysis.folder / f"{measurement.name}.svg").read_text(encoding="utf-8")
         sections.append(
             Section(
-                what=what,
+                what=measurement.name,
                 title=measurement.title,
-                words=measurement.words,
+                words=measurement.caption,
                 numbers={} if left_out else numbers,
-                figure="" if left_out else (folder / f"{what}.svg").read_text(encoding="utf-8"),
+                figure=figure,
                 left_out=left_out,
             )
         )
+    identity = analysis.identity
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
         "images": next(iter(identity["images"].values())),
         "seed": identity["seed"],
     }
     return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)
+
+
+def run_measurement(
+    measurement: Measurement, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """The summaries of one measurement of all models, read from an earlier run with the same identity or made now."""
+    what, identity = measurement.name, identity | measurement.settings(subjects[0])
+    path = folder / f"{what}.json"
+    with suppress(OSError, json.JSONDecodeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept.get("identity") == identity:
+            logger.info(f"{what}: kept from before.")
+            return dict(kept["summaries"])
+    tables, unfinished = [], []
+    for number, subject in enumerate(subjects):
+        place = folder / f".{what}-{number}.part.jsonl"
+        rows = _resume(measurement, subject, place, identity)
+        if not rows:
+            raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
+        tables.append(Table(label=subject.label, units=unit_rows(subject.units), rows=rows))
+        unfinished.append(place)
+    found = measurement.summaries({table.label: table.rows for table in tables})
+    values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}
+    write_atomic(folder / f"{what}.csv", _csv(tables).encode())
+    figure = draw_figure(measurement.figure, tables)
+    for form in ("svg", "png"):
+        picture = io.BytesIO()
+        figure.savefig(picture, format=form, metadata={"Date": None} if form == "svg" else None)
+        write_atomic(folder / f"{what}.{form}", picture.getvalue())
+    write_atomic(path, json.dumps(json_values(values), indent=1).encode())
+    for place in unfinished:
+        place.unlink(missing_ok=True)
+    return found
+
+
+def _resume(measurement: Measurement, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:
+    """The rows of a measurement. Each part is on disk before the next begins."""
+    done = list(_finished_parts(place, identity))
+    total, each = measurement.work(subject)
+    progress = Progress(name=f"{measurement.name} of {subject.label}", total=total, each=each, done=len(done))
+    rows = [row for part in done for row in part]
+    # The whole file is rewritten, which removes an incomplete line of a killed run.
+    content = [json.dumps(identity), *map(json.dumps, done)]
+    hook = subject.model.register_forward_pre_hook(progress.count_images)
+    try:
+        # A run that was stopped between two models has all parts of the first.
+        for part in measurement.measure(subject, rows) if len(done) < progress.total else ():
+            done.append(json_values(list(part)))
+            content.append(json.dumps(done[-1]))
+            write_atomic(place, "\n".join(content).encode())
+            progress.end_part()
+    finally:
+        hook.remove()
+    return [row for part in done for row in part]
+
+
+@dataclass(kw_only=True)
+class Progress:
+    """The progress of a measurement: finished parts, and images that the model has seen since the last one."""
+
+    name: str
+    total: int
+    """The number of parts."""
+    each: int = 0
+    """Images per part; some parts show them twice."""
+    done: int = 0
+    seen: int = 0
+    started: float = field(default_factory=time.monotonic)
+    reported: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.kept = self.done
+
+    def count_images(self, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        """A forward pre-hook of the model."""
+        self.report()
+        self.seen += len(arguments[0])
+
+    def end_part(self) -> None:
+        """Count a finished part."""
+        self.done, self.seen = self.done + 1, 0
+        self.report()
+
+    def report(self) -> None:
+        """Log the progress, at most once per interval."""
+        now, ahead = time.monotonic(), self.done + min(0.99, self.seen / self.each if self.each else 0)
+        if now - self.reported > PROGRESS_INTERVAL and ahead > self.kept and ahead < self.total:
+            self.reported = now
+            left = (now - self.started) / (ahead - self.kept) * (self.total - ahead)
+            logger.info(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
+
+
+def _finished_parts(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:
+    """The parts of an interrupted run of the same measurement."""
+    lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else []
+    if not lines or json.loads(lines[0]) != json.loads(json.dumps(identity)):
+        return
+    with suppress(json.JSONDecodeError):  # a killed run may leave an incomplete last line
+        for line in lines[1:]:
+            yield json.loads(line)
+
+
+def _csv(tables: Sequence[Table]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
+    writer.writeheader()
+    for table in tables:
+        writer.writerows({"model": table.label, **row} for row in table.rows)
+    return text.getvalue()
+
+
+def json_values(value: Any) -> Any:
+    """Plain values for JSON, which has no infinities and no nan: these become None."""
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: json_values(item) for name, item in value.items()}
+    return [json_values(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What the diagnostics of verdicts say of their gains, over one run or several: rank correlations, run by run."""
+"""Rank correlations between the diagnostics of verdicts and their gains, within runs."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -8,13 +8,13 @@ from buildup.statistics.kendall import kendall
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 
 Runs = Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]
-"""By the name of a run, what it decided and what was measured of that."""
+"""The decisions and the measured verdicts by name of the run."""
 
 
 def evidence_of(runs: Runs) -> Evidence:
-    """The measured verdicts side by side, and how far each diagnostic orders their gains.
+    """The measured verdicts, and the rank correlation of each diagnostic with their gains.
 
-    Verdicts are compared with others of their run alone: what a point is worth differs from base to base.
+    Verdicts are compared only within their run, because gains differ from base to base.
     """
     rows = tuple(
         MeasuredVerdict(run=name, decision=decision, diagnosis=diagnosis)
@@ -30,7 +30,7 @@ def evidence_of(runs: Runs) -> Evidence:
 
 
 def _correlation(rows: Sequence[MeasuredVerdict], measure: str, when: When) -> Correlation | None:
-    """The correlation of one diagnostic with the gains; None where no two verdicts of a run have it."""
+    """The correlation of one diagnostic with the gains; None where no run has two verdicts with it."""
     known = [(row.run, value, row.decision.gain) for row in rows if (value := row.value(measure, when)) is not None]
     groups, values, gains = zip(*known, strict=True) if known else ((), (), ())
     if len(set(groups)) == len(groups):

@@ -1,19 +1,26 @@
-"""What is to be analysed: a run's network, an exported folder, or any model of timm, with its weights."""
+"""The models that `analyze` can name, with their data: networks of runs, trainings, exports and timm models."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from buildup.diagnostics.analysis import Measurement, Sizes, Subject
+from buildup.diagnostics.hessian import BATCH, augmented_batches
+from buildup.diagnostics.hooks import evaluation_mode
+from buildup.diagnostics.landscape import free_memory
+from buildup.diagnostics.units import find_units
 from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, network_of
-from buildup.errors import RequestError, RunError
+from buildup.errors import DataError, RequestError, ResourceError, RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
@@ -22,7 +29,8 @@ from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, trained_weights
 from buildup.store.run_record import open_record
-from buildup.training.data import describe_data
+from buildup.training.data import describe_data, load_data
+from buildup.training.dataset import Dataset, split
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
 from buildup.trials.training import WEIGHTS
 
@@ -32,8 +40,8 @@ UNTRAINED = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A model by its name, and what is known of its training."""
+class AnalyzedModel:
+    """A model, and the data and recipe of its training."""
 
     label: str
     model: nn.Module
@@ -42,36 +50,32 @@ class Found:
     data_dir: str | None
     image_size: int | None
     split_seed: int = 0
-    """Says which images it was validated on."""
+    """Decides which images it was validated on."""
     by_name: bool = False
-    """Whether it was made by its name in timm, so that `--pretrained` says something about it."""
+    """Whether it was named by its timm name, so that `--pretrained` applies."""
     note: str = ""
 
 
-def find_model(name: str, settings: AnalyzeSettings) -> Found:
+def find_model(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
     """The model of a name, with the dropout of its recipe: a run, a training's or an export's folder, a timm name."""
     found = _find(name, settings)
     if found.recipe.dropout:
-        # What timm made of an export is not told apart from what we make ourselves: both say which network they are.
-        add_dropout(found.model, network_from_values(_model_args(found)["network"]), found.recipe.dropout)
+        # Models of exports and models built here both hold the network that they were built from.
+        arguments: Any = getattr(found.model, "_model_args", None)
+        if arguments is None:
+            raise RequestError(f"{found.label}: its network is not known, so the dropout of its recipe can't be added.")
+        add_dropout(found.model, network_from_values(arguments["network"]), found.recipe.dropout)
     return found
 
 
-def _model_args(found: Found) -> dict[str, Any]:
-    arguments: Any = getattr(found.model, "_model_args", None)
-    if arguments is None:
-        raise RequestError(f"{found.label}: which network it is is not known, so its recipe's dropout has no place.")
-    return dict(arguments)
-
-
-def _find(name: str, settings: AnalyzeSettings) -> Found:
+def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
     run, mark, candidate = name.partition(":")
     if (folder_of(run) / "run.yaml").is_file():
         return _of_run(run, candidate if mark else None, settings)
     if (Path(name) / TRAINING).is_file():
         return _of_training(Path(name), settings)
     if not settings.dataset:
-        raise RequestError(f"--dataset is missing: what is {name} to see?")
+        raise RequestError(f"--dataset is missing: which images shall {name} be measured on?")
     known: dict[str, Any] = {
         "recipe": load_recipe(settings.recipe or "paper"),
         "dataset": settings.dataset,
@@ -79,7 +83,9 @@ def _find(name: str, settings: AnalyzeSettings) -> Found:
     }
     if (Path(name) / "config.json").is_file():
         model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
-        return Found(label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known)
+        return AnalyzedModel(
+            label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known
+        )
     data = describe_data(settings.dataset, settings.data_dir)
     network = network_of(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
@@ -87,26 +93,26 @@ def _find(name: str, settings: AnalyzeSettings) -> Found:
         file = "" if settings.pretrained is True else settings.pretrained
         load_pretrained(model, network, find_pretrained(network, name, file))
         note = _left_random(network)
-    return Found(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
+    return AnalyzedModel(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
 
 
 def _left_random(network: Network) -> str:
-    """What trained weights of a base do not reach."""
+    """The parts of a network that the pretrained weights of its base do not cover."""
     parts = ["its small stem"] if any(to == "3x3" for _, to in network.shrunk) else []
     trained: Any = timm.get_pretrained_cfg(network.base)
     parts += ["its classifier"] if trained.num_classes != network.num_classes else []
     return f"the weights of {' and '.join(parts)} are random" if parts else ""
 
 
-def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Found:
-    """A network of a run, the best one unless another is named, with the weights of its best training."""
+def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> AnalyzedModel:
+    """A network of a run, by default the best one, with the weights of its best training."""
     run = open_record(name)
     view, history = state_of(run)
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     model = build(chosen.network, seed=0)
     load_weights(model, run.trainings / training)
-    return Found(
+    return AnalyzedModel(
         label=f"{run.name} {chosen.layout}",
         model=model,
         recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
@@ -117,7 +123,7 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Foun
     )
 
 
-def _of_training(place: Path, settings: AnalyzeSettings) -> Found:
+def _of_training(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
     path = place / TRAINING
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +133,7 @@ def _of_training(place: Path, settings: AnalyzeSettings) -> Found:
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
     model = build(network, seed=0)
     load_weights(model, place)
-    return Found(
+    return AnalyzedModel(
         label=place.name,
         model=model,
         recipe=load_recipe(settings.recipe) if settings.recipe else recipe,
@@ -137,14 +143,60 @@ def _of_training(place: Path, settings: AnalyzeSettings) -> Found:
     )
 
 
+def make_subject(
+    found: AnalyzedModel, sizes: Sizes, wanted: Sequence[Measurement], seed: int, device: torch.device
+) -> Subject:
+    """A model on its device, with its units and with the data that these measurements need."""
+    data = load_data(found.dataset, found.data_dir, found.image_size)
+    train, val = split(data, found.split_seed)
+    model = found.model.to(device)
+    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
+    if broken:
+        raise DataError(f"{found.label}: {len(broken)} of its tensors hold what is no number, {broken[0]} first.")
+    image = torch.zeros(1, data.channels, data.image_size, data.image_size, device=device)
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            model(image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise DataError(f"{found.label} can't take images of {data.name}, {tuple(image.shape[1:])}: {error}") from error
+    # Kept in memory, so that all measurements see the same images. At 224 px this can take gigabytes.
+    count = max((measurement.train_batches(sizes) for measurement in wanted), default=0)
+    _check_room(found, data, BATCH * count, device)
+    batches = augmented_batches(data, found.recipe, train, seed=seed, device=device, count=count)
+    shown = val[torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: sizes.images].sort().values]
+    return Subject(
+        label=found.label,
+        model=model,
+        units=find_units(model, image),
+        images=data.part(shown),
+        train_batches=batches,
+        weight_decay=found.recipe.weight_decay,
+        sizes=sizes,
+        seed=seed,
+    )
+
+
+def _check_room(found: AnalyzedModel, data: Dataset, images: int, device: torch.device) -> None:
+    """Refuse augmented images and directions that do not fit into memory."""
+    weights = sum(weight.numel() for weight in found.model.parameters())
+    needed = 4 * (images * data.channels * data.image_size**2 + 4 * weights)
+    free = free_memory(device)
+    if images and needed > free:
+        raise ResourceError(
+            f"{found.label}: hessian and landscape keep {images:,} augmented images of {data.image_size} px and four "
+            f"copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. --quick keeps "
+            "fewer images, and --what can leave both out."
+        )
+
+
 def load_weights(model: nn.Module, training: Path) -> None:
-    """Give a model the weights that a training has left."""
+    """Load the weights of a finished training into a model."""
     weights = trained_weights(training)
     if weights is None:
         raise RunError(f"{training} has no {WEIGHTS}: the training has not ended, or they were removed.")
     try:
         model.load_state_dict(load_file(weights))
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{weights}: no weights that can be read: {error}") from error
+        raise RunError(f"{weights}: cannot read the weights: {error}") from error
     except RuntimeError as error:
         raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error

@@ -1,30 +1,40 @@
-"""Parent and candidate of each verdict of a run, measured side by side at the place of the edit.
+"""Parent and candidate of each verdict of a run, measured at the place of the edit.
 
-What is measured of the parent is known before the candidate is trained, so it alone could predict which replacement
-helps. What is measured of the candidate could only explain it.
+Measurements of the parent are known before the candidate is trained, so they could predict which replacement helps.
+Measurements of the candidate could only explain it. Images, batches and random numbers are the same for all networks of
+a run, so differences come from the networks.
 """
 
 import logging
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
+from torch import nn
+
+from buildup.diagnostics.analysis import Batch, labelled_batches
+from buildup.diagnostics.block_effects import measure_blocks
+from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
+from buildup.engine.analysis.analyze import Progress
 from buildup.engine.analysis.evidence import evidence_of
-from buildup.engine.analysis.measuring import PROGRESS_INTERVAL
-from buildup.engine.analysis.probe import CURVATURE, PLACE, QUICK, Extent, Measured, Probe, probe_of
+from buildup.engine.analysis.subjects import load_weights
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
-from buildup.errors import RunError, unknown
+from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
+from buildup.models.build import build
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
 from buildup.store.run_record import RunRecord, open_record
+from buildup.training.data import load_data, open_data
+from buildup.training.dataset import Dataset, parse_fraction, split
 from buildup.training.execution import check_device
 from buildup.trials.decision import MEASURES, Decision, Diagnosis, diagnosis_to_values
 from buildup.trials.history import History
@@ -33,27 +43,85 @@ from buildup.trials.training import Candidate, Training, training_id
 
 logger = logging.getLogger("buildup")
 
+PLACE, CURVATURE = ("lesion", "variance", "frequency"), ("top", "ape", "nep")
+BATCH_SIZE = 128
+
+Measured = dict[str, float | None]
 GROUPS = {"lesion": PLACE, "variance": PLACE, "fourier": PLACE, "hessian": CURVATURE}
-"""What `--what` may name here. The first three take two runs over the images together, so they come together."""
+"""The choices of `--what` and their measures. The first three are measured together, in two passes over the images."""
 HERE = {"compare", "verdicts", "what", "quick", "images", "seed", "device"}
-"""The settings that mean something for the verdicts of a run."""
+"""The settings that apply to the verdicts of a run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """How much is measured for each training."""
+
+    images: int = 10_000
+    """The most validation images."""
+    hessian_batches: int = 30
+    """Batches of 16 training images for each of many trainings: several seeds of two networks."""
+    seeds: int = 12
+    """The most seeds of a verdict."""
+
+
+QUICK = Extent(images=512, hessian_batches=2, seeds=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """The data that the networks of a run are measured on."""
+
+    run: RunRecord
+    extent: Extent
+    images: Dataset
+    batches: tuple[Batch, ...]
+    weight_decay: float
+    device: torch.device
+    identity: Mapping[str, Any]
+    curvatures: dict[str, Measured] = field(default_factory=dict)
+    """By training. It does not depend on the place, so a parent of several candidates is measured once."""
+
+    def model(self, training: Training) -> nn.Module:
+        model = build(training.candidate.network, seed=0)
+        load_weights(model, self.run.trainings / training.id)
+        return model.to(self.device)
+
+    def block_effects(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
+        """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""
+        network = candidate.network
+        if not {block.path for block in network.blocks}.issuperset(paths):
+            return dict.fromkeys(PLACE)
+        style = network.block(paths[0]).style
+        channels_last = style is not None and style.channels_last
+        batches = partial(labelled_batches, self.images, BATCH_SIZE)
+        found = measure_blocks(model, paths, batches, channels_last=channels_last)
+        return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
+
+    def curvature(self, model: nn.Module, training: Training) -> Measured:
+        """The largest eigenvalues of the Hessian of each batch."""
+        if training.id not in self.curvatures:
+            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=self.weight_decay)]
+            values = [value for batch in found for value in batch]
+            self.curvatures[training.id] = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
+        return self.curvatures[training.id]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosed:
-    """What was measured of verdicts."""
+    """The measured verdicts of runs."""
 
     files: tuple[Path, ...]
-    """Where it is kept, one file a run."""
+    """One file per run."""
     evidence: Evidence
 
 
 def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
-    """Measure what was not measured yet, and give back all of it with the rank correlations, over all runs named.
+    """Measure the verdicts that were not measured yet; return all with their rank correlations, over all named runs.
 
     Args:
-        run: A name in `runs/`, or a folder; `compare` may name more of them.
-        settings: What is measured, and how much of it.
+        run: A name in `runs/`, or a folder. `compare` may name more runs.
+        settings: What is measured, and on how much data.
     """
     runs, wanted, extent, seed, device = _check(run, settings)
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
@@ -65,7 +133,7 @@ def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
 
 
 def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
-    """The same as plain values."""
+    """The measured verdicts as plain values."""
     return {
         "files": [str(file) for file in found.files],
         "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in found.evidence.rows],
@@ -74,7 +142,7 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
 
 
 def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
-    """What was measured of a run's verdicts, those that lacked something measured now."""
+    """The measured verdicts of a run. Verdicts that lack a wanted measure are measured now."""
     tried = [
         _Pair(decision=decision, candidate=candidate, seeds=_seeds(run, history, decision, probe.extent.seeds))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)
@@ -85,8 +153,10 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
                 f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate."
             )
     done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
-    left = [pair for pair in tried if pair.seeds and not _has(done.get(pair.decision.step), wanted)]
-    progress = _Progress(run=str(run.folder), total=sum(2 * len(pair.seeds) for pair in left))
+    complete = {step for step, diagnosis in done.items() if diagnosis.before.keys() >= set(wanted)}
+    left = [pair for pair in tried if pair.seeds and pair.decision.step not in complete]
+    networks = sum(2 * len(pair.seeds) for pair in left)
+    progress = Progress(name=f"verdicts of {run.folder}", total=networks)
     for pair in left:
         known = done.get(pair.decision.step)
         done[pair.decision.step] = _diagnosis(pair, wanted, known, probe, progress)
@@ -99,37 +169,15 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pair:
-    """A verdict with what can be measured of it."""
+    """A verdict, and the seeds for which it can be measured."""
 
     decision: Decision
     candidate: Candidate
     seeds: tuple[int, ...]
 
 
-@dataclass(kw_only=True)
-class _Progress:
-    """Says now and then how much is left."""
-
-    run: str
-    total: int
-    done: int = 0
-    started: float = field(default_factory=time.monotonic)
-    told: float = field(default_factory=time.monotonic)
-
-    def step(self) -> None:
-        """One network more is measured."""
-        self.done += 1
-        now = time.monotonic()
-        if now - self.told > PROGRESS_INTERVAL:
-            self.told = now
-            left = (now - self.started) / self.done * (self.total - self.done)
-            logger.info(
-                f"verdicts of {self.run}: {self.done} of {self.total} trained networks measured, {duration(left)} left"
-            )
-
-
 def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[str], Extent, int, str]:
-    """The runs, what of them, how much of it, the seed of all choices, and where."""
+    """The checked settings: runs, measures, extent, seed and device."""
     problems = Problems()
     asked = list(GROUPS) if settings.what == "all" else settings.what.split(",")
     problems.found += [
@@ -159,7 +207,7 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
 
 
 def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> tuple[int, ...]:
-    """The seeds of a verdict whose trained weights are there, of candidate and parent."""
+    """The seeds of a verdict for which the weights of both candidate and parent exist."""
     row = range(run.settings.seed, run.settings.seed + decision.seeds)
 
     def is_there(network: str, seed: int) -> bool:
@@ -171,7 +219,7 @@ def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> t
 
 
 def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
-    """What earlier calls measured, on the same images and batches and of the same trainings."""
+    """The verdicts that earlier calls measured on the same data and for the same trainings."""
     found = read_diagnoses(run.folder)
     pairs = {pair.decision.step: pair for pair in tried}
     kept = [
@@ -189,14 +237,10 @@ def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosi
     return kept
 
 
-def _has(diagnosis: Diagnosis | None, wanted: Sequence[str]) -> bool:
-    return diagnosis is not None and set(wanted) <= diagnosis.before.keys()
-
-
 def _diagnosis(
-    pair: _Pair, wanted: Sequence[str], known: Diagnosis | None, probe: Probe, progress: _Progress
+    pair: _Pair, wanted: Sequence[str], known: Diagnosis | None, probe: Probe, progress: Progress
 ) -> Diagnosis:
-    """Measure a verdict, as far as it is not known."""
+    """Measure a verdict, without the measures that are known."""
     parent = pair.candidate.parent
     assert parent is not None
     rows: dict[str, dict[str, tuple[float | None, ...]]] = {}
@@ -209,11 +253,11 @@ def _diagnosis(
             model = probe.model(training)
             values: Measured = {}
             if set(missing) & set(PLACE):
-                values |= probe.at(model, network, places(pair.candidate))
+                values |= probe.block_effects(model, network, edited_blocks(pair.candidate))
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
-            progress.step()
+            progress.end_part()
         rows[when] = kept | {measure: tuple(values[measure] for values in found) for measure in missing}
     return Diagnosis(
         step=pair.decision.step,
@@ -227,7 +271,39 @@ def _diagnosis(
     )
 
 
-def places(candidate: Candidate) -> tuple[str, ...]:
-    """The paths of the blocks that a candidate's edits put somewhere."""
+def edited_blocks(candidate: Candidate) -> tuple[str, ...]:
+    """The paths of the blocks that the edits of a candidate replaced or added."""
     ends = {stage.name: stage.blocks[-1].path for stage in candidate.network.stages}
     return tuple(ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in candidate.edits)
+
+
+def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
+    """The data of a run. `curved` adds the batches of the Hessian."""
+    settings, recipe = run.settings, run.recipe
+    data = open_data(settings.dataset, settings.data_dir, settings.image_size, recipe)
+    if data.hash != run.data.hash:
+        raise DataError(
+            f"{settings.dataset}: this dataset is not the one that the run began with. Give back its files."
+        )
+    if not isinstance(data, Dataset):
+        data = load_data(settings.dataset, settings.data_dir, settings.image_size)
+    train, val = split(data, run.data.split_seed, fraction=parse_fraction(settings.fraction))
+    chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: extent.images]
+    images = data.part(val[chosen.sort().values])
+    batches: tuple[Batch, ...] = ()
+    if curved:
+        count = extent.hessian_batches
+        batches = augmented_batches(data, recipe, train, seed=seed, device=torch.device(device), count=count)
+    return Probe(
+        run=run,
+        extent=extent,
+        images=images,
+        batches=batches,
+        weight_decay=recipe.weight_decay,
+        device=torch.device(device),
+        identity={
+            "images": f"{len(images.labels)} of the run's validation images, {images.hash[:16]}",
+            "hessian": f"{extent.hessian_batches} batches of {BATCH} of its training images, augmented",
+            "seed": seed,
+        },
+    )

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from buildup.cli.main import main
-from buildup.diagnostics.analysis import Measurement, Sizes, Subject, find_measurements
+from buildup.diagnostics.analysis import Measurement, Sizes, Subject
+from buildup.diagnostics.cka import UnitSimilarity
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
-from buildup.diagnostics.registry import SHIPPED
+from buildup.diagnostics.measurements import MEASUREMENTS, find_measurements
 from buildup.errors import RequestError
 
 GUIDE = Path(__file__).parents[2] / "docs" / "extending.md"
@@ -22,7 +23,7 @@ class Targets(Measurement):
 
     name = "targets"
     title = "Targets of training images"
-    words = "Bars of no use."
+    caption = "Bars of no use."
 
     def train_batches(self, sizes: Sizes) -> int:
         return 2
@@ -46,8 +47,18 @@ class Targets(Measurement):
         return figure
 
 
+BUILT_IN = tuple(MEASUREMENTS._members)
 TARGETS = Targets()
 Register = Callable[[str], None]
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Members and entry points of a test are gone after it."""
+    monkeypatch.setattr(MEASUREMENTS, "_members", dict(MEASUREMENTS._members))
+    vars(MEASUREMENTS).pop("_offered", None)
+    yield
+    vars(MEASUREMENTS).pop("_offered", None)
 
 
 @pytest.fixture
@@ -83,8 +94,8 @@ def check_files(what: str, folder: Path, title: str) -> list[Row]:
     return rows
 
 
-def test_a_measurement_of_the_table_runs_through_analyze(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SHIPPED, "targets", f"{__name__}:TARGETS")
+def test_a_registered_measurement_runs_through_analyze(tmp_path: Path) -> None:
+    MEASUREMENTS.register(TARGETS)
     assert analyze("targets,variance", tmp_path / "a") == 0
     rows = check_files("targets", tmp_path / "a", "Targets of training images")
     assert rows == [{"batch": 0, "images": 16, "classes": 10}, {"batch": 1, "images": 16, "classes": 10}]
@@ -105,7 +116,7 @@ def test_the_measurement_of_the_guide_runs_as_an_entry_point(tmp_path: Path, reg
     rows = check_files("spread", tmp_path / "a", "Spread")
     assert len(rows) > 3
     assert all(row["spread"] > 0 for row in rows)
-    usual = [name for name in SHIPPED if name != "ensemble"]
+    usual = [name for name in BUILT_IN if name != "ensemble"]
     assert [measurement.name for measurement in find_measurements()] == [*usual, "spread"]
 
 
@@ -113,15 +124,22 @@ def test_the_measurement_of_the_guide_runs_as_an_entry_point(tmp_path: Path, reg
     ("entry", "said"),
     [
         ("own = no_such_module:OWN", "can't be loaded"),
-        ("own = math:nan", "is no buildup.diagnostics.analysis.Measurement of the name 'own'"),
-        ("own = buildup.diagnostics.cka:CKA", "is no buildup.diagnostics.analysis.Measurement of the name 'own'"),
-        ("cka = math:nan", "both registered as the measurement 'cka'"),
+        ("own = math:nan", "can't be loaded"),
+        ("own = buildup.diagnostics.cka:UnitSimilarity", "it is named 'cka' there"),
+        ("accuracy = buildup.trials.objective:ACCURACY", "is not a buildup.diagnostics.analysis.Measurement"),
     ],
 )
 def test_an_entry_point_that_gives_no_measurement_is_refused(register: Register, entry: str, said: str) -> None:
     register(entry)
     with pytest.raises(RequestError, match=said):
         find_measurements([entry.partition(" ")[0]])
+
+
+def test_an_entry_point_cannot_replace_a_built_in_measurement(register: Register) -> None:
+    register("cka = math:nan")
+    with pytest.warns(UserWarning, match="the one of buildup has this name"):
+        found = find_measurements()
+    assert [type(measurement) for measurement in found if measurement.name == "cka"] == [UnitSimilarity]
 
 
 def test_passes_are_asked_for_by_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from buildup.diagnostics.corrupt import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
+from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 
 NOISES = ("gaussian_noise", "shot_noise", "impulse_noise")
 
@@ -35,9 +35,9 @@ def distance(one: Tensor, other: Tensor) -> float:
 @pytest.mark.parametrize("shape", [(3, 32, 32), pytest.param((1, 48, 40), marks=pytest.mark.slow)])
 def test_more_severity_is_farther_from_the_clean_image(kind: str, shape: tuple[int, int, int]) -> None:
     images = pictures(8, *shape)
-    corrupted_part = [corrupt(images, kind, severity) for severity in SEVERITIES]
-    away = [distance(images, other) for other in corrupted_part]
-    assert all(other.shape == images.shape and other.dtype == torch.uint8 for other in corrupted_part)
+    corrupted = [corrupt(images, kind, severity) for severity in SEVERITIES]
+    away = [distance(images, other) for other in corrupted]
+    assert all(other.shape == images.shape and other.dtype == torch.uint8 for other in corrupted)
     assert away[0] > 0.5
     assert all(later > 0.98 * earlier for earlier, later in pairwise(away))
     assert away[-1] > 1.1 * away[0]

@@ -1,0 +1,199 @@
+"""The feature maps of units: their spatial frequencies (paper.md 8.3) and their spatial variance (paper.md 8.4).
+
+Attention should reduce high frequencies and variance, convolutions should increase them. There are two measures of
+frequencies. The paper's is the logarithm of the amplitudes along the diagonal, averaged over images and channels, minus
+that of frequency zero. It depends on the size and the mean of maps, so compare only units of one resolution. The share
+of the energy at high frequencies depends on neither. The variance depends on scale: it is four times as large for maps
+twice as strong. Compare a unit with its neighbours only.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
+from buildup.diagnostics.units import Unit, watch_maps
+
+SMALLEST = 1e-6
+"""Added to amplitudes before the logarithm, as in the reference code."""
+HIGH = 0.5
+"""Frequencies above this share of pi are high."""
+ROUNDING = 1e-20
+"""Energy below this share of that of frequency zero is the rounding error of a constant map."""
+LEAST_SIDE = 3
+"""Smaller maps have only frequency zero on the diagonal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spectrum:
+    """The frequencies of one unit's maps."""
+
+    frequencies: tuple[float, ...]
+    """Along the diagonal, as shares of pi. The last is below 1: 0.857 for maps of 7 or 14 px, 0.964 for 56."""
+    amplitudes: tuple[float, ...]
+    """The mean logarithm of each amplitude minus that of frequency zero."""
+    high_energy: float
+    """The share of the energy above pi / 2, without frequency zero. About 0.75 for white noise."""
+    images: int
+
+    @property
+    def high(self) -> float:
+        """The amplitude of the highest frequency on the diagonal, the number that the paper reports."""
+        return self.amplitudes[-1]
+
+
+def spectrum(maps: Tensor) -> Spectrum:
+    """The spectrum of maps (images x channels x height x width) of at least 3 x 3."""
+    return _spectrum_of(_log_amplitude_sums(maps), maps.shape[2:])
+
+
+def unit_spectra(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> dict[int, Spectrum]:
+    """The spectrum of each unit with maps of at least 3 x 3, by the index of the unit."""
+    sums: dict[int, Tensor] = {}
+    sizes: dict[int, torch.Size] = {}
+
+    def add(unit: Unit, maps: Tensor) -> None:
+        if min(maps.shape[2:]) >= LEAST_SIDE:
+            sums[unit.index] = sums.get(unit.index, 0) + _log_amplitude_sums(maps)
+            sizes[unit.index] = maps.shape[2:]
+
+    for images in batches:
+        watch_maps(model, units, images, add)
+    return {index: _spectrum_of(total, sizes[index]) for index, total in sorted(sums.items())}
+
+
+def spatial_variance(maps: Tensor) -> float:
+    """The unbiased variance over the pixels of a map, averaged over images and channels. A map has 2 pixels or more."""
+    return _variance_sum(maps) / (maps.shape[0] * maps.shape[1])
+
+
+def unit_variances(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> dict[int, float]:
+    """The spatial variance of each unit with maps of at least two pixels, by the index of the unit."""
+    totals: dict[int, float] = {}
+    counts: dict[int, int] = {}
+
+    def add(unit: Unit, maps: Tensor) -> None:
+        if maps.shape[2] * maps.shape[3] > 1:
+            totals[unit.index] = totals.get(unit.index, 0.0) + _variance_sum(maps)
+            counts[unit.index] = counts.get(unit.index, 0) + maps.shape[0] * maps.shape[1]
+
+    for images in batches:
+        watch_maps(model, units, images, add)
+    return {index: total / counts[index] for index, total in sorted(totals.items())}
+
+
+class Variance(Measurement):
+    """The spatial variance of each unit's maps. One row per unit."""
+
+    name = "variance"
+    title = "Variance over space"
+    caption = "Variance of maps over their pixels. A step down at attention means that it averages."
+    needs_labels = False
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        found = unit_variances(subject.model, subject.units, subject.batches())
+        yield [{**unit_columns(subject.units[index]), "variance": value} for index, value in found.items()]
+
+    def summary(self, rows: Rows) -> Row:
+        return mean_steps(rows, "variance")
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        return depth_figure(tables, "variance", "variance over space")
+
+
+class Frequencies(Measurement):
+    """The spectrum of each unit's maps. One row per unit and frequency."""
+
+    name = "fourier"
+    title = "Frequencies of the maps"
+    caption = (
+        "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
+        "highest frequency. A step down at attention means that it reduces high frequencies. Compare steps within a "
+        "stage, because a lower resolution changes both measures."
+    )
+    needs_labels = False
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        found = unit_spectra(subject.model, subject.units, subject.batches())
+        yield [
+            {
+                **unit_columns(subject.units[index]),
+                "frequency": frequency,
+                "log_amplitude": amplitude,
+                "high_energy": spectrum.high_energy,
+            }
+            for index, spectrum in found.items()
+            for frequency, amplitude in zip(spectrum.frequencies, spectrum.amplitudes, strict=True)
+        ]
+
+    def summary(self, rows: Rows) -> Row:
+        return mean_steps(list({row["unit"]: row for row in rows}.values()), "log_amplitude")
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables, 4.6, 3.1, rows=3)
+        for number, table in enumerate(tables):
+            units: dict[int, list[Row]] = {}
+            for row in table.rows:
+                units.setdefault(row["unit"], []).append(row)
+            curves = panels[0][number]
+            colours = depth_colours(figure, curves, len(units))
+            for colour, rows in zip(colours, units.values(), strict=False):
+                dashed = "--" if rows[0]["kind"] == "msa" else "-"
+                curves.plot(
+                    [row["frequency"] for row in rows], [row["log_amplitude"] for row in rows], dashed, color=colour
+                )
+            curves.set(
+                xlabel="frequency (π)", ylabel="Δ log amplitude", title=f"{table.label} (MSA dashed)", xlim=(0, 1)
+            )
+            ends = [rows[-1] for rows in units.values()]
+            plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
+            plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
+        return figure
+
+
+def _log_amplitude_sums(maps: Tensor) -> Tensor:
+    """The number of images, the number of maps, the summed share of high energy, the summed logarithms."""
+    maps = _in_double(maps)
+    height, width = maps.shape[2:]
+    shorter = min(height, width)
+    # Bins of the diagonal from frequency zero on; for maps that are not square, the nearest ones.
+    steps = range(shorter - shorter // 2)
+    rows, columns = ([round(index * side / shorter) for index in steps] for side in (height, width))
+    amplitude = torch.fft.fft2(maps).abs()
+    diagonal = (amplitude[:, :, rows, columns] + SMALLEST).log().sum((0, 1))
+
+    energy = amplitude.square()
+    rounding = energy[:, :, 0, 0] * ROUNDING
+    energy[:, :, 0, 0] = 0
+    vertical, horizontal = (torch.fft.fftfreq(side, device=maps.device).abs() * 2 for side in (height, width))
+    frequency = torch.maximum(vertical[:, None], horizontal)
+    # The bins at the limit count half: white noise then has 0.73 to 0.76 at even sizes, 0.83 at 7.
+    high = (frequency > HIGH).to(maps.dtype) + (frequency == HIGH).to(maps.dtype) / 2
+    whole = energy.sum((2, 3))
+    share = torch.where(
+        whole > rounding, (energy * high).sum((2, 3)) / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0
+    )
+    counts = torch.tensor([len(maps), maps.shape[0] * maps.shape[1]], dtype=maps.dtype, device=maps.device)
+    return torch.cat([counts, share.sum()[None], diagonal])
+
+
+def _spectrum_of(sums: Tensor, size: Sequence[int]) -> Spectrum:
+    images, count, share, *diagonal = sums.tolist()
+    return Spectrum(
+        frequencies=tuple(2 * index / min(size) for index in range(len(diagonal))),
+        amplitudes=tuple((value - diagonal[0]) / count for value in diagonal),
+        high_energy=share / count,
+        images=round(images),
+    )
+
+
+def _variance_sum(maps: Tensor) -> float:
+    return _in_double(maps).flatten(2).var(2, correction=1).sum().item()
+
+
+def _in_double(maps: Tensor) -> Tensor:
+    """In double precision, which Apple's GPUs lack."""
+    return maps.detach().to(torch.float32 if maps.device.type == "mps" else torch.float64)

@@ -121,11 +121,9 @@ class StudyWriter:
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(opened_storage(storage_url, folder))
             try:
+                sampler = optuna.samplers.RandomSampler()
                 study = optuna.create_study(
-                    storage=storage,
-                    study_name=study_name,
-                    direction="maximize",
-                    sampler=optuna.samplers.RandomSampler(),
+                    storage=storage, study_name=study_name, direction="maximize", sampler=sampler
                 )
             except optuna.exceptions.DuplicatedStudyError:
                 raise RunError(
@@ -137,12 +135,7 @@ class StudyWriter:
                 study.set_metric_names(["accuracy"])
             study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base), "folder": str(folder.absolute())})
             return cls(
-                folder=folder,
-                storage_url=storage_url,
-                study=study,
-                storage=storage,
-                costs=costs,
-                held=held.pop_all(),
+                folder=folder, storage_url=storage_url, study=study, storage=storage, costs=costs, held=held.pop_all()
             )
 
     @classmethod
@@ -258,8 +251,9 @@ class StudyWriter:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             self._repair_metrics(key)
-            one = _OpenTrial(trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values))
-            self._open[key] = one
+            one = self._open[key] = _OpenTrial(
+                trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values)
+            )
             for epoch in self.history.curves.get(key, ()):
                 self._report(one, epoch)
             if found := final_record(self._trainings / key):
@@ -300,12 +294,8 @@ class StudyWriter:
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "network.svg"
             path.write_text(graph_svg(candidate.network), encoding="utf-8")
-            upload_artifact(
-                artifact_store=artifact_store(self._folder),
-                file_path=str(path),
-                study_or_trial=trial,
-                mimetype="image/svg+xml",
-            )
+            store = artifact_store(self._folder)
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, mimetype="image/svg+xml")
 
     def _add_epoch(self, one: _OpenTrial, history: History, epoch: Epoch) -> History:
         key = one.known["training"]

@@ -133,7 +133,6 @@ class SimulatedEvaluator:
     """Worker seconds spent training."""
     wasted: float = 0.0
     """Worker seconds spent on trainings that were stopped because they were not needed."""
-    _requested: dict[str, Training] = field(default_factory=dict)
     _running: dict[str, tuple[float, Training]] = field(default_factory=dict)
     _ends: list[tuple[float, int, str]] = field(default_factory=list)
     _started: int = 0
@@ -141,14 +140,14 @@ class SimulatedEvaluator:
 
     def request(self, trainings: Sequence[Training]) -> None:
         """Stop at once what is not listed, and start the first trainings on the free workers."""
-        self._requested = {training.id: training for training in trainings}
+        requested = {training.id: training for training in trainings}
         first = trainings[0].id if trainings else None
-        for key in [key for key in self._running if key not in self._requested]:
+        for key in [key for key in self._running if key not in requested]:
             since, training = self._running.pop(key)
             self.busy += self.clock - since
             self.wasted += self.clock - since
             self._stopped.append(training)
-        for key, training in self._requested.items():
+        for key, training in requested.items():
             if len(self._running) >= self.workers:
                 break
             # The search waits for the first training. Later ones may not be needed, so the table may lack them.

@@ -84,17 +84,13 @@ class ReusableRuns:
             changed = (folder / "run.yaml").stat().st_mtime_ns
             if folder not in self._known or self._known[folder][0] != changed:
                 other = open_record(str(folder))
-                differing = ", ".join(_differences(self._run, other))
+                ours, theirs = _training_settings(self._run), _training_settings(other)
+                differing = ", ".join(name.replace("_", " ") for name in ours if ours[name] != theirs.get(name))
                 why = f"{folder} was trained otherwise ({differing})" if differing else ""
                 self._known[folder] = (changed, None if differing else other, why)
         except (BuildupError, OSError):  # a damaged run is reported by its own commands
             return None, ""
         return self._known[folder][1:]
-
-
-def _differences(run: RunRecord, other: RunRecord) -> list[str]:
-    ours, theirs = _training_settings(run), _training_settings(other)
-    return [name.replace("_", " ") for name in ours if ours[name] != theirs.get(name)]
 
 
 def _training_settings(run: RunRecord) -> dict[str, Any]:

@@ -196,6 +196,12 @@ def open_record(name: str) -> RunRecord:
 
 def environment(device: str, measured: Mapping[str, str] | None = None) -> Environment:
     """This machine and its installed versions, with a run's device."""
+    versions: dict[str, str | None] = {}
+    for name in VERSIONED:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
@@ -203,7 +209,7 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
         processor=_processor(),
         cores=cores(),
         device=device,
-        versions={name: _version(name) for name in VERSIONED},
+        versions=versions,
         measured=measured or {},
     )
 
@@ -224,13 +230,6 @@ def _yaml(values: dict[str, Any], *, flow: bool | None) -> str:
     # JSON turns tuples and mappings of any kind into types that the safe loader reads back.
     plain = json.loads(json.dumps(values))
     return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True))
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

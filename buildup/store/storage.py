@@ -106,9 +106,8 @@ def _open(url: str | None, folder: Path) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if url is None:
         return _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
-    if journal := _journal_file(url):
-        return _journal(journal)
-    return _database(_parsed(url))
+    journal = _journal_file(url)
+    return _journal(journal) if journal else _database(_parsed(url))
 
 
 def _journal_file(url: str) -> Path | None:

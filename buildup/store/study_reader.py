@@ -134,7 +134,7 @@ def _score(trainings: Path, trial: FrozenTrial) -> Score:
     own = trainings / attributes["training"]
     correct = _per_image(own / CORRECT, attributes.get("correct_hash"))
     losses = _per_image(own / LOSSES, attributes.get("losses_hash"))
-    return entry.score(trial.value, attributes, correct, losses)
+    return Score(accuracy=trial.value, correct=correct, losses=losses, **attributes["score"])
 
 
 def _per_image(path: Path, expected: str | None) -> bytes | None:

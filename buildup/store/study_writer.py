@@ -130,11 +130,9 @@ class StudyWriter:
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(opened_storage(storage_url, folder))
             try:
+                sampler = optuna.samplers.RandomSampler()
                 study = optuna.create_study(
-                    storage=storage,
-                    study_name=study_name,
-                    direction="maximize",
-                    sampler=optuna.samplers.RandomSampler(),
+                    storage=storage, study_name=study_name, direction="maximize", sampler=sampler
                 )
             except optuna.exceptions.DuplicatedStudyError:
                 raise RunError(
@@ -271,8 +269,9 @@ class StudyWriter:
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             self._repair_metrics(key)
-            one = _OpenTrial(trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values))
-            self._open[key] = one
+            one = self._open[key] = _OpenTrial(
+                trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values)
+            )
             for epoch in self.history.curves.get(key, ()):
                 self._report(one, epoch)
             if found := final_record(self._trainings / key):

@@ -119,11 +119,6 @@ def failure(attributes: Mapping[str, Any]) -> Failure | None:
     return Failure(reason=Reason(reason), message=attributes["message"], seconds=attributes["seconds"])
 
 
-def score(accuracy: float, attributes: Mapping[str, Any], correct: bytes | None, losses: bytes | None) -> Score:
-    """The score in a trial's attributes."""
-    return Score(accuracy=accuracy, correct=correct, losses=losses, **attributes["score"])
-
-
 def truncated_outcome(outcome: Outcome) -> Outcome:
     """An outcome as it is read back later: of long messages the end, where a traceback names the exception."""
     if isinstance(outcome, Failure):

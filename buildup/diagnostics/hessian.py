@@ -26,7 +26,7 @@ from buildup.diagnostics.hooks import evaluating
 from buildup.diagnostics.lanczos import Extremes, Product, extremes
 from buildup.errors import DataError
 from buildup.training.dataset import Dataset
-from buildup.training.feed import MemoryFeed
+from buildup.training.feed import Feed
 from buildup.training.recipe import Recipe
 
 BATCH = 16
@@ -147,7 +147,7 @@ def augmented_batches(
         device: where the batches go.
         count: how many, or all where there are fewer.
     """
-    feed = MemoryFeed(
+    feed = Feed(
         recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
     )
     batches = zip(range(count), feed.epoch(1), strict=False)

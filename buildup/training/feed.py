@@ -123,7 +123,7 @@ class Feed:
                 inputs = change(inputs, slice(first, first + len(inputs)))
             first += len(inputs)
             targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
-            batches = zip(inputs.split(recipe.batch_size), targets.split(recipe.batch_size), strict=True)
+            batches = zip(torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True)
             for batch_inputs, batch_targets in batches:
                 yield _mix_batch(recipe, mix_rng, batch_inputs, batch_targets)
 

@@ -13,7 +13,7 @@ from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.engine.simulate import table_search
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.models.read import read
 from buildup.report.text_table import aligned
 from buildup.trials.history import History
@@ -22,18 +22,18 @@ WORKERS = (2, 4, 8, 16, 64)
 JITTER = 2.0
 """Random durations lie between a half and the double of what the table says."""
 
-Look = Callable[[str], Row]
+Look = Callable[[str], ScoreRow]
 
 
-class _Scores(dict[str, Row]):
+class _Scores(dict[str, ScoreRow]):
     """A table without end: each layout has the score that a function gives it."""
 
     def __init__(self, score: Callable[[str], float]) -> None:
         super().__init__()
         self._score = score
 
-    def get(self, layout: str, default: Any = None) -> Row:  # the one way in which tables are read
-        return Row(score=self._score(layout))
+    def get(self, layout: str, default: Any = None) -> ScoreRow:  # the one way in which tables are read
+        return ScoreRow(score=self._score(layout))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,14 +65,14 @@ def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def speedup(
-    replay: Replay, table: Mapping[str, Row], rest: Row | None, *, runs: int, seed: int
+    replay: Replay, table: Mapping[str, ScoreRow], rest: ScoreRow | None, *, runs: int, seed: int
 ) -> tuple[str, dict[str, Any]]:
     """Makespans of one worker over those of many, as text and as values."""
     seeds = [seed + number for number in range(runs)]
     measured = []
     for workers in WORKERS:
 
-        def gain(scores: Mapping[str, Row], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
+        def gain(scores: Mapping[str, ScoreRow], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
             one, many = (_makespan(replay, scores, rest, number, jitter, seed) for number in (1, workers))
             return one / many
 
@@ -101,17 +101,17 @@ def speedup(
 
 def _makespan(
     replay: Replay,
-    table: Mapping[str, Row],
-    rest: Row | None,
+    table: Mapping[str, ScoreRow],
+    rest: ScoreRow | None,
     workers: int,
     jitter: float,
     seed: int,
 ) -> float:
     """How long a search takes."""
     evaluator = SimulatedEvaluator(
-        table=table, workers=workers, jitter=jitter, seed=seed, default=rest or Row(score=0.0)
+        table=table, workers=workers, jitter=jitter, seed=seed, default=rest or ScoreRow(score=0.0)
     )
-    run(replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None)
+    run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda history: None, lambda history: None)
     return evaluator.clock
 
 

@@ -13,7 +13,7 @@ from buildup.graph.network import sketch
 from buildup.store import storage
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended, EpochDone, Event, Started
+from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Record, Score
 from buildup.trials.training import Training
 
@@ -32,10 +32,9 @@ def written(trainings: int) -> list[tuple[float, float]]:
         for seed in range(trainings):
             training = Training(candidate=BASE, seed=seed)
             record = Record(outcome=Score(accuracy=80.0, correct=bytes(625), images=5000), curve=CURVE)
-            events: list[Event] = [Started(training=training, attempt=1, worker="one")]
-            events += [EpochDone(training=training, epoch=epoch) for epoch in CURVE]
-            for event in [*events, Ended(training=training, record=record)]:
-                history = writer.record(history, event)
+            updates: list[Update] = [Started(attempt=1, host="one", pid=1), *CURVE, record]
+            for update in updates:
+                history = writer.record(history, Event(training=training, update=update))
             clocks.append((time.perf_counter(), time.process_time()))
         writer.close()
     return clocks

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 import torch
-from buildup.cli.menu import COMMANDS
 from PIL import Image
 from torch import Tensor
 
+from buildup import settings
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.models.read import read
 from buildup.registry import Registry
@@ -192,7 +192,7 @@ def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
     JUDGES.register(Reluctant())
     sharp = Objective(name="sharp", title="sharpness", unit="points", sign=-1, largest=1.0, seed_deviation=0.5)
     OBJECTIVES.register(sharp)
-    table = {"CC|CC": Row(score=0.50), "CC|CM": Row(score=0.47), "CM|CM": Row(score=0.465)}
+    table = {"CC|CC": ScoreRow(score=0.50), "CC|CM": ScoreRow(score=0.47), "CM|CM": ScoreRow(score=0.465)}
     replay = make_replay(
         sketch("CC|CC"),
         SearchSpace(name="test", description=""),
@@ -202,7 +202,7 @@ def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
         seeds=2,
     )
     evaluator = SimulatedEvaluator(table=table, objective=sharp, workers=2)
-    view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, _ = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
     assert [(one.layout, one.verdict, one.judge) for one in view.decisions] == [
         ("CC|CM", "keep", "reluctant"),
         ("CM|CM", "drop", "reluctant"),
@@ -221,8 +221,8 @@ def test_a_strategy_names_what_it_leaves_unused_of_a_space() -> None:
 
 @pytest.mark.parametrize("table", [DATASETS, JUDGES, OBJECTIVES, RECIPES, STRATEGIES], ids=lambda table: table.what)
 def test_help_names_every_member_that_ships(table: Registry[Any]) -> None:
-    search = next(command for command in COMMANDS if command.name == "search")
-    told = next(flag.help for flag in search.flags if flag.name == table.what)
+    source = Path(settings.__file__).read_text(encoding="utf-8")
+    told = source[source.index(f"    {table.what}: ") :].split('"""')[1]
     assert [name for name in table if not re.search(rf"\b{name}\b", told)] == []
 
 

@@ -18,7 +18,7 @@ import buildup
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import make_replay
 from buildup.errors import ExportError, KindError, LayoutError, SpaceError
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph import kinds
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.kinds import BlockKind, from_values, known_kinds, register_kind
@@ -212,10 +212,10 @@ def test_a_search_keeps_it_where_it_helps(tmp_path: Path) -> None:
     space = space_file(tmp_path, "kind: D\n")
     scores = {"CC|CC": 80.0, "CC|CD": 81.0, "CD|CD": 79.0}
     table = SimulatedEvaluator(
-        table={name: Row(score=score) for name, score in scores.items()}, workers=1, default=None
+        table={name: ScoreRow(score=score) for name, score in scores.items()}, workers=1, default=None
     )
     replay = make_replay(sketch("CC|CC"), space, judge="point", seeds=1)
-    view, _ = run(replay, table, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, _ = run(replay, table, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
     assert view.best.layout == "CC|CD"
     assert [decision.kept for decision in view.decisions] == [True, False]
 

@@ -21,9 +21,9 @@ def export(
         run: A name in runs/, or a run's folder.
     """
     from buildup.engine.export import export_candidate
-    from buildup.store.run_record import open_run
+    from buildup.store.run_record import open_record
 
-    record = open_run(run)
+    record = open_record(run)
     candidate = export_candidate(record, settings)
     values = {"folder": settings.to, "layout": candidate.layout, "fingerprint": candidate.id}
     lines = [

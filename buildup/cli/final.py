@@ -26,10 +26,10 @@ def final(
     """
     from buildup.engine.final import final as run_final
     from buildup.report.final_table import final_table
-    from buildup.store.run_record import open_run
+    from buildup.store.run_record import open_record
     from buildup.trials.final_result import final_to_values
 
-    record = open_run(run)
+    record = open_record(run)
     try:
         with interruptible(), redirect_stdout(sys.stderr):
             found = run_final(record, settings, verbose=verbose)

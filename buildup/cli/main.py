@@ -3,9 +3,12 @@
 Commands are named by import string, so that `--help` loads none of them.
 """
 
+import inspect
 import logging
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
@@ -68,7 +71,7 @@ def make_app() -> App:
         "buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
         help_format="plaintext",
         help_flags=["--help", "-h"],
-        default_parameter=Parameter(negative=(), converter=_convert),
+        default_parameter=Parameter(negative=(), converter=_convert, allow_repeating=True, show_default=_shown_default),
         exit_on_error=False,
         print_error=False,
     )
@@ -80,31 +83,72 @@ def make_app() -> App:
 def _call(arguments: Sequence[str]) -> int:
     app = make_app()
     name = arguments[0] if arguments else "--help"
+    if name in COMMANDS:
+        app[name].help_epilogue = _example(app[name].default_command)
     try:
-        command, bound, unused, _ = app.parse_known_args(list(arguments))
+        with _checked_by_us():
+            command, bound, unused, _ = app.parse_known_args(_joined(arguments))
     except UnknownCommandError:
         raise RequestError(unknown("command", name, COMMANDS, shown=20)) from None
     except MissingArgumentError as error:
-        missing = error.argument.name.lstrip("-").upper() if error.argument else "an argument"
-        raise RequestError(f"{name}: {missing} is missing. See buildup {name} --help.") from None
+        missing = error.argument.name if error.argument else "an argument"
+        how = "needs a value" if missing.startswith("--") else "is missing"
+        raise RequestError(f"{name}: {missing} {how}. See buildup {name} --help.") from None
     except CycloptsError as error:
+        error.verbose = False
         raise RequestError(f"{name}: {error} See buildup {name} --help.") from None
     if unused:
-        flags = [flag for one in app[name].assemble_argument_collection() for flag in one.names if flag[:2] == "--"]
+        flags = [flag for one in app[name].assemble_argument_collection() for flag in one.positives]
         typed = [word for word in unused if word.startswith("-")] or unused
-        raise RequestError(*(_stray(name, word, flags) for word in typed))
-    answer = command(*bound.args, **bound.kwargs)
-    if answer is None and not arguments:
-        return 0
-    return int(answer or 0)
+        raise RequestError(*(_stray(name, word, [flag for flag in flags if flag[:2] == "--"]) for word in typed))
+    return int(command(*bound.args, **bound.kwargs) or 0)
+
+
+def _example(command: Callable[..., Any] | None) -> str:
+    """The paragraph of a command's docstring that begins with `Example:`, as its help shows it."""
+    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
+    examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
+    return "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """Flags with the negative values that follow them in one word; `-5m` alone would be taken for a flag.
+
+    >>> _joined(["plan", "--time-budget", "-5m", "--json"])
+    ['plan', '--time-budget=-5m', '--json']
+    """
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and re.match(r"-\.?\d", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+@contextmanager
+def _checked_by_us() -> Iterator[None]:
+    """Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone."""
+    pydantic = sys.modules.pop("pydantic", None)
+    try:
+        yield
+    finally:
+        if pydantic is not None:
+            sys.modules["pydantic"] = pydantic
 
 
 def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
     """The value of a flag; as it was typed where it does not fit, so that a request names all its problems at once."""
     try:
-        return to_type(type_, tokens)
-    except CoercionError:
+        # Cyclopts would round 1.5 seeds to 2.
+        return int(tokens[0].value) if type_ is int else to_type(type_, tokens)
+    except (CoercionError, ValueError):
         return tokens[0].value
+
+
+def _shown_default(value: object) -> str | None:
+    """A default as the help shows it; a switch that is off and a text that is empty are none."""
+    return None if value is None or value is False or value == "" else str(value)
 
 
 def _stray(command: str, word: str, flags: Sequence[str]) -> str:

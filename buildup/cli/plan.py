@@ -13,7 +13,7 @@ def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_js
     """
     from buildup.engine.plan import plan as plan_search
     from buildup.engine.plan import plan_to_values
-    from buildup.engine.plan_text import plan_text
+    from buildup.engine.summaries import plan_text
 
     made = plan_search(settings)
     return answer(plan_text(made), plan_to_values(made), as_json=as_json)

@@ -30,7 +30,7 @@ def report(
     """
     from buildup.engine.problems import Problems
     from buildup.store.run_dir import folder_of
-    from buildup.store.run_record import open_run
+    from buildup.store.run_record import open_record
 
     problems = Problems()
     if not runs:
@@ -39,7 +39,7 @@ def report(
     named = {folder_of(name).absolute(): name for name in runs}
     for name in named.values():
         with problems.caught():
-            records.append(open_run(name))
+            records.append(open_record(name))
     file_format = problems.choice("format", file_format, "html", ("html", "md"))
     if to and len(named) == 1:
         problems.found.append("--to is for a comparison of several runs; a run's own report lies in its folder.")
@@ -68,7 +68,7 @@ def _several(runs: "list[RunRecord]", file_format: str, to: str | None, *, as_js
     from buildup.engine.reports import compare_runs
     from buildup.report.compare import comparison_page, comparison_table, comparison_text
     from buildup.report.comparison import comparison_values
-    from buildup.store.atomic_write import write_atomic
+    from buildup.store.run_dir import write_atomic
 
     rows, evidence = compare_runs(runs)
     values = comparison_values(rows)

@@ -49,15 +49,15 @@ def resume(
     """
     from buildup.engine.progress import observe
     from buildup.engine.search import resume as resume_search
-    from buildup.store.run_record import open_run
+    from buildup.store.run_record import open_record
 
-    record = open_run(run)
+    record = open_record(run)
     return _finish(record.folder, lambda: resume_search(record, settings, observe, verbose=verbose), as_json=as_json)
 
 
 def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:
     """Do the work; when it is interrupted, it ends in order and says how to go on."""
-    from buildup.engine.summary import result_to_values, summary
+    from buildup.engine.summaries import result_to_values, summary
 
     try:
         # Ray prints on standard output whatever its settings; the result may have to be the only thing there.

@@ -11,9 +11,9 @@ def status(run: str, /, *, as_json: AsJson = False) -> int:
     Args:
         run: A name in runs/, or a run's folder.
     """
-    from buildup.engine.status import status_text, status_values
-    from buildup.store.run_record import open_run
+    from buildup.engine.summaries import status_text, status_values
+    from buildup.store.run_record import open_record
 
-    record = open_run(run)
+    record = open_record(run)
     values = status_values(record)
     return answer(status_text(record, values), values, as_json=as_json)

@@ -9,7 +9,7 @@ import optuna_dashboard
 
 from buildup.engine.problems import Problems
 from buildup.errors import ResourceError
-from buildup.store.run_record import open_run
+from buildup.store.run_record import open_record
 from buildup.store.storage import artifact_store
 from buildup.store.study_reader import existing_storage
 
@@ -20,7 +20,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
     """Serve the study of a run until interrupted."""
-    record = open_run(run)
+    record = open_record(run)
     problems = Problems()
     port = problems.whole("--port", port, 8080, most=65535)
     problems.raise_any()

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from buildup.errors import BuildupError
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.store.run_dir import cores, free_gib
-from buildup.store.storage import opened_storage, shown
+from buildup.store.storage import hide_password, opened_storage
 from buildup.training.data import data_folder, describe_data
 from buildup.training.fit import fit
 
@@ -131,7 +131,7 @@ def _one_worker(folder: Path, address: str | None) -> RayEvaluator:
 def _storage(url: str | None) -> str:
     with TemporaryDirectory() as folder, opened_storage(url, Path(folder)) as storage:
         storage.get_all_studies()
-    return "SQLite files work" if url is None else f"{shown(url)} answers"
+    return "SQLite files work" if url is None else f"{hide_password(url)} answers"
 
 
 def _dataset(name: str, data_dir: str | None) -> str:

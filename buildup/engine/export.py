@@ -20,11 +20,9 @@ from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.settings import ExportSettings
-from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import reused_from, trained_weights
+from buildup.store.run_dir import read_diagnoses, reused_from, trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
-from buildup.store.storage import shown
-from buildup.store.verdict_diagnostics import read_diagnoses
+from buildup.store.storage import hide_password
 from buildup.training.recipe import recipe_to_values
 from buildup.trials.candidate import Candidate
 from buildup.trials.history import History
@@ -88,7 +86,7 @@ def findings_of(
         run=str(run.folder),
         settings={
             **{name: value for name, value in asdict(run.settings).items() if value is not None},
-            "storage": shown(run.settings.storage),  # reports and cards travel, a password must not
+            "storage": hide_password(run.settings.storage),  # reports and cards travel, a password must not
             "stem": run.network.stem,
             "recipe values": recipe_to_values(run.recipe),
             "data": asdict(run.data),

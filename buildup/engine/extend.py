@@ -20,10 +20,9 @@ from buildup.models.read import read
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.store.lock import take
-from buildup.store.run_record import RunRecord, save
+from buildup.store.run_dir import DIAGNOSTICS, acquire_run_lock
+from buildup.store.run_record import RunRecord, save_record
 from buildup.store.study_writer import DECISIONS
-from buildup.store.verdict_diagnostics import DIAGNOSTICS
 from buildup.strategies.limits import Limits
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
@@ -83,7 +82,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
 def begin(extended: RunRecord) -> None:
     """Begin to decide anew. What was decided is put aside first; from `run.yaml` on, the new settings hold."""
     folder, number = extended.folder, len(extended.earlier)
-    with closing(take(folder)):
+    with closing(acquire_run_lock(folder)):
         if (folder / DECISIONS).exists():
             shutil.copyfile(folder / DECISIONS, _aside(folder / DECISIONS, number))
         extended.trainings.mkdir(exist_ok=True)
@@ -91,7 +90,7 @@ def begin(extended: RunRecord) -> None:
             for name in MEASURED:
                 if (folder / name).exists():
                     (folder / name).rename(_aside(folder / name, number))
-        save(extended)
+        save_record(extended)
 
 
 def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None:

@@ -33,16 +33,16 @@ from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS
 from buildup.statistics.paired_difference import Spread
-from buildup.store.run_record import RunRecord, save
+from buildup.store.run_record import RunRecord, save_record
 from buildup.training.data import check_test, describe_data
 from buildup.training.execution import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended, Event
+from buildup.trials.event import Event
 from buildup.trials.final_result import Final, Part, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.outcome import Failure, Score
+from buildup.trials.outcome import Failure, Record, Score
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
@@ -194,7 +194,7 @@ def _carry_out(asked: _Asked, *, verbose: bool) -> Final:
             )
         # Before they are opened: should this process die now, they count as opened.
         opened = replace(run, data=replace(run.data, test_set="opened by buildup final"))
-        save(opened)
+        save_record(opened)
         log.info("all trainings have ended; the test set is opened")
         scores = examine(part, asked.trainings, history, _device(run))
         found = conclude(
@@ -229,8 +229,8 @@ def _train(asked: _Asked, *, verbose: bool) -> History:
         names = {candidate.id: name for name, candidate in asked.networks.items()}
 
         def see(event: Event, left: int) -> None:
-            if isinstance(event, Ended):
-                training, outcome = event.training, event.record.outcome
+            if isinstance(event.update, Record):
+                training, outcome = event.training, event.update.outcome
                 how = f"failed: {outcome.reason.value}  " if isinstance(outcome, Failure) else ""
                 name = f"{names[training.candidate.id]}  seed {training.seed}"
                 log.info(f"training   {name}  {how}{outcome.seconds:.1f} s  ({left} left)")

@@ -26,8 +26,7 @@ from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.statistics.final_test import claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Pair, Spread
-from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import FINAL, attempt_folder, attempts, trained_weights
+from buildup.store.run_dir import FINAL, attempt_folder, attempts, trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.strategies.control_network import control_of
 from buildup.training import fit

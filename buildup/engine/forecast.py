@@ -15,7 +15,7 @@ from statistics import fmean, median, pstdev, quantiles
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.statistics.paired_difference import Pair, Spread
 from buildup.strategies.limits import Limits
 from buildup.trials.candidate import Candidate
@@ -147,17 +147,17 @@ def _played(
             rng: random.Random = rng,
             seconds: Seconds = seconds,
             fates: dict[str, float] = fates,
-        ) -> Row:
+        ) -> ScoreRow:
             candidate = training.candidate
             if candidate.id not in fates:
                 # An earlier look of the verdict that is waited for has left it open.
                 first = view.interim if view.current and candidate.id == view.current.id else 1
                 fates[candidate.id] = _drawn(replay, history, experience, candidate, rng, first)
-            return Row(score=fates[candidate.id], seconds=seconds(training))
+            return ScoreRow(score=fates[candidate.id], seconds=seconds(training))
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)
-        end, _ = run(fated, evaluator, Memory(), NullObserver(), start, lambda _: None, lambda _: None)
+        end, _ = run(fated, evaluator, InMemoryWriter(), NullObserver(), start, lambda _: None, lambda _: None)
         spans.append(evaluator.clock)
         counts.append(len(fated.required_ids(end) - history.outcomes.keys()))
     tenths = quantiles(spans, n=10)

@@ -14,7 +14,7 @@ from buildup.cache import user_cache
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import write_atomic
 
 READERS = ("find.py", "read.py", "read_style.py", "stages.py", "stem.py", "trace.py")
 """The files of `models/` that what is read follows from."""

@@ -17,10 +17,10 @@ from buildup.engine.replay import Replay, View
 from buildup.report.words import duration
 from buildup.store.run_record import RunRecord
 from buildup.trials.decision import Decision
-from buildup.trials.event import Ended, Event, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
 from buildup.trials.objective import Objective
-from buildup.trials.outcome import Epoch, Failure, Reason
+from buildup.trials.outcome import Epoch, Failure, Reason, Record
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
@@ -88,8 +88,8 @@ class PlainObserver:
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
         """What is new, as lines."""
         lines = self._waiting(event)
-        if isinstance(event, Ended):
-            outcome = event.record.outcome
+        if event is not None and isinstance(event.update, Record):
+            outcome = event.update.outcome
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
                 lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
             else:
@@ -110,9 +110,9 @@ class PlainObserver:
 
     def _waiting(self, event: Event | None) -> list[str]:
         """Say so, once a while, when no worker takes anything up."""
-        if isinstance(event, Started):
+        if event is not None and isinstance(event.update, Started):
             self.running.add(event.training.id)
-        if isinstance(event, Ended):
+        if event is not None and isinstance(event.update, Record):
             self.running.discard(event.training.id)
         now = time.monotonic()
         if event is not None or self.running:
@@ -174,9 +174,9 @@ class LiveObserver:
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Print what is new above the block, and draw the block."""
         assert self._live is not None
-        if isinstance(event, Started):
-            self._running[event.training.id] = (event.training, event.worker)
-        if isinstance(event, Ended):
+        if event is not None and isinstance(event.update, Started):
+            self._running[event.training.id] = (event.training, event.update.worker)
+        if event is not None and isinstance(event.update, Record):
             self._running.pop(event.training.id, None)
         for line in self.lines.news(view, history, event):
             self._live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)

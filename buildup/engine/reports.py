@@ -11,9 +11,8 @@ from buildup.report.diagnostic_table import Evidence
 from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.space.describe import how_it_walks
-from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import read_diagnoses, write_atomic
 from buildup.store.run_record import RunRecord
-from buildup.store.verdict_diagnostics import read_diagnoses
 
 
 def report_of(run: RunRecord) -> Findings:

@@ -24,19 +24,18 @@ from buildup.engine.replay import Replay, View
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume as resume_search
 from buildup.engine.search import search as run_search
-from buildup.engine.status import status_of
+from buildup.engine.summaries import status_of
 from buildup.errors import RequestError, RunError, unknown
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read as read_base
 from buildup.report.diagram import graph_svg
-from buildup.report.markdown import markdown
+from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
 from buildup.store.run_dir import trained_weights
-from buildup.store.run_record import RunRecord
-from buildup.store.run_record import open_run as open_record
-from buildup.store.study_reader import open_study
+from buildup.store.run_record import RunRecord, open_record
+from buildup.store.study_reader import Study, open_study
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
@@ -44,7 +43,6 @@ from buildup.trials.final_result import Final
 from buildup.trials.history import History
 
 if TYPE_CHECKING:
-    import optuna
     import pandas
 
 OnEvent = Callable[[Event | Decision], object]
@@ -109,7 +107,7 @@ class Run:
         return read_final(self.folder)
 
     @property
-    def study(self) -> "optuna.Study":
+    def study(self) -> Study:
         """Its Optuna study, for reading."""
         return open_study(self.folder, self.settings.storage, self._record.study_name)
 

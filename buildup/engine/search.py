@@ -23,7 +23,15 @@ from buildup.execution.simulated import SimulatedEvaluator
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.reuse import ReusableRuns
-from buildup.store.run_record import DataRecord, RunRecord, create, environment, mark, marked, save
+from buildup.store.run_record import (
+    DataRecord,
+    RunRecord,
+    create_run_dir,
+    environment,
+    save_record,
+    save_status,
+    with_status,
+)
 from buildup.store.study_writer import StudyWriter
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
@@ -66,7 +74,7 @@ def search(settings: SearchSettings, observers: Observers, *, verbose: bool = Fa
     # The workers come first: what they lack is said before anything is written.
     with ExitStack() as stack:
         evaluator = stack.enter_context(closing(_workers(record, verbose=verbose)))
-        create(record)
+        create_run_dir(record)
         writer = stack.enter_context(closing(create_writer(record)))
         return _follow(record, writer, evaluator, observers)
 
@@ -89,7 +97,7 @@ def resume(record: RunRecord, changes: ResumeSettings, observers: Observers, *, 
             check_data(record)
             evaluator = _workers(record, verbose=verbose)
         stack.enter_context(closing(evaluator))
-        return _follow(mark(record, "running", ""), writer, evaluator, observers)
+        return _follow(save_status(record, "running", ""), writer, evaluator, observers)
 
 
 def _new_record(request: Request) -> RunRecord:
@@ -160,24 +168,24 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, observ
             inspect = _inspector(record, replay, warnings)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
-        mark(record, "stopped", str(weak), warnings)
+        save_status(record, "stopped", str(weak), warnings)
         raise
     except KeyboardInterrupt:
-        mark(record, "stopped", "interrupted", warnings)
+        save_status(record, "stopped", "interrupted", warnings)
         raise
     except BuildupError as error:
         with suppress(OSError):  # a full disk may be the very error
-            mark(record, "failed", str(error), warnings)
+            save_status(record, "failed", str(error), warnings)
         # Whatever it is, such as a damaged file, it is not the request that was wrong.
         raise error if isinstance(error, SearchError) else SearchError(str(error)) from error
     if not view.finished:
-        record = mark(record, "stopped", f"{limit(history)} was reached", warnings)
+        record = save_status(record, "stopped", f"{limit(history)} was reached", warnings)
         return SearchResult(record=record, view=view, history=history)
     evaluator.close()
     writer.finish(history)
-    record = marked(record, "finished", "the rule has nothing left to try", warnings)
+    record = with_status(record, "finished", "the rule has nothing left to try", warnings)
     keep_winner(record, view, history)
-    save(record)
+    save_record(record)
     return SearchResult(record=record, view=view, history=history)
 
 

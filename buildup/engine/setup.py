@@ -8,6 +8,7 @@ from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
+from buildup.report.diagram import graph_svg
 from buildup.store.run_record import RunRecord
 from buildup.store.study_writer import StudyWriter
 from buildup.training.data import open_data
@@ -34,7 +35,12 @@ def check_data(run: RunRecord) -> None:
 def create_writer(run: RunRecord) -> StudyWriter:
     """The study writer of a new run."""
     return StudyWriter.create(
-        folder=run.folder, storage_url=run.settings.storage, study_name=run.study_name, base=run.network, costs=costs_of
+        folder=run.folder,
+        storage_url=run.settings.storage,
+        study_name=run.study_name,
+        base=run.network,
+        costs=costs_of,
+        diagram=graph_svg,
     )
 
 
@@ -47,6 +53,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
             study_name=run.study_name,
             base=run.network,
             costs=costs_of,
+            diagram=graph_svg,
             revision=len(run.earlier),
             epochs=run.other_epochs,
         )

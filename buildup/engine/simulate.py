@@ -9,7 +9,7 @@ from buildup.engine.loop import NullObserver, run
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator, read_scores
 from buildup.graph.network import Network, sketch
 from buildup.settings import SimulateSettings
 from buildup.space.load import load
@@ -55,8 +55,8 @@ class TableSearch:
     """A search on a table of scores."""
 
     replay: Replay
-    table: Mapping[str, Row]
-    default: Row | None
+    table: Mapping[str, ScoreRow]
+    default: ScoreRow | None
     """Of layouts that the table lacks."""
     left_unused: str | None
 
@@ -84,7 +84,7 @@ def simulate(settings: SimulateSettings, read: Callable[..., Network], costs: Co
         default=search.default,
     )
     view, history = run(
-        replay, evaluator, Memory(), NullObserver(), History(), lambda history: None, lambda history: None
+        replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda history: None, lambda history: None
     )
     asked_for = replay.required_ids(view)
     in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
@@ -152,7 +152,7 @@ def table_search(
     return TableSearch(
         replay=replay,
         table=table,
-        default=Row(score=default) if settings.default_score is not None else None,
+        default=ScoreRow(score=default) if settings.default_score is not None else None,
         left_unused=strategy.unused(space) if space else None,
     )
 

@@ -19,8 +19,7 @@ from buildup.models.pretrained import Pretrained, find_pretrained
 from buildup.models.read import read
 from buildup.settings import TrainSettings
 from buildup.space.load import load
-from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import attempt_folder, attempts, cores, final_record
+from buildup.store.run_dir import attempt_folder, attempts, cores, final_record, write_atomic
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import describe_data, open_data
 from buildup.training.dataset import DataInfo, parse_fraction

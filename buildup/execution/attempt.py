@@ -1,7 +1,11 @@
-"""One attempt at a training: whatever happens in it, it ends in a record."""
+"""One attempt at a training: a generator that ends in a record, and a thread of a worker that runs it."""
 
 import errno
 import json
+import os
+import queue
+import socket
+import threading
 import time
 import traceback
 from collections.abc import Callable, Generator
@@ -10,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError
-from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import FINAL
+from buildup.execution.dispatcher import STOP, Assignment, is_broken
+from buildup.store.run_dir import FINAL, write_atomic
+from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score, record_to_values
+
+MIN_IDLE_POLL, MAX_IDLE_POLL = 0.01, 0.2
+"""Seconds between two reports of an idle worker: they grow, because work most likely comes soon or late."""
 
 
 def run_attempt(
     train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path
 ) -> Generator[Epoch, None, Record]:
-    """Run a training in its attempt folder, whatever happens in it, and leave its final record there.
+    """Run a training in its attempt folder, turn every error into an outcome, and write the final record.
 
-    A training tells all its epochs, those of earlier attempts too: it remembers them, and nobody else is sure to.
-    A failure of the place leaves no record, so that the training goes on from its checkpoint once that is mended.
+    A training yields all its epochs, including those of earlier attempts, which may not have been recorded.
+    An infrastructure failure writes no record, so that a later attempt can resume from the checkpoint.
     """
     started = time.monotonic()
     curve: list[Epoch] = []
@@ -54,3 +62,59 @@ def run_attempt(
         full = Failure(reason=Reason.DISK_FULL, message=f"{folder} can't be written ({error}). Free some space there.")
         return Record(outcome=full, curve=record.curve)
     return record
+
+
+class TrainingThread:
+    """Runs an attempt in a thread and hands out its updates one by one.
+
+    The next epoch does not wait until the driver has received the last one. With short epochs, that wait would take a
+    share of the time that grows with the number of workers.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._updates: queue.SimpleQueue[Update | None] = queue.SimpleQueue()
+        self._ended = False
+        self._broken = False
+        self._error: BaseException | None = None
+        self._pause = MIN_IDLE_POLL
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
+        self._thread.start()
+
+    def next_update(self) -> Update | None:
+        """Wait for the next update; None when the attempt has ended."""
+        if self._broken:
+            # The driver has received the record. The process ends, with all that the failed code left behind in it.
+            os._exit(1)
+        update = None if self._ended else self._updates.get()
+        if update is not None:
+            self._broken = isinstance(update, Record) and is_broken(update)
+            return update
+        self._ended = True
+        if self._error:
+            raise self._error
+        time.sleep(self._pause)
+        self._pause = min(MAX_IDLE_POLL, 1.2 * self._pause)
+        return None
+
+    def release(self) -> None:
+        """Stop the attempt after its current epoch, and wait for that."""
+        self._released.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        assignment = self._assignment
+        self._updates.put(Started(attempt=assignment.attempt, host=socket.gethostname(), pid=os.getpid()))
+        try:
+            with closing(run_attempt(assignment.train, assignment.job, assignment.folder)) as epochs:
+                while not self._released.is_set() and not (assignment.folder / STOP).exists():
+                    try:
+                        self._updates.put(next(epochs))
+                    except StopIteration as end:
+                        self._updates.put(end.value)
+                        break
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told of it
+            self._error = error
+        finally:
+            self._updates.put(None)

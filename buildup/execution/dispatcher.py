@@ -1,8 +1,8 @@
-"""The desk between the search and its workers: what is wanted lies here, what workers report comes by.
+"""Thread-safe queue of requested trainings and worker events.
 
-The search (one thread) says what it wants and takes events; the scheduler (another thread) asks what to start and
-hands in reports. A worker whose training is over is not dismissed: it idles until the next training is there to be
-handed over to it, because a new process costs seconds and a warm one a few milliseconds.
+The search runs in one thread: it requests trainings and receives events. The scheduler runs in another: it asks what
+to start next and passes on what workers report. A worker whose training has ended stays idle until it gets the next
+one, because starting a process takes seconds and reusing one takes a few milliseconds.
 """
 
 import queue
@@ -16,60 +16,46 @@ from pathlib import Path
 from typing import Any
 
 from buildup.store.run_dir import attempt_folder, attempts, final_record
-from buildup.trials.event import Ended, EpochDone, Event, Started
+from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import CHECKPOINT, WEIGHTS, Training
 
 RESUMABLE = (CHECKPOINT, WEIGHTS)
-"""What an attempt leaves that another can go on from; weights alone when it died between its end and its record."""
+"""Files of an attempt that another can resume from; only weights remain when it died between its end and its record."""
 STOP = "stop"
+"""A file with this name in an attempt's folder stops the attempt after its current epoch."""
 MAX_WORKER_LOSSES = 3
-"""How often a training may lose its worker before it counts as lost, without an epoch more in between."""
+"""A training fails when it has lost its worker so many times without reaching a new epoch in between."""
 WORKER_START_TIMEOUT = 20.0
-"""Seconds that a new worker gets to come up before an idle one takes its training over."""
+"""Seconds after which an idle worker takes over the training that a new worker was started for."""
 
 Train = Callable[[Any], Generator[Epoch, None, Score]]
 MakeJob = Callable[[Training, Path, Path | None], Any]
 FetchReusable = Callable[[Training, Path], None]
-"""Puts a training into its folder, if somebody has it already."""
+"""Copies a finished training of another run into the given folder, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment:
-    """All that a worker needs for one attempt, sent to it as it is."""
+    """One attempt at a training, as it is sent to a worker."""
 
     train: Train
     job: Any
     folder: Path
+    attempt: int
 
     def __deepcopy__(self, memo: object) -> "Assignment":
-        # Frozen, and the scheduler copies its configurations many times.
+        # Ray Tune copies its configurations many times, and this value is frozen.
         return self
 
     def __repr__(self) -> str:
         return self.folder.parent.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerStarted:
-    """A worker's report: it took its order up."""
-
-    host: str
-    pid: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerIdle:
-    """A worker's report: nothing to do."""
-
-
-WorkerReport = WorkerStarted | Epoch | Record | WorkerIdle
-
-
 def is_broken(record: Record) -> bool:
-    """Whether the code raised: it may have left anything behind, a GPU that answers every call with an error for one.
+    """Whether the code raised an exception.
 
-    Such a worker gets no other training.
+    Such a worker gets no other training: its process may be damaged, for example by a GPU error that persists.
     """
     return isinstance(record.outcome, Failure) and record.outcome.reason is Reason.BROKEN
 
@@ -80,26 +66,28 @@ class WorkerState(Enum):
     STARTING = auto()
     TRAINING = auto()
     STOPPING = auto()
-    """It ends with the epoch it is in, which is no longer needed; or it leaves, because what it ran was broken."""
+    """It finishes the current epoch of a training that is no longer needed, or its process ends after an exception."""
     IDLE = auto()
+
+
+BUSY = frozenset({WorkerState.STARTING, WorkerState.TRAINING})
 
 
 @dataclass(slots=True, kw_only=True)
 class WorkerSlot:
-    """A worker at work on an attempt, or idle after it."""
+    """A worker with its current or latest attempt."""
 
     training: Training
-    attempt: int
     folder: Path
     fresh: bool
-    """Whether a new worker is being started for it, as against an idle one taking over."""
+    """Whether a new worker is started for this attempt, rather than an idle one reused."""
     since: float = field(default_factory=time.monotonic)
     state: WorkerState = WorkerState.STARTING
-    started: WorkerStarted | None = None
+    started: Started | None = None
 
 
 class TrialDispatcher:
-    """What is wanted, who works on what, and the events that the search has not taken yet."""
+    """The requested trainings, the workers, and the events that the search has not received yet."""
 
     def __init__(
         self, *, folder: Path, train: Train, job: MakeJob, workers: int, fetch_reusable: FetchReusable | None = None
@@ -116,31 +104,33 @@ class TrialDispatcher:
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()
         self._losses: Counter[str] = Counter()
-        """Since a training last got further than it had been."""
+        """Lost workers of each training since it last reached a new epoch."""
         self._reached: Counter[str] = Counter()
+        """The last epoch of each training."""
         self._reserved: Training | None = None
+        """The training that the next idle worker takes."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
-        # The scheduler writes down the settings that it was made with. There is nothing to be got back from them.
+        # Ray Tune pickles its configuration, which refers to this object; nobody unpickles it.
         return object, ()
 
     def request(self, requested: Sequence[Training]) -> None:
-        """Change what is wanted. A training with a final record is adopted at once."""
+        """Replace the requested trainings. One that has a final record already ends at once."""
         with self._lock:
             known = self._requested.keys() | self._ended_or_running_ids()
-            new = [training for training in requested if training.id not in known]
             self._requested = {training.id: training for training in requested}
-            for training in new:
-                self._adopt_finished(training)
+            for training in requested:
+                if training.id not in known:
+                    self._adopt_finished(training)
 
     @property
     def pending(self) -> bool:
-        """Whether anything is left to be trained."""
+        """Whether any training is running or requested."""
         with self._lock:
             return bool(self._running_ids() or self._requested.keys() - self._ended)
 
     def next_assignment(self, name: str) -> Assignment | None:
-        """What the scheduler should start now, under a name of its own."""
+        """What the scheduler should start now in the worker slot `name`; None if nothing."""
         with self._lock:
             fresh = self._reserved is None
             training = self._reserved or self._next_for_new_worker()
@@ -148,128 +138,124 @@ class TrialDispatcher:
                 return None
             self._reserved = None
             folder = self._folder / training.id
-            earlier_attempts = attempts(folder)
-            number = max(earlier_attempts, default=0) + 1
+            earlier = attempts(folder)
+            number = max(earlier, default=0) + 1
             own = attempt_folder(folder, number)
             own.mkdir(parents=True)
-            before = (attempt_folder(folder, earlier) for earlier in reversed(earlier_attempts))
+            before = (attempt_folder(folder, one) for one in reversed(earlier))
             resumed = next((one for one in before if any((one / file).is_file() for file in RESUMABLE)), None)
             job = self._job(training, own, resumed)
-            self.slots[name] = WorkerSlot(training=training, attempt=number, folder=own, fresh=fresh)
-            return Assignment(train=self._train, job=job, folder=own)
+            self.slots[name] = WorkerSlot(training=training, folder=own, fresh=fresh)
+            return Assignment(train=self._train, job=job, folder=own, attempt=number)
 
-    def report(self, name: str, report: WorkerReport) -> bool:
-        """Take a worker's report; True when the worker should be handed to the next training."""
+    def report(self, name: str, update: Update | None) -> bool:
+        """Process what a worker reports.
+
+        Args:
+            name: The worker slot.
+            update: News of its training; None when the worker is idle.
+
+        Returns:
+            Whether the worker should be given another training.
+        """
         with self._lock:
             slot = self.slots[name]
             training = slot.training
-            match report:
-                case WorkerStarted():
-                    slot.started = report
+            match update:
+                case Started():
+                    slot.started = update
                     slot.state = WorkerState.TRAINING
                     if training.id in self._requested:
-                        worker = f"{report.host}:{report.pid}"
-                        self.events.put(Started(training=training, attempt=slot.attempt, worker=worker))
+                        self._emit(training, update)
                 case Epoch() if slot.state is WorkerState.TRAINING:
-                    if report.number > self._reached[training.id]:
-                        self._reached[training.id] = report.number
+                    if update.number > self._reached[training.id]:
+                        self._reached[training.id] = update.number
                         self._losses[training.id] = 0
-                    self.events.put(EpochDone(training=training, epoch=report))
+                    self._emit(training, update)
                 case Record():
                     if slot.state is WorkerState.TRAINING:
-                        self._end(training, report)
-                    slot.state = WorkerState.STOPPING if is_broken(report) else WorkerState.IDLE
-                case WorkerIdle():
+                        self._ended.add(training.id)
+                        self._emit(training, update)
+                    slot.state = WorkerState.STOPPING if is_broken(update) else WorkerState.IDLE
+                case None:
                     slot.state = WorkerState.IDLE
             if slot.state is WorkerState.TRAINING and training.id not in self._requested:
                 slot.state = WorkerState.STOPPING
                 (slot.folder / STOP).touch()
-                if not isinstance(report, WorkerStarted):
+                if not isinstance(update, Started):
                     self._fail(training, Reason.UNNEEDED, "a verdict fell without it, so it ended with this epoch")
-            return slot.state is WorkerState.IDLE and self._reassigns()
+            return slot.state is WorkerState.IDLE and self._reserve_next()
 
     def release(self, name: str, error: str | None) -> None:
-        """A worker is gone from its post: dismissed, handed over, or dead with an error."""
+        """Remove a worker slot: its worker was dismissed, was given another training, or died with an error."""
         with self._lock:
             slot = self.slots.pop(name)
             training = slot.training
-            if self.closed or error is None or slot.state not in {WorkerState.STARTING, WorkerState.TRAINING}:
+            if self.closed or error is None or slot.state not in BUSY:
                 return
             self._losses[training.id] += 1
             if training.id not in self._requested:
                 if slot.state is WorkerState.TRAINING:
                     self._fail(training, Reason.UNNEEDED, "a verdict fell without it, and its worker died")
             elif self._losses[training.id] >= MAX_WORKER_LOSSES:
-                self._fail(training, Reason.LOST, _lost(training, self._reached[training.id], error))
                 self._ended.add(training.id)
+                self._fail(
+                    training,
+                    Reason.LOST,
+                    f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
+                    f"times, and got no further than epoch {self._reached[training.id]} in between. Ray says:\n"
+                    f"{error}\nWhere memory is short, fewer trainings side by side (--workers) leave more for each.",
+                )
 
-    def busy_workers(self) -> list[WorkerStarted]:
-        """The workers that are in the middle of something."""
+    def busy_workers(self) -> list[Started]:
+        """The workers that are not idle."""
         with self._lock:
             return [slot.started for slot in self.slots.values() if slot.started and slot.state is not WorkerState.IDLE]
+
+    def _running_ids(self) -> set[str]:
+        return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
 
     def _ended_or_running_ids(self) -> set[str]:
         return self._ended | self._running_ids()
 
-    def _running_ids(self) -> set[str]:
-        return {
-            slot.training.id
-            for slot in self.slots.values()
-            if slot.state in {WorkerState.STARTING, WorkerState.TRAINING}
-        }
-
-    def _waiting(self) -> list[Training]:
-        """Those that should run now and do not, most important first."""
-        busy_workers = self._ended_or_running_ids()
-        room = self._workers - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
-        waiting = [training for key, training in self._requested.items() if key not in busy_workers]
-        return waiting[: max(0, room)]
-
     def _next(self, skipped: int = 0) -> Training | None:
-        """The first of those that wait, but for some, and for what another run has finished since it was wanted."""
-        while len(waiting := self._waiting()) > skipped:
+        """The first waiting training after `skipped` others, leaving out those that another run has finished."""
+        while True:
+            room = self._workers - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
+            started = self._ended_or_running_ids()
+            waiting = [training for key, training in self._requested.items() if key not in started][: max(0, room)]
+            if len(waiting) <= skipped:
+                return None
             if not (self._fetch_reusable and self._adopt_finished(waiting[skipped])):
                 return waiting[skipped]
-        return None
-
-    def _adopt_finished(self, training: Training) -> bool:
-        """Take a final record for the training's end, if there is one here or to be borrowed."""
-        if self._fetch_reusable:
-            self._fetch_reusable(training, self._folder / training.id)
-        found = final_record(self._folder / training.id)
-        if found:
-            self._end(training, found[1])
-        return found is not None
 
     def _next_for_new_worker(self) -> Training | None:
-        """The first of those that no idle worker is there for."""
         idle = sum(slot.state is WorkerState.IDLE for slot in self.slots.values())
         return self._next(idle) if len(self.slots) < self._workers else None
 
-    def _reassigns(self) -> bool:
-        """Whether an idle worker should be given to another training now, which is then set aside for it."""
+    def _adopt_finished(self, training: Training) -> bool:
+        """End a training that this run or another one has finished already."""
+        if self._fetch_reusable:
+            self._fetch_reusable(training, self._folder / training.id)
+        if found := final_record(self._folder / training.id):
+            self._ended.add(training.id)
+            self._emit(training, found[1])
+        return found is not None
+
+    def _reserve_next(self) -> bool:
+        """Whether an idle worker should be given another training now, which is then reserved for it."""
         if self._reserved:
             return False
-        coming = [slot for slot in self.slots.values() if slot.state is WorkerState.STARTING and slot.fresh]
+        coming = [slot.since for slot in self.slots.values() if slot.state is WorkerState.STARTING and slot.fresh]
         if coming:
-            # Whoever starts first gets the idle worker. So none is given away while a new one comes up, unless that
-            # takes too long, as after the loss of a node: then it serves the training that waits for the new one.
-            return time.monotonic() - min(slot.since for slot in coming) > WORKER_START_TIMEOUT
+            # Ray Tune gives the idle worker to whichever trial starts first. So none is offered while a new worker
+            # starts. If that takes too long, as after the loss of a node, the idle one serves the waiting trial.
+            return time.monotonic() - min(coming) > WORKER_START_TIMEOUT
         self._reserved = self._next()
         return self._reserved is not None
 
-    def _end(self, training: Training, record: Record) -> None:
-        self._ended.add(training.id)
-        self.events.put(Ended(training=training, record=record))
-
     def _fail(self, training: Training, reason: Reason, message: str) -> None:
-        record = Record(outcome=Failure(reason=reason, message=message), curve=())
-        self.events.put(Ended(training=training, record=record))
+        self._emit(training, Record(outcome=Failure(reason=reason, message=message), curve=()))
 
-
-def _lost(training: Training, epochs: int, error: str) -> str:
-    return (
-        f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} times, and got "
-        f"no further than epoch {epochs} in between. Ray says:\n{error}\nWhere memory is short, fewer trainings side "
-        f"by side (--workers) leave more for each."
-    )
+    def _emit(self, training: Training, update: Update) -> None:
+        self.events.put(Event(training=training, update=update))

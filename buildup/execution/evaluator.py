@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from buildup.errors import SearchError
-from buildup.trials.event import Ended, Event
-from buildup.trials.outcome import Failure
+from buildup.trials.event import Event
+from buildup.trials.outcome import Failure, Record
 from buildup.trials.training import Training
 
 
@@ -20,8 +20,8 @@ class Evaluator(Protocol):
     def request(self, trainings: Sequence[Training]) -> None:
         """Start the first of these as workers become free, in this order, and stop what runs but is not listed.
 
-        A training that runs goes on undisturbed for as long as it is listed. One that is stopped this way gives
-        `Ended` with the reason `unneeded`. A training that has ended is not started again.
+        A running training continues for as long as it is listed. One that is stopped this way ends with a failure for
+        the reason `unneeded`. A training that has ended is not started again.
         """
         ...
 
@@ -35,12 +35,11 @@ class Evaluator(Protocol):
 
 
 def raise_if_infrastructure(event: Event) -> Event:
-    """Pass an event on, unless it tells of a failure that says nothing about the candidate."""
-    if isinstance(event, Ended):
-        outcome = event.record.outcome
-        if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
-            raise SearchError(
-                f"{outcome.message} No decision was made on it. Once that is mended, `resume` (or the same `final`) "
-                f"continues from there."
-            )
+    """Return the event, or raise if a training failed for a reason that says nothing about the candidate."""
+    outcome = event.update.outcome if isinstance(event.update, Record) else None
+    if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
+        raise SearchError(
+            f"{outcome.message} No decision was made on it. Once that is mended, `resume` (or the same `final`) "
+            f"continues from there."
+        )
     return event

@@ -1,4 +1,4 @@
-"""Ray's own processes: started on this machine, or found at an address, with room for the workers that are wanted."""
+"""Starts Ray on this machine or connects to a cluster, and checks that the requested workers fit."""
 
 import logging
 import math
@@ -9,22 +9,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import Any
 
 import ray
 
 from buildup.errors import ResourceError
 
-ANSWER = 5.0
-"""Seconds that a cluster gets to answer at its address at all."""
-CONNECT = 30.0
-"""Seconds that connecting to it may take."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds for the first answer from a cluster's address."""
+CONNECT_TIMEOUT = 30.0
+"""Seconds for connecting to the cluster."""
 OBJECT_STORE = 100 * 2**20
-"""Bytes: orders and reports are small, and Ray would take a third of the memory."""
+"""Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
 
-def join(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
-    """Start Ray here or connect to the cluster; False where this process has it already."""
+def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
+    """Start Ray or connect to the cluster at the address; False if this process is connected already."""
     logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.CRITICAL)
     if address is not None:
         _check_address(address)
@@ -54,7 +54,7 @@ def join(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> boo
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address where no Ray answers. Ray itself would try for minutes, and then end the whole process."""
+    """Raise if no Ray cluster answers at an address. Ray itself would try for minutes and then exit the process."""
     if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or "/" in host or not port.isdecimal():
@@ -63,20 +63,20 @@ def _check_address(address: str) -> None:
                 f"or `auto` for the cluster that this machine belongs to. Run the search on a machine of the cluster."
             )
         try:
-            socket.create_connection((host, int(port)), timeout=ANSWER).close()
+            socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT).close()
         except (OSError, OverflowError) as error:
             raise ResourceError(
-                f"Ray address {address}: nothing answers there within {ANSWER:g} s ({error}). "
+                f"Ray address {address}: nothing answers there within {ANSWER_TIMEOUT:g} s ({error}). "
                 f"Is the cluster up (`ray start --head --port {port}` on {host}), and is the port open from here?"
             ) from None
     if ray.is_initialized():
         return
     trial = [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)", address]
     try:
-        done = subprocess.run(trial, capture_output=True, text=True, timeout=CONNECT, check=False)
+        done = subprocess.run(trial, capture_output=True, text=True, timeout=CONNECT_TIMEOUT, check=False)
     except subprocess.TimeoutExpired:
         raise ResourceError(
-            f"Ray address {address}: something answers there, but it was no Ray cluster within {CONNECT:g} s."
+            f"Ray address {address}: something answers there, but it was no Ray cluster within {CONNECT_TIMEOUT:g} s."
         ) from None
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if line.strip()]
@@ -84,7 +84,7 @@ def _check_address(address: str) -> None:
 
 
 def check_resources(resources: dict[str, float], workers: int, address: str | None) -> None:
-    """Refuse what these machines can never give: Ray would wait for it in silence."""
+    """Raise if the workers can never fit on these machines: Ray would wait for them silently."""
     gpus = resources["GPU"]
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
@@ -105,13 +105,13 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
 def _places(there: float, share: float) -> float:
     if not share:
         return math.inf
-    # A share of a GPU never spans two of them.
+    # A fraction of a GPU never spans two GPUs.
     return math.floor(there) * math.floor(1 / share + 1e-9) if share < 1 else math.floor(there / share + 1e-9)
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Keep Ctrl-C and termination ours: Ray sets handlers of its own when it starts."""
+    """Restore our handlers of SIGINT and SIGTERM after Ray has set its own."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -121,21 +121,3 @@ def _own_signals() -> Iterator[None]:
     finally:
         for number, handler in kept.items():
             signal.signal(number, handler)
-
-
-class QuietStdout:
-    """Standard output without what Ray tells there, whatever its settings: which worker died, and also which we ended.
-
-    We tell of deaths ourselves, and a result may have to be the only thing there.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        if threading.current_thread().name == "ray_listen_error_messages":
-            return len(text)
-        return self._stream.write(text)

@@ -1,8 +1,7 @@
-"""Real workers: Ray Tune runs the trainings in processes of its own, on this machine or on a cluster.
+"""Trains with Ray Tune, in worker processes on this machine or on a cluster.
 
-Tune is used for what it is good at, placing workers and noticing their deaths, and for nothing else: it searches
-what the desk says, keeps no state that anyone restores, and prints nothing. Each of its trials is one attempt at
-one training, each step of a trial one epoch.
+Tune places workers and notices when they die. The dispatcher decides what they train: Tune's searcher asks it for the
+next assignment, and each Tune trial is one attempt at one training. Tune keeps no state that is restored.
 """
 
 import gc
@@ -11,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import time
 import traceback
@@ -20,16 +18,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty
-from typing import Any, TextIO, cast
+from typing import Any, cast
 
 import ray
 from ray import tune
 
 from buildup.errors import SearchError
-from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
+from buildup.execution.attempt import TrainingThread
+from buildup.execution.dispatcher import FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.ray_cluster import QuietStdout, check_resources, join
-from buildup.execution.ray_trainable import TrainingThread
+from buildup.execution.ray_cluster import check_resources, start_ray
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -41,17 +39,17 @@ ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune would write all trials so far into a state that nobody restores, again and again.
+    # Tune would write the state of all trials again and again, which nobody restores.
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_WARN_THRESHOLD_S": "1000000",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
 }
-SLICE = 0.1
-"""Seconds of waiting after which Python looks whether Ctrl-C was pressed."""
+POLL_INTERVAL = 0.1
+"""Seconds between two checks for Ctrl-C while waiting for an event."""
 
 
 class RayEvaluator:
-    """Trains what is wanted with Ray Tune, in workers that outlive their trainings."""
+    """Trains what is requested with Ray Tune, in workers that are reused for the next training."""
 
     def __init__(
         self,
@@ -69,15 +67,15 @@ class RayEvaluator:
         """Start Ray or connect to it.
 
         Args:
-            folder: The run's folder of trainings; on a cluster all nodes must see it.
-            train: A function of a module that the workers can import: a job in, epochs out, a score at the end.
-            job: Makes the job of a training, given its attempt folder and that of an earlier attempt to go on from.
+            folder: The run's folder of trainings, which all nodes of a cluster must share.
+            train: Yields the epochs of a job and returns its score. The workers must be able to import it.
+            job: Makes the job of a training, given its attempt folder and that of an earlier attempt to resume from.
             workers: How many trainings run side by side.
-            cpus_per_worker: Ray's CPUs of each.
-            gpus_per_worker: GPUs of each, a share of one or a whole number.
+            cpus_per_worker: CPUs that Ray reserves for each worker.
+            gpus_per_worker: GPUs for each worker: a fraction of one, or a whole number.
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
-            borrow: Looks for a training elsewhere before it is started.
+            fetch_reusable: Copies a training from another run that has finished it, before it is started.
         """
         self.workers = workers
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
@@ -91,22 +89,19 @@ class RayEvaluator:
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
         os.environ.update(ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(workers))
         self._owns_ray = False
-        self._stdout = sys.stdout
-        if not verbose:
-            sys.stdout = cast(TextIO, QuietStdout(sys.stdout))
         try:
             gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
-            self._owns_ray = join(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
+            self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
             check_resources(self._resources, workers, address)
         except BaseException:
             self.close()
             raise
-        # Each full collection would go through all objects of the libraries: a quarter of a second in which no worker
+        # A full garbage collection over all objects of the libraries takes a quarter of a second, in which no worker
         # gets its next training.
         gc.freeze()
 
     def request(self, requested: Sequence[Training]) -> None:
-        """Start the first of these as workers get free, in this order, and end what runs but is not among them."""
+        """Start the first of these as workers become free, in this order, and stop what runs but is not listed."""
         self._dispatcher.request(requested)
         if self._tuning is None and self._dispatcher.pending:
             # Not before: Tune looks for trials only once a second while it has none.
@@ -116,7 +111,7 @@ class RayEvaluator:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
-            rest = SLICE if end is None else max(0.0, min(SLICE, end - time.monotonic()))
+            rest = POLL_INTERVAL if end is None else max(0.0, min(POLL_INTERVAL, end - time.monotonic()))
             try:
                 event = self._dispatcher.events.get(timeout=rest) if rest else self._dispatcher.events.get_nowait()
                 return raise_if_infrastructure(event)
@@ -129,12 +124,12 @@ class RayEvaluator:
                     return None
 
     def close(self) -> None:
-        """End all that runs, at once; trainings keep their checkpoints. A cluster that was given is left running."""
+        """Stop all trainings at once. They keep their checkpoints, and a given cluster keeps running."""
         gc.unfreeze()
         self._dispatcher.closed = True
         if self._tuning is not None:
             for worker in self._dispatcher.busy_workers():
-                # Tune would wait many seconds for an epoch to end. A process elsewhere is left to it.
+                # Tune would wait many seconds for an epoch to end. It does so for processes on other machines.
                 if worker.host == socket.gethostname():
                     with suppress(ProcessLookupError):
                         os.kill(worker.pid, signal.SIGKILL)
@@ -143,7 +138,6 @@ class RayEvaluator:
         if self._owns_ray:
             ray.shutdown()
             self._owns_ray = False
-        sys.stdout = self._stdout
         shutil.rmtree(self._results, ignore_errors=True)
         for name, value in self._environment.items():
             if value is None:
@@ -176,34 +170,31 @@ class RayEvaluator:
 
 
 class _TrainingWorker(tune.Trainable):
-    """One process that works off orders: each step is one report."""
+    """A worker process. Each step reports one update of its training."""
 
     _training: TrainingThread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._take(config["order"])
+        self._training = TrainingThread(config["assignment"])
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self._take(new_config["order"])
+        self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
         self.config = {}  # Tune sends it back with each result
         assert self._training is not None
-        return {"report": self._training.next_report()}
+        return {"update": self._training.next_update()}
 
     def cleanup(self) -> None:
         if self._training is not None:
             self._training.release()
             self._training = None
 
-    def _take(self, assignment: Assignment) -> None:
-        self._training = TrainingThread(assignment)
-
 
 class _Searcher(tune.search.Searcher):
-    """Gives Tune what the desk says."""
+    """Gives Tune the assignments of the dispatcher."""
 
     def __init__(self, dispatcher: TrialDispatcher) -> None:
         super().__init__()
@@ -211,35 +202,37 @@ class _Searcher(tune.search.Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._dispatcher.closed:
-            return cast(dict[str, Any], tune.search.Searcher.FINISHED)  # a word, against Ray's own signature
+            return cast(
+                dict[str, Any], tune.search.Searcher.FINISHED
+            )  # a string, which Ray's own signature does not allow
         assignment = self._dispatcher.next_assignment(trial_id)
-        return None if assignment is None else {"order": assignment}
+        return None if assignment is None else {"assignment": assignment}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing: `_ReleaseCallback` is told more."""
+        """Does nothing: `_ReleaseCallback` gets the error, too."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study holds all there is to know."""
+        """Does nothing: the study holds the whole state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing was saved."""
+        """Does nothing."""
 
 
 class _Stopper(tune.Stopper):
-    """Hands reports in, and ends Tune's trials when their workers are needed elsewhere."""
+    """Passes updates to the dispatcher, and stops a trial when its worker should take another one."""
 
     def __init__(self, dispatcher: TrialDispatcher) -> None:
         self._dispatcher = dispatcher
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return self._dispatcher.report(trial_id, result.pop("report"))
+        return self._dispatcher.report(trial_id, result.pop("update"))
 
     def stop_all(self) -> bool:
         return self._dispatcher.closed
 
 
 class _ReleaseCallback(tune.Callback):
-    """Tells the desk who has left it, and why."""
+    """Tells the dispatcher which trials have ended, and with which error."""
 
     def __init__(self, dispatcher: TrialDispatcher) -> None:
         self._dispatcher = dispatcher
@@ -248,7 +241,7 @@ class _ReleaseCallback(tune.Callback):
         self._dispatcher.release(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        # Where Tune itself looks for the error, it is put only later.
+        # Tune sets the exception of the trial only later, but its file is there.
         file = Path(trial.error_file or "")
         self._dispatcher.release(
             trial.trial_id, file.read_text(errors="replace").strip() if file.is_file() else "no reason"

@@ -1,4 +1,4 @@
-"""Scores from a table instead of training, on a simulated clock: the evaluator of `simulate` and of our tests."""
+"""An evaluator that reads scores from a table instead of training, on a simulated clock: for `simulate` and tests."""
 
 import csv
 import heapq
@@ -12,28 +12,39 @@ from buildup.errors import LayoutError, TableError
 from buildup.graph.layout import parse
 from buildup.graph.network import Network
 from buildup.trials.decision import Decision
-from buildup.trials.event import Ended, EpochDone, Event
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.outcome import Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
 COLUMNS = ("layout", "score", "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What a table says of a layout."""
+class ScoreRow:
+    """A row of a score table: the score of a layout, and how long its training takes."""
 
     score: float
     seconds: float = 1.0
 
 
-def read_scores(path: Path, network: Network, *, ends: bool = False, objective: Objective = ACCURACY) -> dict[str, Row]:
-    """The rows of a CSV file with the columns layout, score and optionally seconds, all problems at once.
+def read_scores(
+    path: Path, network: Network, *, ends: bool = False, objective: Objective = ACCURACY
+) -> dict[str, ScoreRow]:
+    """Read a CSV file with the columns layout, score and optionally seconds.
 
-    With `ends`, layouts may have one block more at the end of a stage. Nothing in it goes over several lines, so each
-    is read by itself, and what is wrong in one is told of that one.
+    Args:
+        path: The file. No field spans several lines, so each line is read and reported by itself.
+        network: The base, whose stages the layouts must fit.
+        ends: Whether a layout may have one block more at the end of a stage.
+        objective: What the scores are of.
+
+    Returns:
+        The rows by layout.
+
+    Raises:
+        TableError: With all problems of the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -50,7 +61,7 @@ def read_scores(path: Path, network: Network, *, ends: bool = False, objective: 
         raise TableError(
             f"{path}: line {lines[0][0]} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
         )
-    rows: dict[str, Row] = {}
+    rows: dict[str, ScoreRow] = {}
     found_at: dict[str, int] = {}
     problems: list[str] = []
     for number, line in lines[1:]:
@@ -72,11 +83,11 @@ def read_scores(path: Path, network: Network, *, ends: bool = False, objective: 
 def _fields(line: str) -> list[str]:
     try:
         return [field.strip() for field in next(csv.reader([line], skipinitialspace=True, strict=True))]
-    except csv.Error as problem:  # a quote that is never closed, a field that no layout is as long as
+    except csv.Error as problem:  # an open quote, or a field that is too long
         raise TableError(f"it can't be read: {problem}.") from None
 
 
-def _row(values: Mapping[str, str], network: Network, ends: bool, objective: Objective) -> tuple[str, Row]:
+def _row(values: Mapping[str, str], network: Network, ends: bool, objective: Objective) -> tuple[str, ScoreRow]:
     if not values["layout"]:
         raise TableError("the layout is missing.")
     layout = "|".join(parse(values["layout"], network, ends=ends))
@@ -87,7 +98,7 @@ def _row(values: Mapping[str, str], network: Network, ends: bool, objective: Obj
     if not 0 <= score <= objective.largest:
         most = f" to {objective.largest:g}" if objective.largest < inf else ""
         raise TableError(f"score is {values['score']}; the {objective.title} is a number from 0{most}.")
-    return layout, Row(score=score, seconds=seconds)
+    return layout, ScoreRow(score=score, seconds=seconds)
 
 
 def _number(name: str, text: str) -> float:
@@ -102,73 +113,74 @@ def _number(name: str, text: str) -> float:
 
 @dataclass(kw_only=True)
 class SimulatedEvaluator:
-    """Virtual workers that look scores up. Time passes only in `next_event`."""
+    """Virtual workers that look up scores. Time passes only in `next_event`."""
 
-    table: Mapping[str, Row] | Callable[[Training], Row | None]
-    """By layout, or a function of the training."""
+    table: Mapping[str, ScoreRow] | Callable[[Training], ScoreRow | None]
+    """Rows by layout, or a function of the training."""
     workers: int = 1
     noise: float = 0.0
-    """Deviation of a training's score around its row, in points."""
+    """Standard deviation of a training's score around that of its row, in points."""
     seed: int = 0
     jitter: float = 1.0
     """A training takes between 1/jitter and jitter times the seconds of its row."""
     objective: Objective = ACCURACY
-    """What a row's score is; of others than accuracy in shares and nats, as `metrics.jsonl` has them."""
-    default: Row | None = None
-    """For layouts that the table lacks; without it they are an error that names them."""
+    """What the scores are of. Other objectives than accuracy are in shares and nats, as in `metrics.jsonl`."""
+    default: ScoreRow | None = None
+    """The row of layouts that the table lacks; without it, such a layout is an error."""
 
     clock: float = 0.0
     busy: float = 0.0
     """Worker seconds spent training."""
     wasted: float = 0.0
-    """Worker seconds spent on trainings that were ended unneeded."""
-    _wanted: dict[str, Training] = field(default_factory=dict)
+    """Worker seconds spent on trainings that were stopped because they were not needed."""
+    _requested: dict[str, Training] = field(default_factory=dict)
     _running: dict[str, tuple[float, Training]] = field(default_factory=dict)
     _ends: list[tuple[float, int, str]] = field(default_factory=list)
     _started: int = 0
     _stopped: list[Training] = field(default_factory=list)
 
-    def request(self, speculate: Sequence[Training]) -> None:
-        """Start what is wanted first on the free workers; drop what runs in vain at once."""
-        self._wanted = {training.id: training for training in speculate}
-        first = speculate[0].id if speculate else None
-        for key in [key for key in self._running if key not in self._wanted]:
+    def request(self, trainings: Sequence[Training]) -> None:
+        """Stop at once what is not listed, and start the first trainings on the free workers."""
+        self._requested = {training.id: training for training in trainings}
+        first = trainings[0].id if trainings else None
+        for key in [key for key in self._running if key not in self._requested]:
             since, training = self._running.pop(key)
             self.busy += self.clock - since
             self.wasted += self.clock - since
             self._stopped.append(training)
-        for key, training in self._wanted.items():
+        for key, training in self._requested.items():
             if len(self._running) >= self.workers:
                 break
-            # What is wanted first is waited for. Anything later may never be, so the table need not know it.
+            # The search waits for the first training. Later ones may not be needed, so the table may lack them.
             if key not in self._running and (key == first or self._row(training)):
                 self._running[key] = (self.clock, training)
                 self._started += 1
                 heapq.heappush(self._ends, (self.clock + self._seconds(training), self._started, key))
 
     def next_event(self, timeout: float | None = None) -> Event | None:
-        """The training that ends next."""
+        """The end of the training that ends next."""
         if self._stopped:
             failure = Failure(reason=Reason.UNNEEDED, message="a verdict fell without it")
-            return Ended(training=self._stopped.pop(0), record=Record(outcome=failure, curve=()))
+            return Event(training=self._stopped.pop(0), update=Record(outcome=failure, curve=()))
         while self._ends:
             end, _, key = heapq.heappop(self._ends)
             if key in self._running and end >= self._running[key][0]:
                 since, training = self._running.pop(key)
                 self.clock = end
                 self.busy += end - since
-                return Ended(training=training, record=Record(outcome=self._score(training, end - since), curve=()))
+                score = self._score(training, end - since)
+                return Event(training=training, update=Record(outcome=score, curve=()))
         return None
 
     def close(self) -> None:
         """Nothing is held."""
 
-    def _row(self, training: Training) -> Row | None:
+    def _row(self, training: Training) -> ScoreRow | None:
         if isinstance(self.table, Mapping):
             return self.table.get(training.candidate.layout, self.default)
         return self.table(training)
 
-    def _look_up(self, training: Training) -> Row:
+    def _look_up(self, training: Training) -> ScoreRow:
         row = self._row(training)
         if row is None:
             raise TableError(
@@ -183,25 +195,27 @@ class SimulatedEvaluator:
 
     def _score(self, training: Training, seconds: float) -> Score:
         row = self._look_up(training)
-        # Named by training, not drawn in order: the same scores for any number of workers.
+        # The generator is seeded by the training, so that scores do not depend on the number of workers.
         chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
         value = row.score if self.objective is ACCURACY else 100 * row.score
         return self.objective.score(value + chance, seconds)
 
 
-class Memory:
+class InMemoryWriter:
     """A writer that keeps nothing but the history itself."""
 
     def record(self, history: History, event: Event) -> History:
         """The history with an event in it."""
-        if isinstance(event, EpochDone):
-            return history.with_epoch(event.training.id, event.epoch)
-        if isinstance(event, Ended):
-            outcome = event.record.outcome
-            if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
+        key = event.training.id
+        match event.update:
+            case Started():
                 return history
-            return history.with_outcome(event.training.id, outcome)
-        return history
+            case Epoch() as epoch:
+                return history.with_epoch(key, epoch)
+            case Record(outcome=Failure(reason=Reason.UNNEEDED)):
+                return history
+            case Record(outcome=outcome):
+                return history.with_outcome(key, outcome)
 
     def decide(self, history: History, decision: Decision) -> History:
         """The history with a decision in it."""

@@ -1,19 +1,33 @@
-"""Where things are in a run's folder, and what may be read there without its study."""
+"""A run's folder: where its files are, how they are written and locked, and which are read without the study."""
 
 import json
 import os
 import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
+
+from filelock import lock_descriptor
 
 from buildup.errors import RunError
-from buildup.trials.outcome import Epoch, Record, record_from_values
+from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
 from buildup.trials.training import WEIGHTS
+from buildup.trials.verdict_diagnosis import Diagnosis, diagnosis_from_values, diagnosis_to_values
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
 METRICS = "metrics.jsonl"
+DIAGNOSTICS = "diagnostics.jsonl"
 REUSED_FROM = "reused_from"
-"""In an attempt that was taken over from another run: which one."""
+"""In an attempt that was copied from another run: the folder of that run."""
+LOCK = ".lock"
+LOCK_TRIES = 5
+"""`driver_of` holds the lock for an instant, so a process counts as the driver only after so many failed tries."""
+LOCK_PAUSE = 0.02
+"""Seconds between two tries."""
 
 
 def folder_of(name: str) -> Path:
@@ -22,14 +36,14 @@ def folder_of(name: str) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Raise when a new run can't be made here."""
+    """Raise if a new run can't be created here."""
     if (folder / "run.yaml").exists():
         raise RunError(
             f"{folder}: this run exists already. Go on with it by `buildup resume {folder}`, or give another --run."
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: this is there already and is no run. Give another --run.")
-    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    parent = _existing_parent(folder)
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"{folder}: no permission to write into {parent}. Give another --run.")
 
@@ -41,61 +55,64 @@ def cores() -> int:
 
 def free_gib(folder: Path) -> float:
     """Free disk space where a folder is or would be, in GiB."""
-    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    return shutil.disk_usage(parent).free / 2**30
+    return shutil.disk_usage(_existing_parent(folder)).free / 2**30
 
 
-def final_record(training_folder: Path) -> tuple[int, Record] | None:
-    """The final record of a training and the attempt that wrote it, the newest if there are several."""
-    for number in reversed(attempts(training_folder)):
-        path = attempt_folder(training_folder, number) / FINAL
-        if path.is_file():
-            try:
-                return number, record_from_values(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, KeyError, TypeError, AttributeError) as problem:
-                raise RunError(
-                    f"{path}: this is no final record of a training ({type(problem).__name__}: {problem}). "
-                    f"Remove the file, and the training goes on from its checkpoint."
-                ) from None
-    return None
+def _existing_parent(folder: Path) -> Path:
+    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
-def trained_weights(training_folder: Path) -> Path | None:
-    """The weights file of a training; None where it has not ended, or the file was removed.
-
-    It is that of the attempt with the final record, which the score belongs to. Without a record it is the newest.
-    """
-    folders = [attempt_folder(training_folder, number) for number in reversed(attempts(training_folder))]
-    recorded = [folder for folder in folders if (folder / FINAL).is_file()]
-    paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
-    return next((path for path in paths if path.is_file()), None)
-
-
-def reused_from(training_folder: Path) -> str | None:
-    """The run that a training was taken over from; None for one of the run's own."""
-    path = attempt_folder(training_folder, 1) / REUSED_FROM  # nothing is taken over once an attempt has begun
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees either the old or the new content, also after a crash."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
-def read_epochs(path: Path) -> tuple[Epoch, ...]:
-    """The epochs in a `metrics.jsonl`, up to the first line that a crash left unfinished."""
-    if not path.is_file():
-        return ()
-    epochs: list[Epoch] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            values = json.loads(line)
-            epoch = Epoch(number=values["number"], metrics=values["metrics"])
-        except (ValueError, KeyError, TypeError):
-            break
-        if not line.endswith("\n"):
-            break
-        epochs.append(epoch)
-    return tuple(epochs)
+def acquire_run_lock(folder: Path) -> IO[str]:
+    """Lock a run for this process until the returned file is closed or the process ends."""
+    if not folder.is_dir():
+        raise RunError(f"{folder}: there is no such run.")
+    file = (folder / LOCK).open("a+", encoding="utf-8")
+    if not _locked(file):
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(f"{folder}: this run is being written by process {holder}. Wait for it, or end it first.")
+    file.truncate(0)
+    file.write(f"{os.getpid()} on {socket.gethostname()}")
+    file.flush()
+    return file
+
+
+def driver_of(folder: Path) -> str | None:
+    """The process that writes a run, as `pid on host`; None when there is none."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as file:
+            return None if _locked(file) else file.read().strip() or "unknown"
+    except FileNotFoundError:
+        return None
+
+
+def _locked(file: IO[str]) -> bool:
+    """Lock an open file, if no other process holds it."""
+    for _ in range(LOCK_TRIES):
+        if lock_descriptor(file.fileno(), blocking=False):
+            return True
+        time.sleep(LOCK_PAUSE)
+    return False
 
 
 def trainings_in(folder: Path, epochs: int | None) -> Path:
-    """Where a run keeps trainings of as many epochs; None for those that it began with.
+    """The folder of a run's trainings of so many epochs; None for the number that the run began with.
 
     >>> trainings_in(Path("runs/demo"), 30).as_posix()
     'runs/demo/trainings-30'
@@ -110,5 +127,74 @@ def attempts(training_folder: Path) -> list[int]:
 
 
 def attempt_folder(training_folder: Path, number: int) -> Path:
-    """Where an attempt writes: no attempt can touch another's files, even when its driver is gone."""
+    """The folder of one attempt. No attempt writes into another's, even if an older one is still running."""
     return training_folder / f"{ATTEMPT}{number}"
+
+
+def final_record(training_folder: Path) -> tuple[int, Record] | None:
+    """The newest final record of a training, with the number of the attempt that wrote it."""
+    for number in reversed(attempts(training_folder)):
+        path = attempt_folder(training_folder, number) / FINAL
+        if path.is_file():
+            try:
+                return number, record_from_values(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, KeyError, TypeError, AttributeError) as problem:
+                raise RunError(
+                    f"{path}: this is no final record of a training ({type(problem).__name__}: {problem}). "
+                    f"Remove the file, and the training goes on from its checkpoint."
+                ) from None
+    return None
+
+
+def trained_weights(training_folder: Path) -> Path | None:
+    """The weights file of a training; None if it has not ended, or the file was removed.
+
+    It is that of the newest attempt with a final record, to which the score belongs. Without a record it is the newest.
+    """
+    folders = [attempt_folder(training_folder, number) for number in reversed(attempts(training_folder))]
+    recorded = [folder for folder in folders if (folder / FINAL).is_file()]
+    paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
+    return next((path for path in paths if path.is_file()), None)
+
+
+def reused_from(training_folder: Path) -> str | None:
+    """The run that a training was copied from; None for one of the run's own."""
+    path = attempt_folder(training_folder, 1) / REUSED_FROM  # nothing is copied once an attempt has begun
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def read_epochs(path: Path) -> tuple[Epoch, ...]:
+    """The epochs in a `metrics.jsonl`, up to the first line that a crash left unfinished."""
+    if not path.is_file():
+        return ()
+    epochs: list[Epoch] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+        try:
+            epoch = epoch_from_values(json.loads(line))
+        except (ValueError, KeyError, TypeError):
+            break
+        if not line.endswith("\n"):
+            break
+        epochs.append(epoch)
+    return tuple(epochs)
+
+
+def read_diagnoses(folder: Path) -> tuple[Diagnosis, ...]:
+    """The measurements of a run's verdicts, in the order of steps; empty if none were made."""
+    path = folder / DIAGNOSTICS
+    if not path.is_file():
+        return ()
+    try:
+        return tuple(diagnosis_from_values(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise RunError(
+            f"{path}: damaged, or not written by this version of buildup ({type(problem).__name__}: {problem}). "
+            f"Remove it, and measure again by `buildup analyze {folder} --verdicts`."
+        ) from None
+
+
+def write_diagnoses(folder: Path, diagnoses: Iterable[Diagnosis]) -> None:
+    """Replace the measurements of a run's verdicts."""
+    ordered = sorted(diagnoses, key=lambda diagnosis: diagnosis.step)
+    lines = "".join(json.dumps(diagnosis_to_values(diagnosis), allow_nan=False) + "\n" for diagnosis in ordered)
+    write_atomic(folder / DIAGNOSTICS, lines.encode())

@@ -1,4 +1,4 @@
-"""`run.yaml`: what a run was asked for, on which data, with what, and where it stands. It is replaced whole."""
+"""`run.yaml`: the settings, data, environment and status of a run. The file is replaced as a whole."""
 
 import json
 import platform
@@ -18,15 +18,14 @@ from buildup.models.pretrained import Pretrained
 from buildup.settings import RunSettings
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
-from buildup.store.atomic_write import write_atomic
-from buildup.store.run_dir import cores, folder_of, trainings_in
+from buildup.store.run_dir import cores, folder_of, trainings_in, write_atomic
 from buildup.training.execution import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 
 REMOVED: dict[str, object] = {"early_drop": None, "inherit": None}
-"""Settings that version 0.1.0 had and verdicts stood on, with the values of runs that did not use them."""
+"""Settings of version 0.1.0 that changed verdicts, with their values in runs that did not use them."""
 IGNORED = frozenset({"prior"})
-"""Settings that version 0.1.0 had and no verdict stood on."""
+"""Settings of version 0.1.0 that changed no verdict."""
 
 VERSIONED = ("buildup", "torch", "timm", "ray", "optuna", "networkx", "numpy")
 
@@ -35,7 +34,7 @@ Status = Literal["running", "finished", "stopped", "failed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataRecord:
-    """What the dataset was when the run began."""
+    """The dataset when the run began."""
 
     name: str
     hash: str
@@ -47,13 +46,13 @@ class DataRecord:
     image_size: int
     channels: int
     split_seed: int
-    """Of the split into training and validation images."""
+    """Seed of the split into training and validation images."""
     test_set: str = "not opened"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """Where and with what a run was started."""
+    """The machine and the versions that a run was started with."""
 
     created: str
     python: str
@@ -76,42 +75,42 @@ class RunRecord:
     recipe: Recipe
     data: DataRecord
     network: Network
-    """Where the search starts."""
+    """The base network."""
     environment: Environment
     status: Status = "running"
     reason: str = ""
-    """Why it stands where it does, for people."""
+    """The reason for the status, as a sentence."""
     warnings: tuple[str, ...] = ()
     earlier: tuple[dict[str, Any], ...] = ()
-    """Under which settings its earlier decisions were made, one entry for each time that it was extended."""
+    """The settings of its earlier decisions, one entry for each time that it was extended."""
     owner: str = ""
-    """The study of the run that this one is a part of; empty for a search."""
+    """The study name of the run that this one is a part of; empty for a search."""
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The name of its folder."""
         return self.folder.name
 
     @property
     def execution(self) -> Execution:
-        """How its steps are computed."""
+        """Precision, memory format and compilation of its trainings."""
         return execution_from_words(self.settings.execution)
 
     @property
     def start(self) -> Pretrained | None:
-        """The trained weights that the base's own blocks begin with."""
+        """The trained weights that the blocks of the base start from."""
         source, digest = self.settings.pretrained, self.settings.pretrained_hash
         return Pretrained(source=source, hash=digest) if source and digest else None
 
     @property
     def other_epochs(self) -> int | None:
-        """Epochs of its trainings where the run began with another number; None while these are the same."""
+        """Epochs of its trainings, if the run began with another number; None otherwise."""
         first = self.earlier[0].get("epochs", self.settings.epochs) if self.earlier else self.settings.epochs
         return None if self.settings.epochs == first else self.settings.epochs
 
     @property
     def trainings(self) -> Path:
-        """One folder a training."""
+        """The folder that holds one folder for each training."""
         return trainings_in(self.folder, self.other_epochs)
 
     @property
@@ -120,16 +119,16 @@ class RunRecord:
         return f"{self.owner}-{self.folder.name}" if self.owner else self.folder.name
 
 
-def create(run: RunRecord) -> None:
-    """Make the folder of a new run."""
+def create_run_dir(run: RunRecord) -> None:
+    """Create the folder of a new run."""
     try:
         run.trainings.mkdir(parents=True)
     except OSError as problem:
         raise RunError(f"{run.folder}: this folder can't be made: {problem.strerror}. Give another --run.") from None
-    save(run)
+    save_record(run)
 
 
-def save(run: RunRecord) -> None:
+def save_record(run: RunRecord) -> None:
     """Write `run.yaml`."""
     values = {
         "settings": asdict(run.settings),
@@ -142,27 +141,27 @@ def save(run: RunRecord) -> None:
         "data": asdict(run.data),
         "environment": asdict(run.environment),
     }
-    # One setting a line, but one block of the network a line.
+    # One line for each setting, and one for each block of the network.
     text = _yaml(values, flow=False) + _yaml({"network": network_to_values(run.network)}, flow=None)
     # The URL of a storage may hold a password, which `resume` needs.
     write_atomic(run.folder / "run.yaml", text.encode(), mode=0o600 if run.settings.storage else 0o644)
 
 
-def marked(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
-    """The run with a new status."""
+def with_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
+    """The run with a new status and further warnings."""
     fresh = tuple(warning for warning in warnings if warning not in run.warnings)
     return replace(run, status=status, reason=reason, warnings=(*run.warnings, *fresh))
 
 
-def mark(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
-    """The run with a new status, written down."""
-    run = marked(run, status, reason, warnings)
-    save(run)
+def save_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
+    """Write a new status; returns the run with it."""
+    run = with_status(run, status, reason, warnings)
+    save_record(run)
     return run
 
 
-def open_run(name: str) -> RunRecord:
-    """The run of a name or a folder."""
+def open_record(name: str) -> RunRecord:
+    """Read `run.yaml` of a run, given its name or its folder."""
     folder = folder_of(name)
     path = folder / "run.yaml"
     if not path.is_file():
@@ -172,12 +171,13 @@ def open_run(name: str) -> RunRecord:
         raise RunError(f"{folder}: this is not a run folder ({found}).{known}")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = values["data"]
         return RunRecord(
             folder=folder,
             settings=settings_from_values(values["settings"]),
             space=space_from_values(values["space"]),
             recipe=recipe_from_values(values["recipe"]),
-            data=_data_from_values(values["data"]),
+            data=DataRecord(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])}),
             network=network_from_values(values["network"]),
             environment=Environment(**values["environment"]),
             status=values["status"],
@@ -195,7 +195,7 @@ def open_run(name: str) -> RunRecord:
 
 
 def environment(device: str, measured: Mapping[str, str] | None = None) -> Environment:
-    """Where and with what a run is started."""
+    """This machine and its installed versions, with a run's device."""
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
@@ -209,11 +209,7 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
 
 
 def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
-    """The settings in `run.yaml`, also in one that version 0.1.0 wrote.
-
-    Raises:
-        RunError: The run used a setting that was removed.
-    """
+    """The settings in `run.yaml`, also of version 0.1.0; raises if the run used a setting that was removed."""
     if used := [name for name, unused in REMOVED.items() if values.get(name, unused) != unused]:
         raise RunError(f"this run used {' and '.join(used)}, which was removed; buildup 0.1.0 can read it.")
     kept = {name: value for name, value in values.items() if name not in REMOVED.keys() | IGNORED}
@@ -224,12 +220,8 @@ def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
     return RunSettings(**kept)
 
 
-def _data_from_values(values: Mapping[str, Any]) -> DataRecord:
-    return DataRecord(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-
-
 def _yaml(values: dict[str, Any], *, flow: bool | None) -> str:
-    # Through JSON, so that tuples and mappings of any kind become what the safe loader reads back.
+    # JSON turns tuples and mappings of any kind into types that the safe loader reads back.
     plain = json.loads(json.dumps(values))
     return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True))
 

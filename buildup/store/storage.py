@@ -1,4 +1,4 @@
-"""Where the Optuna study lies: a file of the run, or a database that several machines can read."""
+"""Storages of the Optuna study: a file in the run's folder, or a database that several machines can read."""
 
 import os
 import sqlite3
@@ -19,19 +19,22 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from buildup.errors import ResourceError, RunError, SearchError
 
 DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
-"""What connects to a server when its URL does not say: SQLAlchemy's own choice changes with its version."""
+"""The driver for a URL that names none. SQLAlchemy's own choice changes with its version."""
 PACKAGES = {"psycopg2": "psycopg2-binary"}
-ANSWER = 5
-"""Seconds that a database server gets to answer."""
+"""The package of a driver, if its name differs."""
+CONNECT_TIMEOUT = 5
+"""Seconds for connecting to a database server."""
+SQLITE_TIMEOUT = 30
+"""Seconds for the lock of a SQLite file."""
 OWN_DISKS = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
-"""File systems that one machine has for itself."""
+"""File systems that are not shared between machines."""
 
 
 @contextmanager
 def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
-    """The storage at a URL, or `study.db` in the run folder without one, until the end of the block.
+    """Open the storage at a URL, or `study.db` in the run folder without one.
 
-    Beside the URLs of SQLAlchemy, `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
+    URLs are those of SQLAlchemy; `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
     """
     storage = _open(url, folder)
     try:
@@ -43,7 +46,7 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
 
 
 def check_storage(url: str | None, study_name: str | None = None) -> None:
-    """Refuse a storage that can't be had, or that holds a study of this name already. Nothing is written to a file."""
+    """Raise if a storage can't be used, or holds a study of this name already. Nothing is written to a file."""
     if url is None:
         return
     if journal := _journal_file(url):
@@ -58,28 +61,28 @@ def check_storage(url: str | None, study_name: str | None = None) -> None:
         names = {study.study_name for study in storage.get_all_studies()}
     if study_name in names:
         raise RunError(
-            f"{shown(url)} holds a study {study_name!r} already. "
+            f"{hide_password(url)} holds a study {study_name!r} already. "
             f"Go on with it by `resume`, or choose another name for the run."
         )
 
 
 def artifact_store(folder: Path) -> FileSystemArtifactStore:
-    """Where a run keeps the pictures of its trials."""
+    """The store for the diagrams of a run's trials."""
     path = folder / "artifacts"
     path.mkdir(exist_ok=True)
     return FileSystemArtifactStore(path)
 
 
-def shown(url: str | None) -> str:
-    """A storage as it may be printed: without its password."""
+def hide_password(url: str | None) -> str:
+    """The name of a storage for messages: its URL without the password."""
     if url is None:
         return "study.db of the run"
     return url if _journal_file(url) else make_url(url).render_as_string(hide_password=True)
 
 
 @contextmanager
-def lost(what: str) -> Iterator[None]:
-    """Say so when a storage or a disk fails in the middle of a search."""
+def reporting_lost_storage(what: str) -> Iterator[None]:
+    """Turn a failure of a storage or a disk into a `SearchError`."""
     try:
         yield
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
@@ -141,13 +144,13 @@ def _database(url: URL) -> RDBStorage:
     elif "+" not in url.drivername:
         url = url.set(drivername=f"{backend}+{DRIVERS[backend]}")
     timeout = "timeout" if backend == "sqlite" else "connect_timeout"
-    engine: dict[str, Any] = {"connect_args": {timeout: 6 * ANSWER if backend == "sqlite" else ANSWER}}
+    engine: dict[str, Any] = {"connect_args": {timeout: SQLITE_TIMEOUT if backend == "sqlite" else CONNECT_TIMEOUT}}
     if backend != "sqlite":
-        engine["pool_pre_ping"] = True  # trainings take long, and servers drop connections that idle
+        engine["pool_pre_ping"] = True  # trainings take long, and servers drop idle connections
     try:
         storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
         if backend == "sqlite":
-            _spare_the_disk(storage, logged=is_new and _is_own_disk(Path(str(url.database))))
+            _configure_sqlite(storage, write_ahead=is_new and _is_own_disk(Path(str(url.database))))
         return storage
     except (ImportError, NoSuchModuleError) as error:
         driver = url.drivername.rpartition("+")[2]
@@ -161,13 +164,13 @@ def _database(url: URL) -> RDBStorage:
         raise RunError(f"storage {name} was written by another version of Optuna: {error}") from None
 
 
-def _spare_the_disk(storage: RDBStorage, *, logged: bool) -> None:
-    """Write into a log beside the file (`study.db-wal`), which waits for the disk now and then, not at every report.
+def _configure_sqlite(storage: RDBStorage, *, write_ahead: bool) -> None:
+    """Use SQLite's write-ahead log (`study.db-wal`), which does not wait for the disk at every report.
 
-    What a power cut takes of it is told again from the final records of the trainings, and decided again the same way.
-    A file keeps the mode that it was made with.
+    A power cut may lose the latest entries. They are recovered from the final records of the trainings, and the same
+    decisions follow. A file keeps the journal mode that it was created with.
     """
-    if logged:
+    if write_ahead:
         with storage.engine.connect() as connection:
             connection.exec_driver_sql("pragma journal_mode=wal")
 
@@ -176,11 +179,11 @@ def _spare_the_disk(storage: RDBStorage, *, logged: bool) -> None:
         if connection.execute("pragma journal_mode").fetchone() == ("wal",):
             connection.execute("pragma synchronous=normal")
 
-    storage.engine.dispose()  # connections that are open already would go on as before
+    storage.engine.dispose()  # open connections would keep the old settings
 
 
 def _is_own_disk(path: Path) -> bool:
-    """Whether a file lies on a disk of this machine alone: a log is shared by memory, which others do not see."""
+    """Whether a file is on a disk of this machine alone. The log needs shared memory, which other machines lack."""
     try:
         mounts = [line.split() for line in Path("/proc/mounts").read_text(encoding="utf-8").splitlines()]
     except OSError:
@@ -191,7 +194,7 @@ def _is_own_disk(path: Path) -> bool:
 
 
 def _check_file(url: URL) -> None:
-    """Refuse a file that holds something else: Optuna would put its tables into any database."""
+    """Raise if a file is another database: Optuna would add its tables to any."""
     path = Path(url.database or "")
     if not path.name:
         raise ResourceError("storage sqlite:// keeps the study in memory, where no `resume` finds it. Name a file.")
@@ -209,7 +212,7 @@ def _check_file(url: URL) -> None:
 
 
 def _cause(error: BaseException) -> str:
-    """What the driver said, in one line."""
+    """The message of the driver, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")

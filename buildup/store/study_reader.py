@@ -1,4 +1,4 @@
-"""The Optuna study of a run, read: the truth about what ended and what was decided."""
+"""Reads the Optuna study of a run, which is the source of truth for outcomes and decisions."""
 
 import re
 import weakref
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna import Study as Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from buildup.errors import RunError
 from buildup.store import trial_attrs as entry
 from buildup.store.run_dir import METRICS, read_epochs, trainings_in
-from buildup.store.storage import opened_storage, shown
+from buildup.store.storage import hide_password, opened_storage
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
@@ -22,25 +23,25 @@ from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
 CORRECT = "correct.bits"
 LOSSES = "losses.f16"
 MARK = "buildup"
-"""The study attribute that says who wrote it."""
+"""The study attribute that identifies a study of this program."""
 FORMAT = 1
 EPOCHS = "epochs"
-"""The trial attribute of a training of other epochs than those that the run began with."""
+"""The trial attribute with a training's epochs, if the run began with another number."""
 REUSED = "reused_from"
-"""The trial attribute that says which run a training was taken over from."""
+"""The trial attribute with the run that a training was copied from."""
 TRAINING_ID = re.compile(r"[0-9a-f]+-s[0-9]+")
 
 
 def read_history(
     folder: Path, storage_url: str | None, study_name: str, revision: int = 0, epochs: int | None = None
 ) -> History:
-    """What a run holds, read by someone who only looks: another process may be writing it."""
+    """Read the history of a run, without locking it: another process may be writing it."""
     with existing_storage(folder, storage_url) as storage:
         return history_of(folder, load_study(storage, storage_url, study_name), revision, epochs)
 
 
-def open_study(folder: Path, storage_url: str | None, study_name: str) -> optuna.Study:
-    """The study of a run, for somebody who only looks; its storage is closed when the study is forgotten."""
+def open_study(folder: Path, storage_url: str | None, study_name: str) -> Study:
+    """The study of a run, for reading. Its storage is closed when the study is garbage collected."""
     holder = ExitStack()
     study = load_study(holder.enter_context(existing_storage(folder, storage_url)), storage_url, study_name)
     weakref.finalize(study, holder.close)
@@ -50,7 +51,7 @@ def open_study(folder: Path, storage_url: str | None, study_name: str) -> optuna
 def read_underway(
     folder: Path, storage_url: str | None, study_name: str, epochs: int | None = None
 ) -> dict[str, Mapping[str, Any]]:
-    """What the study says of the trainings that have begun and not ended, by their ids."""
+    """The trial attributes of the trainings that have begun and not ended, by training id."""
     with existing_storage(folder, storage_url) as storage:
         study = load_study(storage, storage_url, study_name)
         begun = [trial.user_attrs for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
@@ -58,7 +59,7 @@ def read_underway(
 
 
 def folders_beside(storage_url: str | None) -> list[Path]:
-    """Where the runs are whose studies lie in a shared storage, as far as this machine sees their folders."""
+    """The folders of the runs in a shared storage, as far as this machine can read them."""
     if storage_url is None:
         return []
     with opened_storage(storage_url, Path()) as storage:
@@ -69,33 +70,37 @@ def folders_beside(storage_url: str | None) -> list[Path]:
 
 @contextmanager
 def existing_storage(folder: Path, storage_url: str | None) -> Iterator[BaseStorage]:
-    """The storage of a run that was begun: nothing is made where nothing is."""
+    """The storage of an existing run; raises instead of creating a new one."""
     if storage_url is None and not (folder / "study.db").is_file():
         raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
     with opened_storage(storage_url, folder) as storage:
         yield storage
 
 
-def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> optuna.Study:
-    """The study of a run; raises when there is none, or one that is somebody else's."""
+def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> Study:
+    """The study of a run; raises if there is none, or if it is not one of this program."""
     try:
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
     except KeyError:
         names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
-        raise RunError(f"{shown(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
+        raise RunError(f"{hide_password(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
     mark = study.user_attrs.get(MARK)
     if not isinstance(mark, dict) or mark.get("format") != FORMAT:
         raise RunError(
-            f"the study {study_name!r} in {shown(storage_url)} was not written by this program "
+            f"the study {study_name!r} in {hide_password(storage_url)} was not written by this program "
             f"(its mark is {mark!r}, not format {FORMAT}). Choose another run or another storage."
         )
     return study
 
 
-def history_of(folder: Path, study: optuna.Study, revision: int = 0, epochs: int | None = None) -> History:
-    """What a study holds, with what lies beside it in the run's folder: trainings, and a chapter's decisions.
+def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None = None) -> History:
+    """The history in a study and in the files beside it.
 
-    Trainings of other epochs than the chapter's are other trainings, and none of its business.
+    Args:
+        folder: The run's folder.
+        study: Its study.
+        revision: How often the run was extended; only decisions of this revision count.
+        epochs: Epochs of the trainings that count; None for the number that the run began with.
     """
     trainings = trainings_in(folder, epochs)
     outcomes: dict[str, Outcome] = {}
@@ -127,13 +132,13 @@ def _score(trainings: Path, trial: FrozenTrial) -> Score:
     attributes = trial.user_attrs
     assert trial.value is not None
     own = trainings / attributes["training"]
-    correct = _images(own / CORRECT, attributes.get("correct_hash"))
-    losses = _images(own / LOSSES, attributes.get("losses_hash"))
+    correct = _per_image(own / CORRECT, attributes.get("correct_hash"))
+    losses = _per_image(own / LOSSES, attributes.get("losses_hash"))
     return entry.score(trial.value, attributes, correct, losses)
 
 
-def _images(path: Path, expected: str | None) -> bytes | None:
-    """What a file says of single images; None where nothing was known of them."""
+def _per_image(path: Path, expected: str | None) -> bytes | None:
+    """The content of a per-image file, checked against its hash; None if the score has no such file."""
     if expected is None:
         return None
     data = path.read_bytes() if path.is_file() else None
@@ -147,9 +152,9 @@ def _images(path: Path, expected: str | None) -> bytes | None:
 
 
 def decision_key(revision: int, step: int | None = None) -> str:
-    """The name of the study attribute that holds a decision, or what those of a chapter begin with.
+    """The study attribute of a decision; without a step, the prefix of all decisions of a revision.
 
-    A run that is extended begins a chapter: the rule decides anew, and what it decided before is left as it was.
+    Extending a run begins a revision: the rule decides again, and the earlier decisions are kept as they were.
     """
     name = f"decision-{revision}:" if revision else "decision:"
     return name if step is None else f"{name}{step:04d}"

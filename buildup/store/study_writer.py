@@ -1,7 +1,7 @@
-"""The writer of a run: every event goes here before it counts (`study.py` reads the history back).
+"""Writes every event and decision of a run before the search acts on it (`study_reader.py` reads them back).
 
-The Optuna study is the truth about what ended and what was decided. Beside it lie files that people and the judge
-read: `decisions.jsonl`, and for each training its epochs and which validation images it got right.
+The Optuna study is the source of truth for outcomes and decisions. Files beside it are for people and the judge:
+`decisions.jsonl` and, for each training, its epochs and its per-image results.
 """
 
 import json
@@ -24,13 +24,17 @@ from optuna.trial import TrialState
 from buildup.errors import RunError
 from buildup.graph.fingerprint import fingerprint
 from buildup.graph.network import Network
-from buildup.report.diagram import graph_svg
 from buildup.store import trial_attrs as entry
-from buildup.store.atomic_write import write_atomic
-from buildup.store.lock import take
-from buildup.store.run_dir import METRICS, final_record, read_epochs, reused_from, trainings_in
-from buildup.store.storage import artifact_store, lost, opened_storage, shown
-from buildup.store.study_notes import Notes
+from buildup.store.run_dir import (
+    METRICS,
+    acquire_run_lock,
+    final_record,
+    read_epochs,
+    reused_from,
+    trainings_in,
+    write_atomic,
+)
+from buildup.store.storage import artifact_store, hide_password, opened_storage, reporting_lost_storage
 from buildup.store.study_reader import (
     CORRECT,
     EPOCHS,
@@ -43,11 +47,12 @@ from buildup.store.study_reader import (
     history_of,
     load_study,
 )
+from buildup.store.trial_attrs import Notes
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision, decision_to_values
-from buildup.trials.event import Ended, EpochDone, Event, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
 from buildup.trials.training import Training
 
 DECISIONS = "decisions.jsonl"
@@ -56,24 +61,28 @@ CONCLUSION = "final"
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]
+Diagram = Callable[[Network], str]
+"""Draws a network as SVG."""
 
 
 @dataclass(slots=True, kw_only=True)
-class _Open:
-    """A trial that was asked for and not told yet."""
+class _OpenTrial:
+    """A trial of the study that is still running."""
 
     trial: optuna.Trial
     known: dict[str, Any]
+    """Its attributes so far."""
     reported: set[int]
+    """The numbers of its reported epochs."""
     attempt: int = 0
     worker: str = ""
 
 
 class StudyWriter:
-    """Writes a run and reads it back. One process at a time: the run's lock file names it."""
+    """Writes a run and reads it back. It holds the run's lock, so there is one writer at a time."""
 
     history: History
-    """What the run holds at opening."""
+    """The history of the run when it was opened."""
 
     def __init__(
         self,
@@ -82,36 +91,44 @@ class StudyWriter:
         storage_url: str | None,
         study: optuna.Study,
         storage: BaseStorage,
-        history: History,
         costs: Costs,
+        diagram: Diagram | None,
         held: ExitStack,
         revision: int = 0,
         epochs: int | None = None,
     ) -> None:
         """Use `create` or `open`."""
-        self.history = history
+        self.history = history_of(folder, study, revision, epochs)
         self._folder = folder
         self._epochs = epochs
         self._trainings = trainings_in(folder, epochs)
-        self._what = f"the study in {shown(storage_url)}"
+        self._what = f"the study in {hide_password(storage_url)}"
         self._study = study
         self._storage = storage
         self._costs = costs
+        self._diagram = diagram
         self._held = held
-        self._chapter = revision
-        self._open: dict[str, _Open] = {}
+        self._revision = revision
+        self._open: dict[str, _OpenTrial] = {}
         self._firsts: dict[str, int] = {}
         self._verdict = study.user_attrs.get(CONCLUSION, {}).get("verdict", "")
         self._notes = Notes(study, self._firsts)
 
     @classmethod
     def create(
-        cls, *, folder: Path, storage_url: str | None, study_name: str, base: Network, costs: Costs = lambda _: None
+        cls,
+        *,
+        folder: Path,
+        storage_url: str | None,
+        study_name: str,
+        base: Network,
+        costs: Costs = lambda _: None,
+        diagram: Diagram | None = None,
     ) -> "StudyWriter":
-        """Begin a run in its folder."""
+        """Begin a run: create its study."""
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
-            held.callback(take(folder).close)
+            held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(opened_storage(storage_url, folder))
             try:
                 study = optuna.create_study(
@@ -122,7 +139,7 @@ class StudyWriter:
                 )
             except optuna.exceptions.DuplicatedStudyError:
                 raise RunError(
-                    f"{shown(storage_url)} holds a study {study_name!r} already. "
+                    f"{hide_password(storage_url)} holds a study {study_name!r} already. "
                     f"Go on with it by `resume`, or choose another name for the run."
                 ) from None
             with warnings.catch_warnings():
@@ -134,8 +151,8 @@ class StudyWriter:
                 storage_url=storage_url,
                 study=study,
                 storage=storage,
-                history=History(),
                 costs=costs,
+                diagram=diagram,
                 held=held.pop_all(),
             )
 
@@ -148,28 +165,30 @@ class StudyWriter:
         study_name: str,
         base: Network,
         costs: Costs = lambda _: None,
+        diagram: Diagram | None = None,
         revision: int = 0,
         epochs: int | None = None,
     ) -> "StudyWriter":
-        """Go on with a run: what its workers finished meanwhile is told, torn files are repaired.
+        """Continue a run: record what its workers finished meanwhile, and repair files that a crash damaged.
 
         Args:
-            folder: of the run.
-            storage_url: Where its study is; None for the file in the folder.
-            study_name: What it is called there.
-            base: What the run must have begun with.
+            folder: The run's folder.
+            storage_url: The storage of its study; None for the file in the folder.
+            study_name: The name of its study.
+            base: The base network, which must be the one that the run began with.
             costs: Parameters and MACs of a candidate.
-            chapter: How often it was extended.
-            epochs: Of the chapter's trainings; None for those that the run began with.
+            diagram: Draws a network as SVG; without it no diagram is attached.
+            revision: How often the run was extended.
+            epochs: Epochs of its trainings; None for the number that the run began with.
         """
         with ExitStack() as held:
-            held.callback(take(folder).close)
+            held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(existing_storage(folder, storage_url))
             study = load_study(storage, storage_url, study_name)
             found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
             if found != expected:
                 raise RunError(
-                    f"the study {study_name!r} in {shown(storage_url)} began with another base "
+                    f"the study {study_name!r} in {hide_password(storage_url)} began with another base "
                     f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
                 )
             writer = cls(
@@ -177,39 +196,39 @@ class StudyWriter:
                 storage_url=storage_url,
                 study=study,
                 storage=storage,
-                history=history_of(folder, study, revision, epochs),
                 costs=costs,
+                diagram=diagram,
                 held=held,
                 revision=revision,
                 epochs=epochs,
             )
-            with lost(writer._what):
+            with reporting_lost_storage(writer._what):
                 writer._catch_up()
             writer._held = held.pop_all()
             return writer
 
     def record(self, history: History, event: Event) -> History:
-        """Write an event down; the history with it. Events of a training that has ended are old news."""
+        """Write an event; returns the history with it. Events of a training that has ended are ignored."""
         training = event.training
         if training.id in history.outcomes:
             return history
-        with lost(self._what):
+        with reporting_lost_storage(self._what):
             self._notes.write(late=True)
             one = self._open.get(training.id) or self._ask(training, history)
-            match event:
-                case Started(attempt=attempt, worker=worker):
-                    one.attempt, one.worker = attempt, worker
+            match event.update:
+                case Started() as started:
+                    one.attempt, one.worker = started.attempt, started.worker
                     return history
-                case EpochDone(epoch=epoch):
+                case Epoch() as epoch:
                     return self._add_epoch(one, history, epoch)
-                case Ended(record=record):
+                case Record() as record:
                     return self._tell(one, history, record)
 
     def decide(self, history: History, decision: Decision) -> History:
-        """Write a decision down: first into the study, then where people look."""
+        """Write a decision, first into the study and then into `decisions.jsonl`."""
         values = decision_to_values(decision)
-        with lost(self._what):
-            self._study.set_user_attr(decision_key(self._chapter, decision.step), values)
+        with reporting_lost_storage(self._what):
+            self._study.set_user_attr(decision_key(self._revision, decision.step), values)
             with (self._folder / DECISIONS).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
                 file.flush()
@@ -220,22 +239,22 @@ class StudyWriter:
         return history
 
     def conclude(self, values: dict[str, Any]) -> None:
-        """Keep what a final found."""
-        with lost(self._what):
+        """Write the result of `final`."""
+        with reporting_lost_storage(self._what):
             self._study.set_user_attr(CONCLUSION, values)
             self._verdict = values["verdict"]
             self._notes.show(self.history.decisions, self._verdict)
 
     def finish(self, history: History) -> None:
-        """The search is over: what still runs was started ahead and is not needed."""
+        """End the trials of trainings that still run when the search is over: they were started ahead."""
         failure = Failure(reason=Reason.UNNEEDED, message="the search was over before it ended")
-        with lost(self._what):
+        with reporting_lost_storage(self._what):
             for one in list(self._open.values()):
                 self._tell(one, history, Record(outcome=failure, curve=()))
 
     def close(self) -> None:
-        """Give the run and its storage free for others."""
-        with self._held, lost(self._what):
+        """Write the notes, close the storage and release the lock."""
+        with self._held, reporting_lost_storage(self._what):
             self._notes.write()
 
     def _catch_up(self) -> None:
@@ -248,12 +267,12 @@ class StudyWriter:
             key = frozen.user_attrs["training"]
             trial = optuna.Trial(self._study, frozen._trial_id)
             if frozen.user_attrs.get(EPOCHS) != self._epochs:
-                # Should the run come back to these epochs, it goes on in another trial.
+                # If the run returns to these epochs, the training continues in another trial.
                 trial.set_user_attr("outcome", Reason.UNNEEDED.value)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
             self._repair_metrics(key)
-            one = _Open(trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values))
+            one = _OpenTrial(trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values))
             self._open[key] = one
             for epoch in self.history.curves.get(key, ()):
                 self._report(one, epoch)
@@ -266,13 +285,13 @@ class StudyWriter:
             write_atomic(path, lines.encode())
         self._notes.show(self.history.decisions, self._verdict)
 
-    def _ask(self, training: Training, history: History) -> _Open:
+    def _ask(self, training: Training, history: History) -> _OpenTrial:
         values = entry.params(training.candidate.network)
         known = entry.description(training, self._costs(training.candidate))
         if self._epochs is not None:
             known[EPOCHS] = self._epochs
-        # A whole trial at once is one transaction, where suggesting each parameter would be a dozen. And it runs from
-        # the beginning: asking for one that waits reads all that run, 10 ms beside 8 of them and 57 ms beside 100.
+        # Creating a whole trial is one transaction; suggesting each parameter would be a dozen. The trial is created
+        # as running, because asking for a waiting one reads all running trials: 10 ms for 8 of them, 57 ms for 100.
         template = optuna.create_trial(
             state=TrialState.RUNNING,
             params=values,
@@ -281,20 +300,22 @@ class StudyWriter:
         )
         template.datetime_start = datetime.now()
         trial = optuna.Trial(self._study, self._storage.create_new_trial(self._study._study_id, template))
-        one = self._open[training.id] = _Open(trial=trial, known=known, reported=set())
+        one = self._open[training.id] = _OpenTrial(trial=trial, known=known, reported=set())
         if training.candidate.id not in self._firsts:
             self._firsts[training.candidate.id] = trial._trial_id
             self._attach_diagram(trial, training.candidate)
         self._repair_metrics(training.id)
-        for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was ended unneeded
+        for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was not needed then
             self._report(one, epoch)
         return one
 
     def _attach_diagram(self, trial: optuna.Trial, candidate: Candidate) -> None:
-        """One diagram a candidate, on its first trial, where the dashboard shows it."""
+        """Attach the network's diagram to the first trial of a candidate, for the dashboard."""
+        if self._diagram is None:
+            return
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "network.svg"
-            path.write_text(graph_svg(candidate.network), encoding="utf-8")
+            path.write_text(self._diagram(candidate.network), encoding="utf-8")
             upload_artifact(
                 artifact_store=artifact_store(self._folder),
                 file_path=str(path),
@@ -302,33 +323,32 @@ class StudyWriter:
                 mimetype="image/svg+xml",
             )
 
-    def _add_epoch(self, one: _Open, history: History, epoch: Epoch) -> History:
+    def _add_epoch(self, one: _OpenTrial, history: History, epoch: Epoch) -> History:
         key = one.known["training"]
         grown = history.with_epoch(key, epoch)
         if grown is not history:
-            line = json.dumps({"number": epoch.number, "metrics": dict(epoch.metrics)})
             with (self._trainings / key / METRICS).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(epoch_to_values(epoch)) + "\n")
             self._report(one, epoch)
         return grown
 
-    def _report(self, one: _Open, epoch: Epoch) -> None:
+    def _report(self, one: _OpenTrial, epoch: Epoch) -> None:
         if epoch.number not in one.reported and "accuracy" in epoch.metrics:
             one.trial.report(epoch.metrics["accuracy"], epoch.number)
             one.reported.add(epoch.number)
 
-    def _tell(self, one: _Open, history: History, record: Record) -> History:
+    def _tell(self, one: _OpenTrial, history: History, record: Record) -> History:
         key = one.known["training"]
         for epoch in record.curve:
             history = self._add_epoch(one, history, epoch)
-        outcome = entry.written(record.outcome)
-        if isinstance(outcome, Score) and outcome.correct is not None:
-            write_atomic(self._trainings / key / CORRECT, outcome.correct)
-        if isinstance(outcome, Score) and outcome.losses is not None:
-            write_atomic(self._trainings / key / LOSSES, outcome.losses)
+        outcome = entry.truncated_outcome(record.outcome)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
-        if isinstance(outcome, Score) and (source := reused_from(self._trainings / key)):
-            ended[REUSED] = source
+        if isinstance(outcome, Score):
+            for name, images in ((CORRECT, outcome.correct), (LOSSES, outcome.losses)):
+                if images is not None:
+                    write_atomic(self._trainings / key / name, images)
+            if source := reused_from(self._trainings / key):
+                ended[REUSED] = source
         for name, value in ended.items():
             one.trial.set_user_attr(name, value)
         if isinstance(outcome, Score):
@@ -336,20 +356,19 @@ class StudyWriter:
         else:
             self._study.tell(one.trial, state=TrialState.FAIL)
         del self._open[key]
-        # Not to be needed is no outcome: should the training be wanted again, it goes on in a new trial.
+        # A training that was not needed may be requested again; then it continues in a new trial.
         return history.with_outcome(key, outcome) if entry.counts(outcome) else history
 
     def _repair_metrics(self, key: str) -> None:
         path = self._trainings / key / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"number": one.number, "metrics": dict(one.metrics)}) + "\n" for one in read_epochs(path)]
-        text = "".join(lines)
+        text = "".join(json.dumps(epoch_to_values(epoch)) + "\n" for epoch in read_epochs(path))
         if path.exists() and path.stat().st_size != len(text.encode()):
             write_atomic(path, text.encode())
 
 
 def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDistribution]:
-    """The ranges of a trial's parameters, the same for all networks of a run."""
+    """The ranges of a trial's parameters. They are the same for all networks of a run."""
     highs = {}
     for stage in network.stages:
         own = sum(not block.added for block in stage.blocks)

@@ -1,10 +1,20 @@
-"""What a trial of the study says of a training, as plain values, and how an outcome is read back from them."""
+"""Attributes of trials and of the study: outcomes of trainings, and the notes that optuna-dashboard shows.
 
+A note shows the decisions, from which it can be written again. So notes may be written late: the table grows with each
+decision, and at 500 trainings writing it each time took as long as everything else in the study.
+"""
+
+import copy
 import json
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.storages import BaseStorage
+from optuna_dashboard import get_note, save_note
 
 from buildup.graph.network import Network
 from buildup.trials.decision import Decision
@@ -15,13 +25,15 @@ from buildup.trials.training import Training, candidate_id
 LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
 LARGEST_METRICS = 1200
-"""Bytes, so that all attributes of a trial stay within 4 KB."""
+"""Bytes; with these limits all attributes of a trial stay within 4 KB."""
+NOTES_SHARE = 0.02
+"""Largest share of the time that goes into notes."""
 
 
 def params(network: Network) -> dict[str, int]:
-    """A network as the parameters of its trial: four numbers a stage, 0 for none.
+    """A network as the parameters of its trial: four numbers for each stage, 0 for none.
 
-    Window is the side of what one place attends to; others are blocks of other kinds, and those that the base lacks.
+    `window` is the side of the area that one position attends to; `others` counts blocks of other kinds and added ones.
 
     >>> from buildup.graph.network import sketch
     >>> params(sketch("CCMK"))
@@ -29,17 +41,17 @@ def params(network: Network) -> dict[str, int]:
     """
     values = {}
     for stage in network.stages:
-        told = [block.kind.trial_params(stage.size) for block in stage.blocks]
-        others = [one.get("others", int(block.added)) for one, block in zip(told, stage.blocks, strict=True)]
-        values[f"{stage.name}.msa"] = sum(one.get("msa", 0) for one in told)
-        values[f"{stage.name}.window"] = max(one.get("window", 0) for one in told)
-        values[f"{stage.name}.heads"] = max(one.get("heads", 0) for one in told)
+        blocks = [block.kind.trial_params(stage.size) for block in stage.blocks]
+        others = [one.get("others", int(block.added)) for one, block in zip(blocks, stage.blocks, strict=True)]
+        values[f"{stage.name}.msa"] = sum(one.get("msa", 0) for one in blocks)
+        values[f"{stage.name}.window"] = max(one.get("window", 0) for one in blocks)
+        values[f"{stage.name}.heads"] = max(one.get("heads", 0) for one in blocks)
         values[f"{stage.name}.others"] = sum(others)
     return values
 
 
 def description(training: Training, costs: tuple[int, int] | None) -> dict[str, Any]:
-    """What is known of a training before it starts."""
+    """The attributes of a training before it starts."""
     candidate = training.candidate
     values: dict[str, Any] = {
         "training": training.id,
@@ -55,7 +67,7 @@ def description(training: Training, costs: tuple[int, int] | None) -> dict[str, 
 
 
 def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict[str, Any]:
-    """What its end adds, given its description and what was known before."""
+    """The attributes that the end of a training adds, given its description and the history."""
     if isinstance(outcome, Failure):
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
     others = [
@@ -81,7 +93,7 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
 
 
 def agreement(score: Score, parent: Score) -> list[int]:
-    """On how many images both are right, only the first, only the parent, and neither.
+    """The number of images on which both are right, only the first, only the parent, and neither.
 
     >>> ours, theirs = (Score(accuracy=50.0, correct=bytes([bits]), images=4) for bits in (0b11000000, 0b10100000))
     >>> agreement(ours, theirs)
@@ -95,12 +107,12 @@ def agreement(score: Score, parent: Score) -> list[int]:
 
 
 def counts(outcome: Outcome) -> bool:
-    """Whether an outcome says anything of its candidate."""
+    """Whether an outcome belongs into the history: a training that was not needed may be trained later."""
     return not (isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED)
 
 
 def failure(attributes: Mapping[str, Any]) -> Failure | None:
-    """The failure that a trial tells of; None when it was only not needed, or when nothing is said."""
+    """The failure in a trial's attributes; None if the training was not needed, or the trial holds no outcome."""
     reason = attributes.get("outcome", Reason.UNNEEDED)
     if reason == Reason.UNNEEDED:
         return None
@@ -108,29 +120,22 @@ def failure(attributes: Mapping[str, Any]) -> Failure | None:
 
 
 def score(accuracy: float, attributes: Mapping[str, Any], correct: bytes | None, losses: bytes | None) -> Score:
-    """The score that a trial tells of."""
+    """The score in a trial's attributes."""
     return Score(accuracy=accuracy, correct=correct, losses=losses, **attributes["score"])
 
 
-def written(outcome: Outcome) -> Outcome:
-    """An outcome as it will be read back: long messages keep their end, where a traceback says what happened."""
+def truncated_outcome(outcome: Outcome) -> Outcome:
+    """An outcome as it is read back later: of long messages the end, where a traceback names the exception."""
     if isinstance(outcome, Failure):
         message = outcome.message[-LONGEST_MESSAGE:]
         while len(json.dumps(message)) > LONGEST_MESSAGE:
             message = message[len(message) // 10 + 1 :]
         return Failure(reason=outcome.reason, message=message, seconds=outcome.seconds)
-    return Score(
-        accuracy=float(outcome.accuracy),
-        metrics=_fitting(outcome.metrics),
-        correct=outcome.correct,
-        losses=outcome.losses,
-        images=outcome.images,
-        seconds=outcome.seconds,
-    )
+    return replace(outcome, accuracy=float(outcome.accuracy), metrics=_fitting(outcome.metrics))
 
 
 def table(decisions: Sequence[Decision], verdict: str = "") -> str:
-    """All decisions, and the verdict of `final` where there is one, as the note of the study."""
+    """The note of the study: all decisions, and the verdict of `final` if there is one."""
     rows = [
         f"| {one.step} | `{_cell(one.layout)}` | {_cell(one.edit)} | {one.gain:+.2f} "
         f"| {one.ci[0]:+.2f} to {one.ci[1]:+.2f} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
@@ -149,8 +154,72 @@ def table(decisions: Sequence[Decision], verdict: str = "") -> str:
 
 
 def note(decision: Decision) -> str:
-    """One decision, as the note of its candidate."""
+    """The note of a candidate: its decision."""
     return f"**{decision.verdict}** at step {decision.step}: {decision.reason}\n\n{decision.edit}"
+
+
+class Notes:
+    """Writes the notes of one study."""
+
+    def __init__(self, study: optuna.Study, trials: Mapping[str, int]) -> None:
+        """Prepare the notes.
+
+        Args:
+            study: Where they are written.
+            trials: The first trial of each candidate, by its id.
+        """
+        self._study = study
+        self._trials = trials
+        self._latest: tuple[Sequence[Decision], str] = ((), "")
+        self._written = (0, "")
+        self._due = 0.0
+
+    def show(self, decisions: Sequence[Decision], verdict: str) -> None:
+        """Set what the notes show from the next `write` on: all decisions so far and the verdict of `final`."""
+        self._latest = (decisions, verdict)
+
+    def write(self, *, late: bool = False) -> None:
+        """Write what changed; with `late`, only if notes have taken a small share of the time so far."""
+        decisions, verdict = self._latest
+        began = time.monotonic()
+        if self._written == (len(decisions), verdict) or (late and began < self._due):
+            return
+        study = copy.copy(self._study)
+        study._storage = _ReadOnce(study._storage, study._study_id)  # type: ignore[assignment]
+        _write(study, table(decisions, verdict))
+        for decision in decisions[self._written[0] :]:
+            if decision.candidate in self._trials:
+                _write(optuna.Trial(study, self._trials[decision.candidate]), note(decision))
+        self._written = len(decisions), verdict
+        ended = time.monotonic()
+        self._due = ended + (ended - began) / NOTES_SHARE
+
+
+class _ReadOnce:
+    """A storage that reads the attributes of a study once, and writes those that change.
+
+    Notes are study attributes, and the functions of optuna-dashboard read all attributes three times for each note.
+    """
+
+    def __init__(self, storage: BaseStorage, study_id: int) -> None:
+        self._storage = storage
+        self._attributes = storage.get_study_system_attrs(study_id)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
+        return self._attributes
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        if self._attributes.get(key) != value:
+            self._storage.set_study_system_attr(study_id, key, value)
+            self._attributes[key] = value
+
+
+def _write(where: optuna.Study | optuna.Trial, text: str) -> None:
+    if get_note(where) != text:
+        save_note(where, text)
 
 
 def _cell(text: str) -> str:
@@ -162,7 +231,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _fitting(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics that fit, first come first served."""
+    """The first metrics that fit into the limit."""
     fitting: dict[str, float] = {}
     size = 0
     for name, value in metrics.items():

@@ -14,7 +14,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
-from buildup.trials.outcome import Epoch
+from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
 from buildup.trials.training import CHECKPOINT, WEIGHTS
 
 CURVE = "metrics.jsonl"
@@ -58,7 +57,7 @@ def save_checkpoint(
         "identity": identity,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
-        "curve": [_to_values(epoch) for epoch in curve],
+        "curve": [epoch_to_values(epoch) for epoch in curve],
     }
     temporary = place / f"{CHECKPOINT}.tmp"
     try:
@@ -111,14 +110,14 @@ def _load_earlier(place: Path, identity: str, model: nn.Module, optimizer: torch
         _check_identity(place / CHECKPOINT, state["identity"], identity)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        return [_from_values(values) for values in state["curve"]]
+        return [epoch_from_values(values) for values in state["curve"]]
     if (place / WEIGHTS).is_file():
         with safe_open(place / WEIGHTS, framework="pt") as file:
             metadata: Mapping[str, str] = file.metadata()
             _check_identity(place / WEIGHTS, metadata["identity"], identity)
             weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         model.load_state_dict(weights)
-        return [_from_values(json.loads(line)) for line in metadata["curve"].splitlines()]
+        return [epoch_from_values(json.loads(line)) for line in metadata["curve"].splitlines()]
     return []
 
 
@@ -130,16 +129,8 @@ def _check_identity(path: Path, found: str, wanted: str) -> None:
         )
 
 
-def _to_values(epoch: Epoch) -> dict[str, Any]:
-    return {"number": epoch.number, "metrics": dict(epoch.metrics)}
-
-
-def _from_values(values: dict[str, Any]) -> Epoch:
-    return Epoch(number=values["number"], metrics=values["metrics"])
-
-
 def _lines(curve: Sequence[Epoch]) -> bytes:
-    return "".join(f"{json.dumps(_to_values(epoch))}\n" for epoch in curve).encode()
+    return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve).encode()
 
 
 def _write(path: Path, content: bytes) -> None:

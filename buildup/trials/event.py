@@ -1,4 +1,4 @@
-"""What happens to a training, as the search is told of it."""
+"""What happens to a training: workers report updates, and the search receives them as events."""
 
 from dataclasses import dataclass
 
@@ -8,28 +8,25 @@ from buildup.trials.training import Training
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A worker took a training up."""
+    """A worker began an attempt at a training."""
 
-    training: Training
     attempt: int
-    worker: str
-    """Host and process id, as a person would look it up: `node1:4711`."""
+    host: str
+    pid: int
+
+    @property
+    def worker(self) -> str:
+        """Host and process id, as in `node1:4711`."""
+        return f"{self.host}:{self.pid}"
+
+
+Update = Started | Epoch | Record
+"""An attempt began, an epoch ended, or the training ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpochDone:
-    """A training went one epoch further."""
+class Event:
+    """An update of a training."""
 
     training: Training
-    epoch: Epoch
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A training ended, with a score or with a failure."""
-
-    training: Training
-    record: Record
-
-
-Event = Started | EpochDone | Ended
+    update: Update

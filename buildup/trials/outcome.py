@@ -107,6 +107,16 @@ def short_hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+def epoch_to_values(epoch: Epoch) -> dict[str, Any]:
+    """An epoch, ready for JSON: one line of `metrics.jsonl`."""
+    return {"number": epoch.number, "metrics": dict(epoch.metrics)}
+
+
+def epoch_from_values(values: Mapping[str, Any]) -> Epoch:
+    """The epoch that `epoch_to_values` wrote down."""
+    return Epoch(number=values["number"], metrics=values["metrics"])
+
+
 def record_to_values(record: Record) -> dict[str, Any]:
     """A record, ready for JSON."""
     outcome = record.outcome
@@ -122,17 +132,8 @@ def record_to_values(record: Record) -> dict[str, Any]:
             }
         }
     else:
-        ended = {
-            "failure": {
-                "reason": outcome.reason.value,
-                "message": outcome.message,
-                "seconds": outcome.seconds,
-            }
-        }
-    return {
-        **ended,
-        "curve": [{"number": epoch.number, "metrics": dict(epoch.metrics)} for epoch in record.curve],
-    }
+        ended = {"failure": {"reason": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}}
+    return {**ended, "curve": [epoch_to_values(epoch) for epoch in record.curve]}
 
 
 def record_from_values(values: dict[str, Any]) -> Record:
@@ -145,7 +146,7 @@ def record_from_values(values: dict[str, Any]) -> Record:
     else:
         failure = values["failure"]
         outcome = Failure(reason=Reason(failure["reason"]), message=failure["message"], seconds=failure["seconds"])
-    return Record(outcome=outcome, curve=tuple(Epoch(**epoch) for epoch in values["curve"]))
+    return Record(outcome=outcome, curve=tuple(epoch_from_values(epoch) for epoch in values["curve"]))
 
 
 def _text(data: bytes | None) -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import search
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
@@ -50,7 +50,7 @@ def test_a_rehearsal_on_real_workers_measures_each_part_apart(tmp_path: Path, mo
 def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_thousand() -> None:
     rule = exhaustive(Candidate(network=sketch(LAYOUT)), SearchSpace(name="all", description=""), 0)
     replay = Replay(rule=rule, judge=JUDGES["point"], seeds=27)
-    evaluator = SimulatedEvaluator(table={}, workers=8, noise=0.5, default=Row(score=70.0))
+    evaluator = SimulatedEvaluator(table={}, workers=8, noise=0.5, default=ScoreRow(score=70.0))
     clock = [time.process_time()]
 
     def limit(history: History) -> str | None:
@@ -58,7 +58,7 @@ def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_
             clock.append(time.process_time())
         return "enough" if len(clock) > 10 else None
 
-    run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, limit)
+    run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, limit)
     slowest = max(after - before for before, after in pairwise(clock))
     assert slowest / 1000 <= 0.005
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from buildup.cli.main import main
-from buildup.store.run_record import open_run, save
+from buildup.store.run_record import open_record, save_record
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def two(tried: Path, tmp_path: Path) -> list[str]:
     places = []
     for name, fraction in (("first", "1/4"), ("second", "1/2")):
         folder = Path(shutil.copytree(tried, tmp_path / name / "tried"))
-        run = open_run(str(folder))
-        save(replace(run, settings=replace(run.settings, fraction=fraction)))
+        run = open_record(str(folder))
+        save_record(replace(run, settings=replace(run.settings, fraction=fraction)))
         places.append(str(folder))
     return places
 

@@ -3,17 +3,17 @@
 import shutil
 from pathlib import Path
 
-from buildup.cli.status import status
 from buildup.engine.load_state import costs_of, state_of
-from buildup.store.run_record import open_run
+from buildup.engine.summaries import status_text, status_values
+from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
-from buildup.trials.event import EpochDone, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Training
 
 
 def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, tmp_path: Path) -> None:
-    run = open_run(str(shutil.copytree(tried, tmp_path / "tried")))
+    run = open_record(str(shutil.copytree(tried, tmp_path / "tried")))
     view, history = state_of(run)
     assert view.step is not None
     later = view.step.successor(True)
@@ -24,10 +24,11 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
     )
     for candidate in (view.step.candidate, later.candidate):
         training = Training(candidate=candidate, seed=seed)
-        history = writer.record(history, Started(training=training, attempt=1, worker="node1:4711"))
-        history = writer.record(history, EpochDone(training=training, epoch=Epoch(number=1, metrics={"accuracy": 71})))
+        for update in (Started(attempt=1, host="node1", pid=4711), Epoch(number=1, metrics={"accuracy": 71})):
+            history = writer.record(history, Event(training=training, update=update))
     writer.close()
-    text, values = status({"run": str(run.folder)})
+    values = status_values(run)
+    text = status_text(run, values)
     waiting, ahead = values["waiting_for"], values["ahead"]
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]

@@ -13,7 +13,7 @@ from buildup.cli.main import main
 from buildup.diagnostics.predictions import labelled, measured
 from buildup.engine.load_state import state_of
 from buildup.models.build import build
-from buildup.store.run_record import open_run
+from buildup.store.run_record import open_record
 from buildup.training.data import load_data
 from buildup.training.dataset import split
 
@@ -34,7 +34,7 @@ def test_what_is_lost_without_a_block_is_measured_on_images_that_the_run_did_not
 ) -> None:
     assert analyze(tried, "--what", "lesion", "--images", "40", "--json") == 0
     values = json.loads(capsys.readouterr().out)
-    view, _ = state_of(open_run(str(tried)))
+    view, _ = state_of(open_record(str(tried)))
     assert [one["edit"] for one in values["verdicts"]] == [decision.edit for decision in view.decisions]
     assert [{"run": str(tried), **line} for line in lines(tried)] == values["verdicts"]
     data = load_data("digits")
@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named(tried: Path, capsys: pytest.CaptureFixture[str]
 
 def test_verdicts_without_weights_are_left_out(tried: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = {path: path.read_bytes() for path in tried.glob("trainings/*/attempt-1/weights.safetensors")}
-    base = state_of(open_run(str(tried)))[0].candidates[0]
+    base = state_of(open_record(str(tried)))[0].candidates[0]
     (tried / "trainings" / f"{base.id}-s{SEED}" / "attempt-1" / "weights.safetensors").unlink()
     assert analyze(tried, "--what", "lesion", "--images", "32") == 0
     assert "step 1: left out" in capsys.readouterr().err

@@ -18,31 +18,31 @@ from buildup.engine.problems import Problems
 from buildup.engine.setup import open_writer
 from buildup.errors import RunError
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.simulated import Row, SimulatedEvaluator
-from buildup.store.run_record import RunRecord, mark, open_run, save
-from buildup.store.verdict_diagnostics import DIAGNOSTICS
-from buildup.training.recipe import recipe_from_values, recipe_to_values
+from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
+from buildup.settings import ResumeSettings
+from buildup.store.run_dir import DIAGNOSTICS
+from buildup.store.run_record import RunRecord, open_record, save_record, save_status
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended, Event, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
 
-class Scores(dict[str, Row]):
+class Scores(dict[str, ScoreRow]):
     """Each block that is not the base's own gains half a point."""
 
-    def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + sum(layout.count(letter) for letter in "MK") / 2)
+    def get(self, layout: str, default: object = None) -> ScoreRow:
+        return ScoreRow(score=80 + sum(layout.count(letter) for letter in "MK") / 2)
 
 
 @pytest.fixture
 def run(tried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A finished search of one seed; what is trained from here on comes from a table."""
-    monkeypatch.setattr(search, "_workers", lambda run, flags: SimulatedEvaluator(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: SimulatedEvaluator(table=Scores()))
     monkeypatch.setattr(search, "keep_winner", lambda *_: None)  # a table leaves no weights to export
     folder = Path(shutil.copytree(tried, tmp_path / "tried"))
-    found = open_run(str(folder))
-    save(replace(found, data={**found.data, "val_images": 290}))
+    found = open_record(str(folder))
+    save_record(replace(found, data=replace(found.data, val_images=290)))
     return folder
 
 
@@ -58,10 +58,9 @@ def trainings_in(run: Path) -> Counter[str]:
     return Counter(trial.user_attrs["training"] for trial in trials(run) if trial.state.name == "COMPLETE")
 
 
-def extended(run: Path, **flags: str) -> RunRecord:
+def extended(run: Path, changes: ResumeSettings) -> RunRecord:
     problems = Problems()
-    nothing = {"seeds": None, "space": None, "epochs": None, "judge": None}
-    found = extension(open_run(str(run)), {**nothing, **flags}, problems)
+    found = extension(open_record(str(run)), changes, problems)
     problems.raise_any()
     assert found is not None
     return found
@@ -78,7 +77,7 @@ def test_more_seeds_decide_anew_and_repeat_no_training(run: Path) -> None:
     now = trainings_in(run)
     assert now > trained
     assert set(now.values()) == {1}
-    found = open_run(str(run))
+    found = open_record(str(run))
     assert found.status == "finished"
     assert [entry["seeds"] for entry in found.earlier] == [1]
     assert found.settings.seeds == 2
@@ -94,27 +93,27 @@ def test_another_space_decides_anew_from_the_same_base(run: Path) -> None:
     assert "K" in str(lines_of(run / "decisions.jsonl")[0]["layout"])
     assert trainings_in(run) > trained
     assert main(["resume", str(run), "--seeds", "2", "--max-trials", "2", "--allow-weak-base"]) == 0
-    assert [entry["space"] for entry in open_run(str(run)).earlier] == ["alternet", "kernels"]
+    assert [entry["space"] for entry in open_record(str(run)).earlier] == ["alternet", "kernels"]
     assert "K" in str(lines_of(run / "decisions-2.jsonl")[0]["layout"])
 
 
 def test_more_seeds_may_have_a_judge_that_tells_an_interval(run: Path) -> None:
-    mark(open_run(str(run)), "finished", "", ["judge point: chance is not ruled out."])
+    save_status(open_record(str(run)), "finished", "", ["judge point: chance is not ruled out."])
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"point"}
     assert (
         main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "4"]) == 0
     )
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"likely"}
-    found = open_run(str(run))
+    found = open_record(str(run))
     assert found.earlier[0]["judge"] == "point"
     assert not any("judge point:" in warning for warning in found.warnings)
 
 
 def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_repeats_none(run: Path) -> None:
-    first, before, trained = open_run(str(run)), lines_of(run / "decisions.jsonl"), trainings_in(run)
+    first, before, trained = open_record(str(run)), lines_of(run / "decisions.jsonl"), trainings_in(run)
     assert main(["resume", str(run), "--epochs", "7", "--allow-weak-base", "--max-trials", "2"]) == 0
-    longer = open_run(str(run))
-    assert longer.recipe == recipe_to_values(recipe_from_values(first.recipe).with_epochs(7))
+    longer = open_record(str(run))
+    assert longer.recipe == first.recipe.with_epochs(7)
     assert {path.name for path in (run / "trainings-7").iterdir()} == {
         trial.user_attrs["training"] for trial in trials(run) if trial.user_attrs.get("epochs") == 7
     }
@@ -124,48 +123,48 @@ def test_other_epochs_are_other_trainings_on_the_same_study_and_the_way_back_rep
     assert main(["resume", str(run), "--epochs", "1", "--allow-weak-base", "--max-trials", "3"]) == 0
     assert trainings_in(run).total() == trained.total() + 2
     assert lines_of(run / "decisions.jsonl") == before
-    assert open_run(str(run)).recipe == first.recipe
+    assert open_record(str(run)).recipe == first.recipe
 
 
 def test_what_runs_when_other_epochs_are_asked_for_is_ended_and_taken_up_on_the_way_back(run: Path) -> None:
-    first = open_run(str(run))
+    first = open_record(str(run))
     training = Training(candidate=Candidate(network=first.network), seed=99)
     with closing(open_writer(first)) as writer:
-        writer.record(writer.history, Started(training=training, attempt=1, worker="here:1"))
-    for epochs in ("2", "1"):
-        begin(extended(run, epochs=epochs))
-        with closing(open_writer(open_run(str(run)))) as writer:
+        writer.record(writer.history, Event(training=training, update=Started(attempt=1, host="here", pid=1)))
+    for epochs in (2, 1):
+        begin(extended(run, ResumeSettings(epochs=epochs)))
+        with closing(open_writer(open_record(str(run)))) as writer:
             assert training.id not in writer.history.outcomes
-            if epochs == "1":
-                writer.record(writer.history, Started(training=training, attempt=2, worker="here:1"))
+            if epochs == 1:
+                writer.record(writer.history, Event(training=training, update=Started(attempt=2, host="here", pid=1)))
     own = [trial for trial in trials(run) if trial.user_attrs["training"] == training.id]
     assert [trial.state.name for trial in own] == ["FAIL", "RUNNING"]
 
 
 def test_what_was_measured_at_other_epochs_is_put_aside(run: Path) -> None:
     (run / DIAGNOSTICS).write_text("")
-    begin(extended(run, seeds="2"))
+    begin(extended(run, ResumeSettings(seeds=2)))
     assert (run / DIAGNOSTICS).exists()
-    begin(extended(run, epochs="2"))
+    begin(extended(run, ResumeSettings(epochs=2)))
     assert not (run / DIAGNOSTICS).exists()
     assert (run / "diagnostics-2.jsonl").exists()
 
 
 def test_another_space_looks_ahead_where_the_search_was_asked_to(run: Path) -> None:
-    assert extended(run, space="kernels").space.look_ahead == 0
-    found = open_run(str(run))
-    save(replace(found, settings=replace(found.settings, look_ahead=True)))
-    assert extended(run, space="kernels").space.look_ahead == 1
+    assert extended(run, ResumeSettings(space="kernels")).space.look_ahead == 0
+    found = open_record(str(run))
+    save_record(replace(found, settings=replace(found.settings, look_ahead=True)))
+    assert extended(run, ResumeSettings(space="kernels")).space.look_ahead == 1
 
 
 def test_a_driver_that_dies_as_a_run_is_extended_loses_nothing(run: Path) -> None:
     before = (run / "decisions.jsonl").read_text()
-    begin(extended(run, seeds="2"))  # and here it dies
-    view, history = state_of(open_run(str(run)))
+    begin(extended(run, ResumeSettings(seeds=2)))  # and here it dies
+    view, history = state_of(open_record(str(run)))
     assert view.decisions == ()
     assert view.needed
     assert len(history.outcomes) == sum(trainings_in(run).values())
-    with closing(open_writer(open_run(str(run)))):
+    with closing(open_writer(open_record(str(run)))):
         assert (run / "decisions.jsonl").read_text() == ""
         assert (run / "decisions-1.jsonl").read_text() == before
 
@@ -192,7 +191,7 @@ def test_a_run_whose_test_set_was_opened_is_not_extended(run: Path, capsys: pyte
     (run / "final").mkdir()
     assert main(["resume", str(run), "--seeds", "2"]) == 2
     assert "final" in capsys.readouterr().err
-    assert not open_run(str(run)).earlier
+    assert not open_record(str(run)).earlier
 
 
 class Deadly(SimulatedEvaluator):
@@ -200,9 +199,9 @@ class Deadly(SimulatedEvaluator):
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         event = super().next_event(timeout)
-        assert isinstance(event, Ended)
+        assert event is not None
         lost = Failure(reason=Reason.LOST, message="its worker died")
-        return raise_if_infrastructure(Ended(training=event.training, record=Record(outcome=lost, curve=())))
+        return raise_if_infrastructure(Event(training=event.training, update=Record(outcome=lost, curve=())))
 
 
 class Damaged(SimulatedEvaluator):
@@ -215,9 +214,9 @@ class Damaged(SimulatedEvaluator):
 def test_a_damaged_file_in_the_middle_of_a_search_marks_the_run_as_failed(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "_workers", lambda run, flags: Damaged(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: Damaged(table=Scores()))
     assert main(["resume", str(run), "--seeds", "2", "--workers", "3", "--allow-weak-base"]) == 1
-    found = open_run(str(run))
+    found = open_record(str(run))
     assert (found.status, found.reason) == ("failed", "final.json: damaged.")
     assert found.settings.workers == 3
 
@@ -226,10 +225,10 @@ def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_a
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workers = search._workers
-    monkeypatch.setattr(search, "_workers", lambda run, flags: Deadly(table=Scores()))
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: Deadly(table=Scores()))
     assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 1
-    assert "its worker died Nothing was decided by it" in capsys.readouterr().err
-    found = open_run(str(run))
+    assert "its worker died No decision was made on it" in capsys.readouterr().err
+    found = open_record(str(run))
     assert found.status == "failed"
     view, history = state_of(found)
     assert view.decisions == ()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pytest
@@ -22,36 +21,20 @@ from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run as run_loop
 from buildup.engine.setup import MakeJob, create_writer
 from buildup.execution.attempt import run_attempt
-from buildup.execution.simulated import Row, SimulatedEvaluator
+from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.models.read import read
-from buildup.settings import RunSettings
-from buildup.space.load import load
-from buildup.store.run_record import RunRecord, create, environment, open_run, save
+from buildup.store.run_record import RunRecord, create_run_dir, open_record, save_record
 from buildup.training.data import describe_data, load_data
 from buildup.training.fit import fit
-from buildup.training.recipe import load_recipe, recipe_to_values
-from buildup.trials.event import Ended, Event
+from buildup.training.recipe import load_recipe
+from buildup.trials.event import Event
+from buildup.trials.history import History
 from buildup.trials.outcome import Record
 from buildup.trials.training import Training
 
 SIZE = 12
-SETTINGS = RunSettings(
-    base="test_resnet",
-    dataset="digits",
-    image_size=SIZE,
-    space="alternet",
-    recipe="quick",
-    epochs=1,
-    seeds=2,
-    strategy="alternet",
-    judge="likely",
-    workers=1,
-    threads=1,
-    device="cpu",
-    fraction="1",
-    seed=0,
-)
-GAINS = {"CC|CC|CC": Row(score=80.0), "CC|CC|CM": Row(score=95.0)}
+Search = Callable[..., RunRecord]
+GAINS = {"CC|CC|CC": ScoreRow(score=80.0), "CC|CC|CM": ScoreRow(score=95.0)}
 """One block helps, by so much that any judge sees it."""
 
 
@@ -77,54 +60,58 @@ class Local:
                 next(steps)
             except StopIteration as end:
                 record: Record = end.value
-                return Ended(training=training, record=record)
+                return Event(training=training, update=record)
 
     def close(self) -> None:
         pass
 
 
-def searched(name: str, table: dict[str, Row], *, most: int | None = None) -> RunRecord:
-    """A run that was searched on a table of scores; `most` trainings of it."""
+@pytest.fixture(scope="session")
+def searched(make_run: Callable[..., RunRecord]) -> Search:
+    """Makes a run that was searched on a table of scores; `most` trainings of it."""
     data, info = load_data("digits", None, SIZE), describe_data("digits", None, SIZE)
-    recipe = replace(load_recipe("quick").with_epochs(1), min_steps=1)
-    run = RunRecord(
-        folder=Path("runs") / name,
-        settings=SETTINGS,
-        space=load("alternet"),
-        recipe=recipe_to_values(recipe),
-        data={
-            "hash": data.hash,
-            "train_images": info.train_images,
-            "val_images": info.val_images,
-            "split_seed": 0,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "test_set": "not opened",
-        },
-        network=read("test_resnet", input_shape=(1, SIZE, SIZE), num_classes=10),
-        environment=environment("cpu"),
-    )
-    create(run)
-    with closing(create_writer(run)) as writer:
-        evaluator = SimulatedEvaluator(table=table, default=Row(score=70.0))
-        steps = replay_of(run)
 
-        def limit(history: Any) -> str | None:
-            return "enough" if most is not None and len(history.outcomes) >= most else None
+    def searched(name: str, table: dict[str, ScoreRow], *, most: int | None = None) -> RunRecord:
+        run = make_run(
+            Path("runs") / name,
+            base="test_resnet",
+            image_size=SIZE,
+            epochs=1,
+            seeds=2,
+            judge="likely",
+            recipe=replace(load_recipe("quick").with_epochs(1), min_steps=1),
+            data={
+                "hash": data.hash,
+                "train_images": info.train_images,
+                "val_images": info.val_images,
+                "mean": tuple(data.mean),
+                "std": tuple(data.std),
+                "image_size": SIZE,
+            },
+            network=read("test_resnet", input_shape=(1, SIZE, SIZE), num_classes=10),
+        )
+        create_run_dir(run)
+        with closing(create_writer(run)) as writer:
+            evaluator = SimulatedEvaluator(table=table, default=ScoreRow(score=70.0))
 
-        run_loop(steps, evaluator, writer, NullObserver(), writer.history, lambda _: None, limit)
-    return run
+            def limit(history: History) -> str | None:
+                return "enough" if most is not None and len(history.outcomes) >= most else None
+
+            run_loop(replay_of(run), evaluator, writer, NullObserver(), writer.history, lambda _: None, limit)
+        return run
+
+    return searched
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def place(searched: Search, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a run whose last block helps, one in which nothing helps, and one that has not ended."""
     folder = tmp_path_factory.mktemp("final")
     before = Path.cwd()
     os.chdir(folder)
     try:
         searched("helps", GAINS)
-        searched("nothing", {"CC|CC|CC": Row(score=80.0)})
+        searched("nothing", {"CC|CC|CC": ScoreRow(score=80.0)})
         searched("open", GAINS, most=3)
         yield folder
     finally:
@@ -146,7 +133,7 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     assert claim["claimed"] == (claim["ci"][0] > 0)
     assert claim["sentence"] in values["verdict"]
 
-    run = open_run("helps")
+    run = open_record("helps")
     searched_seeds = {int(key.rpartition("-s")[2]) for key in state_of(run)[1].outcomes}
     assert not searched_seeds & set(values["seeds"])
     found = read_final(run.folder)
@@ -177,7 +164,7 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
 def test_a_winner_that_is_the_base_leaves_nothing_to_claim(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["final", "nothing"]) == 0
     assert "nothing to claim" in capsys.readouterr().out
-    assert open_run("nothing").data["test_set"] == "not opened"
+    assert open_record("nothing").data.test_set == "not opened"
 
 
 def test_a_search_that_has_not_ended_has_no_final(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,9 +173,11 @@ def test_a_search_that_has_not_ended_has_no_final(place: Path, capsys: pytest.Ca
     assert not (place / "runs/open/final").exists()
 
 
-def test_all_that_is_wrong_with_a_final_is_said_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_that_is_wrong_with_a_final_is_said_at_once(
+    place: Path, searched: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = searched("wrong", GAINS)
-    save(replace(run, data={**run.data, "hash": "0" * 64}))
+    save_record(replace(run, data=replace(run.data, hash="0" * 64)))
     assert main(["final", "wrong", "--seeds", "0", "--control", "--recipe", "quikc"]) == 2
     said = capsys.readouterr().err
     for part in ("--seeds 0", "not the one that the run began with", "--control: the winner has", "did you mean"):
@@ -196,7 +185,9 @@ def test_all_that_is_wrong_with_a_final_is_said_at_once(place: Path, capsys: pyt
     assert not (run.folder / "final").exists()
 
 
-def test_too_few_seeds_to_hold_what_a_claim_states_are_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_seeds_to_hold_what_a_claim_states_are_refused(
+    place: Path, searched: Search, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = searched("few", GAINS)
     assert main(["final", "few", "--seeds", "2"]) == 2
     assert "--seeds 2: at least 3 are needed" in capsys.readouterr().err
@@ -204,17 +195,19 @@ def test_too_few_seeds_to_hold_what_a_claim_states_are_refused(place: Path, caps
 
 
 def test_a_test_set_whose_result_is_gone_stays_used(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = open_run("nothing")
-    save(replace(run, data={**run.data, "test_set": "opened by `buildup final`"}))
+    run = open_record("nothing")
+    save_record(replace(run, data=replace(run.data, test_set="opened by `buildup final`")))
     try:
         assert main(["final", "nothing"]) == 2
     finally:
-        save(run)
+        save_record(run)
     assert "already used" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_a_killed_final_repeats_no_training(place: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
+def test_a_killed_final_repeats_no_training(
+    place: Path, searched: Search, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
     run = searched("demo", GAINS)
     command = [sys.executable, "-m", "buildup", "final", "demo"]
     killed = start([*command, "--seeds", "3"], cwd=place, stderr=subprocess.PIPE, text=True)
@@ -227,7 +220,7 @@ def test_a_killed_final_repeats_no_training(place: Path, start: Callable[..., "s
     ended = {path: path.stat().st_mtime_ns for path in part.glob("trainings/*/attempt-*/final.json")}
     assert ended
     assert read_final(run.folder) is None
-    assert open_run("demo").data["test_set"] == "not opened"
+    assert open_record("demo").data.test_set == "not opened"
 
     done = subprocess.run([*command, "--json"], cwd=place, check=True, capture_output=True, text=True)
     values = json.loads(done.stdout)

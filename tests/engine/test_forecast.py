@@ -10,7 +10,7 @@ import pytest
 from buildup.engine.forecast import forecast
 from buildup.engine.loop import run
 from buildup.engine.replay import Replay, View, make_replay
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.load import load
 from buildup.strategies.registered import STRATEGIES
@@ -22,15 +22,15 @@ EPOCHS = 20
 CONTROL = "CCC|CCCC|CCCCCC|CCCC"
 
 
-class AnyScores(dict[str, Row]):
+class AnyScores(dict[str, ScoreRow]):
     """A table that knows every layout."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
 
-    def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + random.Random(f"{self.seed}/{layout}").random(), seconds=60.0)
+    def get(self, layout: str, default: object = None) -> ScoreRow:
+        return ScoreRow(score=80 + random.Random(f"{self.seed}/{layout}").random(), seconds=60.0)
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Diary:
 def followed(replay: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
     evaluator = SimulatedEvaluator(table=AnyScores(seed), workers=workers, jitter=2.0, seed=seed, noise=noise)
     diary = Diary(evaluator=evaluator)
-    run(replay, evaluator, Memory(), diary, History(), lambda _: None, lambda _: None)
+    run(replay, evaluator, InMemoryWriter(), diary, History(), lambda _: None, lambda _: None)
     return diary
 
 

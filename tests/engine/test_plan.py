@@ -1,23 +1,22 @@
 """What a plan says before anything is trained."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _plan, _reachable, _text, plan
+from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _reachable, plan, plan_to_values
 from buildup.engine.replay import make_replay
-from buildup.engine.request import resolve
+from buildup.engine.summaries import plan_text
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Replace, sketch
 from buildup.models.cost import cost
 from buildup.models.read import read
+from buildup.settings import SearchSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.registered import STRATEGIES
 
-FLAGS: Mapping[str, Any] = {"base": "resnet18", "dataset": "digits", "epochs": "2", "seeds": "2", "device": "cpu"}
+SETTINGS = SearchSettings(base="resnet18", dataset="digits", epochs=2, seeds=2, device="cpu")
 
 
 @pytest.mark.parametrize("base", ["resnet26", "resnetv2_18"])
@@ -64,7 +63,7 @@ def test_a_plan_names_every_setting_that_may_be_tried_whether_drawn_or_not(tries
 
 
 def test_what_passes_a_limit_is_not_planned() -> None:
-    values = plan({**FLAGS, "strategy": "exhaustive", "max_macs": "130000000", "judge": "point"})[1]
+    values = plan_to_values(plan(replace(SETTINGS, strategy="exhaustive", max_macs=130_000_000, judge="point")))
     macs = [candidate["macs"] for candidate in values["candidates"]]
     assert len(macs) < 16
     assert max(macs[1:]) <= 130_000_000
@@ -72,10 +71,10 @@ def test_what_passes_a_limit_is_not_planned() -> None:
 
 
 def test_what_ends_a_search_early_is_counted_in() -> None:
-    made = _plan(resolve({**FLAGS, "max_trials": "3"}, new_run=False))
+    made = plan(replace(SETTINGS, max_trials=3))
     assert made.trainings == (3, 3)
     assert made.expected.trainings == 3
-    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in _text(made)
+    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in plan_text(made)
 
     def with_limits(**limits: float | None) -> Plan:
         request = replace(made.request, settings=replace(made.request.settings, **limits))  # type: ignore[arg-type]
@@ -94,7 +93,7 @@ def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
 
 
 def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
-    times = [plan({**FLAGS, "judge": "point", "workers": workers})[1] for workers in ("2", "8")]
+    times = [plan_to_values(plan(replace(SETTINGS, judge="point", workers=workers))) for workers in (2, 8)]
     rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
     assert rounds[0] == pytest.approx(rounds[1])
     assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)

@@ -1,39 +1,44 @@
 """What a person reads while a search runs."""
 
-import io
+import logging
 
-from buildup.cli.progress import PlainObserver
+import pytest
 
 from buildup.engine.loop import run
-from buildup.engine.progress import left, say
+from buildup.engine.progress import PlainObserver, left
 from buildup.engine.replay import View, make_replay
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.trials.event import Ended, Event, Started
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Score
+from buildup.trials.outcome import Record, Score
 
 STEPS = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="point", seeds=2)
 
 
-def followed() -> list[str]:
-    stream = io.StringIO()
-    table = {"CC|CC": Row(score=80), "CC|CM": Row(score=81), "CM|CM": Row(score=79)}
-    watcher = PlainObserver(replay=STEPS, epochs=1, workers=1, stream=stream)
-    run(STEPS, SimulatedEvaluator(table=table), Memory(), watcher, History(), lambda _: None, lambda _: None)
-    return stream.getvalue().splitlines()
+@pytest.fixture(autouse=True)
+def _told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="buildup")
 
 
-def test_each_training_and_each_decision_is_one_line() -> None:
-    lines = followed()
-    assert sum(line.startswith("training") for line in lines) == 6
-    assert [line[:10] for line in lines if line.startswith("decision")] == ["decision 1", "decision 2"]
-    assert "the base  seed 0  80.00 %" in lines[0]
+@pytest.fixture
+def followed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What is said of a search of two verdicts, line by line."""
+    table = {"CC|CC": ScoreRow(score=80), "CC|CM": ScoreRow(score=81), "CM|CM": ScoreRow(score=79)}
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=1)
+    run(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), watcher, History(), lambda _: None, lambda _: None)
+    return caplog.messages
 
 
-def test_what_is_left_is_said_after_a_decision() -> None:
-    assert any("2 trainings left, 2 expected: about 2.0 s" in line for line in followed())
+def test_each_training_and_each_decision_is_one_line(followed: list[str]) -> None:
+    assert sum(line.startswith("training") for line in followed) == 6
+    assert [line[:10] for line in followed if line.startswith("decision")] == ["decision 1", "decision 2"]
+    assert "the base  seed 0  80.00 %" in followed[0]
+
+
+def test_what_is_left_is_said_after_a_decision(followed: list[str]) -> None:
+    assert any("2 trainings left, 2 expected: about 2.0 s" in line for line in followed)
 
 
 def test_a_range_of_equal_ends_is_one_number() -> None:
@@ -44,32 +49,22 @@ def test_a_range_of_equal_ends_is_one_number() -> None:
     assert text == "4 trainings left, 4 expected: about 20 s"
 
 
-def test_waiting_for_a_worker_is_said_and_not_again_at_once() -> None:
-    stream = io.StringIO()
-    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, stream=stream, silent_since=-1e9)
+def test_waiting_for_a_worker_is_said_and_not_again_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, silent_since=-1e9)
     view = STEPS.view(History())
     watcher.see(view, History(), None)
     watcher.see(view, History(), None)
-    assert stream.getvalue().count("no worker has started for 60 s") == 1
+    assert caplog.text.count("no worker has started for 60 s") == 1
 
 
-def test_nothing_is_said_while_a_worker_trains() -> None:
-    stream = io.StringIO()
-    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, stream=stream)
+def test_nothing_is_said_while_a_worker_trains(caplog: pytest.LogCaptureFixture) -> None:
+    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2)
     view = STEPS.view(History())
-    event: Event = Started(training=view.needed[0], attempt=1, worker="here:1")
+    event = Event(training=view.needed[0], update=Started(attempt=1, host="here", pid=1))
     watcher.see(view, History(), event)
     watcher.silent_since = -1e9
     watcher.see(view, History(), None)
-    assert stream.getvalue() == ""
-
-
-def test_a_search_goes_on_when_nobody_reads_any_more() -> None:
-    class Gone(io.StringIO):
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
-
-    say("anything", Gone())
+    assert not caplog.messages
 
 
 def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
@@ -78,9 +73,9 @@ def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
     class Collector:
         def see(self, view: View, history: History, event: Event | None) -> None:
             seen.append(view)
-            assert event is None or isinstance(event, Ended)
+            assert event is None or isinstance(event.update, Record)
 
-    table = SimulatedEvaluator(table={}, default=Row(score=80))
-    run(STEPS, table, Memory(), Collector(), History(), lambda _: None, lambda _: None)
+    table = SimulatedEvaluator(table={}, default=ScoreRow(score=80))
+    run(STEPS, table, InMemoryWriter(), Collector(), History(), lambda _: None, lambda _: None)
     assert seen[-1].finished
     assert seen[-1].needed == ()

@@ -48,7 +48,7 @@ DRIVER = """
         candidate = Candidate(network=network)
         print("ready", flush=True)
         while left := [seed for seed in range(6) if not history.outcome(candidate.id, seed)]:
-            evaluator.want([Training(candidate=candidate, seed=seed) for seed in left])
+            evaluator.request([Training(candidate=candidate, seed=seed) for seed in left])
             if event := evaluator.next_event(timeout=1.0):
                 history = writer.record(history, event)
         evaluator.close()

@@ -26,7 +26,7 @@ from buildup.cli.main import main
 from buildup.engine.load_state import state_of
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.store.run_record import open_run, save
+from buildup.store.run_record import open_record, save_record
 from buildup.training.recipe import shipped_recipes
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -105,14 +105,14 @@ def test_the_study_holds_one_complete_trial_a_training(place: Path) -> None:
 
 
 def test_a_run_on_a_weak_base_is_marked(place: Path) -> None:
-    run = open_run("demo")
+    run = open_record("demo")
     assert run.status == "finished"
     assert any("weak base" in warning for warning in run.warnings)
     assert "has not learned" in (place / "runs/demo/report.html").read_text()
 
 
 def test_the_export_computes_what_was_trained(place: Path) -> None:
-    run = open_run("demo")
+    run = open_record("demo")
     view, _ = state_of(run)
     assert view.finished
     expected = _logits_of_training(run.trainings / f"{view.best.id}-s0", view.best.network)
@@ -186,13 +186,13 @@ def test_verdicts_that_were_not_written_down_when_the_driver_died_are_made_up_fo
             study.execute("DELETE FROM study_user_attributes WHERE key = ?", (f"decision:{step:04}",))
         study.commit()
     (run / "decisions.jsonl").write_text("".join(f"{line}\n" for line in lines[:-lost]))
-    save(replace(open_run(str(run)), status=status))
+    save_record(replace(open_record(str(run)), status=status))
     assert main(["resume", str(run), "--allow-weak-base"]) == 0
     assert (run / "decisions.jsonl").read_text().splitlines() == lines
-    assert [asdict(one) for one in state_of(open_run(str(run)))[1].decisions] == [
-        asdict(one) for one in state_of(open_run(str(place / "runs" / "demo")))[1].decisions
+    assert [asdict(one) for one in state_of(open_record(str(run)))[1].decisions] == [
+        asdict(one) for one in state_of(open_record(str(place / "runs" / "demo")))[1].decisions
     ]
-    assert open_run(str(run)).status == "finished"
+    assert open_record(str(run)).status == "finished"
 
 
 def test_a_search_on_a_base_that_did_not_learn_stops_with_the_reason(

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher, WorkerStarted
+from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher
 from buildup.graph.network import sketch
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended
-from buildup.trials.outcome import Epoch, Failure, Reason
+from buildup.trials.event import Started
+from buildup.trials.outcome import Epoch, Failure, Reason, Record
 from buildup.trials.training import Training
 
 TRAINING = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
@@ -27,17 +27,17 @@ def lives(folder: Path, reached: list[int]) -> list[Reason]:
     dispatcher.request([TRAINING])
     ends: list[Reason] = []
     for life, last in enumerate(reached):
-        if dispatcher.next_assignment(str(life)) is None:
+        if (assignment := dispatcher.next_assignment(str(life))) is None:
             break
-        dispatcher.report(str(life), WorkerStarted(host="here", pid=life))
+        dispatcher.report(str(life), Started(attempt=assignment.attempt, host="here", pid=life))
         for number in range(1, last + 1):
             dispatcher.report(str(life), Epoch(number=number, metrics={}))
         dispatcher.release(str(life), "it died")
     while not dispatcher.events.empty():
-        event = dispatcher.events.get()
-        if isinstance(event, Ended):
-            assert isinstance(event.record.outcome, Failure)
-            ends.append(event.record.outcome.reason)
+        update = dispatcher.events.get().update
+        if isinstance(update, Record):
+            assert isinstance(update.outcome, Failure)
+            ends.append(update.outcome.reason)
     return ends
 
 

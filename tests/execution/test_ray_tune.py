@@ -19,10 +19,10 @@ from buildup.errors import DataError, ResourceError, SearchError
 from buildup.execution.dispatcher import MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
-from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import write_atomic
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended, EpochDone, Event, Started
-from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Score
+from buildup.trials.event import Event, Started
+from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
 BASE = Candidate(network=sketch("CC|CC|CC|CC"))
@@ -109,30 +109,36 @@ def until_ended(evaluator: RayEvaluator, requested: list[Training]) -> list[Even
         event = evaluator.next_event(timeout=30)
         assert event is not None, "nothing happened for half a minute"
         events.append(event)
-        if isinstance(event, Ended):
+        if isinstance(event.update, Record):
             left = [training for training in left if training.id != event.training.id]
     return events
 
 
-def wait_for(evaluator: RayEvaluator, kind: type[Event]) -> Any:
+def wait_for(evaluator: RayEvaluator, kind: type[Started | Epoch | Record]) -> Any:
+    """The next update of a kind."""
+    return wait_for_event(evaluator, kind).update
+
+
+def wait_for_event(evaluator: RayEvaluator, kind: type[Started | Epoch | Record]) -> Event:
     while True:
         event = evaluator.next_event(timeout=30)
         assert event is not None, "nothing happened for half a minute"
-        if isinstance(event, kind):
+        if isinstance(event.update, kind):
             return event
 
 
 def test_a_training_starts_goes_through_its_epochs_and_ends(evaluator: Callable[..., RayEvaluator]) -> None:
     [training] = trainings(1)
     events = until_ended(evaluator(jobs()), [training])
-    assert [type(event) for event in events] == [Started, EpochDone, EpochDone, EpochDone, Ended]
+    assert [type(event.update) for event in events] == [Started, Epoch, Epoch, Epoch, Record]
     assert all(event.training.id == training.id for event in events)
-    assert isinstance(events[0], Started)
-    assert events[0].attempt == 1
-    assert events[0].worker.startswith(f"{socket.gethostname()}:")
-    assert isinstance(events[-1], Ended)
-    assert events[-1].record.outcome == Score(accuracy=53.0)
-    assert [epoch.number for epoch in events[-1].record.curve] == [1, 2, 3]
+    started, ended = events[0].update, events[-1].update
+    assert isinstance(started, Started)
+    assert started.attempt == 1
+    assert started.worker.startswith(f"{socket.gethostname()}:")
+    assert isinstance(ended, Record)
+    assert ended.outcome == Score(accuracy=53.0)
+    assert [epoch.number for epoch in ended.curve] == [1, 2, 3]
 
 
 def test_workers_outlive_their_trainings_and_gaps_in_which_nothing_is_wanted(
@@ -149,15 +155,15 @@ def test_workers_outlive_their_trainings_and_gaps_in_which_nothing_is_wanted(
     wait_for(one, Started)
     assert time.monotonic() - wanted_at < 1.0
     events += until_ended(one, trainings(11, first=9))
-    workers = {event.worker for event in events if isinstance(event, Started)}
-    assert sum(isinstance(event, Ended) for event in events) == 20
+    workers = {event.update.worker for event in events if isinstance(event.update, Started)}
+    assert sum(isinstance(event.update, Record) for event in events) == 20
     assert len(workers) == 2
 
 
 def test_trainings_start_in_the_order_in_which_they_are_wanted(evaluator: Callable[..., RayEvaluator]) -> None:
     requested = trainings(6)[::-1]
     events = until_ended(evaluator(jobs(), workers=1), requested)
-    assert [event.training.seed for event in events if isinstance(event, Started)] == [5, 4, 3, 2, 1, 0]
+    assert [event.training.seed for event in events if isinstance(event.update, Started)] == [5, 4, 3, 2, 1, 0]
 
 
 def test_an_unneeded_training_ends_with_its_epoch_and_can_be_wanted_again(
@@ -166,30 +172,32 @@ def test_an_unneeded_training_ends_with_its_epoch_and_can_be_wanted_again(
     one = evaluator(jobs(epochs=12, seconds=0.1), workers=1)
     [first, second] = trainings(2)
     one.request([first])
-    wait_for(one, EpochDone)
+    wait_for(one, Epoch)
     one.request([second])
-    ended = wait_for(one, Ended)
-    assert ended.training.id == first.id
-    assert isinstance(ended.record.outcome, Failure)
-    assert ended.record.outcome.reason is Reason.UNNEEDED
-    assert wait_for(one, Started).training.id == second.id
+    event = wait_for_event(one, Record)
+    assert event.training.id == first.id
+    assert isinstance(event.update, Record)
+    assert isinstance(event.update.outcome, Failure)
+    assert event.update.outcome.reason is Reason.UNNEEDED
+    assert wait_for_event(one, Started).training.id == second.id
     one.request([first])
-    assert wait_for(one, Ended).training.id == second.id
-    again = wait_for(one, Started)
-    assert (again.training.id, again.attempt) == (first.id, 2)
-    ended = wait_for(one, Ended)
-    assert ended.record.outcome == Score(accuracy=62.0)
-    assert [epoch.number for epoch in ended.record.curve] == list(range(1, 13))
+    assert wait_for_event(one, Record).training.id == second.id
+    event = wait_for_event(one, Started)
+    assert isinstance(event.update, Started)
+    assert (event.training.id, event.update.attempt) == (first.id, 2)
+    ended = wait_for(one, Record)
+    assert ended.outcome == Score(accuracy=62.0)
+    assert [epoch.number for epoch in ended.curve] == list(range(1, 13))
 
 
 def test_a_training_that_is_wanted_again_in_time_just_goes_on(evaluator: Callable[..., RayEvaluator]) -> None:
     one = evaluator(jobs(seconds=0.3), workers=1)
     one.request(trainings(1))
-    wait_for(one, EpochDone)
+    wait_for(one, Epoch)
     one.request([])
     one.request(trainings(1))
     events = [one.next_event(timeout=10) for _ in range(3)]
-    assert [type(event) for event in events] == [EpochDone, EpochDone, Ended]
+    assert [type(event and event.update) for event in events] == [Epoch, Epoch, Record]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +212,7 @@ def test_a_failed_training_is_a_result_and_the_next_one_runs(
 ) -> None:
     one = evaluator(jobs(**settings), workers=1)
     events = until_ended(one, trainings(2))
-    outcomes = [event.record.outcome for event in events if isinstance(event, Ended)]
+    outcomes = [event.update.outcome for event in events if isinstance(event.update, Record)]
     assert [isinstance(outcome, Failure) and outcome.reason for outcome in outcomes] == [reason, reason]
     assert all(isinstance(outcome, Failure) and message in outcome.message for outcome in outcomes)
 
@@ -214,12 +222,13 @@ def test_a_failure_of_the_place_ends_the_search_and_is_held_against_nobody(
     evaluator: Callable[..., RayEvaluator], tmp_path: Path, fault: str
 ) -> None:
     one = evaluator(jobs(**{fault: 3}))
-    with pytest.raises(SearchError, match="Nothing was decided by it"):
+    with pytest.raises(SearchError, match="No decision was made on it"):
         until_ended(one, trainings(1))
     one.close()
     assert not list(tmp_path.rglob("final.json"))
     events = until_ended(evaluator(jobs()), trainings(1))
-    assert [event.epoch.metrics["remembered"] for event in events if isinstance(event, EpochDone)] == [1, 1, 0]
+    epochs = [event.update for event in events if isinstance(event.update, Epoch)]
+    assert [epoch.metrics["remembered"] for epoch in epochs] == [1, 1, 0]
 
 
 def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(
@@ -228,15 +237,15 @@ def test_a_training_whose_worker_is_killed_goes_on_at_its_checkpoint(
     one = evaluator(jobs(epochs=6, seconds=0.4), workers=1)
     one.request(trainings(1))
     pid = int(wait_for(one, Started).worker.split(":")[1])
-    while wait_for(one, EpochDone).epoch.number < 3:
+    while wait_for(one, Epoch).number < 3:
         pass
     os.kill(pid, signal.SIGKILL)
     again = wait_for(one, Started)
     assert again.attempt == 2
-    ended = wait_for(one, Ended)
-    assert ended.record.outcome == Score(accuracy=56.0)
-    assert [epoch.number for epoch in ended.record.curve] == [1, 2, 3, 4, 5, 6]
-    assert [epoch.metrics["remembered"] for epoch in ended.record.curve][:2] == [1.0, 1.0]
+    ended = wait_for(one, Record)
+    assert ended.outcome == Score(accuracy=56.0)
+    assert [epoch.number for epoch in ended.curve] == [1, 2, 3, 4, 5, 6]
+    assert [epoch.metrics["remembered"] for epoch in ended.curve][:2] == [1.0, 1.0]
     assert capfd.readouterr().out == ""  # a result may have to be the only thing there
 
 
@@ -248,11 +257,11 @@ def test_a_training_that_gets_further_between_the_deaths_of_its_workers_is_not_l
     one.request(trainings(1))
     for number in (1, 2, 3, 4):
         pid = int(wait_for(one, Started).worker.split(":")[1])
-        while wait_for(one, EpochDone).epoch.number < number:
+        while wait_for(one, Epoch).number < number:
             pass
         time.sleep(0.1)  # it keeps its epoch after telling it
         os.kill(pid, signal.SIGKILL)
-    assert wait_for(one, Ended).record.outcome == Score(accuracy=56.0)
+    assert wait_for(one, Record).outcome == Score(accuracy=56.0)
 
 
 @pytest.mark.slow
@@ -264,13 +273,13 @@ def test_a_training_that_only_kills_its_workers_ends_the_search_and_can_be_tried
     for _ in range(3):
         os.kill(int(wait_for(one, Started).worker.split(":")[1]), signal.SIGKILL)
     with pytest.raises(SearchError, match="lost its worker 3 times, and got no further than epoch 0") as told:
-        wait_for(one, Ended)
+        wait_for(one, Record)
     assert "The actor died" in str(told.value)
     one.close()
     assert not list(tmp_path.rglob("final.json"))
-    ended = until_ended(evaluator(jobs(), workers=1), trainings(1))[-1]
-    assert isinstance(ended, Ended)
-    assert ended.record.outcome == Score(accuracy=53.0)
+    ended = until_ended(evaluator(jobs(), workers=1), trainings(1))[-1].update
+    assert isinstance(ended, Record)
+    assert ended.outcome == Score(accuracy=53.0)
 
 
 def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..., RayEvaluator]) -> None:
@@ -278,9 +287,9 @@ def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..
     until_ended(evaluator(job), trainings(1))
     another = evaluator(job)
     [event] = until_ended(another, trainings(1))
-    assert isinstance(event, Ended)
-    assert event.record.outcome == Score(accuracy=53.0)
-    assert len(event.record.curve) == 3
+    assert isinstance(event.update, Record)
+    assert event.update.outcome == Score(accuracy=53.0)
+    assert len(event.update.curve) == 3
 
 
 def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
@@ -288,14 +297,14 @@ def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
 ) -> None:
     one = evaluator(jobs(epochs=2, seconds=1.5), workers=1)
     one.request(trainings(1))
-    wait_for(one, EpochDone)
+    wait_for(one, Epoch)
     time.sleep(0.2)
     since = time.monotonic()
     one.close()
     assert time.monotonic() - since < 6
     events = until_ended(evaluator(jobs(epochs=2, seconds=0.01), workers=1), trainings(1))
-    told = [event.epoch for event in events if isinstance(event, EpochDone)]
-    assert [(epoch.number, epoch.metrics["remembered"]) for epoch in told] == [(1, 1.0), (2, 0.0)]
+    epochs = [event.update for event in events if isinstance(event.update, Epoch)]
+    assert [(epoch.number, epoch.metrics["remembered"]) for epoch in epochs] == [(1, 1.0), (2, 0.0)]
 
 
 def test_a_job_that_cannot_be_made_stops_the_search_with_its_traceback(
@@ -356,10 +365,9 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     from buildup.graph.network import sketch
-    from buildup.execution.evaluator import Ended, EpochDone
     from buildup.execution.ray_tune import RayEvaluator
     from buildup.trials.candidate import Candidate
-    from buildup.trials.outcome import Epoch, Score
+    from buildup.trials.outcome import Epoch, Record, Score
     from buildup.trials.training import Training
 
     def train(job):
@@ -375,11 +383,11 @@ SCRIPT = """
             gpus_per_worker=0, address=sys.argv[3] or None, verbose=False,
         )
         try:
-            evaluator.want([Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)])
-            while not isinstance(event := evaluator.next_event(), Ended):
-                if isinstance(event, EpochDone) and event.epoch.number == 2:
+            evaluator.request([Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)])
+            while not isinstance(update := evaluator.next_event().update, Record):
+                if isinstance(update, Epoch) and update.number == 2:
                     print("two epochs", flush=True)
-            print(event.record.outcome.accuracy, flush=True)
+            print(update.outcome.accuracy, flush=True)
         except KeyboardInterrupt:
             print("interrupted", time.time(), flush=True)
         finally:

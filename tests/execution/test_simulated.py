@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import View, make_replay
 from buildup.errors import TableError
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator, read_scores
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator, read_scores
 from buildup.graph.network import sketch
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.moves import with_look_ahead
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.event import Ended, Event
+from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Reason, Record
@@ -46,11 +46,11 @@ def search(
 ) -> tuple[View, History, SimulatedEvaluator]:
     replay = make_replay(sketch(CONTROL), space, judge="point", seeds=seeds)
     evaluator = SimulatedEvaluator(
-        table={layout: Row(score=score) for layout, score in scores.items()},
+        table={layout: ScoreRow(score=score) for layout, score in scores.items()},
         workers=workers,
-        default=Row(score=80.0) if guess else None,
+        default=ScoreRow(score=80.0) if guess else None,
     )
-    view, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, history = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
     return view, history, evaluator
 
 
@@ -72,15 +72,15 @@ def test_one_look_ahead_takes_nine_trainings_to_the_same_network() -> None:
     assert len(history.outcomes) == 9
 
 
-class AnyScores(dict[str, Row]):
+class AnyScores(dict[str, ScoreRow]):
     """A table that knows every layout."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.seed = seed
 
-    def get(self, layout: str, default: object = None) -> Row:
-        return Row(score=80 + random.Random(f"{self.seed}/{layout}").random())
+    def get(self, layout: str, default: object = None) -> ScoreRow:
+        return ScoreRow(score=80 + random.Random(f"{self.seed}/{layout}").random())
 
 
 @dataclass(kw_only=True)
@@ -91,13 +91,13 @@ class Failing(SimulatedEvaluator):
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         event = super().next_event(timeout)
-        if not isinstance(event, Ended) or isinstance(event.record.outcome, Failure):
+        if event is None or not isinstance(event.update, Record) or isinstance(event.update.outcome, Failure):
             return event
         training = event.training
         if training.candidate.parent is None or random.Random(f"fails/{training.id}").random() >= self.share:
             return event
         diverged = Failure(reason=Reason.DIVERGED, message=f"the loss of {training.id} became inf")
-        return Ended(training=training, record=Record(outcome=diverged, curve=()))
+        return Event(training=training, update=Record(outcome=diverged, curve=()))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
         space = replace(load("paper"), look_ahead=look_ahead)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=3)
         evaluator = SimulatedEvaluator(table=AnyScores(table), noise=0.3)
-        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
         said += [(done.layout, done.reason, round(done.level, 9), done.seeds) for done in view.decisions]
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
 
@@ -150,7 +150,9 @@ def test_decisions_are_the_same_for_any_number_of_workers(
         space = replace(load("paper"), look_ahead=look_ahead, failures=failures, order=order)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=seeds)
         evaluator = Failing(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter, share=failing)
-        view, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, history = run(
+            replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None
+        )
         decided.append(view.decisions)
         asked_for.append(replay.required_ids(view))
         assert asked_for[-1] <= history.outcomes.keys()
@@ -168,7 +170,7 @@ def test_decisions_on_settings_are_the_same_for_any_number_of_workers(tune: Tuni
             sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="likely", seeds=2, first_seed=3
         )
         evaluator = SimulatedEvaluator(table=AnyScores(1), workers=workers, noise=1.0)
-        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert any(" -> " in done.edit and "conv ->" not in done.edit for done in decided[0])
@@ -192,7 +194,7 @@ def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strat
             sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
         )
         evaluator = Failing(table=AnyScores(3), workers=workers, noise=0.5, jitter=2.0, share=failing)
-        view, _ = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert decided[0] == decided[1]
@@ -210,7 +212,7 @@ def test_no_training_starts_twice() -> None:
 
     replay = make_replay(sketch(CONTROL), load("paper"), judge="point", seeds=3)
     evaluator = Watched(table=AnyScores(1), workers=8, jitter=2.0)
-    _, history = run(replay, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    _, history = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
     assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 
 
@@ -224,8 +226,8 @@ def test_a_history_cut_anywhere_leads_to_the_same_decisions(cut: int, noise: flo
 
 def follow(history: History, noise: float) -> tuple[Sequence[object], History]:
     replay = make_replay(sketch(CONTROL), load("paper"), judge="likely", seeds=2)
-    evaluator = SimulatedEvaluator(table={}, default=Row(score=80.0), noise=noise)
-    view, history = run(replay, evaluator, Memory(), NullObserver(), history, lambda _: None, lambda _: None)
+    evaluator = SimulatedEvaluator(table={}, default=ScoreRow(score=80.0), noise=noise)
+    view, history = run(replay, evaluator, InMemoryWriter(), NullObserver(), history, lambda _: None, lambda _: None)
     return view.decisions, history
 
 

@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 
 from buildup.errors import RunError
-from buildup.store.lock import driver_of, take
+from buildup.store.run_dir import acquire_run_lock, driver_of
 
-HOLD = "import sys, time; from pathlib import Path; from buildup.store.lock import take\n"
-HOLD += "file = take(Path(sys.argv[1])); print('taken', flush=True); time.sleep(600)"
+HOLD = "import sys, time; from pathlib import Path; from buildup.store.run_dir import acquire_run_lock\n"
+HOLD += "file = acquire_run_lock(Path(sys.argv[1])); print('taken', flush=True); time.sleep(600)"
 
 
 def test_a_run_that_nobody_has_written_has_no_driver(tmp_path: Path) -> None:
     assert driver_of(tmp_path) is None
     assert not list(tmp_path.iterdir())
     with pytest.raises(RunError, match="there is no such run"):
-        take(tmp_path / "none")
+        acquire_run_lock(tmp_path / "none")
 
 
 def test_a_writer_is_named_until_it_closes(tmp_path: Path) -> None:
-    with take(tmp_path):
+    with acquire_run_lock(tmp_path):
         assert driver_of(tmp_path) == f"{os.getpid()} on {socket.gethostname()}"
         with pytest.raises(RunError, match=f"being written by process {os.getpid()} on {socket.gethostname()}"):
-            take(tmp_path)
+            acquire_run_lock(tmp_path)
     assert driver_of(tmp_path) is None
 
 
@@ -37,18 +37,18 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "taken\n"
         with pytest.raises(RunError, match=f"being written by process {holder.pid} on"):
-            take(tmp_path)
+            acquire_run_lock(tmp_path)
         holder.send_signal(signal.SIGKILL)
     assert driver_of(tmp_path) is None
-    take(tmp_path).close()
+    acquire_run_lock(tmp_path).close()
 
 
 def test_readers_neither_see_one_another_nor_keep_a_writer_out(tmp_path: Path) -> None:
-    take(tmp_path).close()
+    acquire_run_lock(tmp_path).close()
     with ThreadPoolExecutor(8) as pool:
         readers = [pool.submit(driver_of, tmp_path) for _ in range(400)]
         seen = {reader.result() for reader in readers}
         assert seen == {None}
         for _ in range(400):
             pool.submit(driver_of, tmp_path)
-        take(tmp_path).close()
+        acquire_run_lock(tmp_path).close()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,56 +11,37 @@ from typing import Any
 import optuna
 import pytest
 
-from buildup.execution.dispatcher import TrialDispatcher, WorkerStarted
+from buildup.execution.dispatcher import TrialDispatcher
 from buildup.graph.network import sketch
-from buildup.settings import RunSettings
-from buildup.space.load import load
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_from
-from buildup.store.run_record import RunRecord, create, environment, save
+from buildup.store.run_record import RunRecord, create_run_dir, environment, save_record
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
 from buildup.training.execution import Execution
+from buildup.training.recipe import load_recipe
 from buildup.trials.candidate import Candidate
-from buildup.trials.event import Ended
+from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
 
-PARTS = ("data", "recipe", "environment")
 NETWORK = sketch("CC|CC")
 TRAINING = Training(candidate=Candidate(network=NETWORK), seed=3)
 SCORE = Score(accuracy=81.5, metrics={"nll": 0.7}, correct=b"\xa0", images=8, seconds=9.0)
 CURVE = (Epoch(number=1, metrics={"accuracy": 70.0}), Epoch(number=2, metrics={"accuracy": 81.5}))
-SETTINGS = RunSettings(
-    base="resnet18",
-    dataset="digits",
-    image_size=16,
-    space="alternet",
-    recipe="quick",
-    epochs=2,
-    seeds=1,
-    strategy="alternet",
-    judge="point",
-    workers=1,
-    threads=1,
-    device="cpu",
-    fraction="1",
-    seed=0,
-)
+MakeRun = Callable[..., RunRecord]
 
 
-def run_in(folder: Path, **changes: Any) -> RunRecord:
-    run = RunRecord(
-        folder=folder,
-        settings=replace(SETTINGS, **changes),
-        space=load("alternet"),
-        recipe={"name": "quick", "lr": 0.1},
-        data={"hash": "ab" * 32, "split_seed": 0},
-        network=NETWORK,
-        environment=environment("cpu"),
-    )
-    create(run)
-    return run
+@pytest.fixture
+def run_in(make_run: MakeRun) -> MakeRun:
+    """Makes a run on disk."""
+
+    def run_in(folder: Path, **changes: Any) -> RunRecord:
+        run = make_run(folder, **changes)
+        create_run_dir(run)
+        return run
+
+    return run_in
 
 
 def trained(run: RunRecord, outcome: Outcome = SCORE) -> Path:
@@ -86,14 +68,13 @@ def desk_of(run: RunRecord) -> TrialDispatcher:
     )
 
 
-def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tmp_path: Path) -> None:
+def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(run_in: MakeRun, tmp_path: Path) -> None:
     theirs = trained(run_in(tmp_path / "first", strategy="random", seeds=3, workers=7))
     ours = run_in(tmp_path / "second")
     dispatcher = desk_of(ours)
     dispatcher.request([TRAINING])
     event = dispatcher.events.get_nowait()
-    assert isinstance(event, Ended)
-    assert event.record == Record(outcome=SCORE, curve=CURVE)
+    assert event.update == Record(outcome=SCORE, curve=CURVE)
     assert dispatcher.next_assignment("anyone") is None
     weights = attempt_folder(ours.trainings / TRAINING.id, 1) / "weights.safetensors"
     assert weights.samefile(theirs / "weights.safetensors")
@@ -114,46 +95,46 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(tm
         {"epochs": 3},
         {"image_size": 8},
         {"device": "cuda:1"},
-        {"execution": Execution(precision="bf16")},
-        {"data": {"hash": "cd" * 32, "split_seed": 0}},
-        {"data": {"hash": "ab" * 32, "split_seed": 1}},
-        {"recipe": {"name": "quick", "lr": 0.2}},
-        {"environment": {"versions": {"torch": "1.0"}}},
+        {"execution": "bf16,channels-first,eager"},
+        {"data": {"hash": "cd" * 32}},
+        {"data": {"split_seed": 1}},
+        {"recipe": replace(load_recipe("quick"), lr=0.2)},
+        {"environment": replace(environment("cpu"), versions={"torch": "1.0"})},
     ],
     ids=str,
 )
-def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(tmp_path: Path, changes: dict[str, Any]) -> None:
-    settings = {name: value for name, value in changes.items() if name not in PARTS}
-    first = run_in(tmp_path / "first", **settings)
-    trained(first)
-    save(replace(first, **{name: value for name, value in changes.items() if name in PARTS}))
+def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(
+    run_in: MakeRun, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    trained(run_in(tmp_path / "first", **changes))
     library = library_of(run_in(tmp_path / "second"))
     assert library.sources == ()
     assert "was trained otherwise" in library.others[0]
 
 
-def test_one_share_of_the_data_has_many_spellings(tmp_path: Path) -> None:
+def test_one_share_of_the_data_has_many_spellings(run_in: MakeRun, tmp_path: Path) -> None:
     run_in(tmp_path / "first", fraction="0.125")
     assert library_of(run_in(tmp_path / "second", fraction="1/8")).sources
 
 
-def test_threads_matter_where_equal_bits_are_promised(tmp_path: Path) -> None:
+def test_threads_matter_where_equal_bits_are_promised(run_in: MakeRun, tmp_path: Path) -> None:
     for deterministic in (False, True):
         place = tmp_path / str(deterministic)
-        run_in(place / "first", threads=2, execution=Execution(deterministic=deterministic))
-        second = run_in(place / "second", execution=Execution(deterministic=deterministic))
+        execution = Execution(deterministic=deterministic).words
+        run_in(place / "first", threads=2, execution=execution)
+        second = run_in(place / "second", execution=execution)
         assert bool(library_of(second).sources) == (not deterministic)
 
 
 @pytest.mark.parametrize("reason", [Reason.DIVERGED, Reason.OUT_OF_MEMORY])
-def test_a_failure_is_not_taken_over(tmp_path: Path, reason: Reason) -> None:
+def test_a_failure_is_not_taken_over(run_in: MakeRun, tmp_path: Path, reason: Reason) -> None:
     trained(run_in(tmp_path / "first"), Failure(reason=reason, message="no"))
     second = run_in(tmp_path / "second")
     library_of(second).fetch(TRAINING, second.trainings / TRAINING.id)
     assert final_record(second.trainings / TRAINING.id) is None
 
 
-def test_a_training_that_has_begun_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_training_that_has_begun_goes_on_by_itself(run_in: MakeRun, tmp_path: Path) -> None:
     trained(run_in(tmp_path / "first"))
     second = run_in(tmp_path / "second")
     attempt_folder(second.trainings / TRAINING.id, 1).mkdir(parents=True)
@@ -161,7 +142,7 @@ def test_a_training_that_has_begun_goes_on_by_itself(tmp_path: Path) -> None:
     assert final_record(second.trainings / TRAINING.id) is None
 
 
-def test_runs_whose_studies_share_a_storage_lend_to_each_other(tmp_path: Path) -> None:
+def test_runs_whose_studies_share_a_storage_lend_to_each_other(run_in: MakeRun, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/shared.db"
     first, second = (run_in(tmp_path / place / place, storage=url) for place in ("here", "there"))
     trained(first)
@@ -170,7 +151,7 @@ def test_runs_whose_studies_share_a_storage_lend_to_each_other(tmp_path: Path) -
     assert [run.folder for run in library_of(second).sources] == [first.folder]
 
 
-def test_a_driver_that_died_while_it_took_over_left_nothing_half_done(tmp_path: Path) -> None:
+def test_a_driver_that_died_while_it_took_over_left_nothing_half_done(run_in: MakeRun, tmp_path: Path) -> None:
     trained(run_in(tmp_path / "first"))
     second = run_in(tmp_path / "second")
     folder = second.trainings / TRAINING.id
@@ -181,7 +162,7 @@ def test_a_driver_that_died_while_it_took_over_left_nothing_half_done(tmp_path: 
     assert final_record(folder) is not None
 
 
-def test_a_training_that_another_run_took_over_is_lent_on(tmp_path: Path) -> None:
+def test_a_training_that_another_run_took_over_is_lent_on(run_in: MakeRun, tmp_path: Path) -> None:
     trained(run_in(tmp_path / "first"))
     second, third = run_in(tmp_path / "second"), run_in(tmp_path / "third")
     library_of(second).fetch(TRAINING, second.trainings / TRAINING.id)
@@ -191,9 +172,11 @@ def test_a_training_that_another_run_took_over_is_lent_on(tmp_path: Path) -> Non
     assert reused_from(second.trainings / TRAINING.id) == str(tmp_path / "first")
 
 
-def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_it_has_now(tmp_path: Path) -> None:
+def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_it_has_now(
+    run_in: MakeRun, tmp_path: Path
+) -> None:
     first = replace(run_in(tmp_path / "first"), earlier=({"epochs": 5},))
-    save(first)
+    save_record(first)
     theirs = trained(first)
     assert theirs.parent.parent.name == "trainings-2"
     second = run_in(tmp_path / "second")
@@ -201,13 +184,13 @@ def test_a_run_that_was_taken_further_lends_what_it_trained_for_the_epochs_that_
     assert final_record(second.trainings / TRAINING.id) is not None
 
 
-def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(tmp_path: Path) -> None:
+def test_a_damaged_run_beside_lends_nothing_and_stops_nobody(run_in: MakeRun, tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "run.yaml").write_text("settings: [")
     assert library_of(run_in(tmp_path / "second")).sources == ()
 
 
-def test_a_damaged_record_of_another_run_is_named_once_and_passed_over(tmp_path: Path) -> None:
+def test_a_damaged_record_of_another_run_is_named_once_and_passed_over(run_in: MakeRun, tmp_path: Path) -> None:
     first, second, third = (run_in(tmp_path / name) for name in ("first", "second", "third"))
     damaged = trained(first) / FINAL
     damaged.write_text("{")
@@ -225,20 +208,22 @@ def test_a_damaged_record_of_another_run_is_named_once_and_passed_over(tmp_path:
     assert len(said) == 1
 
 
-def test_what_another_run_finishes_meanwhile_is_not_trained_even_if_that_run_began_later(tmp_path: Path) -> None:
+def test_what_another_run_finishes_meanwhile_is_not_trained_even_if_that_run_began_later(
+    run_in: MakeRun, tmp_path: Path
+) -> None:
     ours = run_in(tmp_path / "first")
     dispatcher = desk_of(ours)
     before = Training(candidate=TRAINING.candidate, seed=1)
     dispatcher.request([before, TRAINING])
     assert dispatcher.next_assignment("one") is not None
     trained(run_in(tmp_path / "second"))
-    assert dispatcher.report("one", WorkerStarted(host="here", pid=1)) is False
+    assert dispatcher.report("one", Started(attempt=1, host="here", pid=1)) is False
     assert dispatcher.report("one", Record(outcome=SCORE, curve=CURVE)) is False, "nothing is left to hand over to"
     assert reused_from(ours.trainings / TRAINING.id) == str(tmp_path / "second")
     assert not dispatcher.pending
 
 
-def test_a_training_that_is_wanted_twice_is_started_once(tmp_path: Path) -> None:
+def test_a_training_that_is_wanted_twice_is_started_once(run_in: MakeRun, tmp_path: Path) -> None:
     dispatcher = desk_of(run_in(tmp_path / "run"))
     again = Training(candidate=Candidate(network=sketch("CC|CC")), seed=3)
     dispatcher.request([TRAINING, again])

@@ -11,7 +11,7 @@ from optuna_dashboard import get_note, save_note
 
 from buildup.store import trial_attrs as entry
 from buildup.store.storage import opened_storage
-from buildup.store.study_notes import Notes
+from buildup.store.trial_attrs import Notes
 from buildup.trials.decision import Decision
 
 

@@ -23,14 +23,13 @@ from optuna_dashboard import get_note
 from buildup.errors import ResourceError, RunError, SearchError
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Edit, apply, replacement, sketch
-from buildup.store.atomic_write import write_atomic
-from buildup.store.lock import driver_of
-from buildup.store.storage import check_storage, opened_storage, shown
+from buildup.store.run_dir import driver_of, write_atomic
+from buildup.store.storage import check_storage, hide_password, opened_storage
 from buildup.store.study_reader import read_history
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
-from buildup.trials.event import Ended, EpochDone, Event, Started
+from buildup.trials.event import Event, Started, Update
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values
 from buildup.trials.training import Training
@@ -61,11 +60,9 @@ def epoch(number: int) -> Epoch:
 def lived(training: Training, outcome: Outcome, epochs: int = 3) -> list[Event]:
     """The events of a whole training."""
     curve = tuple(epoch(number) for number in range(1, epochs + 1))
-    return [
-        Started(training=training, attempt=1, worker="node1:4711"),
-        *(EpochDone(training=training, epoch=one) for one in curve),
-        Ended(training=training, record=Record(outcome=outcome, curve=curve)),
-    ]
+    started = Started(attempt=1, host="node1", pid=4711)
+    updates: list[Update] = [started, *curve, Record(outcome=outcome, curve=curve)]
+    return [Event(training=training, update=update) for update in updates]
 
 
 def decision(step: int) -> Decision:
@@ -482,7 +479,7 @@ def test_a_storage_that_cannot_be_had_is_refused_without_its_password(tmp_path: 
 
 
 def test_a_storage_is_shown_without_its_password() -> None:
-    assert shown("postgresql://me:secret@host/study") == "postgresql://me:***@host/study"
+    assert hide_password("postgresql://me:secret@host/study") == "postgresql://me:***@host/study"
 
 
 def test_checking_a_storage_writes_nothing_and_finds_a_study_of_that_name(tmp_path: Path) -> None:

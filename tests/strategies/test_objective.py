@@ -8,7 +8,7 @@ import pytest
 
 from buildup.engine.loop import NullObserver, run
 from buildup.engine.replay import Replay, make_replay
-from buildup.execution.simulated import Memory, Row, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
 from buildup.statistics.paired_difference import Pair, Spread, estimate
@@ -60,10 +60,12 @@ def drawn(objective: str, rng: int, gain: float = 0.0) -> Draw:
 @pytest.mark.parametrize("judge", ["likely", "point"])
 def test_what_lowers_a_loss_is_kept_and_what_raises_it_is_dropped(objective: str, judge: str) -> None:
     evaluator = SimulatedEvaluator(
-        table={layout: Row(score=score) for layout, score in TABLE.items()}, objective=OBJECTIVES[objective], workers=4
+        table={layout: ScoreRow(score=score) for layout, score in TABLE.items()},
+        objective=OBJECTIVES[objective],
+        workers=4,
     )
     steps = replay(objective, judge)
-    view, _ = run(steps, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, _ = run(steps, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
     first, second = view.decisions
     assert (first.verdict, second.verdict) == ("keep", "drop")
     assert first.gain == pytest.approx(5.0)
@@ -76,10 +78,16 @@ def test_what_lowers_a_loss_is_kept_and_what_raises_it_is_dropped(objective: str
 def test_decisions_on_a_loss_are_the_same_for_any_number_of_workers() -> None:
     decided = []
     for workers in (1, 16):
-        table = {layout: Row(score=score) for layout, score in TABLE.items()}
+        table = {layout: ScoreRow(score=score) for layout, score in TABLE.items()}
         evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES["nll"], workers=workers, noise=3.0, seed=2)
         view, _ = run(
-            replay("nll", "likely"), evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None
+            replay("nll", "likely"),
+            evaluator,
+            InMemoryWriter(),
+            NullObserver(),
+            History(),
+            lambda _: None,
+            lambda _: None,
         )
         decided.append(view.decisions)
     assert decided[0] == decided[1]
@@ -88,10 +96,10 @@ def test_decisions_on_a_loss_are_the_same_for_any_number_of_workers() -> None:
 def test_a_sampler_is_told_that_less_is_better() -> None:
     by = {}
     for objective, scores in (("accuracy", {text: 100 - score for text, score in TABLE.items()}), ("nll", TABLE)):
-        table = {layout: Row(score=score) for layout, score in scores.items()}
-        evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES[objective], default=Row(score=1.4))
+        table = {layout: ScoreRow(score=score) for layout, score in scores.items()}
+        evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES[objective], default=ScoreRow(score=1.4))
         steps = replay(objective, "point", "tpe")
-        view, _ = run(steps, evaluator, Memory(), NullObserver(), History(), lambda _: None, lambda _: None)
+        view, _ = run(steps, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
         by[objective] = [decision.layout for decision in view.decisions]
     assert by["accuracy"] == by["nll"]
 

@@ -22,7 +22,7 @@ from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError, ResourceError
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.settings import AnalyzeSettings
-from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import write_atomic
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.execution import check_device

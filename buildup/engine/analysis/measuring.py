@@ -18,7 +18,7 @@ from buildup.diagnostics.analysis import Measurement, Subject, unit_rows
 from buildup.diagnostics.figures import Row, Rows, Table, draw
 from buildup.errors import DataError
 from buildup.report.words import duration
-from buildup.store.atomic_write import write_atomic
+from buildup.store.run_dir import write_atomic
 
 logger = logging.getLogger("buildup")
 

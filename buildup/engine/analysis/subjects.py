@@ -21,7 +21,7 @@ from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, trained_weights
-from buildup.store.run_record import open_run
+from buildup.store.run_record import open_record
 from buildup.training.data import describe_data
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
 from buildup.trials.training import WEIGHTS
@@ -100,7 +100,7 @@ def _left_random(network: Network) -> str:
 
 def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Found:
     """A network of a run, the best one unless another is named, with the weights of its best training."""
-    run = open_run(name)
+    run = open_record(name)
     view, history = state_of(run)
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)

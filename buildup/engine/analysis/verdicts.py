@@ -23,9 +23,8 @@ from buildup.graph.network import Append
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import trained_weights
-from buildup.store.run_record import RunRecord, open_run
-from buildup.store.verdict_diagnostics import DIAGNOSTICS, read_diagnoses, write_diagnoses
+from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
+from buildup.store.run_record import RunRecord, open_record
 from buildup.training.execution import check_device
 from buildup.trials.candidate import Candidate
 from buildup.trials.decision import Decision
@@ -153,7 +152,7 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
     runs = []
     for one in filter(None, [name, *(settings.compare or "").split(",")]):
         with problems.caught():
-            runs.append(open_run(one))
+            runs.append(open_record(one))
     labels = [str(run.folder.resolve()) for run in runs]
     problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
     problems.raise_any()

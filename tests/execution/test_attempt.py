@@ -1,0 +1,96 @@
+"""A training in a worker's thread, in this process and without Ray."""
+
+import os
+import socket
+import time
+from collections.abc import Generator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from buildup.execution.attempt import TrainingThread
+from buildup.execution.dispatcher import STOP, Assignment
+from buildup.models.read import read
+from buildup.store.run_dir import FINAL
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import load_recipe
+from buildup.trials.event import Started, Update
+from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
+
+
+def counting(job: tuple[int, float]) -> Generator[Epoch, None, Score]:
+    for number in range(1, job[0] + 1):
+        time.sleep(job[1])
+        yield Epoch(number=number, metrics={"accuracy": float(number)})
+    return Score(accuracy=50.0)
+
+
+def diverging(job: tuple[int, float]) -> Generator[Epoch, None, Score]:
+    yield Epoch(number=1, metrics={})
+    raise Failed(Reason.DIVERGED, "the loss is not a number")
+
+
+def until_idle(thread: TrainingThread) -> list[Update | None]:
+    updates = [thread.next_update()]
+    while updates[-1] is not None:
+        updates.append(thread.next_update())
+    return updates
+
+
+def test_a_thread_reports_its_start_its_epochs_and_its_end(tmp_path: Path) -> None:
+    thread = TrainingThread(Assignment(train=counting, job=(3, 0.0), folder=tmp_path, attempt=1))
+    updates = until_idle(thread)
+    assert [type(update) for update in updates] == [Started, Epoch, Epoch, Epoch, Record, type(None)]
+    assert (tmp_path / FINAL).is_file()
+    assert updates[0] == Started(attempt=1, host=socket.gethostname(), pid=os.getpid())
+    assert thread.next_update() is None
+
+
+def test_training_goes_on_while_nobody_takes_updates(tmp_path: Path) -> None:
+    thread = TrainingThread(Assignment(train=counting, job=(5, 0.01), folder=tmp_path, attempt=1))
+    while not (tmp_path / FINAL).is_file():
+        time.sleep(0.01)
+    assert len(until_idle(thread)) == 1 + 5 + 1 + 1
+
+
+def test_a_stopped_training_ends_with_the_epoch_that_it_is_in(tmp_path: Path) -> None:
+    thread = TrainingThread(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
+    while not isinstance(thread.next_update(), Epoch):
+        pass
+    (tmp_path / STOP).touch()
+    assert len(until_idle(thread)) < 100
+    assert not (tmp_path / FINAL).exists()
+
+
+def test_leaving_ends_a_training_that_runs(tmp_path: Path) -> None:
+    thread = TrainingThread(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
+    thread.release()
+    assert not (tmp_path / FINAL).exists()
+
+
+def test_a_named_failure_is_a_record(tmp_path: Path) -> None:
+    *_, record, _ = until_idle(TrainingThread(Assignment(train=diverging, job=(1, 0.0), folder=tmp_path, attempt=1)))
+    assert isinstance(record, Record)
+    assert isinstance(record.outcome, Failure)
+    assert record.outcome.reason is Reason.DIVERGED
+
+
+def test_what_no_record_can_hold_is_raised_to_the_driver(tmp_path: Path) -> None:
+    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path / "missing", attempt=1))
+    with pytest.raises(OSError, match="missing"):
+        until_idle(thread)
+
+
+@pytest.mark.slow
+def test_a_training_in_a_thread_gives_the_bits_that_it_gives_elsewhere(tmp_path: Path) -> None:
+    network = read("test_resnet", input_shape=(1, 12, 12), num_classes=10)
+    recipe = replace(load_recipe("quick").with_epochs(2), min_steps=1)
+    job = Job(network=network, seed=3, dataset="digits", image_size=12, fraction=0.25, recipe=recipe, folder="")
+    here = list(fit(replace(job, folder=str(tmp_path / "here"))))
+    folder = tmp_path / "thread"
+    folder.mkdir()
+    assignment = Assignment(train=fit, job=replace(job, folder=str(folder)), folder=folder, attempt=1)
+    there = [update for update in until_idle(TrainingThread(assignment)) if isinstance(update, Epoch)]
+    numbers = [[{**one.metrics, "seconds": 0, "throughput": 0} for one in row] for row in (here, there)]
+    assert numbers[0] == numbers[1]

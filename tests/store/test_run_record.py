@@ -1,0 +1,50 @@
+"""`run.yaml`: what is written down is read back, also what version 0.1.0 wrote."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from buildup.errors import RunError
+from buildup.settings import RunSettings
+from buildup.store.run_record import REMOVED, RunRecord, create_run_dir, open_record, settings_from_values
+
+MakeRun = Callable[..., RunRecord]
+SETTINGS = RunSettings(base="sketch", dataset="digits", image_size=16, epochs=10, judge="point", workers=1, threads=1)
+
+
+def test_a_run_that_was_written_down_is_read_back(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", look_ahead=True, time_budget=90.0, pretrained="file", pretrained_hash="ab")
+    create_run_dir(run)
+    assert open_record(str(run.folder)) == run
+
+
+def test_settings_that_were_written_down_are_read_back() -> None:
+    assert settings_from_values(asdict(SETTINGS)) == SETTINGS
+
+
+def test_settings_that_version_0_1_0_wrote_are_read() -> None:
+    execution = {"precision": "bf16", "channels_last": True, "steps": "eager", "deterministic": False}
+    values = {**asdict(SETTINGS), "execution": execution, "pretrained": {"source": "file", "hash": "ab"}}
+    del values["pretrained_hash"]
+    settings = settings_from_values(values)
+    assert settings.execution == "bf16,channels-last,eager"
+    assert (settings.pretrained, settings.pretrained_hash) == ("file", "ab")
+
+
+def test_a_removed_setting_that_a_run_did_not_use_is_left_out() -> None:
+    assert settings_from_values({**asdict(SETTINGS), **REMOVED, "prior": "lesion"}) == SETTINGS
+
+
+def test_a_run_that_used_a_removed_setting_is_refused_by_name(make_run: MakeRun, tmp_path: Path) -> None:
+    create_run_dir(make_run(tmp_path / "old"))
+    path = tmp_path / "old" / "run.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["settings"]["inherit"] = 0.3
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(RunError, match="this run used inherit, which was removed") as refused:
+        open_record(str(tmp_path / "old"))
+    assert str(path) in str(refused.value)
+    assert "damaged" not in str(refused.value)

@@ -1,0 +1,129 @@
+"""The Python API: the examples of its documentation, and what it promises beside the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import buildup
+from buildup.settings import RunSettings, SearchSettings
+from buildup.trials.decision import Decision
+
+QUICK: dict[str, Any] = {
+    "fraction": "1/8",
+    "epochs": 2,
+    "seeds": 2,
+    "judge": "point",
+    "allow_weak_base": True,
+    "execution": "float32,channels-first,eager",
+}
+
+
+@pytest.fixture(scope="module")
+def told() -> list[object]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, told: list[object]) -> buildup.Run:
+    """One small search, which all tests look at."""
+    folder = tmp_path_factory.mktemp("runs") / "demo"
+    return buildup.search("test_resnet", "digits", run=str(folder), on_event=told.append, **QUICK)
+
+
+def test_a_search_gives_its_run_back_when_it_is_done(run: buildup.Run) -> None:
+    assert run.status == "finished"
+    assert run.base.layout == "CC|CC|CC"
+    assert run.decisions == run.history.decisions
+    assert run.winner in run.candidates
+    assert run.winner.network.graph.number_of_nodes() == 8
+    assert (run.folder / "run.yaml").is_file()
+
+
+def test_each_event_and_decision_is_handed_to_the_callback(run: buildup.Run, told: list[object]) -> None:
+    assert [item for item in told if isinstance(item, Decision)] == list(run.decisions)
+    assert len(told) > len(run.decisions) + 2 * len(run.history.outcomes)
+
+
+def test_the_study_is_optunas(run: buildup.Run) -> None:
+    assert run.study.study_name == run.folder.name
+    assert len(run.trials_dataframe()) == len(run.study.trials) == len(run.history.outcomes)
+
+
+def test_a_trained_network_of_any_candidate_is_given_out(run: buildup.Run) -> None:
+    base = run.model(candidate=0)
+    assert not base.training
+    with torch.no_grad():
+        assert base(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+    assert run.model().state_dict().keys() == run.model(candidate=run.winner.layout).state_dict().keys()
+
+
+def test_a_run_is_exported_reported_and_shown(run: buildup.Run, tmp_path: Path) -> None:
+    assert (run.export(tmp_path / "out") / "model.safetensors").is_file()
+    page = run.report()
+    assert isinstance(page, Path)
+    assert run.winner.layout in page.read_text(encoding="utf-8")
+    assert run.winner.layout in str(run.report("md"))
+    assert "<svg" in run._repr_html_()
+    assert "finished" in repr(run)
+
+
+def test_a_finished_run_is_resumed_without_a_training(run: buildup.Run) -> None:
+    before = len(run.study.trials)
+    assert buildup.open_run(run.folder).resume().status == "finished"
+    assert len(run.study.trials) == before
+
+
+def test_a_plan_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = buildup.plan("test_resnet", "digits", **QUICK)
+    assert plan.candidates[0].layout == "CC|CC|CC"
+    assert plan.expected.seconds > 0
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_network_is_read_edited_and_built() -> None:
+    network = buildup.read("resnet50", input_size=32)
+    edited = network.replace("layer4.2", "M")
+    model = buildup.build(edited)
+    with torch.no_grad():
+        assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+    assert type(model.get_submodule("layer4.2")) is not type(buildup.build(network).get_submodule("layer4.2"))
+
+
+def test_wrong_settings_are_refused_all_at_once() -> None:
+    with pytest.raises(buildup.RequestError) as refused:
+        buildup.plan("resnet5", "digit", epochs=0, judge="liked")
+    assert len(refused.value.problems) == 4
+    with pytest.raises(buildup.RequestError, match="did you mean 'epochs'"):
+        buildup.plan("resnet18", "digits", epoch=3)
+    with pytest.raises(buildup.RequestError, match="--epochs many"):
+        buildup.plan("resnet18", "digits", epochs="many")
+
+
+def test_the_settings_are_the_keys_of_run_yaml(run: buildup.Run) -> None:
+    asked = set(SearchSettings.__dataclass_fields__)
+    assert asked < set(RunSettings.__dataclass_fields__)
+    text = (run.folder / "run.yaml").read_text(encoding="utf-8")
+    assert all(f"\n  {name}:" in text for name in asked)
+
+
+def test_importing_it_is_light() -> None:
+    code = (
+        "import sys, time; began = time.perf_counter(); import buildup; taken = time.perf_counter() - began;"
+        "import json; print(json.dumps([taken, [n for n in ('torch', 'ray', 'optuna', 'timm') if n in sys.modules]]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
+    taken, heavy = json.loads(done.stdout)
+    assert heavy == []
+    assert taken < 0.1
+
+
+def test_all_promised_names_are_there() -> None:
+    assert all(getattr(buildup, name) is not None for name in buildup.__all__)
+    assert buildup.__all__ == sorted(buildup.__all__)

@@ -1,0 +1,49 @@
+"""One word, one meaning: a public name stands in one module, and files are small enough to read in one sitting."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import buildup
+
+PACKAGE = Path(buildup.__file__).parent
+ROOT = PACKAGE.parent
+
+SHARED = {
+    "plan": {"engine/run.py"},
+    "read": {"engine/run.py", "models/read.py"},
+}
+"""Names that stand in several modules for the same thing: functions of the Python API beside those that they call."""
+
+
+def trees() -> dict[str, ast.Module]:
+    return {
+        str(path.relative_to(PACKAGE)): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def test_no_public_name_stands_in_two_modules() -> None:
+    places: dict[str, set[str]] = defaultdict(set)
+    for place, tree in trees().items():
+        if place.startswith("cli/") or place == "__main__.py":  # functions there are named after their commands
+            continue
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places[node.name].add(place)
+    twice = {name: found for name, found in places.items() if len(found) > 1 and SHARED.get(name) != found}
+    assert twice == {}
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    lengths = {
+        f"{place}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for place, tree in trees().items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > 60} == {}
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900

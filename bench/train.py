@@ -37,7 +37,7 @@ from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
 from buildup.training.execution import Execution, Precision, check_device
-from buildup.training.feed import MemoryFeed
+from buildup.training.feed import Feed
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model
@@ -215,7 +215,7 @@ def _ours(model: nn.Module, network: Network, recipe: Recipe, device: torch.devi
     data = made_up(network)
     data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
     index = torch.arange(IMAGES)
-    feed = MemoryFeed(recipe=recipe, dataset=data, train=index, val=index, seed=0, device=device)
+    feed = Feed(recipe=recipe, dataset=data, train=index, val=index, seed=0, device=device)
     stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
     shape = (recipe.batch_size, *network.input_shape)
     stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], network.num_classes, device=device))

@@ -25,7 +25,7 @@ from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
 from buildup.training.dataset import Dataset
-from buildup.training.feed import MemoryFeed
+from buildup.training.feed import Feed
 from buildup.training.recipe import Recipe
 
 BATCH = 16
@@ -243,7 +243,7 @@ def augmented_batches(
         device: The device of the batches.
         count: The most batches.
     """
-    feed = MemoryFeed(
+    feed = Feed(
         recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
     )
     batches = zip(range(count), feed.epoch(1), strict=False)

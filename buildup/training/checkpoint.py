@@ -33,17 +33,9 @@ LOG = "log.txt"
 def start_attempt(
     folder: str, earlier: str | None, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> list[Epoch]:
-    """Make the folder and load the state of an earlier attempt.
+    """Make the folder, load the state of an earlier attempt, and return the epochs that it finished.
 
-    Args:
-        folder: Where this attempt writes.
-        earlier: The folder of the earlier attempt, if there is one.
-        identity: Identifies the training; a checkpoint of another training is refused.
-        model: Gets the weights of the earlier attempt.
-        optimizer: Gets its state.
-
-    Returns:
-        The epochs that the earlier attempt finished.
+    The identity tells trainings apart: the state of another training is refused.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     curve = _load_earlier(Path(earlier), identity, model, optimizer) if earlier else []

@@ -30,28 +30,22 @@ class DatasetKind(Protocol):
     @property
     def name(self) -> str:
         """The name of the kind, such as `folder` for `folder:DIR`."""
-        ...
 
     @property
     def usage(self) -> str:
         """What users type."""
-        ...
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
         """The image size: the requested one where that is possible."""
-        ...
 
     def contents(self, name: str, place: Path) -> Contents:
         """Describe the training images without decoding or fetching them."""
-        ...
 
     def source(self, name: str, place: Path, *, train: bool) -> Source | None:
         """The images one by one, for sets that may be read anew in each epoch; None for others."""
-        ...
 
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
         """Decode all training images, or all test images."""
-        ...
 
 
 DATASETS = Registry[DatasetKind]("dataset", group="buildup.datasets", error=DataError)

@@ -121,17 +121,14 @@ class Labelled(Protocol):
     @property
     def labels(self) -> Tensor:
         """int64."""
-        ...
 
     @property
     def num_classes(self) -> int:
         """How many classes there are."""
-        ...
 
     @property
     def val_share(self) -> float:
         """The share of the training images that is kept for validation."""
-        ...
 
 
 def split(

@@ -1,9 +1,8 @@
 """The batches of a training on its device, augmented, epoch by epoch, and the images that it is validated on.
 
-`MemoryFeed` holds the decoded images on the device and augments whole batches there. `StreamedFeed` serves sets that
-would fill the memory, and recipes that need the whole images: timm's transforms read them anew in each epoch, in
-processes that read ahead. In both, an epoch depends on seed and number alone, not on the number of processes, nor on
-where an interrupted training resumes.
+A decoded dataset lies on the device, where whole batches are augmented. A streamed one, which would fill the memory or
+whose whole images a recipe needs, is read anew in each epoch by timm's transforms, in processes that read ahead. Both
+depend on seed and epoch alone, not on the number of processes, nor on where an interrupted training resumes.
 """
 
 import hashlib
@@ -43,6 +42,8 @@ from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.randaugment import COLOUR_JITTER, RANDAUGMENT
 from buildup.training.recipe import Recipe
+
+Transform = Callable[[Image.Image], Any]
 
 AUGMENTED_VALUES = 1 << 24
 """Pixel values that a GPU augments together: each kernel is then worth its launch (4,096 images of 32 px)."""
@@ -87,107 +88,90 @@ class StreamedDataset:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryFeed:
-    """Batches of images that lie on the device."""
+class Feed:
+    """The images of a training, in batches on its device."""
 
     recipe: Recipe
-    dataset: Dataset
-    """On the device."""
+    dataset: Dataset | StreamedDataset
+    """If decoded, on the device (`on_device`)."""
     train: Tensor
     """Indexes of the images to train on, and in `val`, of those to validate on."""
     val: Tensor
     seed: int
     device: torch.device
+    workers: int = 0
+    """Processes that read ahead in a streamed dataset; 0 to read in this one."""
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
         recipe, dataset, images = self.recipe, self.dataset, len(self.train)
         order = data_order(random_stream(self.seed, number, "order"), images)
-        index = send(self.train[torch.from_numpy(order)], self.device)
-        pixel_changes = _draw_changes(self, number, "pixels")
-        changes = _draw_changes(self, number, "normalised")
-        mix_rng = random_stream(self.seed, number, "mix")
+        index = self.train[torch.from_numpy(order)]
         starts = batch_starts(images, recipe.batch_size)
-        together = self._batches_together()
-        for first in range(0, len(starts), together):
-            last = starts[min(first + together, len(starts)) - 1]
-            positions = slice(starts[first], min(images, last + recipe.batch_size))
-            inputs = dataset.images[index[positions]]
-            for change in pixel_changes:
-                inputs = change(inputs, positions)
-            inputs = normalise(inputs, dataset.mean, dataset.std)
+        if isinstance(dataset, Dataset):
+            loaded = self._augmented_pixels(dataset, index, starts, number)
+        else:
+            # timm's transforms augment the pixels.
+            places = [list(range(start, min(images, start + recipe.batch_size))) for start in starts]
+            transform = training_transform(recipe, dataset)
+            loaded = self._read(dataset, index, places, transform, epoch_seed(self.seed, number, "images"))
+        changes = self._draw_changes(number, "normalised")
+        mix_rng = random_stream(self.seed, number, "mix")
+        first = 0
+        for inputs, labels in loaded:
             for change in changes:
-                inputs = change(inputs, positions)
-            targets = soft_targets(dataset.labels[index[positions]], dataset.num_classes, recipe.label_smoothing)
+                inputs = change(inputs, slice(first, first + len(inputs)))
+            first += len(inputs)
+            targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
             batches = zip(torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True)
             for batch_inputs, batch_targets in batches:
                 yield _mix_batch(recipe, mix_rng, batch_inputs, batch_targets)
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images in their order, normalised, with their labels."""
-        for part in torch.split(self.val, self.recipe.eval_batch_size):
-            index = part.to(self.device)
-            yield normalise(self.dataset.images[index], self.dataset.mean, self.dataset.std), self.dataset.labels[index]
-
-    def _batches_together(self) -> int:
-        """How many batches are augmented at once. A CPU keeps one in its cache, and has no launches to save."""
-        values = self.recipe.batch_size * self.dataset.channels * self.dataset.image_size**2
-        return max(1, AUGMENTED_VALUES // values) if self.device.type == "cuda" else 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class StreamedFeed:
-    """Batches of images that are read from disk, epoch by epoch."""
-
-    recipe: Recipe
-    dataset: StreamedDataset
-    train: Tensor
-    """Indexes of the images to train on, and in `val`, of those to validate on."""
-    val: Tensor
-    seed: int
-    device: torch.device
-    workers: int
-    """Processes that read ahead; 0 to read in this one."""
-
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
-        recipe, dataset, images = self.recipe, self.dataset, len(self.train)
-        order = data_order(random_stream(self.seed, number, "order"), images)
-        read = _SourceImages(
-            source=dataset.source,
-            index=self.train[torch.from_numpy(order)].tolist(),
-            transform=training_transform(recipe, dataset),
-            seed=epoch_seed(self.seed, number, "images"),
-        )
-        # timm's transforms have augmented the pixels.
-        changes = _draw_changes(self, number, "normalised")
-        mix_rng = random_stream(self.seed, number, "mix")
-        starts = batch_starts(images, recipe.batch_size)
-        places = [list(range(start, min(images, start + recipe.batch_size))) for start in starts]
-        for place, (inputs, labels) in zip(places, self._load(read, places), strict=True):
-            for change in changes:
-                inputs = change(inputs, slice(place[0], place[-1] + 1))
-            targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
-            yield _mix_batch(recipe, mix_rng, inputs, targets)
-
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images in their order, cut as timm evaluates: the centre of a slightly larger image."""
-        size = self.dataset.image_size
+        dataset = self.dataset
+        if isinstance(dataset, Dataset):
+            for part in torch.split(self.val, self.recipe.eval_batch_size):
+                index = part.to(self.device)
+                yield normalise(dataset.images[index], dataset.mean, dataset.std), dataset.labels[index]
+            return
+        # As timm evaluates: the centre of a slightly larger image.
         transform: Any = create_transform(
-            size,
+            dataset.image_size,
             is_training=False,
             use_prefetcher=True,
             interpolation="bilinear",
-            crop_pct=1.0 if size <= SMALL else 0.875,
+            crop_pct=1.0 if dataset.image_size <= SMALL else 0.875,
         )
-        read = _SourceImages(source=self.dataset.source, index=self.val.tolist(), transform=transform, seed=0)
         places = [place.tolist() for place in torch.split(torch.arange(len(self.val)), self.recipe.eval_batch_size)]
-        yield from self._load(read, places)
+        yield from self._read(dataset, self.val, places, transform, seed=0)
 
-    def _load(self, images: "_SourceImages", places: list[list[int]]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised batches on the device, in the order of the places."""
+    def _augmented_pixels(
+        self, dataset: Dataset, index: Tensor, starts: range, number: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images and labels of a decoded dataset, several batches at once."""
+        index = send(index, self.device)
+        changes = self._draw_changes(number, "pixels")
+        together = self._batches_together(dataset)
+        for first in range(0, len(starts), together):
+            last = starts[min(first + together, len(starts)) - 1]
+            positions = slice(starts[first], min(len(index), last + self.recipe.batch_size))
+            inputs = dataset.images[index[positions]]
+            for change in changes:
+                inputs = change(inputs, positions)
+            yield normalise(inputs, dataset.mean, dataset.std), dataset.labels[index[positions]]
+
+    def _batches_together(self, dataset: Dataset) -> int:
+        """How many batches are augmented at once. A CPU keeps one in its cache, and has no launches to save."""
+        values = self.recipe.batch_size * dataset.channels * dataset.image_size**2
+        return max(1, AUGMENTED_VALUES // values) if self.device.type == "cuda" else 1
+
+    def _read(
+        self, dataset: StreamedDataset, index: Tensor, places: list[list[int]], transform: Transform, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images and labels of a streamed dataset, in batches of places in the index."""
         loader = DataLoader(
-            images,
+            _SourceImages(source=dataset.source, index=index.tolist(), transform=transform, seed=seed),
             batch_sampler=places,
             num_workers=self.workers,
             collate_fn=fast_collate,
@@ -195,14 +179,27 @@ class StreamedFeed:
             # Without it a loader draws the seed of its workers from the network's generator.
             generator=torch.Generator(),
         )
-        loaded: Any = PrefetchLoader(
-            loader, mean=self.dataset.mean, std=self.dataset.std, channels=3, device=self.device
-        )
+        loaded: Any = PrefetchLoader(loader, mean=dataset.mean, std=dataset.std, channels=3, device=self.device)
         for inputs, labels in loaded:
             yield inputs, labels.to(self.device)
 
-
-Feed = MemoryFeed | StreamedFeed
+    def _draw_changes(self, number: int, sees: Literal["pixels", "normalised"]) -> list[Change]:
+        """Draw the changes that the recipe makes to the images of an epoch, in the order in which they are applied."""
+        images = EpochImages(
+            count=len(self.train),
+            size=self.dataset.image_size,
+            mean=self.dataset.mean,
+            mirror=self.dataset.mirror,
+            device=self.device,
+            seed=self.seed,
+            epoch=number,
+        )
+        changes = []
+        for name in AUGMENTATIONS:
+            setting = self.recipe.setting(name)
+            if setting and AUGMENTATIONS[name].sees == sees and (change := AUGMENTATIONS[name].draw(setting, images)):
+                changes.append(change)
+        return changes
 
 
 def batch_starts(images: int, batch_size: int) -> range:
@@ -226,7 +223,7 @@ def on_device(dataset: Dataset, device: torch.device) -> Dataset:
     return replace(dataset, images=dataset.images.to(device), labels=dataset.labels.to(device))
 
 
-def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Callable[[Image.Image], Any]:
+def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Transform:
     """The augmentation of single images by timm's transforms."""
     size, policy = dataset.image_size, recipe.randaugment
     transform: Any = create_transform(
@@ -252,26 +249,6 @@ def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Callable[[Im
     return transform  # type: ignore[no-any-return]  # timm has no types
 
 
-def _draw_changes(feed: Feed, number: int, sees: Literal["pixels", "normalised"]) -> list[Change]:
-    """Draw the changes that a recipe makes to the images of an epoch, in the order in which they are applied."""
-    dataset = feed.dataset
-    images = EpochImages(
-        count=len(feed.train),
-        size=dataset.image_size,
-        mean=dataset.mean,
-        mirror=dataset.mirror,
-        device=feed.device,
-        seed=feed.seed,
-        epoch=number,
-    )
-    changes = []
-    for name in AUGMENTATIONS:
-        setting = feed.recipe.setting(name)
-        if setting and AUGMENTATIONS[name].sees == sees and (change := AUGMENTATIONS[name].draw(setting, images)):
-            changes.append(change)
-    return changes
-
-
 def _mix_batch(recipe: Recipe, rng: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if not (recipe.mixup or recipe.cutmix):
         return images, targets
@@ -293,7 +270,7 @@ class _SourceImages(TorchDataset[tuple[Any, int]]):
 
     source: Source
     index: list[int]
-    transform: Callable[[Image.Image], Any]
+    transform: Transform
     seed: int
 
     def __len__(self) -> int:

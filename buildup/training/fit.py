@@ -27,7 +27,7 @@ from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.execution import Execution, torch_settings
-from buildup.training.feed import Feed, MemoryFeed, StreamedDataset, StreamedFeed, batch_starts, on_device
+from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.training.train_step import (
@@ -232,12 +232,16 @@ def _make_feed(
     device: torch.device,
     threads: int,
 ) -> Feed:
-    if isinstance(dataset, Dataset):
-        dataset = on_device(dataset, device)
-        return MemoryFeed(recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=device)
-    # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
-    workers = threads if device.type == "cuda" else 0
-    return StreamedFeed(recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=device, workers=workers)
+    return Feed(
+        recipe=recipe,
+        dataset=on_device(dataset, device) if isinstance(dataset, Dataset) else dataset,
+        train=train,
+        val=val,
+        seed=seed,
+        device=device,
+        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
+        workers=threads if device.type == "cuda" else 0,
+    )
 
 
 def _log_header(job: Job, recipe: Recipe, feed: Feed, parts: int) -> Iterator[str]:
@@ -293,34 +297,19 @@ def _named_failures(job: Job) -> Iterator[None]:
     """Raise `Failed` for a lack of memory or of disk space, in all the ways in which libraries report it."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise _out_of_memory(error) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise _disk_full(job, error.strerror) from error
-    except SafetensorError as error:  # it has the system's message, but no error number
-        if os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise _disk_full(job) from error
-    except RuntimeError as error:
-        if "can't allocate memory" in str(error):
-            raise _out_of_memory(error) from error
-        # torch.save hides the system's message.
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            raise _disk_full(job) from error
+    except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
+        said = str(error)
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
+            first = said.partition("\n")[0]
+            message = f"Too little memory: {first}. Use a smaller batch, or fewer trainings a device."
+            raise Failed(Reason.OUT_OF_MEMORY, message) from error
+        # safetensors has the system's message without its number, and torch.save hides the message.
+        signs = (os.strerror(errno.ENOSPC), "PytorchStreamWriter", "unexpected pos")
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT) or any(sign in said for sign in signs):
+            cause = os.strerror(number) if number else "the disk seems to be full"
+            raise Failed(
+                Reason.DISK_FULL,
+                f"{job.folder} can't be written: {cause}. Free some space there; what was saved before is whole.",
+            ) from error
         raise
-
-
-def _out_of_memory(error: Exception) -> Failed:
-    first = str(error).partition("\n")[0]
-    return Failed(
-        Reason.OUT_OF_MEMORY, f"Too little memory: {first}. Use a smaller batch, or fewer trainings a device."
-    )
-
-
-def _disk_full(job: Job, said: str | None = "the disk seems to be full") -> Failed:
-    return Failed(
-        Reason.DISK_FULL,
-        f"{job.folder} can't be written: {said}. Free some space there; what was saved before is whole.",
-    )

@@ -202,17 +202,13 @@ def metrics(found: Tally) -> Metrics:
     )
 
 
-def _mean(sums: Tensor, images: int) -> float:
-    return sums.item() / images
+def _mean(sums: Tensor, images: int, *, scale: float = 1) -> float:
+    return scale * (sums.item() / images)
 
 
-def _percent(sums: Tensor, images: int) -> float:
-    return 100 * (sums.item() / images)
-
-
-def _ratio(sums: Tensor, images: int) -> float | None:
+def _ratio(sums: Tensor, images: int, *, scale: float = 1) -> float | None:
     above, below = sums.tolist()
-    return above / below if below else None
+    return scale * above / below if below else None
 
 
 def _top5_hits(seen: Predictions) -> Tensor:
@@ -226,11 +222,6 @@ def _calibration_error(reliability: Tensor, images: int, *, signed: bool) -> flo
     return (gaps if signed else gaps.abs()).sum().item() / images
 
 
-def _confident_accuracy(sums: Tensor, images: int) -> float | None:
-    hits, confident = sums.tolist()
-    return 100 * hits / confident if confident else None
-
-
 def _mean_iou(classes: Tensor, images: int) -> float | None:
     """The mean of hits / (labels or predictions), over the classes that occur as a label or as a prediction."""
     hits, predictions, labels = classes
@@ -240,8 +231,8 @@ def _mean_iou(classes: Tensor, images: int) -> float | None:
 
 
 for _metric in (
-    Metric(name="accuracy", sums=lambda seen: seen.correct.sum(), value=_percent),
-    Metric(name="top5", sums=_top5_hits, value=_percent),
+    Metric(name="accuracy", sums=lambda seen: seen.correct.sum(), value=partial(_mean, scale=100)),
+    Metric(name="top5", sums=_top5_hits, value=partial(_mean, scale=100)),
     Metric(name="nll", sums=lambda seen: seen.losses.sum(), value=_mean),
     Metric(name="ece", sums=lambda seen: seen.reliability, value=partial(_calibration_error, signed=False)),
     # Below zero for a network that is right more often than it says.
@@ -251,7 +242,7 @@ for _metric in (
     Metric(
         name="acc90",
         sums=lambda seen: torch.stack([(seen.correct & seen.sure).sum(), seen.sure.sum()]),
-        value=_confident_accuracy,
+        value=partial(_ratio, scale=100),
     ),
     Metric(
         name="unc90",

@@ -1,11 +1,12 @@
-"""How a network is trained: a frozen recipe that checks itself, read from a short YAML file.
+"""The recipe of a training: frozen settings that check themselves, read from a short YAML file.
 
 >>> load_recipe("quick").resolved(train_images=1150).batch_size
 35
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from buildup.training.augmentation import AUGMENTATIONS
 
 FOLDER = Path(__file__).parent / "recipes"
 SMALLEST_BATCH = 8
-"""Batch norm needs some images to take its statistics from."""
+"""Batch norm needs several images for its statistics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +35,18 @@ class RandAugment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """All that a training needs to know beside network, data and seed."""
+    """All settings of a training beside network, data and seed."""
 
     name: str
     description: str = ""
     epochs: int
-    """All of them, the warm-up included."""
+    """The warm-up included."""
     warmup_epochs: float = 0.0
-    """The learning rate climbs from zero during the first of them; a part of an epoch is fine."""
+    """Epochs in which the learning rate climbs from zero; may be a fraction of one."""
     batch_size: int
     eval_batch_size: int
     min_steps: int = 1
-    """An epoch has at least so many steps: on smaller sets the batch shrinks, and the learning rate with it."""
+    """The least steps of an epoch. On small sets the batch shrinks, and the learning rate with it."""
 
     optimizer: Literal["sgd", "adamw"]
     lr: float
@@ -57,27 +58,27 @@ class Recipe:
     """For adamw only, as `eps`."""
     eps: float = 1e-8
     schedule: Literal["onecycle", "cosine", "steps"]
-    """After the warm-up: `onecycle` falls linearly to zero at the last step, `cosine` has one value an epoch."""
+    """After the warm-up, `onecycle` falls linearly to zero at the last step; `cosine` has one value an epoch."""
     milestones: tuple[int, ...] = ()
-    """For steps only: epochs after the warm-up from which the rate is `gamma` times what it was."""
+    """For steps only: at these epochs after the warm-up the rate is multiplied by `gamma`."""
     gamma: float = 0.1
     clip_grad: float | None = None
-    """Largest norm of the gradient; none where left out."""
+    """Largest norm of the gradient; None for no limit."""
 
     crop_padding: int = 0
-    """A random crop after padding by so many pixels of a 32 px image; other sizes in proportion."""
+    """Pixels of padding before a random crop, for images of 32 px; other sizes in proportion."""
     resized_crop: tuple[float, float] | None = None
-    """In its place, for sets that are read from their files: a random crop of so large a share of the area, scaled to
-    the input size, with timm's aspect ratios and interpolations."""
+    """Instead of padding, for sets that are read from their files: the range of the share of the area that a random
+    crop takes, with timm's aspect ratios and interpolations."""
     flip: bool = False
-    """Mirror half of the images, where the dataset allows it."""
+    """Whether to mirror half of the images, where the dataset allows it."""
     randaugment: RandAugment | None = None
     colour_jitter: float = 0.0
     """Brightness, contrast and saturation each change by a factor within 1 +- this."""
     erasing: float = 0.0
     """Probability that a rectangle of an image is erased."""
     augmentations: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of augmentations that are no field here, by their names."""
+    """Settings of further augmentations, by their names."""
     mixup: float = 0.0
     """Parameter of the beta distribution; 0 turns it off, as for cutmix."""
     cutmix: float = 0.0
@@ -88,23 +89,23 @@ class Recipe:
     label_smoothing: float = 0.0
     drop_path: float = 0.0
     dropout: float = 0.0
-    """Rate of the values that are dropped before the last convolution of each block, for Monte Carlo dropout."""
+    """Dropout rate before the last convolution of each block, for Monte Carlo dropout."""
     amp: bool = True
-    """Whether the steps may run in bfloat16 where the device is good at it."""
+    """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
-    """What a sound base reaches on the validation images, in percent, by `base dataset`."""
+    """The accuracy of a well-trained base on the validation images, in percent, by `base dataset`."""
 
     def __post_init__(self) -> None:
         if problems := list(_problems(self)):
             raise RecipeError(*problems)
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """The same recipe over another number of epochs: warm-up and milestones scale with it.
+        """The recipe for another number of epochs. Warm-up and milestones scale with it.
 
-        What the recipe expects no longer holds for fewer epochs, so it is left out then.
+        The expected accuracies do not hold for fewer epochs, so they are left out then.
         """
-        if not _is_whole(epochs, 1):
-            raise RecipeError(f"epochs is {epochs!r}; a whole number of at least 1 is needed.")
+        if problem := CHECKS["epochs"](epochs):
+            raise RecipeError(f"epochs is {epochs!r}; {problem}")
         factor = epochs / self.epochs
         return replace(
             self,
@@ -115,27 +116,27 @@ class Recipe:
         )
 
     def resolved(self, *, train_images: int) -> "Recipe":
-        """The recipe with the batch and the learning rate that it means for a training set of this size.
+        """The recipe with the batch size and the learning rate for a training set of this size.
 
-        The rate goes with the square root of the batch. In proportion to it, a small set's few steps get too little
-        done: resnet18 on digits in 6 epochs, batch 35, one seed: 89.9 % against 99.0 %.
+        The rate scales with the square root of the batch. Scaled linearly it is too low for the few steps of a small
+        set: resnet18 on digits in 6 epochs, batch 35, one seed: 89.9 % against 99.0 %.
         """
         batch = min(self.batch_size, max(SMALLEST_BATCH, train_images // self.min_steps))
         return replace(self, batch_size=batch, lr=self.lr * math.sqrt(batch / self.batch_size), min_steps=1)
 
     def setting(self, augmentation: str) -> Any:
-        """How it is set; None or something false where it is not."""
+        """The setting of an augmentation; None or a false value where it is off."""
         return self.augmentations.get(augmentation, getattr(self, augmentation, None))
 
     def expectation(self, base: str, dataset: str, fraction: float = 1.0) -> float | None:
-        """What a sound base reaches on a dataset by this recipe, in percent, where that is known."""
+        """The accuracy of a well-trained base on a dataset, in percent, where it is known."""
         return self.expected.get(f"{base} {dataset}") if fraction == 1 else None
 
 
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of a step, counted from 0: a pure function, so a resumed training needs no scheduler."""
-    # One cycle takes the middle of each step, so that neither its first nor its last one is lost on a rate of zero;
-    # the paper's schedules start at zero.
+    """The learning rate of a step, counted from 0. It has no state, so a resumed training needs no scheduler."""
+    # One cycle takes the rate at the middle of each step, so that no step has a rate of zero. The paper's schedules
+    # start at zero.
     epoch = (step + 0.5 * (recipe.schedule == "onecycle")) / steps_per_epoch
     if epoch < recipe.warmup_epochs:
         return recipe.lr * epoch / recipe.warmup_epochs
@@ -143,7 +144,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     after = epoch - recipe.warmup_epochs
     if recipe.schedule == "onecycle":
         return recipe.lr * (1 - after / whole)
-    # A warm-up that ends inside an epoch would shift the whole epochs against rounding, hence the small addition.
+    # The small addition is against rounding, where a warm-up ends inside an epoch.
     after = math.floor(after + 1e-9)
     if recipe.schedule == "cosine":
         return recipe.lr * (1 + math.cos(math.pi * after / whole)) / 2
@@ -156,7 +157,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(name: str) -> Recipe:
-    """The recipe of a name or a file."""
+    """Load a recipe by its name or from a file."""
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) <= 1:
         if name not in RECIPES:
@@ -180,7 +181,7 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
-    """The recipe that a file holds, with every problem of the file named at once."""
+    """The recipe of a file's values. The error names all problems of the file at once."""
     known = {entry.name for entry in fields(Recipe)}
     problems = [unknown("key", key, known - {"name"}, shown=40) for key in values if key not in known]
     needed = ("epochs", "batch_size", "eval_batch_size", "optimizer", "lr", "schedule")
@@ -189,11 +190,10 @@ def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     for key in ("betas", "milestones", "resized_crop"):
         if isinstance(settings.get(key), list):
             settings[key] = tuple(settings[key])
-    if isinstance(operations := settings.get("randaugment"), dict):
-        keys = {entry.name for entry in fields(RandAugment)}
-        if operations.keys() == keys:
-            settings["randaugment"] = RandAugment(**operations)
-    # Stand-ins for what is missing let the rest be checked in the same go.
+    operations = settings.get("randaugment")
+    if isinstance(operations, dict) and operations.keys() == {entry.name for entry in fields(RandAugment)}:
+        settings["randaugment"] = RandAugment(**operations)
+    # With stand-ins for missing values, the other values are checked too.
     stand_ins = {"epochs": 1_000_000, "batch_size": 2, "eval_batch_size": 1, "lr": 1.0}
     try:
         recipe = Recipe(**{"name": "", **stand_ins, "optimizer": "sgd", "schedule": "cosine", **settings})
@@ -204,59 +204,106 @@ def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def _problems(recipe: Recipe) -> Iterator[str]:
-    yield from _wrong_types(recipe)
-    numbers = (
-        ("lr", 0.0, math.inf, False),
-        ("warmup_epochs", 0.0, recipe.epochs if _is_whole(recipe.epochs, 1) else math.inf, True),
-        ("weight_decay", 0.0, math.inf, True),
-        ("momentum", 0.0, 1.0, True),
-        ("eps", 0.0, 1.0, False),
-        ("gamma", 0.0, 1.0, False),
-        ("colour_jitter", 0.0, 1.0, True),
-        ("erasing", 0.0, 1.0, True),
-        ("mixup", 0.0, math.inf, True),
-        ("cutmix", 0.0, math.inf, True),
-        ("mix_prob", 0.0, 1.0, True),
-        ("mix_switch_prob", 0.0, 1.0, True),
-        ("label_smoothing", 0.0, 0.99, True),
-        ("drop_path", 0.0, 0.99, True),
-        ("dropout", 0.0, 0.99, True),
-    )
-    for name, least, most, closed in numbers:
-        if problem := _number(getattr(recipe, name), least, most, closed):
-            yield f"{name} {problem}"
-    if recipe.clip_grad is not None and (problem := _number(recipe.clip_grad, 0.0, math.inf, False)):
-        yield f"clip_grad {problem}"
-    betas: object = recipe.betas
-    if not isinstance(betas, tuple) or len(betas) != 2 or any(_number(beta, 0.0, 1.0) for beta in betas):
-        yield f"betas is {betas!r}; two numbers from 0 to 1 are needed."
-    yield from _crop_problems(recipe)
-    operations: object = recipe.randaugment
-    if operations is not None and not isinstance(operations, RandAugment):
-        yield f"randaugment is {operations!r}; a mapping with magnitude, layers and std is needed."
-    elif operations is not None:
-        for name, most in (("magnitude", 10.0), ("std", 10.0)):
-            if problem := _number(getattr(operations, name), 0.0, most):
-                yield f"randaugment.{name} {problem}"
-        if not _is_whole(operations.layers, 1):
-            yield f"randaugment.layers is {operations.layers!r}; a whole number of at least 1 is needed."
-    yield from _augmentation_problems(recipe)
-    expected: object = recipe.expected
-    if not isinstance(expected, Mapping):
-        yield f"expected is {expected!r}; a mapping of `base dataset` to percent is needed."
+Check = Callable[[Any], str | None]
+"""Takes a value and returns what would be right if it is wrong."""
+
+
+def _number(least: float, most: float = math.inf, *, closed: bool = True) -> Check:
+    """Check for a number in a range, which includes `least` where it is closed."""
+    if math.isinf(most):
+        wanted = f"a number {'of at least' if closed else 'above'} {least:g} is needed."
     else:
-        for pair, percent in expected.items():
-            if len(str(pair).split()) != 2 or _number(percent, 0.0, 100.0):
+        span = f"from {least:g} to {most:g}" if closed else f"above {least:g} and up to {most:g}"
+        wanted = f"a number {span} is needed."
+
+    def check(value: Any) -> str | None:
+        if isinstance(value, str):
+            with suppress(ValueError):
+                float(value)
+                return "it is a text, and YAML reads a number only with a point, as in 1.0e-4."
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return None if is_number and (least < value <= most or (closed and value == least)) else wanted
+
+    return check
+
+
+def _whole(least: int) -> Check:
+    """Check for a whole number."""
+    wanted = f"a whole number of at least {least} is needed."
+    return lambda value: None if isinstance(value, int) and not isinstance(value, bool) and value >= least else wanted
+
+
+def _instance(kind: type, wanted: str) -> Check:
+    return lambda value: None if isinstance(value, kind) else wanted
+
+
+def _choice(*choices: str) -> Check:
+    return lambda value: None if value in choices else f"it must be one of {', '.join(choices)}."
+
+
+def _pair(check: Check, wanted: str) -> Check:
+    return lambda value: None if isinstance(value, tuple) and len(value) == 2 and not any(map(check, value)) else wanted
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: None if value is None else check(value)
+
+
+def _check_milestones(value: Any) -> str | None:
+    whole = isinstance(value, tuple) and not any(map(_whole(1), value))
+    return None if whole and sorted(set(value)) == [*value] else "a rising list of epochs is needed."
+
+
+CROP_WANTED = "two shares of the area above 0 and up to 1 are needed, such as [0.08, 1.0]."
+CHECKS: Mapping[str, Check] = {
+    **dict.fromkeys(("name", "description"), _instance(str, "a text is needed.")),
+    **dict.fromkeys(("nesterov", "flip", "amp"), _instance(bool, "true or false is needed.")),
+    **dict.fromkeys(("epochs", "eval_batch_size", "min_steps"), _whole(1)),
+    "batch_size": _whole(2),
+    "crop_padding": _whole(0),
+    "optimizer": _choice("sgd", "adamw"),
+    "schedule": _choice("onecycle", "cosine", "steps"),
+    **dict.fromkeys(("warmup_epochs", "weight_decay", "mixup", "cutmix"), _number(0)),
+    **dict.fromkeys(("momentum", "colour_jitter", "erasing", "mix_prob", "mix_switch_prob"), _number(0, 1)),
+    **dict.fromkeys(("label_smoothing", "drop_path", "dropout"), _number(0, 0.99)),
+    **dict.fromkeys(("eps", "gamma"), _number(0, 1, closed=False)),
+    "lr": _number(0, closed=False),
+    "clip_grad": _optional(_number(0, closed=False)),
+    "betas": _pair(_number(0, 1), "two numbers from 0 to 1 are needed."),
+    "milestones": _check_milestones,
+    "resized_crop": _optional(_pair(_number(0, 1, closed=False), CROP_WANTED)),
+    "randaugment": _optional(_instance(RandAugment, "a mapping with magnitude, layers and std is needed.")),
+    "augmentations": _instance(Mapping, "a mapping of names to settings is needed."),
+    "expected": _instance(Mapping, "a mapping of `base dataset` to percent is needed."),
+}
+RANDAUGMENT_CHECKS: Mapping[str, Check] = {"magnitude": _number(0, 10), "layers": _whole(1), "std": _number(0, 10)}
+
+
+def _problems(recipe: Recipe) -> Iterator[str]:
+    wrong = {name: problem for name, check in CHECKS.items() if (problem := check(getattr(recipe, name)))}
+    for name, problem in wrong.items():
+        yield f"{name} is {getattr(recipe, name)!r}; {problem}"
+    if not wrong.keys() & {"epochs", "warmup_epochs"} and recipe.warmup_epochs > recipe.epochs:
+        yield f"warmup_epochs is {recipe.warmup_epochs!r}; a number from 0 to {recipe.epochs} is needed."
+    if recipe.randaugment is not None and "randaugment" not in wrong:
+        for name, check in RANDAUGMENT_CHECKS.items():
+            if problem := check(value := getattr(recipe.randaugment, name)):
+                yield f"randaugment.{name} is {value!r}; {problem}"
+    if recipe.resized_crop is not None:
+        if "resized_crop" not in wrong and recipe.resized_crop[0] > recipe.resized_crop[1]:
+            yield f"resized_crop is {recipe.resized_crop!r}; the smaller share comes first."
+        if recipe.crop_padding:
+            yield f"crop_padding is {recipe.crop_padding!r} beside a resized_crop; an image is cropped in one way only."
+    if "augmentations" not in wrong:
+        yield from _augmentation_problems(recipe.augmentations)
+    if "expected" not in wrong:
+        for pair, percent in recipe.expected.items():
+            if len(str(pair).split()) != 2 or _number(0, 100)(percent):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
-    yield from _ignored(recipe)
+    yield from _ineffective(recipe)
 
 
-def _augmentation_problems(recipe: Recipe) -> Iterator[str]:
-    settings: object = recipe.augmentations
-    if not isinstance(settings, Mapping):
-        yield f"augmentations is {settings!r}; a mapping of names to settings is needed."
-        return
+def _augmentation_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     own = {entry.name for entry in fields(Recipe)}
     for name, setting in settings.items():
         if name in own:
@@ -271,44 +318,8 @@ def _augmentation_problems(recipe: Recipe) -> Iterator[str]:
                 yield f"augmentations.{name} {problem or f'is {setting!r}, which has no effect. Leave it out.'}"
 
 
-def _crop_problems(recipe: Recipe) -> Iterator[str]:
-    share: object = recipe.resized_crop
-    if share is None:
-        return
-    if not isinstance(share, tuple) or len(share) != 2 or any(_number(end, 0.0, 1.0, False) for end in share):
-        yield f"resized_crop is {share!r}; two shares of the area above 0 and up to 1 are needed, such as [0.08, 1.0]."
-    elif share[0] > share[1]:
-        yield f"resized_crop is {share!r}; the smaller share comes first."
-    if recipe.crop_padding:
-        yield f"crop_padding is {recipe.crop_padding!r} beside a resized_crop; an image is cropped in one way only."
-
-
-def _wrong_types(recipe: Recipe) -> Iterator[str]:
-    for name in ("name", "description"):
-        if not isinstance(getattr(recipe, name), str):
-            yield f"{name} is {getattr(recipe, name)!r}; a text is needed."
-    for name in ("nesterov", "flip", "amp"):
-        if not isinstance(getattr(recipe, name), bool):
-            yield f"{name} is {getattr(recipe, name)!r}; true or false is needed."
-    for name, least in (
-        ("epochs", 1),
-        ("batch_size", 2),
-        ("eval_batch_size", 1),
-        ("min_steps", 1),
-        ("crop_padding", 0),
-    ):
-        if not _is_whole(getattr(recipe, name), least):
-            yield f"{name} is {getattr(recipe, name)!r}; a whole number of at least {least} is needed."
-    for name, choices in (("optimizer", ("sgd", "adamw")), ("schedule", ("onecycle", "cosine", "steps"))):
-        if getattr(recipe, name) not in choices:
-            yield f"{name} is {getattr(recipe, name)!r}; it must be one of {', '.join(choices)}."
-    steps: object = recipe.milestones
-    if not isinstance(steps, tuple) or not all(_is_whole(step, 1) for step in steps) or sorted(set(steps)) != [*steps]:
-        yield f"milestones is {steps!r}; a rising list of epochs is needed."
-
-
-def _ignored(recipe: Recipe) -> Iterator[str]:
-    """Settings that would have no effect beside the others: they are refused, so that nobody relies on them."""
+def _ineffective(recipe: Recipe) -> Iterator[str]:
+    """Refuse settings that have no effect beside the others, so that nobody relies on them."""
     defaults = {entry.name: entry.default for entry in fields(Recipe)}
     for name, needs, active in (
         ("momentum", "optimizer: sgd", recipe.optimizer == "sgd"),
@@ -324,31 +335,6 @@ def _ignored(recipe: Recipe) -> Iterator[str]:
             yield f"{name} is {getattr(recipe, name)!r}, which has no effect without {needs}. Leave it out."
     if recipe.schedule == "steps" and recipe.milestones == ():
         yield "milestones is missing, and schedule: steps needs it."
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: object, least: float, most: float, closed: bool = True) -> str | None:
-    """What is wrong with a number, if anything; the ends of its range count when it is closed."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        if least < value <= most or (closed and value == least):
-            return None
-    elif isinstance(value, str) and _reads_as_number(value):
-        return f"is the text {value!r}; YAML reads a number only with a point, as in 1.0e-4."
-    if math.isinf(most):
-        return f"is {value!r}; a number {'of at least' if closed else 'above'} {least:g} is needed."
-    wanted = f"from {least:g} to {most:g}" if closed else f"above {least:g} and up to {most:g}"
-    return f"is {value!r}; a number {wanted} is needed."
-
-
-def _reads_as_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 RECIPES = Registry[Recipe]("recipe", group="buildup.recipes", error=RecipeError)

@@ -62,18 +62,9 @@ def choose_execution(
     steps: int,
     settled: Mapping[str, Any] | None = None,
 ) -> tuple[Speed, ...]:
-    """Measure the executions that may be fastest for a training of so many steps.
+    """Measure the executions that may be fastest for a training of so many steps; the best one comes first.
 
-    Args:
-        network: What is trained.
-        recipe: Its batch size and precision apply.
-        device: Where.
-        threads: Of this process.
-        steps: Of the training.
-        settled: Fields of the execution that a user chose; they are not varied.
-
-    Returns:
-        The best one first. Executions that fail on this machine are left out.
+    Executions that fail on this machine are left out. `settled` has the fields of the execution that are not varied.
     """
     place = torch.device(device)
     settled = settled or {}

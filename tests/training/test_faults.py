@@ -15,7 +15,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.data import load_data
-from buildup.training.feed import MemoryFeed
+from buildup.training.feed import Feed
 from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import Recipe, load_recipe
@@ -83,9 +83,9 @@ def test_a_rate_a_hundred_times_too_high(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_validation_images_that_nobody_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forgotten(self: MemoryFeed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def forgotten(self: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         yield self.dataset.images[self.val].float(), self.dataset.labels[self.val]
 
-    monkeypatch.setattr(MemoryFeed, "validation", forgotten)
+    monkeypatch.setattr(Feed, "validation", forgotten)
     curve = trained(tmp_path, load_recipe("quick").with_epochs(4))
     assert "training and evaluation do not match" in problems(curve) or "where guessing reaches" in problems(curve)

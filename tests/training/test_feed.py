@@ -12,7 +12,7 @@ from buildup.training import feed as feeding
 from buildup.training.augmentation import normalise
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
-from buildup.training.feed import MemoryFeed, batch_starts
+from buildup.training.feed import Feed, batch_starts
 from buildup.training.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
@@ -33,12 +33,12 @@ def dataset(channels: int = 3) -> Dataset:
     )
 
 
-def resident(recipe: Recipe, data: Dataset | None = None, seed: int = 0) -> MemoryFeed:
+def resident(recipe: Recipe, data: Dataset | None = None, seed: int = 0) -> Feed:
     index = torch.arange(40)
-    return MemoryFeed(recipe=recipe, dataset=data or dataset(), train=index[:29], val=index[29:], seed=seed, device=CPU)
+    return Feed(recipe=recipe, dataset=data or dataset(), train=index[:29], val=index[29:], seed=seed, device=CPU)
 
 
-def epoch(given: MemoryFeed, number: int = 1) -> tuple[Tensor, Tensor]:
+def epoch(given: Feed, number: int = 1) -> tuple[Tensor, Tensor]:
     inputs, targets = zip(*given.epoch(number), strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
@@ -71,7 +71,7 @@ def test_nothing_is_drawn_from_the_global_generators() -> None:
 
 def test_batches_are_the_same_however_many_are_augmented_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     one_by_one = epoch(resident(EVERYTHING))
-    monkeypatch.setattr(MemoryFeed, "_batches_together", lambda _: 3)
+    monkeypatch.setattr(Feed, "_batches_together", lambda *_: 3)
     for ours, theirs in zip(epoch(resident(EVERYTHING)), one_by_one, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -98,7 +98,7 @@ def test_digits_are_never_mirrored() -> None:
     recipe = replace(load_recipe("quick"), crop_padding=0)
     assert recipe.flip
     index = torch.arange(64)
-    given = MemoryFeed(recipe=recipe, dataset=digits, train=index, val=index, seed=0, device=CPU)
+    given = Feed(recipe=recipe, dataset=digits, train=index, val=index, seed=0, device=CPU)
     plain = normalise(digits.images[:64], digits.mean, digits.std)
     assert epoch(given)[0].sort(dim=0).values.equal(plain.sort(dim=0).values)
 

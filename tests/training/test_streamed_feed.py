@@ -22,7 +22,7 @@ from buildup.training.data import DATASETS, describe_data, load_data, load_test,
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import Execution
-from buildup.training.feed import StreamedDataset, StreamedFeed
+from buildup.training.feed import Feed, StreamedDataset
 from buildup.training.fit import Job, evaluate_model, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
 
@@ -57,14 +57,14 @@ def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> StreamedDa
     return found
 
 
-def feed(dataset: StreamedDataset, recipe: Recipe, workers: int = 0, seed: int = 0) -> StreamedFeed:
+def feed(dataset: StreamedDataset, recipe: Recipe, workers: int = 0, seed: int = 0) -> Feed:
     train, val = split(dataset, 0)
-    return StreamedFeed(
+    return Feed(
         recipe=recipe, dataset=dataset, train=train, val=val, seed=seed, device=torch.device("cpu"), workers=workers
     )
 
 
-def epoch(given: StreamedFeed, number: int = 1) -> tuple[Tensor, Tensor]:
+def epoch(given: Feed, number: int = 1) -> tuple[Tensor, Tensor]:
     inputs, targets = zip(*given.epoch(number), strict=True)
     return torch.cat(inputs), torch.cat(targets)
 

@@ -214,12 +214,8 @@ def _modules_by_output(flow: Flow) -> dict[int, str]:
     called = Counter(run.path for run in flow.runs)
     found: dict[int, list[Call]] = {}
     for run in flow.runs:
-        if (
-            run.output_node is not None
-            and called[run.path] == 1
-            and run.path
-            and not isinstance(run.module, nn.Identity)
-        ):
+        is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
+        if run.output_node is not None and is_named:
             found.setdefault(run.output_node, []).append(run)
     return {number: min((run.path.count("."), run.path) for run in runs)[1] for number, runs in found.items()}
 

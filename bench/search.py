@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from answer import answer
-from buildup.engine.loop import NullObserver, run
+from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.execution.evaluator import Evaluator
@@ -189,7 +189,7 @@ def rehearse(
             clock.tick(len(history.outcomes))
             return "enough" if len(history.outcomes) >= trials else None
 
-        _, history = run(
+        _, history = run_loop(
             replay,
             _TimedEvaluator(evaluator, clock),
             _TimedWriter(writer, clock),

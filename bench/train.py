@@ -31,7 +31,7 @@ from buildup.engine.problems import Problems
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import cost
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
@@ -112,7 +112,7 @@ def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     sizes = [problems.whole("--batch", text, 96, least=2, most=65_536) for text in (flags["batch"] or "96").split(",")]
     network, recipe, device = None, None, "cpu"
     with problems.caught():
-        network = read(flags["base"] or "resnet50", input_shape=(3, size, size), num_classes=classes)
+        network = read_network(flags["base"] or "resnet50", input_shape=(3, size, size), num_classes=classes)
         if flags["layout"]:
             network = from_layout(flags["layout"], network, load("alternet"))
     with problems.caught():

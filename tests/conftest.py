@@ -59,10 +59,10 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from buildup.engine.load_state import costs_of, replay_of
     from buildup.engine.loop import NullObserver
-    from buildup.engine.loop import run as run_loop
+    from buildup.engine.loop import run_loop as run_loop
     from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
     from buildup.models.build import build
-    from buildup.models.read import read
+    from buildup.models.read import read_network
     from buildup.store.run_record import create_run_dir
     from buildup.store.study_writer import StudyWriter
     from buildup.training.data import load_data
@@ -77,7 +77,7 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         return "enough" if len(history.decisions) == 2 else None
 
     folder = tmp_path_factory.mktemp("runs") / "tried"
-    network = read("lcnet_035", input_shape=(1, 16, 16), num_classes=10, stem="small")
+    network = read_network("lcnet_035", input_shape=(1, 16, 16), num_classes=10, stem="small")
     data = load_data("digits")
     run = make_run(
         folder,

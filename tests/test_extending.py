@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from buildup import settings
-from buildup.engine.loop import NullObserver, run
+from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
@@ -105,7 +105,7 @@ LEFT = Metric(name="said_left", sums=lambda seen: (seen.top[1] == 0).sum(), valu
 
 def train(folder: Path, **changes: Any) -> Epoch:
     settings = {
-        "network": read("resnet10t", input_shape=(3, 16, 16), num_classes=2),
+        "network": read_network("resnet10t", input_shape=(3, 16, 16), num_classes=2),
         "seed": 0,
         "dataset": "halves:any",
         "data_dir": str(folder / "data"),
@@ -202,7 +202,7 @@ def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
         seeds=2,
     )
     evaluator = SimulatedEvaluator(table=table, objective=sharp, workers=2)
-    view, _ = run(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
     assert [(one.layout, one.verdict, one.judge) for one in view.decisions] == [
         ("CC|CM", "keep", "reluctant"),
         ("CM|CM", "drop", "reluctant"),

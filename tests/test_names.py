@@ -9,12 +9,6 @@ import buildup
 PACKAGE = Path(buildup.__file__).parent
 ROOT = PACKAGE.parent
 
-SHARED = {
-    "plan": {"engine/run.py"},
-    "read": {"engine/run.py", "models/read.py"},
-}
-"""Names that stand in several modules for the same thing: functions of the Python API beside those that they call."""
-
 
 def trees() -> dict[str, ast.Module]:
     return {
@@ -31,7 +25,7 @@ def test_no_public_name_stands_in_two_modules() -> None:
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
                 places[node.name].add(place)
-    twice = {name: found for name, found in places.items() if len(found) > 1 and SHARED.get(name) != found}
+    twice = {name: found for name, found in places.items() if len(found) > 1}
     assert twice == {}
 
 

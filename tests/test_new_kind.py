@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import buildup
-from buildup.engine.loop import NullObserver, run
+from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import make_replay
 from buildup.errors import ExportError, KindError, LayoutError, SpaceError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -26,7 +26,7 @@ from buildup.graph.network import Network, apply, replacement, sketch
 from buildup.graph.serialize import fingerprint, network_from_values, network_to_values
 from buildup.models.build import build, data_config
 from buildup.models.export import export_network, probe_logits
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.models.standalone import standalone
 from buildup.report.diagram import graph_dot, graph_svg
 from buildup.report.text_table import graph_text
@@ -122,7 +122,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def base() -> Network:
-    return read("resnet18", input_shape=(1, 16, 16), num_classes=10, base_args={"channels": [16, 16, 32, 64]})
+    return read_network("resnet18", input_shape=(1, 16, 16), num_classes=10, base_args={"channels": [16, 16, 32, 64]})
 
 
 def edited(letter: str, **settings: Any) -> Network:
@@ -214,7 +214,7 @@ def test_a_search_keeps_it_where_it_helps(tmp_path: Path) -> None:
         table={name: ScoreRow(score=score) for name, score in scores.items()}, workers=1, default=None
     )
     replay = make_replay(sketch("CC|CC"), space, judge="point", seeds=1)
-    view, _ = run(replay, table, InMemoryWriter(), NullObserver(), History(), lambda _: None, lambda _: None)
+    view, _ = run_loop(replay, table, InMemoryWriter(), NullObserver(), History())
     assert view.best.layout == "CC|CD"
     assert [decision.kept for decision in view.decisions] == [True, False]
 

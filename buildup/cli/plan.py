@@ -11,7 +11,7 @@ def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_js
 
     Example: buildup plan --base resnet50 --dataset cifar100 --data-dir data
     """
-    from buildup.engine.plan import plan as plan_search
+    from buildup.engine.plan import make_plan as plan_search
     from buildup.engine.plan import plan_to_values
     from buildup.engine.summaries import plan_text
 

@@ -26,7 +26,7 @@ def search(
     """
     from buildup.engine.progress import observe
     from buildup.engine.request import folder_for
-    from buildup.engine.search import search as run_search
+    from buildup.engine.search import run_search as run_search
 
     folder = folder_for(settings)
     return _finish(folder, lambda: run_search(settings, observe, verbose=verbose), as_json=as_json)
@@ -48,7 +48,7 @@ def resume(
         run: A name in runs/, or a run's folder.
     """
     from buildup.engine.progress import observe
-    from buildup.engine.search import resume as resume_search
+    from buildup.engine.search import resume_search as resume_search
     from buildup.store.run_record import open_record
 
     record = open_record(run)

@@ -24,10 +24,10 @@ def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), 
 
     Example: buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point
     """
-    from buildup.engine.simulate import simulate
+    from buildup.engine.simulate import run_simulation
     from buildup.report.text_table import decisions_table
 
-    found = simulate(settings, _read, _costs)
+    found = run_simulation(settings, _read, _costs)
     text = "\n".join(
         [
             *([found.left_unused, ""] if found.left_unused else []),
@@ -44,9 +44,9 @@ def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), 
 
 def _read(*arguments: Any, **named: Any) -> Any:
     """Reads a base; only then torch and timm are loaded, which takes seconds."""
-    from buildup.models.read import read
+    from buildup.models.read import read_network
 
-    return read(*arguments, **named)
+    return read_network(*arguments, **named)
 
 
 def _costs(candidate: Any) -> tuple[int, int]:

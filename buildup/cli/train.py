@@ -15,11 +15,11 @@ def train(name: str, /, settings: Annotated[TrainSettings, Flags] = TrainSetting
     Args:
         name: A timm model, also vit_tiny_cifar, pit_, swin_, mixer_tiny_cifar and resnet50_cifar.
     """
-    from buildup.engine.train import train, trained_values
+    from buildup.engine.train import train_once, trained_values
     from buildup.report.words import duration
 
     with interruptible():
-        found = train(name, settings)
+        found = train_once(name, settings)
     score = found.score
     width = max(map(len, score.metrics))
     lines = [

@@ -16,7 +16,7 @@ from buildup.engine.final_run import FOLDER, RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
 from buildup.graph.serialize import fingerprint
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -95,7 +95,7 @@ def begin(extended: RunRecord) -> None:
 
 def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None:
     settings = run.settings
-    base = read(
+    base = read_network(
         settings.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
     )
     network = start(base, space)

@@ -66,7 +66,7 @@ class _Asked:
     """Seconds that a training is expected to take."""
 
 
-def final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
+def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
     """Train base and winner anew, open the test set once, and make the claim of a run.
 
     The same call goes on after any stop. None where the winner is the base, so that there is nothing to claim.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, median, pstdev, quantiles
 
-from buildup.engine.loop import NullObserver, run
+from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -156,7 +156,7 @@ def _played(
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)
-        end, _ = run(fated, evaluator, InMemoryWriter(), NullObserver(), start, lambda _: None, lambda _: None)
+        end, _ = run_loop(fated, evaluator, InMemoryWriter(), NullObserver(), start)
         spans.append(evaluator.clock)
         counts.append(len(fated.required_ids(end) - history.outcomes.keys()))
     tenths = quantiles(spans, n=10)

@@ -42,14 +42,14 @@ class NullObserver:
         """Does nothing."""
 
 
-def run(
+def run_loop(
     replay: Replay,
     evaluator: Evaluator,
     writer: HistoryWriter,
     observer: Observer,
     history: History,
-    inspect_base: Callable[[History], None],
-    limit: Callable[[History], str | None],
+    inspect_base: Callable[[History], None] = lambda _: None,
+    limit: Callable[[History], str | None] = lambda _: None,
 ) -> tuple[View, History]:
     """Search until the rule is finished or a limit is reached.
 

@@ -111,7 +111,7 @@ class Plan:
         return min(settings.time_budget or inf, for_trials)
 
 
-def plan(settings: SearchSettings) -> Plan:
+def make_plan(settings: SearchSettings) -> Plan:
     """Plan a search: its candidates and their costs, without training any.
 
     Raises:

@@ -11,7 +11,7 @@ from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import Network
 from buildup.models.pretrained import Pretrained, find_pretrained
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -167,7 +167,7 @@ def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tup
     network = pretrained = None
     data, space = loaded.data, loaded.space
     with problems.caught():
-        network = read(
+        network = read_network(
             settings.base,
             input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
             num_classes=data.num_classes if data else 1000,

@@ -13,22 +13,22 @@ from safetensors.torch import load_file
 from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
-from buildup.engine.final import final as run_final
+from buildup.engine.final import run_final as run_final
 from buildup.engine.final_run import read_final
 from buildup.engine.load_state import state_of
 from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
-from buildup.engine.plan import plan as plan_search
+from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import CallbackObserver, observe
 from buildup.engine.replay import Replay, View
 from buildup.engine.reports import report_of, write_report
-from buildup.engine.search import resume as resume_search
-from buildup.engine.search import search as run_search
+from buildup.engine.search import resume_search as resume_search
+from buildup.engine.search import run_search as run_search
 from buildup.engine.summaries import status_of
 from buildup.errors import RequestError, RunError, unknown
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.models.read import read as read_base
+from buildup.models.read import read_network as read_base
 from buildup.report.diagram import graph_svg
 from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table

@@ -11,7 +11,7 @@ from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import replay_of
 from buildup.engine.loop import Observer
-from buildup.engine.loop import run as run_loop
+from buildup.engine.loop import run_loop as run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, resolve
@@ -57,7 +57,7 @@ class SearchResult:
     history: History
 
 
-def search(settings: SearchSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
+def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
     """Run a search to its end, or to the limit that it was given.
 
     Args:
@@ -79,7 +79,9 @@ def search(settings: SearchSettings, observers: Observers, *, verbose: bool = Fa
         return _follow(record, writer, evaluator, observers)
 
 
-def resume(record: RunRecord, changes: ResumeSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
+def resume_search(
+    record: RunRecord, changes: ResumeSettings, observers: Observers, *, verbose: bool = False
+) -> SearchResult:
     """Go on with a run, or take it further with other settings."""
     record, is_extended = _changed(record, changes)
     if is_extended:

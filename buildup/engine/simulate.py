@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildup.engine.graph_cache import cached_graph
-from buildup.engine.loop import NullObserver, run
+from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
@@ -61,7 +61,7 @@ class TableSearch:
     left_unused: str | None
 
 
-def simulate(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
+def run_simulation(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
     """Follow the rule on a table.
 
     Args:
@@ -83,9 +83,7 @@ def simulate(settings: SimulateSettings, read: Callable[..., Network], costs: Co
         objective=judge.objective,
         default=search.default,
     )
-    view, history = run(
-        replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda history: None, lambda history: None
-    )
+    view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
     asked_for = replay.required_ids(view)
     in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
     return Simulation(
@@ -121,7 +119,7 @@ def table_search(
         strategy = STRATEGIES[settings.strategy]
     network, table = None, None
     with problems.caught():
-        network = network_of(settings.base, settings.layout, space, read)
+        network = start_network(settings.base, settings.layout, space, read)
     if not settings.scores:
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
     elif network:
@@ -163,7 +161,7 @@ def space_of(settings: SimulateSettings) -> SearchSpace:
     return with_look_ahead(space) if settings.look_ahead else space
 
 
-def network_of(
+def start_network(
     base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]
 ) -> Network:
     """Where to start: from letters, which need neither torch nor timm, or from a base."""

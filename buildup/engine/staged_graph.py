@@ -4,7 +4,7 @@ from typing import Literal, cast
 
 from buildup.engine.problems import Problems
 from buildup.graph.network import Network
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.space.schema import STEMS
 from buildup.strategies.moves import from_layout, moves, start
@@ -50,7 +50,7 @@ def staged_graph(
     network = None
     tries: tuple[str, ...] = ()
     with problems.caught():
-        network = read(base, input_shape=shape, num_classes=classes, stem=chosen)
+        network = read_network(base, input_shape=shape, num_classes=classes, stem=chosen)
         if loaded:
             begin = start(network, loaded)
             tries = tuple(move.path for stage in reversed(moves(begin, loaded)) for move in stage)

@@ -16,7 +16,7 @@ from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
 from buildup.models.pretrained import Pretrained, find_pretrained
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, cores, final_record, write_atomic
@@ -53,7 +53,7 @@ class Trained:
         return self.folder / WEIGHTS
 
 
-def train(name: str, settings: TrainSettings) -> Trained:
+def train_once(name: str, settings: TrainSettings) -> Trained:
     """Train, and give back what came of it. The same call goes on after any stop.
 
     Args:
@@ -152,7 +152,7 @@ def _find(
             data = describe_data(settings.dataset, settings.data_dir, fraction=share)
     if data:
         with problems.caught():
-            network = network_of(name, settings.layout, data, settings.space)
+            network = find_network(name, settings.layout, data, settings.space)
     if network and recipe and recipe.dropout and not network.stages:
         problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
     if network and settings.pretrained:
@@ -167,11 +167,11 @@ def _kept_execution(place: Path) -> Execution | None:
     return Execution(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def network_of(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
+def find_network(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
     """The network of a layout or of a name, as a space has it; a model that can't be a base is one without stages."""
     shape = (data.channels, data.image_size, data.image_size)
     try:
-        base = read(name, input_shape=shape, num_classes=data.num_classes)
+        base = read_network(name, input_shape=shape, num_classes=data.num_classes)
     except BaseError:
         if layout or space or not timm.is_model(name.partition(".")[0]):
             raise

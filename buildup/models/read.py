@@ -46,7 +46,7 @@ DEFAULT_NORM = Norm(kind="layer", eps=1e-6)
 """The norm of attention blocks in a base without norms: without one, the logits of attention are not bounded."""
 
 
-def read(
+def read_network(
     base: str,
     *,
     input_shape: Shape,

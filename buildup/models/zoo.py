@@ -32,7 +32,7 @@ from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Append, Network, Shape, apply, replacement
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import base_config, build
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ default_cfgs = generate_default_cfgs({name: _config(name) for name in (*PAPER, *
 def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes: int = 1000) -> Network:
     """A network of the paper, with windows of 7, or of 4 for small images."""
     paper = PAPER[name]
-    network = read(paper.base, input_shape=input_shape, num_classes=num_classes)
+    network = read_network(paper.base, input_shape=input_shape, num_classes=num_classes)
     window = 4 if network.stem == "small" else 7
     for _ in range(paper.added):
         network = apply(network, Append(stage=network.stages[-1].name))
@@ -161,7 +161,7 @@ def _register_network(name: str) -> None:
     def entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
         shape, classes = CIFAR if name.endswith("cifar") else IMAGENET
         if name in RESNETS:
-            network = read(RESNETS[name], input_shape=shape, num_classes=classes)
+            network = read_network(RESNETS[name], input_shape=shape, num_classes=classes)
         else:
             network = paper_network(name, input_shape=shape, num_classes=classes)
         # timm's own models, too, are made on torch's default device.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import from_layout
 
@@ -46,7 +46,7 @@ def tiny(name: str, **other: Any) -> nn.Module:
 def alternet(layout: str) -> nn.Module:
     """A narrow AlterNet for digits."""
     narrow = {"channels": [16, 16, 32, 32], "stem_chs": 16}
-    start = read("resnetv2_18", input_shape=(1, 16, 16), num_classes=10, base_args=narrow)
+    start = read_network("resnetv2_18", input_shape=(1, 16, 16), num_classes=10, base_args=narrow)
     model = build(from_layout(layout, start, load("alternet")), seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)

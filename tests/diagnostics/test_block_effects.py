@@ -14,7 +14,7 @@ from buildup.diagnostics.predictions import evaluate
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import apply, replacement
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.data import load_data
 
 
@@ -78,7 +78,7 @@ def test_several_places_are_left_out_at_once_and_their_effects_averaged() -> Non
 
 
 def test_what_is_lost_is_what_a_model_without_the_blocks_loses() -> None:
-    network = read("resnet18", input_shape=(1, 16, 16), num_classes=10, base_args={"channels": [8, 8, 16, 16]})
+    network = read_network("resnet18", input_shape=(1, 16, 16), num_classes=10, base_args={"channels": [8, 8, 16, 16]})
     network = apply(network, replacement(network, "layer3.1", LocalAttention(heads=2, window=4)))
     model, place = build(network, seed=1), batches(120)
     before = weights_digest(model)

@@ -18,11 +18,11 @@ from buildup.engine import final as command
 from buildup.engine.final_run import FRESH, read_final
 from buildup.engine.load_state import replay_of, state_of
 from buildup.engine.loop import NullObserver
-from buildup.engine.loop import run as run_loop
+from buildup.engine.loop import run_loop as run_loop
 from buildup.engine.setup import MakeJob, create_writer
 from buildup.execution.attempt import run_attempt
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.store.run_record import RunRecord, create_run_dir, open_record, save_record
 from buildup.training.data import describe_data, load_data
 from buildup.training.fit import fit
@@ -88,7 +88,7 @@ def searched(make_run: Callable[..., RunRecord]) -> Search:
                 "std": tuple(data.std),
                 "image_size": SIZE,
             },
-            network=read("test_resnet", input_shape=(1, SIZE, SIZE), num_classes=10),
+            network=read_network("test_resnet", input_shape=(1, SIZE, SIZE), num_classes=10),
         )
         create_run_dir(run)
         with closing(create_writer(run)) as writer:

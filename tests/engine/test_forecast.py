@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from buildup.engine.forecast import forecast
-from buildup.engine.loop import run
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay, View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -53,7 +53,7 @@ class Diary:
 def followed(replay: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
     evaluator = SimulatedEvaluator(table=AnyScores(seed), workers=workers, jitter=2.0, seed=seed, noise=noise)
     diary = Diary(evaluator=evaluator)
-    run(replay, evaluator, InMemoryWriter(), diary, History(), lambda _: None, lambda _: None)
+    run_loop(replay, evaluator, InMemoryWriter(), diary, History())
     return diary
 
 

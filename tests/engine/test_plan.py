@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _reachable, plan, plan_to_values
+from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _reachable, make_plan, plan_to_values
 from buildup.engine.replay import make_replay
 from buildup.engine.summaries import plan_text
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Replace, sketch
 from buildup.models.cost import cost
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.settings import SearchSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
@@ -21,14 +21,14 @@ SETTINGS = SearchSettings(base="resnet18", dataset="digits", epochs=2, seeds=2, 
 
 @pytest.mark.parametrize("base", ["resnet26", "resnetv2_18"])
 def test_costs_added_up_block_by_block_are_those_of_the_whole_network(base: str) -> None:
-    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
     costs = _Costs(network)
     for candidate in _reachable(make_replay(network, load("alternet"), judge="point", seeds=1)):
         assert costs.of(candidate.network) == cost(candidate.network)
 
 
 def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
-    network = read("resnet26", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnet26", input_shape=(3, 32, 32), num_classes=10)
     costs = _Costs(network)
     space = SearchSpace(name="control", description="", kind="C", place="end")
     for candidate in _reachable(make_replay(network, space, judge="point", seeds=1)):
@@ -36,7 +36,7 @@ def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
 
 
 def test_every_row_of_verdicts_is_covered_once() -> None:
-    network = read("resnet50", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnet50", input_shape=(3, 32, 32), num_classes=10)
     candidates = list(_reachable(make_replay(network, load("alternet"), judge="point", seeds=1)))
     # c4 has 1 place, c3 has 3, c2 has 2, c1 has 1; a stage with m places ends in one of m + 1 ways.
     assert len(candidates) == 1 + 1 + 2 * 3 + 2 * 4 * 2 + 2 * 4 * 3 * 1
@@ -63,7 +63,7 @@ def test_a_plan_names_every_setting_that_may_be_tried_whether_drawn_or_not(tries
 
 
 def test_what_passes_a_limit_is_not_planned() -> None:
-    values = plan_to_values(plan(replace(SETTINGS, strategy="exhaustive", max_macs=130_000_000, judge="point")))
+    values = plan_to_values(make_plan(replace(SETTINGS, strategy="exhaustive", max_macs=130_000_000, judge="point")))
     macs = [candidate["macs"] for candidate in values["candidates"]]
     assert len(macs) < 16
     assert max(macs[1:]) <= 130_000_000
@@ -71,7 +71,7 @@ def test_what_passes_a_limit_is_not_planned() -> None:
 
 
 def test_what_ends_a_search_early_is_counted_in() -> None:
-    made = plan(replace(SETTINGS, max_trials=3))
+    made = make_plan(replace(SETTINGS, max_trials=3))
     assert made.trainings == (3, 3)
     assert made.expected.trainings == 3
     assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in plan_text(made)
@@ -87,13 +87,13 @@ def test_what_ends_a_search_early_is_counted_in() -> None:
 
 
 def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
-    network = read("resnet152", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnet152", input_shape=(3, 32, 32), num_classes=10)
     candidates = list(_reachable(make_replay(network, load("alternet"), judge="point", seeds=1)))
     assert len(candidates) <= MOST_ROWS
 
 
 def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
-    times = [plan_to_values(plan(replace(SETTINGS, judge="point", workers=workers))) for workers in (2, 8)]
+    times = [plan_to_values(make_plan(replace(SETTINGS, judge="point", workers=workers))) for workers in (2, 8)]
     rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
     assert rounds[0] == pytest.approx(rounds[1])
     assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from buildup.engine.loop import run
+from buildup.engine.loop import run_loop
 from buildup.engine.progress import PlainObserver, left
 from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -27,7 +27,7 @@ def followed(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is said of a search of two verdicts, line by line."""
     table = {"CC|CC": ScoreRow(score=80), "CC|CM": ScoreRow(score=81), "CM|CM": ScoreRow(score=79)}
     watcher = PlainObserver(replay=STEPS, epochs=1, workers=1)
-    run(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), watcher, History(), lambda _: None, lambda _: None)
+    run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), watcher, History())
     return caplog.messages
 
 
@@ -76,6 +76,6 @@ def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
             assert event is None or isinstance(event.update, Record)
 
     table = SimulatedEvaluator(table={}, default=ScoreRow(score=80))
-    run(STEPS, table, InMemoryWriter(), Collector(), History(), lambda _: None, lambda _: None)
+    run_loop(STEPS, table, InMemoryWriter(), Collector(), History())
     assert seen[-1].finished
     assert seen[-1].needed == ()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from buildup.engine.simulate import Simulation, simulate
+from buildup.engine.simulate import Simulation, run_simulation
 from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch
 from buildup.report.text_table import decisions_table
@@ -40,7 +40,7 @@ def table(tmp_path: Path) -> str:
 
 
 def followed(table: str, **settings: Any) -> Simulation:
-    return simulate(SimulateSettings(**{"layout": "CC|CC", "scores": table, **settings}), READ, counted)
+    return run_simulation(SimulateSettings(**{"layout": "CC|CC", "scores": table, **settings}), READ, counted)
 
 
 def test_a_control_is_followed_on_a_table(table: str) -> None:
@@ -89,7 +89,7 @@ def test_a_strategy_that_weighs_costs_is_followed_where_a_base_has_them(
     for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
     settings = SimulateSettings(base="a sketch", scores=table, strategy=strategy)
-    assert len(simulate(settings, small, counted).decisions) == 2
+    assert len(run_simulation(settings, small, counted).decisions) == 2
 
 
 def test_a_layout_is_followed_without_torch_and_timm(table: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from buildup.cli.main import main
-from buildup.engine.train import network_of
+from buildup.engine.train import find_network
 from buildup.graph.layout import layout
 from buildup.training.dataset import DataInfo
 
@@ -87,4 +87,4 @@ def test_a_killed_training_goes_on_to_the_result_of_an_unbroken_one(
 )
 def test_a_space_says_what_layouts_may_hold(base: str, space: str | None, asked: str | None, expected: str) -> None:
     digits = DataInfo(image_size=16, channels=1, num_classes=10, train_images=100, val_images=10)
-    assert layout(network_of(base, asked, digits, space)) == expected
+    assert layout(find_network(base, asked, digits, space)) == expected

@@ -11,7 +11,7 @@ import pytest
 
 from buildup.execution.attempt import TrainingThread
 from buildup.execution.dispatcher import STOP, Assignment
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.store.run_dir import FINAL
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
@@ -84,7 +84,7 @@ def test_what_no_record_can_hold_is_raised_to_the_driver(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_a_training_in_a_thread_gives_the_bits_that_it_gives_elsewhere(tmp_path: Path) -> None:
-    network = read("test_resnet", input_shape=(1, 12, 12), num_classes=10)
+    network = read_network("test_resnet", input_shape=(1, 12, 12), num_classes=10)
     recipe = replace(load_recipe("quick").with_epochs(2), min_steps=1)
     job = Job(network=network, seed=3, dataset="digits", image_size=12, fraction=0.25, recipe=recipe, folder="")
     here = list(fit(replace(job, folder=str(tmp_path / "here"))))

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from buildup.diagnostics.units import find_units
-from buildup.engine.train import network_of
+from buildup.engine.train import find_network
 from buildup.graph.layout import layout
 from buildup.models.build import build
 from buildup.models.zoo import RESNETS, TRANSFORMERS
@@ -84,7 +84,7 @@ def test_queries_have_no_bias(name: str) -> None:
 
 @pytest.mark.parametrize("name", [slow(name) for name in ("vit_tiny_cifar", "mixer_tiny_cifar", *RESNETS)])
 def test_a_training_makes_the_same_network(name: str) -> None:
-    network = network_of(name, None, CIFAR100)
+    network = find_network(name, None, CIFAR100)
     assert size(build(network, device="meta")) == size(made(name))
     assert layout(network) == ("CCC|CCCC|CCCCCC|CCC" if name in RESNETS else "")
 

@@ -11,7 +11,7 @@ from buildup.graph.network import Network, apply, replacement
 from buildup.models.blocks import PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
 from buildup.models.layers import LocalAttention2d
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ CASES = [
 
 
 def replaced(case: Case) -> Network:
-    network = read(case.base, input_shape=(3, 32, 32), num_classes=10, base_args=case.args)
+    network = read_network(case.base, input_shape=(3, 32, 32), num_classes=10, base_args=case.args)
     return apply(network, replacement(network, case.path, LocalAttention(heads=3, head_size=8, window=4)))
 
 
@@ -79,7 +79,7 @@ def test_the_post_activation_form_gives_the_next_block_what_it_expects() -> None
 
 
 def test_weights_of_the_reducing_convolution_are_standardised_where_the_bases_are() -> None:
-    network = read("resnetv2_50x1_bit", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnetv2_50x1_bit", input_shape=(3, 32, 32), num_classes=10)
     path = "stages.3.blocks.2"
     network = apply(network, replacement(network, path, LocalAttention(heads=24, window=4)))
     block = build(network, device="meta").get_submodule(path)
@@ -90,7 +90,7 @@ def test_weights_of_the_reducing_convolution_are_standardised_where_the_bases_ar
 
 def test_stochastic_depth_is_that_of_the_replaced_block() -> None:
     for base, path in (("resnet18", "layer4.1"), ("resnetv2_18", "stages.3.blocks.1")):
-        network = read(base, input_shape=(3, 32, 32), num_classes=10)
+        network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
         network = apply(network, replacement(network, path, LocalAttention(heads=3, window=4)))
         plain = timm.create_model(base, drop_path_rate=0.3).get_submodule(path)
         block = build(network, drop_path_rate=0.3).get_submodule(path)

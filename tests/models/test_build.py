@@ -17,7 +17,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, replacement
 from buildup.models.build import build
 from buildup.models.export import export_network, probe_logits
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def network_of(family: Family, *, size: int = 32, **settings: Any) -> Network:
-    return read(family.base, input_shape=(3, size, size), num_classes=10, base_args=family.args, **settings)
+    return read_network(family.base, input_shape=(3, size, size), num_classes=10, base_args=family.args, **settings)
 
 
 def alternet(network: Network) -> Network:

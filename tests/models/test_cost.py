@@ -6,7 +6,7 @@ import pytest
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Append, Shape, apply, replacement
 from buildup.models.cost import cost
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.models.zoo import PAPER, paper_network
 
 LARGE: tuple[Shape, int] = ((3, 224, 224), 1000)
@@ -44,24 +44,24 @@ def test_the_papers_networks_cost_what_the_paper_says(name: str) -> None:
 
 @pytest.mark.parametrize("base", deepest_slowly(BASES))
 def test_bases_cost_what_the_paper_says(base: str) -> None:
-    found = cost(read(base, input_shape=(3, 224, 224), num_classes=1000))
+    found = cost(read_network(base, input_shape=(3, 224, 224), num_classes=1000))
     assert (round(found.params / 1e6, 3), round(found.macs / 1e9, 3)) == BASES[base]
 
 
 def test_the_base_of_the_cifar_search_and_its_control_cost_what_the_paper_says() -> None:
     shape, classes = SMALL
-    base = read("resnetv2_50", input_shape=shape, num_classes=classes)
+    base = read_network("resnetv2_50", input_shape=shape, num_classes=classes)
     assert (cost(base).params, round(cost(base).macs / 1e9, 3)) == (23_697_572, 1.298)
     control = apply(base, Append(stage="stages.3"))
     assert (round(cost(control).params / 1e6, 3), round(cost(control).macs / 1e9, 3)) == (28.160, 1.369)
-    large = apply(read("resnetv2_50", input_shape=LARGE[0], num_classes=LARGE[1]), Append(stage="stages.3"))
+    large = apply(read_network("resnetv2_50", input_shape=LARGE[0], num_classes=LARGE[1]), Append(stage="stages.3"))
     assert (round(cost(large).params / 1e6, 3), round(cost(large).macs / 1e9, 3)) == (30.012, 4.308)
 
 
 @pytest.mark.parametrize(("stage", "expected"), list(enumerate([103_345, 411_441, 1_642_033, 6_560_817])))
 def test_an_attention_block_has_the_parameters_of_the_closed_form(stage: int, expected: int) -> None:
     conv = [70_400, 280_064, 1_117_184, 4_462_592][stage]
-    network = read("resnetv2_50", input_shape=(3, 32, 32), num_classes=100)
+    network = read_network("resnetv2_50", input_shape=(3, 32, 32), num_classes=100)
     path = network.stages[stage].blocks[-1].path
     attention = LocalAttention(heads=3 * 2**stage, window=4)
     changed = apply(network, replacement(network, path, attention))
@@ -70,7 +70,7 @@ def test_an_attention_block_has_the_parameters_of_the_closed_form(stage: int, ex
 
 @pytest.mark.parametrize(("base", "expansion"), [("resnet18", 1), ("resnet26", 4), ("resnetv2_18", 1)])
 def test_the_closed_form_holds_for_both_forms_and_families(base: str, expansion: int) -> None:
-    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
     block = network.stages[2].blocks[1]
     channels = block.out_shape[0]
     width, inner, side = channels // expansion, 5 * 16, 3
@@ -84,6 +84,6 @@ def test_the_closed_form_holds_for_both_forms_and_families(base: str, expansion:
 
 
 def test_the_same_network_at_another_size_has_other_macs() -> None:
-    one, other = (cost(read("resnet18", input_shape=(3, size, size), num_classes=10)) for size in (32, 48))
+    one, other = (cost(read_network("resnet18", input_shape=(3, size, size), num_classes=10)) for size in (32, 48))
     assert one.params == other.params
     assert other.macs == pytest.approx(one.macs * 2.25, rel=0.01)

@@ -4,13 +4,13 @@ import torch
 
 from buildup.models.build import build
 from buildup.models.dropout import NAME, add_dropout, dropout_places
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import from_layout
 
 
 def places(base: str, layout: str = "", space: str = "alternet") -> tuple[str, ...]:
-    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
     return dropout_places(from_layout(layout, network, load(space)) if layout else network)
 
 
@@ -25,7 +25,7 @@ def test_it_is_never_in_a_shortcut_or_in_what_weighs_channels() -> None:
 
 
 def test_each_block_with_weights_has_one() -> None:
-    vgg = read("vgg11_bn", input_shape=(3, 32, 32), num_classes=10)
+    vgg = read_network("vgg11_bn", input_shape=(3, 32, 32), num_classes=10)
     assert dropout_places(vgg) == tuple(block.path for block in vgg.blocks)
     smoothed = places("resnet18", "CCS|CCS|CCS|CCS", "smoothing")
     assert smoothed == places("resnet18")
@@ -36,7 +36,7 @@ def test_each_block_with_weights_has_one() -> None:
 
 
 def test_weights_and_predictions_are_those_of_the_plain_network_in_evaluation_mode() -> None:
-    network = read("resnet10t", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnet10t", input_shape=(3, 32, 32), num_classes=10)
     plain, dropped = build(network, seed=0).eval(), build(network, seed=0).eval()
     add_dropout(dropped, network, 0.3)
     assert plain.state_dict().keys() == dropped.state_dict().keys()
@@ -46,7 +46,7 @@ def test_weights_and_predictions_are_those_of_the_plain_network_in_evaluation_mo
 
 
 def test_the_rate_is_the_share_that_is_dropped() -> None:
-    network = read("resnet10t", input_shape=(3, 32, 32), num_classes=10)
+    network = read_network("resnet10t", input_shape=(3, 32, 32), num_classes=10)
     model = build(network, seed=0)
     add_dropout(model, network, 0.3)
     found = []

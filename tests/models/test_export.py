@@ -18,7 +18,7 @@ from buildup.graph.network import Append, Network, apply, replacement
 from buildup.graph.serialize import fingerprint
 from buildup.models.build import build, data_config
 from buildup.models.export import check_target, export_network, probe_logits
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.models.standalone import standalone
 
 
@@ -26,7 +26,7 @@ def network_of(base: str, stage: str) -> Network:
     """A base with one block more at a stage's end, which is attention."""
     channels = [16, 16, 32, 64] if base in ("resnet18", "resnetv2_18") else None
     args = {"channels": channels} if channels else None
-    network = apply(read(base, input_shape=(3, 16, 16), num_classes=6, base_args=args), Append(stage=stage))
+    network = apply(read_network(base, input_shape=(3, 16, 16), num_classes=6, base_args=args), Append(stage=stage))
     path = next(block.path for block in network.blocks if block.added)
     return apply(network, replacement(network, path, LocalAttention(heads=2, head_size=8, window=2)))
 
@@ -151,7 +151,7 @@ def test_the_single_file_holds_the_form_it_needs_and_knows_nothing_of_buildup(
 
 
 def test_the_single_file_of_a_base_as_it_is_has_no_attention() -> None:
-    network = read("resnet18", input_shape=(3, 224, 224), num_classes=10)
+    network = read_network("resnet18", input_shape=(3, 224, 224), num_classes=10)
     text = standalone(network, data_config(network))
     assert "Attention" not in text
     assert "shrink" not in text
@@ -160,7 +160,7 @@ def test_the_single_file_of_a_base_as_it_is_has_no_attention() -> None:
 
 def mixed(base: str, size: int = 64) -> Network:
     """A base with one kind of block in each of its last stages, and one block more where there can be one."""
-    network = read(base, input_shape=(3, size, size), num_classes=6)
+    network = read_network(base, input_shape=(3, size, size), num_classes=6)
     shape: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
     kinds: list[BlockKind] = [
         LocalAttention(window=2, **shape),
@@ -227,6 +227,6 @@ def test_every_family_is_exported_and_loaded_back(base: str, stage: str, tmp_pat
 
 @pytest.mark.slow
 def test_a_base_as_it_is_can_be_exported(tmp_path: Path) -> None:
-    network = read("resnet18", input_shape=(3, 96, 96), num_classes=10)
+    network = read_network("resnet18", input_shape=(3, 96, 96), num_classes=10)
     export_network(network, trained(network), tmp_path / "net", card="")
     assert (tmp_path / "net" / "alternet.py").exists()

@@ -15,7 +15,7 @@ from buildup.graph.network import Network, apply
 from buildup.models.bases import judge_bases
 from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import moves
 
@@ -50,7 +50,7 @@ def pictures(network: Network, number: int = 2) -> Tensor:
 
 
 def check_equal(base: str, size: int) -> None:
-    network = read(base, input_shape=(3, size, size), num_classes=7, stem="base")
+    network = read_network(base, input_shape=(3, size, size), num_classes=7, stem="base")
     ours = build(network).eval()
     theirs = timm.create_model(base, num_classes=7).eval()
     theirs.load_state_dict(ours.state_dict())
@@ -59,7 +59,7 @@ def check_equal(base: str, size: int) -> None:
 
 
 def check_trains(base: str, size: int) -> None:
-    network = last_of_every_stage(read(base, input_shape=(3, size, size), num_classes=7))
+    network = last_of_every_stage(read_network(base, input_shape=(3, size, size), num_classes=7))
     assert network.replaced
     model = build(network)
     logits = model(pictures(network))
@@ -104,7 +104,7 @@ HABITS = [
 
 @pytest.mark.parametrize("habit", HABITS, ids=lambda habit: habit.base)
 def test_attention_takes_over_the_habits_of_a_family(habit: Habit) -> None:
-    network = last_of_every_stage(read(habit.base, input_shape=(3, 64, 64), num_classes=7))
+    network = last_of_every_stage(read_network(habit.base, input_shape=(3, 64, 64), num_classes=7))
     block: Any = build(network).get_submodule(habit.path)
     assert type(block) is habit.block
     assert isinstance(block.norm2, habit.norm)
@@ -114,13 +114,13 @@ def test_attention_takes_over_the_habits_of_a_family(habit: Habit) -> None:
 
 
 def test_a_base_of_maps_with_channels_last_gets_blocks_that_turn_them() -> None:
-    network = last_of_every_stage(read("mambaout_femto", input_shape=(3, 64, 64), num_classes=7))
+    network = last_of_every_stage(read_network("mambaout_femto", input_shape=(3, 64, 64), num_classes=7))
     assert network.block("stages.3.blocks.2").out_shape == (288, 8, 8)
     assert isinstance(build(network, device="meta").get_submodule("stages.3.blocks.2"), ChannelsLast)
 
 
 def test_attention_costs_about_what_it_replaces_in_families_that_the_paper_does_not_speak_of() -> None:
-    network = read("convnext_atto", input_shape=(3, 64, 64), num_classes=7)
+    network = read_network("convnext_atto", input_shape=(3, 64, 64), num_classes=7)
     edited = last_of_every_stage(network)
     model = build(edited, device="meta")
     for path in edited.replaced:
@@ -164,7 +164,7 @@ def fitting_size(base: str) -> int:
     """The smallest of a few sizes that the base takes: some are made for one."""
     for size in (64, 128, 224, 256, 299, 331):
         try:
-            read(base, input_shape=(3, size, size), num_classes=7, stem="base")
+            read_network(base, input_shape=(3, size, size), num_classes=7, stem="base")
         except BaseError:
             continue
         return size

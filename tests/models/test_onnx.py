@@ -12,14 +12,14 @@ from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, Local
 from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.export import CLOSE, PACKAGES, check_onnx, export_network, probe_logits, save_onnx
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 SHAPE: dict[str, Any] = {"heads": 2, "head_size": 8, "width": 16}
 
 
 def mixed(base: str) -> Network:
     """A base with one kind of block in each of its last stages."""
-    network = read(base, input_shape=(3, 64, 64), num_classes=6)
+    network = read_network(base, input_shape=(3, 64, 64), num_classes=6)
     kinds: list[BlockKind] = [
         GlobalAttention(**SHAPE),
         LocalAttention(window=3, **SHAPE),

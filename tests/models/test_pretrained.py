@@ -13,7 +13,7 @@ from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.pretrained import check_pretrained, find_pretrained
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 THIN: dict[str, Any] = {"channels": [16, 16, 32, 64]}
 
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> str:
 
 
 def network_of(*, size: int = 96, channels: int = 3, num_classes: int = 7, edited: bool = True) -> Network:
-    network = read("resnet18", input_shape=(channels, size, size), num_classes=num_classes, base_args=THIN)
+    network = read_network("resnet18", input_shape=(channels, size, size), num_classes=num_classes, base_args=THIN)
     if edited:
         network = apply(network, Append(stage="layer4"))
         network = apply(network, replacement(network, "layer3.1", LocalAttention(heads=2, head_size=8, window=3)))
@@ -164,6 +164,6 @@ def test_weights_that_changed_since_are_refused(file: str) -> None:
 
 
 def test_a_base_without_weights_in_timm_says_what_to_give_instead() -> None:
-    network = read("resnet50t", input_shape=(3, 64, 64), num_classes=7)
+    network = read_network("resnet50t", input_shape=(3, 64, 64), num_classes=7)
     with pytest.raises(BaseError, match=r"weights of resnet50t can't be had: No pretrained .* --pretrained FILE"):
         find_pretrained(network, "resnet50t")

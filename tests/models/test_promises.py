@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def images(count: int = 2, height: int = SIZE, width: int = SIZE, channels: int 
 
 def plain(family: Family, **settings: Any) -> Network:
     shape = (3, SIZE, SIZE)
-    return read(family.base, input_shape=shape, num_classes=5, stem="base", base_args=family.args, **settings)
+    return read_network(family.base, input_shape=shape, num_classes=5, stem="base", base_args=family.args, **settings)
 
 
 def edited(family: Family) -> Network:

@@ -5,12 +5,12 @@ from buildup.errors import BaseError, LayoutError
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
 from buildup.graph.network import apply, chain, replacement
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.models.trace import trace_calls
 
 
 def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None:
-    network = read("resnet50", input_shape=(3, 224, 224), num_classes=1000)
+    network = read_network("resnet50", input_shape=(3, 224, 224), num_classes=1000)
     assert [stage.name for stage in network.stages] == ["layer1", "layer2", "layer3", "layer4"]
     assert [len(stage.blocks) for stage in network.stages] == [3, 4, 6, 3]
     block = network.block("layer4.2")
@@ -20,7 +20,7 @@ def test_a_resnet_is_read_with_the_paths_and_shapes_that_timm_gives_it() -> None
 
 
 def test_a_pre_activation_resnet_is_read_with_the_paths_that_timm_gives_it() -> None:
-    network = read("resnetv2_50", input_shape=(3, 32, 32), num_classes=100)
+    network = read_network("resnetv2_50", input_shape=(3, 32, 32), num_classes=100)
     assert [stage.name for stage in network.stages] == ["stages.0", "stages.1", "stages.2", "stages.3"]
     assert network.block("stages.3.blocks.2").module == "PreActBottleneck"
     assert [stage.size for stage in network.stages] == [(32, 32), (16, 16), (8, 8), (4, 4)]
@@ -33,7 +33,7 @@ def test_a_pre_activation_resnet_is_read_with_the_paths_that_timm_gives_it() -> 
     [(64, "auto", "small"), (65, "auto", "base"), (32, "base", "base"), (224, "small", "small")],
 )
 def test_small_images_get_the_small_stem_unless_told_otherwise(size: int, stem: str, chosen: str) -> None:
-    network = read("resnet18", input_shape=(3, size, size), num_classes=10, stem=stem)  # type: ignore[arg-type]
+    network = read_network("resnet18", input_shape=(3, size, size), num_classes=10, stem=stem)  # type: ignore[arg-type]
     assert network.stem == chosen
 
 
@@ -48,7 +48,7 @@ def test_small_images_get_the_small_stem_unless_told_otherwise(size: int, stem: 
 )
 def test_tags_and_old_names_lead_to_the_same_network(name: str, base: str) -> None:
     shape = {"input_shape": (3, 32, 32), "num_classes": 10}
-    assert read(name, **shape) == read(base, **shape)  # type: ignore[arg-type]
+    assert read_network(name, **shape) == read_network(base, **shape)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_tags_and_old_names_lead_to_the_same_network(name: str, base: str) -> No
 )
 def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, says: str) -> None:
     with pytest.raises(BaseError, match=says):
-        read(name, input_shape=(3, 32, 32), num_classes=10)
+        read_network(name, input_shape=(3, 32, 32), num_classes=10)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, say
 )
 def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object], says: str) -> None:
     with pytest.raises(BaseError, match=says):
-        read("resnet18", input_shape=(3, 32, 32), num_classes=10, base_args=arguments)
+        read_network("resnet18", input_shape=(3, 32, 32), num_classes=10, base_args=arguments)
 
 
 SIZES = {
@@ -116,7 +116,7 @@ SIZES = {
 
 @pytest.mark.parametrize("base", SIZES)
 def test_every_sort_of_base_is_read_by_the_same_means(base: str) -> None:
-    network = read(base, input_shape=(3, 32, 32), num_classes=10)
+    network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
     expected, sides = SIZES[base]
     assert layout(network) == expected
     assert [stage.size for stage in network.stages] == [(side, side) for side in sides]
@@ -124,13 +124,13 @@ def test_every_sort_of_base_is_read_by_the_same_means(base: str) -> None:
 
 
 def test_single_convolutions_are_the_blocks_of_a_net_without_others() -> None:
-    network = read("vgg11_bn", input_shape=(3, 224, 224), num_classes=10)
+    network = read_network("vgg11_bn", input_shape=(3, 224, 224), num_classes=10)
     assert [block.path for block in network.stages[1].blocks] == ["features.15", "features.18"]
     assert [stage.name for stage in network.stages] == ["features.13", "features.20", "features.27"]
 
 
 def test_a_block_that_is_given_more_than_one_map_stays() -> None:
-    network = read("dla34", input_shape=(3, 224, 224), num_classes=10)
+    network = read_network("dla34", input_shape=(3, 224, 224), num_classes=10)
     block = network.block("level3.tree2.tree1")
     assert block.keeps_shape
     assert "given 2 things" in block.fixed
@@ -143,21 +143,21 @@ def test_a_block_that_is_given_more_than_one_map_stays() -> None:
     [("resnet18", True), ("regnety_002", True), ("dla34", False), ("efficientnet_b0", False), ("vgg11", False)],
 )
 def test_a_stage_grows_where_a_module_behind_its_last_block_would_run(base: str, grows: bool) -> None:
-    assert read(base, input_shape=(3, 64, 64), num_classes=10).stages[-1].grows == grows
+    assert read_network(base, input_shape=(3, 64, 64), num_classes=10).stages[-1].grows == grows
 
 
 def test_a_base_without_a_small_stem_keeps_its_own_or_is_refused() -> None:
-    assert read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10).stem == "base"
+    assert read_network("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10).stem == "base"
     with pytest.raises(BaseError, match="can't be given the small stem"):
-        read("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10, stem="small")
+        read_network("convmixer_768_32", input_shape=(3, 32, 32), num_classes=10, stem="small")
 
 
 def test_edges_say_what_every_block_reads_around_others_too() -> None:
-    plain = read("resnet50", input_shape=(3, 64, 64), num_classes=10)
+    plain = read_network("resnet50", input_shape=(3, 64, 64), num_classes=10)
     assert plain.edges == chain(block.path for block in plain.blocks)
-    crossing = read("cspresnet50", input_shape=(3, 64, 64), num_classes=10)
+    crossing = read_network("cspresnet50", input_shape=(3, 64, 64), num_classes=10)
     assert set(crossing.graph.predecessors("stages.1.blocks.0")) == {"stem", "stages.0.blocks.2"}
-    tree = read("dla34", input_shape=(3, 64, 64), num_classes=10)
+    tree = read_network("dla34", input_shape=(3, 64, 64), num_classes=10)
     assert set(tree.graph.predecessors("level3.tree1.tree1")) == {"level2.tree1", "level2.tree2"}
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 
 STEMS = [
     ("resnet18", "conv1"),
@@ -21,7 +21,7 @@ STEMS = [
 
 
 def built(base: str) -> Any:
-    return build(read(base, input_shape=(3, 32, 32), num_classes=10), device="meta")
+    return build(read_network(base, input_shape=(3, 32, 32), num_classes=10), device="meta")
 
 
 @pytest.mark.parametrize(("base", "first"), STEMS)
@@ -35,19 +35,19 @@ def test_the_first_convolution_is_3x3_of_stride_1_and_keeps_its_class(base: str,
 
 @pytest.mark.parametrize("base", [base for base, _ in STEMS])
 def test_the_stages_see_the_whole_image_and_its_halves(base: str) -> None:
-    stages = read(base, input_shape=(3, 32, 32), num_classes=10).stages
+    stages = read_network(base, input_shape=(3, 32, 32), num_classes=10).stages
     assert [stage.size for stage in stages] == [(32, 32), (16, 16), (8, 8), (4, 4)]
 
 
 def test_a_deep_stem_keeps_the_weights_that_fit() -> None:
     torch.manual_seed(0)
     theirs = timm.create_model("resnet18d", num_classes=10).state_dict()
-    ours = build(read("resnet18d", input_shape=(3, 32, 32), num_classes=10), seed=0).state_dict()
+    ours = build(read_network("resnet18d", input_shape=(3, 32, 32), num_classes=10), seed=0).state_dict()
     assert torch.equal(ours["conv1.0.weight"], theirs["conv1.0.weight"])
 
 
 def test_a_new_first_convolution_starts_as_timm_starts_those_of_a_resnet() -> None:
-    model = build(read("resnet18", input_shape=(3, 32, 32), num_classes=10), seed=0)
+    model = build(read_network("resnet18", input_shape=(3, 32, 32), num_classes=10), seed=0)
     weight = model.get_parameter("conv1.weight").detach()
     assert float(weight.std()) == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
 

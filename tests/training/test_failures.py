@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from buildup.errors import DataError
 from buildup.graph.network import Network
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training import checkpoint
 from buildup.training.data import load_data
 from buildup.training.execution import Execution
@@ -28,7 +28,7 @@ FEW_STEPS = replace(load_recipe("quick").with_epochs(3), min_steps=4)
 
 
 def network(channels: int = 1, size: int = 8, classes: int = 10) -> Network:
-    return read("resnet10t", input_shape=(channels, size, size), num_classes=classes)
+    return read_network("resnet10t", input_shape=(channels, size, size), num_classes=classes)
 
 
 def job(folder: Path, **changes: object) -> Job:

@@ -13,7 +13,7 @@ from torch import nn
 
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
 from buildup.training.feed import Feed
@@ -28,7 +28,7 @@ VAL_IMAGES = 287
 
 @cache
 def tiny() -> Network:
-    return read("resnet10t", input_shape=(1, 8, 8), num_classes=10)
+    return read_network("resnet10t", input_shape=(1, 8, 8), num_classes=10)
 
 
 def trained(folder: Path, recipe: Recipe = QUICK, seed: int = 1) -> list[Epoch]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.data import load_data
 from buildup.training.dataset import split
 from buildup.training.execution import Execution
@@ -26,7 +26,7 @@ from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 @cache
 def tiny(size: int = 8) -> Network:
-    return read("resnet10t", input_shape=(1, size, size), num_classes=10)
+    return read_network("resnet10t", input_shape=(1, size, size), num_classes=10)
 
 
 def job(folder: Path, *, epochs: int = 2, fraction: float = 0.25, **changes: object) -> Job:
@@ -158,7 +158,7 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_resnet18_reads_digits(tmp_path: Path) -> None:
-    network = read("resnet18", input_shape=(1, 16, 16), num_classes=10)
+    network = read_network("resnet18", input_shape=(1, 16, 16), num_classes=10)
     recipe = load_recipe("quick").with_epochs(6)
     _, score = run(
         job(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.health import check_base, recipe_warning
 from buildup.training.recipe import load_recipe
 from buildup.trials.outcome import Epoch
@@ -50,7 +50,7 @@ def test_no_epoch_at_all_is_a_problem() -> None:
 
 def test_layer_norms_and_sgd_do_not_suit_each_other() -> None:
     quick, adamw = load_recipe("quick"), load_recipe("quick-adamw")
-    convnext = read("convnext_atto", input_shape=(3, 32, 32), num_classes=10)
+    convnext = read_network("convnext_atto", input_shape=(3, 32, 32), num_classes=10)
     assert "quick-adamw" in (recipe_warning(convnext, quick) or "")
     assert recipe_warning(convnext, adamw) is None
-    assert recipe_warning(read("resnet18", input_shape=(3, 32, 32), num_classes=10), quick) is None
+    assert recipe_warning(read_network("resnet18", input_shape=(3, 32, 32), num_classes=10), quick) is None

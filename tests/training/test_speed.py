@@ -8,7 +8,7 @@ import torch
 
 from buildup.graph.network import Network
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.execution import Execution, has_bfloat16
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution, default_execution
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 
 @cache
 def tiny() -> Network:
-    return read("resnet10t", input_shape=(3, 16, 16), num_classes=5)
+    return read_network("resnet10t", input_shape=(3, 16, 16), num_classes=5)
 
 
 def losses(execution: Execution, recipe: Recipe = QUICK, device: str = "cpu", steps: int = 4) -> list[float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.augmentation import normalise
 from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
 from buildup.training.dataset import split
@@ -188,7 +188,7 @@ def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path
     pack(shards / "test-0000.tar", range(3), (0, 1))
     test = open_test(f"wds:{shards}", None, 32, IMAGENET)
     assert isinstance(test, StreamedDataset)
-    model = build(read("resnet10t", input_shape=(3, 32, 32), num_classes=2), seed=0)
+    model = build(read_network("resnet10t", input_shape=(3, 32, 32), num_classes=2), seed=0)
     found = evaluate_model(model, test, IMAGENET, threads=1)
     known = open_data(f"wds:{shards}", None, 32, IMAGENET)
     assert isinstance(known, StreamedDataset)
@@ -220,7 +220,7 @@ def test_torchvisions_cifar100_is_ours() -> None:
 
 def test_a_training_from_files_goes_on_after_a_stop_as_if_unbroken(images: Path, tmp_path: Path) -> None:
     whole = Job(
-        network=read("resnet10t", input_shape=(3, 16, 16), num_classes=2),
+        network=read_network("resnet10t", input_shape=(3, 16, 16), num_classes=2),
         seed=0,
         dataset=f"folder:{images}",
         image_size=16,

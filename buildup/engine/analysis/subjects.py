@@ -19,7 +19,7 @@ from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
 from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_state import state_of
-from buildup.engine.train import TRAINING, network_of
+from buildup.engine.train import TRAINING, find_network
 from buildup.errors import DataError, RequestError, ResourceError, RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
@@ -87,7 +87,7 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
             label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known
         )
     data = describe_data(settings.dataset, settings.data_dir)
-    network = network_of(name, None, data)
+    network = find_network(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
     if settings.pretrained:
         file = "" if settings.pretrained is True else settings.pretrained

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from buildup.graph.network import Block
+from typing import Protocol
 
 FIRST_HEADS = 3
 """Heads in the fourth stage from the end; they double from stage to stage (paper.md 3): 3, 6, 12, 24."""
@@ -14,6 +11,17 @@ HEAD_SIZE = 64
 """Head size of the paper's block, and the maximum elsewhere."""
 LEAST_HEAD_SIZE, MOST_HEAD_SIZE = 16, 80
 """The number of heads is lowered or raised until a head has this many channels."""
+
+
+class ReplacedBlock(Protocol):
+    """What must be known of a block that attention takes the place of (`Block` in `network.py`)."""
+
+    @property
+    def in_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def params(self) -> int | None: ...
+    @property
+    def expansion(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +34,7 @@ class AttentionSize:
 
 
 def attention_size(
-    block: "Block", *, usual_heads: int, heads: int | None = None, head_size: int | None = None
+    block: ReplacedBlock, *, usual_heads: int, heads: int | None = None, head_size: int | None = None
 ) -> AttentionSize:
     """The size of attention in place of a block.
 

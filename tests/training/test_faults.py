@@ -15,6 +15,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read
 from buildup.training.data import load_data
+from buildup.training.dataset import Dataset
 from buildup.training.feed import Feed
 from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
@@ -84,6 +85,7 @@ def test_a_rate_a_hundred_times_too_high(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_validation_images_that_nobody_normalised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forgotten(self: Feed) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        assert isinstance(self.dataset, Dataset)
         yield self.dataset.images[self.val].float(), self.dataset.labels[self.val]
 
     monkeypatch.setattr(Feed, "validation", forgotten)

@@ -64,7 +64,7 @@ class Row:
 
 
 class EinsumAttention(nn.Module):
-    """The layer as its equations read (paper.md 2.1): every product is an einsum over windows."""
+    """The layer as its equations read: every product is an einsum over windows."""
 
     def __init__(self, ours: LocalAttention2d) -> None:
         super().__init__()

@@ -114,7 +114,7 @@ def compare(reference: Any, name: str, size: int) -> Gap:
 
 
 def made(reference: Any, name: str, size: int) -> nn.Module:
-    """The reference code's network; only its constructor knows the one for small images (paper.md 2.4)."""
+    """The reference code's network; only its constructor knows the one for small images."""
     settings = {"num_classes": CLASSES, "window_size": WINDOWS[size]}
     large = size > 64
     if name == "alter_resnet50_cifar":

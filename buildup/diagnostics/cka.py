@@ -1,4 +1,4 @@
-"""Similarity of the representations of units (paper.md 8.6): minibatch linear CKA by the unbiased estimate of HSIC.
+"""Similarity of the representations of units: minibatch linear CKA by the unbiased estimate of HSIC.
 
 Only the Gram matrices of one batch are kept, so memory grows with the number of units times the square of the batch
 size and does not depend on the size of the outputs.

@@ -1,4 +1,4 @@
-"""The error of a model on corrupted images (paper.md 8.9): fifteen kinds in five severities each.
+"""The error of a model on corrupted images: fifteen kinds in five severities each.
 
 The images are those of CIFAR-10-C or CIFAR-100-C if their folder is given, otherwise they are made here
 (`image_corruptions.py`). Errors on the two are not comparable, so every row names its source.
@@ -35,7 +35,7 @@ ALEXNET = dict(
         strict=True,
     )
 )
-"""The errors of AlexNet on CIFAR-100-C, averaged over severities: the usual reference (paper.md 8.9)."""
+"""The errors of AlexNet on CIFAR-100-C, averaged over severities: the usual reference."""
 
 Condition = tuple[str, int]
 """A kind and a severity; `clean` has severity 0."""

@@ -1,4 +1,4 @@
-"""The feature maps of units: their spatial frequencies (paper.md 8.3) and their spatial variance (paper.md 8.4).
+"""The feature maps of units: their spatial frequencies and their spatial variance.
 
 Attention should reduce high frequencies and variance, convolutions should increase them. There are two measures of
 frequencies. The paper's is the logarithm of the amplitudes along the diagonal, averaged over images and channels, minus

@@ -1,4 +1,4 @@
-"""The curvature of the training loss (paper.md 8.1): the largest eigenvalues of the Hessian of each batch.
+"""The curvature of the training loss: the largest eigenvalues of the Hessian of each batch.
 
 The loss of a batch is the mean cross-entropy with the soft targets of augmentation, plus decay / 2 times the squared
 norm of all weights. Batch norms use their running statistics, as in PyHessian; otherwise the images of a batch would

@@ -1,4 +1,4 @@
-"""Fifteen kinds of image corruption, each in five severities (paper.md 8.9).
+"""Fifteen kinds of image corruption, each in five severities.
 
 The kinds are those of CIFAR-10-C and CIFAR-100-C. Noise, brightness, contrast, pixelation and JPEG have the published
 strengths for CIFAR; blurs and weather are implemented differently. Lengths are shares of the side of an image, so a

@@ -1,4 +1,4 @@
-"""The loss around trained weights, along two random directions that are scaled like the weights (paper.md 8.2).
+"""The loss around trained weights, along two random directions that are scaled like the weights.
 
 A direction covers all weights with at least two axes, except position tables. Biases and norms stay as they are. Each
 output filter of a direction has the norm of the same filter of the weights (filter normalisation). The two directions

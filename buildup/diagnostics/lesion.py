@@ -1,4 +1,4 @@
-"""What a trained model loses without one of its units (paper.md 8.5).
+"""What a trained model loses without one of its units.
 
 A branch is removed by replacing its residual sum by the shortcut. In a convolutional block the paper instead replaces
 one 3x3 convolution by the identity. It does not say how it treats a convolution with a stride. Here the output is every

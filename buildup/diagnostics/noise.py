@@ -1,4 +1,4 @@
-"""The frequencies that a model relies on (paper.md 8.7): its accuracy under noise of one frequency band at a time.
+"""The frequencies that a model relies on: its accuracy under noise of one frequency band at a time.
 
 Noise is drawn once and filtered for each band. It is added to pixels from 0 to 1 before normalisation. The sum is
 not clamped, so the model sees noise of that band only.

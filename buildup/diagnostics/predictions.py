@@ -1,4 +1,4 @@
-"""How good a model's predictions are: accuracy, calibration (paper.md 8.8) and Monte Carlo dropout (paper.md 9).
+"""How good a model's predictions are: accuracy, calibration and Monte Carlo dropout.
 
 Monte Carlo dropout averages the predictions of several passes in which values are dropped as in training; all other
 modules stay in evaluation mode. Each dropout module has its own random generator for each pass and draws for the images

@@ -1,4 +1,4 @@
-"""A model as a sequence of units (paper.md 7): stem, one unit per residual sum, subsampling layers, head.
+"""A model as a sequence of units: stem, one unit per residual sum, subsampling layers, head.
 
     >>> import timm, torch
     >>> model = timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=24, depth=1)

@@ -5,7 +5,7 @@ from math import ceil, sqrt
 from typing import Protocol
 
 FIRST_HEADS = 3
-"""Heads in the fourth stage from the end; they double from stage to stage (paper.md 3): 3, 6, 12, 24."""
+"""Heads in the fourth stage from the end; they double from stage to stage: 3, 6, 12, 24."""
 LARGEST_WINDOW = 7
 HEAD_SIZE = 64
 """Head size of the paper's block, and the maximum elsewhere."""

@@ -171,9 +171,9 @@ _REGISTERED[Conv.letter] = Conv  # without a module: timm makes it
 @register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalAttention(BlockKind):
-    """Self-attention inside non-overlapping windows (paper.md 2.1), with 1x1 convolutions around it.
+    """Self-attention inside non-overlapping windows, with 1x1 convolutions around it.
 
-    It follows the replaced block: pre-activation where that is (paper.md 2.2), post-activation elsewhere.
+    It follows the replaced block: pre-activation where that is, post-activation elsewhere.
     """
 
     letter: ClassVar[str] = "M"
@@ -188,7 +188,7 @@ class LocalAttention(BlockKind):
     window: int
     head_size: int = 64
     width: int | None = None
-    """Channels that attention reads; None for those of the replaced ResNet block (paper.md 2.2)."""
+    """Channels that attention reads; None for those of the replaced ResNet block."""
     tables: Literal["shared", "heads"] = "shared"
     """Whether all heads share one position table, as in the paper, or each has its own."""
 
@@ -224,7 +224,7 @@ class GlobalAttention(BlockKind):
 @register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConvAttention(BlockKind):
-    """Convolution-shaped self-attention: each position attends to the k x k positions around it (paper.md 8.10)."""
+    """Convolution-shaped self-attention: each position attends to the k x k positions around it."""
 
     letter: ClassVar[str] = "K"
     name: ClassVar[str] = "conv-msa"
@@ -257,7 +257,7 @@ class ConvAttention(BlockKind):
 @register_kind
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothing(BlockKind):
-    """Spatial smoothing: a bounded activation and a small mean filter, without weights (paper.md 9)."""
+    """Spatial smoothing: a bounded activation and a small mean filter, without weights."""
 
     letter: ClassVar[str] = "S"
     name: ClassVar[str] = "smoothing"

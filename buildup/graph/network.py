@@ -49,7 +49,7 @@ class BlockStyle:
     """
 
     order: Literal["pre", "post"]
-    """Whether norms and activations stand before the convolutions or after them (paper.md 2.2)."""
+    """Whether norms and activations stand before the convolutions or after them."""
     norm: Norm
     act: str = ""
     """The activation after the sum."""

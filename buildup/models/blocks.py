@@ -1,8 +1,8 @@
 """The modules of blocks that replace timm blocks, made in one way for all kinds.
 
-The attention blocks are those of paper.md 2.2, in the style of the block that they replace. The paper's post-activation
+The attention blocks are those of the paper, in the style of the block that they replace. The paper's post-activation
 block ends with the sum; ours adds the final activation of the replaced block, if there is one, because the next block
-of such a base expects its input after this activation (paper.md 13).
+of such a base expects its input after this activation.
 """
 
 from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ class Cost:
 
     params: int
     macs: int
-    """Convolutions, linear layers and attention products, as in paper.md 2.4."""
+    """Convolutions, linear layers and attention products, as in the paper."""
 
 
 _known: dict[tuple[str, Shape], Cost] = {}

@@ -1,4 +1,4 @@
-"""Dropout as in the paper on spatial smoothing (paper.md 9): one in each block, before its last convolution.
+"""Dropout as in the paper on spatial smoothing: one in each block, before its last convolution.
 
 Dropout has no weights, so a network trained with it is exported and analysed like any other. The last convolution of a
 block is the one at the end of its longest chain of convolutions, found by tracing. It is never in a shortcut, and never

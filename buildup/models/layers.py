@@ -1,4 +1,4 @@
-"""The layers of replaced blocks: self-attention (paper.md 2.1, 8.10) and spatial smoothing (paper.md 9), on maps.
+"""The layers of replaced blocks: self-attention and spatial smoothing, on maps.
 
 Attention works inside windows, over the whole map, or over each place's neighbourhood. It takes maps of any size in
 either memory format, and keeps both. The projections are 1x1 convolutions. The rows of `qkv` are all queries, then all

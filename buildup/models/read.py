@@ -36,7 +36,7 @@ EXPANSIONS: dict[type[nn.Module], int] = {
     resnetv2.PreActBasic: 1,
     resnetv2.PreActBottleneck: 4,
 }
-"""The blocks for which the paper gives the width of attention: their channels divided by this (paper.md 2.2)."""
+"""The blocks for which the paper gives the width of attention: their channels divided by this."""
 
 EVO_NORMS = (EvoNorm2dB0, EvoNorm2dB1, EvoNorm2dB2, EvoNorm2dS0, EvoNorm2dS1, EvoNorm2dS2)
 RMS_NORMS = (RmsNorm, RmsNorm2d, RmsNorm2dFp32, RmsNormFp32, SimpleNorm, SimpleNorm2d)

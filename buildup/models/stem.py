@@ -1,4 +1,4 @@
-"""The stem for small images: the first two halvings are removed, so ResNet's stages see 32, 16, 8 and 4 px (paper.md).
+"""The stem for small images: the first two halvings are removed, so ResNet's stages see 32, 16, 8 and 4 px.
 
 The traced dataflow shows which modules halve the maps and how to change them. In a ResNet the result is a 3x3
 convolution of stride 1 without pooling; in a ConvNeXt a 3x3 convolution in place of the 4x4 patches. Where the stem

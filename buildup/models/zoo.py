@@ -11,7 +11,7 @@
 | `resnet50_cifar` | timm's ResNet-50 with the small stem | 23.705M |
 | `resnext50_cifar` | ResNeXt-50 32x4d with the small stem | 23.177M |
 
-The transformers and the mixer (paper.md 6) are timm's classes with the paper's sizes. Their attention has no bias on
+The transformers and the mixer are timm's classes with the paper's sizes. Their attention has no bias on
 queries, keys and values, as in the reference code. Swin keeps timm's correct mask for shifted windows, and a table of
 positions for each head.
 """
@@ -37,7 +37,7 @@ from buildup.models.read import read_network
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paper:
-    """A network of the paper: what it changes in which base (paper.md 2.4)."""
+    """A network of the paper: what it changes in which base."""
 
     base: str
     added: int

@@ -100,7 +100,7 @@ class SearchSpace:
     place: Literal["replace", "end"] = "replace"
     """`replace` replaces blocks of the base by it; `end` adds one block of it at the end of each stage."""
     heads: int | Literal["auto"] = "auto"
-    """Number of heads in the fourth stage from the end, doubled from stage to stage (paper.md 3, rule c).
+    """Number of heads in the fourth stage from the end, doubled from stage to stage.
 
     `auto` is 3, or what fits the size of the replaced block where that is not the paper's.
     """

@@ -1,4 +1,4 @@
-"""The build-up rule of the paper (paper.md 3).
+"""The build-up rule of the paper.
 
 From the end of the network, Conv blocks are replaced by attention in an alternating way: n-1, n-3, ... of the last
 stage. When a replacement does not help, the rule goes to the end of the stage before. With a look-ahead, it first tries

@@ -1,4 +1,4 @@
-"""Metrics of the predictions for a set of images (paper.md 8.8), in one pass and with batches of any size.
+"""Metrics of the predictions for a set of images, in one pass and with batches of any size.
 
 A metric is a sum over the images of a batch, and a value computed from the sum of all batches. Each batch becomes a
 `Tally` on the device of its logits. Tallies are added, and `metrics` computes the values:

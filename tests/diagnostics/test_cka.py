@@ -21,7 +21,7 @@ def similarity(one: Tensor, other: Tensor) -> float:
 
 
 def full_hsic(first: Tensor, second: Tensor) -> Tensor:
-    """As paper.md 8.6 writes it."""
+    """The estimate written out."""
     n = len(first)
     k, m = first - first.diag().diag(), second - second.diag().diag()
     ones = torch.ones(n, dtype=k.dtype)

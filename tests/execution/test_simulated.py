@@ -38,7 +38,7 @@ PUBLISHED = {
     "CCC|CMCM|CCCCCM|CMCM": 83.39,
     "CCM|CCCM|CCCCCM|CMCM": 83.80,
 }
-"""paper.md 3.1."""
+"""The published scores."""
 
 
 def search(

@@ -12,7 +12,7 @@ from buildup.models.zoo import PAPER, paper_network
 LARGE: tuple[Shape, int] = ((3, 224, 224), 1000)
 SMALL: tuple[Shape, int] = ((3, 32, 32), 100)
 
-# paper.md 2.4: millions of parameters and GMACs, at 224 px with 1000 classes and at 32 px with 100.
+# Millions of parameters and GMACs, at 224 px with 1000 classes and at 32 px with 100.
 TABLE = {
     "alter_resnet18": ((9.969, 1.673), (9.499, 0.498)),
     "alter_resnet34": ((22.833, 3.598), (22.363, 1.119)),

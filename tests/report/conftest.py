@@ -24,7 +24,7 @@ TRACE = (
     (("c2.1",), -0.63),
     (("c1.2",), -0.22),
 )
-"""What was tried on top of what was kept, and the gain in points (paper.md 3.1)."""
+"""What was tried on top of what was kept, and the gain in points."""
 
 SeedOffsets = tuple[float, ...]
 

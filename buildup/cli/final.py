@@ -25,7 +25,7 @@ def final(
         run: A name in runs/, or a run's folder.
     """
     from buildup.engine.final import run_final as run_final
-    from buildup.report.final_table import final_table
+    from buildup.report.text_table import final_table
     from buildup.store.run_record import open_record
     from buildup.trials.final_result import final_to_values
 

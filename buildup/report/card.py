@@ -9,9 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
-from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, cost_text, flat
-from buildup.report.text_table import TextTable, code, decisions_markdown, graph_text
+from buildup.report.text_table import TextTable, code, decisions_markdown, final_protocol, graph_text, tabulate_final
 from buildup.report.words import clean, scores_text
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score

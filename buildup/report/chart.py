@@ -1,16 +1,87 @@
-"""The charts of a report as SVG: gains, rank correlations and learning curves."""
+"""The charts of reports as SVG: gains, rank correlations, learning curves, and the plots of a comparison."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil, floor, isfinite, log10
 from statistics import fmean
 
-from buildup.report.axes import Scale, axis_text, horizontal_grid, interval_mark, picture, rounded, vertical_grid
 from buildup.report.diagnostic_table import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import edited_paths, escape, gain_text, has_failed, interval_text
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
+
+CHART_WIDTH = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A linear map from values to positions in the picture: from `low` at `start` to `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+
+def rounded(low: float, high: float, most: int) -> list[float]:
+    """Round numbers for an axis, from at most the lowest value to at least the highest.
+
+    >>> rounded(-0.63, 0.97, 7)
+    [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
+    # Scores have two decimals. A narrower range would only magnify their rounding.
+    high = max(high, low + 0.1)
+    span = high - low
+    power = 10.0 ** floor(log10(span / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= most)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+
+
+def horizontal_grid(ticks: Sequence[float], y: Scale, left: float, right: float) -> list[str]:
+    """A line per tick across the panel, with its number on the left."""
+    return [
+        f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick)}" y2="{y(tick)}"/>'
+        f'<text class="axis" x="{left - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        for tick in ticks
+    ]
+
+
+def vertical_grid(ticks: Sequence[float], x: Scale, top: float, bottom: float, label: str) -> list[str]:
+    """A line per tick, the one at zero highlighted, with signed numbers and a label below."""
+    lines = [
+        f'<line class="{"grid" if tick else "zero"}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>'
+        + axis_text(x(tick), bottom + 18, f"{tick:+g}" if tick else "0")
+        for tick in ticks
+    ]
+    return [*lines, axis_text((x.start + x.end) / 2, bottom + 38, label)]
+
+
+def axis_text(x: float, y: float, text: str) -> str:
+    """A centred text in the style of axes."""
+    return f'<text class="axis" x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
+
+
+def interval_mark(kind: str, y: float, low: float, middle: float, high: float) -> str:
+    """A value with its interval: a filled circle of the kind `kept`, an open diamond of the kind `dropped`."""
+    caps = f"M{low} {y - 5}v10M{high} {y - 5}v10"
+    line = f'<path class="{kind}" d="M{low} {y}H{high}{caps}"/>' if low != high else ""
+    if kind == "kept":
+        return f'{line}<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
+    return f'{line}<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
+
+
+def picture(height: float, label: str, parts: Sequence[str]) -> str:
+    """A chart as SVG; screen readers read the label."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {CHART_WIDTH} {height:g}">{"".join(parts)}</svg>'
+    )
+
 
 PANEL_TOP, PANEL_BOTTOM = 14, 300
 LABEL_HEIGHT = 17
@@ -170,3 +241,78 @@ def _end_labels(panel: _Panel) -> Iterator[str]:
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
         yield f'<text class="{role}" x="{panel.right + 12}" y="{lowest + 4:.1f}">{name}</text>'
+
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320
+LEGEND_LINE = 20
+MOST_SERIES = 6
+"""Number of colours and shapes; a comparison of more runs repeats them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """One value; `title` is shown on hover."""
+
+    x: float
+    y: float
+    title: str
+    large: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The values of one run."""
+
+    name: str
+    dots: tuple[Dot, ...]
+    joined: bool = False
+    """Whether a step line joins the values."""
+
+
+def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> str:
+    """All series in one panel, with a legend on the right."""
+    dots = [dot for one in series for dot in one.dots if isfinite(dot.y)]
+    x_ticks, y_ticks = (
+        rounded(min(values, default=0.0), max(values, default=1.0), 7)
+        for values in ([dot.x for dot in dots], [dot.y for dot in dots])
+    )
+    x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, RIGHT), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
+    parts = horizontal_grid(y_ticks, y, LEFT, RIGHT)
+    parts += [axis_text(x(tick), BOTTOM + 20, f"{tick:g}") for tick in x_ticks]
+    parts.append(axis_text((LEFT + RIGHT) / 2, BOTTOM + 42, across))
+    parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
+    for number, one in enumerate(series):
+        parts.append(_drawn(one, number % MOST_SERIES, x, y))
+        height = TOP + 14 + LEGEND_LINE * number
+        parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
+        name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
+        parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
+    bottom = max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
+    return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
+
+
+def _drawn(one: Series, number: int, x: Scale, y: Scale) -> str:
+    known = [dot for dot in one.dots if isfinite(dot.y)]
+    parts = []
+    if one.joined and known:
+        way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
+        parts.append(f'<path class="run run{number} way" d="{way}"/>')
+    parts += [_mark(number, x(dot.x), y(dot.y), 6.5 if dot.large else 4, dot.title) for dot in known]
+    return f"<g>{''.join(parts)}</g>"
+
+
+def _mark(number: int, x: float, y: float, size: float, title: str) -> str:
+    """A mark of a series: circle, square, diamond, triangle, cross or plus."""
+    said = f"<title>{escape(title)}</title>"
+    kind = f'class="run run{number}"'
+    s, d = round(size, 1), round(1.3 * size, 1)
+    if number == 0:
+        return f'<circle {kind} cx="{x}" cy="{y}" r="{s}">{said}</circle>'
+    ways = {
+        1: f"M{x - s} {y - s}h{2 * s}v{2 * s}h{-2 * s}z",
+        2: f"M{x} {y - d}l{d} {d}l{-d} {d}l{-d} {-d}z",
+        3: f"M{x} {y - s}l{s} {2 * s}h{-2 * s}z",
+        4: f"M{x - s} {y - s}l{2 * s} {2 * s}m0 {-2 * s}l{-2 * s} {2 * s}",
+        5: f"M{x - s} {y}h{2 * s}M{x} {y - s}v{2 * s}",
+    }
+    return f'<path {kind} d="{ways[number]}">{said}</path>'

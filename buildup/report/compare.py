@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from buildup.report.chart import Dot, Series, plot_svg
 from buildup.report.comparison import Compared, blocking_differences, comparability, other_differences
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.final_table import tabulate_final
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
-from buildup.report.plot import Dot, Series, plot_svg
-from buildup.report.sections import evidence_html, evidence_markdown
-from buildup.report.text_table import ColumnKind, TextTable
+from buildup.report.page import evidence_html, evidence_markdown
+from buildup.report.text_table import ColumnKind, TextTable, tabulate_final
 from buildup.report.words import duration, escape, escape_markdown, points, short_number
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 

@@ -7,7 +7,7 @@ from math import ceil
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
-from buildup.report.style import MONO, SANS, palette
+from buildup.report.html import MONO, SANS, palette
 from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
 

@@ -88,12 +88,11 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
 def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
     objective = findings.objective
     value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    rows = []
-    for name, one in (("base", findings.base), ("this one", network)):
-        scores = list(findings.scores(one).values())
-        rows.append([name, scores_text(scores), objective.shown(fmean(scores)) if scores else "unknown"])
-    table = TextTable(
-        columns=(("network", "text"), (f"{objective.title}, every seed", "text"), ("mean", "text")), rows=rows
+    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
+    table = TextTable.by_column(
+        ("network", "text", ["base", "this one"]),
+        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
+        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
     )
     cost = findings.cost(network)
     return [

@@ -116,38 +116,24 @@ def _differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
 
 
 def _results(runs: Sequence[Compared]) -> TextTable:
-    text: ColumnKind = "text"
-    number: ColumnKind = "number"
-    return TextTable(
-        columns=(
-            *((name, text) for name in ("run", "strategy", "judge")),
-            ("winner", "layout"),
-            *((name, number) for name in ("score", "gain", "seeds", "verdicts", "kept")),
-            *((name, number) for name in ("trainings", "needed", "reused", "time", "params", "MACs")),
-        ),
-        rows=[_result(run) for run in runs],
+    winners = [run.winner for run in runs]
+    return TextTable.by_column(
+        ("run", "text", [run.run for run in runs]),
+        ("strategy", "text", [run.strategy for run in runs]),
+        ("judge", "text", [run.judge for run in runs]),
+        ("winner", "layout", [one.layout if one else "–" for one in winners]),
+        ("score", "number", [f"{one.score:.2f}" if one else "–" for one in winners]),
+        ("gain", "number", ["–" if run.gain is None else points(run.gain) for run in runs]),
+        ("seeds", "number", [str(len(run.gains)) for run in runs]),
+        ("verdicts", "number", [str(run.verdicts) for run in runs]),
+        ("kept", "number", [str(run.kept) for run in runs]),
+        ("trainings", "number", [str(run.trainings) for run in runs]),
+        ("needed", "number", [str(run.needed) for run in runs]),
+        ("reused", "number", [str(run.reused) for run in runs]),
+        ("time", "number", [duration(run.seconds) for run in runs]),
+        ("params", "number", [short_number(one.params) if one else "–" for one in winners]),
+        ("MACs", "number", [short_number(one.macs) if one else "–" for one in winners]),
     )
-
-
-def _result(run: Compared) -> list[str]:
-    winner = run.winner
-    return [
-        run.run,
-        run.strategy,
-        run.judge,
-        winner.layout if winner else "–",
-        f"{winner.score:.2f}" if winner else "–",
-        "–" if run.gain is None else points(run.gain),
-        str(len(run.gains)),
-        str(run.verdicts),
-        str(run.kept),
-        str(run.trainings),
-        str(run.needed),
-        str(run.reused),
-        duration(run.seconds),
-        short_number(winner.params) if winner else "–",
-        short_number(winner.macs) if winner else "–",
-    ]
 
 
 def _legend(runs: Sequence[Compared]) -> str:

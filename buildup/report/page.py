@@ -126,31 +126,21 @@ def _trainings_html(findings: Findings) -> Iterator[str]:
 
 def _trainings_table(findings: Findings) -> TextTable:
     objective = findings.objective
-    rows = []
-    for row in findings.trainings:
-        outcome, role = row.outcome, findings.role(row.id)
-        rows.append(
-            [
-                row.id,
-                row.layout or "?",
-                "" if role == "other" else role,
-                row.seed,
-                f"{objective.value(outcome):.2f}" if isinstance(outcome, Score) else "–",
-                duration(outcome.seconds),
-                f"reused from {findings.reused[row.id]}" if row.id in findings.reused else outcome_text(outcome),
-            ]
-        )
-    return TextTable(
-        columns=(
-            ("training", "code"),
-            ("layout", "layout"),
-            ("role", "text"),
-            ("seed", "number"),
-            (f"{objective.name}, {objective.scale}", "number"),
-            ("time", "number"),
-            ("outcome", "text"),
-        ),
-        rows=rows,
+    rows, outcomes = findings.trainings, [row.outcome for row in findings.trainings]
+    scores = [f"{objective.value(one):.2f}" if isinstance(one, Score) else "–" for one in outcomes]
+    sources = [findings.reused.get(row.id) for row in rows]
+    ends = [
+        outcome_text(one) if source is None else f"reused from {source}"
+        for one, source in zip(outcomes, sources, strict=True)
+    ]
+    return TextTable.by_column(
+        ("training", "code", [row.id for row in rows]),
+        ("layout", "layout", [row.layout or "?" for row in rows]),
+        ("role", "text", [findings.role(row.id).replace("other", "") for row in rows]),
+        ("seed", "number", [row.seed for row in rows]),
+        (f"{objective.name}, {objective.scale}", "number", scores),
+        ("time", "number", [duration(one.seconds) for one in outcomes]),
+        ("outcome", "text", ends),
     )
 
 

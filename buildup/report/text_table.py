@@ -1,6 +1,6 @@
 """Tables of decisions, plans, networks and final evaluations as plain text for a terminal or as Markdown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,7 @@ from buildup.report.words import (
     short_number,
 )
 from buildup.trials.decision import Decision
-from buildup.trials.final_result import Contender, Final
+from buildup.trials.final_result import Final
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 STEM_TEXTS = {"base": "as timm makes it", "small": "small: 3x3, stride 1, no pooling"}
@@ -35,6 +35,12 @@ class TextTable:
     columns: Sequence[tuple[str, ColumnKind]]
     """Names and kinds."""
     rows: Sequence[Sequence[str]]
+
+    @classmethod
+    def by_column(cls, *columns: tuple[str, ColumnKind, Iterable[str]]) -> "TextTable":
+        """A table from the name, the kind and the cells of each column."""
+        rows = zip(*(cells for _, _, cells in columns), strict=True)
+        return cls(columns=[(name, kind) for name, kind, _ in columns], rows=list(rows))
 
     @property
     def names(self) -> list[str]:
@@ -76,32 +82,16 @@ def tabulate_decisions(decisions: Sequence[Decision]) -> TextTable:
     """The decisions of a search, one per row."""
     heading, with_level = interval_heading(decisions)
     units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
-    return TextTable(
-        columns=(
-            ("step", "number"),
-            ("edit", "code"),
-            ("layout", "layout"),
-            (f"gain ({units.pop()})" if units else "gain", "number"),
-            (heading, "number"),
-            ("seeds", "number"),
-            ("params", "number"),
-            ("MACs", "number"),
-            ("verdict", "verdict"),
-        ),
-        rows=[
-            [
-                str(decision.step),
-                decision.edit,
-                decision.layout,
-                gain_text(decision),
-                interval_text(decision, with_level=with_level),
-                str(decision.seeds),
-                short_number(decision.params),
-                short_number(decision.macs),
-                decision.verdict,
-            ]
-            for decision in decisions
-        ],
+    return TextTable.by_column(
+        ("step", "number", [str(one.step) for one in decisions]),
+        ("edit", "code", [one.edit for one in decisions]),
+        ("layout", "layout", [one.layout for one in decisions]),
+        (f"gain ({units.pop()})" if units else "gain", "number", [gain_text(one) for one in decisions]),
+        (heading, "number", [interval_text(one, with_level=with_level) for one in decisions]),
+        ("seeds", "number", [str(one.seeds) for one in decisions]),
+        ("params", "number", [short_number(one.params) for one in decisions]),
+        ("MACs", "number", [short_number(one.macs) for one in decisions]),
+        ("verdict", "verdict", [one.verdict for one in decisions]),
     )
 
 
@@ -117,19 +107,13 @@ def decisions_markdown(decisions: Sequence[Decision]) -> str:
 
 def candidates_table(rows: Sequence[PlanRow]) -> str:
     """The candidates of a plan for a terminal."""
-    return TextTable(
-        columns=(
-            ("no.", "number"),
-            ("role", "text"),
-            ("layout", "layout"),
-            ("edit", "code"),
-            ("params", "number"),
-            ("MACs", "number"),
-        ),
-        rows=[
-            [str(row.number), row.role, row.layout, row.edit, short_number(row.params), short_number(row.macs)]
-            for row in rows
-        ],
+    return TextTable.by_column(
+        ("no.", "number", [str(row.number) for row in rows]),
+        ("role", "text", [row.role for row in rows]),
+        ("layout", "layout", [row.layout for row in rows]),
+        ("edit", "code", [row.edit for row in rows]),
+        ("params", "number", [short_number(row.params) for row in rows]),
+        ("MACs", "number", [short_number(row.macs) for row in rows]),
     ).text()
 
 
@@ -150,7 +134,21 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
             ["stem", STEM_TEXTS[network.stem]],
         ]
     )
-    block_lines = iter(_block_lines(network, order))
+    block_lines = iter(
+        aligned(
+            [
+                [
+                    f"  {block.path}",
+                    block.kind.letter,
+                    describe(block.kind) + (", added" if block.added else ""),
+                    block.module,
+                    f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
+                    f"try {order[block.path]}" if block.path in order else "",
+                ]
+                for block in network.blocks
+            ]
+        )
+    )
     for stage in network.stages:
         height, width = stage.size
         lines += ["", f"{clean(stage.name)}: {height} x {width}, {stage.blocks[-1].out_shape[0]} channels"]
@@ -161,22 +159,6 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
     elif order:
         lines += ["", "try n: the n-th block that the rule tries to replace. A dropped try ends its stage."]
     return "\n".join(lines)
-
-
-def _block_lines(network: Network, order: dict[str, int]) -> list[str]:
-    return aligned(
-        [
-            [
-                f"  {block.path}",
-                block.kind.letter,
-                describe(block.kind) + (", added" if block.added else ""),
-                block.module,
-                f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
-                f"try {order[block.path]}" if block.path in order else "",
-            ]
-            for block in network.blocks
-        ]
-    )
 
 
 def try_order(network: Network) -> dict[str, int]:
@@ -213,31 +195,22 @@ def tabulate_final(final: Final) -> TextTable:
     """One row per network, the base first."""
     objective = OBJECTIVES[final.objective]
     score = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
-    return TextTable(
-        columns=(
-            ("network", "text"),
-            ("layout", "layout"),
-            ("params", "number"),
-            ("MACs", "number"),
-            (score, "number"),
-            ("95 % CI of the mean", "number"),
-            ("by seed", "text"),
+    networks = final.contenders
+    by_seed = [[scores_text(list(one.scores.values()))] if one.scores else [] for one in networks]
+    outcomes = [[*scores, *one.failures.values()] for one, scores in zip(networks, by_seed, strict=True)]
+    return TextTable.by_column(
+        ("network", "text", [one.part for one in networks]),
+        ("layout", "layout", [one.layout for one in networks]),
+        ("params", "number", [short_number(one.params) for one in networks]),
+        ("MACs", "number", [short_number(one.macs) for one in networks]),
+        (score, "number", ["–" if one.mean is None else f"{one.mean:.2f}" for one in networks]),
+        (
+            "95 % CI of the mean",
+            "number",
+            ["–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}" for one in networks],
         ),
-        rows=[_final_row(contender) for contender in final.contenders],
+        ("by seed", "text", [", ".join(texts) for texts in outcomes]),
     )
-
-
-def _final_row(contender: Contender) -> list[str]:
-    by_seed = [scores_text(list(contender.scores.values()))] if contender.scores else []
-    return [
-        contender.part,
-        contender.layout,
-        short_number(contender.params),
-        short_number(contender.macs),
-        "–" if contender.mean is None else f"{contender.mean:.2f}",
-        "–" if contender.ci is None else f"{contender.ci[0]:.2f} to {contender.ci[1]:.2f}",
-        ", ".join([*by_seed, *contender.failures.values()]),
-    ]
 
 
 def final_table(final: Final) -> str:

@@ -1,12 +1,12 @@
 """The page of an analysis: numbers and a figure for each measurement, the subjects and the settings."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from buildup.report.findings import flat
-from buildup.report.html import document, table_head
+from buildup.report.html import document, page_header, settings_section, table_head, warning_box
 from buildup.report.words import escape
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -46,17 +46,13 @@ def analysis_page(
         settings: all settings that the numbers depend on.
         notes: warnings, such as random weights.
     """
-    parts = [*_head(title, facts, notes), *map(_section, sections), _settings(settings)]
+    parts = [
+        page_header("buildup analyze", title, facts.items()),
+        *([warning_box("Read this first", notes)] if notes else []),
+        *map(_section, sections),
+        settings_section("All settings", flat(settings)),
+    ]
     return document(title, parts, policy=POLICY)
-
-
-def _head(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> Iterator[str]:
-    yield f'<header><p class="eyebrow">buildup analyze</p><h1>{escape(title)}</h1>'
-    named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    yield f'<dl class="asked">{named}</dl></header>'
-    if notes:
-        warnings = "".join(f"<p>{escape(note)}</p>" for note in notes)
-        yield f'<section class="warning" role="note"><p><strong>Read this first</strong></p>{warnings}</section>'
 
 
 def _section(section: Section) -> str:
@@ -105,10 +101,3 @@ def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in flat(settings)
-    )
-    return f"<section><details><summary>All settings</summary><table>{rows}</table></details></section>"

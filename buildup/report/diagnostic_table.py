@@ -141,8 +141,10 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
     # The judge `point` gives no intervals.
     if any(one.level for one in decisions):
         columns.append((heading, "number", [interval_text(one, with_level=with_level) for one in decisions]))
-    for measure in measured:
-        columns.append((MEASURES[measure], "number", [_before_and_after(row.diagnosis, measure) for row in rows]))
+    columns.extend(
+        (MEASURES[measure], "number", [_before_and_after(row.diagnosis, measure) for row in rows])
+        for measure in measured
+    )
     return TextTable.by_column(*columns)
 
 

@@ -143,6 +143,28 @@ def document(title: str, parts: Iterable[str], *, policy: str = CONTENT_POLICY) 
     )
 
 
+def page_header(kind: str, title: str, facts: Iterable[tuple[str, object]], note: str = "") -> str:
+    """The header of a page: its kind and title, the facts by name, and a note in small print."""
+    named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    small = f'<p class="small muted">{escape(note)}</p>' if note else ""
+    return (
+        f'<header><p class="eyebrow">{escape(kind)}</p><h1>{escape(title)}</h1>\n'
+        f'<dl class="asked">{named}</dl>{small}</header>'
+    )
+
+
+def warning_box(title: str, warnings: Sequence[str]) -> str:
+    """A highlighted box of warnings."""
+    texts = "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
+    return f'<section class="warning" role="note"><p><strong>{escape(title)}</strong></p>{texts}</section>'
+
+
+def settings_section(title: str, settings: Iterable[tuple[str, object]]) -> str:
+    """A table of settings that opens with a click."""
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in settings)
+    return f"<section><details><summary>{escape(title)}</summary><table>{rows}</table></details></section>"
+
+
 def html_section(title: str, *parts: str) -> str:
     """A section with a heading; its parts are HTML."""
     return f"<section><h2>{escape(title)}</h2>{''.join(parts)}</section>"

@@ -10,7 +10,16 @@ from buildup.report.answer import answer_html, answer_markdown
 from buildup.report.chart import Curve, curves_svg, gains_svg, taus_svg
 from buildup.report.diagnostic_table import EXPLAINED, Evidence, tabulate_correlations, tabulate_diagnoses
 from buildup.report.findings import Findings, flat
-from buildup.report.html import document, html_section, html_table, scrollable, small_note
+from buildup.report.html import (
+    document,
+    html_section,
+    html_table,
+    page_header,
+    scrollable,
+    settings_section,
+    small_note,
+    warning_box,
+)
 from buildup.report.text_table import (
     NO_DECISIONS,
     TextTable,
@@ -39,13 +48,20 @@ class ReportSection:
     """Lines, the last one empty; None if only the page has the section."""
 
 
+def page(findings: Findings) -> str:
+    """The report as HTML, without scripts or network access, with a light and a dark theme."""
+    return document(findings.title, (part for section in SECTIONS for part in section.html(findings)))
+
+
+def markdown(findings: Findings) -> str:
+    """The report as Markdown."""
+    return "\n".join(line for section in SECTIONS if section.markdown for line in section.markdown(findings))
+
+
 def _head_html(findings: Findings) -> Iterator[str]:
-    yield f'<header><p class="eyebrow">buildup search</p><h1>{escape(findings.title)}</h1>'
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in findings.asked)
-    yield f'<dl class="asked">{facts}</dl><p class="small muted">{escape(findings.finished)}</p></header>'
+    yield page_header("buildup search", findings.title, findings.asked, findings.finished)
     if findings.warnings:
-        warnings = "".join(f"<p>{escape(warning)}</p>" for warning in findings.warnings)
-        yield f'<section class="warning" role="note"><p><strong>Warnings</strong></p>{warnings}</section>'
+        yield warning_box("Warnings", findings.warnings)
 
 
 def _head_markdown(findings: Findings) -> Iterator[str]:
@@ -144,10 +160,6 @@ def _trainings_table(findings: Findings) -> TextTable:
     )
 
 
-def _trainings_markdown(findings: Findings) -> Iterator[str]:
-    yield from ("## Trainings", "", f"{findings.tally}.", "")
-
-
 def _commands_html(findings: Findings) -> Iterator[str]:
     commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
     yield html_section(COMMANDS_TITLE, *commands)
@@ -159,14 +171,6 @@ def _commands_markdown(findings: Findings) -> Iterator[str]:
     yield ""
 
 
-def _settings_html(findings: Findings) -> Iterator[str]:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in flat(findings.settings)
-    )
-    yield f"<section><details><summary>All settings and versions</summary><table>{rows}</table></details></section>"
-
-
 SECTIONS = (
     ReportSection(html=_head_html, markdown=_head_markdown),
     ReportSection(html=answer_html, markdown=answer_markdown),
@@ -176,18 +180,13 @@ SECTIONS = (
         html=lambda findings: evidence_html(findings.evidence) if findings.evidence else iter(()),
         markdown=lambda findings: evidence_markdown(findings.evidence) if findings.evidence else iter(()),
     ),
-    ReportSection(html=_trainings_html, markdown=_trainings_markdown),
+    ReportSection(
+        html=_trainings_html,
+        markdown=lambda findings: iter(("## Trainings", "", f"{findings.tally}.", "")),
+    ),
     ReportSection(html=_commands_html, markdown=_commands_markdown),
-    ReportSection(html=_settings_html),
+    ReportSection(
+        html=lambda findings: iter([settings_section("All settings and versions", flat(findings.settings))]),
+    ),
 )
 """All sections in the order of the report."""
-
-
-def page(findings: Findings) -> str:
-    """The report as HTML, without scripts or network access, with a light and a dark theme."""
-    return document(findings.title, (part for section in SECTIONS for part in section.html(findings)))
-
-
-def markdown(findings: Findings) -> str:
-    """The report as Markdown."""
-    return "\n".join(line for section in SECTIONS if section.markdown for line in section.markdown(findings))

@@ -168,14 +168,12 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
 class _Panel:
     """The curves between two epochs, and their place in the picture."""
 
-    first: int
-    last: int
-    left: int
-    right: int
-    curves: tuple[tuple[Curve, tuple[tuple[float, float], ...]], ...]
-    """Each curve with its positions in the panel."""
+    x: Scale
     y: Scale
     ticks: tuple[float, ...]
+    """Of the scores."""
+    curves: tuple[tuple[Curve, tuple[tuple[float, float], ...]], ...]
+    """Each curve with its positions in the panel."""
 
 
 def curves_svg(curves: Sequence[Curve], measure: str) -> str:
@@ -202,25 +200,18 @@ def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int
     scores = [score for curve in curves for _, score in values(curve)]
     ticks = rounded(min(scores, default=0.0), max(scores, default=1.0), 7)
     x, y = Scale(first, last, left, right), Scale(ticks[0], ticks[-1], PANEL_BOTTOM, PANEL_TOP)
-    return _Panel(
-        first=first,
-        last=last,
-        left=left,
-        right=right,
-        curves=tuple((curve, tuple((x(epoch), y(score)) for epoch, score in values(curve))) for curve in curves),
-        y=y,
-        ticks=tuple(ticks),
-    )
+    drawn = tuple((curve, tuple((x(epoch), y(score)) for epoch, score in values(curve))) for curve in curves)
+    return _Panel(x=x, y=y, ticks=tuple(ticks), curves=drawn)
 
 
 def _draw(panel: _Panel) -> Iterator[str]:
-    yield from horizontal_grid(panel.ticks, panel.y, panel.left, panel.right)
-    x = Scale(panel.first, panel.last, panel.left, panel.right)
-    for epoch in rounded(panel.first, panel.last, 7):
-        if epoch == int(epoch) and panel.first <= epoch <= panel.last:
+    x = panel.x
+    yield from horizontal_grid(panel.ticks, panel.y, x.start, x.end)
+    for epoch in rounded(x.low, x.high, 7):
+        if epoch == int(epoch) and x.low <= epoch <= x.high:
             yield axis_text(x(epoch), PANEL_BOTTOM + 20, f"{epoch:g}")
-    label = "epoch" if panel.first == 1 else "epoch, the last third enlarged"
-    yield axis_text((panel.left + panel.right) / 2, PANEL_BOTTOM + 40, label)
+    label = "epoch" if x.low == 1 else "epoch, the last third enlarged"
+    yield axis_text((x.start + x.end) / 2, PANEL_BOTTOM + 40, label)
     for curve, dots in panel.curves:
         if dots:
             # A single dot needs a line of some length, or its round cap isn't drawn.
@@ -240,7 +231,7 @@ def _end_labels(panel: _Panel) -> Iterator[str]:
         lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LABEL_HEIGHT if number else 0.0)
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
-        yield f'<text class="{role}" x="{panel.right + 12}" y="{lowest + 4:.1f}">{name}</text>'
+        yield f'<text class="{role}" x="{panel.x.end + 12}" y="{lowest + 4:.1f}">{name}</text>'
 
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 
 from buildup.report.chart import Dot, Series, plot_svg
-from buildup.report.comparison import Compared, blocking_differences, comparability, other_differences
+from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, comparability, differing_facts
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
 from buildup.report.page import evidence_html, evidence_markdown
@@ -22,7 +22,7 @@ def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) 
 def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """The comparison as Markdown, without plots."""
     lines = [f"# {escape_markdown(_title(runs))}", "", f"**{escape_markdown(comparability(runs))}**", ""]
-    for name, values in _differences(runs).items():
+    for name, values in differing_facts(runs, (*MUST_MATCH, *MAY_DIFFER)).items():
         each = (f"{escape_markdown(run.run)} {escape_markdown(value)}" for run, value in zip(runs, values, strict=True))
         lines.append(f"- {escape_markdown(name)}: {', '.join(each)}")
     lines += ["", *_results(runs).markdown(), "", escape_markdown(_legend(runs)), ""]
@@ -39,9 +39,9 @@ def comparison_table(runs: Sequence[Compared]) -> str:
 
 def _overview(runs: Sequence[Compared]) -> Iterator[str]:
     yield f'<header><p class="eyebrow">buildup comparison</p><h1>{escape(_title(runs))}</h1></header>'
-    kind = "warning" if blocking_differences(runs) else "same"
+    kind = "warning" if differing_facts(runs, MUST_MATCH) else "same"
     yield f'<section class="{kind}" role="note"><p><strong>{escape(comparability(runs))}</strong></p>'
-    if found := _differences(runs):
+    if found := differing_facts(runs, (*MUST_MATCH, *MAY_DIFFER)):
         columns: list[tuple[str, ColumnKind]] = [("", "heading"), *((run.run, "text") for run in runs)]
         yield html_table(TextTable(columns=columns, rows=[[name, *values] for name, values in found.items()]))
     yield "</section>"
@@ -109,10 +109,6 @@ def _finals(runs: Sequence[Compared]) -> str:
 
 def _title(runs: Sequence[Compared]) -> str:
     return f"{len(runs)} searches: {', '.join(run.run for run in runs)}"
-
-
-def _differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    return {**blocking_differences(runs), **other_differences(runs)}
 
 
 def _results(runs: Sequence[Compared]) -> TextTable:

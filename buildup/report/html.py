@@ -5,6 +5,8 @@ colour blindness. The colours of block kinds also differ in lightness. Shape and
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
 
 from buildup import __version__
 from buildup.report.text_table import ColumnKind, TextTable
@@ -35,93 +37,9 @@ def palette(selector: str, more_light: str = "", more_dark: str = "") -> str:
     )
 
 
-PAGE = f"""
-:root{{color-scheme:light dark}}
-{palette(":root")}
-*{{box-sizing:border-box}}
-body{{margin:0;background:var(--page);color:var(--ink);font:16px/1.55 {SANS};-webkit-text-size-adjust:100%}}
-main{{max-width:1080px;margin:0 auto;padding:32px 20px 64px}}
-h1{{font-size:1.9rem;line-height:1.2;margin:.1em 0 .35em;letter-spacing:-.015em;overflow-wrap:anywhere}}
-h2{{font-size:1.2rem;line-height:1.3;margin:0 0 .6em;letter-spacing:-.005em}}
-h3{{font-size:1rem;margin:1.6em 0 .5em}}
-p{{margin:.5em 0;max-width:74ch}}
-code{{font-family:{MONO};font-size:.9em}}
-.eyebrow{{margin:0;color:var(--muted);font-size:.8rem;font-weight:600;letter-spacing:.08em;text-transform:uppercase}}
-.muted{{color:var(--muted)}}
-.small{{font-size:.875rem}}
-.asked{{display:flex;flex-wrap:wrap;gap:4px 26px;margin:.6em 0;padding:0}}
-.asked div{{display:flex;gap:.5em;font-size:.93rem}}
-.asked dt{{color:var(--muted)}}
-.asked dd{{margin:0;font-weight:600;overflow-wrap:anywhere}}
-section{{background:var(--surface);border:1px solid var(--line);border-radius:12px;padding:22px 24px;margin:18px 0}}
-.warning{{background:var(--note);border-color:var(--note-line);border-left-width:5px;padding:12px 18px}}
-.warning p{{margin:.2em 0}}
-.headline{{font-size:1.55rem;line-height:1.25;font-weight:650;letter-spacing:-.01em;margin:.1em 0 .5em}}
-.layouts{{display:grid;grid-template-columns:max-content 1fr;gap:2px 16px;margin:.6em 0 1.1em;align-items:baseline}}
-.layouts dt{{color:var(--muted)}}
-.layouts dd{{margin:0;font-family:{MONO};letter-spacing:.1em;overflow-wrap:anywhere}}
-.layouts b{{color:var(--accent);font-weight:750}}
-.layouts i{{color:var(--quiet);font-style:normal}}
-.tiles{{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:14px;margin:1em 0}}
-.tile{{border:1px solid var(--line);border-radius:10px;padding:12px 16px;font-variant-numeric:tabular-nums}}
-.tile .name{{color:var(--muted);font-size:.875rem}}
-.tile .value{{font-size:1.7rem;line-height:1.25;font-weight:650;letter-spacing:-.02em}}
-.tile .unit{{font-size:1rem;font-weight:500;color:var(--muted);letter-spacing:0}}
-.tile .more{{color:var(--muted);font-size:.85rem;line-height:1.4}}
-.claim{{border-left:4px solid var(--note-line);padding:2px 0 2px 14px;margin:1.1em 0}}
-.claim.proven{{border-color:var(--accent)}}
-.scroll{{overflow-x:auto}}
-.scroll svg{{display:block;width:100%;min-width:680px;height:auto}}
-table{{border-collapse:collapse;width:100%;font-size:.9rem;font-variant-numeric:tabular-nums}}
-th{{text-align:left;color:var(--muted);font-weight:600;border-bottom:1px solid var(--line);white-space:nowrap}}
-td{{border-bottom:1px solid var(--grid);vertical-align:top}}
-th,td{{padding:6px 14px 6px 0}}
-tr:last-child td{{border-bottom:0}}
-th:last-child,td:last-child{{padding-right:0}}
-.number{{text-align:right;white-space:nowrap}}
-.layout{{font-family:{MONO};font-size:.86em;white-space:nowrap}}
-.reason{{color:var(--muted);padding-top:0;font-size:.95em}}
-.with-reason td{{border-bottom:0;padding-bottom:1px}}
-.keep,.drop{{white-space:nowrap;font-weight:600}}
-.keep{{color:var(--accent)}}
-.drop{{color:var(--drop)}}
-ol.steps{{margin:.4em 0;padding-left:1.5em}}
-ol.steps li{{margin:.3em 0;padding-left:.2em}}
-summary{{cursor:pointer;font-weight:600;font-size:1.05rem}}
-td code{{display:block;min-width:17em}}
-details table{{margin-top:12px}}
-details td{{overflow-wrap:anywhere}}
-pre{{margin:.4em 0 0;padding:10px 14px;background:var(--band);border-radius:8px;overflow-x:auto;
-font:.9rem/1.5 {MONO}}}
-.chart text{{font-family:{SANS};font-size:13px;fill:var(--ink)}}
-.chart .axis{{fill:var(--muted);font-size:12px}}
-.chart .grid{{stroke:var(--grid)}}
-.chart .zero{{stroke:var(--muted);stroke-width:1.5}}
-.chart .value{{font-variant-numeric:tabular-nums}}
-.chart .kept{{stroke:var(--accent);stroke-width:2.5;fill:var(--accent)}}
-.chart .dropped{{stroke:var(--drop);stroke-width:2.5;fill:var(--surface)}}
-.chart text.kept,.chart text.dropped{{stroke:none;font-weight:600}}
-.chart text.kept{{fill:var(--accent)}}
-.chart text.dropped{{fill:var(--drop)}}
-.chart .curve{{fill:none;stroke-linejoin:round;stroke-linecap:round}}
-.chart .other{{stroke:var(--quiet);stroke-width:1;opacity:.75}}
-.chart .run{{stroke-width:2;fill:none;opacity:.9}}
-.chart .way{{opacity:.75}}
-.chart .run0{{stroke:var(--accent)}}.chart .run1{{stroke:var(--drop)}}.chart .run2{{stroke:var(--kernel)}}
-.chart .run3{{stroke:var(--global)}}.chart .run4{{stroke:var(--smooth)}}.chart .run5{{stroke:var(--muted)}}
-.chart .base{{stroke:var(--ink);stroke-width:2;stroke-dasharray:6 4}}
-.chart .winner{{stroke:var(--accent);stroke-width:2.5}}
-.chart text.base,.chart text.winner,.chart text.other{{stroke:none;opacity:1;font-weight:600}}
-.chart text.other{{fill:var(--muted);font-weight:400}}
-.chart text.winner{{fill:var(--accent)}}
-@media (max-width:640px){{main{{padding:20px 12px 40px}}section{{padding:16px 14px;border-radius:10px}}
-.headline{{font-size:1.3rem}}.tiles{{grid-template-columns:1fr 1fr}}.layouts dd{{letter-spacing:.04em}}}}
-@media print{{body{{font-size:10.5pt;background:none}}main{{max-width:none;padding:0}}
-section{{border:0;border-radius:0;padding:0;margin:14pt 0}}.tile,svg,tr,.warning{{break-inside:avoid}}
-h2,h3{{break-after:avoid}}
-*{{-webkit-print-color-adjust:exact;print-color-adjust:exact}}.scroll{{overflow:visible}}.scroll svg{{min-width:0}}
-details::details-content{{content-visibility:visible;display:block;height:auto}}}}
-"""
+_SHEET = Template(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+PAGE = "\n" + _SHEET.substitute(palette=palette(":root"), SANS=SANS, MONO=MONO)
+"""The style sheet of pages."""
 
 
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"

@@ -39,8 +39,8 @@ class TextTable:
     @classmethod
     def by_column(cls, *columns: tuple[str, ColumnKind, Iterable[str]]) -> "TextTable":
         """A table from the name, the kind and the cells of each column."""
-        rows = zip(*(cells for _, _, cells in columns), strict=True)
-        return cls(columns=[(name, kind) for name, kind, _ in columns], rows=list(rows))
+        rows = [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
+        return cls(columns=[(name, kind) for name, kind, _ in columns], rows=rows)
 
     @property
     def names(self) -> list[str]:

@@ -81,6 +81,7 @@ def make_app() -> App:
     )
     for name, (target, group, help_text) in COMMANDS.items():
         app.command(f"buildup.cli.{target}", name=name, group=group, help=help_text)
+    app.register_install_completion_command(help="Install shell completion for bash, zsh, fish or PowerShell.")
     return app
 
 

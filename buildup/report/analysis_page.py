@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from buildup.report.findings import flat
-from buildup.report.html import document, page_header, settings_section, table_head, warning_box
+from buildup.report.html import document, html_table, page_header, scrollable, settings_section, warning_box
+from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import escape
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -68,7 +69,7 @@ def _section(section: Section) -> str:
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"
-        f'<div class="scroll">{_numbers(section.numbers)}</div><p class="small">{files}</p></section>'
+        f'{_numbers(section.numbers)}<p class="small">{files}</p></section>'
     )
 
 
@@ -84,17 +85,12 @@ def _inline(svg: str, what: str, title: str) -> str:
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for values in numbers.values() for name in values))
-    if not columns:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f'<td class="number">{escape(_shown(values.get(name)))}</td>' for name in columns)
-        + "</tr>"
-        for label, values in numbers.items()
+    names = list(dict.fromkeys(name for values in numbers.values() for name in values))
+    columns: list[tuple[str, ColumnKind, list[str]]] = [("model", "heading", list(numbers))]
+    columns.extend(
+        (name.replace("_", " "), "number", [_shown(values.get(name)) for values in numbers.values()]) for name in names
     )
-    head = table_head("model", *(f"#{name.replace('_', ' ')}" for name in columns))
-    return f"<table>{head}<tbody>{rows}</tbody></table>"
+    return html_table(TextTable.by_column(*columns)) if names else scrollable("")
 
 
 def _shown(value: object) -> str:

@@ -58,6 +58,9 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         onnx: whether the folder also holds an ONNX model.
     """
     dataset = str(findings.settings.get("dataset", ""))
+    final = [findings.claim]
+    if one := findings.final:
+        final = ["### Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
         "---",
         _metadata(findings, network, exported),
@@ -70,7 +73,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         *("```", graph_text(network), "```", ""),
         *("## Scores", "", *_scores(findings, network, exported), ""),
-        *(_final(findings) or [findings.claim]),
+        *final,
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
         "",
@@ -153,12 +156,3 @@ def _results(findings: Findings, network: Network, exported: Score) -> Iterator[
             how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
             yield result(OBJECTIVES[final.objective], one.mean, "test", how)
             break
-
-
-def _final(findings: Findings) -> list[str]:
-    if (final := findings.final) is None:
-        return []
-    return [
-        *("### Test scores", "", final.verdict, ""),
-        *(*tabulate_final(final).markdown(), "", final_protocol(final), ""),
-    ]

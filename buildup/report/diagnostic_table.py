@@ -108,11 +108,10 @@ class Evidence:
             f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
             f"or {corrected:.2g} after Bonferroni correction for {len(found)}"
         )
-        if corrected >= SIGNIFICANCE:
-            relation = "predicts" if when == "before" else "correlates with"
-            none = f"None of {len(found)} diagnostics {known} {relation} the gain significantly."
-            return f"{none} Smallest p-value: {best.name}, {numbers}."
         relation = "predicts the gain" if when == "before" else "correlates with the gain"
+        if corrected >= SIGNIFICANCE:
+            none = f"None of {len(found)} diagnostics {known} {relation} significantly."
+            return f"{none} Smallest p-value: {best.name}, {numbers}."
         value = "larger" if best.tau > 0 else "smaller"
         conclusion = (
             f"Of {len(found)} diagnostics {known}, {best.name} {relation}. A {value} value goes with a larger gain: "

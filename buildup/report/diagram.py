@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import ceil
+from pathlib import Path
+from string import Template
 
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
@@ -25,22 +27,7 @@ LEGEND_HEIGHT = 34
 INKS = ("#fff", "#06243a")
 """Of the text in boxes: on dark colours and on light ones."""
 
-_STYLE = (
-    f".buildup-network text{{font-family:{SANS};font-size:12px;fill:var(--ink)}}"
-    + f".buildup-network .mono{{font-family:{MONO}}}"
-    ".buildup-network .surface{fill:var(--surface)}"
-    ".buildup-network .band{fill:var(--band);stroke:var(--grid)}"
-    ".buildup-network .strong{font-weight:650;font-size:13.5px}"
-    ".buildup-network .muted{fill:var(--muted)}"
-    ".buildup-network .box{fill:var(--conv);stroke:var(--line)}"
-    ".buildup-network .pill{fill:none;stroke:var(--line)}"
-    ".buildup-network .letter{font-weight:700;font-size:17px;fill:var(--conv-ink)}"
-    ".buildup-network .inside{font-size:10px;fill:var(--conv-ink)}"
-    ".buildup-network .added .box{stroke:var(--ink);stroke-width:1.6;stroke-dasharray:4 3}"
-    ".buildup-network .edge{fill:none;stroke:var(--muted);stroke-width:1.4}"
-    ".buildup-network .skip{stroke-dasharray:3 3}"
-    ".buildup-network .tip{fill:var(--muted)}"
-)
+_SHEET = Template(Path(__file__).with_name("diagram.css").read_text(encoding="utf-8").replace("\n", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +93,7 @@ def _style() -> str:
         f".buildup-network .{kind.name} .letter,.buildup-network .{kind.name} .inside{{fill:var(--ink-{kind.name})}}"
         for kind in kinds
     )
-    return f"{palette('.buildup-network', light, dark)}{_STYLE}{boxes}"
+    return f"{palette('.buildup-network', light, dark)}{_SHEET.substitute(SANS=SANS, MONO=MONO)}{boxes}"
 
 
 def _is_light(colour: str) -> bool:

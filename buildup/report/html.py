@@ -109,7 +109,7 @@ def tile(name: str, value: str, unit: str, more: str) -> str:
 
 def html_table(table: TextTable, *, below: Sequence[str] = ()) -> str:
     """A table as HTML, scrollable. `below` holds one text per row, shown under it."""
-    rows = []
+    rows, numeric = [], ' class="number"'
     for number, row in enumerate(table.rows):
         cells = "".join(_cell(cell, kind) for cell, (_, kind) in zip(row, table.columns, strict=True))
         if below:
@@ -117,8 +117,10 @@ def html_table(table: TextTable, *, below: Sequence[str] = ()) -> str:
             rows.append(f'<tr class="with-reason">{cells}</tr><tr><td></td>{reason}</tr>')
         else:
             rows.append(f"<tr>{cells}</tr>")
-    head = table_head(*(f"#{name}" if kind == "number" else name for name, kind in table.columns))
-    return scrollable(f"<table>{head}<tbody>{''.join(rows)}</tbody></table>")
+    head = "".join(
+        f'<th scope="col"{numeric if kind == "number" else ""}>{escape(name)}</th>' for name, kind in table.columns
+    )
+    return scrollable(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
 
 
 def _cell(cell: str, kind: ColumnKind) -> str:
@@ -130,14 +132,3 @@ def _cell(cell: str, kind: ColumnKind) -> str:
     if kind == "verdict":
         return f'<td class="{text}">{VERDICT_MARKS.get(cell, "")}{text}</td>'
     return f"<td>{text}</td>" if kind == "text" else f'<td class="{kind}">{text}</td>'
-
-
-def table_head(*names: str) -> str:
-    """The header row of a table; the prefix # marks a column of numbers."""
-    cells = (
-        f'<th scope="col" class="number">{escape(name[1:])}</th>'
-        if name.startswith("#")
-        else f'<th scope="col">{escape(name)}</th>'
-        for name in names
-    )
-    return f"<thead><tr>{''.join(cells)}</tr></thead>"

@@ -42,18 +42,14 @@ class TextTable:
         rows = [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
         return cls(columns=[(name, kind) for name, kind, _ in columns], rows=rows)
 
-    @property
-    def names(self) -> list[str]:
-        """The header row."""
-        return [name for name, _ in self.columns]
-
     def text(self) -> str:
         """The table for a terminal, numbers right-aligned."""
         numbers = {index for index, (_, kind) in enumerate(self.columns) if kind == "number"}
-        return "\n".join(aligned([self.names, *self.rows], right=numbers))
+        return "\n".join(aligned([[name for name, _ in self.columns], *self.rows], right=numbers))
 
     def markdown(self) -> list[str]:
         """The lines of the table in Markdown."""
+        names = [escape_markdown(name) for name, _ in self.columns]
         ruler = ["---:" if kind == "number" else "---" for _, kind in self.columns]
         rows = [
             [
@@ -62,7 +58,7 @@ class TextTable:
             ]
             for row in self.rows
         ]
-        return [f"| {' | '.join(row)} |" for row in (map(escape_markdown, self.names), ruler, *rows)]
+        return [f"| {' | '.join(row)} |" for row in (names, ruler, *rows)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

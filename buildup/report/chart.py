@@ -1,6 +1,6 @@
 """The charts of reports as SVG: gains, rank correlations, learning curves, and the plots of a comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from statistics import fmean
@@ -164,18 +164,6 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
     return picture(bottom + 48, "Rank correlation of each diagnostic with the gains", parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Panel:
-    """The curves between two epochs, and their place in the picture."""
-
-    x: Scale
-    y: Scale
-    ticks: tuple[float, ...]
-    """Of the scores."""
-    curves: tuple[tuple[Curve, tuple[tuple[float, float], ...]], ...]
-    """Each curve with its positions in the panel."""
-
-
 def curves_svg(curves: Sequence[Curve], measure: str) -> str:
     """Scores by epoch, one line per training; base and winner stand out.
 
@@ -184,54 +172,54 @@ def curves_svg(curves: Sequence[Curve], measure: str) -> str:
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
     epochs = max(len(curve.values) for curve in ordered)
+    right = 720 if epochs < ENLARGED_FROM else 738
     if epochs < ENLARGED_FROM:
-        panels = [_panel(ordered, 1, max(2, epochs), 52, 720)]
+        parts, ends = _panel(ordered, 1, max(2, epochs), 52, right)
     else:
-        panels = [_panel(ordered, 1, epochs, 52, 366), _panel(ordered, ceil(2 * epochs / 3), epochs, 424, 738)]
-    parts = [part for panel in panels for part in _draw(panel)]
-    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", [*parts, *_end_labels(panels[-1])])
+        parts, _ = _panel(ordered, 1, epochs, 52, 366)
+        enlarged, ends = _panel(ordered, ceil(2 * epochs / 3), epochs, 424, right)
+        parts += enlarged
+    parts += _end_labels(ends, right + 12)
+    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts)
 
 
-def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int) -> _Panel:
-    def values(curve: Curve) -> list[tuple[int, float]]:
-        epochs = enumerate(curve.values, start=1)
-        return [(epoch, value) for epoch, value in epochs if first <= epoch <= last and isfinite(value)]
-
-    scores = [score for curve in curves for _, score in values(curve)]
+def _panel(
+    curves: Sequence[Curve], first: int, last: int, left: int, right: int
+) -> tuple[list[str], dict[Role, list[float]]]:
+    """The curves between two epochs, and the heights at which the curves of each role end."""
+    values = [
+        [(epoch, value) for epoch, value in enumerate(curve.values, start=1) if first <= epoch <= last]
+        for curve in curves
+    ]
+    finite = [[(epoch, value) for epoch, value in one if isfinite(value)] for one in values]
+    scores = [value for one in finite for _, value in one]
     ticks = rounded(min(scores, default=0.0), max(scores, default=1.0), 7)
     x, y = Scale(first, last, left, right), Scale(ticks[0], ticks[-1], PANEL_BOTTOM, PANEL_TOP)
-    drawn = tuple((curve, tuple((x(epoch), y(score)) for epoch, score in values(curve))) for curve in curves)
-    return _Panel(x=x, y=y, ticks=tuple(ticks), curves=drawn)
-
-
-def _draw(panel: _Panel) -> Iterator[str]:
-    x = panel.x
-    yield from horizontal_grid(panel.ticks, panel.y, x.start, x.end)
-    for epoch in rounded(x.low, x.high, 7):
-        if epoch == int(epoch) and x.low <= epoch <= x.high:
-            yield axis_text(x(epoch), PANEL_BOTTOM + 20, f"{epoch:g}")
-    label = "epoch" if x.low == 1 else "epoch, the last third enlarged"
-    yield axis_text((x.start + x.end) / 2, PANEL_BOTTOM + 40, label)
-    for curve, dots in panel.curves:
+    parts = horizontal_grid(ticks, y, left, right)
+    for epoch in rounded(first, last, 7):
+        if epoch == int(epoch) and first <= epoch <= last:
+            parts.append(axis_text(x(epoch), PANEL_BOTTOM + 20, f"{epoch:g}"))
+    label = "epoch" if first == 1 else "epoch, the last third enlarged"
+    parts.append(axis_text((left + right) / 2, PANEL_BOTTOM + 40, label))
+    ends: dict[Role, list[float]] = {}
+    for curve, dots in zip(curves, finite, strict=True):
         if dots:
             # A single dot needs a line of some length, or its round cap isn't drawn.
-            way = "L".join(f"{across} {up}" for across, up in dots) + ("h0.01" if len(dots) == 1 else "")
-            yield f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>'
+            way = "L".join(f"{x(epoch)} {y(value)}" for epoch, value in dots) + ("h0.01" if len(dots) == 1 else "")
+            parts.append(f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>')
+            ends.setdefault(curve.role, []).append(y(dots[-1][1]))
+    return parts, ends
 
 
-def _end_labels(panel: _Panel) -> Iterator[str]:
+def _end_labels(ends: Mapping[Role, Sequence[float]], x: float) -> Iterator[str]:
     """One label per role at the mean height of its ends, moved apart until none overlap."""
-    ends: dict[Role, list[float]] = {}
-    for curve, dots in panel.curves:
-        if dots:
-            ends.setdefault(curve.role, []).append(dots[-1][1])
     lowest = 0.0
     for number, (height, role) in enumerate(sorted((fmean(heights), role) for role, heights in ends.items())):
         room_below = LABEL_HEIGHT * (len(ends) - 1 - number)
         lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LABEL_HEIGHT if number else 0.0)
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
-        yield f'<text class="{role}" x="{panel.x.end + 12}" y="{lowest + 4:.1f}">{name}</text>'
+        yield f'<text class="{role}" x="{x}" y="{lowest + 4:.1f}">{name}</text>'
 
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320
@@ -273,23 +261,18 @@ def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> s
     parts.append(axis_text((LEFT + RIGHT) / 2, BOTTOM + 42, across))
     parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
     for number, one in enumerate(series):
-        parts.append(_drawn(one, number % MOST_SERIES, x, y))
+        known = [dot for dot in one.dots if isfinite(dot.y)]
+        drawn = [_mark(number % MOST_SERIES, x(dot.x), y(dot.y), 6.5 if dot.large else 4, dot.title) for dot in known]
+        if one.joined and known:
+            way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
+            drawn.insert(0, f'<path class="run run{number % MOST_SERIES} way" d="{way}"/>')
+        parts.append(f"<g>{''.join(drawn)}</g>")
         height = TOP + 14 + LEGEND_LINE * number
         parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
         name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
         parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
     bottom = max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
     return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
-
-
-def _drawn(one: Series, number: int, x: Scale, y: Scale) -> str:
-    known = [dot for dot in one.dots if isfinite(dot.y)]
-    parts = []
-    if one.joined and known:
-        way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
-        parts.append(f'<path class="run run{number} way" d="{way}"/>')
-    parts += [_mark(number, x(dot.x), y(dot.y), 6.5 if dot.large else 4, dot.title) for dot in known]
-    return f"<g>{''.join(parts)}</g>"
 
 
 def _mark(number: int, x: float, y: float, size: float, title: str) -> str:

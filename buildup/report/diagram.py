@@ -152,7 +152,7 @@ def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]]
 
 
 def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
-    yield (f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>')
+    yield f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>'
     first = top + PADDING + 16
     height, width = stage.size
     channels = stage.blocks[-1].out_shape[0]

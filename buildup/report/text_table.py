@@ -8,15 +8,7 @@ from buildup.graph.kinds import describe
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import fingerprint
-from buildup.report.words import (
-    clean,
-    escape_markdown,
-    gain_text,
-    interval_heading,
-    interval_text,
-    scores_text,
-    short_number,
-)
+from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.objective import ACCURACY, OBJECTIVES
@@ -192,20 +184,16 @@ def tabulate_final(final: Final) -> TextTable:
     objective = OBJECTIVES[final.objective]
     score = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
     networks = final.contenders
-    by_seed = [[scores_text(list(one.scores.values()))] if one.scores else [] for one in networks]
-    outcomes = [[*scores, *one.failures.values()] for one, scores in zip(networks, by_seed, strict=True)]
+    by_seed = [[*(f"{value:.2f}" for value in one.scores.values()), *one.failures.values()] for one in networks]
+    intervals = ["–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}" for one in networks]
     return TextTable.by_column(
         ("network", "text", [one.part for one in networks]),
         ("layout", "layout", [one.layout for one in networks]),
         ("params", "number", [short_number(one.params) for one in networks]),
         ("MACs", "number", [short_number(one.macs) for one in networks]),
         (score, "number", ["–" if one.mean is None else f"{one.mean:.2f}" for one in networks]),
-        (
-            "95 % CI of the mean",
-            "number",
-            ["–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}" for one in networks],
-        ),
-        ("by seed", "text", [", ".join(texts) for texts in outcomes]),
+        ("95 % CI of the mean", "number", intervals),
+        ("by seed", "text", [", ".join(texts) for texts in by_seed]),
     )
 
 

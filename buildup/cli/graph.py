@@ -45,10 +45,8 @@ def graph(
             base, layout=layout, space=space, dataset=dataset, data_dir=data_dir, size=size, stem=stem
         )
     problems.raise_any()
-    if form in ("dot", "svg"):
-        text = graph_dot(network) if form == "dot" else graph_svg(network)
-    else:
-        text = graph_text(network, tries)
+    drawings = {"dot": graph_dot, "svg": graph_svg}
+    text = drawings[form](network) if form in drawings else graph_text(network, tries)
     return answer(text, network_to_values(network), as_json=as_json or form == "json")
 
 

@@ -24,10 +24,9 @@ def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:
 
 @contextmanager
 def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
-    """Turn Ctrl-C and a request to terminate into KeyboardInterrupt, even where the shell ignores Ctrl-C.
+    """Turn Ctrl-C and a request to terminate into KeyboardInterrupt with a message for the user.
 
-    Args:
-        message: what to tell the user after an interrupt, such as how to continue.
+    A shell that starts a command in its background ignores Ctrl-C; this handler still gets it.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

@@ -16,9 +16,7 @@ COMPARISON = "comparison.html"
 def report(
     *runs: str,
     file_format: Annotated[str, Parameter(name="--format", help="html, or md to print it.")] = "html",
-    to: Annotated[
-        str | None, Parameter(help="Where a comparison goes (default: comparison.html beside the runs).")
-    ] = None,
+    to: str | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Write report.html of a run anew, also while it runs; or compare several runs.
@@ -27,6 +25,7 @@ def report(
 
     Args:
         runs: Names in runs/, or run folders; several are compared.
+        to: Where a comparison goes (default: comparison.html beside the runs).
     """
     from buildup.engine.problems import Problems
     from buildup.store.run_dir import folder_of

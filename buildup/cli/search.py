@@ -14,10 +14,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
-    *,
-    verbose: Verbose = False,
-    as_json: AsJson = False,
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, verbose: Verbose = False, as_json: AsJson = False
 ) -> int:
     """Search where attention helps, to the end.
 

@@ -57,34 +57,23 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     up = f"{objective.title}, {'%' if objective is ACCURACY else f'{objective.scale}; less is better'}"
     networks, progress = [_networks(run) for run in runs], [_progress(run) for run in runs]
     if any(one.dots for one in networks):
-        yield html_section(
-            "Score against cost",
-            small_note("Each network with a verdict, at its mean score over seeds. Winners are large."),
-            scrollable(
-                plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
-            ),
-        )
+        note = "Each network with a verdict, at its mean score over seeds. Winners are large."
+        plot = plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
+        yield html_section("Score against cost", small_note(note), scrollable(plot))
     if any(one.dots for one in progress):
-        yield html_section(
-            "Best score over trainings",
-            small_note(
-                "The best network so far according to the judge, at the scores of its verdict. Only trainings that a "
-                "verdict used are counted."
-            ),
-            scrollable(plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)),
+        note = (
+            "The best network so far according to the judge, at the scores of its verdict. Only trainings that a "
+            "verdict used are counted."
         )
+        plot = plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)
+        yield html_section("Best score over trainings", small_note(note), scrollable(plot))
 
 
 def _networks(run: Compared) -> Series:
-    dots = (
-        Dot(
-            x=point.macs / 1e6,
-            y=point.score,
-            title=f"{run.run}: {point.layout}, {point.role}, {point.score:.2f}, {short_number(point.macs)}MACs",
-            large=point is run.winner,
-        )
-        for point in run.points
-    )
+    dots = []
+    for one in run.points:
+        title = f"{run.run}: {one.layout}, {one.role}, {one.score:.2f}, {short_number(one.macs)}MACs"
+        dots.append(Dot(x=one.macs / 1e6, y=one.score, title=title, large=one is run.winner))
     return Series(name=run.run, dots=tuple(dots))
 
 

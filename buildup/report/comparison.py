@@ -12,19 +12,8 @@ from buildup.trials.final_result import Final
 from buildup.trials.outcome import Score
 from buildup.trials.training import candidate_id
 
-MUST_MATCH = (
-    "base",
-    "stem",
-    "dataset",
-    "data hash",
-    "validation images",
-    "recipe",
-    "epochs",
-    "fraction",
-    "objective",
-    "start",
-    "precision",
-)
+_SUBJECT = ("base", "stem", "dataset", "data hash", "validation images")
+MUST_MATCH = (*_SUBJECT, "recipe", "epochs", "fraction", "objective", "start", "precision")
 """The facts that must be equal for the scores of two runs to be comparable."""
 MAY_DIFFER = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
 """Facts that may differ. The comparison names those that do: they change what was tried, how certain a verdict is, or

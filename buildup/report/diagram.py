@@ -116,12 +116,9 @@ def graph_dot(network: Network) -> str:
     ]
     for number, stage in enumerate(network.stages):
         shape = shape_text(stage.blocks[-1].out_shape)
-        lines += [
-            f"  subgraph cluster_{number} {{",
-            f"    label={_quoted(stage.name, shape)}; style=rounded; color={_quoted('#9fabb9')};",
-            *(f"    {_dot_node(block)}" for block in stage.blocks),
-            "  }",
-        ]
+        lines.append(f"  subgraph cluster_{number} {{")
+        lines.append(f"    label={_quoted(stage.name, shape)}; style=rounded; color={_quoted('#9fabb9')};")
+        lines += [*(f"    {_dot_node(block)}" for block in stage.blocks), "  }"]
     lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in network.edges]
     return "\n".join([*lines, "}", ""])
 
@@ -182,17 +179,11 @@ def _box(block: Block, place: _Place, index: int) -> str:
 
 def _lines(block: Block) -> list[str]:
     """At most two short lines under the letter: the settings of a replacement, or the change of shape."""
-    settings = [
-        f"{field.name} {getattr(block.kind, field.name)}"
-        for field in fields(block.kind)
-        if getattr(block.kind, field.name) != field.default
-    ]
-    if settings:
+    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
+    if settings := [f"{name} {value}" for name, value, default in values if value != default]:
         return settings[:2]
     if block.added:
         return ["added"]
-    if block.keeps_shape:
-        return []
     before, after = block.in_shape, block.out_shape
     lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
     return [*lines, f"{before[0]}→{after[0]}"] if before[0] != after[0] else lines

@@ -41,7 +41,6 @@ _SHEET = Template(Path(__file__).with_name("page.css").read_text(encoding="utf-8
 PAGE = "\n" + _SHEET.substitute(palette=palette(":root"), SANS=SANS, MONO=MONO)
 """The style sheet of pages."""
 
-
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """A second defence behind the escaping: the browser runs no script and loads nothing."""
 VERDICT_MARKS = {"keep": "● ", "drop": "◇ "}
@@ -109,7 +108,7 @@ def tile(name: str, value: str, unit: str, more: str) -> str:
 
 def html_table(table: TextTable, *, below: Sequence[str] = ()) -> str:
     """A table as HTML, scrollable. `below` holds one text per row, shown under it."""
-    rows, numeric = [], ' class="number"'
+    rows = []
     for number, row in enumerate(table.rows):
         cells = "".join(_cell(cell, kind) for cell, (_, kind) in zip(row, table.columns, strict=True))
         if below:
@@ -117,9 +116,9 @@ def html_table(table: TextTable, *, below: Sequence[str] = ()) -> str:
             rows.append(f'<tr class="with-reason">{cells}</tr><tr><td></td>{reason}</tr>')
         else:
             rows.append(f"<tr>{cells}</tr>")
-    head = "".join(
-        f'<th scope="col"{numeric if kind == "number" else ""}>{escape(name)}</th>' for name, kind in table.columns
-    )
+    classes = (' class="number"' if kind == "number" else "" for _, kind in table.columns)
+    names = (escape(name) for name, _ in table.columns)
+    head = "".join(f'<th scope="col"{mark}>{name}</th>' for mark, name in zip(classes, names, strict=True))
     return scrollable(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
 
 

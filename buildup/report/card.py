@@ -109,7 +109,6 @@ def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
 
 
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:
-    """The metadata of the card for the Hugging Face Hub, as YAML."""
     start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
     source = str(start["source"]) if isinstance(start, Mapping) else ""
     data = ModelCardData(

@@ -95,7 +95,6 @@ class Evidence:
         )
 
     def _diagnostics(self, when: When) -> list[Correlation]:
-        """The correlations of diagnostics, without that of the order of the tries."""
         return [one for one in self.correlations if one.when == when and one.measure != ORDER]
 
     def _conclusion(self, when: When) -> str:

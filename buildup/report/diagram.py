@@ -234,7 +234,6 @@ def _elbow(source: _Place, target: _Place) -> str:
 
 
 def _legend(network: Network, y: float) -> Iterator[str]:
-    """The kinds of blocks in the network, and the mark of added blocks if it has any."""
     letters = {block.kind.letter for block in network.blocks}
     kinds = [kind for letter, kind in known_kinds().items() if letter in letters]
     entries = [(kind.name, f"{kind.letter}  {kind.label}") for kind in kinds]

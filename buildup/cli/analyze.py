@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from buildup.cli.output import AsJson, Flags, answer
-from buildup.cli.signals import interruptible
+from buildup.cli.output import AsJson, Flags, answer, interruptible
 from buildup.settings import AnalyzeSettings
 
 
@@ -20,7 +19,15 @@ def analyze(
         model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
     """
     if settings.verdicts:
-        return _verdicts(model, settings, as_json)
+        from buildup.engine.analysis.verdicts import diagnose_verdicts, diagnosed_values
+        from buildup.report.diagnostic_table import evidence_text
+
+        with interruptible():
+            diagnosed = diagnose_verdicts(model, settings)
+        kept = ", ".join(map(str, diagnosed.files))
+        text = f"{evidence_text(diagnosed.evidence)}\n\nKept in {kept}; `buildup report` of a run shows its own."
+        return answer(text, diagnosed_values(diagnosed), as_json=as_json)
+
     from buildup.engine.analysis.analyze import analysis_values, analyze_model
 
     with interruptible():
@@ -28,28 +35,12 @@ def analyze(
     return answer(_text(found.summaries, found.folder), analysis_values(found), as_json=as_json)
 
 
-def _verdicts(model: str, settings: AnalyzeSettings, as_json: bool) -> int:
-    from buildup.engine.analysis.verdicts import diagnose_verdicts, diagnosed_values
-    from buildup.report.diagnostic_table import evidence_text
-
-    with interruptible():
-        found = diagnose_verdicts(model, settings)
-    kept = ", ".join(map(str, found.files))
-    text = f"{evidence_text(found.evidence)}\n\nKept in {kept}; `buildup report` of a run shows its own."
-    return answer(text, diagnosed_values(found), as_json=as_json)
-
-
 def _text(found: Mapping[str, Any], folder: Path) -> str:
     lines = []
     for what, summaries in found.items():
         for label, numbers in summaries.items():
-            shown = (
-                numbers
-                if isinstance(numbers, str)
-                else "  ".join(
-                    f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                    for name, value in numbers.items()
-                )
-            )
-            lines.append(f"{what:12} {label}: {shown}")
+            if not isinstance(numbers, str):
+                shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in numbers.items()}
+                numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
+            lines.append(f"{what:12} {label}: {numbers}")
     return "\n".join([*lines, f"Numbers and figures: {folder}, all of them in {folder / 'index.html'}"])

@@ -4,13 +4,12 @@ import sys
 from contextlib import redirect_stdout
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, Verbose, answer
-from buildup.cli.signals import interruptible
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible
 from buildup.settings import FinalSettings
 
 
 def final(
-    run: str,
+    run: RunName,
     /,
     settings: Annotated[FinalSettings, Flags] = FinalSettings(),
     *,
@@ -20,26 +19,19 @@ def final(
     """Train base and winner anew, open the test set once, and say what is proven.
 
     Example: buildup final demo --seeds 5 --control
-
-    Args:
-        run: A name in runs/, or a run's folder.
     """
-    from buildup.engine.final import run_final as run_final
-    from buildup.report.final_table import final_table
+    from buildup.engine.final import run_final
+    from buildup.report.text_table import final_table
     from buildup.store.run_record import open_record
     from buildup.trials.final_result import final_to_values
 
     record = open_record(run)
-    try:
-        with interruptible(), redirect_stdout(sys.stderr):
-            found = run_final(record, settings, verbose=verbose)
-    except KeyboardInterrupt:
-        print(f"Interrupted. Go on with: buildup final {record.folder}", file=sys.stderr)
-        return 130
+    folder = record.folder
+    # Ray prints on stdout whatever its settings.
+    with interruptible(lambda: f"Interrupted. Go on with: buildup final {folder}"), redirect_stdout(sys.stderr):
+        found = run_final(record, settings, verbose=verbose)
     if found is None:
-        text = (
-            f"{record.folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."
-        )
-        return answer(text, {"run": str(record.folder), "verdict": text, "claims": []}, as_json=as_json)
-    values = {"run": str(record.folder), **final_to_values(found)}
+        text = f"{folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."
+        return answer(text, {"run": str(folder), "verdict": text, "claims": []}, as_json=as_json)
+    values = {"run": str(folder), **final_to_values(found)}
     return answer(f"{final_table(found)}\n\n{found.verdict}", values, as_json=as_json)

@@ -1,6 +1,5 @@
 """`graph` and `spaces`: what there is to search, shown before anything is searched."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
 from buildup.cli.output import AsJson, answer
@@ -46,13 +45,9 @@ def graph(
             base, layout=layout, space=space, dataset=dataset, data_dir=data_dir, size=size, stem=stem
         )
     problems.raise_any()
-    texts: dict[str, Callable[[], str]] = {
-        "text": lambda: graph_text(network, tries),
-        "json": lambda: "",
-        "dot": lambda: graph_dot(network),
-        "svg": lambda: graph_svg(network),
-    }
-    return answer(texts[form](), network_to_values(network), as_json=as_json or form == "json")
+    drawings = {"dot": graph_dot, "svg": graph_svg}
+    text = drawings[form](network) if form in drawings else graph_text(network, tries)
+    return answer(text, network_to_values(network), as_json=as_json or form == "json")
 
 
 def spaces(*, as_json: AsJson = False) -> int:

@@ -43,14 +43,18 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    _log_to_stderr()
+    logger = logging.getLogger("buildup")
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        logger.addHandler(_Stderr())
+        logger.setLevel(logging.INFO)
     try:
         return _call(arguments)
     except BuildupError as error:
-        print(_paragraph(error), file=sys.stderr)
+        problems = error.problems if isinstance(error, RequestError) else str(error).split("\n")
+        print("buildup: " + "\n         ".join(problems), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or "Interrupted.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader left, as `head` does. Python would complain once more when it flushes stdout.
@@ -77,6 +81,7 @@ def make_app() -> App:
     )
     for name, (target, group, help_text) in COMMANDS.items():
         app.command(f"buildup.cli.{target}", name=name, group=group, help=help_text)
+    app.register_install_completion_command(help="Install shell completion for bash, zsh, fish or PowerShell.")
     return app
 
 
@@ -157,13 +162,6 @@ def _stray(command: str, word: str, flags: Sequence[str]) -> str:
     return f"{command}: {word!r} is one word too many. See buildup {command} --help."
 
 
-def _log_to_stderr() -> None:
-    logger = logging.getLogger("buildup")
-    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
-        logger.addHandler(_Stderr())
-        logger.setLevel(logging.INFO)
-
-
 class _Stderr(logging.StreamHandler[Any]):
     """Messages on whatever stderr is at the moment; warnings say that they are."""
 
@@ -174,10 +172,3 @@ class _Stderr(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr  # not setStream, which flushes a stream that may be closed by now
         super().emit(record)
-
-
-def _paragraph(error: BuildupError) -> str:
-    problems = str(error).split("\n") if not isinstance(error, RequestError) else error.problems
-    return "\n".join(
-        f"buildup: {problem}" if number == 0 else f"         {problem}" for number, problem in enumerate(problems)
-    )

@@ -1,10 +1,15 @@
-"""How a command answers: text for people, or one JSON document on stdout."""
+"""What commands share: arguments, interrupts, and an answer as text or as one JSON document."""
 
 import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+RunName = Annotated[str, Parameter(help="A name in runs/, or a run's folder.")]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print one JSON document on stdout; messages go to stderr.")]
 Verbose = Annotated[bool, Parameter(name="--verbose", help="Show what Ray says, too.")]
 Flags = Parameter(name="*")
@@ -15,3 +20,23 @@ def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:
     """Print an answer, and give back its exit code."""
     print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else text)
     return code
+
+
+@contextmanager
+def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
+    """Turn Ctrl-C and a request to terminate into KeyboardInterrupt with a message for the user.
+
+    A shell that starts a command in its background ignores Ctrl-C; this handler still gets it.
+    """
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(message()) from None
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)

@@ -11,9 +11,8 @@ def plan(settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, as_js
 
     Example: buildup plan --base resnet50 --dataset cifar100 --data-dir data
     """
-    from buildup.engine.plan import make_plan as plan_search
-    from buildup.engine.plan import plan_to_values
+    from buildup.engine.plan import make_plan, plan_to_values
     from buildup.engine.summaries import plan_text
 
-    made = plan_search(settings)
+    made = make_plan(settings)
     return answer(plan_text(made), plan_to_values(made), as_json=as_json)

@@ -16,9 +16,7 @@ COMPARISON = "comparison.html"
 def report(
     *runs: str,
     file_format: Annotated[str, Parameter(name="--format", help="html, or md to print it.")] = "html",
-    to: Annotated[
-        str | None, Parameter(help="Where a comparison goes (default: comparison.html beside the runs).")
-    ] = None,
+    to: str | None = None,
     as_json: AsJson = False,
 ) -> int:
     """Write report.html of a run anew, also while it runs; or compare several runs.
@@ -27,6 +25,7 @@ def report(
 
     Args:
         runs: Names in runs/, or run folders; several are compared.
+        to: Where a comparison goes (default: comparison.html beside the runs).
     """
     from buildup.engine.problems import Problems
     from buildup.store.run_dir import folder_of
@@ -48,23 +47,20 @@ def report(
     elif to and not Path(to).absolute().parent.is_dir():
         problems.found.append(f"--to {to}: its folder does not exist.")
     problems.raise_any()
-    if len(records) == 1:
-        return _one(records[0], file_format, as_json=as_json)
-    return _several(records, file_format, to, as_json=as_json)
+    if len(records) > 1:
+        return _compare(records, file_format, to, as_json=as_json)
 
-
-def _one(run: "RunRecord", file_format: str, *, as_json: bool) -> int:
     from buildup.engine.reports import report_of, write_report
     from buildup.report.page import markdown
 
     if file_format == "md":
-        text = markdown(report_of(run))
+        text = markdown(report_of(records[0]))
         return answer(text, {"markdown": text}, as_json=as_json)
-    path = write_report(run)
+    path = write_report(records[0])
     return answer(f"{path}: written.", {"report": str(path)}, as_json=as_json)
 
 
-def _several(runs: "list[RunRecord]", file_format: str, to: str | None, *, as_json: bool) -> int:
+def _compare(runs: "list[RunRecord]", file_format: str, to: str | None, *, as_json: bool) -> int:
     from buildup.engine.reports import compare_runs
     from buildup.report.compare import comparison_page, comparison_table, comparison_text
     from buildup.report.comparison import comparison_values

@@ -6,8 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, Verbose, answer
-from buildup.cli.signals import interruptible
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible
 from buildup.settings import ResumeSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -15,10 +14,7 @@ if TYPE_CHECKING:
 
 
 def search(
-    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
-    *,
-    verbose: Verbose = False,
-    as_json: AsJson = False,
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, verbose: Verbose = False, as_json: AsJson = False
 ) -> int:
     """Search where attention helps, to the end.
 
@@ -26,14 +22,14 @@ def search(
     """
     from buildup.engine.progress import observe
     from buildup.engine.request import folder_for
-    from buildup.engine.search import run_search as run_search
+    from buildup.engine.search import run_search
 
     folder = folder_for(settings)
     return _finish(folder, lambda: run_search(settings, observe, verbose=verbose), as_json=as_json)
 
 
 def resume(
-    run: str,
+    run: RunName,
     /,
     settings: Annotated[ResumeSettings, Flags] = ResumeSettings(),
     *,
@@ -43,12 +39,9 @@ def resume(
     """Go on with a run after any stop, kill or crash, or take it further.
 
     Example: buildup resume demo --seeds 6
-
-    Args:
-        run: A name in runs/, or a run's folder.
     """
     from buildup.engine.progress import observe
-    from buildup.engine.search import resume_search as resume_search
+    from buildup.engine.search import resume_search
     from buildup.store.run_record import open_record
 
     record = open_record(run)
@@ -56,16 +49,13 @@ def resume(
 
 
 def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:
-    """Do the work; when it is interrupted, it ends in order and says how to go on."""
     from buildup.engine.summaries import result_to_values, summary
 
-    try:
-        # Ray prints on standard output whatever its settings; the result may have to be the only thing there.
-        with interruptible(), redirect_stdout(sys.stderr):
-            result = work()
-    except KeyboardInterrupt:
+    def message() -> str:
         started = (folder / "run.yaml").exists()
-        hint = f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written."
-        print(hint, file=sys.stderr)
-        return 130
+        return f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written."
+
+    # Ray prints on stdout whatever its settings; the result may have to be the only thing there.
+    with interruptible(message), redirect_stdout(sys.stderr):
+        result = work()
     return answer(summary(result), result_to_values(result), as_json=as_json)

@@ -28,18 +28,18 @@ def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), 
     from buildup.report.text_table import decisions_table
 
     found = run_simulation(settings, _read, _costs)
-    text = "\n".join(
-        [
-            *([found.left_unused, ""] if found.left_unused else []),
-            decisions_table(found.decisions),
-            "",
-            f"{found.layout} is left after {found.trainings} trainings, the base included (judge {found.judge}).",
-            f"makespan {found.makespan:g} s on {found.workers} worker{'s' if found.workers > 1 else ''}, "
-            f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
-        ]
-    )
+    lines = [
+        *([found.left_unused, ""] if found.left_unused else []),
+        decisions_table(found.decisions),
+        "",
+        f"{found.layout} is left after {found.trainings} trainings, the base included (judge {found.judge}).",
+        f"makespan {found.makespan:g} s on {found.workers} worker{'s' if found.workers > 1 else ''}, "
+        f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
+    ]
     verdicts = [{"layout": one.layout, "verdict": one.verdict, "reason": one.reason} for one in found.decisions]
-    return answer(text, {"verdicts": verdicts, **{name: getattr(found, name) for name in VALUES}}, as_json=as_json)
+    return answer(
+        "\n".join(lines), {"verdicts": verdicts, **{name: getattr(found, name) for name in VALUES}}, as_json=as_json
+    )
 
 
 def _read(*arguments: Any, **named: Any) -> Any:

@@ -2,8 +2,7 @@
 
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, answer
-from buildup.cli.signals import interruptible
+from buildup.cli.output import AsJson, Flags, answer, interruptible
 from buildup.settings import TrainSettings
 
 

@@ -28,7 +28,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError
-from buildup.report.final_table import final_table
+from buildup.report.text_table import final_table
 from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS

@@ -10,8 +10,7 @@ from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.progress import left
 from buildup.engine.replay import View
 from buildup.engine.search import SearchResult
-from buildup.report.final_table import final_table
-from buildup.report.text_table import PlanRow, candidates_table, decisions_table
+from buildup.report.text_table import PlanRow, candidates_table, decisions_table, final_table
 from buildup.report.words import duration
 from buildup.space.schema import describe_tuning, describe_walk
 from buildup.store.run_dir import driver_of

@@ -1,12 +1,13 @@
 """The page of an analysis: numbers and a figure for each measurement, the subjects and the settings."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from buildup.report.findings import flat
-from buildup.report.html import document, table_head
+from buildup.report.html import document, html_table, page_header, scrollable, settings_section, warning_box
+from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import escape
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -46,17 +47,13 @@ def analysis_page(
         settings: all settings that the numbers depend on.
         notes: warnings, such as random weights.
     """
-    parts = [*_head(title, facts, notes), *map(_section, sections), _settings(settings)]
+    parts = [
+        page_header("buildup analyze", title, facts.items()),
+        *([warning_box("Read this first", notes)] if notes else []),
+        *map(_section, sections),
+        settings_section("All settings", flat(settings)),
+    ]
     return document(title, parts, policy=POLICY)
-
-
-def _head(title: str, facts: Mapping[str, object], notes: Sequence[str]) -> Iterator[str]:
-    yield f'<header><p class="eyebrow">buildup analyze</p><h1>{escape(title)}</h1>'
-    named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts.items())
-    yield f'<dl class="asked">{named}</dl></header>'
-    if notes:
-        warnings = "".join(f"<p>{escape(note)}</p>" for note in notes)
-        yield f'<section class="warning" role="note"><p><strong>Read this first</strong></p>{warnings}</section>'
 
 
 def _section(section: Section) -> str:
@@ -72,7 +69,7 @@ def _section(section: Section) -> str:
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"
-        f'<div class="scroll">{_numbers(section.numbers)}</div><p class="small">{files}</p></section>'
+        f'{_numbers(section.numbers)}<p class="small">{files}</p></section>'
     )
 
 
@@ -88,27 +85,15 @@ def _inline(svg: str, what: str, title: str) -> str:
 
 
 def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    columns = list(dict.fromkeys(name for values in numbers.values() for name in values))
-    if not columns:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{escape(label)}</th>'
-        + "".join(f'<td class="number">{escape(_shown(values.get(name)))}</td>' for name in columns)
-        + "</tr>"
-        for label, values in numbers.items()
+    names = list(dict.fromkeys(name for values in numbers.values() for name in values))
+    columns: list[tuple[str, ColumnKind, list[str]]] = [("model", "heading", list(numbers))]
+    columns.extend(
+        (name.replace("_", " "), "number", [_shown(values.get(name)) for values in numbers.values()]) for name in names
     )
-    head = table_head("model", *(f"#{name.replace('_', ' ')}" for name in columns))
-    return f"<table>{head}<tbody>{rows}</tbody></table>"
+    return html_table(TextTable.by_column(*columns)) if names else scrollable("")
 
 
 def _shown(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in flat(settings)
-    )
-    return f"<section><details><summary>All settings</summary><table>{rows}</table></details></section>"

@@ -39,20 +39,14 @@ def answer_html(findings: Findings) -> Iterator[str]:
 def answer_markdown(findings: Findings) -> Iterator[str]:
     """The answer for Markdown."""
     objective = findings.objective
-    rows = []
-    for name, network in (("base", findings.base), ("winner", findings.winner)):
-        scores = list(findings.scores(network).values())
-        mean = objective.shown(fmean(scores)) if scores else "?"
-        rows.append([name, layout(network), mean, scores_text(scores), cost_text(findings.cost(network))])
-    table = TextTable(
-        columns=(
-            ("", "text"),
-            ("layout", "layout"),
-            (objective.title, "number"),
-            ("by seed", "text"),
-            ("cost", "text"),
-        ),
-        rows=rows,
+    networks = (findings.base, findings.winner)
+    scores = [list(findings.scores(network).values()) for network in networks]
+    table = TextTable.by_column(
+        ("", "text", ["base", "winner"]),
+        ("layout", "layout", [layout(network) for network in networks]),
+        (objective.title, "number", [objective.shown(fmean(values)) if values else "?" for values in scores]),
+        ("by seed", "text", [scores_text(values) for values in scores]),
+        ("cost", "text", [cost_text(findings.cost(network)) for network in networks]),
     )
     yield from (f"**{escape_markdown(findings.headline)}**", "", *table.markdown(), "")
     if gains := findings.paired_gains:

@@ -9,9 +9,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
-from buildup.report.final_table import final_protocol, tabulate_final
 from buildup.report.findings import Findings, cost_text, flat
-from buildup.report.text_table import TextTable, code, decisions_markdown, graph_text
+from buildup.report.text_table import TextTable, code, decisions_markdown, final_protocol, graph_text, tabulate_final
 from buildup.report.words import clean, scores_text
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score
@@ -59,6 +58,9 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         onnx: whether the folder also holds an ONNX model.
     """
     dataset = str(findings.settings.get("dataset", ""))
+    final = [findings.claim]
+    if one := findings.final:
+        final = ["### Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
         "---",
         _metadata(findings, network, exported),
@@ -71,7 +73,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         *("```", graph_text(network), "```", ""),
         *("## Scores", "", *_scores(findings, network, exported), ""),
-        *(_final(findings) or [findings.claim]),
+        *final,
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
         "",
@@ -89,12 +91,11 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
 def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
     objective = findings.objective
     value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    rows = []
-    for name, one in (("base", findings.base), ("this one", network)):
-        scores = list(findings.scores(one).values())
-        rows.append([name, scores_text(scores), objective.shown(fmean(scores)) if scores else "unknown"])
-    table = TextTable(
-        columns=(("network", "text"), (f"{objective.title}, every seed", "text"), ("mean", "text")), rows=rows
+    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
+    table = TextTable.by_column(
+        ("network", "text", ["base", "this one"]),
+        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
+        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
     )
     cost = findings.cost(network)
     return [
@@ -108,7 +109,6 @@ def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
 
 
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:
-    """The metadata of the card for the Hugging Face Hub, as YAML."""
     start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
     source = str(start["source"]) if isinstance(start, Mapping) else ""
     data = ModelCardData(
@@ -155,12 +155,3 @@ def _results(findings: Findings, network: Network, exported: Score) -> Iterator[
             how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
             yield result(OBJECTIVES[final.objective], one.mean, "test", how)
             break
-
-
-def _final(findings: Findings) -> list[str]:
-    if (final := findings.final) is None:
-        return []
-    return [
-        *("### Test scores", "", final.verdict, ""),
-        *(*tabulate_final(final).markdown(), "", final_protocol(final), ""),
-    ]

@@ -1,16 +1,87 @@
-"""The charts of a report as SVG: gains, rank correlations and learning curves."""
+"""The charts of reports as SVG: gains, rank correlations, learning curves, and the plots of a comparison."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, isfinite
+from math import ceil, floor, isfinite, log10
 from statistics import fmean
 
-from buildup.report.axes import Scale, axis_text, horizontal_grid, interval_mark, picture, rounded, vertical_grid
 from buildup.report.diagnostic_table import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import edited_paths, escape, gain_text, has_failed, interval_text
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
+
+CHART_WIDTH = 900
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A linear map from values to positions in the picture: from `low` at `start` to `high` at `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 1)
+
+
+def rounded(low: float, high: float, most: int) -> list[float]:
+    """Round numbers for an axis, from at most the lowest value to at least the highest.
+
+    >>> rounded(-0.63, 0.97, 7)
+    [-1.0, -0.5, 0.0, 0.5, 1.0]
+    """
+    # Scores have two decimals. A narrower range would only magnify their rounding.
+    high = max(high, low + 0.1)
+    span = high - low
+    power = 10.0 ** floor(log10(span / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if span / step <= most)
+    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+
+
+def horizontal_grid(ticks: Sequence[float], y: Scale, left: float, right: float) -> list[str]:
+    """A line per tick across the panel, with its number on the left."""
+    return [
+        f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick)}" y2="{y(tick)}"/>'
+        f'<text class="axis" x="{left - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>'
+        for tick in ticks
+    ]
+
+
+def vertical_grid(ticks: Sequence[float], x: Scale, top: float, bottom: float, label: str) -> list[str]:
+    """A line per tick, the one at zero highlighted, with signed numbers and a label below."""
+    lines = [
+        f'<line class="{"grid" if tick else "zero"}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>'
+        + axis_text(x(tick), bottom + 18, f"{tick:+g}" if tick else "0")
+        for tick in ticks
+    ]
+    return [*lines, axis_text((x.start + x.end) / 2, bottom + 38, label)]
+
+
+def axis_text(x: float, y: float, text: str) -> str:
+    """A centred text in the style of axes."""
+    return f'<text class="axis" x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
+
+
+def interval_mark(kind: str, y: float, low: float, middle: float, high: float) -> str:
+    """A value with its interval: a filled circle of the kind `kept`, an open diamond of the kind `dropped`."""
+    caps = f"M{low} {y - 5}v10M{high} {y - 5}v10"
+    line = f'<path class="{kind}" d="M{low} {y}H{high}{caps}"/>' if low != high else ""
+    if kind == "kept":
+        return f'{line}<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
+    return f'{line}<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
+
+
+def picture(height: float, label: str, parts: Sequence[str]) -> str:
+    """A chart as SVG; screen readers read the label."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(label)}" '
+        f'viewBox="0 0 {CHART_WIDTH} {height:g}">{"".join(parts)}</svg>'
+    )
+
 
 PANEL_TOP, PANEL_BOTTOM = 14, 300
 LABEL_HEIGHT = 17
@@ -93,20 +164,6 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
     return picture(bottom + 48, "Rank correlation of each diagnostic with the gains", parts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Panel:
-    """The curves between two epochs, and their place in the picture."""
-
-    first: int
-    last: int
-    left: int
-    right: int
-    curves: tuple[tuple[Curve, tuple[tuple[float, float], ...]], ...]
-    """Each curve with its positions in the panel."""
-    y: Scale
-    ticks: tuple[float, ...]
-
-
 def curves_svg(curves: Sequence[Curve], measure: str) -> str:
     """Scores by epoch, one line per training; base and winner stand out.
 
@@ -115,58 +172,121 @@ def curves_svg(curves: Sequence[Curve], measure: str) -> str:
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
     epochs = max(len(curve.values) for curve in ordered)
+    right = 720 if epochs < ENLARGED_FROM else 738
     if epochs < ENLARGED_FROM:
-        panels = [_panel(ordered, 1, max(2, epochs), 52, 720)]
+        parts, ends = _panel(ordered, 1, max(2, epochs), 52, right)
     else:
-        panels = [_panel(ordered, 1, epochs, 52, 366), _panel(ordered, ceil(2 * epochs / 3), epochs, 424, 738)]
-    parts = [part for panel in panels for part in _draw(panel)]
-    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", [*parts, *_end_labels(panels[-1])])
+        parts, _ = _panel(ordered, 1, epochs, 52, 366)
+        enlarged, ends = _panel(ordered, ceil(2 * epochs / 3), epochs, 424, right)
+        parts += enlarged
+    parts += _end_labels(ends, right + 12)
+    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts)
 
 
-def _panel(curves: Sequence[Curve], first: int, last: int, left: int, right: int) -> _Panel:
-    def values(curve: Curve) -> list[tuple[int, float]]:
-        epochs = enumerate(curve.values, start=1)
-        return [(epoch, value) for epoch, value in epochs if first <= epoch <= last and isfinite(value)]
-
-    scores = [score for curve in curves for _, score in values(curve)]
+def _panel(
+    curves: Sequence[Curve], first: int, last: int, left: int, right: int
+) -> tuple[list[str], dict[Role, list[float]]]:
+    """The curves between two epochs, and the heights at which the curves of each role end."""
+    values = [
+        [(epoch, value) for epoch, value in enumerate(curve.values, start=1) if first <= epoch <= last]
+        for curve in curves
+    ]
+    finite = [[(epoch, value) for epoch, value in one if isfinite(value)] for one in values]
+    scores = [value for one in finite for _, value in one]
     ticks = rounded(min(scores, default=0.0), max(scores, default=1.0), 7)
     x, y = Scale(first, last, left, right), Scale(ticks[0], ticks[-1], PANEL_BOTTOM, PANEL_TOP)
-    return _Panel(
-        first=first,
-        last=last,
-        left=left,
-        right=right,
-        curves=tuple((curve, tuple((x(epoch), y(score)) for epoch, score in values(curve))) for curve in curves),
-        y=y,
-        ticks=tuple(ticks),
-    )
-
-
-def _draw(panel: _Panel) -> Iterator[str]:
-    yield from horizontal_grid(panel.ticks, panel.y, panel.left, panel.right)
-    x = Scale(panel.first, panel.last, panel.left, panel.right)
-    for epoch in rounded(panel.first, panel.last, 7):
-        if epoch == int(epoch) and panel.first <= epoch <= panel.last:
-            yield axis_text(x(epoch), PANEL_BOTTOM + 20, f"{epoch:g}")
-    label = "epoch" if panel.first == 1 else "epoch, the last third enlarged"
-    yield axis_text((panel.left + panel.right) / 2, PANEL_BOTTOM + 40, label)
-    for curve, dots in panel.curves:
+    parts = horizontal_grid(ticks, y, left, right)
+    for epoch in rounded(first, last, 7):
+        if epoch == int(epoch) and first <= epoch <= last:
+            parts.append(axis_text(x(epoch), PANEL_BOTTOM + 20, f"{epoch:g}"))
+    label = "epoch" if first == 1 else "epoch, the last third enlarged"
+    parts.append(axis_text((left + right) / 2, PANEL_BOTTOM + 40, label))
+    ends: dict[Role, list[float]] = {}
+    for curve, dots in zip(curves, finite, strict=True):
         if dots:
             # A single dot needs a line of some length, or its round cap isn't drawn.
-            way = "L".join(f"{across} {up}" for across, up in dots) + ("h0.01" if len(dots) == 1 else "")
-            yield f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>'
+            way = "L".join(f"{x(epoch)} {y(value)}" for epoch, value in dots) + ("h0.01" if len(dots) == 1 else "")
+            parts.append(f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>')
+            ends.setdefault(curve.role, []).append(y(dots[-1][1]))
+    return parts, ends
 
 
-def _end_labels(panel: _Panel) -> Iterator[str]:
+def _end_labels(ends: Mapping[Role, Sequence[float]], x: float) -> Iterator[str]:
     """One label per role at the mean height of its ends, moved apart until none overlap."""
-    ends: dict[Role, list[float]] = {}
-    for curve, dots in panel.curves:
-        if dots:
-            ends.setdefault(curve.role, []).append(dots[-1][1])
     lowest = 0.0
     for number, (height, role) in enumerate(sorted((fmean(heights), role) for role, heights in ends.items())):
         room_below = LABEL_HEIGHT * (len(ends) - 1 - number)
         lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LABEL_HEIGHT if number else 0.0)
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
-        yield f'<text class="{role}" x="{panel.right + 12}" y="{lowest + 4:.1f}">{name}</text>'
+        yield f'<text class="{role}" x="{x}" y="{lowest + 4:.1f}">{name}</text>'
+
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320
+LEGEND_LINE = 20
+MOST_SERIES = 6
+"""Number of colours and shapes; a comparison of more runs repeats them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dot:
+    """One value; `title` is shown on hover."""
+
+    x: float
+    y: float
+    title: str
+    large: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """The values of one run."""
+
+    name: str
+    dots: tuple[Dot, ...]
+    joined: bool = False
+    """Whether a step line joins the values."""
+
+
+def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> str:
+    """All series in one panel, with a legend on the right."""
+    dots = [dot for one in series for dot in one.dots if isfinite(dot.y)]
+    x_ticks, y_ticks = (
+        rounded(min(values, default=0.0), max(values, default=1.0), 7)
+        for values in ([dot.x for dot in dots], [dot.y for dot in dots])
+    )
+    x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, RIGHT), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
+    parts = horizontal_grid(y_ticks, y, LEFT, RIGHT)
+    parts += [axis_text(x(tick), BOTTOM + 20, f"{tick:g}") for tick in x_ticks]
+    parts.append(axis_text((LEFT + RIGHT) / 2, BOTTOM + 42, across))
+    parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
+    for number, one in enumerate(series):
+        known = [dot for dot in one.dots if isfinite(dot.y)]
+        drawn = [_mark(number % MOST_SERIES, x(dot.x), y(dot.y), 6.5 if dot.large else 4, dot.title) for dot in known]
+        if one.joined and known:
+            way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
+            drawn.insert(0, f'<path class="run run{number % MOST_SERIES} way" d="{way}"/>')
+        parts.append(f"<g>{''.join(drawn)}</g>")
+        height = TOP + 14 + LEGEND_LINE * number
+        parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
+        name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
+        parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
+    bottom = max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
+    return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
+
+
+def _mark(number: int, x: float, y: float, size: float, title: str) -> str:
+    """A mark of a series: circle, square, diamond, triangle, cross or plus."""
+    said = f"<title>{escape(title)}</title>"
+    kind = f'class="run run{number}"'
+    s, d = round(size, 1), round(1.3 * size, 1)
+    if number == 0:
+        return f'<circle {kind} cx="{x}" cy="{y}" r="{s}">{said}</circle>'
+    ways = {
+        1: f"M{x - s} {y - s}h{2 * s}v{2 * s}h{-2 * s}z",
+        2: f"M{x} {y - d}l{d} {d}l{-d} {d}l{-d} {-d}z",
+        3: f"M{x} {y - s}l{s} {2 * s}h{-2 * s}z",
+        4: f"M{x - s} {y - s}l{2 * s} {2 * s}m0 {-2 * s}l{-2 * s} {2 * s}",
+        5: f"M{x - s} {y}h{2 * s}M{x} {y - s}v{2 * s}",
+    }
+    return f'<path {kind} d="{ways[number]}">{said}</path>'

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from buildup.report.comparison import Compared, blocking_differences, comparability, other_differences
+from buildup.report.chart import Dot, Series, plot_svg
+from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, comparability, differing_facts
 from buildup.report.diagnostic_table import Evidence
-from buildup.report.final_table import tabulate_final
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
-from buildup.report.plot import Dot, Series, plot_svg
-from buildup.report.sections import evidence_html, evidence_markdown
-from buildup.report.text_table import ColumnKind, TextTable
+from buildup.report.page import evidence_html, evidence_markdown
+from buildup.report.text_table import ColumnKind, TextTable, tabulate_final
 from buildup.report.words import duration, escape, escape_markdown, points, short_number
 from buildup.trials.objective import ACCURACY, OBJECTIVES
 
@@ -23,7 +22,7 @@ def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) 
 def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """The comparison as Markdown, without plots."""
     lines = [f"# {escape_markdown(_title(runs))}", "", f"**{escape_markdown(comparability(runs))}**", ""]
-    for name, values in _differences(runs).items():
+    for name, values in differing_facts(runs, (*MUST_MATCH, *MAY_DIFFER)).items():
         each = (f"{escape_markdown(run.run)} {escape_markdown(value)}" for run, value in zip(runs, values, strict=True))
         lines.append(f"- {escape_markdown(name)}: {', '.join(each)}")
     lines += ["", *_results(runs).markdown(), "", escape_markdown(_legend(runs)), ""]
@@ -40,9 +39,9 @@ def comparison_table(runs: Sequence[Compared]) -> str:
 
 def _overview(runs: Sequence[Compared]) -> Iterator[str]:
     yield f'<header><p class="eyebrow">buildup comparison</p><h1>{escape(_title(runs))}</h1></header>'
-    kind = "warning" if blocking_differences(runs) else "same"
+    kind = "warning" if differing_facts(runs, MUST_MATCH) else "same"
     yield f'<section class="{kind}" role="note"><p><strong>{escape(comparability(runs))}</strong></p>'
-    if found := _differences(runs):
+    if found := differing_facts(runs, (*MUST_MATCH, *MAY_DIFFER)):
         columns: list[tuple[str, ColumnKind]] = [("", "heading"), *((run.run, "text") for run in runs)]
         yield html_table(TextTable(columns=columns, rows=[[name, *values] for name, values in found.items()]))
     yield "</section>"
@@ -58,34 +57,23 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     up = f"{objective.title}, {'%' if objective is ACCURACY else f'{objective.scale}; less is better'}"
     networks, progress = [_networks(run) for run in runs], [_progress(run) for run in runs]
     if any(one.dots for one in networks):
-        yield html_section(
-            "Score against cost",
-            small_note("Each network with a verdict, at its mean score over seeds. Winners are large."),
-            scrollable(
-                plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
-            ),
-        )
+        note = "Each network with a verdict, at its mean score over seeds. Winners are large."
+        plot = plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
+        yield html_section("Score against cost", small_note(note), scrollable(plot))
     if any(one.dots for one in progress):
-        yield html_section(
-            "Best score over trainings",
-            small_note(
-                "The best network so far according to the judge, at the scores of its verdict. Only trainings that a "
-                "verdict used are counted."
-            ),
-            scrollable(plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)),
+        note = (
+            "The best network so far according to the judge, at the scores of its verdict. Only trainings that a "
+            "verdict used are counted."
         )
+        plot = plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)
+        yield html_section("Best score over trainings", small_note(note), scrollable(plot))
 
 
 def _networks(run: Compared) -> Series:
-    dots = (
-        Dot(
-            x=point.macs / 1e6,
-            y=point.score,
-            title=f"{run.run}: {point.layout}, {point.role}, {point.score:.2f}, {short_number(point.macs)}MACs",
-            large=point is run.winner,
-        )
-        for point in run.points
-    )
+    dots = []
+    for one in run.points:
+        title = f"{run.run}: {one.layout}, {one.role}, {one.score:.2f}, {short_number(one.macs)}MACs"
+        dots.append(Dot(x=one.macs / 1e6, y=one.score, title=title, large=one is run.winner))
     return Series(name=run.run, dots=tuple(dots))
 
 
@@ -112,43 +100,25 @@ def _title(runs: Sequence[Compared]) -> str:
     return f"{len(runs)} searches: {', '.join(run.run for run in runs)}"
 
 
-def _differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    return {**blocking_differences(runs), **other_differences(runs)}
-
-
 def _results(runs: Sequence[Compared]) -> TextTable:
-    text: ColumnKind = "text"
-    number: ColumnKind = "number"
-    return TextTable(
-        columns=(
-            *((name, text) for name in ("run", "strategy", "judge")),
-            ("winner", "layout"),
-            *((name, number) for name in ("score", "gain", "seeds", "verdicts", "kept")),
-            *((name, number) for name in ("trainings", "needed", "reused", "time", "params", "MACs")),
-        ),
-        rows=[_result(run) for run in runs],
+    winners = [run.winner for run in runs]
+    return TextTable.by_column(
+        ("run", "text", [run.run for run in runs]),
+        ("strategy", "text", [run.strategy for run in runs]),
+        ("judge", "text", [run.judge for run in runs]),
+        ("winner", "layout", [one.layout if one else "–" for one in winners]),
+        ("score", "number", [f"{one.score:.2f}" if one else "–" for one in winners]),
+        ("gain", "number", ["–" if run.gain is None else points(run.gain) for run in runs]),
+        ("seeds", "number", [str(len(run.gains)) for run in runs]),
+        ("verdicts", "number", [str(run.verdicts) for run in runs]),
+        ("kept", "number", [str(run.kept) for run in runs]),
+        ("trainings", "number", [str(run.trainings) for run in runs]),
+        ("needed", "number", [str(run.needed) for run in runs]),
+        ("reused", "number", [str(run.reused) for run in runs]),
+        ("time", "number", [duration(run.seconds) for run in runs]),
+        ("params", "number", [short_number(one.params) if one else "–" for one in winners]),
+        ("MACs", "number", [short_number(one.macs) if one else "–" for one in winners]),
     )
-
-
-def _result(run: Compared) -> list[str]:
-    winner = run.winner
-    return [
-        run.run,
-        run.strategy,
-        run.judge,
-        winner.layout if winner else "–",
-        f"{winner.score:.2f}" if winner else "–",
-        "–" if run.gain is None else points(run.gain),
-        str(len(run.gains)),
-        str(run.verdicts),
-        str(run.kept),
-        str(run.trainings),
-        str(run.needed),
-        str(run.reused),
-        duration(run.seconds),
-        short_number(winner.params) if winner else "–",
-        short_number(winner.macs) if winner else "–",
-    ]
 
 
 def _legend(runs: Sequence[Compared]) -> str:

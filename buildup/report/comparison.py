@@ -12,19 +12,8 @@ from buildup.trials.final_result import Final
 from buildup.trials.outcome import Score
 from buildup.trials.training import candidate_id
 
-MUST_MATCH = (
-    "base",
-    "stem",
-    "dataset",
-    "data hash",
-    "validation images",
-    "recipe",
-    "epochs",
-    "fraction",
-    "objective",
-    "start",
-    "precision",
-)
+_SUBJECT = ("base", "stem", "dataset", "data hash", "validation images")
+MUST_MATCH = (*_SUBJECT, "recipe", "epochs", "fraction", "objective", "start", "precision")
 """The facts that must be equal for the scores of two runs to be comparable."""
 MAY_DIFFER = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
 """Facts that may differ. The comparison names those that do: they change what was tried, how certain a verdict is, or
@@ -124,25 +113,16 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     )
 
 
-def blocking_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """The facts of `MUST_MATCH` in which runs differ, with the value of each run."""
-    return _unequal(runs, MUST_MATCH)
-
-
-def other_differences(runs: Sequence[Compared]) -> dict[str, list[str]]:
-    """The facts of `MAY_DIFFER` in which runs differ, with the value of each run."""
-    return _unequal(runs, MAY_DIFFER)
-
-
-def _unequal(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
+def differing_facts(runs: Sequence[Compared], names: Sequence[str]) -> dict[str, list[str]]:
+    """The facts of these names in which runs differ, with the value of each run."""
     values = {name: [run.facts.get(name, "?") for run in runs] for name in names}
     return {name: row for name, row in values.items() if len(set(row)) > 1}
 
 
 def comparability(runs: Sequence[Compared]) -> str:
     """Whether the scores of the runs are comparable, in a few sentences."""
-    other = f" Other differences: {', '.join(names)}." if (names := other_differences(runs)) else ""
-    if found := blocking_differences(runs):
+    other = f" Other differences: {', '.join(names)}." if (names := differing_facts(runs, MAY_DIFFER)) else ""
+    if found := differing_facts(runs, MUST_MATCH):
         return (
             f"Not comparable: the runs differ in {', '.join(found)}, so their scores measure different things.{other}"
         )
@@ -163,16 +143,15 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
         row["final"] = run.final and {**row["final"], "verdict": run.final.verdict}
         rows.append(row)
     return {
-        "comparable": not blocking_differences(runs),
-        "differences": blocking_differences(runs),
-        "other_differences": other_differences(runs),
+        "comparable": not differing_facts(runs, MUST_MATCH),
+        "differences": differing_facts(runs, MUST_MATCH),
+        "other_differences": differing_facts(runs, MAY_DIFFER),
         "runs": rows,
     }
 
 
 def _points(findings: Findings, means: Mapping[str, float]) -> list[ScoredNetwork]:
-    points = {}
-    base, winner = fingerprint(findings.base), findings.winner_id
+    base, points = fingerprint(findings.base), {}
     if base in means and (cost := findings.cost(findings.base)):
         points[base] = ScoredNetwork(
             layout=layout(findings.base), role="base", params=cost[0], macs=cost[1], score=means[base]
@@ -182,7 +161,7 @@ def _points(findings: Findings, means: Mapping[str, float]) -> list[ScoredNetwor
         if own in means and decision.params is not None and decision.macs is not None:
             points[own] = ScoredNetwork(
                 layout=decision.layout,
-                role="winner" if own == winner else "kept" if decision.kept else "dropped",
+                role="winner" if own == findings.winner_id else "kept" if decision.kept else "dropped",
                 params=decision.params,
                 macs=decision.macs,
                 score=means[own],

@@ -95,7 +95,6 @@ class Evidence:
         )
 
     def _diagnostics(self, when: When) -> list[Correlation]:
-        """The correlations of diagnostics, without that of the order of the tries."""
         return [one for one in self.correlations if one.when == when and one.measure != ORDER]
 
     def _conclusion(self, when: When) -> str:
@@ -108,11 +107,10 @@ class Evidence:
             f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
             f"or {corrected:.2g} after Bonferroni correction for {len(found)}"
         )
-        if corrected >= SIGNIFICANCE:
-            relation = "predicts" if when == "before" else "correlates with"
-            none = f"None of {len(found)} diagnostics {known} {relation} the gain significantly."
-            return f"{none} Smallest p-value: {best.name}, {numbers}."
         relation = "predicts the gain" if when == "before" else "correlates with the gain"
+        if corrected >= SIGNIFICANCE:
+            none = f"None of {len(found)} diagnostics {known} {relation} significantly."
+            return f"{none} Smallest p-value: {best.name}, {numbers}."
         value = "larger" if best.tau > 0 else "smaller"
         conclusion = (
             f"Of {len(found)} diagnostics {known}, {best.name} {relation}. A {value} value goes with a larger gain: "
@@ -129,31 +127,23 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
     decisions = [row.decision for row in rows]
     measured = [measure for measure in MEASURES if any(measure in row.diagnosis.before for row in rows)]
     heading, with_level = interval_heading(decisions)
+    columns: list[tuple[str, ColumnKind, list[str]]] = [
+        ("run", "layout", [row.run for row in rows]),
+        ("step", "number", [str(one.step) for one in decisions]),
+        ("place", "layout", [edited_paths(one.edit) for one in decisions]),
+        ("verdict", "verdict", [one.verdict for one in decisions]),
+        ("gain", "number", [gain_text(one) for one in decisions]),
+    ]
+    if len({row.run for row in rows}) <= 1:
+        del columns[0]
     # The judge `point` gives no intervals.
-    intervals: list[tuple[str, ColumnKind]] = [(heading, "number")] if any(one.level for one in decisions) else []
-    columns: list[tuple[str, ColumnKind]] = [
-        ("step", "number"),
-        ("place", "layout"),
-        ("verdict", "verdict"),
-        ("gain", "number"),
-        *intervals,
-        *((MEASURES[measure], "number") for measure in measured),
-    ]
-    cells = [
-        [
-            str(row.decision.step),
-            edited_paths(row.decision.edit),
-            row.decision.verdict,
-            gain_text(row.decision),
-            *([interval_text(row.decision, with_level=with_level)] if intervals else []),
-            *(_before_and_after(row.diagnosis, measure) for measure in measured),
-        ]
-        for row in rows
-    ]
-    if len({row.run for row in rows}) > 1:
-        columns.insert(0, ("run", "layout"))
-        cells = [[row.run, *line] for row, line in zip(rows, cells, strict=True)]
-    return TextTable(columns=columns, rows=cells)
+    if any(one.level for one in decisions):
+        columns.append((heading, "number", [interval_text(one, with_level=with_level) for one in decisions]))
+    columns.extend(
+        (MEASURES[measure], "number", [_before_and_after(row.diagnosis, measure) for row in rows])
+        for measure in measured
+    )
+    return TextTable.by_column(*columns)
 
 
 def _before_and_after(diagnosis: Diagnosis, measure: str) -> str:
@@ -165,26 +155,14 @@ def _before_and_after(diagnosis: Diagnosis, measure: str) -> str:
 
 def tabulate_correlations(evidence: Evidence) -> TextTable:
     """One row per diagnostic."""
-    return TextTable(
-        columns=(
-            ("diagnostic", "text"),
-            ("known", "text"),
-            ("verdicts", "number"),
-            ("tau", "number"),
-            (f"{percent(LEVEL)} interval", "number"),
-            ("p", "number"),
-        ),
-        rows=[
-            [
-                one.name,
-                "before training" if one.when == "before" else "after training",
-                str(one.count),
-                f"{one.tau:+.2f}",
-                f"{one.low:+.2f} to {one.high:+.2f}",
-                f"{one.p:.2g}",
-            ]
-            for one in evidence.correlations
-        ],
+    found = evidence.correlations
+    return TextTable.by_column(
+        ("diagnostic", "text", [one.name for one in found]),
+        ("known", "text", ["before training" if one.when == "before" else "after training" for one in found]),
+        ("verdicts", "number", [str(one.count) for one in found]),
+        ("tau", "number", [f"{one.tau:+.2f}" for one in found]),
+        (f"{percent(LEVEL)} interval", "number", [f"{one.low:+.2f} to {one.high:+.2f}" for one in found]),
+        ("p", "number", [f"{one.p:.2g}" for one in found]),
     )
 
 

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from math import ceil
+from pathlib import Path
+from string import Template
 
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network, Stage
-from buildup.report.style import MONO, SANS, palette
+from buildup.report.html import MONO, SANS, palette
 from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
 
@@ -25,22 +27,7 @@ LEGEND_HEIGHT = 34
 INKS = ("#fff", "#06243a")
 """Of the text in boxes: on dark colours and on light ones."""
 
-_STYLE = (
-    f".buildup-network text{{font-family:{SANS};font-size:12px;fill:var(--ink)}}"
-    + f".buildup-network .mono{{font-family:{MONO}}}"
-    ".buildup-network .surface{fill:var(--surface)}"
-    ".buildup-network .band{fill:var(--band);stroke:var(--grid)}"
-    ".buildup-network .strong{font-weight:650;font-size:13.5px}"
-    ".buildup-network .muted{fill:var(--muted)}"
-    ".buildup-network .box{fill:var(--conv);stroke:var(--line)}"
-    ".buildup-network .pill{fill:none;stroke:var(--line)}"
-    ".buildup-network .letter{font-weight:700;font-size:17px;fill:var(--conv-ink)}"
-    ".buildup-network .inside{font-size:10px;fill:var(--conv-ink)}"
-    ".buildup-network .added .box{stroke:var(--ink);stroke-width:1.6;stroke-dasharray:4 3}"
-    ".buildup-network .edge{fill:none;stroke:var(--muted);stroke-width:1.4}"
-    ".buildup-network .skip{stroke-dasharray:3 3}"
-    ".buildup-network .tip{fill:var(--muted)}"
-)
+_SHEET = Template(Path(__file__).with_name("diagram.css").read_text(encoding="utf-8").replace("\n", ""))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +49,25 @@ class _Place:
 def graph_svg(network: Network) -> str:
     """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind."""
     places, bands, height = _arrange(network)
-    parts = [f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>', *_caption(network)]
+    letters = layout(network)
+    # The layout of a deep network needs a smaller font to fit beside the name.
+    size = 12 if len(letters) < 90 else 9
+    parts = [
+        f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>',
+        f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(network.base)}</text>',
+        f'<text class="muted" x="{MARGIN + 4}" y="64">input {shape_text(network.input_shape)}</text>',
+        f'<text class="mono muted" x="{WIDTH - MARGIN - 4}" y="30" text-anchor="end" style="font-size:{size}px">'
+        f"{escape(letters)}</text>",
+    ]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
         parts += _band(stage, top, bottom)
     parts += [_edge(places[source], places[target]) for source, target in network.edges]
-    parts += [_box(block, places[block.path], index) for index, block in _indexed(network)]
-    parts.append(_pill(places["stem"], _stem_text(network)))
-    parts.append(_pill(places["head"], _head_text(network)))
+    parts += [
+        _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
+    ]
+    parts += [_pill(places[name], text) for name, text in _pill_texts(network).items()]
     parts += _legend(network, height - LEGEND_HEIGHT / 2 - MARGIN / 2)
-    label = escape(f"{network.base} as {layout(network)}")
+    label = escape(f"{network.base} as {letters}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="buildup-network" role="img" aria-label="{label}" '
         f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
@@ -96,7 +93,7 @@ def _style() -> str:
         f".buildup-network .{kind.name} .letter,.buildup-network .{kind.name} .inside{{fill:var(--ink-{kind.name})}}"
         for kind in kinds
     )
-    return f"{palette('.buildup-network', light, dark)}{_STYLE}{boxes}"
+    return f"{palette('.buildup-network', light, dark)}{_SHEET.substitute(SANS=SANS, MONO=MONO)}{boxes}"
 
 
 def _is_light(colour: str) -> bool:
@@ -118,20 +115,18 @@ def graph_dot(network: Network) -> str:
         f"  {_quoted('head')} [label={_quoted('head', f'{network.num_classes} classes')}, fillcolor=white];",
     ]
     for number, stage in enumerate(network.stages):
-        lines += [
-            f"  subgraph cluster_{number} {{",
-            f"    label={_quoted(stage.name, _map(stage))}; style=rounded; color={_quoted('#9fabb9')};",
-            *(f"    {_dot_node(block)}" for block in stage.blocks),
-            "  }",
-        ]
+        shape = shape_text(stage.blocks[-1].out_shape)
+        lines.append(f"  subgraph cluster_{number} {{")
+        lines.append(f"    label={_quoted(stage.name, shape)}; style=rounded; color={_quoted('#9fabb9')};")
+        lines += [*(f"    {_dot_node(block)}" for block in stage.blocks), "  }"]
     lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in network.edges]
     return "\n".join([*lines, "}", ""])
 
 
 def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
     """The place of each node, top and bottom of the band of each stage, and the total height."""
-    stem = _pill_width(_stem_text(network))
-    places = {"stem": _Place(x=LABELS, y=46, width=stem, height=PILL_HEIGHT, order=0)}
+    widths = {name: 28 + 6.6 * len(text) for name, text in _pill_texts(network).items()}
+    places = {"stem": _Place(x=LABELS, y=46, width=widths["stem"], height=PILL_HEIGHT, order=0)}
     bands = []
     top = 46 + PILL_HEIGHT + ROW_GAP
     for stage in network.stages:
@@ -149,25 +144,12 @@ def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]]
         bottom = top + 2 * PADDING + rows * BOX_HEIGHT + (rows - 1) * ROW_GAP
         bands.append((top, bottom))
         top = bottom + ROW_GAP
-    head = _pill_width(_head_text(network))
-    places["head"] = _Place(x=LABELS, y=top, width=head, height=PILL_HEIGHT, order=len(places))
+    places["head"] = _Place(x=LABELS, y=top, width=widths["head"], height=PILL_HEIGHT, order=len(places))
     return places, bands, top + PILL_HEIGHT + LEGEND_HEIGHT + MARGIN
 
 
-def _caption(network: Network) -> Iterator[str]:
-    letters = layout(network)
-    yield f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(network.base)}</text>'
-    yield f'<text class="muted" x="{MARGIN + 4}" y="64">input {shape_text(network.input_shape)}</text>'
-    # The layout of a deep network needs a smaller font to fit beside the name.
-    size = 12 if len(letters) < 90 else 9
-    yield (
-        f'<text class="mono muted" x="{WIDTH - MARGIN - 4}" y="30" text-anchor="end" style="font-size:{size}px">'
-        f"{escape(letters)}</text>"
-    )
-
-
 def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
-    yield (f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>')
+    yield f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>'
     first = top + PADDING + 16
     height, width = stage.size
     channels = stage.blocks[-1].out_shape[0]
@@ -177,10 +159,9 @@ def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
 
 
 def _box(block: Block, place: _Place, index: int) -> str:
-    classes = " ".join([block.kind.name, "added"] if block.added else [block.kind.name])
-    corner = place.x + place.width - 6
+    classes = f"{block.kind.name} added" if block.added else block.kind.name
+    corner, centre = place.x + place.width - 6, place.x + place.width / 2
     plus = f'<text class="inside" x="{corner}" y="{place.y + 14}" text-anchor="end">+</text>' if block.added else ""
-    centre = place.x + place.width / 2
     lines = _lines(block)
     letter_y = place.y + (24 if lines else 34)
     inside = "".join(
@@ -198,17 +179,11 @@ def _box(block: Block, place: _Place, index: int) -> str:
 
 def _lines(block: Block) -> list[str]:
     """At most two short lines under the letter: the settings of a replacement, or the change of shape."""
-    settings = [
-        f"{field.name} {getattr(block.kind, field.name)}"
-        for field in fields(block.kind)
-        if getattr(block.kind, field.name) != field.default
-    ]
-    if settings:
+    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
+    if settings := [f"{name} {value}" for name, value, default in values if value != default]:
         return settings[:2]
     if block.added:
         return ["added"]
-    if block.keeps_shape:
-        return []
     before, after = block.in_shape, block.out_shape
     lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
     return [*lines, f"{before[0]}→{after[0]}"] if before[0] != after[0] else lines
@@ -220,16 +195,8 @@ def _title(block: Block) -> str:
     return f"{block.path}: {describe(block.kind)}{added}, {block.module} of the base, {shapes}"
 
 
-def _stem_text(network: Network) -> str:
-    return f"stem {STEM_TEXTS[network.stem]}"
-
-
-def _head_text(network: Network) -> str:
-    return f"head for {network.num_classes} classes"
-
-
-def _pill_width(text: str) -> float:
-    return 28 + 6.6 * len(text)
+def _pill_texts(network: Network) -> dict[str, str]:
+    return {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
 
 
 def _pill(place: _Place, text: str) -> str:
@@ -241,10 +208,15 @@ def _pill(place: _Place, text: str) -> str:
 
 def _edge(source: _Place, target: _Place) -> str:
     if target.order != source.order + 1:
-        return f'<path class="edge skip" d="{_arc(source, target)}" marker-end="url(#buildup-tip)"/>'
-    straight = f"M{source.x + source.width} {source.middle}H{target.x}"
-    way = straight if source.y == target.y else _elbow(source, target)
-    return f'<path class="edge" d="{way}" marker-end="url(#buildup-tip)"/>'
+        # Between two boxes that are not neighbours, over the boxes between them.
+        start, end = source.x + source.width / 2, target.x + target.width / 2
+        lift = min(source.y, target.y) - 14
+        classes, way = "edge skip", f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
+    elif source.y == target.y:
+        classes, way = "edge", f"M{source.x + source.width} {source.middle}H{target.x}"
+    else:
+        classes, way = "edge", _elbow(source, target)
+    return f'<path class="{classes}" d="{way}" marker-end="url(#buildup-tip)"/>'
 
 
 def _elbow(source: _Place, target: _Place) -> str:
@@ -261,15 +233,7 @@ def _elbow(source: _Place, target: _Place) -> str:
     )
 
 
-def _arc(source: _Place, target: _Place) -> str:
-    """Between two boxes that are not neighbours, over the boxes between them."""
-    start, end = source.x + source.width / 2, target.x + target.width / 2
-    lift = min(source.y, target.y) - 14
-    return f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
-
-
 def _legend(network: Network, y: float) -> Iterator[str]:
-    """The kinds of blocks in the network, and the mark of added blocks if it has any."""
     letters = {block.kind.letter for block in network.blocks}
     kinds = [kind for letter, kind in known_kinds().items() if letter in letters]
     entries = [(kind.name, f"{kind.letter}  {kind.label}") for kind in kinds]
@@ -280,14 +244,6 @@ def _legend(network: Network, y: float) -> Iterator[str]:
         yield f'<g class="{classes}"><rect class="box" x="{x}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
         yield f'<text class="muted legend" x="{x + 20}" y="{y + 4}">{escape(text)}</text>'
         x += 36 + 6.3 * len(text)
-
-
-def _indexed(network: Network) -> Iterator[tuple[int, Block]]:
-    return ((index, block) for stage in network.stages for index, block in enumerate(stage.blocks))
-
-
-def _map(stage: Stage) -> str:
-    return shape_text(stage.blocks[-1].out_shape)
 
 
 def _dot_node(block: Block) -> str:

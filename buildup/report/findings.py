@@ -18,7 +18,7 @@ from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.training import candidate_id
 
-REQUEST_SETTINGS = (
+SHOWN_SETTINGS = (
     "base",
     "dataset",
     "space",
@@ -84,7 +84,7 @@ class Findings:
     @property
     def unchanged(self) -> bool:
         """Whether the winner is the base itself."""
-        return fingerprint(self.winner) == fingerprint(self.base)
+        return self.winner_id == fingerprint(self.base)
 
     @cached_property
     def winner_id(self) -> str:
@@ -221,7 +221,7 @@ class Findings:
     @property
     def asked(self) -> list[tuple[str, object]]:
         """The settings for the top of the report, as far as they are known."""
-        return [(name, self.settings[name]) for name in REQUEST_SETTINGS if self.settings.get(name) is not None]
+        return [(name, self.settings[name]) for name in SHOWN_SETTINGS if self.settings.get(name) is not None]
 
     @property
     def commands(self) -> tuple[tuple[str, str], ...]:

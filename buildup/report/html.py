@@ -1,11 +1,45 @@
-"""Building blocks of HTML pages: the document, sections, tables and tiles."""
+"""Building blocks of HTML pages: the style sheet, the document, sections, tables and tiles.
+
+Blue stands for attention and kept steps, orange for dropped steps. They are distinguishable with all common forms of
+colour blindness. The colours of block kinds also differ in lightness. Shape and text repeat whatever a colour shows.
+"""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import Template
 
 from buildup import __version__
-from buildup.report.style import PAGE
 from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import escape
+
+_LIGHT = (
+    "--page:#f4f6f8;--surface:#fff;--band:#f4f6f8;--ink:#18212c;--muted:#566373;--line:#d6dce3;--grid:#e6eaef;"
+    "--accent:#0b69ad;--on-accent:#fff;--drop:#b44a00;--conv:#e3e8ee;--conv-ink:#2d3947;--quiet:#9fabb9;"
+    "--note:#fff5dc;--note-line:#c98a00;--global:#4a1942;--kernel:#35a583;--smooth:#f4b63c;"
+)
+_DARK = (
+    "--page:#10151b;--surface:#181f27;--band:#1f2731;--ink:#e7edf4;--muted:#9fadbc;--line:#35414f;--grid:#28323d;"
+    "--accent:#62b6ec;--on-accent:#06243a;--drop:#f4a261;--conv:#303b48;--conv-ink:#dbe4ed;--quiet:#5d6b7b;"
+    "--note:#2c2616;--note-line:#d9a520;--global:#f3d3ee;--kernel:#239a72;--smooth:#e8a820;"
+)
+
+SANS = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif"
+MONO = "ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace"
+
+
+def palette(selector: str, more_light: str = "", more_dark: str = "") -> str:
+    """The colours of a selector, following the light or dark preference of the reader, and light in print."""
+    light, dark = _LIGHT + more_light, _DARK + more_dark
+    return (
+        f"{selector}{{{light}}}"
+        f"@media (prefers-color-scheme:dark){{{selector}{{{dark}}}}}"
+        f"@media print{{{selector}{{{light}}}}}"
+    )
+
+
+_SHEET = Template(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))
+PAGE = "\n" + _SHEET.substitute(palette=palette(":root"), SANS=SANS, MONO=MONO)
+"""The style sheet of pages."""
 
 CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """A second defence behind the escaping: the browser runs no script and loads nothing."""
@@ -24,6 +58,28 @@ def document(title: str, parts: Iterable[str], *, policy: str = CONTENT_POLICY) 
         f'<footer class="muted small">Written by buildup {__version__}.</footer>\n'
         "</main>\n</body>\n</html>\n"
     )
+
+
+def page_header(kind: str, title: str, facts: Iterable[tuple[str, object]], note: str = "") -> str:
+    """The header of a page: its kind and title, the facts by name, and a note in small print."""
+    named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
+    small = f'<p class="small muted">{escape(note)}</p>' if note else ""
+    return (
+        f'<header><p class="eyebrow">{escape(kind)}</p><h1>{escape(title)}</h1>\n'
+        f'<dl class="asked">{named}</dl>{small}</header>'
+    )
+
+
+def warning_box(title: str, warnings: Sequence[str]) -> str:
+    """A highlighted box of warnings."""
+    texts = "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
+    return f'<section class="warning" role="note"><p><strong>{escape(title)}</strong></p>{texts}</section>'
+
+
+def settings_section(title: str, settings: Iterable[tuple[str, object]]) -> str:
+    """A table of settings that opens with a click."""
+    rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in settings)
+    return f"<section><details><summary>{escape(title)}</summary><table>{rows}</table></details></section>"
 
 
 def html_section(title: str, *parts: str) -> str:
@@ -60,8 +116,10 @@ def html_table(table: TextTable, *, below: Sequence[str] = ()) -> str:
             rows.append(f'<tr class="with-reason">{cells}</tr><tr><td></td>{reason}</tr>')
         else:
             rows.append(f"<tr>{cells}</tr>")
-    head = table_head(*(f"#{name}" if kind == "number" else name for name, kind in table.columns))
-    return scrollable(f"<table>{head}<tbody>{''.join(rows)}</tbody></table>")
+    classes = (' class="number"' if kind == "number" else "" for _, kind in table.columns)
+    names = (escape(name) for name, _ in table.columns)
+    head = "".join(f'<th scope="col"{mark}>{name}</th>' for mark, name in zip(classes, names, strict=True))
+    return scrollable(f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>")
 
 
 def _cell(cell: str, kind: ColumnKind) -> str:
@@ -73,14 +131,3 @@ def _cell(cell: str, kind: ColumnKind) -> str:
     if kind == "verdict":
         return f'<td class="{text}">{VERDICT_MARKS.get(cell, "")}{text}</td>'
     return f"<td>{text}</td>" if kind == "text" else f'<td class="{kind}">{text}</td>'
-
-
-def table_head(*names: str) -> str:
-    """The header row of a table; the prefix # marks a column of numbers."""
-    cells = (
-        f'<th scope="col" class="number">{escape(name[1:])}</th>'
-        if name.startswith("#")
-        else f'<th scope="col">{escape(name)}</th>'
-        for name in names
-    )
-    return f"<thead><tr>{''.join(cells)}</tr></thead>"

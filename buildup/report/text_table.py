@@ -1,6 +1,6 @@
-"""Tables of decisions, plans and networks as plain text for a terminal or as Markdown."""
+"""Tables of decisions, plans, networks and final evaluations as plain text for a terminal or as Markdown."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +10,8 @@ from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import fingerprint
 from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
 from buildup.trials.decision import Decision
+from buildup.trials.final_result import Final
+from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 STEM_TEXTS = {"base": "as timm makes it", "small": "small: 3x3, stride 1, no pooling"}
 NO_DECISIONS = "No decisions yet."
@@ -26,18 +28,20 @@ class TextTable:
     """Names and kinds."""
     rows: Sequence[Sequence[str]]
 
-    @property
-    def names(self) -> list[str]:
-        """The header row."""
-        return [name for name, _ in self.columns]
+    @classmethod
+    def by_column(cls, *columns: tuple[str, ColumnKind, Iterable[str]]) -> "TextTable":
+        """A table from the name, the kind and the cells of each column."""
+        rows = [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
+        return cls(columns=[(name, kind) for name, kind, _ in columns], rows=rows)
 
     def text(self) -> str:
         """The table for a terminal, numbers right-aligned."""
         numbers = {index for index, (_, kind) in enumerate(self.columns) if kind == "number"}
-        return "\n".join(aligned([self.names, *self.rows], right=numbers))
+        return "\n".join(aligned([[name for name, _ in self.columns], *self.rows], right=numbers))
 
     def markdown(self) -> list[str]:
         """The lines of the table in Markdown."""
+        names = [escape_markdown(name) for name, _ in self.columns]
         ruler = ["---:" if kind == "number" else "---" for _, kind in self.columns]
         rows = [
             [
@@ -46,7 +50,7 @@ class TextTable:
             ]
             for row in self.rows
         ]
-        return [f"| {' | '.join(row)} |" for row in (map(escape_markdown, self.names), ruler, *rows)]
+        return [f"| {' | '.join(row)} |" for row in (names, ruler, *rows)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,32 +70,16 @@ def tabulate_decisions(decisions: Sequence[Decision]) -> TextTable:
     """The decisions of a search, one per row."""
     heading, with_level = interval_heading(decisions)
     units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
-    return TextTable(
-        columns=(
-            ("step", "number"),
-            ("edit", "code"),
-            ("layout", "layout"),
-            (f"gain ({units.pop()})" if units else "gain", "number"),
-            (heading, "number"),
-            ("seeds", "number"),
-            ("params", "number"),
-            ("MACs", "number"),
-            ("verdict", "verdict"),
-        ),
-        rows=[
-            [
-                str(decision.step),
-                decision.edit,
-                decision.layout,
-                gain_text(decision),
-                interval_text(decision, with_level=with_level),
-                str(decision.seeds),
-                short_number(decision.params),
-                short_number(decision.macs),
-                decision.verdict,
-            ]
-            for decision in decisions
-        ],
+    return TextTable.by_column(
+        ("step", "number", [str(one.step) for one in decisions]),
+        ("edit", "code", [one.edit for one in decisions]),
+        ("layout", "layout", [one.layout for one in decisions]),
+        (f"gain ({units.pop()})" if units else "gain", "number", [gain_text(one) for one in decisions]),
+        (heading, "number", [interval_text(one, with_level=with_level) for one in decisions]),
+        ("seeds", "number", [str(one.seeds) for one in decisions]),
+        ("params", "number", [short_number(one.params) for one in decisions]),
+        ("MACs", "number", [short_number(one.macs) for one in decisions]),
+        ("verdict", "verdict", [one.verdict for one in decisions]),
     )
 
 
@@ -107,19 +95,13 @@ def decisions_markdown(decisions: Sequence[Decision]) -> str:
 
 def candidates_table(rows: Sequence[PlanRow]) -> str:
     """The candidates of a plan for a terminal."""
-    return TextTable(
-        columns=(
-            ("no.", "number"),
-            ("role", "text"),
-            ("layout", "layout"),
-            ("edit", "code"),
-            ("params", "number"),
-            ("MACs", "number"),
-        ),
-        rows=[
-            [str(row.number), row.role, row.layout, row.edit, short_number(row.params), short_number(row.macs)]
-            for row in rows
-        ],
+    return TextTable.by_column(
+        ("no.", "number", [str(row.number) for row in rows]),
+        ("role", "text", [row.role for row in rows]),
+        ("layout", "layout", [row.layout for row in rows]),
+        ("edit", "code", [row.edit for row in rows]),
+        ("params", "number", [short_number(row.params) for row in rows]),
+        ("MACs", "number", [short_number(row.macs) for row in rows]),
     ).text()
 
 
@@ -140,7 +122,21 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
             ["stem", STEM_TEXTS[network.stem]],
         ]
     )
-    block_lines = iter(_block_lines(network, order))
+    block_lines = iter(
+        aligned(
+            [
+                [
+                    f"  {block.path}",
+                    block.kind.letter,
+                    describe(block.kind) + (", added" if block.added else ""),
+                    block.module,
+                    f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
+                    f"try {order[block.path]}" if block.path in order else "",
+                ]
+                for block in network.blocks
+            ]
+        )
+    )
     for stage in network.stages:
         height, width = stage.size
         lines += ["", f"{clean(stage.name)}: {height} x {width}, {stage.blocks[-1].out_shape[0]} channels"]
@@ -151,22 +147,6 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
     elif order:
         lines += ["", "try n: the n-th block that the rule tries to replace. A dropped try ends its stage."]
     return "\n".join(lines)
-
-
-def _block_lines(network: Network, order: dict[str, int]) -> list[str]:
-    return aligned(
-        [
-            [
-                f"  {block.path}",
-                block.kind.letter,
-                describe(block.kind) + (", added" if block.added else ""),
-                block.module,
-                f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
-                f"try {order[block.path]}" if block.path in order else "",
-            ]
-            for block in network.blocks
-        ]
-    )
 
 
 def try_order(network: Network) -> dict[str, int]:
@@ -197,3 +177,36 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
         ).rstrip()
         for row in cells
     ]
+
+
+def tabulate_final(final: Final) -> TextTable:
+    """One row per network, the base first."""
+    objective = OBJECTIVES[final.objective]
+    score = "test accuracy, %" if objective is ACCURACY else f"test {objective.name}, {objective.said}"
+    networks = final.contenders
+    by_seed = [[*(f"{value:.2f}" for value in one.scores.values()), *one.failures.values()] for one in networks]
+    intervals = ["–" if one.ci is None else f"{one.ci[0]:.2f} to {one.ci[1]:.2f}" for one in networks]
+    return TextTable.by_column(
+        ("network", "text", [one.part for one in networks]),
+        ("layout", "layout", [one.layout for one in networks]),
+        ("params", "number", [short_number(one.params) for one in networks]),
+        ("MACs", "number", [short_number(one.macs) for one in networks]),
+        (score, "number", ["–" if one.mean is None else f"{one.mean:.2f}" for one in networks]),
+        ("95 % CI of the mean", "number", intervals),
+        ("by seed", "text", [", ".join(texts) for texts in by_seed]),
+    )
+
+
+def final_table(final: Final) -> str:
+    """The table for a terminal."""
+    return tabulate_final(final).text()
+
+
+def final_protocol(final: Final) -> str:
+    """How the networks were trained and tested."""
+    seeds = f"seeds {final.seeds[0]} to {final.seeds[-1]}" if len(final.seeds) > 1 else f"seed {final.seeds[0]}"
+    return (
+        f"Each network was retrained with {seeds}, which the search did not use. Training took {final.epochs} epochs "
+        f"of recipe {final.recipe} on all {final.train_images:,} training images. The scores are from "
+        f"{final.test_images:,} test images, which were opened once, on {final.opened}."
+    )

@@ -251,3 +251,17 @@ def test_plan_lists_what_the_rule_could_visit_without_writing(capsys: pytest.Cap
     assert len(values["candidates"]) == 1 + 1 + 2 + 4 + 8  # each stage's one try, on either verdict of those before
     assert values["trainings"] == {"least": 10, "most": 40}  # looks after 2, 4 and 8 seeds
     assert not list(Path.cwd().iterdir())
+
+
+def test_shell_completion_is_installed_when_asked_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--help"]) == 0
+    assert "--install-completion" in capsys.readouterr().out
+    assert main(["--install-completion", "--help"]) == 0
+    assert not list(tmp_path.iterdir())
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    (script,) = (path for path in tmp_path.rglob("buildup") if path.is_file())
+    text = script.read_text(encoding="utf-8")
+    assert all(command in text for command in COMMANDS)

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.report.axes import rounded
-from buildup.report.chart import Curve, curves_svg, gains_svg
+from buildup.report.chart import Curve, curves_svg, gains_svg, rounded
 from buildup.report.findings import Findings, Role
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -10,9 +10,9 @@ import pytest
 from buildup.graph.layout import layout
 from buildup.graph.serialize import fingerprint
 from buildup.report.card import model_card
-from buildup.report.final_table import final_table
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page
+from buildup.report.text_table import final_table
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_from_values, final_to_values
 from buildup.trials.outcome import Score
 

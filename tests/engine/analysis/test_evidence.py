@@ -6,7 +6,7 @@ import pytest
 
 from buildup.engine.analysis.evidence import evidence_of
 from buildup.report.diagnostic_table import Evidence, evidence_text, tabulate_diagnoses
-from buildup.report.sections import evidence_html, evidence_markdown
+from buildup.report.page import evidence_html, evidence_markdown
 from buildup.trials.decision import Decision, Diagnosis, diagnosis_from_values, diagnosis_to_values
 
 SHUFFLED = (0.3, 1.1, -0.4, 0.9, -1.0, 0.2, 0.7, -0.1, 0.5)

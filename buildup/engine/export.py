@@ -1,28 +1,22 @@
 """What a search leaves for people: the winner as a timm model, the report, and both again on request."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from buildup.engine.analysis.evidence import evidence_of
-from buildup.engine.final_run import read_final
-from buildup.engine.load_state import costs_of, state_of
+from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
+from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError
 from buildup.models.export import check_onnx, check_target
 from buildup.models.export import export_network as export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
-from buildup.report.page import page
 from buildup.settings import ExportSettings
-from buildup.store.run_dir import read_diagnoses, reused_from, trained_weights, write_atomic
+from buildup.store.run_dir import trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
-from buildup.store.storage import hide_password
-from buildup.training.recipe import recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
@@ -36,14 +30,14 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
         shutil.rmtree(target)
     findings = findings_of(run, view, history)
     _export(run, findings, view.best, target)
-    write_atomic(run.folder / "report.html", page(findings).encode())
+    write_findings(run, findings)
 
 
 def keep_claim(run: RunRecord) -> None:
     """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
     view, history = state_of(run)
     findings = findings_of(run, view, history)
-    write_atomic(run.folder / "report.html", page(findings).encode())
+    write_findings(run, findings)
     card = run.folder / "export" / "README.md"
     if card.is_file():
         score = best_training(run, history, view.best)[1]
@@ -72,34 +66,6 @@ def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
     problems.raise_any()
     _export(run, findings_of(run, view, history), candidate, Path(settings.to), onnx=settings.onnx)
     return candidate
-
-
-def findings_of(
-    run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
-) -> Findings:
-    """A run as the reports tell it."""
-    measured = read_diagnoses(run.folder)
-    return Findings(
-        title=f"{run.settings.base} on {run.settings.dataset}",
-        run=str(run.folder),
-        settings={
-            **{name: value for name, value in asdict(run.settings).items() if value is not None},
-            "storage": hide_password(run.settings.storage),  # reports and cards travel, a password must not
-            "stem": run.network.stem,
-            "recipe values": recipe_to_values(run.recipe),
-            "data": asdict(run.data),
-            "environment": asdict(run.environment),
-        },
-        base=view.candidates[0].network,
-        winner=view.best.network,
-        history=history,
-        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
-        warnings=run.warnings,
-        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
-        reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
-        final=read_final(run.folder),
-        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
-    )
 
 
 def find_candidate(run: RunRecord, view: View, wish: str | int | None) -> Candidate:

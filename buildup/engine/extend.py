@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from buildup.engine.final_run import FOLDER, RESULT
+from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
 from buildup.graph.serialize import fingerprint
@@ -54,7 +54,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
     settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
     if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
-    if (run.folder / RESULT).exists() or (run.folder / FOLDER).exists():
+    if (run.folder / FINAL_RESULT).exists() or (run.folder / FINAL_FOLDER).exists():
         problems.found.append(
             f"{run.folder}: a final of this run has {'opened the test set' if _is_done(run) else 'begun'}, so it can't "
             f"be extended: what comes after could be steered by it. Start a new search, with --reuse to repeat nothing."
@@ -122,7 +122,7 @@ def _aside(path: Path, number: int) -> Path:
 
 
 def _is_done(run: RunRecord) -> bool:
-    return (run.folder / RESULT).exists()
+    return (run.folder / FINAL_RESULT).exists()
 
 
 def _warning(before: RunSettings, now: RunSettings) -> str:

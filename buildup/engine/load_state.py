@@ -1,8 +1,12 @@
-"""Where a run stands, rebuilt from its study by replay: for all who look at a run, and for those who go on with it."""
+"""Read the state of a run: its history from the study, its decisions by replay, and the result of its final."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from buildup.engine.replay import Replay, View, make_replay
+from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.models.cost import cost
 from buildup.settings import RunSettings
@@ -11,27 +15,31 @@ from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
+from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate
+
+FINAL_FOLDER = "final"
+FINAL_RESULT = "final.json"
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""
 
 
 def replay_of(run: RunRecord) -> Replay:
-    """The rule and the judge of a run."""
+    """The replay of a run."""
     return replay_for(run.settings, run.network, run.space)
 
 
 def replay_for(settings: RunSettings, network: Network, space: SearchSpace, costs: CountCosts | None = None) -> Replay:
-    """The rule and the judge that settings ask for.
+    """The replay of a search with these settings.
 
     Args:
-        settings: Of a search.
-        network: Where it starts.
-        space: What it may try.
-        costs: Counts parameters and MACs; `costs_of` unless a faster way is known.
+        settings: The settings of the search.
+        network: The network that it starts from.
+        space: The search space.
+        costs: Counts parameters and MACs, by default `costs_of`.
     """
     return make_replay(
         network,
@@ -47,7 +55,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
 
 
 def state_of(run: RunRecord) -> tuple[View, History]:
-    """What a run has decided and what it waits for, without touching it."""
+    """The state of a run and its history. Nothing is written."""
     history = read_history(run.folder, run.settings.storage, run.study_name, len(run.earlier), run.other_epochs)
     return replay_of(run).view(history), history
 
@@ -56,3 +64,19 @@ def costs_of(candidate: Candidate) -> tuple[int, int]:
     """Parameters and MACs of a candidate."""
     known = cost(candidate.network)
     return known.params, known.macs
+
+
+def read_final(folder: Path) -> Final | None:
+    """The result of `final` in a run's folder; None if there is none."""
+    values = read_json(folder / FINAL_RESULT)
+    return None if values is None else final_from_values(values)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The values of a JSON file; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as problem:
+        raise RunError(f"{path}: this can't be read ({problem}). Put it back from a copy of the run.") from None

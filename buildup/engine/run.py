@@ -14,8 +14,7 @@ from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final as run_final
-from buildup.engine.final_run import read_final
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import read_final, state_of
 from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search

@@ -3,9 +3,9 @@
 from dataclasses import asdict
 from typing import Any
 
-from buildup.engine.final_run import read_final, read_plan
+from buildup.engine.final import read_plan
 from buildup.engine.forecast import forecast
-from buildup.engine.load_state import replay_of, state_of
+from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.progress import left
 from buildup.engine.replay import View

@@ -21,11 +21,11 @@ from buildup.diagnostics.analysis import Batch, labelled_batches
 from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
 from buildup.engine.analysis.analyze import Progress
-from buildup.engine.analysis.evidence import evidence_of
 from buildup.engine.analysis.subjects import load_weights
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
+from buildup.engine.reports import evidence_of
 from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
 from buildup.models.build import build

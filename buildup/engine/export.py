@@ -1,4 +1,4 @@
-"""What a search leaves for people: the winner as a timm model, the report, and both again on request."""
+"""Export networks as timm models, with a model card."""
 
 import shutil
 from pathlib import Path
@@ -24,9 +24,9 @@ from buildup.trials.training import WEIGHTS, Candidate, training_id
 
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:
-    """Write the winner and the report into the run's folder."""
+    """Write the winner to `export/` and the report to `report.html` of a finished run."""
     target = run.folder / "export"
-    if target.exists():  # of an earlier end of the same search
+    if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
     findings = findings_of(run, view, history)
     _export(run, findings, view.best, target)
@@ -34,7 +34,7 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
 
 
 def keep_claim(run: RunRecord) -> None:
-    """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
+    """Add the result of a final to the report and to the model card of the winner. The weights stay as they are."""
     view, history = state_of(run)
     findings = findings_of(run, view, history)
     write_findings(run, findings)
@@ -45,10 +45,17 @@ def keep_claim(run: RunRecord) -> None:
 
 
 def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
-    """Export the winner, or the candidate asked for, and give it back.
+    """Export the winner, or another candidate.
+
+    Args:
+        run: The record of the run.
+        settings: Which candidate to write, and where.
+
+    Returns:
+        The exported candidate.
 
     Raises:
-        RequestError: With all problems at once; nothing was written.
+        RequestError: The settings are wrong. All problems are named; nothing was written.
     """
     problems = Problems()
     view, history = state_of(run)
@@ -68,21 +75,21 @@ def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
     return candidate
 
 
-def find_candidate(run: RunRecord, view: View, wish: str | int | None) -> Candidate:
-    """The candidate of a step number, a layout or a fingerprint; the winner where none is named."""
-    if wish is None:
+def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candidate:
+    """Find a candidate by step number, layout or start of the fingerprint; the winner if no name is given."""
+    if name is None:
         if not view.finished:
             raise RunError(
                 f"{run.folder}: the search has not ended, so there is no winner. Go on with "
                 f"`buildup resume {run.folder}`, or choose a network by --candidate."
             )
         return view.best
-    wish = str(wish)
+    name = str(name)
     for number, candidate in enumerate(view.candidates):
-        if wish in {str(number), candidate.layout} or (len(wish) >= 4 and candidate.id.startswith(wish)):
+        if name in {str(number), candidate.layout} or (len(name) >= 4 and candidate.id.startswith(name)):
             return candidate
     known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
-    raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
+    raise RequestError(f"--candidate {name}: this run has no such candidate. It has {known}.")
 
 
 def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
@@ -96,7 +103,7 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
 
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:
-    """The training of a candidate that did best on the validation images; the first of equals."""
+    """The training of a candidate with the best validation score, and its score. Of equal ones, the first."""
     row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
     outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]
     scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]

@@ -138,7 +138,7 @@ def table_search(
             table = read_scores(Path(settings.scores), network, ends=ends, objective=objective)
     if strategy.weighs and settings.layout:
         problems.found.append(
-            f"--strategy {strategy.name} weighs {strategy.weighs}, which a layout does not have. Use --base, or "
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or "
             "another strategy."
         )
     replay = None

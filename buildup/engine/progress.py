@@ -106,10 +106,8 @@ class PlainObserver:
                     else objective.shown(objective.value(outcome))
                 )
                 lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
-        lines += [
-            f"decision {decision.step}  {decision.edit}  {decision.reason}"
-            for decision in view.decisions[self.reported :]
-        ]
+        new = view.decisions[self.reported :]
+        lines += [f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in new]
         if new and not view.finished:
             lines.append(f"           {view.best.layout}; {self.left(view, history)}")
         self.reported = len(view.decisions)

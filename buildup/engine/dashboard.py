@@ -21,11 +21,6 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
     """Serve the study of a run until interrupted.
 
-    Args:
-        run: The name of the run, or its folder.
-        host: The address to listen on, by default for this machine only.
-        port: The port.
-
     Raises:
         ResourceError: The address cannot be used.
     """

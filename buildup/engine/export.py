@@ -47,10 +47,6 @@ def keep_claim(run: RunRecord) -> None:
 def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
     """Export the winner, or another candidate.
 
-    Args:
-        run: The record of the run.
-        settings: Which candidate to write, and where.
-
     Returns:
         The exported candidate.
 

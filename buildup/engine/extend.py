@@ -35,16 +35,7 @@ WARNING = "extended ("
 
 
 def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
-    """Check an extension. Nothing is written.
-
-    Args:
-        run: The record of the run.
-        changes: The new settings.
-        problems: Collects what is wrong with them.
-
-    Returns:
-        The record of the extended run; None if no setting changes.
-    """
+    """The record of the extended run; None if no setting changes. Nothing is written."""
     epochs = problems.whole("--epochs", changes.epochs, run.settings.epochs, most=MOST_EPOCHS)
     seeds = problems.whole("--seeds", changes.seeds, run.settings.seeds, most=MOST_SEEDS)
     if seeds < run.settings.seeds:

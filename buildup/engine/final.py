@@ -101,11 +101,6 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
 
     After an interruption, the same call continues.
 
-    Args:
-        run: A finished search.
-        settings: Seeds, epochs and recipe of the trainings, and whether a control of the winner's size is trained too.
-        verbose: Whether Ray and the workers may print.
-
     Returns:
         The result, or None if the winner is the base.
 

@@ -56,13 +56,6 @@ class Forecast:
 def forecast(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
     """Estimate the rest of a running search.
 
-    Args:
-        replay: The rule and the judge.
-        view: The state of the search.
-        history: Its trainings, with the learning curves of running ones.
-        workers: The number of workers.
-        epochs: The epochs of a training.
-
     Returns:
         The estimate; None before the first epoch has ended, or if the search is finished.
     """
@@ -122,16 +115,7 @@ def _times(history: History, usual: int) -> dict[str, float]:
 
 
 def _count(replay: Replay, view: View, workers: int, each: float, *, done: float = 0.0, error: float = 0.0) -> Forecast:
-    """An estimate from the mean of the fewest and the most trainings left.
-
-    Args:
-        replay: The rule and the judge.
-        view: The state of the search.
-        workers: The number of workers.
-        each: Seconds of a training.
-        done: Finished parts of the running trainings.
-        error: The relative error of the estimate.
-    """
+    """An estimate from the mean of the fewest and the most trainings left."""
     verdicts = fmean(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     multiples = [decision.seeds for decision in view.decisions if decision.seeds]
     looks = fmean(multiples) / min(multiples) if multiples else 1.0
@@ -150,16 +134,7 @@ def _simulate(
     *,
     count: int,
 ) -> Forecast:
-    """An estimate from simulated searches.
-
-    Args:
-        replay: The rule and the judge.
-        view: The state of the search.
-        history: Its trainings.
-        workers: The number of workers.
-        draw_seconds: Draws the seconds of the trainings of one simulation.
-        count: The number of simulations.
-    """
+    """An estimate from simulated searches."""
     spans, counts = [], []
     experience = Experience(decisions=view.decisions[-RECENT:], objective=replay.judge.objective)
     simulated = replace(

@@ -33,14 +33,7 @@ def replay_of(run: RunRecord) -> Replay:
 
 
 def replay_for(settings: RunSettings, network: Network, space: SearchSpace, costs: CountCosts | None = None) -> Replay:
-    """The replay of a search with these settings.
-
-    Args:
-        settings: The settings of the search.
-        network: The network that it starts from.
-        space: The search space.
-        costs: Counts parameters and MACs, by default `costs_of`.
-    """
+    """The replay of a search with these settings."""
     return make_replay(
         network,
         space,

@@ -96,18 +96,7 @@ def train_all(
     history: History,
     see: Callable[[Event, int], None],
 ) -> History:
-    """Run the trainings that are not in the history, in this order.
-
-    Args:
-        trainings: The trainings.
-        evaluator: Trains the requested trainings.
-        writer: Stores each event.
-        history: The trainings before.
-        see: Called with each event and the number of trainings left.
-
-    Returns:
-        The history with all trainings.
-    """
+    """Run the trainings that are not in the history, in this order."""
     while left := [training for training in trainings if training.id not in history.outcomes]:
         evaluator.request(left)
         if event := evaluator.next_event(timeout=WAIT):

@@ -114,9 +114,6 @@ class Plan:
 def make_plan(settings: SearchSettings) -> Plan:
     """Estimate a search without training its candidates.
 
-    Args:
-        settings: The settings of the search.
-
     Returns:
         The candidates with their costs, and the forecast.
 

@@ -30,13 +30,7 @@ SILENCE_BEFORE_NOTICE = 60.0
 
 
 def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "PlainObserver | LiveObserver":
-    """Make the observer for stderr: a live table in a terminal or notebook, plain lines elsewhere.
-
-    Args:
-        replay: The rule and the judge of the run.
-        run: The record of the run.
-        stream: Where to print instead of stderr.
-    """
+    """Make the observer for stderr: a live table in a terminal or notebook, plain lines elsewhere."""
     plain = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
     console = Console(file=stream or sys.stderr)
     return LiveObserver(lines=plain, console=console) if console.is_terminal or console.is_jupyter else plain
@@ -139,15 +133,7 @@ class PlainObserver:
 
 
 def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
-    """What is left of a search: the range of the number of trainings, and the forecast once there is one.
-
-    Args:
-        replay: The rule and the judge.
-        view: The state of the search.
-        history: Its trainings.
-        workers: The number of workers.
-        epochs: The epochs of a training.
-    """
+    """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
     least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = least * replay.seeds, most * replay.most_seeds
     span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"

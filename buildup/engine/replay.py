@@ -114,12 +114,6 @@ class Replay:
     def view(self, history: History) -> View:
         """Replay a history. Recorded decisions are taken as they are.
 
-        Args:
-            history: The trainings and decisions so far.
-
-        Returns:
-            The state of the search.
-
         Raises:
             RunError: A recorded decision is on another candidate than the rule proposes.
         """
@@ -185,17 +179,7 @@ class Replay:
         return {training_id(candidate.id, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
     def decide(self, history: History, step: Step, number: int, spread: PooledVariance) -> Decision | Waiting:
-        """Decide on a candidate, if its trainings have ended.
-
-        Args:
-            history: The trainings so far.
-            step: The step of the candidate.
-            number: The number of the decision in the search, from 1.
-            spread: The pooled variance before it.
-
-        Returns:
-            The decision, or the trainings that it needs.
-        """
+        """The decision on a candidate, the `number`th of the search, or the trainings that it still needs."""
         candidate = step.candidate
         assert candidate.parent is not None
         if too_large := self.too_large(candidate):
@@ -343,19 +327,7 @@ def make_replay(
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
 ) -> Replay:
-    """Make the replay of a search.
-
-    Args:
-        network: The network that the search starts from.
-        space: The search space.
-        strategy: Makes the rule.
-        judge: The name of a judge.
-        objective: The score that is judged.
-        seeds: The number of seeds before the first interim analysis.
-        first_seed: The first seed.
-        costs: Counts parameters and MACs of a candidate.
-        limits: The most parameters and MACs of a candidate.
-    """
+    """Make the replay of a search."""
     return Replay(
         rule=strategy.make(Candidate(network=network), space, first_seed),
         judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),

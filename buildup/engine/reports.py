@@ -30,14 +30,7 @@ def report_of(run: RunRecord) -> Findings:
 def findings_of(
     run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
 ) -> Findings:
-    """Collect what the report, the model card and the comparison show of a run.
-
-    Args:
-        run: The record of the run.
-        view: Its state.
-        history: Its trainings.
-        costs: Counts parameters and MACs of a candidate.
-    """
+    """Collect what the report, the model card and the comparison show of a run."""
     measured = read_diagnoses(run.folder)
     return Findings(
         title=f"{run.settings.base} on {run.settings.dataset}",
@@ -118,9 +111,6 @@ def evidence_of(runs: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]
     """The measured verdicts, and the rank correlation of each diagnostic with their gains.
 
     Verdicts are compared only within their run, because gains differ from base to base.
-
-    Args:
-        runs: The decisions and the measured verdicts by name of the run.
     """
     rows = tuple(
         MeasuredVerdict(run=name, decision=decision, diagnosis=diagnosis)

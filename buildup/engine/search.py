@@ -60,11 +60,6 @@ class SearchResult:
 def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
     """Run a search to its end, or to its limit.
 
-    Args:
-        settings: The settings of the search.
-        observers: Makes the observer of the search.
-        verbose: Whether Ray and the workers may print.
-
     Returns:
         The record, the state and the history of the run.
 
@@ -86,12 +81,6 @@ def resume_search(
     record: RunRecord, changes: ResumeSettings, observers: Observers, *, verbose: bool = False
 ) -> SearchResult:
     """Continue a run, or extend it with other settings.
-
-    Args:
-        record: The record of the run.
-        changes: The settings that change.
-        observers: Makes the observer of the search.
-        verbose: Whether Ray and the workers may print.
 
     Returns:
         The record, the state and the history of the run.

@@ -66,14 +66,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
 def start_workers(
     run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
-    """Start the Ray workers of a run.
-
-    Args:
-        run: The record of the run.
-        job: Makes the job of a training.
-        verbose: Whether Ray and the workers may print.
-        fetch_reusable: Finds a finished training of another run.
-    """
+    """Start the Ray workers of a run."""
     settings = run.settings
     return RayEvaluator(
         folder=run.trainings.absolute(),

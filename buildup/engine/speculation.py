@@ -60,14 +60,7 @@ class Experience:
     objective: Objective = ACCURACY
 
     def odds(self, candidate: Candidate, interim: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
-        """The odds at an interim analysis.
-
-        Args:
-            candidate: The candidate to decide on.
-            interim: The number of the interim analysis, from 1.
-            pairs: The seeds that have ended.
-            last: Whether it is the last interim analysis, at which the judge must decide.
-        """
+        """The odds at an interim analysis of a candidate, from the seeds in `pairs` that have ended."""
         keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR / 2
         own = _stage(candidate.edit)
         for (stage, looks, kept), count in self._counts.items():
@@ -103,17 +96,9 @@ class Experience:
 
 
 def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
-    """Choose the trainings to run.
+    """The trainings to run, most important first: those that the next verdict needs, then those that may be needed.
 
-    Args:
-        view: The state of the search.
-        history: Its trainings.
-        replay: The rule and the judge.
-        workers: The number of workers.
-
-    Returns:
-        The trainings that the next verdict needs, then those that may be needed after it, most important first. There
-        are more than workers only if the additional ones are almost certainly needed.
+    There are more than workers only if the additional ones are almost certainly needed.
     """
     chosen = {training.id: training for training in view.needed}
     if len(chosen) > workers or view.step is None:

@@ -56,10 +56,6 @@ class Trained:
 def train_once(name: str, settings: TrainSettings) -> Trained:
     """Train a network once. After an interruption, the same call continues.
 
-    Args:
-        name: A timm model.
-        settings: The layout, the data, the recipe and the device.
-
     Returns:
         The finished training.
 

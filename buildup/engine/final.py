@@ -21,23 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from buildup.engine.export import keep_claim
-from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, read_final, read_json, state_of
+from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, load_trained, read_final, read_json, state_of
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError
-from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.report.final_table import final_table
 from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Pair, PooledVariance
-from buildup.store.run_dir import FINAL, attempt_folder, attempts, trained_weights, write_atomic
+from buildup.store.run_dir import FINAL, attempt_folder, attempts, write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
 from buildup.training import fit
@@ -49,7 +47,7 @@ from buildup.trials.final_result import Claim, Contender, Final, Part, final_to_
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Failure, Reason, Record, Score
-from buildup.trials.training import WEIGHTS, Candidate, Training
+from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 
@@ -318,13 +316,8 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
         if isinstance(history.outcomes[training.id], Failure):
             continue
         folder = part.trainings / training.id
-        if (weights := trained_weights(folder)) is None:
-            raise RunError(
-                f"{folder}: its {WEIGHTS} is gone, so the final can't be scored. Put it back from a copy of the run."
-            )
-        model = build(training.candidate.network)
-        model.load_state_dict(load_file(weights))
-        found = fit.evaluate_model(model.to(torch.device(device)), test, recipe, threads=settings.threads)
+        model = load_trained(training.candidate.network, folder).to(torch.device(device))
+        found = fit.evaluate_model(model, test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_atomic(folder / "test.bits", correct)
         scores[training.id] = Score(

@@ -5,12 +5,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
 from buildup.engine.replay import Replay, View, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import Network
+from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
+from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.network_size import Limits
@@ -18,7 +24,7 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import Candidate
+from buildup.trials.training import WEIGHTS, Candidate
 
 FINAL_FOLDER = "final"
 FINAL_RESULT = "final.json"
@@ -57,6 +63,24 @@ def costs_of(candidate: Candidate) -> tuple[int, int]:
     """Parameters and MACs of a candidate."""
     known = cost(candidate.network)
     return known.params, known.macs
+
+
+def load_trained(network: Network, training: Path) -> nn.Module:
+    """The model of a network with the weights of a finished training, given its folder."""
+    weights = trained_weights(training)
+    if weights is None:
+        raise RunError(
+            f"{training} has no {WEIGHTS}: the training has not ended, or they were removed. In the latter case, put "
+            "them back from a copy of the run."
+        )
+    model = build(network)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{weights}: cannot read the weights: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
+    return model
 
 
 def read_final(folder: Path) -> Final | None:

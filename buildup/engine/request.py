@@ -95,8 +95,9 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     assert network is not None
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     # On a remote cluster this machine may have no such device, or another model of it.
-    speeds = () if settings.ray else _measure_speeds(network, recipe, data, hardware, settled)
-    execution = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
+    device, threads = hardware.device, hardware.threads
+    speeds = () if settings.ray else measure_speeds(network, recipe, data, device, threads, settled)
+    execution = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
     values |= {
         "base": network.base,
         "run": settings.run or folder.name,
@@ -239,11 +240,10 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
 
 
-def _measure_speeds(
-    network: Network, recipe: Recipe, data: DataInfo, hardware: _Hardware, settled: Mapping[str, Any]
+def measure_speeds(
+    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: Mapping[str, Any]
 ) -> tuple[Speed, ...]:
+    """Measure the executions that a training may use, without those that `settled` excludes. The best comes first."""
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose_execution(
-        network, resolved, device=hardware.device, threads=hardware.threads, steps=steps, settled=settled
-    )
+    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)

@@ -9,12 +9,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors.torch import load_file
 from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final as run_final
-from buildup.engine.load_state import read_final, state_of
+from buildup.engine.load_state import load_trained, read_final, state_of
 from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
@@ -24,7 +23,7 @@ from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search as resume_search
 from buildup.engine.search import run_search as run_search
 from buildup.engine.summaries import status_of
-from buildup.errors import RequestError, RunError, unknown
+from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network as read_base
@@ -32,7 +31,6 @@ from buildup.report.diagram import graph_svg
 from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
-from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
@@ -196,12 +194,7 @@ class Run:
         view, history = state_of(self._record)
         chosen = find_candidate(self._record, view, candidate)
         training, _ = best_training(self._record, history, chosen)
-        weights = trained_weights(self._record.trainings / training)
-        if weights is None:
-            raise RunError(f"{self._record.trainings / training}: its weights are gone, so it can't be loaded.")
-        model = build(chosen.network)
-        model.load_state_dict(load_file(weights))
-        return model.eval()
+        return load_trained(chosen.network, self._record.trainings / training).eval()
 
     def resume(self, *, on_event: OnEvent | None = None, verbose: bool = False, **settings: Any) -> "Run":
         """Continue the search after an interruption or a limit, or extend it with other settings.

@@ -11,6 +11,7 @@ import timm
 import torch
 
 from buildup.engine.problems import Problems
+from buildup.engine.request import measure_speeds
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
@@ -26,7 +27,6 @@ from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import Execution, check_device, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
-from buildup.training.speed import choose_execution
 from buildup.trials.outcome import Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
 
@@ -137,7 +137,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         recipe=recipe,
         device=device,
         threads=threads,
-        execution=execution or _execution(network, recipe, data, device, threads, settled),
+        execution=execution or measure_speeds(network, recipe, data, device, threads, settled)[0].execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
     )
@@ -198,16 +198,6 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
         stages=(),
         edges=(("stem", "head"),),
     )
-
-
-def _execution(
-    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: dict[str, Any]
-) -> Execution:
-    resolved = recipe.resolved(train_images=data.train_images)
-    steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)[
-        0
-    ].execution
 
 
 def _follow(job: Job, folder: Path) -> Record:

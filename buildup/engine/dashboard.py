@@ -1,4 +1,4 @@
-"""optuna-dashboard on one run, for this machine only unless asked otherwise."""
+"""Serve optuna-dashboard for one run."""
 
 import logging
 from socketserver import ThreadingMixIn
@@ -19,7 +19,11 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
-    """Serve the study of a run until interrupted."""
+    """Serve the study of a run until interrupted.
+
+    Raises:
+        ResourceError: The address cannot be used.
+    """
     record = open_record(run)
     problems = Problems()
     port = problems.whole("--port", port, 8080, most=65535)
@@ -40,14 +44,15 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request: browsers open connections ahead, and wsgiref takes what is raised in a request for
-    that request's failure, so a Ctrl-C that arrived in one would be lost."""
+    """Handles each request in its own thread.
+
+    Browsers open connections ahead of use, which would block a single thread. And wsgiref reports all exceptions of a
+    request as its failure, so a Ctrl-C in the main thread would be lost.
+    """
 
     daemon_threads = True
 
 
 class _QuietHandler(WSGIRequestHandler):
-    """Says nothing of each request."""
-
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Do not log requests."""

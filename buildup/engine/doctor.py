@@ -1,9 +1,8 @@
-"""What works on this machine, what does not, and what to do about it. Each check is the real thing."""
+"""Check what a search needs on this machine, by really using it, and give advice."""
 
 import platform
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -21,13 +20,13 @@ from buildup.training.data import data_folder, describe_data
 from buildup.training.fit import fit
 
 SHOWN = ("torch", "timm", "ray", "optuna")
-ROOM = 5.0
-"""GiB that a run should find free: the weights of a ResNet-50 take 0.1, and a run keeps those of all trainings."""
+FREE_GIB = 5.0
+"""Recommended free disk space. A run keeps the weights of all trainings, 0.1 GiB each for a ResNet-50."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that was tried."""
+    """The result of one check."""
 
     name: str
     state: Literal["ok", "note", "fails"]
@@ -38,16 +37,16 @@ class Check:
 def check_machine(
     *, dataset: str | None = None, data_dir: str | None = None, storage: str | None = None, ray: str | None = None
 ) -> list[Check]:
-    """Try everything that a search needs; one can run here if nothing fails.
+    """Check everything that a search needs. A search can run if no check fails.
 
     Args:
-        dataset: One to look at, too.
-        data_dir: Where it is.
-        storage: The URL of an Optuna storage to try, in place of a file.
-        ray: The address of a cluster to try, in place of this machine.
+        dataset: A dataset to check too.
+        data_dir: The folder of the dataset.
+        storage: The URL of an Optuna storage to check instead of a local file.
+        ray: The address of a Ray cluster to check instead of this machine.
     """
     return [
-        _python(),
+        Check(name="python", state="ok", found=f"{platform.python_version()} at {sys.executable}, {cores()} cores"),
         *_packages(),
         _device(),
         _tried("ray", lambda: _ray(ray)),
@@ -55,10 +54,6 @@ def check_machine(
         _disk(),
         *([_tried("dataset", lambda: _dataset(dataset, data_dir))] if dataset else []),
     ]
-
-
-def _python() -> Check:
-    return Check(name="python", state="ok", found=f"{platform.python_version()} at {sys.executable}, {cores()} cores")
 
 
 def _packages() -> list[Check]:
@@ -73,14 +68,8 @@ def _packages() -> list[Check]:
             checks.append(Check(name=needed.name, state="fails", found="not installed", advice=f"pip install '{line}'"))
             continue
         if not needed.specifier.contains(found, prereleases=True):
-            checks.append(
-                Check(
-                    name=needed.name,
-                    state="fails",
-                    found=f"{found}, needed is {needed.specifier}",
-                    advice=f"pip install '{line}'",
-                )
-            )
+            wrong = f"{found}, needed is {needed.specifier}"
+            checks.append(Check(name=needed.name, state="fails", found=wrong, advice=f"pip install '{line}'"))
     return checks or [Check(name="packages", state="ok", found=", ".join(f"{name} {version(name)}" for name in SHOWN))]
 
 
@@ -99,33 +88,30 @@ def _device() -> Check:
 
 def _disk() -> Check:
     free = free_gib(Path("runs"))
-    if free < ROOM:
+    if free < FREE_GIB:
         return Check(
             name="disk",
             state="note",
             found=f"{free:.1f} GiB free for runs/",
-            advice=f"Better have {ROOM:g} GiB or more.",
+            advice=f"Better have {FREE_GIB:g} GiB or more.",
         )
     return Check(name="disk", state="ok", found=f"{free:.0f} GiB free for runs/")
 
 
 def _ray(address: str | None) -> str:
-    with TemporaryDirectory() as folder, closing(_one_worker(Path(folder), address)):
-        return f"a cluster answers at {address}" if address else "starts on this machine"
-
-
-def _one_worker(folder: Path, address: str | None) -> RayEvaluator:
-    """Ray with room for one worker, which is never given anything to do."""
-    return RayEvaluator(
-        folder=folder,
-        train=fit,
-        job=lambda training, folder, resume_from: None,
-        workers=1,
-        cpus_per_worker=1,
-        gpus_per_worker=0,
-        address=address,
-        verbose=False,
-    )
+    with TemporaryDirectory() as folder:
+        evaluator = RayEvaluator(
+            folder=Path(folder),
+            train=fit,
+            job=lambda training, folder, resume_from: None,  # no training is requested
+            workers=1,
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            address=address,
+            verbose=False,
+        )
+        evaluator.close()
+    return f"a cluster answers at {address}" if address else "starts on this machine"
 
 
 def _storage(url: str | None) -> str:

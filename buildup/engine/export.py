@@ -1,28 +1,22 @@
-"""What a search leaves for people: the winner as a timm model, the report, and both again on request."""
+"""Export networks as timm models, with a model card."""
 
 import shutil
-from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import load_file
 
-from buildup.engine.analysis.evidence import evidence_of
-from buildup.engine.final_run import read_final
-from buildup.engine.load_state import costs_of, state_of
+from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
+from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError
 from buildup.models.export import check_onnx, check_target
 from buildup.models.export import export_network as export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
-from buildup.report.page import page
 from buildup.settings import ExportSettings
-from buildup.store.run_dir import read_diagnoses, reused_from, trained_weights, write_atomic
+from buildup.store.run_dir import trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
-from buildup.store.storage import hide_password
-from buildup.training.recipe import recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
@@ -30,20 +24,20 @@ from buildup.trials.training import WEIGHTS, Candidate, training_id
 
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:
-    """Write the winner and the report into the run's folder."""
+    """Write the winner to `export/` and the report to `report.html` of a finished run."""
     target = run.folder / "export"
-    if target.exists():  # of an earlier end of the same search
+    if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
     findings = findings_of(run, view, history)
     _export(run, findings, view.best, target)
-    write_atomic(run.folder / "report.html", page(findings).encode())
+    write_findings(run, findings)
 
 
 def keep_claim(run: RunRecord) -> None:
-    """Write what a final found into the report and the model card of the winner; its weights stay as they are."""
+    """Add the result of a final to the report and to the model card of the winner. The weights stay as they are."""
     view, history = state_of(run)
     findings = findings_of(run, view, history)
-    write_atomic(run.folder / "report.html", page(findings).encode())
+    write_findings(run, findings)
     card = run.folder / "export" / "README.md"
     if card.is_file():
         score = best_training(run, history, view.best)[1]
@@ -51,10 +45,13 @@ def keep_claim(run: RunRecord) -> None:
 
 
 def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
-    """Export the winner, or the candidate asked for, and give it back.
+    """Export the winner, or another candidate.
+
+    Returns:
+        The exported candidate.
 
     Raises:
-        RequestError: With all problems at once; nothing was written.
+        RequestError: The settings are wrong. All problems are named; nothing was written.
     """
     problems = Problems()
     view, history = state_of(run)
@@ -74,49 +71,21 @@ def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
     return candidate
 
 
-def findings_of(
-    run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
-) -> Findings:
-    """A run as the reports tell it."""
-    measured = read_diagnoses(run.folder)
-    return Findings(
-        title=f"{run.settings.base} on {run.settings.dataset}",
-        run=str(run.folder),
-        settings={
-            **{name: value for name, value in asdict(run.settings).items() if value is not None},
-            "storage": hide_password(run.settings.storage),  # reports and cards travel, a password must not
-            "stem": run.network.stem,
-            "recipe values": recipe_to_values(run.recipe),
-            "data": asdict(run.data),
-            "environment": asdict(run.environment),
-        },
-        base=view.candidates[0].network,
-        winner=view.best.network,
-        history=history,
-        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
-        warnings=run.warnings,
-        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
-        reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
-        final=read_final(run.folder),
-        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
-    )
-
-
-def find_candidate(run: RunRecord, view: View, wish: str | int | None) -> Candidate:
-    """The candidate of a step number, a layout or a fingerprint; the winner where none is named."""
-    if wish is None:
+def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candidate:
+    """Find a candidate by step number, layout or start of the fingerprint; the winner if no name is given."""
+    if name is None:
         if not view.finished:
             raise RunError(
                 f"{run.folder}: the search has not ended, so there is no winner. Go on with "
                 f"`buildup resume {run.folder}`, or choose a network by --candidate."
             )
         return view.best
-    wish = str(wish)
+    name = str(name)
     for number, candidate in enumerate(view.candidates):
-        if wish in {str(number), candidate.layout} or (len(wish) >= 4 and candidate.id.startswith(wish)):
+        if name in {str(number), candidate.layout} or (len(name) >= 4 and candidate.id.startswith(name)):
             return candidate
     known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
-    raise RequestError(f"--candidate {wish}: this run has no such candidate. It has {known}.")
+    raise RequestError(f"--candidate {name}: this run has no such candidate. It has {known}.")
 
 
 def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:
@@ -130,7 +99,7 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
 
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:
-    """The training of a candidate that did best on the validation images; the first of equals."""
+    """The training of a candidate with the best validation score, and its score. Of equal ones, the first."""
     row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
     outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]
     scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]

@@ -1,9 +1,9 @@
-"""A search taken further, at its end or before: more seeds, another judge, another space, or other epochs.
+"""Extend a search with more seeds, another judge, another space, or other epochs.
 
-The rule decides anew under the new settings, from the trainings that are there. Verdicts before stay where they were
-made: in the study, in `decisions-1.jsonl`, `decisions-2.jsonl` and so on, and in `run.yaml` with the settings that they
-were made under. Trainings of other epochs are other trainings from their first step on, since the learning rate follows
-the number of epochs: they get a folder of their own, and a way back finds the earlier ones again.
+All verdicts are made anew under the new settings, from the existing trainings. Earlier verdicts are kept in the study,
+in `decisions-1.jsonl`, `decisions-2.jsonl` and so on; their settings are kept in `run.yaml`. With another number of
+epochs the learning rate differs from the first step on. So these trainings get their own folder, and a later return to
+the earlier number finds its trainings again.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from buildup.engine.final_run import FOLDER, RESULT
+from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
 from buildup.graph.serialize import fingerprint
@@ -30,14 +30,12 @@ from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 MOST_SEEDS = 1000
 MOST_EPOCHS = 100_000
 EXTENDED = ("seeds", "epochs", "judge", "space")
-"""The settings that an extended run may have anew."""
+"""The settings that an extension may change."""
 WARNING = "extended ("
-MEASURED = (DIAGNOSTICS,)
-"""Files that tell of trainings of the epochs that they were measured at."""
 
 
 def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
-    """The run as it is asked to be; None where nothing of it changes. Writes nothing."""
+    """The record of the extended run; None if no setting changes. Nothing is written."""
     epochs = problems.whole("--epochs", changes.epochs, run.settings.epochs, most=MOST_EPOCHS)
     seeds = problems.whole("--seeds", changes.seeds, run.settings.seeds, most=MOST_SEEDS)
     if seeds < run.settings.seeds:
@@ -54,9 +52,10 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
     settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
     if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
-    if (run.folder / RESULT).exists() or (run.folder / FOLDER).exists():
+    is_done = (run.folder / FINAL_RESULT).exists()
+    if is_done or (run.folder / FINAL_FOLDER).exists():
         problems.found.append(
-            f"{run.folder}: a final of this run has {'opened the test set' if _is_done(run) else 'begun'}, so it can't "
+            f"{run.folder}: a final of this run has {'opened the test set' if is_done else 'begun'}, so it can't "
             f"be extended: what comes after could be steered by it. Start a new search, with --reuse to repeat nothing."
         )
     earlier = {
@@ -74,22 +73,21 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
         status="stopped",
         reason="extended",
         earlier=(*run.earlier, earlier),
-        # Any other warning is made anew with what it warns of.
+        # All other warnings are made anew.
         warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings)),
     )
 
 
 def begin(extended: RunRecord) -> None:
-    """Begin to decide anew. What was decided is put aside first; from `run.yaml` on, the new settings hold."""
+    """Start the extension: rename the files of the earlier decisions, then write the new settings to `run.yaml`."""
     folder, number = extended.folder, len(extended.earlier)
     with closing(acquire_run_lock(folder)):
         if (folder / DECISIONS).exists():
-            shutil.copyfile(folder / DECISIONS, _aside(folder / DECISIONS, number))
+            shutil.copyfile(folder / DECISIONS, _numbered(folder / DECISIONS, number))
         extended.trainings.mkdir(exist_ok=True)
-        if extended.settings.epochs != extended.earlier[-1]["epochs"]:
-            for name in MEASURED:
-                if (folder / name).exists():
-                    (folder / name).rename(_aside(folder / name, number))
+        # The measured verdicts belong to trainings of the earlier number of epochs.
+        if extended.settings.epochs != extended.earlier[-1]["epochs"] and (folder / DIAGNOSTICS).exists():
+            (folder / DIAGNOSTICS).rename(_numbered(folder / DIAGNOSTICS, number))
         save_record(extended)
 
 
@@ -110,19 +108,15 @@ def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None
 
 
 def _recipe(run: RunRecord, epochs: int) -> Recipe:
-    """The recipe over as many epochs: to the letter what it was, where the run had as many before."""
-    known = {entry["epochs"]: recipe_from_values(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
+    """The recipe for a number of epochs: the recorded one, if the run had as many epochs before."""
     if epochs == run.settings.epochs:
         return run.recipe
+    known = {entry["epochs"]: recipe_from_values(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
     return known.get(epochs) or run.recipe.with_epochs(epochs)
 
 
-def _aside(path: Path, number: int) -> Path:
+def _numbered(path: Path, number: int) -> Path:
     return path.with_stem(f"{path.stem}-{number}")
-
-
-def _is_done(run: RunRecord) -> bool:
-    return (run.folder / RESULT).exists()
 
 
 def _warning(before: RunSettings, now: RunSettings) -> str:

@@ -1,97 +1,116 @@
-"""`final`: base and winner trained anew, the test set opened once, and the claim that follows."""
+"""`final`: train base and winner anew, open the test set once, and test whether the winner is better.
 
+    RUN/final/plan.json    the settings, written before anything is trained
+    RUN/final/study.db     the Optuna study of these trainings, separate from that of the search
+    RUN/final/trainings/   one folder per training, as in a search
+    RUN/final.json         the result
+
+The trainings use all training images, and seeds that no search uses. The test images are opened only after all of them
+have ended. No other code opens them.
+"""
+
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from math import inf
 from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
 
 from buildup.engine.export import keep_claim
-from buildup.engine.final_run import (
-    MOST_SEEDS,
-    FinalPlan,
-    conclude,
-    contenders,
-    examine,
-    part_of,
-    read_final,
-    read_plan,
-    spared,
-    trainings_of,
-    tried_again,
-    write_final,
-    write_plan,
-)
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, load_trained, read_final, read_json, state_of
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError
+from buildup.models.cost import cost
 from buildup.report.text_table import final_table
 from buildup.report.words import duration
 from buildup.settings import FinalSettings
-from buildup.statistics.final_test import LEAST_SEEDS
-from buildup.statistics.paired_difference import PooledVariance
+from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
+from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.store.run_dir import FINAL, attempt_folder, attempts, write_atomic
 from buildup.store.run_record import RunRecord, save_record
-from buildup.training.data import check_test, describe_data
+from buildup.strategies.network_size import control_of
+from buildup.training import fit
+from buildup.training.data import check_test, describe_data, open_test
 from buildup.training.execution import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.event import Event
-from buildup.trials.final_result import Final, Part, final_to_values
+from buildup.trials.final_result import Claim, Contender, Final, Part, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.outcome import Failure, Record, Score
+from buildup.trials.outcome import Failure, Reason, Record, Score
 from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 
+PLAN = "plan.json"
 DEFAULT_SEEDS = 5
+MOST_SEEDS = 1000
+FRESH = 10_000
+"""Offset of the seeds of a final from the first seed of the search, more than any search uses."""
+FAILED = "failed.json"
+"""New name of the final record of a failed training that is tried again."""
 CLOSED = "not opened"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
-    """A final that can be carried out."""
+class FinalPlan:
+    """The settings of a final. They are kept, so that an interrupted final continues unchanged."""
+
+    seeds: int
+    control: bool
+    recipe_name: str
+    recipe: Mapping[str, Any]
+    """The values of the recipe."""
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of each training."""
+        return int(self.recipe["epochs"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A checked final."""
 
     run: RunRecord
     part: RunRecord
+    """The trainings of the final as a run inside the run, with the same data and its own study and folder."""
     plan: FinalPlan
     networks: Mapping[Part, Candidate]
     trainings: tuple[Training, ...]
-    spread: PooledVariance
+    variance: PooledVariance
     images: int
-    """What each is trained on."""
-    each: float
-    """Seconds that a training is expected to take."""
+    """The number of training images."""
+    seconds: float
+    """The expected seconds of one training."""
 
 
 def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
-    """Train base and winner anew, open the test set once, and make the claim of a run.
+    """Train base and winner anew, open the test set once, and test whether the winner is better.
 
-    The same call goes on after any stop. None where the winner is the base, so that there is nothing to claim.
+    After an interruption, the same call continues.
+
+    Returns:
+        The result, or None if the winner is the base.
 
     Raises:
-        RequestError: The search has not ended, the test set was used already, or the settings are wrong.
-        SearchError: A training failed in a way that another attempt may be spared.
+        RunError: The search has not ended, or the test set was used already.
+        RequestError: The settings are wrong. All problems are named.
+        SearchError: A training failed for a reason that another attempt may avoid.
     """
-    _refuse_a_second(run)
-    view, history = state_of(run)
-    if not view.finished:
-        raise RunError(
-            f"{run.folder}: the search has not ended, so there is no winner to make a claim of. "
-            f"Go on with it by `buildup resume {run.folder}`."
-        )
-    if view.best is view.candidates[0]:
-        return None
-    return _carry_out(_asked(run, view, history, settings), verbose=verbose)
-
-
-def _refuse_a_second(run: RunRecord) -> None:
     if found := read_final(run.folder):
         raise RunError(
             f"{run.folder}: the test set was already used for this run, on {found.opened}. A second claim on the same "
-            f"images would be chosen by the first. This is what it said:",
+            f"images would be chosen by the first. This is the result:",
             *final_table(found).splitlines(),
             found.verdict,
         )
@@ -100,132 +119,157 @@ def _refuse_a_second(run: RunRecord) -> None:
             f"{run.folder}: the test set was already used for this run ({run.data.test_set}), but its final.json "
             f"is gone. Put it back from a copy of the run."
         )
+    view, history = state_of(run)
+    if not view.finished:
+        raise RunError(
+            f"{run.folder}: the search has not ended, so there is no winner to make a claim of. "
+            f"Go on with it by `buildup resume {run.folder}`."
+        )
+    if view.best is view.candidates[0]:
+        return None
+    return _carry_out(_check(run, view, history, settings), verbose=verbose)
 
 
-def _asked(run: RunRecord, view: View, history: History, asked: FinalSettings) -> _Asked:
-    """What is to be done; raises with all problems at once, and writes nothing."""
+def read_plan(run: RunRecord) -> FinalPlan | None:
+    """The settings of a final that has begun; None if none has."""
+    values = read_json(run.folder / FINAL_FOLDER / PLAN)
+    return None if values is None else FinalPlan(**values)
+
+
+def _check(run: RunRecord, view: View, history: History, settings: FinalSettings) -> _Request:
+    """The checked final. All problems are reported at once; nothing is written."""
     problems = Problems()
-    plan = _plan(run, asked, problems)
-    workers = problems.whole("--workers", asked.workers, run.settings.workers, most=100_000)
+    plan = _plan(run, settings, problems)
+    own = run.settings
+    workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
     with problems.caught():
-        check_test(run.settings.dataset, run.settings.data_dir)
+        check_test(own.dataset, own.data_dir)
     with problems.caught():
         check_data(run)
     base, winner = view.candidates[0], view.best
-    networks = contenders(base, winner, control=False)
+    networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if plan.control:
         with problems.caught():
-            networks = contenders(base, winner, control=True)
+            networks["control"] = control_of(base, winner.network, lambda network: cost(network).params)
     problems.raise_any()
-    settings = replace(run.settings, workers=workers, ray=asked.ray or run.settings.ray)
-    same = recipe_from_values(dict(plan.recipe)) == run.recipe and run.settings.fraction == "1"
-    epoch = [
-        outcome.seconds / (len(history.curves.get(key, ())) or settings.epochs)
+    recipe = recipe_from_values(dict(plan.recipe))
+    execution = run.execution if recipe.amp else replace(run.execution, precision="float32")
+    part = replace(
+        run,
+        folder=run.folder / FINAL_FOLDER,
+        owner=run.study_name,
+        earlier=(),
+        recipe=recipe,
+        settings=replace(
+            own,
+            workers=workers,
+            ray=settings.ray or own.ray,
+            fraction="1",
+            epochs=plan.epochs,
+            seeds=plan.seeds,
+            execution=execution.words,
+        ),
+    )
+    epoch_seconds = [
+        outcome.seconds / (len(history.curves.get(key, ())) or own.epochs)
         for key, outcome in history.outcomes.items()
         if isinstance(outcome, Score)
     ]
-    info = describe_data(settings.dataset, settings.data_dir, settings.image_size)
+    info = describe_data(own.dataset, own.data_dir, own.image_size)
     images = info.train_images + info.val_images
-    longer = images / run.data.train_images
-    return _Asked(
+    each = plan.epochs * images / run.data.train_images
+    seeds = range(own.seed + FRESH, own.seed + FRESH + plan.seeds)
+    return _Request(
         run=run,
-        part=part_of(replace(run, settings=settings), plan),
+        part=part,
         plan=plan,
         networks=networks,
-        trainings=trainings_of(run, plan, networks),
-        # What seeds do to networks that are trained in another way is not known.
-        spread=view.spread if same else PooledVariance(),
+        trainings=tuple(Training(candidate=one, seed=seed) for seed in seeds for one in networks.values()),
+        # The variance over seeds is unknown for another recipe or another share of the images.
+        variance=view.spread if recipe == run.recipe and own.fraction == "1" else PooledVariance(),
         images=images,
-        each=plan.epochs * longer * fmean(epoch) if epoch else 0.0,
+        seconds=each * fmean(epoch_seconds) if epoch_seconds else 0.0,
     )
 
 
-def _plan(run: RunRecord, asked: FinalSettings, problems: Problems) -> FinalPlan:
-    """What is asked for; of a final that was interrupted, what was asked for then."""
+def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalPlan:
+    """The settings that were asked for. An interrupted final keeps its own, and refuses others."""
     kept = read_plan(run)
     recipe, name = run.recipe, run.settings.recipe
     with problems.caught():
-        if asked.recipe:
-            recipe, name = load_recipe(asked.recipe), str(asked.recipe)
-    seeds = problems.whole("--seeds", asked.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
+        if settings.recipe:
+            recipe, name = load_recipe(settings.recipe), str(settings.recipe)
+    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
             f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "
             f"of 100 cases (7 with two seeds, 25 with one, where seeds differ much), and the test set opens only once."
         )
-    epochs = problems.whole("--epochs", asked.epochs, recipe.epochs, most=100_000)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     plan = FinalPlan(
         seeds=seeds,
-        control=bool(asked.control),
+        control=bool(settings.control),
         recipe_name=name,
         recipe=recipe_to_values(recipe),
     )
     if kept is None:
         return plan
-    wishes = {
-        "--seeds": asked.seeds is not None and plan.seeds != kept.seeds,
+    differences = {
+        "--seeds": settings.seeds is not None and plan.seeds != kept.seeds,
         "--control": plan.control and not kept.control,
-        "--recipe": asked.recipe and plan.recipe_name != kept.recipe_name,
-        "--epochs": asked.epochs is not None and plan.epochs != kept.epochs,
+        "--recipe": settings.recipe and plan.recipe_name != kept.recipe_name,
+        "--epochs": settings.epochs is not None and plan.epochs != kept.epochs,
     }
-    if changed := [flag for flag, differs in wishes.items() if differs]:
+    if changed := [flag for flag, differs in differences.items() if differs]:
         problems.found.append(
             f"{' and '.join(changed)}: a final of this run has begun, with --seeds {kept.seeds}, --epochs "
             f"{kept.epochs}, --recipe {kept.recipe_name} and {'the' if kept.control else 'no'} control. Go on "
-            f"with it by `buildup final {run.folder}`, or remove {run.folder / 'final'} to begin anew."
+            f"with it by `buildup final {run.folder}`, or remove {run.folder / FINAL_FOLDER} to begin anew."
         )
     return kept
 
 
-def _carry_out(asked: _Asked, *, verbose: bool) -> Final:
-    run, part = asked.run, asked.part
+def _carry_out(request: _Request, *, verbose: bool) -> Final:
+    run, part, trainings = request.run, request.part, request.trainings
     with ExitStack() as stack:
-        # The writer of the search, too: it holds the run, and takes the result in.
+        # The writer of the search holds the lock of the run, and stores the result in its study.
         writer = stack.enter_context(closing(open_writer(run)))
-        write_plan(run, asked.plan)
-        history = _train(asked, verbose=verbose)
-        if failed := spared(history):
+        part.trainings.mkdir(parents=True, exist_ok=True)
+        write_atomic(part.folder / PLAN, json.dumps(asdict(request.plan), indent=2).encode())
+        history = _train(request, verbose=verbose)
+        if failed := _avoidable_failures(history):
             raise SearchError(
-                f"{len(failed)} of {len(asked.trainings)} trainings failed: "
+                f"{len(failed)} of {len(trainings)} trainings failed: "
                 + "; ".join(f"{key}: {failure.reason.value}: {failure.summary}" for key, failure in failed.items())
                 + f". The test set stays closed. Mend the cause, and `buildup final {run.folder}` tries these again."
             )
-        # Before they are opened: should this process die now, they count as opened.
+        # Recorded first: if this process dies while it reads the test images, they count as used.
         opened = replace(run, data=replace(run.data, test_set="opened by buildup final"))
         save_record(opened)
         log.info("all trainings have ended; the test set is opened")
-        scores = examine(part, asked.trainings, history, _device(run))
-        found = conclude(
-            asked.plan,
-            asked.networks,
-            asked.trainings,
-            history,
-            scores,
-            asked.spread,
-            objective=OBJECTIVES[run.settings.objective],
-            train_images=asked.images,
-        )
-        writer.conclude(final_to_values(found))
-        write_final(opened, found)
+        scores = _test_scores(part, trainings, history)
+        final = _result(request, history, scores)
+        writer.conclude(final_to_values(final))
+        write_atomic(run.folder / FINAL_RESULT, json.dumps(final_to_values(final), indent=2).encode())
     keep_claim(opened)
-    return found
+    return final
 
 
-def _train(asked: _Asked, *, verbose: bool) -> History:
-    part, trainings = asked.part, asked.trainings
+def _train(request: _Request, *, verbose: bool) -> History:
+    part, trainings = request.part, request.trainings
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(part)))
-        history = tried_again(part, writer.history)
+        history = _without_failures(part, writer.history)
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
         rounds = -(-len(left) // part.settings.workers)
         log.info(
-            f"final of {asked.run.folder}: {len(left)} of {len(trainings)} trainings are left, {asked.plan.epochs} "
-            f"epochs on all training images each, about {duration(rounds * asked.each)}"
+            f"final of {request.run.folder}: {len(left)} of {len(trainings)} trainings are left, "
+            f"{request.plan.epochs} epochs on all training images each, about {duration(rounds * request.seconds)}"
         )
-        names = {candidate.id: name for name, candidate in asked.networks.items()}
+        names = {candidate.id: name for name, candidate in request.networks.items()}
 
         def see(event: Event, left: int) -> None:
             if isinstance(event.update, Record):
@@ -238,9 +282,109 @@ def _train(asked: _Asked, *, verbose: bool) -> History:
         return train_all(trainings, workers, writer, history, see)
 
 
-def _device(run: RunRecord) -> str:
-    """Where this process scores: on the device of the trainings, where this machine has it."""
+def _avoidable_failures(history: History) -> dict[str, Failure]:
+    """The failures that another attempt may avoid: all but a loss that became infinite."""
+    return {
+        key: outcome
+        for key, outcome in history.outcomes.items()
+        if isinstance(outcome, Failure) and outcome.reason is not Reason.DIVERGED
+    }
+
+
+def _without_failures(part: RunRecord, history: History) -> History:
+    """The history without failures that another attempt may avoid. Their records are renamed, so they train again."""
+    failed = _avoidable_failures(history)
+    for training in failed:
+        for number in attempts(part.trainings / training):
+            record = attempt_folder(part.trainings / training, number) / FINAL
+            if record.is_file():
+                record.rename(record.with_name(FAILED))
+    left = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
+    return replace(history, outcomes=left)
+
+
+def _test_scores(part: RunRecord, trainings: Sequence[Training], history: History) -> dict[str, Score]:
+    """Open the test images, and score each trained network on them, image by image."""
+    settings, recipe = part.settings, part.recipe
     try:
-        return check_device(run.settings.device)
-    except ResourceError:
-        return check_device("auto")
+        device = check_device(settings.device)
+    except ResourceError:  # the trainings ran on a cluster
+        device = check_device("auto")
+    test = open_test(settings.dataset, settings.data_dir, settings.image_size, recipe)
+    scores = {}
+    for training in trainings:
+        if isinstance(history.outcomes[training.id], Failure):
+            continue
+        folder = part.trainings / training.id
+        model = load_trained(training.candidate.network, folder).to(torch.device(device))
+        found = fit.evaluate_model(model, test, recipe, threads=settings.threads)
+        correct = np.packbits(found.correct.numpy()).tobytes()
+        write_atomic(folder / "test.bits", correct)
+        scores[training.id] = Score(
+            accuracy=found.accuracy,
+            metrics=found.values,
+            correct=correct,
+            losses=found.losses.numpy().astype("<f2").tobytes(),
+            images=len(test.labels),
+        )
+    return scores
+
+
+def _result(request: _Request, history: History, scores: Mapping[str, Score]) -> Final:
+    failures = {key: one.reason.value for key, one in history.outcomes.items() if isinstance(one, Failure)}
+    return Final(
+        contenders=tuple(_contender(request, part, failures, scores) for part in request.networks),
+        claims=tuple(_claim(request, part, failures, scores) for part in request.networks if part != "winner"),
+        objective=request.run.settings.objective,
+        seeds=tuple(dict.fromkeys(training.seed for training in request.trainings)),
+        recipe=request.plan.recipe_name,
+        epochs=request.plan.epochs,
+        train_images=request.images,
+        test_images=max((score.images for score in scores.values()), default=0),
+        opened=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _contender(request: _Request, part: Part, failures: Mapping[str, str], scores: Mapping[str, Score]) -> Contender:
+    candidate, objective = request.networks[part], OBJECTIVES[request.run.settings.objective]
+    own = [training for training in request.trainings if training.candidate.id == candidate.id]
+    costs = cost(candidate.network)
+    values = {str(training.seed): objective.value(scores[training.id]) for training in own if training.id in scores}
+    return Contender(
+        part=part,
+        layout=candidate.layout,
+        fingerprint=candidate.id,
+        params=costs.params,
+        macs=costs.macs,
+        scores=values,
+        ci=mean_interval(list(values.values()), 100.0 if objective.unit == "points" else inf),
+        failures={str(training.seed): failures[training.id] for training in own if training.id not in scores},
+    )
+
+
+def _claim(request: _Request, against: Part, failures: Mapping[str, str], scores: Mapping[str, Score]) -> Claim:
+    """The claim on the gain of the winner over one other network, from the seeds that both have scores of."""
+    winner, other = request.networks["winner"], request.networks[against]
+    names = {winner.id: "winner", other.id: against}
+    failed = [
+        f"a training of the {names[training.candidate.id]} failed ({failures[training.id]})"
+        for training in request.trainings
+        if training.candidate.id in names and training.id not in scores
+    ]
+    by_seed: dict[int, dict[str, Score]] = {}
+    for training in request.trainings:
+        if training.id in scores:
+            by_seed.setdefault(training.seed, {})[training.candidate.id] = scores[training.id]
+    pairs = [
+        Pair(candidate=row[winner.id], parent=row[other.id]) for row in by_seed.values() if row.keys() >= names.keys()
+    ]
+    if not pairs:
+        return no_claim(against, failed)
+    return claim(
+        pairs,
+        request.variance,
+        len(request.networks) - 1,
+        objective=OBJECTIVES[request.run.settings.objective],
+        against=against,
+        failed=failed,
+    )

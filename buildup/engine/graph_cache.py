@@ -1,4 +1,4 @@
-"""What was read from timm's models, remembered: loading torch and timm to read it again takes seconds."""
+"""Cache of what was read from timm models, because loading torch and timm takes seconds."""
 
 import hashlib
 import json
@@ -17,12 +17,12 @@ from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.store.run_dir import write_atomic
 
 READERS = ("bases.py", "read.py", "stages.py", "stem.py", "trace.py")
-"""The files of `models/` that what is read follows from."""
+"""The files of `models/` that read timm models. The cache is renewed when they change."""
 PIXELS, CLASSES = 32, 100
-"""A table of scores names layouts, not images; networks are followed at the size of the published trace."""
+"""The input of cached graphs: that of CIFAR-100, as in the paper. A table of scores does not name an input."""
 
 Known = dict[str, Any]
-"""What `buildup.models.bases.judge_bases` gives."""
+"""The values of `buildup.models.bases.judge_bases`."""
 
 
 def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
@@ -31,24 +31,24 @@ def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
     Args:
         base: A timm model.
         stem: auto, small or base.
-        read: Makes the graph where it is not known.
+        read: Reads the graph if it is not in the cache.
     """
     name = f"graph-{base.replace('/', '_')}-{stem}"
     try:
         return network_from_values(recall(name))
     except (AttributeError, KeyError, TypeError, ValueError):
-        pass  # not there, or not what was kept: made anew
+        pass  # not in the cache, or written by another version
     network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
     remember(name, network_to_values(network))
     return network
 
 
 def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]) -> list[dict[str, Any]]:
-    """What is known of timm's names as bases, one row a name, sorted.
+    """The timm models with what is known of them as bases, one row per name, sorted.
 
     Args:
-        pattern: What names are like, with * for any letters; None for all convolutional ones.
-        learn: Looks into what is not known yet.
+        pattern: A pattern of names, with * for any letters; None for all convolutional models.
+        learn: Completes what is in the cache.
     """
     known = recall("models")
     known = known if isinstance(known, dict) else {}
@@ -72,7 +72,7 @@ def _answers(known: Known, pattern: str | None) -> bool:
 
 
 def recall(name: str) -> Any:
-    """The plain values of a name; None where there are none."""
+    """The cached values of a name; None if there are none."""
     try:
         return json.loads((_folder() / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -80,20 +80,19 @@ def recall(name: str) -> Any:
 
 
 def remember(name: str, values: Any) -> None:
-    """Keep the plain values of a name."""
+    """Cache plain values under a name."""
     try:
         _folder().mkdir(parents=True, exist_ok=True)
         write_atomic(_folder() / f"{name}.json", json.dumps(values).encode())
     except OSError:
-        return  # A home that can't be written to only makes the next call slower.
+        return  # Without a cache, only the next call is slower.
 
 
 def _folder() -> Path:
-    return user_cache() / f"timm-{version('timm')}-{_reading()}"
+    return user_cache() / f"timm-{version('timm')}-{_readers_hash()}"
 
 
 @cache
-def _reading() -> str:
-    """Changes with what reads timm's models."""
+def _readers_hash() -> str:
     folder = Path(buildup.__file__).parent / "models"
     return hashlib.sha256(b"".join((folder / name).read_bytes() for name in READERS)).hexdigest()[:8]

@@ -1,38 +1,45 @@
-"""Where a run stands, rebuilt from its study by replay: for all who look at a run, and for those who go on with it."""
+"""Read the state of a run: its history from the study, its decisions by replay, and the result of its final."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
 
 from buildup.engine.replay import Replay, View, make_replay
+from buildup.errors import RunError
 from buildup.graph.network import Network
+from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
+from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
+from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import Candidate
+from buildup.trials.training import WEIGHTS, Candidate
+
+FINAL_FOLDER = "final"
+FINAL_RESULT = "final.json"
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""
 
 
 def replay_of(run: RunRecord) -> Replay:
-    """The rule and the judge of a run."""
+    """The replay of a run."""
     return replay_for(run.settings, run.network, run.space)
 
 
 def replay_for(settings: RunSettings, network: Network, space: SearchSpace, costs: CountCosts | None = None) -> Replay:
-    """The rule and the judge that settings ask for.
-
-    Args:
-        settings: Of a search.
-        network: Where it starts.
-        space: What it may try.
-        costs: Counts parameters and MACs; `costs_of` unless a faster way is known.
-    """
+    """The replay of a search with these settings."""
     return make_replay(
         network,
         space,
@@ -47,7 +54,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
 
 
 def state_of(run: RunRecord) -> tuple[View, History]:
-    """What a run has decided and what it waits for, without touching it."""
+    """The state of a run and its history. Nothing is written."""
     history = read_history(run.folder, run.settings.storage, run.study_name, len(run.earlier), run.other_epochs)
     return replay_of(run).view(history), history
 
@@ -56,3 +63,37 @@ def costs_of(candidate: Candidate) -> tuple[int, int]:
     """Parameters and MACs of a candidate."""
     known = cost(candidate.network)
     return known.params, known.macs
+
+
+def load_trained(network: Network, training: Path) -> nn.Module:
+    """The model of a network with the weights of a finished training, given its folder."""
+    weights = trained_weights(training)
+    if weights is None:
+        raise RunError(
+            f"{training} has no {WEIGHTS}: the training has not ended, or they were removed. In the latter case, put "
+            "them back from a copy of the run."
+        )
+    model = build(network)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{weights}: cannot read the weights: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
+    return model
+
+
+def read_final(folder: Path) -> Final | None:
+    """The result of `final` in a run's folder; None if there is none."""
+    values = read_json(folder / FINAL_RESULT)
+    return None if values is None else final_from_values(values)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The values of a JSON file; None if there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as problem:
+        raise RunError(f"{path}: this can't be read ({problem}). Put it back from a copy of the run.") from None

@@ -1,4 +1,4 @@
-"""The loop of every search, the same for real workers and for a table of scores."""
+"""The loop of a search, the same for real and simulated workers."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -12,26 +12,26 @@ from buildup.trials.history import History
 from buildup.trials.training import Training
 
 WAIT = 1.0
-"""Seconds without an event after which observers are told that time passes."""
+"""Seconds without an event after which observers are called."""
 
 
 class HistoryWriter(Protocol):
-    """Records events and decisions before they count."""
+    """Stores events and decisions, and adds them to the history."""
 
     def record(self, history: History, event: Event) -> History:
-        """The history with an event in it."""
+        """Store an event, and return the history with it."""
         ...
 
     def decide(self, history: History, decision: Decision) -> History:
-        """The history with a decision in it."""
+        """Store a decision, and return the history with it."""
         ...
 
 
 class Observer(Protocol):
-    """Is told how a search goes on: a terminal, a log, a callback."""
+    """Follows a search: a terminal, a log, or a callback."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Called once before the first event, after each event, and with None when a while passed without one."""
+        """Called once before the first event, after each event, and with None after `WAIT` seconds without one."""
         ...
 
 
@@ -51,16 +51,19 @@ def run_loop(
     inspect_base: Callable[[History], None] = lambda _: None,
     limit: Callable[[History], str | None] = lambda _: None,
 ) -> tuple[View, History]:
-    """Search until the rule is finished or a limit is reached.
+    """Run a search until the rule is finished or a limit is reached.
 
     Args:
         replay: The rule and the judge.
-        evaluator: Trains what is requested.
-        writer: Records each event and decision.
-        observer: Is told of each event.
-        history: What is known at the beginning.
-        inspect_base: Raises when the base is not worth building on; called once, when it is trained.
-        limit: Why the search should stop; None while it may go on.
+        evaluator: Trains the requested trainings.
+        writer: Stores each event and decision.
+        observer: Called with each event.
+        history: The trainings and decisions before.
+        inspect_base: Called once, when the base is trained. It raises if the base has not learned.
+        limit: Returns the reason to stop, or None to continue.
+
+    Returns:
+        The last state of the search, and its history.
     """
     inspected = False
     event: Event | None = None
@@ -93,7 +96,7 @@ def train_all(
     history: History,
     see: Callable[[Event, int], None],
 ) -> History:
-    """Train what the history lacks, in this order; `see` is told each event and how many trainings are left."""
+    """Run the trainings that are not in the history, in this order."""
     while left := [training for training in trainings if training.id not in history.outcomes]:
         evaluator.request(left)
         if event := evaluator.next_event(timeout=WAIT):

@@ -1,4 +1,4 @@
-"""`plan`: what a search could train and what that would cost. Nothing is trained but a few timing steps."""
+"""`plan`: estimate the trainings and the duration of a search. Only the speed of a few steps is measured."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -23,63 +23,63 @@ from buildup.training.speed import measure_speed
 from buildup.trials.training import Candidate, Training
 
 MOST_ROWS = 1000
-"""A plan lists at most so many candidates; the number of verdicts is bounded all the same."""
+"""The most candidates that a plan lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """One candidate that the rule could come to."""
+    """A candidate that the search may reach, with its cost."""
 
     candidate: Candidate
     cost: Cost
     seconds: float
-    """Of one training of it."""
+    """Seconds of one training."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a search could come to. Pairs are the least and the most."""
+    """The estimate of a search. Pairs are the least and the most."""
 
     request: Request
     estimates: tuple[Estimate, ...]
     images_per_second: float
-    """While training the base, measured just now."""
+    """The measured training speed of the base."""
     networks: tuple[int, int]
     seeds: tuple[int, int]
-    """Of each network: before the judge's first look, and before its last."""
+    """Seeds of each network, at the first and at the last interim analysis."""
     whole: Forecast
-    """With verdicts by chance, kept as often as dropped, and workers that train ahead, if nothing ends it early."""
+    """The forecast without limits, with random verdicts and workers that train ahead."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The base, then every candidate that the search may come to."""
+        """The base, then every candidate that the search may reach."""
         return tuple(estimate.candidate for estimate in self.estimates)
 
     @property
     def trainings(self) -> tuple[int, int]:
-        """How many trainings there will be."""
+        """The number of trainings, within the limits."""
         least, most = self.whole_trainings
         return min(least, self._most_trainings), min(most, self._most_trainings)
 
     @property
     def whole_trainings(self) -> tuple[int, int]:
-        """How many there would be if nothing ended it early."""
+        """The number of trainings without limits."""
         return self.networks[0] * self.seeds[0], self.networks[1] * self.seeds[1]
 
     @property
     def each(self) -> float:
-        """Seconds of a training, on average over the candidates."""
+        """The mean seconds of a training over the candidates."""
         return fmean(estimate.seconds for estimate in self.estimates)
 
     @property
     def seconds(self) -> tuple[float, float]:
-        """Until the end, at most: that candidates are trained ahead of the verdicts before them is not counted on."""
+        """The seconds of the search, if no worker trains ahead of verdicts."""
         least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
         return min(self.networks[0] * least, self._most_seconds), min(self.networks[1] * most, self._most_seconds)
 
     @property
     def expected(self) -> Forecast:
-        """What is expected of it until its end, or until a limit ends it."""
+        """The forecast, within the limits."""
         most, whole = self._most_seconds, self.whole
         return Forecast(
             seconds=min(whole.seconds, most),
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def ended_by(self) -> tuple[str, ...]:
-        """The limits that may end it early."""
+        """The limits of the search, as they were given."""
         settings = self.request.settings
         trials = [f"--max-trials {settings.max_trials}"] if settings.max_trials else []
         time = [f"--time-budget {duration(settings.time_budget)}"] if settings.time_budget else []
@@ -112,10 +112,13 @@ class Plan:
 
 
 def make_plan(settings: SearchSettings) -> Plan:
-    """Plan a search: its candidates and their costs, without training any.
+    """Estimate a search without training its candidates.
+
+    Returns:
+        The candidates with their costs, and the forecast.
 
     Raises:
-        RequestError: With all problems at once.
+        RequestError: The settings are wrong. All problems are named.
     """
     return _plan(resolve(settings, new_run=False))
 
@@ -188,7 +191,7 @@ def _plan(request: Request) -> Plan:
 
 
 def _reachable(steps: Replay) -> Iterator[Candidate]:
-    """The base, then every candidate that some row of verdicts leads to, those after fewer verdicts first."""
+    """The base, then every candidate that some sequence of verdicts leads to, breadth first."""
     yield steps.base
     seen, walked = {steps.base.id}, set[tuple[str, str]]()
     ahead = deque([steps.rule.first])
@@ -204,20 +207,20 @@ def _reachable(steps: Replay) -> Iterator[Candidate]:
         if candidate.id not in seen:
             seen.add(candidate.id)
             yield candidate
-        if isinstance(step, Variant) and step.place.choose is not None:  # which of them come is drawn
+        if isinstance(step, Variant) and step.place.choose is not None:  # the strategy draws some of them
             new = [one for one in step.possible if one.id not in seen]
             seen |= {one.id for one in new}
             yield from new
             ahead.append(step.without)
         ahead.extend(step.successor(kept) for kept in (True, False))
-    if isinstance(steps.rule, SampledRule):  # what a sampler says next can't be foreseen, so it may be any layout
+    if isinstance(steps.rule, SampledRule):  # a sampler may propose any layout
         layouts = steps.rule.layouts
         others = (layouts.candidate(counts, steps.base) for counts in layouts.all)
         yield from islice((one for one in others if one.id not in seen), MOST_ROWS - len(seen))
 
 
 class _Costs:
-    """Costs of candidates, added up block by block: a block costs the same wherever its neighbours come from."""
+    """Costs of candidates, as the sum of the changes of each edit. A block costs the same beside any neighbour."""
 
     def __init__(self, base: Network) -> None:
         self._network = base
@@ -225,7 +228,7 @@ class _Costs:
         self._known: dict[Edit, Cost] = {}
 
     def of(self, network: Network) -> Cost:
-        """The cost of a network made from the base."""
+        """The cost of an edited base."""
         changes = [self._change(edit) for edit in edits_between(self._network, network)]
         return Cost(
             params=self.base.params + sum(change.params for change in changes),

@@ -1,4 +1,4 @@
-"""Collects what is wrong with a request, so that all of it is said at once."""
+"""Check settings, and collect all problems of a request before raising an error."""
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -8,26 +8,26 @@ from buildup.statistics.judges import JUDGES
 
 
 class Problems:
-    """What is wrong so far. Its readers note a problem and go on with a default."""
+    """The problems found so far. Its methods check one setting, note its problem and return a default."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
 
     @contextmanager
     def caught(self) -> Generator[None, None, None]:
-        """Note the problems of a request instead of raising them."""
+        """Note the problems of a `RequestError` that is raised inside, and continue after the block."""
         try:
             yield
         except RequestError as error:
             self.found += [problem for problem in error.problems if problem not in self.found]
 
     def raise_any(self) -> None:
-        """Raise what was found."""
+        """Raise a `RequestError` if there are problems."""
         if self.found:
             raise RequestError(*self.found)
 
     def whole(self, flag: str, value: object, default: int, least: int = 1, most: int = 1_000_000) -> int:
-        """A whole number within bounds, also as text; the default for None."""
+        """Check a whole number within bounds, which may be text. None stands for the default."""
         if value is None:
             return default
         number = _read(int, value)
@@ -37,7 +37,7 @@ class Problems:
         return default
 
     def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float = 1e9) -> float:
-        """A number within bounds, also as text; the default for None."""
+        """Check a number within bounds, which may be text. None stands for the default."""
         if value is None:
             return default
         number = _read(float, value)
@@ -47,7 +47,7 @@ class Problems:
         return default
 
     def parsed(self, flag: str, parse: Callable[[str], float], value: str | float | None) -> float | None:
-        """What a reader of its own makes of a value."""
+        """Check a value with a parser that raises `ValueError`."""
         try:
             return None if value is None else parse(str(value))
         except ValueError as problem:
@@ -55,33 +55,33 @@ class Problems:
             return None
 
     def choice(self, what: str, text: str | None, default: str, known: Sequence[str]) -> str:
-        """One of a few words."""
+        """Check that a text is one of the known ones. None stands for the default."""
         if text is None or text in known:
             return default if text is None else text
         self.found.append(unknown(what, text, known))
         return default
 
     def judge(self, asked: str | None, usual: str, seeds: int) -> str:
-        """The judge asked for; otherwise the usual one, or `point` where one seed leaves nothing else."""
-        named = asked or usual
-        wish = self.choice("judge" if asked else "judge of the space", named, "likely", tuple(JUDGES))
-        if wish != named:
-            return wish
+        """Check the name of a judge. Without one, take the usual one, or `point` if it needs more seeds."""
+        chosen = asked or usual
+        name = self.choice("judge" if asked else "judge of the space", chosen, "likely", tuple(JUDGES))
+        if name != chosen:
+            return name
         needed = 1
         with self.caught():
-            needed = JUDGES[wish].least_seeds
+            needed = JUDGES[name].least_seeds
         if seeds >= needed:
-            return wish
+            return name
         if asked:
             self.found.append(
-                f"--judge {wish} with --seeds {seeds}: one seed says nothing about chance; "
+                f"--judge {name} with --seeds {seeds}: one seed says nothing about chance; "
                 f"use at least {needed} seeds, or --judge point."
             )
         return "point"
 
 
 def _read(kind: type[int] | type[float], value: object) -> float | None:
-    """The number that a value is or spells; None where it is none, or no whole one where one is needed."""
+    """The number of a value or a text; None if it is no such number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,10 +1,11 @@
-"""Observers of a search: a live block on a terminal, plain lines elsewhere, and callbacks."""
+"""Observers of a search: a live table in a terminal, plain log lines elsewhere, and callbacks."""
 
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import TextIO
 
 from rich.console import Console, Group
@@ -19,18 +20,17 @@ from buildup.store.run_record import RunRecord
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.objective import Objective
-from buildup.trials.outcome import Epoch, Failure, Reason, Record
+from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
 
 SILENCE_BEFORE_NOTICE = 60.0
-"""Seconds without any worker after which the watcher says that it waits."""
+"""Seconds without a running training after which a line says that the search waits for workers."""
 
 
 def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "PlainObserver | LiveObserver":
-    """The observer that fits where stderr goes: a live block in a terminal or notebook, plain lines elsewhere."""
+    """Make the observer for stderr: a live table in a terminal or notebook, plain lines elsewhere."""
     plain = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
     console = Console(file=stream or sys.stderr)
     return LiveObserver(lines=plain, console=console) if console.is_terminal or console.is_jupyter else plain
@@ -38,7 +38,7 @@ def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "Pl
 
 @dataclass(kw_only=True)
 class CallbackObserver:
-    """Hands each event and each decision to a function, beside another observer."""
+    """Calls a function with each event and each decision, after another observer."""
 
     observer: "PlainObserver | LiveObserver"
     on_event: Callable[[Event | Decision], object]
@@ -52,7 +52,7 @@ class CallbackObserver:
         self.observer.__exit__(*error)
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Tell the other observer first, so that a callback that raises hides nothing."""
+        """Call the other observer first, so that it sees everything even if the callback raises."""
         self.observer.see(view, history, event)
         if event is not None:
             self.on_event(event)
@@ -63,13 +63,13 @@ class CallbackObserver:
 
 @dataclass(kw_only=True)
 class PlainObserver:
-    """One line a training and one a decision."""
+    """Logs one line per training and one per decision."""
 
     replay: Replay
     epochs: int
     workers: int
-    told: int = 0
-    """How many decisions were printed."""
+    reported: int = 0
+    """The number of decisions that were printed."""
     running: set[str] = field(default_factory=set)
     silent_since: float = field(default_factory=time.monotonic)
     _left: tuple[object, str] = (None, "")
@@ -81,12 +81,12 @@ class PlainObserver:
         return None
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Print what is new."""
+        """Log the new lines."""
         for line in self.news(view, history, event):
             log.info("%s", line)
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
-        """What is new, as lines."""
+        """The lines on an event and on new decisions."""
         lines = self._waiting(event)
         if event is not None and isinstance(event.update, Record):
             outcome = event.update.outcome
@@ -100,16 +100,15 @@ class PlainObserver:
                     else objective.shown(objective.value(outcome))
                 )
                 lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
-        lines += [
-            f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in view.decisions[self.told :]
-        ]
-        if self.told < len(view.decisions) and not view.finished:
+        new = view.decisions[self.reported :]
+        lines += [f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in new]
+        if new and not view.finished:
             lines.append(f"           {view.best.layout}; {self.left(view, history)}")
-        self.told = len(view.decisions)
+        self.reported = len(view.decisions)
         return lines
 
     def _waiting(self, event: Event | None) -> list[str]:
-        """Say so, once a while, when no worker takes anything up."""
+        """A line if no training has run for a while."""
         if event is not None and isinstance(event.update, Started):
             self.running.add(event.training.id)
         if event is not None and isinstance(event.update, Record):
@@ -126,7 +125,7 @@ class PlainObserver:
         ]
 
     def left(self, view: View, history: History) -> str:
-        """How much is left. Foreseeing that takes a while, so it is not done for every epoch."""
+        """What is left of the search. It is not computed anew for every epoch, because a forecast takes a while."""
         known = (len(history.outcomes), len(view.decisions), bool(history.curves))
         if self._left[0] != known:
             self._left = known, left(self.replay, view, history, workers=self.workers, epochs=self.epochs)
@@ -134,12 +133,12 @@ class PlainObserver:
 
 
 def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
-    """How much of a search is left: the trainings that may still come and, as soon as times are known, how long."""
+    """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
     least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = least * replay.seeds, most * replay.most_seeds
-    count = f"{fewest} to {largest} trainings left" if fewest < largest else f"{largest} trainings left"
+    span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
     found = forecast(replay, view, history, workers=workers, epochs=epochs)
-    return f"{count}, {expected(found)}" if found else count
+    return f"{span} trainings left, {expected(found)}" if found else f"{span} trainings left"
 
 
 def expected(found: Forecast) -> str:
@@ -155,7 +154,7 @@ def expected(found: Forecast) -> str:
 
 @dataclass(kw_only=True)
 class LiveObserver:
-    """A block that is drawn anew: the decisions so far, the trainings that run, what is left."""
+    """A live table of the running trainings and what is left, below the lines of a `PlainObserver`."""
 
     lines: PlainObserver
     console: Console
@@ -172,7 +171,7 @@ class LiveObserver:
         self._live.__exit__(None, None, None)
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Print what is new above the block, and draw the block."""
+        """Print the new lines above the table, and update the table."""
         assert self._live is not None
         if event is not None and isinstance(event.update, Started):
             self._running[event.training.id] = (event.training, event.update.worker)
@@ -180,36 +179,24 @@ class LiveObserver:
             self._running.pop(event.training.id, None)
         for line in self.lines.news(view, history, event):
             self._live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)
-        self._live.update(self._block(view, history, event))
+        self._live.update(self._table(view, history, event))
 
-    def _block(self, view: View, history: History, event: Event | None) -> Group:
+    def _table(self, view: View, history: History, event: Event | None) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")
         objective = self.lines.replay.judge.objective
         for column in ("training", "epoch", objective.name, "left", "worker"):
             table.add_column(column, no_wrap=column != "training")
+        epochs = self.lines.epochs
         for training, worker in self._running.values():
             curve = history.curves.get(training.id, ())
-            table.add_row(
-                name_of(training),
-                f"{len(curve)}/{self.lines.epochs}",
-                reached(curve, objective) or "...",
-                _eta(curve, self.lines.epochs),
-                worker,
-            )
+            value = objective.at(curve[-1]) if curve else None
+            score = "..." if value is None else objective.shown(value)
+            seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
+            eta = duration(fmean(seconds) * (epochs - len(curve))) if seconds else "..."
+            table.add_row(name_of(training), f"{len(curve)}/{epochs}", score, eta, worker)
         return Group(table, Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim"))
 
 
 def name_of(training: Training) -> str:
-    """A training as people follow it."""
+    """The name of a training in messages."""
     return f"{training.candidate.edit or 'the base'}  seed {training.seed}"
-
-
-def reached(curve: Sequence[Epoch], objective: Objective) -> str:
-    """What a training has reached by its last epoch; nothing before the first."""
-    value = objective.at(curve[-1]) if curve else None
-    return "" if value is None else objective.shown(value)
-
-
-def _eta(curve: tuple[Epoch, ...], epochs: int) -> str:
-    known = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
-    return duration(sum(known) / len(known) * (epochs - len(curve))) if known else "..."

@@ -1,7 +1,7 @@
-"""The walk of every search: a rule proposes, and a judge says whether the proposal is kept.
+"""Replay of a search: a rule proposes candidates, and a judge decides which are kept.
 
-Both are pure. `Procedure.view` replays a history through them and says what is decided and what is waited for, so
-resuming a search, following a table of scores and looking ahead are all the same walk.
+Both are pure functions of the history. `Replay.view` replays a history and returns what is decided and what is needed
+next. Resuming a search, simulating it and choosing trainings ahead all use this replay.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,46 +19,46 @@ from buildup.strategies.strategy import Rule, Step, Strategy, hypothetical, walk
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.outcome import Failure, Outcome, Score
+from buildup.trials.outcome import Failure, Score
 from buildup.trials.training import Candidate, Training, training_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Where a search stands."""
+    """The state of a search."""
 
     decisions: tuple[Decision, ...]
     best: Candidate
     current: Candidate | None
-    """The candidate that is waited for, the base at first; None at the end."""
+    """The candidate to decide on, at first the base; None at the end."""
     needed: tuple[Training, ...]
-    """The trainings that the next verdict waits for, most important first."""
+    """The trainings that the next verdict needs, most important first."""
     candidates: tuple[Candidate, ...]
-    """All that were proposed so far, the base first, the current one last."""
+    """All candidates so far: the base first, the current one last."""
     step: Step | None = None
-    """The try that is waited for, or that follows when the base is done; None at the end."""
+    """The step of the current candidate, or the first step while the base is trained; None at the end."""
     interim: int = 1
-    """At which look the next verdict is expected to fall, from 1 on."""
+    """The number of the interim analysis that is next, from 1."""
     spread: PooledVariance = field(default_factory=PooledVariance)
-    """What the verdicts so far have shown of the seeds."""
+    """The variance of the gain over seeds, pooled over the decisions so far."""
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to try."""
+        """Whether the rule has nothing left to try."""
         return self.current is None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """There is no verdict yet: which trainings the given look still lacks."""
+    """No verdict yet: the next interim analysis, and the trainings that it needs."""
 
     interim: int
     needed: tuple[Training, ...]
 
 
 @dataclass(slots=True)
-class _Walked:
-    """The part of a history that was replayed already: decisions are only ever added to one."""
+class _Replayed:
+    """The recorded decisions that were replayed already. A later view continues after them."""
 
     decisions: list[Decision] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -66,7 +66,7 @@ class _Walked:
     spreads: list[PooledVariance] = field(default_factory=list)
 
     def cut(self, decisions: Sequence[Decision]) -> None:
-        """Forget what another history does not share."""
+        """Drop everything after the first decision that another history does not share."""
         same = 0
         for mine, theirs in zip(self.decisions, decisions, strict=False):
             if mine is not theirs and mine != theirs:
@@ -75,63 +75,68 @@ class _Walked:
         for row in (self.decisions, self.steps, self.best, self.spreads):
             del row[same:]
 
+    def add(self, decision: Decision, step: Step, best: Candidate, spread: PooledVariance) -> None:
+        self.decisions.append(decision)
+        self.steps.append(step)
+        self.best.append(best)
+        self.spreads.append(spread)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Replay:
-    """A rule and a judge over a fixed row of seeds."""
+    """A rule and a judge, with the seeds that each candidate is trained with."""
 
     rule: Rule
     judge: Judge
     seeds: int
-    """How many seeds a candidate gets before the first look."""
+    """The number of seeds before the first interim analysis."""
     first_seed: int = 0
     costs: Callable[[Candidate], tuple[int, int]] | None = None
-    """Parameters and MACs of a candidate, where they can be known."""
+    """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _walked: _Walked = field(default_factory=_Walked, init=False, repr=False, compare=False)
+    _replayed: _Replayed = field(default_factory=_Replayed, init=False, repr=False, compare=False)
 
     @cached_property
     def base(self) -> Candidate:
-        """Where the search starts."""
+        """The candidate that the search starts from."""
         return self.rule.base
 
     @property
     def most_seeds(self) -> int:
-        """How many seeds a candidate gets before the last look."""
+        """The number of seeds before the last interim analysis."""
         return self.seeds * self.judge.looks[-1]
 
     def notices(self, before: History, history: History) -> bool:
-        """Whether a verdict or what is to be trained may hang on what has come since: an epoch is no such news."""
+        """Whether the view may differ between two histories. Epochs do not change it; outcomes and decisions do."""
         return history.outcomes is not before.outcomes or history.decisions is not before.decisions
 
     def view(self, history: History) -> View:
-        """What follows from a history. Verdicts that it holds already are taken as they are."""
-        walked = self._walked
-        walked.cut(history.decisions)
-        step = walk(walked.steps[-1], walked.decisions[-1:]) if walked.steps else self.rule.first
-        decisions, candidates = list(walked.decisions), [self.base, *(done.candidate for done in walked.steps)]
-        best = walked.best[-1] if walked.best else self.base
-        spread = walked.spreads[-1] if walked.spreads else PooledVariance()
+        """Replay a history. Recorded decisions are taken as they are.
+
+        Raises:
+            RunError: A recorded decision is on another candidate than the rule proposes.
+        """
+        replayed = self._replayed
+        replayed.cut(history.decisions)
+        step = walk(replayed.steps[-1], replayed.decisions[-1:]) if replayed.steps else self.rule.first
+        decisions, candidates = list(replayed.decisions), [self.base, *(done.candidate for done in replayed.steps)]
+        best = replayed.best[-1] if replayed.best else self.base
+        spread = replayed.spreads[-1] if replayed.spreads else PooledVariance()
+        current: Candidate | None = self.base
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
             waiting = Waiting(interim=1, needed=missing)
-        current: Candidate | None = self.base
         while waiting is None:
-            if step is None:
-                current = None
+            current = step.candidate if step else None
+            if step is None or current is None:
                 break
-            current = step.candidate
             candidates.append(current)
             number = len(decisions)
-            if number < len(history.decisions):
+            is_recorded = number < len(history.decisions)
+            if is_recorded:
                 decision = history.decisions[number]
-                if decision.candidate != current.id:
-                    raise RunError(
-                        f"step {decision.step} of this run decided on {decision.layout} ({decision.edit}), but by its "
-                        f"settings {current.layout} ({current.edit}) would be tried there: they were changed since, or "
-                        f"the decisions are those of another run. Put run.yaml back as it was, or search anew."
-                    )
+                _check_recorded(decision, current)
             else:
                 answer = self.decide(history, step, number + 1, spread)
                 if isinstance(answer, Waiting):
@@ -139,13 +144,10 @@ class Replay:
                     break
                 decision = answer
             decisions.append(decision)
-            spread += self._shown(history, step.candidate, decision)
+            spread += self._variance(history, current, decision)
             best = current if decision.kept else best
-            if number < len(history.decisions):
-                walked.decisions.append(decision)
-                walked.steps.append(step)
-                walked.best.append(best)
-                walked.spreads.append(spread)
+            if is_recorded:
+                replayed.add(decision, step, best, spread)
             step = step.after(decision)
         return View(
             decisions=tuple(decisions),
@@ -159,41 +161,38 @@ class Replay:
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
-        """How many verdicts are still to come if all of them are the same."""
+        """The number of verdicts left if all of them are kept, or all dropped."""
         step = walk(self.rule.first, decisions)
         return step.remaining(kept) if step else 0
 
     def required_ids(self, view: View) -> set[str]:
-        """The ids of the trainings that the base and the verdicts so far asked for; others were trained ahead."""
+        """The ids of the trainings that the decisions so far need. All others were trained ahead."""
         rows = [(self.base, self.seeds)]
         for candidate, decision in zip(view.candidates[1:], view.decisions, strict=False):
             assert candidate.parent is not None
-            rows += [(candidate, decision.seeds), (candidate.parent, self._asked_of_parent(decision))]
+            parent_seeds = decision.seeds
+            if not decision.scores:  # a training failed, before the parent got the seeds of that interim analysis
+                parent_seeds = self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
+            rows += [(candidate, decision.seeds), (candidate.parent, parent_seeds)]
         if view.current and view.current is not self.base:
             rows.append((view.current, self.seeds * self.judge.looks[view.interim - 1]))
         return {training_id(candidate.id, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
-    def _asked_of_parent(self, decision: Decision) -> int:
-        """How many seeds of the parent a verdict asked for: none in the look at which a training failed."""
-        if decision.scores:
-            return decision.seeds
-        return self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
-
     def decide(self, history: History, step: Step, number: int, spread: PooledVariance) -> Decision | Waiting:
-        """The decision on a step, the `number`th of the search, or the trainings that it waits for."""
+        """The decision on a candidate, the `number`th of the search, or the trainings that it still needs."""
         candidate = step.candidate
         assert candidate.parent is not None
         if too_large := self.too_large(candidate):
-            return self._decision(history, candidate, number, _untrained(too_large), 0, 0)
+            return self._decision(history, candidate, number, _drop(f"dropped untrained: {too_large}"), 0, 0)
         for interim, multiple in enumerate(self.judge.looks, start=1):
             seeds = self.seeds * multiple
             judged: Verdict | None
             if failed := self._first_failure(history, candidate, seeds):
-                # Which seeds have ended beside it depends on the workers. So those before it are waited for, and
-                # none of their scores counts.
+                # Which other seeds have ended depends on the workers. So all seeds before the failed one must end,
+                # and no score counts.
                 if earlier := self._missing(history, candidate, failed[0]):
                     return Waiting(interim=interim, needed=earlier)
-                judged = _dropped(f"a training of it failed ({failed[1].reason}): {failed[1].summary}")
+                judged = _drop(f"dropped: a training of it failed ({failed[1].reason}): {failed[1].summary}")
                 decision = self._decision(history, candidate, number, judged, interim, failed[0] + 1)
                 return replace(decision, scores=(), parent_scores=())
             if missing := self.missing(history, candidate, interim):
@@ -201,13 +200,13 @@ class Replay:
             if pairs := self.pairs(history, candidate, interim):
                 judged = self.judge.judge(pairs, interim, step.share, spread)
             else:
-                judged = _dropped("no training of its parent has a score to compare with")
+                judged = _drop("dropped: no training of its parent has a score to compare with")
             if judged is not None:
                 return self._decision(history, candidate, number, judged, interim, seeds)
-        raise AssertionError("a judge must come to a verdict at its last look")
+        raise AssertionError("a judge decides at its last interim analysis")
 
     def too_large(self, candidate: Candidate) -> str | None:
-        """Why a candidate is not worth training, whatever its score."""
+        """The limit that a candidate exceeds, as a message; None if it fits."""
         if self.costs is None or self.limits == Limits():
             return None
         return self.limits.passed(*self._costs_of(candidate))
@@ -220,7 +219,7 @@ class Replay:
 
     @property
     def fits_any(self) -> bool:
-        """Whether any candidate will be trained: the rule goes on after drops until one fits."""
+        """Whether at least one candidate fits the limits, if all before it are dropped."""
         step = self.rule.first
         while step is not None:
             if not self.too_large(step.candidate):
@@ -229,13 +228,13 @@ class Replay:
         return False
 
     def missing(self, history: History, candidate: Candidate, interim: int) -> tuple[Training, ...]:
-        """What a look lacks: trainings of the candidate first, then of its parent."""
+        """The trainings that an interim analysis still needs, those of the candidate first, then of its parent."""
         seeds = self.seeds * self.judge.looks[interim - 1]
         parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
         return self._missing(history, candidate, seeds) + parent
 
     def pairs(self, history: History, candidate: Candidate, interim: int) -> list[Pair]:
-        """The seeds of a look that candidate and parent both have scores of."""
+        """The seeds of an interim analysis for which candidate and parent both have scores."""
         return self._pairs(history, candidate, self.seeds * self.judge.looks[interim - 1])
 
     def _row(self, seeds: int) -> range:
@@ -246,7 +245,7 @@ class Replay:
         return tuple(Training(candidate=candidate, seed=seed) for seed in missing)
 
     def _first_failure(self, history: History, candidate: Candidate, seeds: int) -> tuple[int, Failure] | None:
-        """How many seeds come before the first that failed, and how it did."""
+        """The first failure, with the number of seeds before it."""
         for number, seed in enumerate(self._row(seeds)):
             if isinstance(outcome := history.outcome(candidate.id, seed), Failure):
                 return number, outcome
@@ -257,14 +256,14 @@ class Replay:
         pairs = []
         for seed in self._row(seeds):
             ours, theirs = history.outcome(candidate.id, seed), history.outcome(candidate.parent.id, seed)
-            # A parent was kept, so the seeds that it was kept with have scores; a later one may have failed.
+            # The parent has scores of the seeds that it was kept with. Later seeds of it may have failed.
             if isinstance(ours, Score) and isinstance(theirs, Score):
                 pairs.append(Pair(candidate=ours, parent=theirs))
         return pairs
 
-    def _shown(self, history: History, candidate: Candidate, decision: Decision) -> PooledVariance:
-        """What a verdict shows of the seeds. It stands on the seeds of its row, whatever else was trained ahead."""
-        if not decision.level:  # nothing was compared
+    def _variance(self, history: History, candidate: Candidate, decision: Decision) -> PooledVariance:
+        """The variance over the seeds of a decision. Seeds that were trained ahead do not count."""
+        if not decision.level:  # no scores were compared
             return PooledVariance()
         pairs = self._pairs(history, candidate, decision.seeds)
         return pooled_variance(pairs, self.judge.objective) if pairs else PooledVariance()
@@ -273,8 +272,11 @@ class Replay:
         self, history: History, candidate: Candidate, number: int, verdict: Verdict, interim: int, seeds: int
     ) -> Decision:
         assert candidate.parent is not None
-        scores = [history.outcome(candidate.id, seed) for seed in self._row(seeds)]
-        parent_scores = [history.outcome(candidate.parent.id, seed) for seed in self._row(seeds)]
+
+        def values(network: str) -> tuple[float, ...]:
+            outcomes = (history.outcome(network, seed) for seed in self._row(seeds))
+            return tuple(self.judge.objective.value(one) for one in outcomes if isinstance(one, Score))
+
         params, macs = self._costs_of(candidate) if self.costs else (None, None)
         return Decision(
             step=number,
@@ -282,8 +284,8 @@ class Replay:
             parent=candidate.parent.id,
             edit=candidate.edit,
             layout=candidate.layout,
-            scores=self._values(scores),
-            parent_scores=self._values(parent_scores),
+            scores=values(candidate.id),
+            parent_scores=values(candidate.parent.id),
             gain=verdict.gain,
             ci=verdict.ci,
             verdict=verdict.verdict,
@@ -298,17 +300,19 @@ class Replay:
             unit=self.judge.objective.unit,
         )
 
-    def _values(self, outcomes: Sequence[Outcome | None]) -> tuple[float, ...]:
-        return tuple(self.judge.objective.value(outcome) for outcome in outcomes if isinstance(outcome, Score))
+
+def _check_recorded(decision: Decision, candidate: Candidate) -> None:
+    if decision.candidate != candidate.id:
+        raise RunError(
+            f"step {decision.step} of this run decided on {decision.layout} ({decision.edit}), but by its settings "
+            f"{candidate.layout} ({candidate.edit}) would be tried there: they were changed since, or the decisions "
+            f"are those of another run. Put run.yaml back as it was, or search anew."
+        )
 
 
-def _dropped(why: str) -> Verdict:
-    """The verdict on a candidate that can't be compared."""
-    return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped: {why}")
-
-
-def _untrained(why: str) -> Verdict:
-    return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=f"dropped untrained: {why}")
+def _drop(reason: str) -> Verdict:
+    """The verdict on a candidate without a comparison of scores."""
+    return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=reason)
 
 
 def make_replay(
@@ -323,7 +327,7 @@ def make_replay(
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
 ) -> Replay:
-    """Configure the replay of a search that starts from a network."""
+    """Make the replay of a search."""
     return Replay(
         rule=strategy.make(Candidate(network=network), space, first_seed),
         judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),

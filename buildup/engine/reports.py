@@ -1,43 +1,82 @@
 """Reports of one run, and comparisons of several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
-from buildup.engine.analysis.evidence import evidence_of
-from buildup.engine.export import findings_of
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import costs_of, read_final, state_of
+from buildup.engine.replay import View
 from buildup.report.comparison import Compared, compared
-from buildup.report.diagnostic_table import Evidence
+from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
 from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.space.schema import describe_walk
-from buildup.store.run_dir import read_diagnoses, write_atomic
+from buildup.statistics.kendall import kendall
+from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
+from buildup.store.storage import hide_password
+from buildup.training.recipe import recipe_to_values
+from buildup.trials.decision import MEASURES, Decision, Diagnosis
+from buildup.trials.history import History
+from buildup.trials.training import Candidate
 
 
 def report_of(run: RunRecord) -> Findings:
-    """A run as the reports tell it, also while it runs."""
+    """The findings of a run, also while it runs."""
     return findings_of(run, *state_of(run))
 
 
+def findings_of(
+    run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
+) -> Findings:
+    """Collect what the report, the model card and the comparison show of a run."""
+    measured = read_diagnoses(run.folder)
+    return Findings(
+        title=f"{run.settings.base} on {run.settings.dataset}",
+        run=str(run.folder),
+        settings={
+            **{name: value for name, value in asdict(run.settings).items() if value is not None},
+            "storage": hide_password(run.settings.storage),  # reports and cards travel, a password must not
+            "stem": run.network.stem,
+            "recipe values": recipe_to_values(run.recipe),
+            "data": asdict(run.data),
+            "environment": asdict(run.environment),
+        },
+        base=view.candidates[0].network,
+        winner=view.best.network,
+        history=history,
+        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        warnings=run.warnings,
+        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
+        reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
+        final=read_final(run.folder),
+        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
+    )
+
+
 def write_report(run: RunRecord) -> Path:
-    """Write `report.html` of a run anew."""
+    """Write `report.html` of a run anew, and return its path."""
+    return write_findings(run, report_of(run))
+
+
+def write_findings(run: RunRecord, findings: Findings) -> Path:
+    """Write findings as `report.html` of a run, and return its path."""
     path = run.folder / "report.html"
-    write_atomic(path, page(report_of(run)).encode())
+    write_atomic(path, page(findings).encode())
     return path
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[Compared], Evidence | None]:
-    """Several searches side by side, and what goes with the gains of their measured verdicts."""
-    return [_compared(run) for run in runs], _evidence(runs)
+    """Compare several runs.
 
-
-def _evidence(runs: Sequence[RunRecord]) -> Evidence | None:
-    """What goes with the gains of those runs whose verdicts were measured."""
-    known = {
+    Returns:
+        One column per run, and the rank correlations of measured verdicts; None if no verdict was measured.
+    """
+    measured = {
         str(run.folder): (state_of(run)[0].decisions, found) for run in runs if (found := read_diagnoses(run.folder))
     }
-    return evidence_of(known) if known else None
+    return [_compared(run) for run in runs], evidence_of(measured) if measured else None
 
 
 def _compared(run: RunRecord) -> Compared:
@@ -66,3 +105,41 @@ def _compared(run: RunRecord) -> Compared:
         "torch": str(run.environment.versions.get("torch")),
     }
     return compared(findings_of(run, view, history), facts)
+
+
+def evidence_of(runs: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]]]) -> Evidence:
+    """The measured verdicts, and the rank correlation of each diagnostic with their gains.
+
+    Verdicts are compared only within their run, because gains differ from base to base.
+    """
+    rows = tuple(
+        MeasuredVerdict(run=name, decision=decision, diagnosis=diagnosis)
+        for name, (decisions, diagnoses) in runs.items()
+        for diagnosis in diagnoses
+        for decision in decisions
+        if decision.step == diagnosis.step
+    )
+    whens: tuple[When, ...] = ("before", "change")
+    measured = [(measure, when) for when in whens for measure in MEASURES]
+    found = (_correlation(rows, measure, when) for measure, when in [("step", "before"), *measured])
+    return Evidence(rows=rows, correlations=tuple(one for one in found if one))
+
+
+def _correlation(rows: Sequence[MeasuredVerdict], measure: str, when: When) -> Correlation | None:
+    """The correlation of one diagnostic with the gains; None where no run has two verdicts with it."""
+    known = [(row.run, value, row.decision.gain) for row in rows if (value := row.value(measure, when)) is not None]
+    groups, values, gains = zip(*known, strict=True) if known else ((), (), ())
+    if len(set(groups)) == len(groups):
+        return None
+    found = kendall(values, gains, groups=groups)
+    ordered = list(chain.from_iterable(range(groups.count(name)) for name in dict.fromkeys(groups)))
+    return Correlation(
+        measure=measure,
+        when=when,
+        count=found.count,
+        tau=found.tau,
+        low=found.low,
+        high=found.high,
+        p=found.p,
+        least_p=kendall(ordered, ordered, groups=sorted(groups, key=list(dict.fromkeys(groups)).index)).p,
+    )

@@ -1,4 +1,4 @@
-"""A search's settings, checked and resolved with everything that they name; all problems are found together."""
+"""Check the settings of a search and load what they name. All problems are reported at once."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -29,14 +29,14 @@ from buildup.trials.objective import OBJECTIVES
 
 DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4
-"""Without a cluster or GPUs, more trainings side by side only wait for each other and fill the memory."""
+"""The most workers per CPU core without a cluster or GPU. More only compete for cores and memory."""
 GPU_THREADS = 4
-"""CPU threads beside a GPU, which has little for them to do."""
+"""CPU threads of a training on a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """A request that can be carried out."""
+    """The checked settings of a search, with everything loaded that they name."""
 
     folder: Path
     settings: RunSettings
@@ -44,31 +44,29 @@ class Request:
     recipe: Recipe
     data: DataInfo
     network: Network
-    """Where the search starts: the base, with the blocks that the space adds."""
+    """The network that the search starts from: the base, with the blocks that the space adds."""
     speeds: tuple[Speed, ...]
-    """What this machine was measured to do, the chosen execution first; nothing for another machine's devices."""
+    """The measured speed of each execution, the chosen one first. Empty on a remote cluster."""
 
 
 def folder_for(settings: SearchSettings) -> Path:
-    """The folder of the run that settings ask for: `runs/BASE-DATASET` unless they name one."""
+    """The folder of the run, by default `runs/BASE-DATASET`."""
     dataset = settings.dataset
     return folder_of(settings.run or f"{settings.base}-{Path(dataset.partition(':')[2] or dataset).name}")
 
 
 def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
-    """Check a search's settings and load what they name. Nothing is written.
+    """Check the settings of a search and load what they name. Nothing is written.
 
     Args:
-        settings: What was asked for.
-        new_run: Whether the run's folder and its study must be free.
+        settings: The settings as the user gave them.
+        new_run: Whether the run's folder and its study must not exist yet.
 
     Raises:
         RequestError: With all problems at once.
     """
     problems = Problems()
-    for name in ("base", "dataset"):
-        if not getattr(settings, name):
-            problems.found.append(f"--{name} is missing.")
+    problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
     hardware = _hardware(problems, settings, seeds)
     settled: dict[str, Any] = {}
@@ -76,11 +74,52 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         settled = parse_execution(settings.execution, hardware.device) if settings.execution else {}
     loaded = _load(problems, settings)
     epochs = problems.whole("--epochs", settings.epochs, loaded.recipe.epochs if loaded.recipe else 1, most=100_000)
-    budget = problems.parsed("--time-budget", parse_duration, settings.time_budget)
-    max_trials = problems.whole("--max-trials", settings.max_trials, 0) or None
-    usual_judge = loaded.space.judge if loaded.space else "likely"
+    values: dict[str, Any] = {
+        "epochs": epochs,
+        "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
+        "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
+    }
+    checked = _with_defaults(problems, settings, loaded, seeds)
+    network, pretrained = _start(problems, checked, loaded)
     folder = folder_for(settings)
-    chosen = replace(
+    if new_run:
+        with problems.caught():
+            check_free(folder)
+        with problems.caught():
+            check_storage(settings.storage, folder.name)
+    problems.raise_any()
+    data, space, recipe = loaded.data, loaded.space, loaded.recipe
+    assert data is not None
+    assert space is not None
+    assert recipe is not None
+    assert network is not None
+    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
+    # On a remote cluster this machine may have no such device, or another model of it.
+    device, threads = hardware.device, hardware.threads
+    speeds = () if settings.ray else measure_speeds(network, recipe, data, device, threads, settled)
+    execution = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
+    values |= {
+        "base": network.base,
+        "run": settings.run or folder.name,
+        "pretrained": pretrained.source if pretrained else None,
+        "pretrained_hash": pretrained.hash if pretrained else None,
+        "image_size": data.image_size,
+        "execution": execution.words,
+    }
+    return Request(
+        folder=folder,
+        settings=RunSettings(**(asdict(checked) | values | asdict(hardware))),
+        space=space,
+        recipe=recipe,
+        data=data,
+        network=network,
+        speeds=speeds,
+    )
+
+
+def _with_defaults(problems: Problems, settings: SearchSettings, loaded: "_Loaded", seeds: int) -> SearchSettings:
+    """The settings that need no measurement, checked, with their defaults filled in and absolute paths."""
+    return replace(
         settings,
         data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
         dataset=loaded.dataset,
@@ -88,52 +127,16 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         seeds=seeds,
         strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
         objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
-        judge=problems.judge(settings.judge, usual_judge, seeds),
+        judge=problems.judge(settings.judge, loaded.space.judge if loaded.space else "likely", seeds),
         max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
         max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
         seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
-    )
-    network, pretrained = _start(problems, chosen, loaded)
-    if new_run:
-        with problems.caught():
-            check_free(folder)
-        with problems.caught():
-            check_storage(settings.storage, folder.name)
-    problems.raise_any()
-    assert loaded.data is not None
-    assert loaded.space is not None
-    assert loaded.recipe is not None
-    assert network is not None
-    recipe = loaded.recipe.with_epochs(epochs) if epochs != loaded.recipe.epochs else loaded.recipe
-    # On a given cluster this machine may have no such device, or another one of its kind.
-    speeds = () if settings.ray else _measured(network, recipe, loaded.data, hardware, settled)
-    execution = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
-    values = asdict(chosen) | {
-        "base": network.base,
-        "run": settings.run or folder.name,
-        "epochs": epochs,
-        "time_budget": budget,
-        "max_trials": max_trials,
-        "pretrained": pretrained.source if pretrained else None,
-        "pretrained_hash": pretrained.hash if pretrained else None,
-        "image_size": loaded.data.image_size,
-        "execution": execution.words,
-        **asdict(hardware),
-    }
-    return Request(
-        folder=folder,
-        settings=RunSettings(**values),
-        space=loaded.space,
-        recipe=recipe,
-        data=loaded.data,
-        network=network,
-        speeds=speeds,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Loaded:
-    """What the settings name; None where it can't be had."""
+    """What the settings name. A part that could not be loaded is None."""
 
     space: SearchSpace | None
     recipe: Recipe | None
@@ -161,7 +164,7 @@ def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
 
 
 def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tuple[Network | None, Pretrained | None]:
-    """The network that the search starts from, and the trained weights that it begins with."""
+    """The network that the search starts from, and its pretrained weights."""
     if not settings.base:
         return None, None
     network = pretrained = None
@@ -186,7 +189,7 @@ def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tup
 
 
 def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
-    """Refuse limits that no candidate would be trained under, and what the strategy itself refuses."""
+    """Raise if every candidate exceeds the limits, or if the strategy refuses the network or the space."""
     steps = make_replay(
         network,
         space,
@@ -215,7 +218,7 @@ class _Hardware:
 
 
 def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
-    """What trains. On a given cluster this machine's own devices and cores say nothing, so little is assumed."""
+    """The device, workers and threads. With `--ray`, the devices and cores of this machine are not consulted."""
     cluster = settings.ray is not None
     gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
     device = "cuda" if cluster and gpus and settings.device == "auto" else settings.device
@@ -228,7 +231,7 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         )
     if settings.gpus_per_trial is None and on_gpu:
         gpus = 1.0
-    # One training a GPU; on a CPU one a core, but no more than there are seeds to train side by side.
+    # By default one training per GPU. On a CPU one per core, but no more than there are seeds.
     usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores(), seeds))
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
     workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
@@ -237,11 +240,10 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
 
 
-def _measured(
-    network: Network, recipe: Recipe, data: DataInfo, hardware: _Hardware, settled: Mapping[str, Any]
+def measure_speeds(
+    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: Mapping[str, Any]
 ) -> tuple[Speed, ...]:
+    """Measure the executions that a training may use, without those that `settled` excludes. The best comes first."""
     resolved = recipe.resolved(train_images=data.train_images)
     steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose_execution(
-        network, resolved, device=hardware.device, threads=hardware.threads, steps=steps, settled=settled
-    )
+    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)

@@ -1,6 +1,6 @@
-"""The Python API: searches, and runs on disk as objects.
+"""The Python API: start a search, or open a run on disk.
 
-The settings are those of the command line (`buildup/settings.py`): each field is a keyword argument.
+The settings are those of the command line. Each field of a class in `buildup.settings` is a keyword argument.
 """
 
 import html
@@ -9,23 +9,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors.torch import load_file
 from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final as run_final
-from buildup.engine.final_run import read_final
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import load_trained, read_final, state_of
 from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import CallbackObserver, observe
-from buildup.engine.replay import Replay, View
+from buildup.engine.replay import Replay
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search as resume_search
 from buildup.engine.search import run_search as run_search
 from buildup.engine.summaries import status_of
-from buildup.errors import RequestError, RunError, unknown
+from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network as read_base
@@ -33,7 +31,6 @@ from buildup.report.diagram import graph_svg
 from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
-from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
@@ -46,113 +43,231 @@ if TYPE_CHECKING:
     import pandas
 
 OnEvent = Callable[[Event | Decision], object]
-"""Is called with each event of a training and with each decision."""
+"""A callback, called with each event of a training and with each decision."""
 
 Settings = TypeVar("Settings")
 
 
 class Run:
-    """A search on disk: what it decided, and what to do with it next.
+    """A search on disk, with its decisions, trainings and networks.
 
-    Its state is read when it is asked for, so that a run that another process works on is always up to date.
+    Properties read the state of the run from disk at each access. So they are up to date even if another process
+    continues the search.
+
+    Example:
+        ::
+
+            import buildup
+
+            run = buildup.search("resnet18", "digits", epochs=6, seeds=2, run="demo")
+            run.winner.layout
+            model = run.model()
+
+    Use `buildup.search` to start a run and `buildup.open_run` to open one.
     """
 
     def __init__(self, record: RunRecord) -> None:
-        """Use `buildup.search` or `buildup.open_run`."""
+        """Wrap the record of a run; `buildup.search` and `buildup.open_run` call this.
+
+        Args:
+            record: The record of the run, as read from its `run.yaml`.
+        """
         self._record = record
 
     @property
     def folder(self) -> Path:
-        """Where it is kept."""
+        """The folder of the run.
+
+        Returns:
+            The path, such as `runs/demo`.
+        """
         return self._record.folder
 
     @property
     def settings(self) -> RunSettings:
-        """What it was asked for, with every default filled in."""
+        """The settings of the search.
+
+        Returns:
+            The settings as `run.yaml` keeps them, with every default filled in.
+        """
         return self._record.settings
 
     @property
     def status(self) -> str:
-        """`running`, `finished`, `stopped` or `failed`."""
+        """The status of the run.
+
+        Returns:
+            `running`, `finished`, `stopped` or `failed`. A run whose process has died is `stopped`.
+        """
         return status_of(self._record)[0]
 
     @property
     def history(self) -> History:
-        """Every outcome, curve and decision so far."""
-        return self._state()[1]
+        """The trainings and decisions so far.
+
+        Returns:
+            The outcomes and learning curves by training, and the recorded decisions.
+        """
+        return state_of(self._record)[1]
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The verdicts so far, in order."""
-        return self._state()[0].decisions
+        """The decisions so far.
+
+        Returns:
+            One decision per candidate, in the order of the search. Each has a verdict, the gain, its confidence
+            interval and a reason.
+        """
+        return state_of(self._record)[0].decisions
 
     @property
     def base(self) -> Candidate:
-        """Where the search started."""
-        return self._state()[0].candidates[0]
+        """The network that the search started from.
+
+        Returns:
+            The candidate without edits, apart from the blocks that the space adds.
+        """
+        return state_of(self._record)[0].candidates[0]
 
     @property
     def winner(self) -> Candidate:
-        """The best network so far; of a finished run, what the search found."""
-        return self._state()[0].best
+        """The best network so far.
+
+        Returns:
+            The candidate of the last kept edit, or the base if no edit was kept. In a finished run this is the result
+            of the search.
+        """
+        return state_of(self._record)[0].best
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The base, then each network that was tried, in order."""
-        return self._state()[0].candidates
+        """The candidates so far.
+
+        Returns:
+            The base, then each candidate in the order of the search. The last one may not be decided yet.
+        """
+        return state_of(self._record)[0].candidates
 
     @property
     def claim(self) -> Final | None:
-        """What `final` found; None before it."""
+        """The result of `final`.
+
+        Returns:
+            The networks with their test scores and the claims on the winner; None before `final` was called.
+        """
         return read_final(self.folder)
 
     @property
     def study(self) -> Study:
-        """Its Optuna study, for reading."""
+        """The Optuna study of the run.
+
+        Returns:
+            The study, opened for reading. Each trial is one training.
+        """
         return open_study(self.folder, self.settings.storage, self._record.study_name)
 
     def trials_dataframe(self) -> "pandas.DataFrame":
-        """One row a training, as Optuna tells them."""
+        """Export the trials of the study as a pandas DataFrame.
+
+        Returns:
+            One row per training, with the columns of `optuna.study.Study.trials_dataframe`.
+        """
         return self.study.trials_dataframe()
 
     def model(self, candidate: str | int | None = None) -> nn.Module:
-        """A trained network, in evaluation mode.
+        """Load a trained network.
+
+        Of the trainings of the candidate, the one with the best validation score is loaded.
 
         Args:
-            candidate: A step number, a layout or a fingerprint; the winner unless given.
+            candidate: A step number (0 is the base), a layout, or the first four or more characters of a fingerprint.
+                By default the winner.
+
+        Returns:
+            The model with its trained weights, on the CPU and in evaluation mode.
+
+        Raises:
+            RequestError: The run has no such candidate.
+            RunError: The search has not ended and no candidate is named, or the candidate has no finished training,
+                or its weights were removed.
         """
-        view, history = self._state()
+        view, history = state_of(self._record)
         chosen = find_candidate(self._record, view, candidate)
         training, _ = best_training(self._record, history, chosen)
-        weights = trained_weights(self._record.trainings / training)
-        if weights is None:
-            raise RunError(f"{self._record.trainings / training}: its weights are gone, so it can't be loaded.")
-        model = build(chosen.network)
-        model.load_state_dict(load_file(weights))
-        return model.eval()
+        return load_trained(chosen.network, self._record.trainings / training).eval()
 
     def resume(self, *, on_event: OnEvent | None = None, verbose: bool = False, **settings: Any) -> "Run":
-        """Go on after any stop, or take the search further. Settings: those of `buildup resume`."""
+        """Continue the search after an interruption or a limit, or extend it with other settings.
+
+        Args:
+            on_event: Called with each event and each decision.
+            verbose: Whether Ray and the workers may print.
+            **settings: The settings of `buildup resume`, such as `max_trials=40` or `seeds=5`. More seeds, other
+                epochs, another judge or another space extend the run: all verdicts are made anew.
+
+        Returns:
+            This run.
+
+        Raises:
+            RequestError: The settings are wrong. All problems are named; nothing was written.
+            SearchError: The search failed, or its base has not learned.
+        """
         changes = _settings(ResumeSettings, settings)
         self._record = resume_search(self._reread(), changes, _observers(on_event), verbose=verbose).record
         return self
 
     def final(self, *, verbose: bool = False, **settings: Any) -> Final | None:
-        """Train base and winner anew, open the test set once, and say what is proven.
+        """Train base and winner anew with fresh seeds, and compare them on the test set.
 
-        None where the winner is the base. Settings: those of `buildup final`.
+        The test set is opened once per run, after all trainings have ended. After an interruption, the same call
+        continues.
+
+        Args:
+            verbose: Whether Ray and the workers may print.
+            **settings: The settings of `buildup final`, such as `seeds=5` or `control=True`.
+
+        Returns:
+            The networks with their test scores and the claims on the winner; None if the winner is the base.
+
+        Raises:
+            RequestError: The settings are wrong. All problems are named; nothing was written.
+            RunError: The search has not ended, or the test set was used already.
+            SearchError: A training failed for a reason that another attempt may avoid.
         """
         found = run_final(self._reread(), _settings(FinalSettings, settings), verbose=verbose)
         self._reread()
         return found
 
     def export(self, to: str | Path, **settings: Any) -> Path:
-        """Write the winner, or another candidate, as a timm model. Settings: those of `buildup export`."""
+        """Write a network as a timm model, with its weights and a model card.
+
+        Args:
+            to: The folder to write to. It must not hold anything yet.
+            **settings: The other settings of `buildup export`: `candidate`, by default the winner, and `onnx=True`
+                to write an ONNX file too.
+
+        Returns:
+            The folder.
+
+        Raises:
+            RequestError: The settings are wrong. All problems are named; nothing was written.
+            RunError: The search has not ended and no candidate is named, or the weights were removed.
+        """
         export_candidate(self._record, _settings(ExportSettings, {"to": str(to), **settings}))
         return Path(to)
 
     def report(self, format: str = "html") -> Path | str:
-        """Write `report.html` and give its path; with `md`, give the report as Markdown."""
+        """Write the report of the run, also while it runs.
+
+        Args:
+            format: `html` or `md`.
+
+        Returns:
+            The path of the written `report.html`, or the report as Markdown text.
+
+        Raises:
+            RequestError: The format is neither `html` nor `md`.
+        """
         if format not in {"html", "md"}:
             raise RequestError(unknown("format", format, ("html", "md")))
         return write_report(self._reread()) if format == "html" else markdown(report_of(self._reread()))
@@ -161,8 +276,8 @@ class Run:
         return f"Run({str(self.folder)!r}: {self.settings.base} on {self.settings.dataset}, {self.status})"
 
     def _repr_html_(self) -> str:
-        """The answer and the diagram, for notebooks."""
-        view, _ = self._state()
+        """The winner, the decisions and the diagram as HTML, for notebooks."""
+        view, _ = state_of(self._record)
         claim = self.claim
         lines = [
             f"<b>{html.escape(self.settings.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
@@ -173,56 +288,108 @@ class Run:
         ]
         return "<br>".join(lines)
 
-    def _state(self) -> tuple[View, History]:
-        return state_of(self._record)
-
     def _reread(self) -> RunRecord:
         self._record = open_record(str(self.folder))
         return self._record
 
 
 def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose: bool = False, **settings: Any) -> Run:
-    """Search where attention helps in a network, and give the run back when it is done.
+    """Search where self-attention improves a network.
+
+    The search ends when the strategy has nothing left to try, or at the limit of `max_trials` or `time_budget`.
+    It is kept in a folder, so `Run.resume` continues it after an interruption.
 
     Args:
-        base: A timm model that can be a base, such as resnet50.
-        dataset: digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR.
-        on_event: Called with each event and decision.
+        base: A timm model to start from, such as `resnet50`. `buildup models` lists the names.
+        dataset: `digits`, `cifar10`, `cifar100`, `folder:DIR`, `torch/NAME`, `hfds/NAME` or `wds:DIR`.
+        on_event: Called with each event and each decision.
         verbose: Whether Ray and the workers may print.
-        settings: Those of `buildup search`, such as `epochs=6, seeds=2, run="demo"`.
+        **settings: The other settings of `buildup search`, such as `epochs=6, seeds=2, run="demo"`.
+
+    Returns:
+        The run.
 
     Raises:
-        RequestError: The request is wrong, with all problems at once; nothing was written.
-        SearchError: The search failed, or its base has not learned.
+        RequestError: The settings are wrong. All problems are named; nothing was written.
+        SearchError: The search failed, or its base has not learned. `Run.resume` continues after the cause is fixed.
+
+    Example:
+        ::
+
+            run = buildup.search("resnet18", "digits", epochs=6, seeds=2, run="demo")
+            print(run.winner.layout)
     """
     asked = _settings(SearchSettings, {"base": base, "dataset": dataset, **settings})
     return Run(run_search(asked, _observers(on_event), verbose=verbose).record)
 
 
 def plan(base: str, dataset: str, **settings: Any) -> Plan:
-    """Say what a search could train and cost, without training it. Settings: those of `buildup plan`."""
+    """Estimate the trainings and the duration of a search, without starting it.
+
+    The speed of the base is measured with a few training steps. Nothing is written.
+
+    Args:
+        base: A timm model, as in `search`.
+        dataset: A dataset, as in `search`.
+        **settings: The other settings of `buildup search`.
+
+    Returns:
+        The candidates that the search may reach with their costs, and the expected number of trainings and seconds.
+
+    Raises:
+        RequestError: The settings are wrong. All problems are named.
+    """
     return plan_search(_settings(SearchSettings, {"base": base, "dataset": dataset, **settings}))
 
 
 def open_run(run: str | Path) -> Run:
-    """Open a run by its name in `runs/`, or by its folder."""
+    """Open a run that is on disk, finished or not.
+
+    Args:
+        run: The name of a run in `runs/`, or its folder.
+
+    Returns:
+        The run.
+
+    Raises:
+        RunError: There is no such run, or its `run.yaml` cannot be read.
+
+    Example:
+        ::
+
+            for decision in buildup.open_run("demo").decisions:
+                print(decision.step, decision.edit, decision.verdict)
+    """
     return Run(open_record(str(run)))
 
 
 def read(base: str, *, input_size: int = 224, channels: int = 3, num_classes: int = 1000) -> Network:
-    """The network of a timm model, traced without weights.
+    """Read the graph of a timm model: its stages and blocks, without weights.
+
+    The model is traced on PyTorch's meta device, so nothing is downloaded or computed.
 
     Args:
-        base: The model's name.
-        input_size: Height and width of its images.
-        channels: Of its images.
-        num_classes: Of its classifier.
+        base: The name of a timm model, such as `resnet50`.
+        input_size: Height and width of the images in pixels.
+        channels: Number of channels of the images.
+        num_classes: Number of classes.
+
+    Returns:
+        The network. `buildup.build` makes a PyTorch model from it.
+
+    Raises:
+        BaseError: There is no such model, or it can't be a base.
+
+    Example:
+        >>> network = read("resnet18", input_size=32, num_classes=10)
+        >>> [len(stage.blocks) for stage in network.stages]
+        [2, 2, 2, 2]
     """
     return read_base(base, input_shape=(channels, input_size, input_size), num_classes=num_classes)
 
 
 def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
-    """Settings from keyword arguments; a name that is none of them is refused with those that are close."""
+    """Settings from keyword arguments. An unknown name raises an error that suggests similar ones."""
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type] # all of them are dataclasses
     if wrong := [name for name in values if name not in known]:
         raise RequestError(*(unknown("setting", name, known, shown=40) for name in wrong))

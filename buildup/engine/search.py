@@ -1,4 +1,4 @@
-"""`search` and `resume`: a request becomes a run, and the loop is followed to its end."""
+"""`search` and `resume`: create or open a run, and run the loop to its end."""
 
 import logging
 import time
@@ -45,12 +45,12 @@ from buildup.trials.training import training_id
 log = logging.getLogger("buildup")
 
 Observers = Callable[[Replay, RunRecord], AbstractContextManager[Observer]]
-"""Makes the observer of a search that is about to begin."""
+"""Makes the observer of a search from its replay and its record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
-    """What a search came to, or how far it got."""
+    """The state of a search when it ended or was stopped by a limit."""
 
     record: RunRecord
     view: View
@@ -58,20 +58,18 @@ class SearchResult:
 
 
 def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
-    """Run a search to its end, or to the limit that it was given.
+    """Run a search to its end, or to its limit.
 
-    Args:
-        settings: What is asked for.
-        observers: Makes the observer that is told of each event.
-        verbose: Whether Ray and the workers may print.
+    Returns:
+        The record, the state and the history of the run.
 
     Raises:
-        RequestError: The request is wrong; nothing was written.
-        SearchError: The search failed, or its base has not learned. `resume` goes on once that is mended.
+        RequestError: The settings are wrong; nothing was written.
+        SearchError: The search failed, or its base has not learned. `resume` continues after the cause is fixed.
     """
     request = resolve(settings)
     record = _new_record(request)
-    # The workers come first: what they lack is said before anything is written.
+    # The workers start first, so that nothing is written if they cannot.
     with ExitStack() as stack:
         evaluator = stack.enter_context(closing(_workers(record, verbose=verbose)))
         create_run_dir(record)
@@ -82,7 +80,15 @@ def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool 
 def resume_search(
     record: RunRecord, changes: ResumeSettings, observers: Observers, *, verbose: bool = False
 ) -> SearchResult:
-    """Go on with a run, or take it further with other settings."""
+    """Continue a run, or extend it with other settings.
+
+    Returns:
+        The record, the state and the history of the run.
+
+    Raises:
+        RequestError: The settings are wrong; nothing was written.
+        SearchError: The search failed, or its base has not learned.
+    """
     record, is_extended = _changed(record, changes)
     if is_extended:
         begin(record)
@@ -93,7 +99,7 @@ def resume_search(
             log.info("%s: this run is finished; nothing is left to do.", record.folder)
             return SearchResult(record=record, view=view, history=writer.history)
         evaluator: Evaluator
-        if view.finished:  # but for verdicts that are still to be written down
+        if view.finished:  # only decisions are left to record
             evaluator = SimulatedEvaluator(table={})
         else:
             check_data(record)
@@ -130,7 +136,7 @@ def _new_record(request: Request) -> RunRecord:
 
 
 def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, bool]:
-    """The run with other limits, workers or cluster, and whether it is extended: then it decides anew."""
+    """The run with the changed settings, and whether they extend it."""
     problems = Problems()
     own = record.settings
     values: dict[str, Any] = {
@@ -159,7 +165,7 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
 
 
 def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, observers: Observers) -> SearchResult:
-    """Follow the loop, and leave the run in the state that it came to."""
+    """Run the loop, and write the status of the run at its end."""
     replay = replay_of(record)
     limit = _limit(record, replay)
     settings = record.settings
@@ -178,7 +184,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, observ
     except BuildupError as error:
         with suppress(OSError):  # a full disk may be the very error
             save_status(record, "failed", str(error), warnings)
-        # Whatever it is, such as a damaged file, it is not the request that was wrong.
+        # The request was checked before, so this is a failure of the search, even if it is a RequestError.
         raise error if isinstance(error, SearchError) else SearchError(str(error)) from error
     if not view.finished:
         record = save_status(record, "stopped", f"{limit(history)} was reached", warnings)
@@ -192,22 +198,22 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, observ
 
 
 def _warnings(record: RunRecord) -> list[str]:
-    """What a reader of the run's results has to know."""
+    """Warnings for the readers of the results."""
     warnings = []
     if record.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")
-    if left_unused := STRATEGIES[record.settings.strategy].unused(record.space):
-        warnings.append(left_unused)
+    if unused := STRATEGIES[record.settings.strategy].unused(record.space):
+        warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    if misfit := recipe_warning(record.network, record.recipe):
-        warnings.append(misfit)
-        log.warning("warning: %s", misfit)
+    if warning := recipe_warning(record.network, record.recipe):
+        warnings.append(warning)
+        log.warning("warning: %s", warning)
     return warnings
 
 
 def _inspector(record: RunRecord, replay: Replay, warnings: list[str]) -> Callable[[History], None]:
-    """Is the base worth building on? Every change of a base that did not learn looks good."""
+    """Makes a function that raises `WeakBase` if the base has not learned: any edit of it would look good."""
 
     def inspect(history: History) -> None:
         settings = record.settings
@@ -236,9 +242,9 @@ def _inspector(record: RunRecord, replay: Replay, warnings: list[str]) -> Callab
 
 
 def _limit(record: RunRecord, replay: Replay) -> Callable[[History], str | None]:
-    """Why a search that is not finished should stop; None while it may go on.
+    """Makes a function that returns the reason to stop, or None.
 
-    Only trainings that a verdict asked for count, so that workers that look ahead never take a search less far.
+    Trainings ahead of verdicts do not count, so the number of workers does not change where a search stops.
     """
     began = time.monotonic()
     seen, asked_for = History(), 0

@@ -1,4 +1,4 @@
-"""The wiring of a run: its study, its workers and their jobs, put together from its settings."""
+"""Create the study writer, the workers and the jobs of a run from its settings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +20,7 @@ MakeJob = Callable[[Training, Path, Path | None], Job]
 
 
 def check_data(run: RunRecord) -> None:
-    """Refuse data or trained weights that are not those which the run began with."""
+    """Raise if the data or the pretrained weights are not those that the run started with."""
     data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, run.recipe)
     if data.hash != run.data.hash:
         raise DataError(
@@ -33,7 +33,7 @@ def check_data(run: RunRecord) -> None:
 
 
 def create_writer(run: RunRecord) -> StudyWriter:
-    """The study writer of a new run."""
+    """Create the study of a new run."""
     return StudyWriter.create(
         folder=run.folder,
         storage_url=run.settings.storage,
@@ -45,7 +45,7 @@ def create_writer(run: RunRecord) -> StudyWriter:
 
 
 def open_writer(run: RunRecord) -> StudyWriter:
-    """The study writer of a run. A driver that died between making the folder and the study left a run without one."""
+    """Open the study of a run. It is created if the process died before it could create it."""
     try:
         return StudyWriter.open(
             folder=run.folder,
@@ -66,7 +66,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
 def start_workers(
     run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
-    """Workers that train in the run's folder."""
+    """Start the Ray workers of a run."""
     settings = run.settings
     return RayEvaluator(
         folder=run.trainings.absolute(),
@@ -82,11 +82,11 @@ def start_workers(
 
 
 def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
-    """What makes the job of a training of the run.
+    """Make the function that makes the jobs of a run.
 
     Args:
-        run: The run, or a part of one.
-        whole: Whether it trains on the validation images, too.
+        run: The record of the run.
+        whole: Whether to train on the validation images too.
     """
     settings = run.settings
 

@@ -1,4 +1,4 @@
-"""A search without trainings: the same rule, judge and loop, on a table of scores and simulated workers."""
+"""Simulate a search: the rule, the judge and the loop run on a table of scores with simulated workers."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,52 +23,58 @@ from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
-"""Counts parameters and MACs of a candidate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """What came of a search on a table."""
+    """The result of a simulated search."""
 
     decisions: tuple[Decision, ...]
     layout: str
-    """Of the network that is left."""
+    """The layout of the winner."""
     trainings: int
-    """That verdicts needed, the base's included."""
+    """The number of trainings that verdicts needed, including those of the base."""
     trained_in_vain: int
+    """The number of trainings that no verdict needed."""
     makespan: float
-    """Seconds on the simulated clock."""
+    """The duration in simulated seconds."""
     busy: float
-    """Share of its workers' time."""
+    """The share of worker time that was used."""
     wasted: float
-    """Worker seconds spent on what no verdict needed."""
+    """Worker seconds of trainings that no verdict needed."""
     workers: int
     judge: str
     objective: str
     seeds: int
     left_unused: str | None
-    """The settings of the space that its strategy does not read, in a sentence."""
+    """A warning on settings of the space that the strategy does not use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableSearch:
-    """A search on a table of scores."""
+    """A checked search on a table of scores."""
 
     replay: Replay
     table: Mapping[str, ScoreRow]
     default: ScoreRow | None
-    """Of layouts that the table lacks."""
+    """The score of layouts that are not in the table."""
     left_unused: str | None
 
 
 def run_simulation(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
-    """Follow the rule on a table.
+    """Simulate a search on a table of scores.
 
     Args:
-        settings: Where the rule starts, and which scores it sees.
-        read: Makes the graph of a base that no cache knows, as `buildup.models.read.read` does.
-        costs: Counts parameters and MACs of a network of it. Neither is called where a layout says where to start, so
-            that this needs neither torch nor timm.
+        settings: The base or the layout to start from, the table, the rule and the judge.
+        read: Reads the graph of a base that is not in the cache, as `buildup.models.read.read_network` does.
+        costs: Counts parameters and MACs of a candidate. If a layout is given, neither function is called, so torch and
+            timm are not needed.
+
+    Returns:
+        The decisions, and what the search cost.
+
+    Raises:
+        RequestError: The settings are wrong. All problems are named.
     """
     problems = Problems()
     workers = problems.whole("--workers", settings.workers, 1, most=100_000)
@@ -105,7 +111,11 @@ def run_simulation(settings: SimulateSettings, read: Callable[..., Network], cos
 def table_search(
     settings: SimulateSettings, problems: Problems, read: Callable[..., Network], costs: CountCosts
 ) -> TableSearch:
-    """The search that the settings describe; what is wrong with them is raised together with the problems so far."""
+    """Check the settings of a simulated search, and read the table.
+
+    Raises:
+        RequestError: The settings are wrong. The problems found before are named too.
+    """
     seeds = problems.whole("--seeds", settings.seeds, 1, most=1000)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     space = None
@@ -128,8 +138,8 @@ def table_search(
             table = read_scores(Path(settings.scores), network, ends=ends, objective=objective)
     if strategy.weighs and settings.layout:
         problems.found.append(
-            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or another "
-            "strategy."
+            f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or "
+            "another strategy."
         )
     replay = None
     if network and space:
@@ -156,18 +166,18 @@ def table_search(
 
 
 def space_of(settings: SimulateSettings) -> SearchSpace:
-    """The space that the settings name, with their look-ahead."""
+    """The space of the settings, with look-ahead if they ask for it."""
     space = load(settings.space)
     return with_look_ahead(space) if settings.look_ahead else space
 
 
 def start_network(
-    base: str | None, letters: str | None, space: SearchSpace | None, read: Callable[..., Network]
+    base: str | None, layout: str | None, space: SearchSpace | None, read: Callable[..., Network]
 ) -> Network:
-    """Where to start: from letters, which need neither torch nor timm, or from a base."""
-    if bool(base) == bool(letters):
+    """The network of a layout, which needs neither torch nor timm, or of a base."""
+    if bool(base) == bool(layout):
         raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")
-    network = sketch(letters.strip()) if letters else cached_graph(str(base), space.stem if space else "auto", read)
-    if letters and set(letters) - set("C|"):
-        raise LayoutError(f"--layout {letters}: the rule starts from Conv blocks alone, so only C may stand in it.")
+    network = sketch(layout.strip()) if layout else cached_graph(str(base), space.stem if space else "auto", read)
+    if layout and set(layout) - set("C|"):
+        raise LayoutError(f"--layout {layout}: the rule starts from Conv blocks alone, so only C may stand in it.")
     return start(network, space) if space else network

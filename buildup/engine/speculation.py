@@ -1,22 +1,21 @@
-"""What the workers should train, most important first.
+"""Choose the trainings for the workers, most important first.
 
-Candidate t+1 depends on verdict t, but what follows from either verdict is known. So the verdicts that may come form
-a tree, and free workers take the trainings of those steps that are most likely to be needed, after the trainings that
-the next verdict waits for. A step is needed if all verdicts before it fall the way that leads there; that probability
-is the product of theirs. Where the scores of a step ahead are all there, its verdict is foreseen by the judge itself,
-and only one way leads on from it.
+The next candidate depends on a verdict that is not known yet, but the candidate after each verdict is. So the possible
+verdicts form a tree. Free workers take the trainings of the steps that are most likely needed, after the trainings that
+the current verdict needs. The probability of a step is the product of the probabilities of the verdicts before it. If
+all scores of a step are known already, the judge decides, and only one branch is left.
 
-How a verdict falls is learned from the verdicts so far (`Odds`), those in the same stage counting more, on top of a
-stated prior. Where some seeds of a candidate have ended, each moves the odds by how often a single seed pointed to the
-verdict before. Nothing here touches a decision: a wrong guess costs worker time and no more.
+The probabilities (`Odds`) are estimated from the verdicts so far on top of a prior; verdicts in the same stage count
+more. Each finished seed of a candidate changes them, by how often a single seed agreed with the verdict before.
+Decisions do not depend on any of this: a wrong guess only costs worker time.
 """
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 
 from buildup.engine.replay import Replay, View, Waiting
 from buildup.statistics.paired_difference import Pair
@@ -27,26 +26,26 @@ from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import Candidate, Training
 
 PRIOR = 1.0
-"""What is assumed of keep and of drop each, in verdicts; half as much of a judge that wants to look again."""
-ELSEWHERE = 0.5
-"""How much a verdict counts that fell in another stage."""
+"""The prior of keep and of drop, as a number of verdicts. The prior of another interim analysis is half of it."""
+OTHER_STAGE_WEIGHT = 0.5
+"""The weight of a verdict in another stage."""
 POINTS_RIGHT, POINTS_WRONG = 3.0, 1.0
-"""How often a single seed is assumed to have pointed to the verdict, and to the other one: for seeds that differ as
-those of ResNet-50 on CIFAR-100 do, it is 7 in 10 where nothing helps, and more where something does."""
+"""The prior of a single seed: how often it agreed with the verdict, and how often not. With the variance over seeds of
+ResNet-50 on CIFAR-100, 7 in 10 seeds agree if the edit has no effect, and more if it has one."""
 MOST_LEAD = 12
-"""More seeds than this on one side say no more."""
+"""The largest majority of seeds that changes the odds."""
 RECENT = 100
-"""So many verdicts are learned from, the last ones."""
+"""The number of last verdicts that the odds are estimated from."""
 LEAST = 0.001
-"""What is less likely to be needed than this is not trained."""
+"""The least probability with which a training must be needed to be started ahead."""
 CERTAIN = 0.95
-"""What is as likely to be needed as this may be handed to a worker that gets free before the search thought again. All
-else waits for that: a training ends with its epoch at the soonest, and one that is needed would have to wait for it."""
+"""The least probability with which a training may be queued beyond the free workers. Others are chosen only when
+a worker is free, because a started training occupies its worker until the end of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How a look at a candidate may end."""
+    """The probabilities of the results of an interim analysis: keep, drop, or more seeds."""
 
     keep: float
     drop: float
@@ -55,17 +54,17 @@ class Odds:
 
 @dataclass(frozen=True, kw_only=True)
 class Experience:
-    """What the verdicts so far teach about those to come."""
+    """Estimates the odds of a verdict from earlier verdicts."""
 
     decisions: Sequence[Decision]
     objective: Objective = ACCURACY
 
     def odds(self, candidate: Candidate, interim: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
-        """How a look at a candidate may end, of whose seeds these have ended."""
+        """The odds at an interim analysis of a candidate, from the seeds in `pairs` that have ended."""
         keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR / 2
         own = _stage(candidate.edit)
-        for (stage, looks, kept), times in self._fallen.items():
-            weight = times if stage == own else times * ELSEWHERE
+        for (stage, looks, kept), count in self._counts.items():
+            weight = count if stage == own else count * OTHER_STAGE_WEIGHT
             if looks > interim and not last:
                 more += weight
             elif looks == interim and kept:
@@ -73,19 +72,20 @@ class Experience:
             elif looks == interim:
                 drop += weight
         seen = keep + drop
-        lead = sum(_sign(self.objective.gain(pair.candidate, pair.parent)) for pair in pairs)
+        gains = [self.objective.gain(pair.candidate, pair.parent) for pair in pairs]
+        lead = sum((gain > 0) - (gain < 0) for gain in gains)
         keep *= self._strength ** max(-MOST_LEAD, min(MOST_LEAD, lead))
         scale = seen / (keep + drop) / (seen + more)
         return Odds(keep=keep * scale, drop=drop * scale, more=more / (seen + more))
 
     @cached_property
-    def _fallen(self) -> Counter[tuple[str, int, bool]]:
-        """How often a verdict fell in a stage, at a look, and which."""
+    def _counts(self) -> Counter[tuple[str, int, bool]]:
+        """The number of verdicts by stage, interim analysis, and whether the candidate was kept."""
         return Counter((_stage(decision.edit), decision.looks, decision.kept) for decision in self.decisions)
 
     @cached_property
     def _strength(self) -> float:
-        """How much likelier one seed is to point to the verdict than to the other one."""
+        """The odds that a single seed agrees with the verdict."""
         right, wrong = POINTS_RIGHT, POINTS_WRONG
         for decision in self.decisions:
             for ours, theirs in zip(decision.scores, decision.parent_scores, strict=False):
@@ -96,37 +96,37 @@ class Experience:
 
 
 def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
-    """The trainings to run, most important first: what the next verdict waits for, then what may be needed after it.
+    """The trainings to run, most important first: those that the next verdict needs, then those that may be needed.
 
-    There are more than workers where it is all but certain that they will be needed.
+    There are more than workers only if the additional ones are almost certainly needed.
     """
     chosen = {training.id: training for training in view.needed}
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
     recent, objective = view.decisions[-RECENT:], replay.judge.objective
     experience = Experience(decisions=recent, objective=objective)
-    order = count()
+    order = itertools.count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.interim)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, interim = heapq.heappop(ahead)
         answer = replay.decide(history, step, len(view.decisions) + 1, view.spread)
         if isinstance(answer, Waiting):
-            again = interim > answer.interim  # imagined: nothing of this look was waited for yet
+            # A later interim analysis than the one that the judge waits for is only possible, not yet due.
+            missing = answer.needed if interim <= answer.interim else replay.missing(history, step.candidate, interim)
             interim = max(interim, answer.interim)
-            missing = replay.missing(history, step.candidate, interim) if again else answer.needed
             chosen |= {training.id: training for training in missing}
             pairs = replay.pairs(history, step.candidate, interim)
             odds = experience.odds(step.candidate, interim, pairs, last=interim == len(replay.judge.looks))
         else:
             odds = Odds(keep=float(answer.kept), drop=float(not answer.kept), more=0.0)
-        for share, next_step, next_look in (*_ways_on(step, odds), (odds.more, step, interim + 1)):
+        for share, next_step, next_interim in (*_branches(step, odds), (odds.more, step, interim + 1)):
             if next_step is not None and -negative * share >= LEAST:
-                heapq.heappush(ahead, (negative * share, next(order), next_step, next_look))
+                heapq.heappush(ahead, (negative * share, next(order), next_step, next_interim))
     return tuple(chosen.values())
 
 
-def _ways_on(step: Step, odds: Odds) -> tuple[tuple[float, Step | None, int], ...]:
-    """Where a verdict leads, and how likely: one way only, where both verdicts lead to the same network."""
+def _branches(step: Step, odds: Odds) -> tuple[tuple[float, Step | None, int], ...]:
+    """The next steps with their probabilities: one step if both verdicts lead to the same candidate."""
     kept, dropped = step.successor(True), step.successor(False)
     if kept and dropped and kept.candidate.id == dropped.candidate.id:
         return ((odds.keep + odds.drop, kept if odds.keep > odds.drop else dropped, 1),)
@@ -134,10 +134,6 @@ def _ways_on(step: Step, odds: Odds) -> tuple[tuple[float, Step | None, int], ..
 
 
 def _stage(edit: str) -> str:
-    """Where an edit stands: `layer4` of `layer4.2: conv -> msa(heads=24, window=4)`."""
+    """The stage of an edit: `layer4` of `layer4.2: conv -> msa(heads=24, window=4)`."""
     place = edit.partition(":")[0]
     return place.rpartition(".")[0] or place
-
-
-def _sign(number: float) -> int:
-    return (number > 0) - (number < 0)

@@ -1,4 +1,4 @@
-"""The staged graph of a base or of a layout of it, read without a search."""
+"""Read the graph of a base, or of one of its layouts, without a search."""
 
 from typing import Literal, cast
 
@@ -23,15 +23,15 @@ def staged_graph(
     size: int | None = None,
     stem: str = "auto",
 ) -> tuple[Network, tuple[str, ...]]:
-    """The network, and the blocks that the rule would try first in it.
+    """Read a network, and list the blocks that the rule may replace, in the order that it tries them.
 
     Args:
         base: A timm model.
-        layout: The letters of its blocks, in place of the network that a search would start from.
-        space: A name of a space that ships, or a YAML file.
-        dataset: Says how large the images are and how many classes there are.
-        data_dir: Where the dataset is.
-        size: Pixels of an image without a dataset; 224 for None.
+        layout: A layout of the base, instead of the network that a search starts from.
+        space: The name of a space, or a YAML file.
+        dataset: A dataset, for the size of the images and the number of classes.
+        data_dir: The folder of the dataset.
+        size: Height and width of the images without a dataset, by default 224.
         stem: One of `STEMS`.
     """
     problems = Problems()

@@ -1,11 +1,11 @@
-"""Plans, search results and the state of a run, in words and as plain values."""
+"""Plans, results and the status of runs, as text and as plain values for JSON."""
 
 from dataclasses import asdict
 from typing import Any
 
-from buildup.engine.final_run import read_final, read_plan
+from buildup.engine.final import read_plan
 from buildup.engine.forecast import forecast
-from buildup.engine.load_state import replay_of, state_of
+from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.progress import left
 from buildup.engine.replay import View
@@ -25,7 +25,7 @@ from buildup.trials.objective import OBJECTIVES, Objective
 
 
 def plan_text(made: Plan) -> str:
-    """What a search could train and what that would cost."""
+    """A plan as text: the candidates, and the expected trainings and duration."""
     request, settings, data = made.request, made.request.settings, made.request.data
     rows = [
         PlanRow(
@@ -44,15 +44,15 @@ def plan_text(made: Plan) -> str:
         f"Space {request.space.name}: {describe_walk(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
-    if left_unused := STRATEGIES[settings.strategy].unused(request.space):
-        lines.append(left_unused)
+    if warning := STRATEGIES[settings.strategy].unused(request.space):
+        lines.append(warning)
     elif request.space.tune:
         lines.append(f"Where a block was kept: {describe_tuning(request.space.tune)}.")
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    if misfit := recipe_warning(request.network, request.recipe):
-        lines.append(misfit)
+    if warning := recipe_warning(request.network, request.recipe):
+        lines.append(warning)
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
@@ -60,6 +60,8 @@ def plan_text(made: Plan) -> str:
     if made.ended_by:
         limits = " and ".join(made.ended_by)
         shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
+    hours = made.expected.trainings * made.each * settings.gpus_per_trial / 3600
+    gpu_hours = f", {hours:.2g} GPU-hours" if hours else ""
     lines += [
         f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
@@ -67,14 +69,9 @@ def plan_text(made: Plan) -> str:
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
         f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
         f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
-        f"{duration(made.expected.high)}){_gpu_hours(made)}.",
+        f"{duration(made.expected.high)}){gpu_hours}.",
     ]
     return "\n".join(lines)
-
-
-def _gpu_hours(made: Plan) -> str:
-    hours = made.expected.trainings * made.each * made.request.settings.gpus_per_trial / 3600
-    return f", {hours:.2g} GPU-hours" if hours else ""
 
 
 def _range(low: object, high: object) -> str:
@@ -82,7 +79,7 @@ def _range(low: object, high: object) -> str:
 
 
 def summary(result: SearchResult) -> str:
-    """The decisions and what to look at next; of a search that stopped early, how to go on."""
+    """A result as text: the decisions and the next commands. If the search stopped early, how to resume it."""
     record, view = result.record, result.view
     if not view.finished:
         return f"Stopped: {record.reason}. Go on with: buildup resume {record.folder}"
@@ -115,23 +112,27 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "layout": view.best.layout,
         "fingerprint": view.best.id,
         "trainings": len(result.history.outcomes),
-        "verdicts": [
-            {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
-            for decision in view.decisions
-        ],
+        "verdicts": _verdicts(view),
         "warnings": list(record.warnings),
     }
 
 
+def _verdicts(view: View) -> list[dict[str, Any]]:
+    return [
+        {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
+        for decision in view.decisions
+    ]
+
+
 def status_of(run: RunRecord) -> tuple[str, str]:
-    """How a run stands, and why: a run whose driver is gone is stopped, whatever it wrote last."""
+    """The status of a run and the reason for it. A run is stopped if its process is gone, whatever it wrote last."""
     if run.status == "running" and not driver_of(run.folder):
         return "stopped", "its driver is gone"
     return run.status, run.reason
 
 
 def status_values(run: RunRecord) -> dict[str, Any]:
-    """What runs, what was decided and what is left, as plain values."""
+    """The status of a run as plain values: running trainings, decisions, and what is left."""
     view, history = state_of(run)
     state, reason = status_of(run)
     found = read_final(run.folder)
@@ -150,10 +151,7 @@ def status_values(run: RunRecord) -> dict[str, Any]:
         "trainings": len(history.outcomes),
         "waiting_for": waiting_for,
         "ahead": ahead,
-        "verdicts": [
-            {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
-            for decision in view.decisions
-        ],
+        "verdicts": _verdicts(view),
         "left": None if view.finished else left(replay, view, history, workers=workers, epochs=epochs),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
@@ -162,7 +160,7 @@ def status_values(run: RunRecord) -> dict[str, Any]:
 
 
 def status_text(run: RunRecord, values: dict[str, Any]) -> str:
-    """The same for people."""
+    """The status of a run as text, from its record and its `status_values`."""
     view, _ = state_of(run)
     found = read_final(run.folder)
     objective = OBJECTIVES[run.settings.objective]
@@ -188,7 +186,7 @@ def status_text(run: RunRecord, values: dict[str, Any]) -> str:
 
 
 def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The trainings that the current verdict waits for, and those that were begun ahead of it."""
+    """The trainings that the current verdict needs, and those that were started ahead of it."""
     objective = OBJECTIVES[run.settings.objective]
 
     def row(training: str, edit: str, seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`train`: one training of any timm model or layout by a recipe, in this process: no Ray and no study."""
+"""`train`: train any timm model or layout once by a recipe, in this process, without Ray and a study."""
 
 import json
 import logging
@@ -11,6 +11,7 @@ import timm
 import torch
 
 from buildup.engine.problems import Problems
+from buildup.engine.request import measure_speeds
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
@@ -26,7 +27,6 @@ from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import Execution, check_device, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
-from buildup.training.speed import choose_execution
 from buildup.trials.outcome import Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
 
@@ -34,12 +34,12 @@ logger = logging.getLogger("buildup")
 
 EXECUTION = "execution.json"
 TRAINING = "training.json"
-"""What was trained on what, for those who look at it later."""
+"""The network, the recipe and the data of a training, for `analyze`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What came of a training."""
+    """A finished training."""
 
     folder: Path
     epochs: int
@@ -49,17 +49,19 @@ class Trained:
 
     @property
     def weights(self) -> Path:
-        """Where its weights are."""
+        """The file with the weights."""
         return self.folder / WEIGHTS
 
 
 def train_once(name: str, settings: TrainSettings) -> Trained:
-    """Train, and give back what came of it. The same call goes on after any stop.
+    """Train a network once. After an interruption, the same call continues.
 
-    Args:
-        name: A timm model.
-        settings: What of it is trained on what, and how; a field that says nothing of its default leaves it to the
-            recipe or the machine.
+    Returns:
+        The finished training.
+
+    Raises:
+        RequestError: The settings are wrong. All problems are named.
+        SearchError: The training failed.
     """
     job, place = _prepare(name, settings)
     folder = Path(job.folder)
@@ -81,7 +83,7 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
 
 
 def trained_values(trained: Trained) -> dict[str, Any]:
-    """The same as plain values; what each image came to is in the final record alone."""
+    """A training as plain values, without the results of each image."""
     values = {
         "folder": str(trained.folder),
         "weights": str(trained.weights),
@@ -94,7 +96,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
 
 
 def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
-    """The job of a request and the folder of its training; all that is wrong is said at once."""
+    """The job and the folder of the training. All problems are reported at once."""
     problems = Problems()
     if not settings.dataset:
         problems.found.append("--dataset is missing.")
@@ -135,7 +137,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         recipe=recipe,
         device=device,
         threads=threads,
-        execution=execution or _execution(network, recipe, data, device, threads, settled),
+        execution=execution or measure_speeds(network, recipe, data, device, threads, settled)[0].execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
     )
@@ -145,7 +147,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
 def _find(
     problems: Problems, name: str, settings: TrainSettings, share: float, recipe: Recipe | None
 ) -> tuple[DataInfo | None, Network | None, Pretrained | None]:
-    """The data, the network and the weights that it starts from, as far as they can be had."""
+    """The data, the network and its pretrained weights; None for what cannot be loaded."""
     data, network, start = None, None, None
     if settings.dataset:
         with problems.caught():
@@ -162,13 +164,13 @@ def _find(
 
 
 def _kept_execution(place: Path) -> Execution | None:
-    """That of the training so far: measured anew it may be another, and would not go on from the checkpoint."""
+    """The execution of the training so far. A checkpoint can only be continued with the same one."""
     path = place / EXECUTION
     return Execution(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def find_network(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
-    """The network of a layout or of a name, as a space has it; a model that can't be a base is one without stages."""
+    """The network of a layout or of a timm model. A model that can't be a base becomes a network without stages."""
     shape = (data.channels, data.image_size, data.image_size)
     try:
         base = read_network(name, input_shape=shape, num_classes=data.num_classes)
@@ -196,16 +198,6 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
         stages=(),
         edges=(("stem", "head"),),
     )
-
-
-def _execution(
-    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: dict[str, Any]
-) -> Execution:
-    resolved = recipe.resolved(train_images=data.train_images)
-    steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)[
-        0
-    ].execution
 
 
 def _follow(job: Job, folder: Path) -> Record:

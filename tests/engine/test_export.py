@@ -4,8 +4,8 @@ import stat
 from collections.abc import Callable
 from pathlib import Path
 
-from buildup.engine.export import findings_of
 from buildup.engine.replay import View
+from buildup.engine.reports import findings_of
 from buildup.report.card import model_card
 from buildup.report.page import markdown, page
 from buildup.store.run_record import RunRecord, open_record, save_record

@@ -15,8 +15,8 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import final as command
-from buildup.engine.final_run import FRESH, read_final
-from buildup.engine.load_state import replay_of, state_of
+from buildup.engine.final import FRESH
+from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run_loop as run_loop
 from buildup.engine.setup import MakeJob, create_writer

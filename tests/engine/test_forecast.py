@@ -1,4 +1,4 @@
-"""How well the time that is left is foreseen, on virtual workers whose clock tells the truth."""
+"""Forecasts of the time that is left, compared with the simulated clock."""
 
 import random
 from collections.abc import Iterator
@@ -130,7 +130,7 @@ def test_the_last_training_is_what_is_left_of_it() -> None:
     assert found.trainings == 1
 
 
-def test_a_long_search_is_counted_not_played() -> None:
+def test_a_long_search_is_counted_not_simulated() -> None:
     steps = make_replay(sketch(CONTROL), load("paper"), strategy=STRATEGIES["exhaustive"], judge="point", seeds=4)
     diary = followed(steps, seed=0, workers=4)
     clock, view, history = diary.pages[50]

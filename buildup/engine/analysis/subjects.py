@@ -8,8 +8,6 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
 from buildup.diagnostics.analysis import Measurement, Sizes, Subject
@@ -18,7 +16,7 @@ from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
 from buildup.engine.export import best_training, find_candidate
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import load_trained, state_of
 from buildup.engine.train import TRAINING, find_network
 from buildup.errors import DataError, RequestError, ResourceError, RunError
 from buildup.graph.network import Network
@@ -27,12 +25,11 @@ from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import folder_of, trained_weights
+from buildup.store.run_dir import folder_of
 from buildup.store.run_record import open_record
 from buildup.training.data import describe_data, load_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
-from buildup.trials.training import WEIGHTS
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -110,11 +107,9 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Anal
     view, history = state_of(run)
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
-    model = build(chosen.network, seed=0)
-    load_weights(model, run.trainings / training)
     return AnalyzedModel(
         label=f"{run.name} {chosen.layout}",
-        model=model,
+        model=load_trained(chosen.network, run.trainings / training),
         recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
         dataset=settings.dataset or run.settings.dataset,
         data_dir=settings.data_dir or run.settings.data_dir,
@@ -131,11 +126,9 @@ def _of_training(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
         recipe = recipe_from_values(values["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
-    model = build(network, seed=0)
-    load_weights(model, place)
     return AnalyzedModel(
         label=place.name,
-        model=model,
+        model=load_trained(network, place),
         recipe=load_recipe(settings.recipe) if settings.recipe else recipe,
         dataset=settings.dataset or values["dataset"],
         data_dir=settings.data_dir or values["data_dir"],
@@ -187,16 +180,3 @@ def _check_room(found: AnalyzedModel, data: Dataset, images: int, device: torch.
             f"copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. --quick keeps "
             "fewer images, and --what can leave both out."
         )
-
-
-def load_weights(model: nn.Module, training: Path) -> None:
-    """Load the weights of a finished training into a model."""
-    weights = trained_weights(training)
-    if weights is None:
-        raise RunError(f"{training} has no {WEIGHTS}: the training has not ended, or they were removed.")
-    try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{weights}: cannot read the weights: {error}") from error
-    except RuntimeError as error:
-        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error

@@ -21,14 +21,12 @@ from buildup.diagnostics.analysis import Batch, labelled_batches
 from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
 from buildup.engine.analysis.analyze import Progress
-from buildup.engine.analysis.evidence import evidence_of
-from buildup.engine.analysis.subjects import load_weights
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import load_trained, state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
+from buildup.engine.reports import evidence_of
 from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
-from buildup.models.build import build
 from buildup.report.diagnostic_table import Evidence
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
@@ -83,9 +81,7 @@ class Probe:
     """By training. It does not depend on the place, so a parent of several candidates is measured once."""
 
     def model(self, training: Training) -> nn.Module:
-        model = build(training.candidate.network, seed=0)
-        load_weights(model, self.run.trainings / training.id)
-        return model.to(self.device)
+        return load_trained(training.candidate.network, self.run.trainings / training.id).to(self.device)
 
     def block_effects(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
         """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from buildup.engine.analysis.evidence import evidence_of
+from buildup.engine.reports import evidence_of
 from buildup.report.diagnostic_table import Evidence, evidence_text, tabulate_diagnoses
 from buildup.report.page import evidence_html, evidence_markdown
 from buildup.trials.decision import Decision, Diagnosis, diagnosis_from_values, diagnosis_to_values

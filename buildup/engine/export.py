@@ -10,8 +10,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError
-from buildup.models.export import check_onnx, check_target
-from buildup.models.export import export_network as export_network
+from buildup.models.export import check_onnx, check_target, export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.settings import ExportSettings

@@ -25,7 +25,7 @@ from buildup.store.run_record import RunRecord, save_record
 from buildup.store.study_writer import DECISIONS
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.network_size import Limits
-from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
+from buildup.training.recipe import recipe_from_values, recipe_to_values
 
 MOST_SEEDS = 1000
 MOST_EPOCHS = 100_000
@@ -58,6 +58,8 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
             f"{run.folder}: a final of this run has {'opened the test set' if is_done else 'begun'}, so it can't "
             f"be extended: what comes after could be steered by it. Start a new search, with --reuse to repeat nothing."
         )
+    recipes = {entry["epochs"]: recipe_from_values(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
+    recipes[run.settings.epochs] = run.recipe
     earlier = {
         "until": datetime.now(UTC).isoformat(timespec="seconds"),
         "status": run.status,
@@ -69,7 +71,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
         run,
         settings=settings,
         space=space,
-        recipe=_recipe(run, epochs),
+        recipe=recipes.get(epochs) or run.recipe.with_epochs(epochs),
         status="stopped",
         reason="extended",
         earlier=(*run.earlier, earlier),
@@ -105,14 +107,6 @@ def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None
         return
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     check_strategy(network, space, settings.strategy, limits, settings.seed)
-
-
-def _recipe(run: RunRecord, epochs: int) -> Recipe:
-    """The recipe for a number of epochs: the recorded one, if the run had as many epochs before."""
-    if epochs == run.settings.epochs:
-        return run.recipe
-    known = {entry["epochs"]: recipe_from_values(entry["recipe"]) for entry in run.earlier if "recipe" in entry}
-    return known.get(epochs) or run.recipe.with_epochs(epochs)
 
 
 def _numbered(path: Path, number: int) -> Path:

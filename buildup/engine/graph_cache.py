@@ -52,7 +52,11 @@ def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]
     """
     known = recall("models")
     known = known if isinstance(known, dict) else {}
-    if not _answers(known, pattern):
+    if pattern is None:
+        is_known = bool(known.get("complete"))
+    else:
+        is_known = bool(known) and all(name in known["rows"] for name in known["families"] if fnmatch(name, pattern))
+    if not is_known:
         known = learn(known, pattern)
         remember("models", known)
     rows = [
@@ -63,12 +67,6 @@ def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]
     if not rows:
         raise RequestError(unknown("model", str(pattern), known["families"]))
     return rows
-
-
-def _answers(known: Known, pattern: str | None) -> bool:
-    if pattern is None:
-        return bool(known.get("complete"))
-    return bool(known) and all(name in known["rows"] for name in known["families"] if fnmatch(name, pattern))
 
 
 def recall(name: str) -> Any:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
-from buildup.engine.final import run_final as run_final
+from buildup.engine.final import run_final
 from buildup.engine.load_state import load_trained, read_final, state_of
 from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
@@ -20,8 +20,7 @@ from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import CallbackObserver, observe
 from buildup.engine.replay import Replay
 from buildup.engine.reports import report_of, write_report
-from buildup.engine.search import resume_search as resume_search
-from buildup.engine.search import run_search as run_search
+from buildup.engine.search import resume_search, run_search
 from buildup.engine.summaries import status_of
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network

@@ -10,8 +10,7 @@ from typing import Any
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import replay_of
-from buildup.engine.loop import Observer
-from buildup.engine.loop import run_loop as run_loop
+from buildup.engine.loop import Observer, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, resolve

@@ -13,7 +13,7 @@ def table(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_searches_that_know_their_verdicts_are_never_slower_and_all_are_faster_than_on_one_worker(
+def test_searches_are_faster_than_on_one_worker_and_by_no_more_than_the_workers(
     table: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--layout", "CC|CC", "--scores", table, "--seeds", "3", "--runs", "2", "--json"]) == 0
@@ -21,7 +21,7 @@ def test_searches_that_know_their_verdicts_are_never_slower_and_all_are_faster_t
     assert (values["runs"], values["seeds"]) == (2, 3)
     assert [one["workers"] for one in values["speedups"]] == list(WORKERS)
     for one in values["speedups"]:
-        assert 1 < one["table"] <= one["table_known"] <= one["workers"]
+        assert 1 < one["table"] <= one["workers"]
 
 
 @pytest.mark.parametrize(

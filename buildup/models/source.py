@@ -78,7 +78,7 @@ class Sources:
                 if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load) and not hasattr(builtins, used.id):
                     self._add(module, used.id, copied)
             decorators: list[ast.expr] = getattr(node, "decorator_list", [])
-            first = min(one.lineno for one in (node, *decorators))
+            first = min([node.lineno, *(one.lineno for one in decorators)])
             self.texts[name] = "\n".join(inspect.getsource(home).splitlines()[first - 1 : node.end_lineno])
 
     def _follow(self, one: Import, copied: set[str]) -> None:

@@ -56,13 +56,14 @@ TABLES: tuple[Registry[Any], ...] = (AUGMENTATIONS, DATASETS, JUDGES, METRICS, O
 
 USE = """
 import json, sys
-from buildup.models.read import read
+from buildup.models.read import read_network
 from buildup.training.data import describe_data
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
 
 info = describe_data("stripes", sys.argv[1])
-network = read("resnet10t", input_shape=(info.channels, info.image_size, info.image_size), num_classes=info.num_classes)
+shape = (info.channels, info.image_size, info.image_size)
+network = read_network("resnet10t", input_shape=shape, num_classes=info.num_classes)
 recipe = load_recipe("gentle").with_epochs(1)
 job = Job(network=network, seed=0, dataset="stripes", data_dir=sys.argv[1], recipe=recipe, folder=sys.argv[2])
 (epoch,) = fit(job)

@@ -363,10 +363,9 @@ SCRIPT = """
     from pathlib import Path
     from buildup.graph.network import sketch
     from buildup.execution.ray_tune import RayEvaluator
-    from buildup.trials.candidate import Candidate
+    from buildup.trials.training import Candidate, Training
     from buildup.trials.outcome import Epoch, Record, Score
     from buildup.trials.event import Started
-    from buildup.trials.training import Training
 
     def train(job):
         for number in range(1, job + 1):

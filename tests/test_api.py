@@ -68,7 +68,7 @@ def test_a_run_is_exported_reported_and_shown(run: buildup.Run, tmp_path: Path) 
     page = run.report()
     assert isinstance(page, Path)
     assert run.winner.layout in page.read_text(encoding="utf-8")
-    assert run.winner.layout in str(run.report("md"))
+    assert run.winner.layout in str(run.report("md")).replace("\\|", "|")
     assert "<svg" in run._repr_html_()
     assert "finished" in repr(run)
 

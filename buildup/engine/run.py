@@ -14,7 +14,6 @@ from torch import nn
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final
 from buildup.engine.load_state import load_trained, read_final, state_of
-from buildup.engine.loop import Observer
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import CallbackObserver, observe
@@ -24,7 +23,6 @@ from buildup.engine.search import resume_search, run_search
 from buildup.engine.summaries import status_of
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
-from buildup.models.build import build
 from buildup.models.read import read_network as read_base
 from buildup.report.diagram import graph_svg
 from buildup.report.page import markdown
@@ -401,6 +399,3 @@ def _observers(on_event: OnEvent | None) -> Callable[[Replay, RunRecord], Any]:
         return shown if on_event is None else CallbackObserver(observer=shown, on_event=on_event)
 
     return make
-
-
-__all__ = ["Observer", "Plan", "Run", "build", "open_run", "plan", "read", "search"]

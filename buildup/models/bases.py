@@ -43,11 +43,20 @@ class TracedBase:
 def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedBase:
     """Trace a base on the meta device and find its stages.
 
+    Args:
+        base: The model's name in timm. Deprecated names are mapped to their new ones; a pretrained tag is only checked.
+        base_args: Further arguments of timm's `create_model`.
+
     Raises:
         NotConvolutional: The model is no CNN.
         BaseError: There is no such model, or none of its blocks can be replaced.
     """
-    name = base_name(base)
+    name, _, tag = (get_deprecated_models().get(base) or base).partition(".")
+    if not timm.is_model(name):
+        raise BaseError(unknown("base", base, timm.list_models()))
+    known = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
+    if tag and tag not in (*known, "untrained"):
+        raise BaseError(unknown(f"pretrained tag of {name}", tag, known))
     model = create_on_meta(name, base_args or {})
     for path, _ in model.named_modules():
         if QUERIES.fullmatch(path.rpartition(".")[2]):
@@ -64,18 +73,6 @@ def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedB
             "has the shape of its input, so no block can be replaced."
         )
     return TracedBase(name=name, root=root, stages=stages)
-
-
-def base_name(base: str) -> str:
-    """The name of an architecture in timm without its tag; deprecated names are mapped to their new ones."""
-    current = get_deprecated_models().get(base) or base
-    name, _, tag = current.partition(".")
-    if not timm.is_model(name):
-        raise BaseError(unknown("base", base, timm.list_models()))
-    known = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
-    if tag and tag not in (*known, "untrained"):
-        raise BaseError(unknown(f"pretrained tag of {name}", tag, known))
-    return name
 
 
 def create_on_meta(name: str, arguments: Mapping[str, Any]) -> Any:
@@ -111,7 +108,16 @@ def judge_bases(known: Mapping[str, Any], pattern: str | None) -> dict[str, Any]
 
     def judge(names: list[str]) -> None:
         missing = [name for name in names if name not in rows]
-        rows.update({row["name"]: row for row in _judge_all(missing, [families[name] for name in missing])})
+        own = [families[name] for name in missing]
+        if len(missing) <= SEQUENTIAL_LIMIT:
+            found = list(map(_judge, missing, own))
+        else:
+            # Spawned, since torch has threads of its own, and forking a process with threads can deadlock.
+            context = multiprocessing.get_context("spawn")
+            workers = min(8, os.cpu_count() or 1)
+            with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+                found = list(pool.map(_judge, missing, own, chunksize=8))
+        rows.update({row["name"]: row for row in found})
 
     if pattern:
         judge([name for name in families if fnmatch(name, pattern)])
@@ -121,16 +127,6 @@ def judge_bases(known: Mapping[str, Any], pattern: str | None) -> dict[str, Any]
     convolutional = [family for family, names in samples.items() if any(rows[name]["convolutional"] for name in names)]
     judge([name for family in convolutional for name in members[family]])
     return {"families": families, "rows": rows, "complete": True}
-
-
-def _judge_all(names: list[str], families: list[str]) -> list[dict[str, Any]]:
-    if len(names) <= SEQUENTIAL_LIMIT:
-        return [_judge(name, family) for name, family in zip(names, families, strict=True)]
-    # Spawned, since torch has threads of its own, and forking a process with threads can deadlock.
-    context = multiprocessing.get_context("spawn")
-    workers = min(8, os.cpu_count() or 1)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(_judge, names, families, chunksize=8))
 
 
 def _judge(name: str, family: str) -> dict[str, Any]:

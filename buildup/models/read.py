@@ -68,7 +68,6 @@ def read_network(
     if reserved := sorted(arguments.keys() & RESERVED):
         raise BaseError(f"base_args of {base} has {', '.join(reserved)}, which the network itself says.")
     traced = trace_base(base, arguments)
-    name = traced.name
     full_arguments = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}
     shrunk: Mapping[str, Shrink] = {}
     calls = None
@@ -77,20 +76,23 @@ def read_network(
         calls = _calls_with_small_stem(traced, full_arguments, input_shape, shrunk) if shrunk else None
     if stem == "small" and calls is None:
         raise BaseError(
-            f"{name} can't be given the small stem: its first halvings are no convolutions or poolings. "
+            f"{traced.name} can't be given the small stem: its first halvings are no convolutions or poolings. "
             "Use stem: base, or stem: auto, which takes the small stem only where there can be one."
         )
     small = calls is not None
     calls = calls or _block_calls(traced, full_arguments, input_shape, {})
+    # Which block reads the output of which, including paths around blocks as in CSPNet or DLA.
+    inputs = {path: call.input_blocks for path, call in calls.items() if path} | {"head": calls[""].output_blocks}
+    order = ["stem", *inputs]
     return Network(
-        base=name,
+        base=traced.name,
         base_args=arguments,
         stem="small" if small else "base",
         shrunk=tuple(shrunk.items()) if small else (),
         input_shape=input_shape,
         num_classes=num_classes,
         stages=tuple(_stage(traced, stage, calls) for stage in traced.stages),
-        edges=_edges(calls),
+        edges=tuple((source, path) for path, read in inputs.items() for source in sorted(read, key=order.index)),
     )
 
 
@@ -120,13 +122,6 @@ def _calls_with_small_stem(
     assert traced.root.input is not None
     usual = before.shape[2] / traced.root.input.shape[2] * input_shape[1]
     return calls if after.shape[2] > usual * GAIN / 1.5 else None
-
-
-def _edges(calls: dict[str, Call]) -> tuple[tuple[str, str], ...]:
-    """Which block reads the output of which, including paths around blocks as in CSPNet or DLA."""
-    inputs = {path: call.input_blocks for path, call in calls.items() if path} | {"head": calls[""].output_blocks}
-    order = ["stem", *inputs]
-    return tuple((source, path) for path, blocks in inputs.items() for source in sorted(blocks, key=order.index))
 
 
 def _stage(traced: TracedBase, stage: FoundStage, calls: dict[str, Call]) -> Stage:
@@ -196,7 +191,11 @@ def read_style(call: Call, root: Call) -> BlockStyle:
     norms += [norm for norm in map(norm_of, root.module.modules()) if norm]
     weighted = [step for step in steps if any(True for _ in step.module.parameters())]
     scale = _scale(call)
-    act = _last_act(call)
+    last = call
+    while last.calls and last.calls[-1].output is call.output:
+        last = last.calls[-1]
+    # The activation that computes the block's output, if no other module does.
+    act = last.path.removeprefix(call.path).removeprefix(".") if last is not call and _is_act(last.module) else ""
     starts_with_norm = norm_of(steps[0].module) is not None or _is_act(steps[0].module)
     ends_in_norm = bool(weighted) and norm_of(weighted[-1].module) is not None
     drop_paths = [path for path, _ in call.module.named_modules() if "drop_path" in path.rpartition(".")[2]]
@@ -241,14 +240,6 @@ def _steps(call: Call) -> Iterator[Call]:
         return
     for inner in call.calls:
         yield from _steps(inner)
-
-
-def _last_act(call: Call) -> str:
-    """The path inside a block of the activation that computes its output; empty if another module does."""
-    last = call
-    while last.calls and last.calls[-1].output is call.output:
-        last = last.calls[-1]
-    return last.path.removeprefix(call.path).removeprefix(".") if last is not call and _is_act(last.module) else ""
 
 
 def _is_act(module: nn.Module) -> bool:

@@ -12,7 +12,7 @@ or the module around its blocks.
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import takewhile
+from posixpath import commonpath
 from typing import Any
 
 from torch import nn
@@ -126,30 +126,25 @@ def _grouped(root: Call, blocks: list[Call], defines_stage: DefinesStage) -> Ite
     for call in blocks:
         if call.path.count(".") in depths and call.output is not None:
             groups[_side(call.output)].append(call)
-    around = {side: _common_parent(calls) for side, calls in groups.items()}
+    # The path of the innermost module around all blocks; that of the first block if this is the model itself.
+    around = {}
+    for side, calls in groups.items():
+        parents = [call.path.rpartition(".")[0].replace(".", "/") for call in calls]
+        around[side] = commonpath(parents).replace("/", ".") or calls[0].path
+    rows: Any = getattr(root.module, "feature_info", None) or ()
+    named = {row["reduction"]: row["module"] for row in rows if isinstance(row, dict)}
     for side, calls in sorted(groups.items(), reverse=True):
-        name, feature = around[side], _feature_module(root, side)
+        name, feature = around[side], ""
+        # The module that timm's `feature_info` has for maps of about this size.
+        gaps = {reduction: abs(_side(root.input) / reduction - side) for reduction in named}
+        nearest = min(gaps, key=gaps.__getitem__, default=None)
+        if nearest is not None and gaps[nearest] <= 0.25 * side:
+            feature = named[nearest]
         shared = list(around.values()).count(name) > 1
         if feature and (shared or any(call.path.startswith(f"{feature}.") for call in calls)):
             name = feature
         if any(defines_stage(call) for call in calls):
             yield FoundStage(name=name, blocks=tuple(calls))
-
-
-def _feature_module(root: Call, side: int) -> str:
-    """The module that timm's `feature_info` has for maps of about this size; empty if there is none."""
-    rows: Any = getattr(root.module, "feature_info", None) or ()
-    named = {row["reduction"]: row["module"] for row in rows if isinstance(row, dict)}
-    gaps = {reduction: abs(_side(root.input) / reduction - side) for reduction in named}
-    nearest = min(gaps, key=gaps.__getitem__, default=None)
-    return named[nearest] if nearest is not None and gaps[nearest] <= 0.25 * side else ""
-
-
-def _common_parent(calls: list[Call]) -> str:
-    """The path of the innermost module around all blocks; that of the first block if this is the model itself."""
-    parents = [call.path.split(".")[:-1] for call in calls]
-    shared = [names[0] for names in takewhile(lambda names: len(set(names)) == 1, zip(*parents, strict=False))]
-    return ".".join(shared) or calls[0].path
 
 
 def _side(tensor: Any) -> int:

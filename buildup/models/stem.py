@@ -42,28 +42,26 @@ def find_small_stem(root: Call) -> dict[str, Shrink]:
 
 
 def apply_small_stem(model: Any, shrunk: Mapping[str, str]) -> None:
-    """Give a base the small stem, in place."""
+    """Give a base the small stem, in place: convolutions get stride 1, and for the change `3x3` that kernel."""
     for path, change in shrunk.items():
         if change == "none":
             parent, _, name = path.rpartition(".")
             # Replaced and not removed, because timm counts the modules of some stems.
             setattr(model.get_submodule(parent), name, nn.Identity())
         else:
-            shrink_conv(model.get_submodule(path), change)
+            conv = model.get_submodule(path)
+            conv.stride = (1, 1)
+            if change == "3x3":
+                conv.kernel_size = (3, 3)
+                conv.weight = nn.Parameter(conv.weight.new_empty(*conv.weight.shape[:2], 3, 3))
+                nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+            if not type(conv).__name__.endswith("Same"):  # these pad by themselves
+                conv.padding = tuple(
+                    side // 2 * step for side, step in zip(conv.kernel_size, conv.dilation, strict=True)
+                )
     if shrunk and getattr(model, "feature_info", None):
         # GAIN as a number: exported files contain only the text of this function.
         model.feature_info = [info | {"reduction": max(1, info["reduction"] // 4)} for info in model.feature_info]
-
-
-def shrink_conv(conv: Any, change: str) -> None:
-    """Set the stride of a convolution to 1, and its kernel to 3x3 for the change `3x3`, in place."""
-    conv.stride = (1, 1)
-    if change == "3x3":
-        conv.kernel_size = (3, 3)
-        conv.weight = nn.Parameter(conv.weight.new_empty(*conv.weight.shape[:2], 3, 3))
-        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    if not type(conv).__name__.endswith("Same"):  # these pad by themselves
-        conv.padding = tuple(side // 2 * step for side, step in zip(conv.kernel_size, conv.dilation, strict=True))
 
 
 def _halves(call: Call) -> bool:

@@ -155,10 +155,10 @@ def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **override
     return build(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
-def _register_network(name: str) -> None:
-    """Register a network with timm."""
+def _register(name: str) -> None:
+    """Register a network, a transformer or a mixer with timm."""
 
-    def entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
+    def network_entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
         shape, classes = CIFAR if name.endswith("cifar") else IMAGENET
         if name in RESNETS:
             network = read_network(RESNETS[name], input_shape=shape, num_classes=classes)
@@ -167,14 +167,7 @@ def _register_network(name: str) -> None:
         # timm's own models, too, are made on torch's default device.
         return build(network, pretrained=pretrained, **{"device": torch.get_default_device()} | overrides)
 
-    entry.__name__ = name
-    register_model(entry)
-
-
-def _register_transformer(name: str) -> None:
-    """Register a transformer or mixer with timm."""
-
-    def entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
+    def transformer_entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
         transformer = TRANSFORMERS[name]
         sizes = {"img_size": CIFAR[0][1], **transformer.sizes, **overrides}
         model: nn.Module = build_model_with_cfg(transformer.module, name, pretrained, **sizes)
@@ -185,11 +178,10 @@ def _register_transformer(name: str) -> None:
                     queries.register_parameter("bias", None)
         return model
 
+    entry = transformer_entry if name in TRANSFORMERS else network_entry
     entry.__name__ = name
     register_model(entry)
 
 
-for _name in (*PAPER, *RESNETS):
-    _register_network(_name)
-for _name in TRANSFORMERS:
-    _register_transformer(_name)
+for _name in default_cfgs:
+    _register(_name)

@@ -126,6 +126,10 @@ def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
         )
     chs = block.in_shape[0]
     width = attention_width(block) if kind.branch else chs
+    # A 1x1 convolution; its weights are standardised if there is an eps for that.
+    conv = partial(nn.Conv2d, kernel_size=1, bias=False)
+    if style.standardised is not None:
+        conv = partial(StdConv2d, kernel_size=1, eps=style.standardised)
     layer = partial(module_class(kind), **kind.arguments(chs, width))
     factory = partial(whole_block, make=layer)
     if kind.branch:
@@ -136,7 +140,7 @@ def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
             branch=layer,
             chs=chs,
             width=width,
-            conv=_conv_layer(style.standardised),
+            conv=conv,
             norm=_norm_layer(style.norm),
             parts={"drop_path": style.drop_path, **({"scale": style.scale} if pre else {"act": style.act})},
         )
@@ -183,13 +187,6 @@ def _norm_layer(norm: Norm) -> Callable[[int], nn.Module]:
 def group_norm(chs: int, *, groups: int, eps: float) -> nn.Module:
     """A group norm with at most the given number of groups, so that they divide the channels."""
     return nn.GroupNorm(gcd(groups, chs), chs, eps=eps)
-
-
-def _conv_layer(standardised: float | None) -> Callable[[int, int], nn.Module]:
-    """A 1x1 convolution; its weights are standardised if there is an eps for that."""
-    if standardised is None:
-        return partial(nn.Conv2d, kernel_size=1, bias=False)
-    return partial(StdConv2d, kernel_size=1, eps=standardised)
 
 
 def branch_block(

@@ -9,13 +9,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.models import (
-    FeatureDictNet,
-    FeatureGraphNet,
-    FeatureHookNet,
-    FeatureListNet,
-    build_model_with_cfg,
-)
+from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureListNet, build_model_with_cfg
 from timm.models._features import FeatureGetterNet
 from torch import nn
 
@@ -77,19 +71,11 @@ def data_config(network: Network) -> dict[str, Any]:
 def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: float = 1) -> dict[str, Any]:
     """timm's `pretrained_cfg` of a base for other images and classes.
 
-    Args:
-        base: its name in timm.
-        input_shape: that of the images.
-        num_classes: the size of the classifier.
-        reduction: how much more the maps are reduced than in the base; 1/4 with the small stem.
+    `reduction` is how much more the maps are reduced than in the base: 1/4 with the small stem.
     """
     own: Any = timm.get_pretrained_cfg(base)
     kept = ("mean", "std", "crop_pct", "interpolation", "first_conv", "classifier")
-    config = {
-        "input_size": input_shape,
-        "num_classes": num_classes,
-        **{name: getattr(own, name) for name in kept},
-    }
+    config = {"input_size": input_shape, "num_classes": num_classes, **{name: getattr(own, name) for name in kept}}
     if own.pool_size:
         whole, pooled = own.input_size[-1], own.pool_size[-1]
         config["pool_size"] = tuple(ceil(side * pooled / whole / reduction) for side in input_shape[1:])
@@ -120,15 +106,18 @@ def feature_config(network: Network) -> dict[str, Any]:
 def _edited(
     network: Network, seed: int | None, device: torch.device, start: Pretrained | None, **overrides: Any
 ) -> Any:
-    arguments = {
-        "num_classes": network.num_classes,
-        "in_chans": network.input_shape[0],
-        **network.base_args,
-        **overrides,
-    }
+    own = {"num_classes": network.num_classes, "in_chans": network.input_shape[0], **network.base_args}
+    arguments = {**own, **overrides}
     place = torch.device("meta" if device.type == "meta" else "cpu")
+
+    def create_base() -> Any:
+        if place.type == "meta":
+            return create_on_meta(network.base, arguments)
+        with place:
+            return timm.create_model(network.base, **arguments)
+
     with _seeded(seed):
-        model = _base(network.base, arguments, place)
+        model = create_base()
     with _seeded(seed, "stem"), place:
         apply_small_stem(model, dict(network.shrunk))
     for stage in network.stages:
@@ -137,7 +126,7 @@ def _edited(
             if block.added:
                 # A new block is initialised as the last block of another fresh base.
                 with _seeded(seed, block.path):
-                    fresh = _base(network.base, arguments, place)
+                    fresh = create_base()
                 replace_module(model, block.path, fresh.get_submodule(last.path))
             if not isinstance(block.kind, Conv):
                 with _seeded(seed, block.path), place:
@@ -147,13 +136,6 @@ def _edited(
         load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
-
-
-def _base(name: str, arguments: dict[str, Any], place: torch.device) -> Any:
-    if place.type == "meta":
-        return create_on_meta(name, arguments)
-    with place:
-        return timm.create_model(name, **arguments)
 
 
 def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:

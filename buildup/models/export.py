@@ -61,10 +61,10 @@ def export_network(
     `README.md`. It appears only after both forms were loaded and gave the trained model's logits.
 
     Args:
-        network: what was trained.
-        state_dict: its weights.
-        folder: where to; it must not exist, or be empty.
-        card: the text of `README.md`.
+        network: The network that was trained.
+        state_dict: Its weights.
+        folder: A folder that does not exist or is empty.
+        card: The text of `README.md`.
         expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
@@ -165,6 +165,8 @@ def save_onnx(model: nn.Module, path: Path, input_shape: Shape) -> None:
 
     The input is `images`, the output `logits`. The logits are compared with the model's own, at other sizes too.
     """
+    import onnxruntime  # late, because it is optional
+
     model.eval()
     channels, height, width = input_shape
     # Larger images than the example's show whether the graph is tied to its number of windows.
@@ -194,19 +196,15 @@ def save_onnx(model: nn.Module, path: Path, input_shape: Shape) -> None:
         assert program is not None
         program.save(path, external_data=False)
         batches = [images, _noise(5, input_shape), *([other] if axes is ANY_SIZE else [])]
-        gap = max(_onnx_gap(model, path, batch) for batch in batches)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        gap = 0.0
+        for batch in batches:
+            found = torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])
+            with torch.inference_mode():
+                expected = model(batch)
+            gap = max(gap, float((found - expected).abs().max() / expected.abs().max().clamp(min=1)))
         if gap <= CLOSE:
             return
         problem = f"its logits differ by {gap:.1e} from torch's"
     path.unlink(missing_ok=True)
     raise ExportError(f"This network can't be written as ONNX: {problem}")
-
-
-def _onnx_gap(model: nn.Module, path: Path, images: Tensor) -> float:
-    import onnxruntime  # late, because it is optional
-
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    found = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
-    with torch.inference_mode():
-        expected = model(images)
-    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1))

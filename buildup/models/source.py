@@ -66,8 +66,15 @@ class Sources:
             return
         home = import_module(module)
         node = _definitions(home).get(name)
-        if isinstance(node, Import):
-            self._follow(node, copied)
+        if isinstance(node, Import) and _root(node.module) not in copied:
+            self._import(node)
+        elif isinstance(node, Import):
+            if not node.name or node.alias:
+                raise ExportError(
+                    f"{node.module} can't be exported, for it is imported as a whole or by another name. "
+                    f"Write `from {node.module} import ...` in what is exported."
+                )
+            self._add(node.module, node.name, copied)
         elif node is not None and self.homes.setdefault(name, module) != module:
             raise ExportError(
                 f"{module}.{name} and {self.homes[name]}.{name} can't be in one file. Rename one of them."
@@ -80,18 +87,6 @@ class Sources:
             decorators: list[ast.expr] = getattr(node, "decorator_list", [])
             first = min(one.lineno for one in (node, *decorators) if isinstance(one, ast.stmt | ast.expr))
             self.texts[name] = "\n".join(inspect.getsource(home).splitlines()[first - 1 : node.end_lineno])
-
-    def _follow(self, one: Import, copied: set[str]) -> None:
-        """Import what a copied text imports, or copy it where it is of the same package."""
-        if _root(one.module) not in copied:
-            self._import(one)
-        elif one.name and not one.alias:
-            self._add(one.module, one.name, copied)
-        else:
-            raise ExportError(
-                f"{one.module} can't be exported, for it is imported as a whole or by another name. "
-                f"Write `from {one.module} import ...` in what is exported."
-            )
 
     def _import(self, one: Import) -> None:
         if self.imports.setdefault(one.bound, one) != one or one.bound in self.homes:

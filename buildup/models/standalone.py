@@ -40,18 +40,28 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     The file loads its weights from `model.safetensors` beside it.
     """
     name = f"alternet_{fingerprint(network)}"
-    added = _added(network)
+    # The path of each added block, with that of the last block of the base itself in that stage.
+    added = {
+        block.path: [own.path for own in stage.blocks if not own.added][-1]
+        for stage in network.stages
+        for block in stage.blocks
+        if block.added
+    }
     sources = Sources(imports={one.bound: one for one in ALWAYS})
     replacements = _replacements(network, sources)
     if network.shrunk:
         sources.name(apply_small_stem)
     if network.replaced or added:
         sources.name(replace_module)
-    notraced = _notraced(network, sources)
+    layers = dict.fromkeys(module_class(kind) for kind in network.replaced.values())
+    notraced = [f"register_notrace_module({sources.name(layer)})" for layer in layers if is_notrace_module(layer)]
+    if notraced:
+        sources.imports["register_notrace_module"] = Import("timm.models", "register_notrace_module")
+        notraced.insert(0, "# timm's feature extraction by fx cannot trace these; each is a leaf.")
     parts = [
         _data(network, name, added, config),
         *sources.texts.values(),
-        notraced,
+        "\n".join(notraced),
         replacements,
         _assembly(network, added),
         _entry(network, name),
@@ -59,16 +69,6 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     body = "\n\n\n".join(part for part in parts if part)
     imports = import_lines(sources.imports.values())
     return f'"""{_about(network, name, bool(network.replaced or added))}"""\n\n{imports}\n\n{body}\n'
-
-
-def _added(network: Network) -> dict[str, str]:
-    """The path of each added block, with that of the last block of the base itself in that stage."""
-    return {
-        block.path: [own.path for own in stage.blocks if not own.added][-1]
-        for stage in network.stages
-        for block in stage.blocks
-        if block.added
-    }
 
 
 def _replacements(network: Network, sources: Sources) -> str:
@@ -92,15 +92,6 @@ def _expression(value: Any, sources: Sources) -> Any:
         named = {name: _expression(one, sources) for name, one in value.keywords.items()}
         return FunctionCall("partial", (_expression(value.func, sources),), named)
     return Expression(sources.name(value)) if callable(value) else value
-
-
-def _notraced(network: Network, sources: Sources) -> str:
-    layers = dict.fromkeys(module_class(kind) for kind in network.replaced.values())
-    calls = [f"register_notrace_module({sources.name(layer)})" for layer in layers if is_notrace_module(layer)]
-    if not calls:
-        return ""
-    sources.imports["register_notrace_module"] = Import("timm.models", "register_notrace_module")
-    return "\n".join(["# timm's feature extraction by fx cannot trace these; each is a leaf.", *calls])
 
 
 def _about(network: Network, name: str, changed: bool) -> str:

@@ -10,15 +10,16 @@ An attempt only reads the folder of an earlier one that it resumes from, because
 """
 
 import json
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
@@ -44,7 +45,8 @@ def start_attempt(
         save_checkpoint(folder, identity, model, optimizer, curve)
         append_log(folder, f"going on after epoch {len(curve)} of {earlier}")
     else:
-        _write(Path(folder) / CURVE, b"")
+        with _replacing(Path(folder) / CURVE) as temporary:
+            temporary.write_bytes(b"")
     return curve
 
 
@@ -52,20 +54,16 @@ def save_checkpoint(
     folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, curve: Sequence[Epoch]
 ) -> None:
     """Save the state after the last epoch of a curve."""
-    place = Path(folder)
     state = {
         "identity": identity,
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "curve": [epoch_to_values(epoch) for epoch in curve],
     }
-    temporary = place / f"{CHECKPOINT}.tmp"
-    try:
+    with _replacing(Path(folder) / CHECKPOINT) as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, place / CHECKPOINT)
-    finally:
-        temporary.unlink(missing_ok=True)  # after an error, half a checkpoint would fill the disk
-    _write(place / CURVE, _lines(curve))
+    with _replacing(Path(folder) / CURVE) as temporary:
+        temporary.write_bytes(_lines(curve))
     last = curve[-1]
     numbers = "  ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
     append_log(folder, f"epoch {last.number}  {numbers}")
@@ -78,14 +76,11 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
     its score was recorded.
     """
     place = Path(folder)
-    temporary = place / f"{WEIGHTS}.tmp"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
+    with _replacing(place / WEIGHTS) as temporary:
         save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
-        os.replace(temporary, place / WEIGHTS)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _write(place / RELIABILITY, json.dumps([asdict(bin) for bin in bins], indent=1).encode())
+    with _replacing(place / RELIABILITY) as temporary:
+        temporary.write_bytes(json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     append_log(folder, "finished")
 
@@ -105,35 +100,38 @@ def append_log(folder: str, line: str) -> None:
 def _load_earlier(place: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
     if not place.is_dir():
         raise RunError(f"{place} is not the folder of an earlier attempt, so there is nothing to resume from.")
-    if (place / CHECKPOINT).is_file():
-        state = torch.load(place / CHECKPOINT, map_location="cpu", weights_only=True)
-        _check_identity(place / CHECKPOINT, state["identity"], identity)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return [epoch_from_values(values) for values in state["curve"]]
-    if (place / WEIGHTS).is_file():
-        with safe_open(place / WEIGHTS, framework="pt") as file:
-            metadata: Mapping[str, str] = file.metadata()
-            _check_identity(place / WEIGHTS, metadata["identity"], identity)
-            weights: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        model.load_state_dict(weights)
-        return [epoch_from_values(json.loads(line)) for line in metadata["curve"].splitlines()]
-    return []
-
-
-def _check_identity(path: Path, found: str, wanted: str) -> None:
-    if found != wanted:
+    state: dict[str, Any]
+    if (path := place / CHECKPOINT).is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    elif (path := place / WEIGHTS).is_file():
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        curve = [json.loads(line) for line in metadata["curve"].splitlines()]
+        state = {"identity": metadata["identity"], "model": weights, "curve": curve}
+    else:
+        return []
+    if state["identity"] != identity:
         raise RunError(
-            f"{path} belongs to another training: it is {found}, and {wanted} is to be resumed. "
+            f"{path} belongs to another training: it is {state['identity']}, and {identity} is to be resumed. "
             "Network, seed, data, recipe or precision differ; train from the start instead."
         )
+    model.load_state_dict(state["model"])
+    if "optimizer" in state:
+        optimizer.load_state_dict(state["optimizer"])
+    return [epoch_from_values(values) for values in state["curve"]]
 
 
 def _lines(curve: Sequence[Epoch]) -> bytes:
     return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve).encode()
 
 
-def _write(path: Path, content: bytes) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file that takes a path when it is complete. After an error, half of it would fill the disk."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

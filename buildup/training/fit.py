@@ -16,7 +16,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from buildup.errors import DataError
 from buildup.graph.network import Network
@@ -30,13 +30,7 @@ from buildup.training.execution import Execution, torch_settings
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
-from buildup.training.train_step import (
-    Stepper,
-    create_training_model,
-    make_optimizer,
-    prepare_model,
-    to_memory_format,
-)
+from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model, to_memory_format
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 RETRY_PARTS = 2
@@ -73,17 +67,6 @@ class Job:
     """The folder of an earlier attempt, which is only read."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Training:
-    """A training that is set up, with the epochs that an earlier attempt finished."""
-
-    recipe: Recipe
-    feed: Feed
-    stepper: Stepper
-    identity: str
-    curve: list[Epoch]
-
-
 def fit(job: Job) -> Generator[Epoch, None, Score]:
     """Train, yield each epoch, and return the score.
 
@@ -112,18 +95,49 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 
 def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Score]:
     """Train with each batch in micro-batches. The first `reported` epochs are not yielded again."""
-    training = _set_up(job, parts)
-    curve, model, optimizer = training.curve, training.stepper.model, training.stepper.optimizer
+    device = torch.device(job.device)
+    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
+    _check_data(job, dataset)
+    train, val = split(dataset, job.split_seed, fraction=job.fraction)
+    if job.whole:
+        train = torch.cat((train, val)).sort().values
+    recipe = job.recipe.resolved(train_images=len(train))
+    feed = Feed(
+        recipe=recipe,
+        dataset=on_device(dataset, device) if isinstance(dataset, Dataset) else dataset,
+        train=train,
+        val=val,
+        seed=job.seed,
+        device=device,
+        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
+        workers=job.threads if device.type == "cuda" else 0,
+    )
+
+    model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
+    model = prepare_model(model, job.network, job.execution)
+    optimizer = make_optimizer(model, recipe, job.execution)
+
+    identity = _identity(job, recipe, dataset)
+    curve = checkpoint.start_attempt(job.folder, job.resume_from, identity, model, optimizer)
+    for line in _log_header(job, feed, parts):
+        checkpoint.append_log(job.folder, line)
+
+    stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
+    if len(curve) < recipe.epochs:
+        model.train()
+        shape = (min(recipe.batch_size, len(train)), *job.network.input_shape)
+        stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device))
+
     yield from curve[reported:]
     found: Metrics | None = None
-    for number in range(len(curve) + 1, training.recipe.epochs + 1):
-        epoch, found = _train_epoch(job, training, number)
+    for number in range(len(curve) + 1, recipe.epochs + 1):
+        epoch, found = _train_epoch(job, feed, stepper, number)
         curve.append(epoch)
-        checkpoint.save_checkpoint(job.folder, training.identity, model, optimizer, curve)
+        checkpoint.save_checkpoint(job.folder, identity, model, optimizer, curve)
         yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
-        found = validate(model, training.feed, Execution())
-    checkpoint.finish_attempt(job.folder, training.identity, model, curve, found.bins)
+        found = validate(model, feed, Execution())
+    checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
     return Score(
         accuracy=found.accuracy,
         metrics={**found.values, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)},
@@ -134,36 +148,8 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     )
 
 
-def _set_up(job: Job, parts: int) -> _Training:
-    """Open the data, build model and optimiser, and load the state of an earlier attempt."""
-    device = torch.device(job.device)
-    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
-    _check_data(job, dataset)
-    train, val = split(dataset, job.split_seed, fraction=job.fraction)
-    if job.whole:
-        train = torch.cat((train, val)).sort().values
-    recipe = job.recipe.resolved(train_images=len(train))
-    feed = _make_feed(recipe, dataset, train, val, seed=job.seed, device=device, threads=job.threads)
-
-    model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
-    model = prepare_model(model, job.network, job.execution)
-    optimizer = make_optimizer(model, recipe, job.execution)
-
-    identity = _identity(job, recipe, dataset)
-    curve = checkpoint.start_attempt(job.folder, job.resume_from, identity, model, optimizer)
-    for line in _log_header(job, recipe, feed, parts):
-        checkpoint.append_log(job.folder, line)
-
-    stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
-    if len(curve) < recipe.epochs:
-        model.train()
-        shape = (min(recipe.batch_size, len(train)), *job.network.input_shape)
-        stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device))
-    return _Training(recipe=recipe, feed=feed, stepper=stepper, identity=identity, curve=curve)
-
-
-def _train_epoch(job: Job, training: _Training, number: int) -> tuple[Epoch, Metrics]:
-    recipe, feed, stepper = training.recipe, training.feed, training.stepper
+def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int) -> tuple[Epoch, Metrics]:
+    recipe = feed.recipe
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
     # The draws of the network itself (dropped paths) depend on the epoch, so that a resumed training repeats them.
@@ -200,7 +186,11 @@ def _train_epoch(job: Job, training: _Training, number: int) -> tuple[Epoch, Met
 def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: Recipe, *, threads: int) -> Metrics:
     """Measure a model on all images of a set, as a training by this recipe measures it on the validation images."""
     device, everything = next(model.parameters()).device, torch.arange(len(images.labels))
-    feed = _make_feed(recipe, images, everything[:0], everything, seed=0, device=device, threads=threads)
+    images = on_device(images, device) if isinstance(images, Dataset) else images
+    workers = threads if device.type == "cuda" else 0
+    feed = Feed(
+        recipe=recipe, dataset=images, train=everything[:0], val=everything, seed=0, device=device, workers=workers
+    )
     return validate(model, feed, Execution())
 
 
@@ -222,29 +212,8 @@ def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
     return metrics(reduce(add, tallies))
 
 
-def _make_feed(
-    recipe: Recipe,
-    dataset: Dataset | StreamedDataset,
-    train: Tensor,
-    val: Tensor,
-    *,
-    seed: int,
-    device: torch.device,
-    threads: int,
-) -> Feed:
-    return Feed(
-        recipe=recipe,
-        dataset=on_device(dataset, device) if isinstance(dataset, Dataset) else dataset,
-        train=train,
-        val=val,
-        seed=seed,
-        device=device,
-        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
-        workers=threads if device.type == "cuda" else 0,
-    )
-
-
-def _log_header(job: Job, recipe: Recipe, feed: Feed, parts: int) -> Iterator[str]:
+def _log_header(job: Job, feed: Feed, parts: int) -> Iterator[str]:
+    recipe = feed.recipe
     yield (
         f"{fingerprint(job.network)} seed {job.seed}: {len(feed.train)} images, {len(feed.val)} to "
         f"validate on, batch {recipe.batch_size}{f' in {parts} parts' if parts > 1 else ''}, lr {recipe.lr:.4g}, "

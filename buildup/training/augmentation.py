@@ -107,38 +107,6 @@ def random_stream(seed: int, epoch: int, purpose: str) -> np.random.RandomState:
     return np.random.RandomState([own >> 32, own & 0xFFFFFFFF])
 
 
-def data_order(rng: np.random.RandomState, images: int) -> Integers:
-    """Draw the order in which an epoch goes through the training images."""
-    return rng.permutation(images).astype(np.int64)
-
-
-def crop_shifts(rng: np.random.RandomState, images: int, padding: int) -> Integers:
-    """Draw row and column of each image's window in the padded image."""
-    return rng.randint(2 * padding + 1, size=(images, 2)).astype(np.int64)
-
-
-def flips(rng: np.random.RandomState, images: int) -> NDArray[np.bool_]:
-    """Draw which images are mirrored: about half of them."""
-    return rng.random_sample(images) < 0.5
-
-
-def erased_boxes(rng: np.random.RandomState, images: int, size: tuple[int, int], probability: float) -> Integers:
-    """Draw top, bottom, left and right of each image's erased box; images that stay whole get an empty box."""
-    height, width = size
-    chosen = rng.random_sample(images) <= probability
-    low, high = ERASED_ASPECT
-    area = rng.uniform(*ERASED_AREA, size=(ERASING_ATTEMPTS, images)) * height * width
-    aspect = np.exp(rng.uniform(math.log(low), math.log(high), size=(ERASING_ATTEMPTS, images)))
-    tall, wide = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
-    fits = (tall < height) & (wide < width)
-    first, every = fits.argmax(0), np.arange(images)
-    tall, wide = tall[first, every], wide[first, every]
-    places = rng.random_sample((2, images))
-    top, left = (places[0] * (height - tall + 1)).astype(np.int64), (places[1] * (width - wide + 1)).astype(np.int64)
-    boxes = np.stack([top, top + tall, left, left + wide], axis=1)
-    return np.where((chosen & fits.any(0))[:, None], boxes, 0)
-
-
 def mixture(
     rng: np.random.RandomState,
     size: tuple[int, int],
@@ -175,21 +143,6 @@ def cut(size: tuple[int, int], own: float, centre: tuple[int, int]) -> Mixture:
     return Mixture(own=1 - (bottom - top) * (right - left) / (size[0] * size[1]), box=(top, bottom, left, right))
 
 
-def crop(images: Tensor, shifts: Tensor, padding: int) -> Tensor:
-    """Pad with black and cut a window of the old size at each image's row and column."""
-    count, _, height, width = images.shape
-    device = images.device
-    padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
-    rows = shifts[:, 0, None, None] + torch.arange(height, device=device)[:, None]
-    columns = shifts[:, 1, None, None] + torch.arange(width, device=device)
-    return padded[torch.arange(count, device=device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
-
-
-def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror the chosen images."""
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
-
-
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 pixels as floats with mean 0 and standard deviation 1."""
     # By Python numbers: a tensor copied from the host would make every step wait for the device.
@@ -197,15 +150,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
     for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
         scaled[:, channel].sub_(centre).div_(spread)
     return scaled
-
-
-def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Set each image's box (top, bottom, left, right) to the mean."""
-    height, width = images.shape[2:]
-    top, bottom, left, right = boxes[:, :, None].unbind(1)
-    rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-    inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
-    return images.masked_fill(inside[:, None], 0.0)
 
 
 def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
@@ -227,23 +171,56 @@ def mix(images: Tensor, targets: Tensor, how: Mixture) -> tuple[Tensor, Tensor]:
 
 
 def _draw_crop(padding: int, epoch: EpochImages) -> Change | None:
+    """Pad with black, and cut a window of the old size at a random place of each image."""
     padding = round(padding * epoch.size / PADDING_SIZE)
     if not padding:
         return None
-    shifts = epoch.send(crop_shifts(epoch.draws("crop"), epoch.count, padding))
-    return lambda images, positions: crop(images, shifts[positions], padding)
+    shifts = epoch.send(epoch.draws("crop").randint(2 * padding + 1, size=(epoch.count, 2)).astype(np.int64))
+
+    def crop(images: Tensor, positions: slice) -> Tensor:
+        count, _, height, width = images.shape
+        device = images.device
+        top, left = shifts[positions, :, None, None].unbind(1)
+        padded = F.pad(images, (padding,) * 4).permute(0, 2, 3, 1)
+        rows = top + torch.arange(height, device=device)[:, None]
+        columns = left + torch.arange(width, device=device)
+        return padded[torch.arange(count, device=device)[:, None, None], rows, columns].permute(0, 3, 1, 2)
+
+    return crop
 
 
 def _draw_flip(setting: bool, epoch: EpochImages) -> Change | None:
+    """Mirror about half of the images."""
     if not epoch.mirror:
         return None
-    mirrored = epoch.send(flips(epoch.draws("flip"), epoch.count))
-    return lambda images, positions: flip(images, mirrored[positions])
+    mirrored = epoch.send(epoch.draws("flip").random_sample(epoch.count) < 0.5)
+    return lambda images, positions: torch.where(mirrored[positions, None, None, None], images.flip(3), images)
 
 
 def _draw_erasing(probability: float, epoch: EpochImages) -> Change:
-    boxes = epoch.send(erased_boxes(epoch.draws("erase"), epoch.count, (epoch.size, epoch.size), probability))
-    return lambda images, positions: erase(images, boxes[positions])
+    """Set a box of each chosen image to the mean; images that stay whole get an empty box."""
+    rng, images, size = epoch.draws("erase"), epoch.count, epoch.size
+    chosen = rng.random_sample(images) <= probability
+    low, high = ERASED_ASPECT
+    area = rng.uniform(*ERASED_AREA, size=(ERASING_ATTEMPTS, images)) * size * size
+    aspect = np.exp(rng.uniform(math.log(low), math.log(high), size=(ERASING_ATTEMPTS, images)))
+    tall, wide = np.rint(np.sqrt(area * aspect)).astype(np.int64), np.rint(np.sqrt(area / aspect)).astype(np.int64)
+    fits = (tall < size) & (wide < size)
+    first, every = fits.argmax(0), np.arange(images)
+    tall, wide = tall[first, every], wide[first, every]
+    places = rng.random_sample((2, images))
+    top, left = (places[0] * (size - tall + 1)).astype(np.int64), (places[1] * (size - wide + 1)).astype(np.int64)
+    corners = np.stack([top, top + tall, left, left + wide], axis=1)
+    boxes = epoch.send(np.where((chosen & fits.any(0))[:, None], corners, 0))
+
+    def erase(images: Tensor, positions: slice) -> Tensor:
+        height, width = images.shape[2:]
+        top, bottom, left, right = boxes[positions, :, None].unbind(1)
+        rows, columns = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
+        inside = ((rows >= top) & (rows < bottom))[:, :, None] & ((columns >= left) & (columns < right))[:, None, :]
+        return images.masked_fill(inside[:, None], 0.0)
+
+    return erase
 
 
 # Images go through the augmentations in the order of their registration.

@@ -9,7 +9,6 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any, Literal
@@ -29,7 +28,6 @@ from buildup.training.augmentation import (
     PADDING_SIZE,
     Change,
     EpochImages,
-    data_order,
     epoch_seed,
     mix,
     mixture,
@@ -67,17 +65,14 @@ class StreamedDataset:
 
     @property
     def name(self) -> str:
-        """The name that a user typed."""
         return self.source.name
 
     @property
     def labels(self) -> Tensor:
-        """int64."""
         return self.source.labels
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.source.class_names)
 
     @cached_property
@@ -105,8 +100,8 @@ class Feed:
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
         recipe, dataset, images = self.recipe, self.dataset, len(self.train)
-        order = data_order(random_stream(self.seed, number, "order"), images)
-        index = self.train[torch.from_numpy(order)]
+        order = random_stream(self.seed, number, "order").permutation(images)
+        index = self.train[torch.from_numpy(order.astype(np.int64))]
         starts = batch_starts(images, recipe.batch_size)
         if isinstance(dataset, Dataset):
             loaded = self._augmented_pixels(dataset, index, starts, number)
@@ -125,7 +120,19 @@ class Feed:
             targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
             batches = zip(torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True)
             for batch_inputs, batch_targets in batches:
-                yield _mix_batch(recipe, mix_rng, batch_inputs, batch_targets)
+                if recipe.mixup or recipe.cutmix:
+                    height, width = batch_inputs.shape[-2:]
+                    how = mixture(
+                        mix_rng,
+                        (height, width),
+                        mixup=recipe.mixup,
+                        cutmix=recipe.cutmix,
+                        mix_prob=recipe.mix_prob,
+                        mix_switch_prob=recipe.mix_switch_prob,
+                    )
+                    yield mix(batch_inputs, batch_targets, how)
+                else:
+                    yield batch_inputs, batch_targets
 
     def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images in their order, normalised, with their labels."""
@@ -249,21 +256,6 @@ def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Transform:
     return transform  # type: ignore[no-any-return]  # timm has no types
 
 
-def _mix_batch(recipe: Recipe, rng: np.random.RandomState, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    if not (recipe.mixup or recipe.cutmix):
-        return images, targets
-    height, width = images.shape[-2:]
-    how = mixture(
-        rng,
-        (height, width),
-        mixup=recipe.mixup,
-        cutmix=recipe.cutmix,
-        mix_prob=recipe.mix_prob,
-        mix_switch_prob=recipe.mix_switch_prob,
-    )
-    return mix(images, targets, how)
-
-
 @dataclass(frozen=True, kw_only=True)
 class _SourceImages(TorchDataset[tuple[Any, int]]):
     """The images of an epoch by their place in it."""
@@ -277,21 +269,15 @@ class _SourceImages(TorchDataset[tuple[Any, int]]):
         return len(self.index)
 
     def __getitem__(self, place: int) -> tuple[Any, int]:
-        index = self.index[place]
-        with _global_seed(epoch_seed(self.seed, place, "image")):
+        index, seed = self.index[place], epoch_seed(self.seed, place, "image")
+        # timm's transforms draw from the global generators, which get their state back at the end.
+        before = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        torch.default_generator.manual_seed(seed)
+        try:
             return self.transform(self.source.open(index)), int(self.source.labels[index])
-
-
-@contextmanager
-def _global_seed(seed: int) -> Iterator[None]:
-    """Seed the global generators, which timm's transforms draw from, and restore them at the end."""
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed & 0xFFFFFFFF)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.set_rng_state(before[2])
+        finally:
+            random.setstate(before[0])
+            np.random.set_state(before[1])
+            torch.set_rng_state(before[2])

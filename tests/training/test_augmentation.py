@@ -12,15 +12,10 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from buildup.training.augmentation import (
+    AUGMENTATIONS,
+    EpochImages,
     Mixture,
-    crop,
-    crop_shifts,
     cut,
-    data_order,
-    erase,
-    erased_boxes,
-    flip,
-    flips,
     mix,
     mixture,
     normalise,
@@ -35,9 +30,25 @@ def pictures(count: int = 6, channels: int = 3, size: int = 16) -> Tensor:
     return torch.randint(1, 256, (count, channels, size, size), generator=torch.Generator().manual_seed(3)).byte()
 
 
+def changed(name: str, setting: object, images: Tensor) -> Tensor:
+    """Images as an augmentation changes them in an epoch."""
+    epoch = EpochImages(
+        count=len(images),
+        size=images.shape[2],
+        mean=(0.5, 0.5, 0.5),
+        mirror=True,
+        device=torch.device("cpu"),
+        seed=0,
+        epoch=1,
+    )
+    change = AUGMENTATIONS[name].draw(setting, epoch)
+    assert change is not None
+    return change(images, slice(0, len(images)))
+
+
 def test_order_is_a_permutation_by_seed_and_epoch() -> None:
     def order(seed: int, epoch: int) -> list[int]:
-        return [int(index) for index in data_order(random_stream(seed, epoch, "order"), 50)]
+        return [int(index) for index in random_stream(seed, epoch, "order").permutation(50)]
 
     assert sorted(order(0, 1)) == list(range(50))
     assert order(0, 1) == order(0, 1)
@@ -46,21 +57,21 @@ def test_order_is_a_permutation_by_seed_and_epoch() -> None:
 
 
 def test_a_crop_is_the_image_moved_with_a_black_border() -> None:
-    images = pictures(40)
-    shifts = crop_shifts(random_stream(0, 1, "crop"), 40, 2)
-    assert {int(value) for value in shifts.flatten()} == set(range(5))
+    images, moved = pictures(40), set()
     padded = torch.nn.functional.pad(images, (2, 2, 2, 2))
-    for image, source, (y, x) in zip(crop(images, torch.from_numpy(shifts), 2), padded, shifts, strict=True):
-        assert torch.equal(image, source[:, y : y + 16, x : x + 16])
+    for image, source in zip(changed("crop_padding", 4, images), padded, strict=True):
+        windows = {(y, x): source[:, y : y + 16, x : x + 16] for y in range(5) for x in range(5)}
+        (shift,) = (shift for shift, window in windows.items() if torch.equal(image, window))
+        moved.add(shift)
+    assert {y for y, _ in moved} == {x for _, x in moved} == set(range(5))
 
 
 def test_a_flip_mirrors_some_images_and_leaves_the_others() -> None:
     images = pictures(40)
-    chosen = torch.from_numpy(flips(random_stream(0, 1, "flip"), 40))
-    assert 10 < chosen.sum() < 30
-    changed = flip(images, chosen)
-    assert torch.equal(changed[chosen], images[chosen].flip(3))
-    assert torch.equal(changed[~chosen], images[~chosen])
+    found = changed("flip", True, images)
+    mirrored = (found != images).flatten(1).any(1)
+    assert 10 < mirrored.sum() < 30
+    assert torch.equal(found[mirrored], images[mirrored].flip(3))
 
 
 def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:
@@ -73,10 +84,12 @@ def test_normalised_pixels_have_the_stated_mean_and_deviation() -> None:
 
 def test_erasing_takes_one_rectangle_from_its_share_of_the_images_as_timm_does() -> None:
     count = 4000
-    boxes = erased_boxes(random_stream(0, 1, "erase"), count, (32, 32), 0.25)
-    holes = erase(torch.ones(count, 1, 32, 32), torch.from_numpy(boxes))[:, 0] == 0
-    for hole, (top, bottom, left, right) in zip(holes[:100], boxes, strict=False):
-        assert hole.sum() == (bottom - top) * (right - left) == hole[top:bottom, left:right].sum()
+    holes = changed("erasing", 0.25, torch.ones(count, 1, 32, 32))[:, 0] == 0
+    for hole in holes[:100]:
+        for axis in (0, 1):  # a filled rectangle: all lines through it have the same pixels, one beside the other
+            lines = hole.unique(dim=axis)
+            assert (lines.sum(1 - axis) > 0).sum() == hole.any()
+            assert (hole.any(1 - axis).int().diff() != 0).sum() <= 2
 
     before = random.getstate()
     random.seed(0)

@@ -29,6 +29,7 @@ import torch
 from PIL import Image, ImageOps
 from timm.data.dataset_factory import create_dataset
 from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 from buildup.cache import user_cache
 from buildup.errors import DataError
@@ -107,24 +108,23 @@ class SourceDataset:
 def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = True) -> Source:
     """Open a set; a second call in this process returns the same source."""
     found = kind.open(name, place, train)
-    return found if train else _checked(found, open_source(kind, name, place).class_names)
-
-
-def _checked(test: Source, classes: tuple[str, ...]) -> Source:
-    """Check that test images can be scored: they must show all classes of the training images and no others."""
-    counts = test.labels.bincount(minlength=len(classes))
-    if test.class_names[: len(classes)] != classes or len(counts) > len(classes):
-        differences = sorted({*test.class_names} ^ {*classes}) or ["their order"]
+    if train:
+        return found
+    # A score counts only if the test images show all classes of the training images and no others.
+    classes = open_source(kind, name, place).class_names
+    counts = found.labels.bincount(minlength=len(classes))
+    if found.class_names[: len(classes)] != classes or len(counts) > len(classes):
+        differences = sorted({*found.class_names} ^ {*classes}) or ["their order"]
         raise DataError(
-            f"{test.name}: the test images must have the classes of the training images; they differ in "
+            f"{found.name}: the test images must have the classes of the training images; they differ in "
             f"{_some(differences)}."
         )
     if missing := [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]:
         raise DataError(
-            f"{test.name}: no test image shows {_some(missing)}, so a score would leave those classes out. "
+            f"{found.name}: no test image shows {_some(missing)}, so a score would leave those classes out. "
             "Add some images of each class."
         )
-    return test
+    return found
 
 
 def _some(names: Sequence[str]) -> str:
@@ -133,8 +133,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _decoded(source: Source, image_size: int) -> Dataset:
+    # Scaled by the shorter side, and cropped at the centre.
+    fit = partial(ImageOps.fit, size=(image_size, image_size), method=Image.Resampling.BILINEAR)
     with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda index: scale_and_crop(source.open(index), image_size), range(len(source.labels)))
+        images = pool.map(lambda index: pil_to_tensor(fit(source.open(index))), range(len(source.labels)))
         return Dataset(
             name=source.name,
             images=torch.stack(list(images)),
@@ -156,12 +158,6 @@ def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
         raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
 
 
-def scale_and_crop(image: Image.Image, size: int) -> Tensor:
-    """Scale the shorter side to a size and crop the centre."""
-    fitted = ImageOps.fit(image, (size, size), method=Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).contiguous()
-
-
 def _open_folder(name: str, place: Path, train: bool) -> Source:
     root = Path(name.partition(":")[2]).expanduser()
     classes = _class_files(root, train)
@@ -171,14 +167,20 @@ def _open_folder(name: str, place: Path, train: bool) -> Source:
         name=name,
         labels=torch.tensor([label for label, members in enumerate(classes.values()) for _ in members]),
         class_names=tuple(classes),
-        open=partial(_open_file, paths),
+        open=partial(_open_item, paths),
         state=[str(root.resolve()), [(path, found.st_size, found.st_mtime_ns) for path, found in files]],
     )
 
 
 def _class_files(root: Path, train: bool) -> dict[str, list[Path]]:
     """The image files of each class, classes and files in the order of their names."""
-    place = _images_folder(root, train)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. {LAYOUT}")
+    place = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
+    if not train and place == root:
+        raise DataError(
+            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
+        )
     skipped = TEST_FOLDERS if place == root else ()
     classes = {
         folder.name: [
@@ -204,19 +206,11 @@ def _class_files(root: Path, train: bool) -> dict[str, list[Path]]:
     return classes
 
 
-def _images_folder(root: Path, train: bool) -> Path:
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder. {LAYOUT}")
-    if train:
-        return root / "train" if (root / "train").is_dir() else root
-    for name in TEST_FOLDERS:
-        if (root / name).is_dir():
-            return root / name
-    raise DataError(f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/.")
-
-
-def _open_file(paths: Sequence[Path], index: int) -> Image.Image:
-    return open_image(paths[index])
+def _open_item(items: Any, index: int) -> Image.Image:
+    """Open an image of a sequence of files, or of pairs of an image or its file with a label."""
+    item = items[index]
+    image = item[0] if isinstance(item, tuple) else item
+    return image.convert("RGB") if isinstance(image, Image.Image) else open_image(image)
 
 
 def _open_by_timm(name: str, place: Path, train: bool) -> Source:
@@ -225,52 +219,46 @@ def _open_by_timm(name: str, place: Path, train: bool) -> Source:
     for split in ("train",) if train else ("test", "validation"):
         try:
             found: Any = create_dataset(name, root=str(place), split=split)
+            break
         except (ImportError, RuntimeError, OSError, ValueError, AssertionError) as problem:
             problems.append(str(problem))
-            continue
-        return _huggingface(name, found, split) if name.startswith("hfds/") else _torchvision(name, found, str(place))
-    raise DataError(f"{name}: timm can't open this set under {place}: {problems[0]}")
-
-
-def _torchvision(name: str, found: Any, data_dir: str) -> Source:
-    labels = next((list(getattr(found, key)) for key in ("targets", "labels", "_labels") if hasattr(found, key)), None)
-    if labels is None:
-        raise DataError(f"{name}: this set of torchvision does not give its labels. Use folder:DIR for its files.")
-    classes = getattr(found, "classes", None) or [str(label) for label in sorted(set(labels))]
+    else:
+        raise DataError(f"{name}: timm can't open this set under {place}: {problems[0]}")
+    if name.startswith("hfds/"):
+        items = found.reader
+        labels = list(items.dataset[items.label_key])
+        classes = sorted(items.class_to_idx, key=items.class_to_idx.__getitem__) or range(max(labels) + 1)
+        state = [name, split, getattr(items.dataset, "_fingerprint", ""), len(labels)]
+    else:
+        items = found
+        labels = next(
+            (list(getattr(found, key)) for key in ("targets", "labels", "_labels") if hasattr(found, key)), []
+        )
+        if not labels:
+            raise DataError(f"{name}: this set of torchvision does not give its labels. Use folder:DIR for its files.")
+        classes = getattr(found, "classes", None) or sorted(set(labels))
+        state = [name, str(place), len(labels)]
     return Source(
         name=name,
         labels=torch.tensor([int(label) for label in labels]),
         class_names=tuple(map(str, classes)),
-        open=partial(_open_pair, found),
-        state=[name, data_dir, len(labels)],
+        open=partial(_open_item, items),
+        state=state,
     )
-
-
-def _open_pair(pairs: Any, index: int) -> Image.Image:
-    image: Image.Image = pairs[index][0]
-    return image.convert("RGB")
-
-
-def _huggingface(name: str, found: Any, split: str) -> Source:
-    reader = found.reader
-    labels = torch.tensor(list(reader.dataset[reader.label_key]))
-    names = sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__)
-    return Source(
-        name=name,
-        labels=labels,
-        class_names=tuple(map(str, names)) or tuple(map(str, range(int(labels.max()) + 1))),
-        open=partial(_open_stream, reader),
-        state=[name, split, getattr(reader.dataset, "_fingerprint", ""), len(labels)],
-    )
-
-
-def _open_stream(reader: Any, index: int) -> Image.Image:
-    return open_image(reader[index][0])
 
 
 def _open_webdataset(name: str, place: Path, train: bool) -> Source:
+    """Open the tar files of a part, by their names. Without "train" in a name, all that are not for the test count."""
     root = Path(name.partition(":")[2]).expanduser()
-    shards = _shards(root, train)
+    every = sorted(root.glob("*.tar"))
+    named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
+    if train:
+        shards = named["train"] or [path for path in every if path not in named["test"] + named["val"]]
+    else:
+        shards = named["test"] or named["val"]
+    if not shards:
+        which = "" if train else " with test or val in its name"
+        raise DataError(f"{root}: no tar file{which} is there, and a webdataset is made of them.")
     state = [str(root.resolve()), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]]
     index = _shard_index(shards, state)
     labels = torch.from_numpy(index["label"])
@@ -283,20 +271,6 @@ def _open_webdataset(name: str, place: Path, train: bool) -> Source:
         open=partial(_open_member, shards, index),
         state=state,
     )
-
-
-def _shards(root: Path, train: bool) -> list[Path]:
-    """The tar files of a part, by their names. Without "train" in a name, all files that are not for the test count."""
-    every = sorted(root.glob("*.tar"))
-    named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
-    if train:
-        found = named["train"] or [path for path in every if path not in named["test"] + named["val"]]
-    else:
-        found = named["test"] or named["val"]
-    if not found:
-        which = "" if train else " with test or val in its name"
-        raise DataError(f"{root}: no tar file{which} is there, and a webdataset is made of them.")
-    return found
 
 
 def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[Any, Any]]:

@@ -50,20 +50,22 @@ class Layer:
     """Images x 6: one number for most operations, the matrix for affine ones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """One entry of timm's list: its name there, and the meaning of a magnitude."""
-
-    name: str
-    operation: int
-    """`BILINEAR` for affine ones; half of them become bicubic."""
-    arguments: Callable[[Floats, Floats, int], Floats]
-    """Computes arguments, images x 1 or x 6, from levels from 0 to 1, signs and the image size."""
-
-
 def rand_augment(rng: np.random.RandomState, images: int, size: int, settings: RandAugment) -> tuple[Layer, ...]:
     """Draw the operations of RandAugment for each image of an epoch."""
-    return tuple(_layer(rng, images, size, settings) for _ in range(settings.layers))
+    layers = []
+    for _ in range(settings.layers):
+        chosen = rng.randint(len(CHOICES), size=images)
+        applied = rng.random_sample(images) <= PROBABILITY
+        levels = rng.normal(settings.magnitude, settings.std, size=images).clip(0, LEVELS) / LEVELS
+        signs = np.where(rng.random_sample(images) > 0.5, -1.0, 1.0)
+        bicubic = rng.randint(2, size=images)
+        operation, arguments = np.full(images, KEEP), np.zeros((images, ARGUMENTS))
+        for index, choice in enumerate(CHOICES):
+            its = np.flatnonzero(applied & (chosen == index))
+            operation[its] = choice.operation + (bicubic[its] if choice.operation == BILINEAR else 0)
+            arguments[its] = _padded(choice.arguments(levels[its], signs[its], size))
+        layers.append(Layer(operation=operation, arguments=arguments))
+    return tuple(layers)
 
 
 def colour_jitter(rng: np.random.RandomState, images: int, strength: float) -> tuple[Layer, ...]:
@@ -93,21 +95,6 @@ def operate(images: Tensor, layer: Layer, positions: slice, fill: tuple[int, ...
     return torch.cat([parts[0], *done])[send(torch.from_numpy(order.argsort()), images.device)]
 
 
-def _layer(rng: np.random.RandomState, images: int, size: int, settings: RandAugment) -> Layer:
-    chosen = rng.randint(len(CHOICES), size=images)
-    applied = rng.random_sample(images) <= PROBABILITY
-    levels = rng.normal(settings.magnitude, settings.std, size=images).clip(0, LEVELS) / LEVELS
-    signs = np.where(rng.random_sample(images) > 0.5, -1.0, 1.0)
-    bicubic = rng.randint(2, size=images)
-    operation, arguments = np.full(images, KEEP), np.zeros((images, ARGUMENTS))
-    for index, choice in enumerate(CHOICES):
-        its = np.flatnonzero(applied & (chosen == index))
-        moves = choice.operation == BILINEAR
-        operation[its] = choice.operation + (bicubic[its] if moves else 0)
-        arguments[its] = _padded(choice.arguments(levels[its], signs[its], size))
-    return Layer(operation=operation, arguments=arguments)
-
-
 def _padded(arguments: Floats) -> Floats:
     return np.pad(arguments, ((0, 0), (0, ARGUMENTS - arguments.shape[1])))
 
@@ -133,32 +120,33 @@ def _rotation(levels: Floats, signs: Floats, size: int) -> Floats:
     )
 
 
-def _in_place(
-    name: str, operation: operations.Operation, arguments: Callable[[Floats, Floats, int], Floats] = _factor
-) -> Choice:
-    return Choice(name=name, operation=PIXELS.index(operation), arguments=arguments)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One entry of timm's list: its name there, and the meaning of a magnitude."""
 
-
-def _affine(name: str, matrices: Callable[[Floats, Floats, int], Floats]) -> Choice:
-    return Choice(name=name, operation=BILINEAR, arguments=matrices)
+    name: str
+    operation: int
+    """`BILINEAR` for affine ones; half of them become bicubic."""
+    arguments: Callable[[Floats, Floats, int], Floats] = _factor
+    """Computes arguments, images x 1 or x 6, from levels from 0 to 1, signs and the image size."""
 
 
 CHOICES = (
-    _in_place("AutoContrast", operations.auto_contrast),
-    _in_place("Equalize", operations.equalize),
-    _in_place("Invert", operations.invert),
-    _affine("Rotate", _rotation),
-    _in_place("Posterize", operations.posterize, partial(_integer, scale=4, most=4)),
-    _in_place("Solarize", operations.solarize, partial(_integer, scale=256, most=256)),
-    _in_place("SolarizeAdd", operations.solarize_add, partial(_integer, scale=110, most=128)),
-    _in_place("Color", operations.color),
-    _in_place("Contrast", operations.contrast),
-    _in_place("Brightness", operations.brightness),
-    _in_place("Sharpness", operations.sharpness),
-    _affine("ShearX", lambda levels, signs, size: _matrix(1, levels * 0.3 * signs, 0, 0, 1, 0)),
-    _affine("ShearY", lambda levels, signs, size: _matrix(1, 0, 0, levels * 0.3 * signs, 1, 0)),
-    _affine("TranslateXRel", lambda levels, signs, size: _matrix(1, 0, levels * 0.45 * signs * size, 0, 1, 0)),
-    _affine("TranslateYRel", lambda levels, signs, size: _matrix(1, 0, 0, 0, 1, levels * 0.45 * signs * size)),
+    Choice("AutoContrast", PIXELS.index(operations.auto_contrast)),
+    Choice("Equalize", PIXELS.index(operations.equalize)),
+    Choice("Invert", PIXELS.index(operations.invert)),
+    Choice("Rotate", BILINEAR, _rotation),
+    Choice("Posterize", PIXELS.index(operations.posterize), partial(_integer, scale=4, most=4)),
+    Choice("Solarize", PIXELS.index(operations.solarize), partial(_integer, scale=256, most=256)),
+    Choice("SolarizeAdd", PIXELS.index(operations.solarize_add), partial(_integer, scale=110, most=128)),
+    Choice("Color", PIXELS.index(operations.color)),
+    Choice("Contrast", PIXELS.index(operations.contrast)),
+    Choice("Brightness", PIXELS.index(operations.brightness)),
+    Choice("Sharpness", PIXELS.index(operations.sharpness)),
+    Choice("ShearX", BILINEAR, lambda levels, signs, size: _matrix(1, levels * 0.3 * signs, 0, 0, 1, 0)),
+    Choice("ShearY", BILINEAR, lambda levels, signs, size: _matrix(1, 0, 0, levels * 0.3 * signs, 1, 0)),
+    Choice("TranslateXRel", BILINEAR, lambda levels, signs, size: _matrix(1, 0, levels * 0.45 * signs * size, 0, 1, 0)),
+    Choice("TranslateYRel", BILINEAR, lambda levels, signs, size: _matrix(1, 0, 0, 0, 1, levels * 0.45 * signs * size)),
 )
 """timm's list for `rand-...` without `inc1`: with the magnitude most get stronger, posterize and solarize weaker."""
 

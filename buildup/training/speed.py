@@ -5,8 +5,10 @@ On 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, t
 """
 
 import time
-from collections.abc import Callable, Mapping
+import timeit
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,13 +56,7 @@ def default_execution(recipe: Recipe, device: str) -> Execution:
 
 
 def choose_execution(
-    network: Network,
-    recipe: Recipe,
-    *,
-    device: str,
-    threads: int,
-    steps: int,
-    settled: Mapping[str, Any] | None = None,
+    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, settled: Mapping[str, Any] | None = None
 ) -> tuple[Speed, ...]:
     """Measure the executions that may be fastest for a training of so many steps; the best one comes first.
 
@@ -115,14 +111,17 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         stepper.capture(images, targets)
         stepper(images, targets, recipe.lr)
         preparation = _now(place) - began
-        train = _best_time(place, lambda: stepper(images, targets, recipe.lr))
+        timer, repeat = partial(_now, place), GPU_STEPS if place.type == "cuda" else CPU_STEPS
+        train = min(timeit.repeat(lambda: stepper(images, targets, recipe.lr), timer=timer, repeat=repeat, number=1))
         model.eval()
         with (
             torch.inference_mode(),
             torch.compiler.set_stance("force_eager"),
             torch.autocast(place.type, torch.bfloat16, enabled=execution.precision == "bf16"),
         ):
-            evaluate = _best_time(place, lambda: model(to_memory_format(images, execution)))
+            evaluate = min(
+                timeit.repeat(lambda: model(to_memory_format(images, execution)), timer=timer, repeat=repeat, number=1)
+            )
     return Speed(
         execution=execution,
         train=train / len(images),
@@ -145,15 +144,6 @@ def _candidates(recipe: Recipe, device: torch.device, settled: Mapping[str, Any]
 
 def _batch_size(recipe: Recipe, device: torch.device) -> int:
     return min(recipe.batch_size, CPU_BATCH) if device.type == "cpu" else recipe.batch_size
-
-
-def _best_time(device: torch.device, work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(GPU_STEPS if device.type == "cuda" else CPU_STEPS):
-        began = _now(device)
-        work()
-        times.append(_now(device) - began)
-    return min(times)
 
 
 def _now(device: torch.device) -> float:

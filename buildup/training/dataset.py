@@ -65,12 +65,10 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
-        """Height and width."""
         return self.images.shape[2]
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
         return len(self.class_names)
 
     def part(self, index: Tensor) -> "Dataset":
@@ -119,35 +117,26 @@ class Labelled(Protocol):
     """The attributes of a dataset that a split needs."""
 
     @property
-    def labels(self) -> Tensor:
-        """int64."""
-
+    def labels(self) -> Tensor: ...
     @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-
+    def num_classes(self) -> int: ...
     @property
-    def val_share(self) -> float:
-        """The share of the training images that is kept for validation."""
+    def val_share(self) -> float: ...
 
 
-def split(
-    dataset: Labelled, seed: int, *, val_share: float | None = None, fraction: float = 1.0
-) -> tuple[Tensor, Tensor]:
+def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both in rising order.
 
     The split depends on the seed alone. Each class gives the same share to validation. `fraction` reduces the training
     part only, to at least one image a class. A larger fraction keeps all images that a smaller one keeps.
     """
-    share = dataset.val_share if val_share is None else val_share
     labels = dataset.labels.numpy()
-    train: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
-    val: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []
+    train, val = [], []
     for label in range(dataset.num_classes):
         members = np.flatnonzero(labels == label)
         # numpy promises that RandomState never changes its draws.
         shuffled = members[np.random.RandomState([seed, label]).permutation(len(members))]
-        kept, held = split_sizes(len(members), share, fraction)
+        kept, held = split_sizes(len(members), dataset.val_share, fraction)
         val.append(shuffled[:held])
         train.append(shuffled[held : held + kept])
     return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (train, val))  # type: ignore[return-value]
@@ -198,11 +187,8 @@ def fraction_text(fraction: float) -> str:
 def load_or_decode(folder: Path, name: str, source: object, decode: Callable[[], Dataset]) -> Dataset:
     """Load a decoded set from its file in a folder; decode it and write the file where it is missing.
 
-    Args:
-        folder: The folder of decoded sets.
-        name: The name of the set; a new file replaces an older one of the same name.
-        source: Plain values that differ between sources, and between states of their files.
-        decode: Decodes the source.
+    `source` are plain values that differ between sources, and between states of their files. A new file replaces an
+    older one of the same name.
     """
     key = hashlib.sha256(json.dumps([FILE_FORMAT, source], sort_keys=True).encode()).hexdigest()[:12]
     path = folder / f"{name}-{key}.safetensors"

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from subprocess import run
 from sys import executable
@@ -45,8 +46,8 @@ SHARES = st.floats(0.01, 1.0)
 def test_split_is_balanced_and_its_parts_are_apart(
     members: list[int], seed: int, share: float, fraction: float
 ) -> None:
-    dataset = labelled(members)
-    train, val = split(dataset, seed, val_share=share, fraction=fraction)
+    dataset = replace(labelled(members), val_share=share)
+    train, val = split(dataset, seed, fraction=fraction)
     assert not as_set(train) & as_set(val)
     assert (len(train), len(val)) == count_split(members, share, fraction)
     for label, count in enumerate(members):

@@ -79,14 +79,12 @@ def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: R
 
     Sets are read anew that would fill the memory, or whose whole images a recipe needs for resized crops.
     """
-    size = _checked_size(name, image_size, data_dir)
-    return _streamed(name, data_dir, size, recipe, train=True) or load_data(name, data_dir, size)
+    return _open(name, data_dir, image_size, recipe, train=True)
 
 
 def open_test(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
     """Open the test images, cut as a training by this recipe cuts its validation images. A search never opens them."""
-    size = _checked_size(name, image_size, data_dir)
-    return _streamed(name, data_dir, size, recipe, train=False) or load_test(name, data_dir, size)
+    return _open(name, data_dir, image_size, recipe, train=False)
 
 
 def check_test(name: str, data_dir: str | None = None) -> None:
@@ -119,19 +117,19 @@ def data_folder(data_dir: str | None = None) -> Path:
     return user_cache() / "data"
 
 
-def _streamed(name: str, data_dir: str | None, size: int, recipe: Recipe, *, train: bool) -> StreamedDataset | None:
-    """The set where it is read anew in each epoch; None where it is decoded once."""
-    source = dataset_kind(name).source(name, data_folder(data_dir), train=train)
-    if source is None:
-        if recipe.resized_crop is not None:
-            raise RecipeError(
-                f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
-                "Use one with crop_padding, such as paper."
-            )
-        return None
-    fills = len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory()
-    if not fills and recipe.resized_crop is None:
-        return None
+def _open(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, *, train: bool
+) -> Dataset | StreamedDataset:
+    size, place = _checked_size(name, image_size, data_dir), data_folder(data_dir)
+    source = dataset_kind(name).source(name, place, train=train)
+    if source is None and recipe.resized_crop is not None:
+        raise RecipeError(
+            f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
+            "Use one with crop_padding, such as paper."
+        )
+    fills = source is not None and len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory()
+    if source is None or not (fills or recipe.resized_crop):
+        return _load(name, place, size, train)
     if pixels := [name for name in recipe.augmentations if AUGMENTATIONS[name].sees == "pixels"]:
         raise RecipeError(
             f"recipe {recipe.name}: {', '.join(pixels)} of augmentations can't be applied to {name}, which is read "

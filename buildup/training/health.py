@@ -22,13 +22,10 @@ FALL = 0.99
 def check_base(
     curves: Sequence[Sequence[Epoch]], *, num_classes: int, images: int, expected: float | None
 ) -> list[str]:
-    """List what is wrong with the trainings of a base.
+    """List what is wrong with the trainings of a base, by the epochs of each.
 
-    Args:
-        curves: The epochs of each training.
-        num_classes: How many classes there are to guess from.
-        images: How many validation images there are.
-        expected: The accuracy in percent that the recipe states for this base and dataset, if any.
+    `images` is the number of validation images; `expected` the accuracy in percent that the recipe states for this base
+    and dataset, if any.
     """
     curves = [curve for curve in curves if curve]
     if not curves:
@@ -39,7 +36,18 @@ def check_base(
     floor = 100 * (p + max(noise, LEAST_PROGRESS * (1 - p)))
     problems = []
     if accuracy < floor:
-        problems.append(_near_chance(curves, accuracy, floor, num_classes))
+        said = f"The base reaches {accuracy:.2f} % of the validation images, where guessing reaches {100 * p:.2f} %"
+        learned = all("train_accuracy" in curve[-1].metrics for curve in curves)
+        if learned and (seen := _last(curves, "train_accuracy")) >= min(2 * floor, (floor + 100) / 2):
+            problems.append(
+                f"{said}, but it gets {seen:.2f} % of its training images right: training and evaluation do not "
+                "match. Batch norm statistics (a tiny batch, a high rate) or wrong labels are the usual causes."
+            )
+        else:
+            problems.append(
+                f"{said} and a base worth building on at least {floor:.2f} %. "
+                "Train longer or on more data, or check the labels."
+            )
     if all(len(curve) > 1 and "train_loss" in curve[-1].metrics for curve in curves):
         first = fmean(curve[0].metrics["train_loss"] for curve in curves)
         last = _last(curves, "train_loss")
@@ -70,22 +78,6 @@ def recipe_warning(network: Network, recipe: Recipe) -> str | None:
             "Recipe quick-adamw is as short as quick and suits them better."
         )
     return None
-
-
-def _near_chance(curves: Sequence[Sequence[Epoch]], accuracy: float, floor: float, num_classes: int) -> str:
-    chance = 100 / num_classes
-    said = f"The base reaches {accuracy:.2f} % of the validation images, where guessing reaches {chance:.2f} %"
-    if all("train_accuracy" in curve[-1].metrics for curve in curves):
-        seen = _last(curves, "train_accuracy")
-        if seen >= 2 * floor or seen >= (floor + 100) / 2:
-            return (
-                f"{said}, but it gets {seen:.2f} % of its training images right: training and evaluation do not "
-                "match. Batch norm statistics (a tiny batch, a high rate) or wrong labels are the usual causes."
-            )
-    return (
-        f"{said} and a base worth building on at least {floor:.2f} %. "
-        "Train longer or on more data, or check the labels."
-    )
 
 
 def _last(curves: Sequence[Sequence[Epoch]], name: str) -> float:

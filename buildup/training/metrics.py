@@ -52,7 +52,6 @@ class Predictions:
 
     @cached_property
     def p(self) -> Tensor:
-        """Probabilities."""
         return self.log_p.exp()
 
     @cached_property

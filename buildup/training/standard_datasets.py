@@ -8,8 +8,7 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,10 +119,13 @@ class Cifar:
         published, target = self.published, place / self.published.base_folder
         looked_for = f"{target} lacks {', '.join(name for name in self._files() if not (target / name).is_file())}"
         temporary, made = None, not place.exists()
+        timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(TIMEOUT)
         try:
             place.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{published.base_folder}-", dir=place))
-            with _download():
+            # torchvision's progress bar is for terminals.
+            with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
                 archive = published.filename
                 download_and_extract_archive(published.url, str(temporary), filename=archive, md5=published.tgz_md5)
             target.mkdir(exist_ok=True)
@@ -143,6 +145,7 @@ class Cifar:
                 f"{published.base_folder} into {target} yourself."
             ) from None
         finally:
+            socket.setdefaulttimeout(timeout)
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)
             if made and place.is_dir() and not any(place.iterdir()):
@@ -179,25 +182,9 @@ class Cifar:
         )
 
 
-@contextmanager
-def _download() -> Iterator[None]:
-    """Set a timeout, and hide torchvision's progress bar where stderr is not a terminal."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
-    try:
-        with redirect_stderr(sys.stderr if sys.stderr.isatty() else io.StringIO()):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
 CIFARS = (
     Cifar(
-        name="cifar10",
-        published=CIFAR10,
-        num_classes=10,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2023, 0.1994, 0.2010),
+        name="cifar10", published=CIFAR10, num_classes=10, mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010)
     ),
     Cifar(
         name="cifar100",

@@ -24,12 +24,7 @@ WARM_UP = 3
 
 
 def create_training_model(
-    network: Network,
-    recipe: Recipe,
-    *,
-    seed: int,
-    device: torch.device,
-    start: Pretrained | None = None,
+    network: Network, recipe: Recipe, *, seed: int, device: torch.device, start: Pretrained | None = None
 ) -> nn.Module:
     """Build the model of a network with the dropout and the dropped paths of a recipe."""
     extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
@@ -83,12 +78,8 @@ class Stepper:
     ) -> None:
         """Set up the steps without computing anything.
 
-        Args:
-            model: In training mode, prepared by `prepare_model`.
-            optimizer: Made by `make_optimizer` for the same execution.
-            recipe: Its `clip_grad` applies.
-            execution: How the steps are computed.
-            parts: Micro-batches of a batch, whose gradients are summed before the update.
+        Model and optimiser come from `prepare_model` and `make_optimizer` for the same execution. `parts` is the number
+        of micro-batches of a batch, whose gradients are summed before the update.
         """
         self.model = model
         self.optimizer = optimizer
@@ -131,9 +122,21 @@ class Stepper:
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate
-        before = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()["state"]))
+        weights, state = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()["state"]))
         self._captured = _Captured(self._step, to_memory_format(inputs, self._execution), targets)
-        self._restore(*before)
+        # In place, because the graph holds these tensors.
+        with torch.no_grad():
+            for name, tensor in self.model.state_dict().items():
+                tensor.copy_(weights[name])
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            for index, parameter in enumerate(parameters):
+                for name, tensor in self.optimizer.state[parameter].items():
+                    if isinstance(tensor, Tensor):
+                        # State that only the warm-up made, such as momentum, starts at zero.
+                        if index in state:
+                            tensor.copy_(state[index][name])
+                        else:
+                            tensor.zero_()
         self.take_sums()
 
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
@@ -155,21 +158,6 @@ class Stepper:
         if self._clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self._clip)
         self.optimizer.step()
-
-    def _restore(self, weights: dict[str, Tensor], state: dict[int, dict[str, Tensor]]) -> None:
-        """In place, because the graph holds these tensors."""
-        with torch.no_grad():
-            for name, tensor in self.model.state_dict().items():
-                tensor.copy_(weights[name])
-            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-            for index, parameter in enumerate(parameters):
-                for name, tensor in self.optimizer.state[parameter].items():
-                    if isinstance(tensor, Tensor):
-                        # State that only the warm-up made, such as momentum, starts at zero.
-                        if index in state:
-                            tensor.copy_(state[index][name])
-                        else:
-                            tensor.zero_()
 
 
 class _Captured:

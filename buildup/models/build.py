@@ -127,21 +127,15 @@ def _edited(
                 # A new block is initialised as the last block of another fresh base.
                 with _seeded(seed, block.path):
                     fresh = create_base()
-                replace_module(model, block.path, fresh.get_submodule(last.path))
+                model.set_submodule(block.path, fresh.get_submodule(last.path))
             if not isinstance(block.kind, Conv):
                 with _seeded(seed, block.path), place:
                     replaced = model.get_submodule(block.path)
-                    replace_module(model, block.path, block_factory(block)(replaced))
+                    model.set_submodule(block.path, block_factory(block)(replaced))
     if start is not None:
         load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
-
-
-def replace_module(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module at a path of a model."""
-    parent, _, name = path.rpartition(".")
-    model.get_submodule(parent).add_module(name, module)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.models.blocks import block_factory, module_class
-from buildup.models.build import feature_config, replace_module
+from buildup.models.build import feature_config
 from buildup.models.source import Expression, FunctionCall, Import, Sources, import_lines, to_source
 from buildup.models.stem import apply_small_stem
 
@@ -51,8 +51,6 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
     replacements = _replacements(network, sources)
     if network.shrunk:
         sources.name(apply_small_stem)
-    if network.replaced or added:
-        sources.name(replace_module)
     layers = dict.fromkeys(module_class(kind) for kind in network.replaced.values())
     notraced = [f"register_notrace_module({sources.name(layer)})" for layer in layers if is_notrace_module(layer)]
     if notraced:
@@ -96,29 +94,23 @@ def _expression(value: Any, sources: Sources) -> Any:
 
 def _about(network: Network, name: str, changed: bool) -> str:
     letters = layout(network)
-    legend = [
-        f"    {kind.letter}  {kind.label.translate(PLAIN)}"
-        for letter, kind in known_kinds().items()
-        if letter in letters
-    ]
-    lines = [
-        f"An AlterNet: timm's {network.base}{' with other blocks' if changed else ' as it is'}.",
-        "",
-        f"Its layout is {letters}, one letter a block:",
-        "",
-        *legend,
-        "",
-        "It needs torch and timm; the weights are in model.safetensors beside this file.",
-        "",
-        "    import timm, alternet",
-        "",
-        "    model = alternet.load()",
-        f'    model = timm.create_model("{name}", pretrained=True, num_classes=10)',
-        "",
-        f"Written by buildup {__version__}.",
-        "",
-    ]
-    return "\n".join(lines)
+    kinds = [kind for letter, kind in known_kinds().items() if letter in letters]
+    legend = "\n".join(f"    {kind.letter}  {kind.label.translate(PLAIN)}" for kind in kinds)
+    return f"""An AlterNet: timm's {network.base}{" with other blocks" if changed else " as it is"}.
+
+Its layout is {letters}, one letter a block:
+
+{legend}
+
+It needs torch and timm; the weights are in model.safetensors beside this file.
+
+    import timm, alternet
+
+    model = alternet.load()
+    model = timm.create_model("{name}", pretrained=True, num_classes=10)
+
+Written by buildup {__version__}.
+"""
 
 
 def _data(network: Network, name: str, added: Mapping[str, str], config: Mapping[str, Any]) -> str:
@@ -149,12 +141,12 @@ def _assembly(network: Network, added: Mapping[str, str]) -> str:
         lines += [
             "    for path, like in ADDED.items():",
             f"        fresh = timm.create_model(BASE, {given})",
-            "        replace_module(model, path, fresh.get_submodule(like))",
+            "        model.set_submodule(path, fresh.get_submodule(like))",
         ]
     if network.replaced:
         lines += [
             "    for path, make in REPLACED.items():",
-            "        replace_module(model, path, make(model.get_submodule(path)))",
+            "        model.set_submodule(path, make(model.get_submodule(path)))",
         ]
     return "\n".join([*lines, "    return model"])
 

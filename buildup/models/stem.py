@@ -36,7 +36,11 @@ def find_small_stem(root: Call) -> dict[str, Shrink]:
     pooled = [call.input for call in halvings if found[call.path] == "none"]
     # Padding, or a maximum before a blur, only prepares a pooling and is removed with it.
     for call in root.inside:
-        if any(call.output is tensor for tensor in pooled) and _prepares_pooling(call):
+        if call.output is None or not any(call.output is tensor for tensor in pooled):
+            continue
+        is_plain = not call.calls and next(call.module.parameters(), None) is None
+        pads = is_plain and call.input is not None and call.input.shape[-1] < call.output.shape[-1]
+        if pads or isinstance(call.module, POOLS):
             found[call.path] = "none"
     return found
 
@@ -45,9 +49,8 @@ def apply_small_stem(model: Any, shrunk: Mapping[str, str]) -> None:
     """Give a base the small stem, in place: convolutions get stride 1, and for the change `3x3` that kernel."""
     for path, change in shrunk.items():
         if change == "none":
-            parent, _, name = path.rpartition(".")
             # Replaced and not removed, because timm counts the modules of some stems.
-            setattr(model.get_submodule(parent), name, nn.Identity())
+            model.set_submodule(path, nn.Identity())
         else:
             conv = model.get_submodule(path)
             conv.stride = (1, 1)
@@ -75,11 +78,3 @@ def _reduction(root: Call, tensor: Tensor | None) -> int:
     assert root.input is not None
     assert tensor is not None
     return int(2 ** round(log2(root.input.shape[-1] / tensor.shape[-1])))
-
-
-def _prepares_pooling(call: Call) -> bool:
-    if isinstance(call.module, POOLS):
-        return True
-    if call.calls or any(True for _ in call.module.parameters()) or call.input is None or call.output is None:
-        return False
-    return call.input.shape[-1] < call.output.shape[-1]

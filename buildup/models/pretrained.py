@@ -83,7 +83,20 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
     arguments: dict[str, Any] = {"in_chans": network.input_shape[0], **network.base_args}
     is_file = Path(source).is_absolute()
     if is_file:
-        arguments |= _file_arguments(network, _read_file(source))
+        # timm loads them with the classes and channels that they were trained for.
+        weights = _read_file(source)
+        config: Any = timm.get_pretrained_cfg(network.base)
+        overlay: dict[str, Any] = {"state_dict": weights}
+        arguments["pretrained_cfg_overlay"] = overlay
+        layers = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
+        classes = layers[0].shape[0] if layers else None
+        if classes and classes != config.num_classes + (config.label_offset or 0):
+            overlay |= {"num_classes": classes, "label_offset": 0}
+            arguments["num_classes"] = classes
+        convs = [weights[key] for path in _paths(network.base, "first_conv") if (key := f"{path}.weight") in weights]
+        channels = network.input_shape[0]
+        if convs and convs[0].ndim == 4 and convs[0].shape[1] == channels:
+            overlay["input_size"] = (channels, *config.input_size[1:])
     try:
         # Creating a model draws random numbers, which stay in a first convolution that can't be adapted to other
         # channels. They are always the same, and the caller's random state does not change.
@@ -101,23 +114,6 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
             "Where there are others in a file, use: --pretrained FILE"
         ) from error
     return model.state_dict()
-
-
-def _file_arguments(network: Network, weights: dict[str, Tensor]) -> dict[str, Any]:
-    """The arguments for timm to load weights with the classes and channels that they were trained for."""
-    config: Any = timm.get_pretrained_cfg(network.base)
-    overlay: dict[str, Any] = {"state_dict": weights}
-    arguments: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    classifiers = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
-    classes = classifiers[0].shape[0] if classifiers else None
-    if classes and classes != config.num_classes + (config.label_offset or 0):
-        overlay |= {"num_classes": classes, "label_offset": 0}
-        arguments["num_classes"] = classes
-    convs = [weights[key] for path in _paths(network.base, "first_conv") if (key := f"{path}.weight") in weights]
-    channels = network.input_shape[0]
-    if convs and convs[0].ndim == 4 and convs[0].shape[1] == channels:
-        overlay["input_size"] = (channels, *config.input_size[1:])
-    return arguments
 
 
 def _paths(base: str, what: str) -> tuple[str, ...]:

@@ -125,27 +125,24 @@ def _calls_with_small_stem(
 
 
 def _stage(traced: TracedBase, stage: FoundStage, calls: dict[str, Call]) -> Stage:
+    """A stage from its calls at the base's own size, and all calls at the requested size."""
+    blocks = []
+    for own in stage.blocks:
+        call, style = calls[own.path], read_style(own, traced.root)
+        block = Block(
+            path=own.path,
+            module=type(own.module).__name__,
+            in_shape=_shape(call.input, style.channels_last),
+            out_shape=_shape(call.output, style.channels_last),
+            params=sum(weight.numel() for weight in own.module.parameters()),
+            expansion=EXPANSIONS.get(type(own.module)),
+            style=style,
+            fixed=(obstacle(own) or "") if own.keeps_shape else "",
+        )
+        blocks.append(block)
     last = stage.blocks[-1]
-    return Stage(
-        name=stage.name,
-        blocks=tuple(_block(traced, call, calls[call.path]) for call in stage.blocks),
-        grows=obstacle(last) is None and _grows(traced.root, last),
-    )
-
-
-def _block(traced: TracedBase, own: Call, call: Call) -> Block:
-    """A block from its call at the base's own size and its call at the requested size."""
-    style = read_style(own, traced.root)
-    return Block(
-        path=own.path,
-        module=type(own.module).__name__,
-        in_shape=_shape(call.input, style.channels_last),
-        out_shape=_shape(call.output, style.channels_last),
-        params=sum(weight.numel() for weight in own.module.parameters()),
-        expansion=EXPANSIONS.get(type(own.module)),
-        style=style,
-        fixed=(obstacle(own) or "") if own.keeps_shape else "",
-    )
+    grows = obstacle(last) is None and _grows(traced.root, last)
+    return Stage(name=stage.name, blocks=tuple(blocks), grows=grows)
 
 
 def _shape(tensor: Tensor | None, channels_last: bool) -> Shape:

@@ -49,7 +49,6 @@ class Sources:
     imports: dict[str, Import] = field(default_factory=dict)
     homes: dict[str, str] = field(default_factory=dict)
     """The module of each text."""
-    started: set[str] = field(default_factory=set)
 
     def name(self, item: Any) -> str:
         """The expression for a class or function in the file; adds what it needs to the file."""
@@ -75,12 +74,12 @@ class Sources:
                     f"Write `from {node.module} import ...` in what is exported."
                 )
             self._add(node.module, node.name, copied)
-        elif node is not None and self.homes.setdefault(name, module) != module:
+        elif node is not None and self.homes.get(name, module) != module:
             raise ExportError(
                 f"{module}.{name} and {self.homes[name]}.{name} can't be in one file. Rename one of them."
             )
-        elif node is not None and name not in self.started:
-            self.started.add(name)
+        elif node is not None and name not in self.homes:
+            self.homes[name] = module
             for used in ast.walk(node):
                 if isinstance(used, ast.Name) and isinstance(used.ctx, ast.Load) and not hasattr(builtins, used.id):
                     self._add(module, used.id, copied)
@@ -153,13 +152,9 @@ class FunctionCall:
 
 
 def to_source(value: Any, before: str = "", *, after: str = "", indent: str = "") -> str:
-    """The text of a value, over several lines if one is too short.
+    """The text of a plain value, an `Expression`, a `FunctionCall`, or a collection, over several lines if needed.
 
-    Args:
-        value: A plain value, an `Expression`, a `FunctionCall`, or a collection of these.
-        before: What stands before it on its first line.
-        after: What stands after it on its last line.
-        indent: What its lines begin with. It is not added to the first one.
+    `before` and `after` stand around it. `indent` is what its lines begin with, but the first.
 
     >>> to_source(("a", 1, None), "VALUES = ")
     'VALUES = ("a", 1, None)'

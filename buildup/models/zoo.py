@@ -34,26 +34,16 @@ from buildup.graph.serialize import network_from_values
 from buildup.models.build import base_config, build
 from buildup.models.read import read_network
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paper:
-    """A network of the paper: what it changes in which base."""
-
-    base: str
-    added: int
-    """Blocks added to the last stage, so that it alternates evenly."""
-    replaced: tuple[int, int, int, int]
-    """Attention blocks of each stage, at n-1, n-3, ..."""
-
-
-PAPER = {
-    "alter_resnet18": Paper(base="resnetv2_18", added=0, replaced=(0, 1, 1, 1)),
-    "alter_resnet34": Paper(base="resnetv2_34", added=1, replaced=(0, 1, 3, 2)),
-    "alter_resnet50": Paper(base="resnetv2_50", added=1, replaced=(0, 1, 3, 2)),
-    "alter_resnet50_cifar": Paper(base="resnetv2_50", added=1, replaced=(0, 1, 1, 2)),
-    "alter_resnet101": Paper(base="resnetv2_101", added=1, replaced=(0, 1, 3, 2)),
-    "alter_resnet152": Paper(base="resnetv2_152", added=1, replaced=(0, 1, 3, 2)),
+PAPER: Mapping[str, tuple[str, int, tuple[int, ...]]] = {
+    "alter_resnet18": ("resnetv2_18", 0, (0, 1, 1, 1)),
+    "alter_resnet34": ("resnetv2_34", 1, (0, 1, 3, 2)),
+    "alter_resnet50": ("resnetv2_50", 1, (0, 1, 3, 2)),
+    "alter_resnet50_cifar": ("resnetv2_50", 1, (0, 1, 1, 2)),
+    "alter_resnet101": ("resnetv2_101", 1, (0, 1, 3, 2)),
+    "alter_resnet152": ("resnetv2_152", 1, (0, 1, 3, 2)),
 }
+"""The networks of the paper: the base, the blocks added to its last stage so that it alternates evenly, and the
+attention blocks of each stage at n-1, n-3, ..."""
 RESNETS = {"resnet50_cifar": "resnet50", "resnext50_cifar": "resnext50_32x4d"}
 
 
@@ -124,7 +114,7 @@ def _config(name: str) -> dict[str, Any]:
             "first_conv": TRANSFORMERS[name].first_conv,
             "classifier": TRANSFORMERS[name].classifier,
         }
-    base = RESNETS[name] if name in RESNETS else PAPER[name].base
+    base = RESNETS[name] if name in RESNETS else PAPER[name][0]
     if name.endswith("cifar"):
         return base_config(base, *CIFAR, reduction=1 / 4)
     return base_config(base, *IMAGENET)
@@ -136,12 +126,12 @@ default_cfgs = generate_default_cfgs({name: _config(name) for name in (*PAPER, *
 
 def paper_network(name: str, *, input_shape: Shape = (3, 224, 224), num_classes: int = 1000) -> Network:
     """A network of the paper, with windows of 7, or of 4 for small images."""
-    paper = PAPER[name]
-    network = read_network(paper.base, input_shape=input_shape, num_classes=num_classes)
+    base, added, replaced = PAPER[name]
+    network = read_network(base, input_shape=input_shape, num_classes=num_classes)
     window = 4 if network.stem == "small" else 7
-    for _ in range(paper.added):
+    for _ in range(added):
         network = apply(network, Append(stage=network.stages[-1].name))
-    for number, count in enumerate(paper.replaced):
+    for number, count in enumerate(replaced):
         stage = network.stages[number]
         for position in stage.positions()[:count]:
             kind = LocalAttention(heads=3 * 2**number, window=window)

@@ -202,15 +202,8 @@ def branch_block(
 ) -> nn.Module:
     """A residual block around one layer, in the style of the block that it replaces.
 
-    Args:
-        replaced: The block that it replaces.
-        block: The class of the new block.
-        branch: Makes the layer.
-        chs: Channels of the maps.
-        width: Channels that the layer reads.
-        conv: Makes a 1x1 convolution from the numbers of input and output channels.
-        norm: Makes a norm from a number of channels.
-        parts: Paths in the replaced block of parts that the new one keeps; empty if there is no such part.
+    The layer, made by `branch`, reads `width` channels. `parts` has the paths in the replaced block of the parts that
+    the new one keeps; empty where there is no such part.
     """
     kept = {name: find_part(replaced, path) for name, path in parts.items()}
     made = block(chs, width, branch(), conv=conv, norm=norm, **kept)

@@ -111,13 +111,9 @@ class Call:
 
 
 def trace_calls(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[str] = ()) -> Call:
-    """Trace a model on the meta device in evaluation mode.
+    """Trace a model on the meta device in evaluation mode, and restore its mode.
 
-    Args:
-        name: The model's name, for errors.
-        model: Its mode is as before afterwards.
-        input_shape: The shape of the image.
-        blocks: Paths of the modules that `input_blocks` and `output_blocks` name.
+    `input_blocks` and `output_blocks` name the modules at the paths in `blocks`. Errors call the model by `name`.
     """
     training = model.training
     try:
@@ -129,12 +125,7 @@ def trace_calls(name: str, model: nn.Module, input_shape: Shape, blocks: Collect
 
 
 def run_traced(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call, Any]:
-    """Run a model under the tracer.
-
-    Args:
-        model: It runs in the mode that it has.
-        images: They are not changed.
-        blocks: Paths of the modules that `input_blocks` and `output_blocks` name.
+    """Run a model under the tracer, in the mode that it has, on images that it can't change.
 
     Returns:
         The nodes in the order in which they ran, the first of them the image; the model's call; its output.

@@ -159,8 +159,35 @@ def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
 
 
 def _open_folder(name: str, place: Path, train: bool) -> Source:
+    """Open a folder of class folders, classes and files in the order of their names."""
     root = Path(name.partition(":")[2]).expanduser()
-    classes = _class_files(root, train)
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. {LAYOUT}")
+    part = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
+    if not train and part == root:
+        raise DataError(
+            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
+        )
+    skipped = TEST_FOLDERS if part == root else ()
+    classes = {
+        folder.name: [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ]
+        for folder in sorted(part.iterdir())
+        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
+    }
+    problems = []
+    if len(classes) < 2:
+        which = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
+        problems.append(f"{part}: {which} is there; at least two are needed. {LAYOUT}")
+    least = LEAST_IMAGES if train else 1
+    for label, members in classes.items():
+        if len(members) < least:
+            problems.append(f"{part / label}: {len(members)} images; a class needs at least {least}.")
+    if problems:
+        raise DataError(*problems)
     paths = [path for members in classes.values() for path in members]
     files = [(str(path.relative_to(root)), path.stat()) for path in paths]
     return Source(
@@ -170,40 +197,6 @@ def _open_folder(name: str, place: Path, train: bool) -> Source:
         open=partial(_open_item, paths),
         state=[str(root.resolve()), [(path, found.st_size, found.st_mtime_ns) for path, found in files]],
     )
-
-
-def _class_files(root: Path, train: bool) -> dict[str, list[Path]]:
-    """The image files of each class, classes and files in the order of their names."""
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder. {LAYOUT}")
-    place = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
-    if not train and place == root:
-        raise DataError(
-            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
-        )
-    skipped = TEST_FOLDERS if place == root else ()
-    classes = {
-        folder.name: [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
-        for folder in sorted(place.iterdir())
-        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
-    }
-    problems = []
-    if len(classes) < 2:
-        found = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
-        problems.append(f"{place}: {found} is there; at least two are needed. {LAYOUT}")
-    least = LEAST_IMAGES if train else 1
-    problems += [
-        f"{place / name}: {len(paths)} images; a class needs at least {least}."
-        for name, paths in classes.items()
-        if len(paths) < least
-    ]
-    if problems:
-        raise DataError(*problems)
-    return classes
 
 
 def _open_item(items: Any, index: int) -> Image.Image:

@@ -61,10 +61,8 @@ def export_network(
     `README.md`. It appears only after both forms were loaded and gave the trained model's logits.
 
     Args:
-        network: The network that was trained.
-        state_dict: Its weights.
-        folder: A folder that does not exist or is empty.
-        card: The text of `README.md`.
+        network: The network that was trained, with its weights in `state_dict`.
+        folder: It must not exist, or be empty; `card` is the text of `README.md` there.
         expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
@@ -79,11 +77,18 @@ def export_network(
         raise ExportError(f"The weights are not those of this network: {error}") from error
     logits = probe_logits(model, network) if expected is None else expected
     config = data_config(network) | dict(data or {})
+    values = {
+        "architecture": ENTRY_POINT,
+        "num_classes": network.num_classes,
+        "num_features": model.num_features,
+        "pretrained_cfg": {name: value for name, value in config.items() if name != "architecture"},
+        "model_args": {"network": network_to_values(network)},
+    }
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
         save_file(weights, partial / "model.safetensors", metadata={"format": "pt"})
-        (partial / "config.json").write_text(_config(network, model, config), encoding="utf-8")
+        (partial / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
         # safetensors makes files that only their owner can read.
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
         (partial / "alternet.py").write_text(standalone(network, config), encoding="utf-8")
@@ -118,18 +123,6 @@ def probe_logits(model: nn.Module, network: Network) -> Tensor:
 
 def _noise(batch: int, shape: Shape) -> Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-
-
-def _config(network: Network, model: Any, config: Mapping[str, Any]) -> str:
-    """timm's `config.json`: entry point, its arguments, and what timm's loader needs to adapt the weights."""
-    values = {
-        "architecture": ENTRY_POINT,
-        "num_classes": network.num_classes,
-        "num_features": model.num_features,
-        "pretrained_cfg": {name: value for name, value in config.items() if name != "architecture"},
-        "model_args": {"network": network_to_values(network)},
-    }
-    return json.dumps(values, indent=2) + "\n"
 
 
 def _check(folder: Path, network: Network, expected: Tensor) -> None:

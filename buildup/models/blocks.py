@@ -127,7 +127,7 @@ def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
     chs = block.in_shape[0]
     width = attention_width(block) if kind.branch else chs
     # A 1x1 convolution; its weights are standardised if there is an eps for that.
-    conv = partial(nn.Conv2d, kernel_size=1, bias=False)
+    conv: Callable[[int, int], nn.Module] = partial(nn.Conv2d, kernel_size=1, bias=False)
     if style.standardised is not None:
         conv = partial(StdConv2d, kernel_size=1, eps=style.standardised)
     layer = partial(module_class(kind), **kind.arguments(chs, width))

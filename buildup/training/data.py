@@ -12,7 +12,7 @@ from typing import Protocol
 
 from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
-from buildup.registry import Registry
+from buildup.registry import Named, Registry
 from buildup.training.augmentation import AUGMENTATIONS
 from buildup.training.dataset import Contents, DataInfo, Dataset, count_split
 from buildup.training.dataset_sources import SOURCES, Source
@@ -24,12 +24,11 @@ LARGEST_SHARE = 0.25
 """Share of the memory that decoded images may take."""
 
 
-class DatasetKind(Protocol):
-    """A set, or a kind of sets. Its methods take the name as it was typed and the data folder."""
+class DatasetKind(Named, Protocol):
+    """A set, or a kind of sets, such as `folder` for `folder:DIR`.
 
-    @property
-    def name(self) -> str:
-        """The name of the kind, such as `folder` for `folder:DIR`."""
+    Its methods take the name as it was typed and the data folder.
+    """
 
     @property
     def usage(self) -> str:

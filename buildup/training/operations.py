@@ -25,18 +25,18 @@ def invert(images: Tensor, arguments: Tensor) -> Tensor:
 
 def posterize(images: Tensor, arguments: Tensor) -> Tensor:
     """Keep the given number of highest bits."""
-    dropped = 8 - _column(arguments, 0).to(torch.int32)
+    dropped = 8 - arguments[:, :1, None, None].to(torch.int32)
     return ((images.to(torch.int32) >> dropped) << dropped).to(torch.uint8)
 
 
 def solarize(images: Tensor, arguments: Tensor) -> Tensor:
     """Invert the pixels that are not below a threshold."""
-    return torch.where(images < _column(arguments, 0), images, 255 - images)
+    return torch.where(images < arguments[:, :1, None, None], images, 255 - images)
 
 
 def solarize_add(images: Tensor, arguments: Tensor) -> Tensor:
     """Make the pixels below 128 brighter."""
-    brighter = (images.to(torch.int32) + _column(arguments, 0).to(torch.int32)).clamp_(max=255).to(torch.uint8)
+    brighter = (images.to(torch.int32) + arguments[:, :1, None, None].to(torch.int32)).clamp_(max=255).to(torch.uint8)
     return torch.where(images < 128, brighter, images)
 
 
@@ -95,7 +95,7 @@ def sharpness(images: Tensor, arguments: Tensor) -> Tensor:
 def affine(images: Tensor, arguments: Tensor, *, bicubic: bool, fill: tuple[int, ...]) -> Tensor:
     """Read each pixel from where a 2x3 matrix maps it; use `fill` outside of the image."""
     count, channels, height, width = images.shape
-    a, b, c, d, e, f = (_column(arguments, index)[:, 0] for index in range(6))
+    a, b, c, d, e, f = arguments[:, :, None, None].unbind(1)
     wide = _wide(images)
     x = torch.arange(width, device=images.device, dtype=wide) + 0.5
     y = (torch.arange(height, device=images.device, dtype=wide) + 0.5)[:, None]
@@ -137,7 +137,7 @@ def luma(images: Tensor) -> Tensor:
 def _blend(low: Tensor, images: Tensor, arguments: Tensor) -> Tensor:
     """Interpolate from one image (factor 0) to another (factor 1) and beyond, in float32 and truncated like Pillow."""
     low = low.float()
-    return (low + _column(arguments, 0).float() * (images.float() - low)).clamp_(0, 255).to(torch.uint8)
+    return (low + arguments[:, :1, None, None].float() * (images.float() - low)).clamp_(0, 255).to(torch.uint8)
 
 
 def _linear(one: Tensor, two: Tensor, share: Tensor) -> Tensor:
@@ -150,10 +150,6 @@ def _cubic(points: Sequence[Tensor], share: Tensor) -> Tensor:
     third = -one + two - three + four
     second = 2 * (one - two) + three - four
     return two + share * (three - one + share * (second + share * third))
-
-
-def _column(arguments: Tensor, index: int) -> Tensor:
-    return arguments[:, index, None, None, None]
 
 
 def _wide(images: Tensor) -> torch.dtype:

@@ -115,7 +115,9 @@ def judge_bases(known: Mapping[str, Any], pattern: str | None) -> dict[str, Any]
             # Spawned, since torch has threads of its own, and forking a process with threads can deadlock.
             context = multiprocessing.get_context("spawn")
             workers = min(8, os.cpu_count() or 1)
-            with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+            with ProcessPoolExecutor(
+                workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
                 found = list(pool.map(_judge, missing, own, chunksize=8))
         rows.update({row["name"]: row for row in found})
 

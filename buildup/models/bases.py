@@ -43,9 +43,7 @@ class TracedBase:
 def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedBase:
     """Trace a base on the meta device and find its stages.
 
-    Args:
-        base: The model's name in timm. Deprecated names are mapped to their new ones; a pretrained tag is only checked.
-        base_args: Further arguments of timm's `create_model`.
+    Deprecated names of timm are mapped to their new ones; a pretrained tag is only checked.
 
     Raises:
         NotConvolutional: The model is no CNN.

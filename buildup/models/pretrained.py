@@ -43,10 +43,7 @@ class Pretrained:
 def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:
     """Read trained weights of a network's base from a file, or download them; refuse those of another model.
 
-    Args:
-        network: The network that starts from them.
-        name: The base's name in timm; its tag selects one of timm's weights.
-        file: A file of weights to use in place of timm's.
+    `name` is the base's name in timm; its tag selects one of timm's weights. A `file` is used in place of them.
     """
     source = str(Path(file).absolute()) if file else name
     return Pretrained(source=source, hash=_hash(_read(network, source)))

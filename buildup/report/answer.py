@@ -22,7 +22,10 @@ def answer_html(findings: Findings) -> Iterator[str]:
     yield '<div class="tiles">'
     yield from _tiles(findings)
     yield "</div>"
-    proven = " proven" if findings.is_claimed else ""
+    final = findings.final
+    # A proven statement is shown without the colour of a warning.
+    is_claimed = final.claims[0].claimed if final else findings.is_proven or findings.unchanged
+    proven = " proven" if is_claimed else ""
     label, _, rest = findings.claim.partition(": ")
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
     yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'

@@ -90,10 +90,7 @@ class Compared:
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     """The entry of a run in a comparison."""
     objective = findings.objective
-    scores: dict[str, list[float]] = {}
-    for key, outcome in findings.history.outcomes.items():
-        if isinstance(outcome, Score):
-            scores.setdefault(candidate_id(key), []).append(objective.value(outcome))
+    outcomes = findings.history.outcomes
     return Compared(
         run=findings.run,
         strategy=str(findings.settings.get("strategy", "")),
@@ -103,10 +100,10 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
         objective=objective.name,
         verdicts=len(findings.decisions),
         kept=len(findings.kept),
-        trainings=len(findings.history.outcomes),
+        trainings=len(outcomes),
         reused=len(findings.reused),
-        seconds=sum(outcome.seconds for outcome in findings.history.outcomes.values()),
-        points=tuple(_points(findings, {key: fmean(values) for key, values in scores.items()})),
+        seconds=sum(outcome.seconds for outcome in outcomes.values()),
+        points=tuple(_points(findings)),
         reached=tuple(_reached(findings)),
         gains=findings.paired_gains if findings.kept else (0.0,) * len(findings.scores(findings.base)),
         final=findings.final,
@@ -150,7 +147,12 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
     }
 
 
-def _points(findings: Findings, means: Mapping[str, float]) -> list[ScoredNetwork]:
+def _points(findings: Findings) -> list[ScoredNetwork]:
+    scores: dict[str, list[float]] = {}
+    for key, outcome in findings.history.outcomes.items():
+        if isinstance(outcome, Score):
+            scores.setdefault(candidate_id(key), []).append(findings.objective.value(outcome))
+    means = {key: fmean(values) for key, values in scores.items()}
     base, points = fingerprint(findings.base), {}
     if base in means and (cost := findings.cost(findings.base)):
         points[base] = ScoredNetwork(

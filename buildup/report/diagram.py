@@ -8,7 +8,7 @@ from string import Template
 
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
-from buildup.graph.network import Block, Network, Stage
+from buildup.graph.network import Block, Network
 from buildup.report.html import MONO, SANS, palette
 from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
@@ -60,12 +60,23 @@ def graph_svg(network: Network) -> str:
         f"{escape(letters)}</text>",
     ]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
-        parts += _band(stage, top, bottom)
+        first, (rows, columns) = top + PADDING + 16, stage.size
+        parts += [
+            f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>',
+            f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>',
+            f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{rows} × {columns} map</text>',
+            f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{stage.blocks[-1].out_shape[0]} channels</text>',
+        ]
     parts += [_edge(places[source], places[target]) for source, target in network.edges]
     parts += [
         _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
     ]
-    parts += [_pill(places[name], text) for name, text in _pill_texts(network).items()]
+    for name, text in _pill_texts(network).items():
+        place = places[name]
+        parts += [
+            f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>',
+            f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>',
+        ]
     parts += _legend(network, height - LEGEND_HEIGHT / 2 - MARGIN / 2)
     label = escape(f"{network.base} as {letters}")
     return (
@@ -118,7 +129,16 @@ def graph_dot(network: Network) -> str:
         shape = shape_text(stage.blocks[-1].out_shape)
         lines.append(f"  subgraph cluster_{number} {{")
         lines.append(f"    label={_quoted(stage.name, shape)}; style=rounded; color={_quoted('#9fabb9')};")
-        lines += [*(f"    {_dot_node(block)}" for block in stage.blocks), "  }"]
+        for block in stage.blocks:
+            look = ""
+            if not isinstance(block.kind, Conv):
+                fill = block.kind.colour[0]
+                look = f", fillcolor={_quoted(fill)}, fontcolor={'black' if _is_light(fill) else 'white'}"
+            if block.added:
+                look += f", style={_quoted('rounded,filled,dashed')}"
+            label, title = _quoted(block.path, describe(block.kind)), _quoted(_title(block))
+            lines.append(f"    {_quoted(block.path)} [label={label}, tooltip={title}{look}];")
+        lines.append("  }")
     lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in network.edges]
     return "\n".join([*lines, "}", ""])
 
@@ -146,16 +166,6 @@ def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]]
         top = bottom + ROW_GAP
     places["head"] = _Place(x=LABELS, y=top, width=widths["head"], height=PILL_HEIGHT, order=len(places))
     return places, bands, top + PILL_HEIGHT + LEGEND_HEIGHT + MARGIN
-
-
-def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
-    yield f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>'
-    first = top + PADDING + 16
-    height, width = stage.size
-    channels = stage.blocks[-1].out_shape[0]
-    yield f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>'
-    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{height} × {width} map</text>'
-    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{channels} channels</text>'
 
 
 def _box(block: Block, place: _Place, index: int) -> str:
@@ -199,38 +209,26 @@ def _pill_texts(network: Network) -> dict[str, str]:
     return {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
 
 
-def _pill(place: _Place, text: str) -> str:
-    return (
-        f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>'
-        f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>'
-    )
-
-
 def _edge(source: _Place, target: _Place) -> str:
+    classes = "edge"
     if target.order != source.order + 1:
         # Between two boxes that are not neighbours, over the boxes between them.
         start, end = source.x + source.width / 2, target.x + target.width / 2
         lift = min(source.y, target.y) - 14
         classes, way = "edge skip", f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
     elif source.y == target.y:
-        classes, way = "edge", f"M{source.x + source.width} {source.middle}H{target.x}"
+        way = f"M{source.x + source.width} {source.middle}H{target.x}"
     else:
-        classes, way = "edge", _elbow(source, target)
+        # From the right of a box to the left of a box in a lower row, through the gap between the rows.
+        out, back, r = source.x + source.width + 9, target.x - 9, 6
+        level = source.y + source.height + (target.y - source.y - source.height) / 2
+        way = (
+            f"M{out - 9} {source.middle}H{out - r}Q{out} {source.middle} {out} {source.middle + r}"
+            f"V{level - r}Q{out} {level} {out - r} {level}"
+            f"H{back + r}Q{back} {level} {back} {level + r}"
+            f"V{target.middle - r}Q{back} {target.middle} {back + r} {target.middle}H{target.x}"
+        )
     return f'<path class="{classes}" d="{way}" marker-end="url(#buildup-tip)"/>'
-
-
-def _elbow(source: _Place, target: _Place) -> str:
-    """From the right of a box to the left of a box in a lower row, through the gap between the rows."""
-    out, back = source.x + source.width + 9, target.x - 9
-    # There is no box halfway between two rows.
-    level = source.y + source.height + (target.y - source.y - source.height) / 2
-    r = 6
-    return (
-        f"M{out - 9} {source.middle}H{out - r}Q{out} {source.middle} {out} {source.middle + r}"
-        f"V{level - r}Q{out} {level} {out - r} {level}"
-        f"H{back + r}Q{back} {level} {back} {level + r}"
-        f"V{target.middle - r}Q{back} {target.middle} {back + r} {target.middle}H{target.x}"
-    )
 
 
 def _legend(network: Network, y: float) -> Iterator[str]:
@@ -244,17 +242,6 @@ def _legend(network: Network, y: float) -> Iterator[str]:
         yield f'<g class="{classes}"><rect class="box" x="{x}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
         yield f'<text class="muted legend" x="{x + 20}" y="{y + 4}">{escape(text)}</text>'
         x += 36 + 6.3 * len(text)
-
-
-def _dot_node(block: Block) -> str:
-    look = ""
-    if not isinstance(block.kind, Conv):
-        fill = block.kind.colour[0]
-        look = f", fillcolor={_quoted(fill)}, fontcolor={'black' if _is_light(fill) else 'white'}"
-    if block.added:
-        look += f", style={_quoted('rounded,filled,dashed')}"
-    title = _quoted(_title(block))
-    return f"{_quoted(block.path)} [label={_quoted(block.path, describe(block.kind))}, tooltip={title}{look}];"
 
 
 def _quoted(*lines: str) -> str:

@@ -29,17 +29,14 @@ def fingerprint(network: Network) -> str:
     hashes: dict[str, str] = {}
     for node in nx.topological_sort(graph):
         block: Block | None = graph.nodes[node]["block"]
-        label = node if block is None else _label(block)
-        hashes[node] = _digest([label, sorted(hashes[before] for before in graph.predecessors(node))])
+        label: list[Any] = []
+        if block is not None:
+            label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
+            if block.style is not None and not isinstance(block.kind, Conv):
+                label.append(_style_to_values(block.style))
+        hashes[node] = _digest([label or node, sorted(hashes[before] for before in graph.predecessors(node))])
     whole = [network.base, dict(network.base_args), network.stem, network.input_shape[0], network.num_classes]
     return _digest([*whole, *([dict(network.shrunk)] if network.shrunk else []), hashes["head"]])[:16]
-
-
-def _label(block: Block) -> list[Any]:
-    label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
-    if block.style is not None and not isinstance(block.kind, Conv):
-        label.append(_style_to_values(block.style))
-    return label
 
 
 def _digest(value: object) -> str:
@@ -68,7 +65,18 @@ def network_to_values(network: Network) -> dict[str, Any]:
             {
                 "name": stage.name,
                 **({} if stage.grows else {"grows": False}),
-                "blocks": [_block_to_values(block) for block in stage.blocks],
+                "blocks": [
+                    {
+                        "path": block.path,
+                        **to_values(block.kind),
+                        "module": block.module,
+                        "in_shape": list(block.in_shape),
+                        "out_shape": list(block.out_shape),
+                        **({"form": _style_to_values(block.style)} if block.style else {}),
+                        **{name: getattr(block, name) for name in OPTIONAL if getattr(block, name)},
+                    }
+                    for block in stage.blocks
+                ],
             }
             for stage in network.stages
         ],
@@ -95,18 +103,6 @@ def network_from_values(values: dict[str, Any]) -> Network:
         ),
         edges=tuple((source, target) for source, target in values["edges"]),
     )
-
-
-def _block_to_values(block: Block) -> dict[str, Any]:
-    return {
-        "path": block.path,
-        **to_values(block.kind),
-        "module": block.module,
-        "in_shape": list(block.in_shape),
-        "out_shape": list(block.out_shape),
-        **({"form": _style_to_values(block.style)} if block.style else {}),
-        **{name: getattr(block, name) for name in OPTIONAL if getattr(block, name)},
-    }
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:

@@ -112,6 +112,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
     for number, decision in enumerate(decisions):
         y = top + row * (number + 0.5)
         kind, paths = "kept" if decision.kept else "dropped", edited_paths(decision.edit)
+        paths = paths if len(paths) <= 24 else f"{paths[:23]}…"
         mark = (
             f'<path class="dropped" d="M{x(0.0) - 5} {y - 5}l10 10m0 -10l-10 10"/>'
             f'<text class="axis" x="{x(0.0) + 14}" y="{y + 4}">no score</text>'
@@ -123,7 +124,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
         parts.append(
             f"<g><title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>"
             f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'
-            f'<text x="34" y="{y + 4}">{escape(paths if len(paths) <= 24 else f"{paths[:23]}…")}</text>'
+            f'<text x="34" y="{y + 4}">{escape(paths)}</text>'
             f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>{mark}</g>'
         )
     return picture(bottom + 48, "Gain of each step over its parent, with its interval", parts)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
-from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
 
@@ -86,8 +85,7 @@ def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
     def keep(unit: Unit, output: Tensor) -> None:
         found[unit.index] = gram(output)
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
-        model(images)
+    watch_units(model, units, images, keep)
     return torch.stack([found[unit.index] for unit in units])
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import prod
 
+import networkx as nx
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
@@ -33,30 +34,24 @@ class Flow:
     """The node of the logits."""
 
     @cached_property
+    def graph(self) -> "nx.DiGraph[int]":
+        """All calls. An edge leads to a call that reads a result."""
+        graph = nx.DiGraph((parent, node.number) for node in self.nodes for parent in node.parents)
+        graph.add_node(0)
+        return graph
+
+    @cached_property
     def relevant(self) -> frozenset[int]:
         """The calls that the logits depend on."""
-        found, waiting = {self.end}, [self.end]
-        while waiting:
-            for parent in self.nodes[waiting.pop()].parents:
-                if parent not in found:
-                    found.add(parent)
-                    waiting.append(parent)
-        return frozenset(found)
+        return frozenset({self.end} | nx.ancestors(self.graph, self.end))
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
         """The calls that every path leads through and that return one tensor."""
-        furthest, found = 0, []
-        reach = dict.fromkeys(self.relevant, 0)
-        for number in sorted(self.relevant):
-            for parent in self.nodes[number].parents:
-                reach[parent] = max(reach[parent], number)
-        for number in sorted(self.relevant):
-            # No earlier result is read later, so later calls depend on the image through this result only.
-            if furthest <= number and self.nodes[number].shape is not None:
-                found.append(number)
-            furthest = max(furthest, reach[number])
-        return tuple(found)
+        dominators, found = nx.immediate_dominators(self.graph, 0), [self.end]
+        while found[-1] != 0:
+            found.append(dominators[found[-1]])
+        return tuple(number for number in reversed(found) if self.nodes[number].shape is not None)
 
     def between(self, first: int, last: int) -> tuple[Node, ...]:
         """The calls after one cut, up to and including another."""
@@ -73,13 +68,7 @@ class Flow:
 
     def count_nodes(self, number: int, since: int) -> int:
         """The number of calls after a cut that a result depends on, itself included."""
-        found, waiting = set(), [number]
-        while waiting:
-            here = waiting.pop()
-            if here > since and here not in found:
-                found.add(here)
-                waiting += self.nodes[here].parents
-        return len(found)
+        return sum(one > since for one in {number} | nx.ancestors(self.graph, number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +116,13 @@ def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:
     runs = {run.path: run for run in flow.runs if called[run.path] == 1}
     joins = [join for join in joins if flow.nodes[join].modules[-1] in runs]
     owners = {join: flow.nodes[join].modules[-1] for join in joins}
-    found = [
-        UnitEnd(start=_start(flow, join, runs[owner]), at=_observed(flow, join, owner), join=join, owner=owner)
-        for join, owner in owners.items()
-    ]
+    found = []
+    for join, owner in owners.items():
+        # The branches of a sum start at the input of its module if that has no other sum, else at the last cut.
+        entry, first = runs[owner].input_node, runs[owner].first
+        others = [cut for cut in flow.cuts if first <= cut < join and flow.is_sum(cut)]
+        start = entry if entry in flow.cuts and not others and owner else flow.last_cut(join)
+        found.append(UnitEnd(start=start, at=_observed(flow, join, owner), join=join, owner=owner))
     blocks = set(owners.values())
     for run in runs.values():
         if not run.path or run.output_node not in flow.cuts:
@@ -175,13 +167,6 @@ def _conv_ends(flow: Flow) -> list[UnitEnd]:
         UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
         for cut, end in zip(cuts, ends, strict=True)
     ]
-
-
-def _start(flow: Flow, join: int, owner: Call) -> int:
-    """The cut before the branches of a sum: the input of its module if that has no other sum, else the last cut."""
-    entry = owner.input_node
-    others = [cut for cut in flow.cuts if owner.first <= cut < join and flow.is_sum(cut)]
-    return entry if entry in flow.cuts and not others and owner.path else flow.last_cut(join)
 
 
 def _observed(flow: Flow, join: int, owner: str) -> int:

@@ -13,7 +13,6 @@ the units in sequence are the model: what follows a unit depends on the image on
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd, isqrt, prod
 from typing import Literal
@@ -121,15 +120,15 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
     return tuple(_units(flow, ends, size))
 
 
-@contextmanager
-def watch_units(model: nn.Module, units: Sequence[Unit], on_output: OnOutput) -> Iterator[None]:
-    """Call `on_output` with the output of each unit while the model runs."""
+def watch_units(model: nn.Module, units: Sequence[Unit], images: Tensor, on_output: OnOutput) -> None:
+    """Run a model in evaluation mode and call `on_output` with the output of each unit."""
 
     def action(unit: Unit) -> Callable[[Tensor, object], None]:
         return lambda output, _: on_output(unit, output)
 
-    with intercept(model, {unit.site: action(unit) for unit in units}):
-        yield
+    actions = {unit.site: action(unit) for unit in units}
+    with torch.no_grad(), evaluation_mode(model), intercept(model, actions):
+        model(images)
 
 
 def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tuple[Tensor, ...]:
@@ -139,8 +138,7 @@ def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tup
     def keep(unit: Unit, output: Tensor) -> None:
         found[unit.index] = output.clone()
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
-        model(images)
+    watch_units(model, units, images, keep)
     return tuple(found[unit.index] for unit in units)
 
 
@@ -152,8 +150,7 @@ def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps:
         if maps is not None:
             on_maps(unit, maps)
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, convert):
-        model(images)
+    watch_units(model, units, images, convert)
 
 
 def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:

@@ -162,15 +162,14 @@ def _covered(side: int, parts: int) -> Tensor:
 
 
 def _jpeg_compression(pixels: Tensor, quality: float, generator: Generator) -> Tensor:
-    return torch.stack([_compressed(image, round(quality)) for image in (pixels * 255).round().to(torch.uint8)])
-
-
-def _compressed(image: Tensor, quality: int) -> Tensor:
-    grey = len(image) == 1
-    file = io.BytesIO()
-    Image.fromarray((image[0] if grey else image.permute(1, 2, 0)).numpy()).save(file, "JPEG", quality=quality)
-    read = torch.from_numpy(np.array(Image.open(file))).float() / 255
-    return read[None] if grey else read.permute(2, 0, 1)
+    compressed, height, width = [], *pixels.shape[2:]
+    # Pillow takes grey images without an axis of channels.
+    for image in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3):
+        file = io.BytesIO()
+        Image.fromarray(image.numpy()).save(file, "JPEG", quality=round(quality))
+        read = torch.from_numpy(np.array(Image.open(file)))
+        compressed.append(read.view(height, width, -1).permute(2, 0, 1).float() / 255)
+    return torch.stack(compressed)
 
 
 def _around(reach: int) -> tuple[Tensor, Tensor]:

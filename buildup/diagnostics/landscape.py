@@ -99,11 +99,14 @@ def landscape(
         restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
             are then measured one at a time.
     """
-    size = 1 if restate else parallel
+    size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
     with torch.no_grad(), evaluation_mode(model):
         form = _squared_norm_form(model, towards)
         for some in (places[start : start + size] for start in range(0, len(places), size)):
-            weights = [_moved(model, towards, x, y) for x, y in some]
+            weights = [
+                {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
+                for x, y in some
+            ]
             if restate:
                 weights[0] |= _restated(model, batches, weights[0])
             for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
@@ -234,15 +237,6 @@ def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, 
         for norm, training, momentum in before:
             norm.training, norm.momentum = training, momentum
     return fresh
-
-
-def _moved(model: nn.Module, towards: tuple[Direction, Direction], x: float, y: float) -> dict[str, Tensor]:
-    one, other = towards
-    return {
-        name: weight.detach() + x * one[name] + y * other[name]
-        for name, weight in model.named_parameters()
-        if name in one
-    }
 
 
 def _squared_norm_form(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:

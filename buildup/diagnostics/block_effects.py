@@ -49,13 +49,10 @@ class _Sums:
 def measure_blocks(
     model: nn.Module, paths: Sequence[str], batches: Callable[[], LabelledBatches], *, channels_last: bool = False
 ) -> BlockEffect:
-    """The effect of the blocks at these paths in evaluation mode. The model stays as it is.
+    """The effect of the blocks at these paths, whose outputs have the shape of their inputs. The model stays as it is.
 
-    Args:
-        model: On the device where it is to run.
-        paths: Blocks whose outputs have the shape of their inputs.
-        batches: Returns the same images with labels at each call.
-        channels_last: Whether the maps of the blocks are height x width x channels.
+    `batches` returns the same images with labels at each call. With `channels_last`, the maps of the blocks are height
+    x width x channels.
     """
     sums = {path: _Sums() for path in paths}
 

@@ -51,17 +51,9 @@ def cka(
 ) -> Tensor:
     """The similarity of all pairs of units, over images in batches of at least 4.
 
-    Terms are summed over batches before the division, because a mean of the CKA of batches would be biased. A last
-    batch of fewer than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
-
-    Args:
-        model: The model whose units are the rows.
-        units: Its units.
-        batches: Images as the models take them.
-        other: The model whose units are the columns; the same model by default.
-
-    Returns:
-        The CKA, one row per unit of `model` and one column per unit of `other`.
+    The rows are the units of the model, the columns those of the other model, or of the same one by default. Terms are
+    summed over batches before the division, because a mean of the CKA of batches would be biased. A last batch of fewer
+    than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
     """
     sums: list[Tensor] = []
     for batch in batches:

@@ -88,13 +88,9 @@ def landscape(
     parallel: int = 1,
     restate: bool = False,
 ) -> Iterator[Point]:
-    """The loss at each place, in order.
+    """The loss at each place, in order; the coordinates are multiples of the two directions. Weights stay as they are.
 
     Args:
-        model: It runs in evaluation mode. Its weights stay as they are.
-        batches: Images and soft targets on the model's device, the same for every place.
-        places: Coordinates, in multiples of the two directions.
-        towards: The two directions.
         parallel: The number of places that are measured at once. Each needs memory for its own weights.
         restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
             are then measured one at a time.

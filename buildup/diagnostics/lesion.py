@@ -61,10 +61,7 @@ def measure_lesions(
 ) -> Iterator[tuple[Metrics, Metrics]]:
     """The metrics of the intact model, and with each removal. Batch norms keep their statistics.
 
-    Args:
-        model: It runs in evaluation mode.
-        removals: What to remove.
-        batches: Returns the same images with labels at each call.
+    `batches` returns the same images with labels at each call.
     """
     intact = evaluate(model, batches())
     for removal in removals:

@@ -76,11 +76,7 @@ def dropout_ensemble(
 ) -> Iterator[Metrics]:
     """The metrics of the mean probabilities of the first 1, 2, ... passes.
 
-    Args:
-        model: On the device where it is to run. Its mode and weights stay as they are.
-        batches: Returns the same images at each call.
-        passes: The number of passes.
-        seed: Seed of the dropout masks.
+    `batches` returns the same images at each call. The seed is that of the dropout masks.
     """
     summed: Tensor | None = None
     for number in range(passes):

@@ -99,14 +99,9 @@ OnOutput = Callable[[Unit, Tensor], None]
 
 
 def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
-    """The units of a model for images of a shape. Mode and weights of the model stay as they are.
+    """The units of a model for images like this one (1 x channels x height x width), whose content doesn't matter.
 
-    Args:
-        model: Any model that turns images into one tensor of logits.
-        image: One image as the model takes it (1 x channels x height x width), of any content.
-
-    Raises:
-        BaseError: The model has no units.
+    The model may be any that turns images into one tensor of logits. Its mode and weights stay as they are.
     """
     with evaluation_mode(model):
         # With two images, the axis of images can be told from others of length 1.

@@ -38,15 +38,7 @@ def analysis_page(
     settings: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
-    """The page.
-
-    Args:
-        title: the heading of the page.
-        facts: the measured weights and images, by name.
-        sections: the measurements, in order.
-        settings: all settings that the numbers depend on.
-        notes: warnings, such as random weights.
-    """
+    """The page. `facts` name the measured weights and images; `notes` are warnings, such as random weights."""
     parts = [
         page_header("buildup analyze", title, facts.items()),
         *([warning_box("Read this first", notes)] if notes else []),

@@ -49,13 +49,10 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 
 def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
-    """The model card of a network of a search, as Markdown.
+    """The model card of a network of a search, which need not be the winner, as Markdown.
 
-    Args:
-        findings: the search.
-        network: the exported candidate, which need not be the winner.
-        exported: the score of the training whose weights are exported.
-        onnx: whether the folder also holds an ONNX model.
+    `exported` is the score of the training whose weights are exported. With `onnx`, the folder also holds an ONNX
+    model.
     """
     dataset = str(findings.settings.get("dataset", ""))
     final = [findings.claim]

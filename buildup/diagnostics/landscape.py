@@ -144,7 +144,8 @@ class LossLandscape(Measurement):
         return ceil(sizes.landscape_images / BATCH)
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in self._batches(subject))
+        batches = subject.train_batches[: self.train_batches(subject.sizes)]
+        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in batches)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
@@ -152,12 +153,9 @@ class LossLandscape(Measurement):
         device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
         parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
-        batches, restate = self._batches(subject), subject.restate
+        batches, restate = subject.train_batches[: self.train_batches(subject.sizes)], subject.restate
         for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
-
-    def _batches(self, subject: Subject) -> tuple[Batch, ...]:
-        return subject.train_batches[: self.train_batches(subject.sizes)]
 
     def summary(self, rows: Rows) -> Row:
         centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)

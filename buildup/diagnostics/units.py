@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from buildup.diagnostics.flow import Flow, UnitEnd, find_unit_ends, spatial_convs, trace_flow
 from buildup.diagnostics.hooks import evaluation_mode, intercept
 from buildup.errors import BaseError
-from buildup.models.trace import Call, Node, Site
+from buildup.models.trace import Node, Site
 
 UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
 
@@ -204,12 +204,12 @@ def _plan(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> list[tuple
 def _modules_by_output(flow: Flow) -> dict[int, str]:
     """For each node that modules return, the path of the outermost of them that runs once."""
     called = Counter(run.path for run in flow.runs)
-    found: dict[int, list[Call]] = {}
-    for run in flow.runs:
+    found: dict[int, str] = {}
+    for run in sorted(flow.runs, key=lambda run: (run.path.count("."), run.path)):
         is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
         if run.output_node is not None and is_named:
-            found.setdefault(run.output_node, []).append(run)
-    return {number: min((run.path.count("."), run.path) for run in runs)[1] for number, runs in found.items()}
+            found.setdefault(run.output_node, run.path)
+    return found
 
 
 def _name(nodes: tuple[Node, ...], end: UnitEnd | None, several: Counter[str]) -> str:

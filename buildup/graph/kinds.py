@@ -136,11 +136,15 @@ def known_kinds() -> Mapping[str, type[BlockKind]]:
     return MappingProxyType(_REGISTERED)
 
 
-@cache
+_SETTINGS: dict[type[BlockKind], dict[str, Any]] = {}
+
+
 def settings_of(kind: type[BlockKind]) -> dict[str, Any]:
     """The settings of a kind, with their annotations."""
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    if kind not in _SETTINGS:
+        hints = get_type_hints(kind)
+        _SETTINGS[kind] = {field.name: hints[field.name] for field in fields(kind)}
+    return _SETTINGS[kind]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -119,8 +119,8 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
         )
         if _has_finite_gain(decision):
             interval = interval_mark(kind, y, x(decision.ci[0]), x(decision.gain), x(decision.ci[1]))
-            ends = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
-            mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{ends}</text>'
+            between = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
+            mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{between}</text>'
         parts.append(
             f"<g><title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>"
             f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'

@@ -172,7 +172,15 @@ def _box(block: Block, place: _Place, index: int) -> str:
     classes = f"{block.kind.name} added" if block.added else block.kind.name
     corner, centre = place.x + place.width - 6, place.x + place.width / 2
     plus = f'<text class="inside" x="{corner}" y="{place.y + 14}" text-anchor="end">+</text>' if block.added else ""
-    lines = _lines(block)
+    # At most two short lines under the letter: the settings of a replacement, or the change of shape.
+    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
+    lines = [f"{name} {value}" for name, value, default in values if value != default][:2]
+    if not lines and block.added:
+        lines = ["added"]
+    elif not lines:
+        before, after = block.in_shape, block.out_shape
+        lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
+        lines += [f"{before[0]}→{after[0]}"] if before[0] != after[0] else []
     letter_y = place.y + (24 if lines else 34)
     inside = "".join(
         f'<text class="inside" x="{centre}" y="{place.y + 38 + 12 * number}" text-anchor="middle">{escape(line)}</text>'
@@ -185,18 +193,6 @@ def _box(block: Block, place: _Place, index: int) -> str:
         f'<text class="letter" x="{centre}" y="{letter_y}" text-anchor="middle">{escape(block.kind.letter)}</text>'
         f"{plus}{inside}</g>"
     )
-
-
-def _lines(block: Block) -> list[str]:
-    """At most two short lines under the letter: the settings of a replacement, or the change of shape."""
-    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
-    if settings := [f"{name} {value}" for name, value, default in values if value != default]:
-        return settings[:2]
-    if block.added:
-        return ["added"]
-    before, after = block.in_shape, block.out_shape
-    lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
-    return [*lines, f"{before[0]}→{after[0]}"] if before[0] != after[0] else lines
 
 
 def _title(block: Block) -> str:

@@ -35,15 +35,10 @@ class Flow:
 
     @cached_property
     def graph(self) -> "nx.DiGraph[int]":
-        """All calls. An edge leads to a call that reads a result."""
+        """The calls that the logits depend on. An edge leads to a call that reads a result."""
         graph = nx.DiGraph((parent, node.number) for node in self.nodes for parent in node.parents)
-        graph.add_node(0)
-        return graph
-
-    @cached_property
-    def relevant(self) -> frozenset[int]:
-        """The calls that the logits depend on."""
-        return frozenset({self.end} | nx.ancestors(self.graph, self.end))
+        graph.add_node(self.end)
+        return graph.subgraph({self.end} | nx.ancestors(graph, self.end)).copy()
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
@@ -55,7 +50,7 @@ class Flow:
 
     def between(self, first: int, last: int) -> tuple[Node, ...]:
         """The calls after one cut, up to and including another."""
-        return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.relevant)
+        return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.graph)
 
     def last_cut(self, before: int) -> int:
         """The last cut before a node."""
@@ -65,10 +60,6 @@ class Flow:
         """Whether a call adds two different tensors that both depend on the image."""
         node = self.nodes[number]
         return node.function in SUMS and len(node.parents) == 2 and node.parents[0] != node.parents[1]
-
-    def count_nodes(self, number: int, since: int) -> int:
-        """The number of calls after a cut that a result depends on, itself included."""
-        return sum(one > since for one in {number} | nx.ancestors(self.graph, number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from math import gcd, isqrt, prod
 from typing import Literal
 
+import networkx as nx
 import torch
 from torch import Tensor, nn
 
@@ -164,8 +165,11 @@ def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[
         skip = 0
         if join is not None:
             # The shortcut is the operand that fewer calls of this unit contribute to.
-            first, second = flow.nodes[join].parents
-            skip = 0 if flow.count_nodes(first, last) <= flow.count_nodes(second, last) else 1
+            first, second = (
+                sum(call > last for call in {operand} | nx.ancestors(flow.graph, operand))
+                for operand in flow.nodes[join].parents
+            )
+            skip = 0 if first <= second else 1
         yield Unit(
             index=index,
             name=kind if kind in ("stem", "head") else _name(nodes, end, several),
@@ -247,8 +251,12 @@ def find_layout(flow: Flow, number: int, image: tuple[int, int], before: Layout 
     if len(shape) == 3:
         return _token_layout(flow, number, shape[1], image)
     first, last = shape[1:3], shape[2:4]
-    known = before is not None and before.order in ("nchw", "nhwc")
-    is_last = before.order == "nhwc" if before and known else _is_read_last(flow, number)
+    # Whether a function that reads channels from the last axis uses the result or made it.
+    related = [flow.nodes[number], *(flow.nodes[parent] for parent in flow.nodes[number].parents)]
+    related += [node for node in flow.nodes if number in node.parents]
+    is_last = any(node.function in LAST_AXIS for node in related)
+    if before is not None and before.order in ("nchw", "nhwc"):
+        is_last = before.order == "nhwc"
     if _has_ratio(first, image) and (not _has_ratio(last, image) or is_last):
         return Layout(order="nhwc", size=(first[0], first[1]))
     return Layout(order="nchw", size=(last[0], last[1]))
@@ -277,10 +285,3 @@ def _has_ratio(sides: tuple[int, ...], image: tuple[int, int]) -> bool:
     """Whether two sides are those of a smaller image of the same proportions, each rounded by up to a pixel."""
     (high, wide), (tall, broad) = sides, image
     return high <= tall and wide <= broad and abs(high * broad - wide * tall) <= max(tall, broad) // 2
-
-
-def _is_read_last(flow: Flow, number: int) -> bool:
-    """Whether a function that reads channels from the last axis uses a result or made it."""
-    names = {node.function for node in flow.nodes if number in node.parents} | {flow.nodes[number].function}
-    names |= {flow.nodes[parent].function for parent in flow.nodes[number].parents}
-    return bool(names & LAST_AXIS)

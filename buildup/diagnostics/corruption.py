@@ -242,7 +242,6 @@ class CorruptionErrors(Measurement):
 
 
 def _corrupted(subject: Subject) -> CorruptedImages:
-    """The corrupted images of a subject."""
     images, count = subject.images, subject.sizes.corrupted_images
     if subject.corruptions:
         return open_published(subject.corruptions, images, count, subject.seed)

@@ -54,7 +54,15 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     `exported` is the score of the training whose weights are exported. With `onnx`, the folder also holds an ONNX
     model.
     """
-    dataset = str(findings.settings.get("dataset", ""))
+    objective, dataset = findings.objective, str(findings.settings.get("dataset", ""))
+    value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
+    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
+    table = TextTable.by_column(
+        ("network", "text", ["base", "this one"]),
+        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
+        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
+    )
+    cost = findings.cost(network)
     final = [findings.claim]
     if one := findings.final:
         final = ["### Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
@@ -69,7 +77,13 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         "",
         *("```", graph_text(network), "```", ""),
-        *("## Scores", "", *_scores(findings, network, exported), ""),
+        "## Scores",
+        "",
+        f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
+        f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
+        "means are less so.",
+        *("", *table.markdown(), ""),
+        *([f"{cost_text(cost)}.", ""] if cost else []),
         *final,
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
@@ -83,26 +97,6 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
     ]
     return "\n".join(lines)
-
-
-def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
-    objective = findings.objective
-    value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
-    table = TextTable.by_column(
-        ("network", "text", ["base", "this one"]),
-        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
-        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
-    )
-    cost = findings.cost(network)
-    return [
-        f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
-        f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
-        "means are less so.",
-        "",
-        *table.markdown(),
-        *(["", f"{cost_text(cost)}."] if cost else []),
-    ]
 
 
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:

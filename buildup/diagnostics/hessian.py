@@ -8,6 +8,7 @@ not be independent. All products of a batch use the same augmented images.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -232,8 +233,7 @@ def augmented_batches(
     feed = Feed(
         recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
     )
-    batches = zip(range(count), feed.epoch(1), strict=False)
-    return tuple((inputs, targets) for _, (inputs, targets) in batches)
+    return tuple(islice(feed.epoch(1), count))
 
 
 class HessianSpectrum(Measurement):

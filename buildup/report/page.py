@@ -125,11 +125,8 @@ def _trainings_html(findings: Findings) -> str:
         chart = small_note(f"{measure}, one line per training{better}.") + scrollable(curves_svg(curves, measure))
     rows, outcomes = findings.trainings, [row.outcome for row in findings.trainings]
     scores = [f"{objective.value(one):.2f}" if isinstance(one, Score) else "–" for one in outcomes]
-    sources = [findings.reused.get(row.id) for row in rows]
-    ends = [
-        outcome_text(one) if source is None else f"reused from {source}"
-        for one, source in zip(outcomes, sources, strict=True)
-    ]
+    reused = findings.reused
+    ends = [f"reused from {reused[row.id]}" if row.id in reused else outcome_text(row.outcome) for row in rows]
     table = TextTable.by_column(
         ("training", "code", [row.id for row in rows]),
         ("layout", "layout", [row.layout or "?" for row in rows]),

@@ -98,15 +98,23 @@ def find_unit_ends(flow: Flow) -> list[UnitEnd]:
     if not joins:
         nodes = [flow.nodes[cut] for cut in flow.cuts]
         joins = [node.number for node in nodes if node.function in ("cat", "concat") and len(set(node.parents)) > 1]
-    return _block_ends(flow, joins) or _conv_ends(flow)
+    cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
+    if (found := _block_ends(flow, joins)) or not cuts:
+        return found
+    # Each spatial convolution with everything up to the next one.
+    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
+    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
+    return [
+        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
+        for cut, end in zip(cuts, [*(flow.last_cut(cut) for cut in cuts[1:]), last], strict=True)
+    ]
 
 
 def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:
     """Units that end in a sum or a concatenation, and blocks without one that stand among them."""
     called = Counter(run.path for run in flow.runs)
     runs = {run.path: run for run in flow.runs if called[run.path] == 1}
-    joins = [join for join in joins if flow.nodes[join].modules[-1] in runs]
-    owners = {join: flow.nodes[join].modules[-1] for join in joins}
+    owners = {join: owner for join in joins if (owner := flow.nodes[join].modules[-1]) in runs}
     found = []
     for join, owner in owners.items():
         # The branches of a sum start at the input of its module if that has no other sum, else at the last cut.
@@ -116,11 +124,12 @@ def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:
         found.append(UnitEnd(start=start, at=_observed(flow, join, owner), join=join, owner=owner))
     blocks = set(owners.values())
     for run in runs.values():
-        if not run.path or run.output_node not in flow.cuts:
+        if not run.path or "" in blocks or run.output_node not in flow.cuts:
             continue
-        if any(_is_inside(block, run.path) or _is_inside(run.path, block) for block in blocks):
+        # Neither inside of a block nor around one.
+        if any(f"{run.path}.".startswith(f"{block}.") or f"{block}.".startswith(f"{run.path}.") for block in blocks):
             continue
-        if _is_like_blocks(flow, run, runs, blocks - {""}):
+        if _is_like_blocks(flow, run, runs, blocks):
             found.append(UnitEnd(start=flow.last_cut(run.first), at=run.output_node, join=None, owner=run.path))
     return sorted(found, key=lambda end: end.at)
 
@@ -140,24 +149,6 @@ def _is_like_blocks(flow: Flow, run: Call, runs: dict[str, Call], blocks: set[st
     assert run.output_node is not None
     is_convolutional = bool(spatial_convs(flow.between(run.first - 1, run.output_node)))
     return has_children and is_convolutional and run.path.count(".") in {block.count(".") for block in blocks}
-
-
-def _is_inside(path: str, other: str) -> bool:
-    return path == other or path.startswith(f"{other}.") or not other
-
-
-def _conv_ends(flow: Flow) -> list[UnitEnd]:
-    """In a model without sums, each spatial convolution with everything up to the next one."""
-    cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
-    if not cuts:
-        return []
-    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
-    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
-    ends = [*(flow.last_cut(cut) for cut in cuts[1:]), last]
-    return [
-        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
-        for cut, end in zip(cuts, ends, strict=True)
-    ]
 
 
 def _observed(flow: Flow, join: int, owner: str) -> int:

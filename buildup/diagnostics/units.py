@@ -150,7 +150,12 @@ def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps:
 
 
 def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:
-    largest_modules = _modules_by_output(flow)
+    # For each node that modules return, the path of the outermost of them that runs once.
+    called, modules = Counter(run.path for run in flow.runs), dict[int, str]()
+    for run in sorted(flow.runs, key=lambda run: (run.path.count("."), run.path)):
+        is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
+        if run.output_node is not None and is_named:
+            modules.setdefault(run.output_node, run.path)
     several = Counter(end.owner for end in ends)
     last, area, stage = 0, image[0] * image[1], 0
     layout = Layout(order="none")
@@ -176,7 +181,7 @@ def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[
             kind=kind or _kind(nodes),
             stage=stage,
             subsamples=subsamples,
-            site=Site(path=largest_modules[number]) if number in largest_modules else node.site,
+            site=Site(path=modules[number]) if number in modules else node.site,
             layout=layout,
             channels=shape[1] if layout.order == "nchw" else shape[-1] if shape else 0,
             join=flow.nodes[join].site if join is not None else None,
@@ -203,17 +208,6 @@ def _plan(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> list[tuple
     if at != flow.end:
         planned.append((flow.end, "head", None))
     return planned
-
-
-def _modules_by_output(flow: Flow) -> dict[int, str]:
-    """For each node that modules return, the path of the outermost of them that runs once."""
-    called = Counter(run.path for run in flow.runs)
-    found: dict[int, str] = {}
-    for run in sorted(flow.runs, key=lambda run: (run.path.count("."), run.path)):
-        is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
-        if run.output_node is not None and is_named:
-            found.setdefault(run.output_node, run.path)
-    return found
 
 
 def _name(nodes: tuple[Node, ...], end: UnitEnd | None, several: Counter[str]) -> str:

@@ -1,6 +1,6 @@
 """A network as a picture: a self-contained SVG, and DOT for Graphviz."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import ceil
 from pathlib import Path
@@ -48,7 +48,8 @@ class _Place:
 
 def graph_svg(network: Network) -> str:
     """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind."""
-    places, bands, height = _arrange(network)
+    pills = {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
+    places, bands, height = _arrange(network, pills)
     letters = layout(network)
     # The layout of a deep network needs a smaller font to fit beside the name.
     size = 12 if len(letters) < 90 else 9
@@ -71,7 +72,7 @@ def graph_svg(network: Network) -> str:
     parts += [
         _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
     ]
-    for name, text in _pill_texts(network).items():
+    for name, text in pills.items():
         place = places[name]
         parts += [
             f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>',
@@ -143,9 +144,9 @@ def graph_dot(network: Network) -> str:
     return "\n".join([*lines, "}", ""])
 
 
-def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
+def _arrange(network: Network, pills: Mapping[str, str]) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
     """The place of each node, top and bottom of the band of each stage, and the total height."""
-    widths = {name: 28 + 6.6 * len(text) for name, text in _pill_texts(network).items()}
+    widths = {name: 28 + 6.6 * len(text) for name, text in pills.items()}
     places = {"stem": _Place(x=LABELS, y=46, width=widths["stem"], height=PILL_HEIGHT, order=0)}
     bands = []
     top = 46 + PILL_HEIGHT + ROW_GAP
@@ -199,10 +200,6 @@ def _title(block: Block) -> str:
     added = ", added" if block.added else ""
     shapes = f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}"
     return f"{block.path}: {describe(block.kind)}{added}, {block.module} of the base, {shapes}"
-
-
-def _pill_texts(network: Network) -> dict[str, str]:
-    return {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
 
 
 def _edge(source: _Place, target: _Place) -> str:

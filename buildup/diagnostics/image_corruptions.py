@@ -18,8 +18,6 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-Family = Literal["noise", "blur", "weather", "digital"]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 256
 """Images per random generator, so that the random numbers of an image do not depend on the batch size."""
@@ -29,7 +27,7 @@ CHUNK = 256
 class Corruption:
     """One kind of corruption."""
 
-    family: Family
+    family: Literal["noise", "blur", "weather", "digital"]
     amounts: tuple[float, float, float, float, float]
     """The strength at each severity."""
     apply: Callable[[Tensor, float, Generator], Tensor]

@@ -24,7 +24,7 @@ def answer_html(findings: Findings) -> Iterator[str]:
     yield "</div>"
     final = findings.final
     # A proven statement is shown without the colour of a warning.
-    is_claimed = final.claims[0].claimed if final else findings.is_proven or findings.unchanged
+    is_claimed = final.claims[0].claimed if final else findings.judge == "proven" or findings.unchanged
     proven = " proven" if is_claimed else ""
     label, _, rest = findings.claim.partition(": ")
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
@@ -69,7 +69,7 @@ def _tiles(findings: Findings) -> Iterator[str]:
             yield tile(f"{name} {objective.name}", "–", "", "no finished training")
     name = "winner minus base" if objective.sign > 0 else "improvement over the base"
     if gains:
-        by_seed = f"{'' if findings.is_proven else 'unproven, '}by seed: {', '.join(map(points, gains))}"
+        by_seed = f"{'' if findings.judge == 'proven' else 'unproven, '}by seed: {', '.join(map(points, gains))}"
         yield tile(name, points(fmean(gains)), objective.unit, by_seed)
     else:
         yield tile(name, "–", "", "the winner is the base" if findings.unchanged else "no shared seeds")

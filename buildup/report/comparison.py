@@ -67,14 +67,10 @@ class Compared:
     final: Final | None
 
     @property
-    def base(self) -> ScoredNetwork | None:
-        """The base; None before it is trained."""
-        return next((point for point in self.points if point.role == "base"), None)
-
-    @property
     def winner(self) -> ScoredNetwork | None:
-        """The winner, which may be the base."""
-        return next((point for point in self.points if point.role == "winner"), self.base)
+        """The winner, which may be the base; None before the base is trained."""
+        roles = {point.role: point for point in self.points}
+        return roles.get("winner", roles.get("base"))
 
     @property
     def needed(self) -> int:
@@ -134,7 +130,7 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
     """The comparison as JSON values."""
     rows = []
     for run in runs:
-        base, winner = run.base, run.winner
+        base, winner = next((point for point in run.points if point.role == "base"), None), run.winner
         row = {**asdict(run), "needed": run.needed, "gain": run.gain}
         row["base"], row["winner"] = base and asdict(base), winner and asdict(winner)
         row["final"] = run.final and {**row["final"], "verdict": run.final.verdict}

@@ -138,7 +138,7 @@ class Findings:
 
     @property
     def judge(self) -> str:
-        """The judge of the decisions."""
+        """The judge of the decisions. Only `proven` proves each kept step."""
         return self.decisions[-1].judge if self.decisions else str(self.settings.get("judge", ""))
 
     @property
@@ -152,18 +152,13 @@ class Findings:
         return f"{len(self.kept)} of {tried} {'was' if len(self.kept) == 1 else 'were'} kept."
 
     @property
-    def is_proven(self) -> bool:
-        """Whether the judge proved each kept step."""
-        return self.judge == "proven"
-
-    @property
     def claim(self) -> str:
         """How far the verdicts can be trusted: a label, a colon, and the explanation."""
         if self.final:
             return self.final.verdict
         if self.unchanged:
             return "No claim: the winner is the base."
-        if self.is_proven:
+        if self.judge == "proven":
             return (
                 "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "
                 "each is a gain. The size of the gains is overestimated, because the same scores selected the steps."

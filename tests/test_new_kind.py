@@ -101,9 +101,9 @@ def install(folder: Path, files: dict[str, str], entry: str) -> Path:
 def registry() -> Iterator[None]:
     """Kinds and modules as before, whatever a test registers."""
     kinds_before, modules_before = dict(kinds._REGISTERED), set(sys.modules)
-    kinds._load_entry_points.cache_clear()
+    kinds.known_kinds.cache_clear()
     yield
-    kinds._load_entry_points.cache_clear()
+    kinds.known_kinds.cache_clear()
     kinds._REGISTERED.clear()
     kinds._REGISTERED.update(kinds_before)
     for name in set(sys.modules) - modules_before:

@@ -45,32 +45,26 @@ class _Sums:
     rise: float = 0.0
     has_frequencies: bool = False
 
-    def add(self, inputs: Tensor, outputs: Tensor) -> None:
-        count = len(outputs)
-        self.images += count
-        self.before += count * spatial_variance(inputs)
-        self.after += count * spatial_variance(outputs)
-        if min(outputs.shape[2:]) >= LEAST_SIDE:
-            self.has_frequencies = True
-            self.rise += count * (spectrum(outputs).high - spectrum(inputs).high)
-
 
 def measure_blocks(
     model: nn.Module, paths: Sequence[str], batches: Callable[[], LabelledBatches], *, channels_last: bool = False
 ) -> BlockEffect:
-    """The effect of the blocks at these paths in evaluation mode. The model stays as it is.
+    """The effect of the blocks at these paths, whose outputs have the shape of their inputs. The model stays as it is.
 
-    Args:
-        model: On the device where it is to run.
-        paths: Blocks whose outputs have the shape of their inputs.
-        batches: Returns the same images with labels at each call.
-        channels_last: Whether the maps of the blocks are height x width x channels.
+    `batches` returns the same images with labels at each call. With `channels_last`, the maps of the blocks are height
+    x width x channels.
     """
     sums = {path: _Sums() for path in paths}
 
     def add(path: str, inputs: Tensor, outputs: Tensor) -> None:
-        maps = (tensor.permute(0, 3, 1, 2) if channels_last else tensor for tensor in (inputs, outputs))
-        sums[path].add(*maps)
+        before, after = (tensor.permute(0, 3, 1, 2) if channels_last else tensor for tensor in (inputs, outputs))
+        one, count = sums[path], len(outputs)
+        one.images += count
+        one.before += count * spatial_variance(before)
+        one.after += count * spatial_variance(after)
+        if min(after.shape[2:]) >= LEAST_SIDE:
+            one.has_frequencies = True
+            one.rise += count * (spectrum(after).high - spectrum(before).high)
 
     with hook_blocks(model, paths, add):
         intact = evaluate(model, batches())

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
-from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
 
@@ -52,17 +51,9 @@ def cka(
 ) -> Tensor:
     """The similarity of all pairs of units, over images in batches of at least 4.
 
-    Terms are summed over batches before the division, because a mean of the CKA of batches would be biased. A last
-    batch of fewer than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
-
-    Args:
-        model: The model whose units are the rows.
-        units: Its units.
-        batches: Images as the models take them.
-        other: The model whose units are the columns; the same model by default.
-
-    Returns:
-        The CKA, one row per unit of `model` and one column per unit of `other`.
+    The rows are the units of the model, the columns those of the other model, or of the same one by default. Terms are
+    summed over batches before the division, because a mean of the CKA of batches would be biased. A last batch of fewer
+    than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
     """
     sums: list[Tensor] = []
     for batch in batches:
@@ -86,8 +77,7 @@ def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
     def keep(unit: Unit, output: Tensor) -> None:
         found[unit.index] = gram(output)
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
-        model(images)
+    watch_units(model, units, images, keep)
     return torch.stack([found[unit.index] for unit in units])
 
 

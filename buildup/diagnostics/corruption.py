@@ -109,13 +109,9 @@ def measure_corruptions(
 
 
 def open_published(folder: str, images: Dataset, count: int, seed: int) -> PublishedImages:
-    """The published files of a folder, checked against clean images.
+    """The published files of a folder: `labels.npy` and one `.npy` file per kind.
 
-    Args:
-        folder: A folder with `labels.npy` and one `.npy` file per kind.
-        images: Clean images of the same size and classes.
-        count: How many of the 10,000 images are used.
-        seed: Seed of their choice.
+    Their size and classes must be those of the clean images. The seed chooses `count` of the 10,000 images.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -246,7 +242,6 @@ class CorruptionErrors(Measurement):
 
 
 def _corrupted(subject: Subject) -> CorruptedImages:
-    """The corrupted images of a subject."""
     images, count = subject.images, subject.sizes.corrupted_images
     if subject.corruptions:
         return open_published(subject.corruptions, images, count, subject.seed)

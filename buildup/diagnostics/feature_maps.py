@@ -37,7 +37,6 @@ class Spectrum:
     """The mean logarithm of each amplitude minus that of frequency zero."""
     high_energy: float
     """The share of the energy above pi / 2, without frequency zero. About 0.75 for white noise."""
-    images: int
 
     @property
     def high(self) -> float:
@@ -155,7 +154,7 @@ class Frequencies(Measurement):
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:
-    """The number of images, the number of maps, the summed share of high energy, the summed logarithms."""
+    """The number of maps, the summed share of high energy, the summed logarithms."""
     maps = _in_double(maps)
     height, width = maps.shape[2:]
     shorter = min(height, width)
@@ -176,17 +175,15 @@ def _log_amplitude_sums(maps: Tensor) -> Tensor:
     share = torch.where(
         whole > rounding, (energy * high).sum((2, 3)) / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0
     )
-    counts = torch.tensor([len(maps), maps.shape[0] * maps.shape[1]], dtype=maps.dtype, device=maps.device)
-    return torch.cat([counts, share.sum()[None], diagonal])
+    return torch.cat([share.new_tensor([share.numel()]), share.sum()[None], diagonal])
 
 
 def _spectrum_of(sums: Tensor, size: Sequence[int]) -> Spectrum:
-    images, count, share, *diagonal = sums.tolist()
+    count, share, *diagonal = sums.tolist()
     return Spectrum(
         frequencies=tuple(2 * index / min(size) for index in range(len(diagonal))),
         amplitudes=tuple((value - diagonal[0]) / count for value in diagonal),
         high_energy=share / count,
-        images=round(images),
     )
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import pairwise
 from math import prod
 
+import networkx as nx
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
@@ -33,34 +34,23 @@ class Flow:
     """The node of the logits."""
 
     @cached_property
-    def relevant(self) -> frozenset[int]:
-        """The calls that the logits depend on."""
-        found, waiting = {self.end}, [self.end]
-        while waiting:
-            for parent in self.nodes[waiting.pop()].parents:
-                if parent not in found:
-                    found.add(parent)
-                    waiting.append(parent)
-        return frozenset(found)
+    def graph(self) -> "nx.DiGraph[int]":
+        """The calls that the logits depend on. An edge leads to a call that reads a result."""
+        graph = nx.DiGraph((parent, node.number) for node in self.nodes for parent in node.parents)
+        graph.add_node(self.end)
+        return graph.subgraph({self.end} | nx.ancestors(graph, self.end)).copy()
 
     @cached_property
     def cuts(self) -> tuple[int, ...]:
         """The calls that every path leads through and that return one tensor."""
-        furthest, found = 0, []
-        reach = dict.fromkeys(self.relevant, 0)
-        for number in sorted(self.relevant):
-            for parent in self.nodes[number].parents:
-                reach[parent] = max(reach[parent], number)
-        for number in sorted(self.relevant):
-            # No earlier result is read later, so later calls depend on the image through this result only.
-            if furthest <= number and self.nodes[number].shape is not None:
-                found.append(number)
-            furthest = max(furthest, reach[number])
-        return tuple(found)
+        dominators, found = nx.immediate_dominators(self.graph, 0), [self.end]
+        while found[-1] != 0:
+            found.append(dominators[found[-1]])
+        return tuple(number for number in reversed(found) if self.nodes[number].shape is not None)
 
     def between(self, first: int, last: int) -> tuple[Node, ...]:
         """The calls after one cut, up to and including another."""
-        return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.relevant)
+        return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.graph)
 
     def last_cut(self, before: int) -> int:
         """The last cut before a node."""
@@ -70,16 +60,6 @@ class Flow:
         """Whether a call adds two different tensors that both depend on the image."""
         node = self.nodes[number]
         return node.function in SUMS and len(node.parents) == 2 and node.parents[0] != node.parents[1]
-
-    def count_nodes(self, number: int, since: int) -> int:
-        """The number of calls after a cut that a result depends on, itself included."""
-        found, waiting = set(), [number]
-        while waiting:
-            here = waiting.pop()
-            if here > since and here not in found:
-                found.add(here)
-                waiting += self.nodes[here].parents
-        return len(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,26 +98,38 @@ def find_unit_ends(flow: Flow) -> list[UnitEnd]:
     if not joins:
         nodes = [flow.nodes[cut] for cut in flow.cuts]
         joins = [node.number for node in nodes if node.function in ("cat", "concat") and len(set(node.parents)) > 1]
-    return _block_ends(flow, joins) or _conv_ends(flow)
+    cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
+    if (found := _block_ends(flow, joins)) or not cuts:
+        return found
+    # Each spatial convolution with everything up to the next one.
+    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
+    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
+    return [
+        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
+        for cut, end in zip(cuts, [*(flow.last_cut(cut) for cut in cuts[1:]), last], strict=True)
+    ]
 
 
 def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:
     """Units that end in a sum or a concatenation, and blocks without one that stand among them."""
     called = Counter(run.path for run in flow.runs)
     runs = {run.path: run for run in flow.runs if called[run.path] == 1}
-    joins = [join for join in joins if flow.nodes[join].modules[-1] in runs]
-    owners = {join: flow.nodes[join].modules[-1] for join in joins}
-    found = [
-        UnitEnd(start=_start(flow, join, runs[owner]), at=_observed(flow, join, owner), join=join, owner=owner)
-        for join, owner in owners.items()
-    ]
+    owners = {join: owner for join in joins if (owner := flow.nodes[join].modules[-1]) in runs}
+    found = []
+    for join, owner in owners.items():
+        # The branches of a sum start at the input of its module if that has no other sum, else at the last cut.
+        entry, first = runs[owner].input_node, runs[owner].first
+        others = [cut for cut in flow.cuts if first <= cut < join and flow.is_sum(cut)]
+        start = entry if entry in flow.cuts and not others and owner else flow.last_cut(join)
+        found.append(UnitEnd(start=start, at=_observed(flow, join, owner), join=join, owner=owner))
     blocks = set(owners.values())
     for run in runs.values():
-        if not run.path or run.output_node not in flow.cuts:
+        if not run.path or "" in blocks or run.output_node not in flow.cuts:
             continue
-        if any(_is_inside(block, run.path) or _is_inside(run.path, block) for block in blocks):
+        # Neither inside of a block nor around one.
+        if any(f"{run.path}.".startswith(f"{block}.") or f"{block}.".startswith(f"{run.path}.") for block in blocks):
             continue
-        if _is_like_blocks(flow, run, runs, blocks - {""}):
+        if _is_like_blocks(flow, run, runs, blocks):
             found.append(UnitEnd(start=flow.last_cut(run.first), at=run.output_node, join=None, owner=run.path))
     return sorted(found, key=lambda end: end.at)
 
@@ -157,31 +149,6 @@ def _is_like_blocks(flow: Flow, run: Call, runs: dict[str, Call], blocks: set[st
     assert run.output_node is not None
     is_convolutional = bool(spatial_convs(flow.between(run.first - 1, run.output_node)))
     return has_children and is_convolutional and run.path.count(".") in {block.count(".") for block in blocks}
-
-
-def _is_inside(path: str, other: str) -> bool:
-    return path == other or path.startswith(f"{other}.") or not other
-
-
-def _conv_ends(flow: Flow) -> list[UnitEnd]:
-    """In a model without sums, each spatial convolution with everything up to the next one."""
-    cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
-    if not cuts:
-        return []
-    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
-    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
-    ends = [*(flow.last_cut(cut) for cut in cuts[1:]), last]
-    return [
-        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
-        for cut, end in zip(cuts, ends, strict=True)
-    ]
-
-
-def _start(flow: Flow, join: int, owner: Call) -> int:
-    """The cut before the branches of a sum: the input of its module if that has no other sum, else the last cut."""
-    entry = owner.input_node
-    others = [cut for cut in flow.cuts if owner.first <= cut < join and flow.is_sum(cut)]
-    return entry if entry in flow.cuts and not others and owner.path else flow.last_cut(join)
 
 
 def _observed(flow: Flow, join: int, owner: str) -> int:

@@ -8,6 +8,7 @@ not be independent. All products of a batch use the same augmented images.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -157,14 +158,9 @@ def batch_eigenvalues(
 ) -> Iterator[ExtremeEigenvalues]:
     """The eigenvalues of largest magnitude of the Hessian of each batch over all weights.
 
-    Args:
-        model: It runs in evaluation mode. Its weights and their gradients stay as they are.
-        batches: Images and soft targets, on the model's device.
-        weight_decay: Added to each eigenvalue.
-        count: Eigenvalues per batch.
-        tolerance: The largest residual, as a share of the batch's largest eigenvalue.
-        most_products: The most products with the Hessian of a batch.
-        seed: Seed of the start vector, which is the same for every batch.
+    The model runs in evaluation mode; its weights and their gradients stay as they are. The weight decay is added to
+    each eigenvalue. The seed is that of the start vector, which is the same for every batch. Tolerance and number of
+    products are those of `extreme_eigenvalues`, for each batch.
     """
     for inputs, targets in batches:
         with hessian_products(model, inputs, targets, weight_decay) as (product, size):
@@ -233,21 +229,11 @@ def hessian_products(
 def augmented_batches(
     dataset: Dataset, recipe: Recipe, train: Tensor, *, seed: int, device: torch.device, count: int
 ) -> tuple[Batch, ...]:
-    """The first batches of 16 images of an epoch, as a recipe trains on them.
-
-    Args:
-        dataset: All images.
-        recipe: How they are augmented.
-        train: The indices of the training images.
-        seed: Seed of order and augmentation.
-        device: The device of the batches.
-        count: The most batches.
-    """
+    """The first `count` batches of 16 images of an epoch, as a recipe trains on the images of these indices."""
     feed = Feed(
         recipe=replace(recipe, batch_size=BATCH), dataset=dataset, train=train, val=train[:0], seed=seed, device=device
     )
-    batches = zip(range(count), feed.epoch(1), strict=False)
-    return tuple((inputs, targets) for _, (inputs, targets) in batches)
+    return tuple(islice(feed.epoch(1), count))
 
 
 class HessianSpectrum(Measurement):

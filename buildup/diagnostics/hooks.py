@@ -6,6 +6,7 @@ Everything here ends with its `with`: afterwards no hook is left, and every modu
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,12 +39,12 @@ def intercept(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None
         mode = _InterceptMode({site: action for site, action in actions.items() if site.call is not None})
         if mode.actions:
             for path in {path for path, _ in mode.actions}:
-                stack.enter_context(modules[path].register_forward_pre_hook(mode.pre_hook(path)))
+                stack.enter_context(modules[path].register_forward_pre_hook(partial(mode.enter, path)))
                 stack.enter_context(modules[path].register_forward_hook(mode.leave, prepend=True, always_call=True))
             stack.enter_context(mode)
         for site, action in actions.items():
             if site.call is None:
-                stack.enter_context(modules[site.path].register_forward_hook(mode.result_hook(action)))
+                stack.enter_context(modules[site.path].register_forward_hook(partial(mode.apply, action)))
         yield
 
 
@@ -67,25 +68,17 @@ class _InterceptMode(TorchFunctionMode):
         self.count = 0
         self.in_action = False
 
-    def result_hook(self, action: Action) -> Callable[..., Tensor | None]:
+    def apply(self, action: Action, module: nn.Module, args: Any, result: Tensor) -> Tensor | None:
         """A forward hook that applies an action to a module's output. Calls inside the action are not counted."""
+        self.in_action = True
+        try:
+            return action(result, args)
+        finally:
+            self.in_action = False
 
-        def hook(module: nn.Module, args: Any, result: Tensor) -> Tensor | None:
-            self.in_action = True
-            try:
-                return action(result, args)
-            finally:
-                self.in_action = False
-
-        return hook
-
-    def pre_hook(self, path: str) -> Callable[..., None]:
+    def enter(self, path: str, module: nn.Module, args: Any) -> None:
         """A forward pre-hook that notes the number of calls before a module."""
-
-        def hook(module: nn.Module, args: Any) -> None:
-            self.open.append((path, self.count))
-
-        return hook
+        self.open.append((path, self.count))
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:
         self.open.pop()

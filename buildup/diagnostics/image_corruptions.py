@@ -18,8 +18,6 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-Family = Literal["noise", "blur", "weather", "digital"]
-
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 256
 """Images per random generator, so that the random numbers of an image do not depend on the batch size."""
@@ -29,7 +27,7 @@ CHUNK = 256
 class Corruption:
     """One kind of corruption."""
 
-    family: Family
+    family: Literal["noise", "blur", "weather", "digital"]
     amounts: tuple[float, float, float, float, float]
     """The strength at each severity."""
     apply: Callable[[Tensor, float, Generator], Tensor]
@@ -94,8 +92,7 @@ def _zoom_blur(pixels: Tensor, zoom: float, generator: Generator) -> Tensor:
     steps = 2 + ceil(zoom * max(pixels.shape[2:]) / 2)
     total = torch.zeros_like(pixels)
     for factor in torch.linspace(1, 1 + zoom, steps).tolist():
-        matrix = torch.tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]]).expand(len(pixels), -1, -1)
-        total += _sampled(pixels, F.affine_grid(matrix, list(pixels.shape), align_corners=False))
+        total += _warped(pixels, torch.tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]]))
     return total / steps
 
 
@@ -142,35 +139,31 @@ def _elastic_transform(pixels: Tensor, amount: float, generator: Generator) -> T
     frequency = _frequencies(height, width) * min(height, width)
     field = _spectral(2 * count, (height, width), (-0.06 * frequency.square()).exp(), generator)
     field = field / field.square().mean((1, 2), keepdim=True).sqrt()
-    away = field.view(count, 2, height, width).permute(0, 2, 3, 1) * 2 * amount
-    matrix = torch.eye(2, 3).expand(count, -1, -1)
-    return _sampled(pixels, F.affine_grid(matrix, list(pixels.shape), align_corners=False) + away)
+    return _warped(pixels, torch.eye(2, 3), field.view(count, 2, height, width).permute(0, 2, 3, 1) * 2 * amount)
 
 
 def _pixelate(pixels: Tensor, share: float, generator: Generator) -> Tensor:
     """A share of the rows and columns, each large pixel the mean of its area."""
-    height, width = pixels.shape[2:]
-    rows, columns = (_covered(side, max(1, round(side * share))) for side in (height, width))
-    return F.interpolate(rows @ pixels @ columns.T, size=(height, width), mode="nearest-exact")
-
-
-def _covered(side: int, parts: int) -> Tensor:
-    """The weight of each pixel of a side in each of some equal parts of it (parts x side)."""
-    starts, pixels = torch.arange(parts)[:, None] * side / parts, torch.arange(side)
-    shared = torch.minimum(starts + side / parts, pixels + 1) - torch.maximum(starts, pixels)
-    return shared.clamp(min=0) * parts / side
+    weights = []
+    for side in pixels.shape[2:]:
+        # The weight of each pixel of the side in each large pixel (large pixels x pixels).
+        parts = max(1, round(side * share))
+        starts, places = torch.arange(parts)[:, None] * side / parts, torch.arange(side)
+        shared = torch.minimum(starts + side / parts, places + 1) - torch.maximum(starts, places)
+        weights.append(shared.clamp(min=0) * parts / side)
+    rows, columns = weights
+    return F.interpolate(rows @ pixels @ columns.T, size=pixels.shape[2:], mode="nearest-exact")
 
 
 def _jpeg_compression(pixels: Tensor, quality: float, generator: Generator) -> Tensor:
-    return torch.stack([_compressed(image, round(quality)) for image in (pixels * 255).round().to(torch.uint8)])
-
-
-def _compressed(image: Tensor, quality: int) -> Tensor:
-    grey = len(image) == 1
-    file = io.BytesIO()
-    Image.fromarray((image[0] if grey else image.permute(1, 2, 0)).numpy()).save(file, "JPEG", quality=quality)
-    read = torch.from_numpy(np.array(Image.open(file))).float() / 255
-    return read[None] if grey else read.permute(2, 0, 1)
+    compressed, height, width = [], *pixels.shape[2:]
+    # Pillow takes grey images without an axis of channels.
+    for image in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3):
+        file = io.BytesIO()
+        Image.fromarray(image.numpy()).save(file, "JPEG", quality=round(quality))
+        read = torch.from_numpy(np.array(Image.open(file)))
+        compressed.append(read.view(height, width, -1).permute(2, 0, 1).float() / 255)
+    return torch.stack(compressed)
 
 
 def _around(reach: int) -> tuple[Tensor, Tensor]:
@@ -197,7 +190,10 @@ def _filtered(pixels: Tensor, kernels: Tensor) -> Tensor:
     return F.conv2d(padded, weights, groups=count * channels).view_as(pixels)
 
 
-def _sampled(pixels: Tensor, places: Tensor) -> Tensor:
+def _warped(pixels: Tensor, matrix: Tensor, away: Tensor | float = 0) -> Tensor:
+    """Each image sampled at the places of an affine map, displaced further by `away`."""
+    matrices = matrix.expand(len(pixels), -1, -1)
+    places = F.affine_grid(matrices, list(pixels.shape), align_corners=False) + away
     return F.grid_sample(pixels, places, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

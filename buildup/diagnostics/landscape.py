@@ -88,22 +88,21 @@ def landscape(
     parallel: int = 1,
     restate: bool = False,
 ) -> Iterator[Point]:
-    """The loss at each place, in order.
+    """The loss at each place, in order; the coordinates are multiples of the two directions. Weights stay as they are.
 
     Args:
-        model: It runs in evaluation mode. Its weights stay as they are.
-        batches: Images and soft targets on the model's device, the same for every place.
-        places: Coordinates, in multiples of the two directions.
-        towards: The two directions.
         parallel: The number of places that are measured at once. Each needs memory for its own weights.
         restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
             are then measured one at a time.
     """
-    size = 1 if restate else parallel
+    size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
     with torch.no_grad(), evaluation_mode(model):
         form = _squared_norm_form(model, towards)
         for some in (places[start : start + size] for start in range(0, len(places), size)):
-            weights = [_moved(model, towards, x, y) for x, y in some]
+            weights = [
+                {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
+                for x, y in some
+            ]
             if restate:
                 weights[0] |= _restated(model, batches, weights[0])
             for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
@@ -145,7 +144,8 @@ class LossLandscape(Measurement):
         return ceil(sizes.landscape_images / BATCH)
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in self._batches(subject))
+        batches = subject.train_batches[: self.train_batches(subject.sizes)]
+        return subject.sizes.landscape_side**2, sum(len(images) for images, _ in batches)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
@@ -153,12 +153,9 @@ class LossLandscape(Measurement):
         device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
         parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
-        batches, restate = self._batches(subject), subject.restate
+        batches, restate = subject.train_batches[: self.train_batches(subject.sizes)], subject.restate
         for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
-
-    def _batches(self, subject: Subject) -> tuple[Batch, ...]:
-        return subject.train_batches[: self.train_batches(subject.sizes)]
 
     def summary(self, rows: Rows) -> Row:
         centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
@@ -234,15 +231,6 @@ def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, 
         for norm, training, momentum in before:
             norm.training, norm.momentum = training, momentum
     return fresh
-
-
-def _moved(model: nn.Module, towards: tuple[Direction, Direction], x: float, y: float) -> dict[str, Tensor]:
-    one, other = towards
-    return {
-        name: weight.detach() + x * one[name] + y * other[name]
-        for name, weight in model.named_parameters()
-        if name in one
-    }
 
 
 def _squared_norm_form(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:

@@ -8,13 +8,14 @@ second pixel of the input, and the removal of the whole branch is measured as we
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject, unit_columns
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
-from buildup.diagnostics.hooks import Action, intercept
+from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate
 from buildup.diagnostics.units import Unit
 from buildup.models.trace import Site
@@ -39,21 +40,20 @@ def find_removals(model: nn.Module, units: Sequence[Unit]) -> tuple[Removal, ...
     for unit in units:
         if unit.kind in ("stem", "head", "subsampling"):
             continue
-        convs = [(path, modules[path]) for path in reversed(unit.convs)]
-        conv = next((path for path, module in convs if _keeps_channels(module)), None)
-        if unit.kind == "conv" and conv is not None:
-            stride: Any = modules[conv].stride
-            sampled = max(stride) > 1
+        convs = {path: module for path in reversed(unit.convs) if isinstance(module := modules[path], nn.Conv2d)}
+        removable = [path for path, conv in convs.items() if conv.in_channels == conv.out_channels]
+        if unit.kind == "conv" and removable:
+            sampled = max(convs[removable[0]].stride) > 1
             treatment: Treatment = "convolution, sampled" if sampled else "convolution"
-            found.append(Removal(unit=unit, treatment=treatment, site=Site(path=conv)))
-        if unit.join is not None and (unit.kind != "conv" or conv is None or unit.subsamples):
+            found.append(Removal(unit=unit, treatment=treatment, site=Site(path=removable[0])))
+        if unit.join is not None and (unit.kind != "conv" or not removable or unit.subsamples):
             found.append(Removal(unit=unit, treatment="branch", site=unit.join))
     return tuple(found)
 
 
 def without_units(model: nn.Module, *removals: Removal) -> AbstractContextManager[None]:
     """Run the model without these inside the `with`. Weights stay as they are."""
-    return intercept(model, {removal.site: _action(removal) for removal in removals})
+    return intercept(model, {removal.site: partial(_replacement, removal) for removal in removals})
 
 
 def measure_lesions(
@@ -61,10 +61,7 @@ def measure_lesions(
 ) -> Iterator[tuple[Metrics, Metrics]]:
     """The metrics of the intact model, and with each removal. Batch norms keep their statistics.
 
-    Args:
-        model: It runs in evaluation mode.
-        removals: What to remove.
-        batches: Returns the same images with labels at each call.
+    `batches` returns the same images with labels at each call.
     """
     intact = evaluate(model, batches())
     for removal in removals:
@@ -114,18 +111,11 @@ class Lesions(Measurement):
         return figure
 
 
-def _keeps_channels(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.in_channels == module.out_channels
-
-
-def _action(removal: Removal) -> Action:
+def _replacement(removal: Removal, result: Tensor, inputs: tuple[Any, ...]) -> Tensor:
+    # A copy, because an activation may overwrite it, and it may be the input of the block.
     if removal.treatment == "branch":
-        # A copy, because an activation may overwrite it, and it may be the input of the block.
-        return lambda result, operands: operands[removal.unit.skip].expand_as(result).clone()
-    return _subsampled_input
-
-
-def _subsampled_input(result: Tensor, inputs: tuple[Any, ...]) -> Tensor:
+        shortcut: Tensor = inputs[removal.unit.skip]
+        return shortcut.expand_as(result).clone()
     source: Tensor = inputs[0]
     rows, columns = (-(-before // after) for before, after in zip(source.shape[2:], result.shape[2:], strict=True))
     return source[:, :, ::rows, ::columns].clone()

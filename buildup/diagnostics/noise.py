@@ -66,13 +66,8 @@ def band_noise(
 ) -> Iterator[tuple[Metrics, Metrics]]:
     """The metrics of a model without noise, and with noise of each band.
 
-    Args:
-        model: It runs in evaluation mode, on its own device.
-        dataset: Labelled images, all of which are used.
-        bands: The bands of noise. A band without a bin at this image size changes nothing.
-        amount: The root mean square of the noise, for pixels from 0 to 1.
-        seed: Seed of the noise, which is the same for all bands and models.
-        batch_size: Images per batch.
+    The amount is the root mean square of the noise, for pixels from 0 to 1. The noise of a seed is the same for all
+    bands and models. A band without a bin at this image size changes nothing.
     """
     size = (dataset.images.shape[2], dataset.images.shape[3])
     spread = torch.tensor(dataset.std)[:, None, None]

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from functools import reduce
+from functools import partial, reduce
+from itertools import chain
 from operator import add
 from typing import Any
 
@@ -75,11 +76,7 @@ def dropout_ensemble(
 ) -> Iterator[Metrics]:
     """The metrics of the mean probabilities of the first 1, 2, ... passes.
 
-    Args:
-        model: On the device where it is to run. Its mode and weights stay as they are.
-        batches: Returns the same images at each call.
-        passes: The number of passes.
-        seed: Seed of the dropout masks.
+    `batches` returns the same images at each call. The seed is that of the dropout masks.
     """
     summed: Tensor | None = None
     for number in range(passes):
@@ -100,19 +97,15 @@ def enable_dropout(model: nn.Module, seed: str) -> Iterator[None]:
     device = next(model.parameters()).device
     with ExitStack() as stack:
         for path, module in dropout_modules(model).items():
-            stack.enter_context(module.register_forward_hook(_dropout_hook(module.p, f"{seed}/{path}", device)))
+            number = int.from_bytes(hashlib.sha256(f"{seed}/{path}".encode()).digest()[:8])
+            generator = torch.Generator(device).manual_seed(number)
+            stack.enter_context(module.register_forward_hook(partial(_dropped, generator)))
         yield
 
 
-def _dropout_hook(rate: float, seed: str, device: torch.device) -> Callable[..., Tensor]:
-    number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8])
-    generator = torch.Generator(device).manual_seed(number)
-
-    def hook(module: nn.Module, args: Any, result: Tensor) -> Tensor:
-        kept = torch.rand(result.shape, generator=generator, device=device) >= rate
-        return result * kept / (1 - rate)
-
-    return hook
+def _dropped(generator: torch.Generator, module: nn.Dropout, args: Any, result: Tensor) -> Tensor:
+    kept = torch.rand(result.shape, generator=generator, device=generator.device) >= module.p
+    return result * kept / (1 - module.p)
 
 
 class DropoutEnsemble(Measurement):
@@ -144,17 +137,13 @@ class DropoutEnsemble(Measurement):
         return 1 + _passes(subject), len(subject.images.labels)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        def row(passes: int, found: Metrics) -> Rows:
-            values = {"points": found.accuracy, "nll": found.nll, "ece": found.ece, "brier": found.brier}
-            return [{"passes": passes, **values}]
-
-        if not done:
-            yield row(0, evaluate(subject.model, subject.labelled_batches()))
+        once = [evaluate(subject.model, subject.labelled_batches())] if not done else []
         averaged = dropout_ensemble(subject.model, subject.labelled_batches, _passes(subject), seed=subject.seed)
-        for passes, found in enumerate(averaged, start=1):
+        for passes, found in enumerate(chain(once, averaged), start=1 - len(once)):
             # Passes of an interrupted run are repeated, because only their metrics were saved.
             if passes >= len(done):
-                yield row(passes, found)
+                values = {"points": found.accuracy, "nll": found.nll, "ece": found.ece, "brier": found.brier}
+                yield [{"passes": passes, **values}]
 
     def summary(self, rows: Rows) -> Row:
         first, last = rows[0], rows[-1]

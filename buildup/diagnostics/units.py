@@ -13,18 +13,18 @@ the units in sequence are the model: what follows a unit depends on the image on
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from math import gcd, isqrt, prod
 from typing import Literal
 
+import networkx as nx
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.flow import Flow, UnitEnd, find_unit_ends, spatial_convs, trace_flow
 from buildup.diagnostics.hooks import evaluation_mode, intercept
 from buildup.errors import BaseError
-from buildup.models.trace import Call, Node, Site
+from buildup.models.trace import Node, Site
 
 UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
 
@@ -100,14 +100,9 @@ OnOutput = Callable[[Unit, Tensor], None]
 
 
 def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
-    """The units of a model for images of a shape. Mode and weights of the model stay as they are.
+    """The units of a model for images like this one (1 x channels x height x width), whose content doesn't matter.
 
-    Args:
-        model: Any model that turns images into one tensor of logits.
-        image: One image as the model takes it (1 x channels x height x width), of any content.
-
-    Raises:
-        BaseError: The model has no units.
+    The model may be any that turns images into one tensor of logits. Its mode and weights stay as they are.
     """
     with evaluation_mode(model):
         # With two images, the axis of images can be told from others of length 1.
@@ -121,15 +116,15 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
     return tuple(_units(flow, ends, size))
 
 
-@contextmanager
-def watch_units(model: nn.Module, units: Sequence[Unit], on_output: OnOutput) -> Iterator[None]:
-    """Call `on_output` with the output of each unit while the model runs."""
+def watch_units(model: nn.Module, units: Sequence[Unit], images: Tensor, on_output: OnOutput) -> None:
+    """Run a model in evaluation mode and call `on_output` with the output of each unit."""
 
     def action(unit: Unit) -> Callable[[Tensor, object], None]:
         return lambda output, _: on_output(unit, output)
 
-    with intercept(model, {unit.site: action(unit) for unit in units}):
-        yield
+    actions = {unit.site: action(unit) for unit in units}
+    with torch.no_grad(), evaluation_mode(model), intercept(model, actions):
+        model(images)
 
 
 def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tuple[Tensor, ...]:
@@ -139,8 +134,7 @@ def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tup
     def keep(unit: Unit, output: Tensor) -> None:
         found[unit.index] = output.clone()
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, keep):
-        model(images)
+    watch_units(model, units, images, keep)
     return tuple(found[unit.index] for unit in units)
 
 
@@ -152,12 +146,16 @@ def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps:
         if maps is not None:
             on_maps(unit, maps)
 
-    with torch.no_grad(), evaluation_mode(model), watch_units(model, units, convert):
-        model(images)
+    watch_units(model, units, images, convert)
 
 
 def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:
-    largest_modules = _modules_by_output(flow)
+    # For each node that modules return, the path of the outermost of them that runs once.
+    called, modules = Counter(run.path for run in flow.runs), dict[int, str]()
+    for run in sorted(flow.runs, key=lambda run: (run.path.count("."), run.path)):
+        is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
+        if run.output_node is not None and is_named:
+            modules.setdefault(run.output_node, run.path)
     several = Counter(end.owner for end in ends)
     last, area, stage = 0, image[0] * image[1], 0
     layout = Layout(order="none")
@@ -172,15 +170,18 @@ def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[
         skip = 0
         if join is not None:
             # The shortcut is the operand that fewer calls of this unit contribute to.
-            first, second = flow.nodes[join].parents
-            skip = 0 if flow.count_nodes(first, last) <= flow.count_nodes(second, last) else 1
+            first, second = (
+                sum(call > last for call in {operand} | nx.ancestors(flow.graph, operand))
+                for operand in flow.nodes[join].parents
+            )
+            skip = 0 if first <= second else 1
         yield Unit(
             index=index,
             name=kind if kind in ("stem", "head") else _name(nodes, end, several),
             kind=kind or _kind(nodes),
             stage=stage,
             subsamples=subsamples,
-            site=Site(path=largest_modules[number]) if number in largest_modules else node.site,
+            site=Site(path=modules[number]) if number in modules else node.site,
             layout=layout,
             channels=shape[1] if layout.order == "nchw" else shape[-1] if shape else 0,
             join=flow.nodes[join].site if join is not None else None,
@@ -207,17 +208,6 @@ def _plan(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> list[tuple
     if at != flow.end:
         planned.append((flow.end, "head", None))
     return planned
-
-
-def _modules_by_output(flow: Flow) -> dict[int, str]:
-    """For each node that modules return, the path of the outermost of them that runs once."""
-    called = Counter(run.path for run in flow.runs)
-    found: dict[int, list[Call]] = {}
-    for run in flow.runs:
-        is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
-        if run.output_node is not None and is_named:
-            found.setdefault(run.output_node, []).append(run)
-    return {number: min((run.path.count("."), run.path) for run in runs)[1] for number, runs in found.items()}
 
 
 def _name(nodes: tuple[Node, ...], end: UnitEnd | None, several: Counter[str]) -> str:
@@ -255,8 +245,12 @@ def find_layout(flow: Flow, number: int, image: tuple[int, int], before: Layout 
     if len(shape) == 3:
         return _token_layout(flow, number, shape[1], image)
     first, last = shape[1:3], shape[2:4]
-    known = before is not None and before.order in ("nchw", "nhwc")
-    is_last = before.order == "nhwc" if before and known else _is_read_last(flow, number)
+    # Whether a function that reads channels from the last axis uses the result or made it.
+    related = [flow.nodes[number], *(flow.nodes[parent] for parent in flow.nodes[number].parents)]
+    related += [node for node in flow.nodes if number in node.parents]
+    is_last = any(node.function in LAST_AXIS for node in related)
+    if before is not None and before.order in ("nchw", "nhwc"):
+        is_last = before.order == "nhwc"
     if _has_ratio(first, image) and (not _has_ratio(last, image) or is_last):
         return Layout(order="nhwc", size=(first[0], first[1]))
     return Layout(order="nchw", size=(last[0], last[1]))
@@ -285,10 +279,3 @@ def _has_ratio(sides: tuple[int, ...], image: tuple[int, int]) -> bool:
     """Whether two sides are those of a smaller image of the same proportions, each rounded by up to a pixel."""
     (high, wide), (tall, broad) = sides, image
     return high <= tall and wide <= broad and abs(high * broad - wide * tall) <= max(tall, broad) // 2
-
-
-def _is_read_last(flow: Flow, number: int) -> bool:
-    """Whether a function that reads channels from the last axis uses a result or made it."""
-    names = {node.function for node in flow.nodes if number in node.parents} | {flow.nodes[number].function}
-    names |= {flow.nodes[parent].function for parent in flow.nodes[number].parents}
-    return bool(names & LAST_AXIS)

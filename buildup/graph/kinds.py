@@ -5,7 +5,7 @@ A kind is a frozen dataclass. Its fields are its settings; its class attributes 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import entry_points
@@ -121,14 +121,9 @@ def register_kind(kind: Registered) -> Registered:
     return kind
 
 
+@cache
 def known_kinds() -> Mapping[str, type[BlockKind]]:
     """All kinds by their letters, those of installed packages included."""
-    _load_entry_points()
-    return MappingProxyType(_REGISTERED)
-
-
-@cache
-def _load_entry_points() -> None:
     for entry in entry_points(group=GROUP):
         try:
             register_kind(entry.load())
@@ -138,6 +133,7 @@ def _load_entry_points() -> None:
                 f"The entry point {entry.name} = {entry.value}{source} ({GROUP}) gives no block kind: "
                 f"{type(error).__name__}: {error} Repair or remove that package."
             ) from error
+    return MappingProxyType(_REGISTERED)
 
 
 _SETTINGS: dict[type[BlockKind], dict[str, Any]] = {}
@@ -281,7 +277,8 @@ def describe(kind: BlockKind) -> str:
     >>> describe(LocalAttention(heads=24, window=4))
     'msa(heads=24, window=4)'
     """
-    settings = ", ".join(f"{name}={value}" for name, value in _unusual(kind))
+    _, *unusual = to_values(kind).items()
+    settings = ", ".join(f"{name}={value}" for name, value in unusual)
     return f"{kind.name}({settings})" if settings else kind.name
 
 
@@ -290,7 +287,8 @@ def to_values(kind: BlockKind) -> dict[str, Any]:
 
     So a setting that a later version adds changes neither files nor fingerprints of earlier networks.
     """
-    return {"kind": kind.letter, **dict(_unusual(kind))}
+    values = {field.name: (getattr(kind, field.name), field.default) for field in fields(kind)}
+    return {"kind": kind.letter, **{name: value for name, (value, default) in values.items() if value != default}}
 
 
 def from_values(values: dict[str, Any]) -> BlockKind:
@@ -312,9 +310,3 @@ def placed_kind(letter: str, values: Mapping[str, Any], fitting: Mapping[str, An
     """A kind with these settings, and with those of `fitting` that it has."""
     own = settings_of(known_kinds()[letter])
     return from_values({"kind": letter, **values, **{name: fitting[name] for name in own if name in fitting}})
-
-
-def _unusual(kind: BlockKind) -> Iterator[tuple[str, Any]]:
-    for field in fields(kind):
-        if getattr(kind, field.name) != field.default:
-            yield field.name, getattr(kind, field.name)

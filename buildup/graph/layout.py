@@ -5,11 +5,9 @@
 'CCC|CCCM'
 """
 
-from collections.abc import Iterator
-
 from buildup.errors import LayoutError
 from buildup.graph.kinds import Conv, known_kinds
-from buildup.graph.network import Network, Stage
+from buildup.graph.network import Network
 
 
 def layout(network: Network) -> str:
@@ -28,27 +26,22 @@ def parse(text: str, network: Network, *, ends: bool = False) -> tuple[str, ...]
         raise LayoutError(
             f"layout {text!r} has {len(stages)} stages, {network.base} has {len(network.stages)}: {shape}."
         )
-    problems = [
-        f"layout {text!r}: {problem}"
-        for letters, stage in zip(stages, network.stages, strict=True)
-        for problem in _problems(letters, stage, network.base, ends)
-    ]
+    problems = []
+    for letters, stage in zip(stages, network.stages, strict=True):
+        count = len(stage.blocks)
+        if not count <= len(letters) <= count + ends:
+            more = f" or {count + 1}" if ends else ""
+            found = f"{stage.name} of {network.base} has {count}{more} blocks, not {len(letters)}: {stage.letters}."
+            problems.append(found)
+            continue
+        for index, letter in enumerate(letters):
+            path = stage.blocks[index].path if index < count else f"the end of {stage.name}"
+            if letter not in known_kinds():
+                problems.append(f"letter {letter!r} at {path} is not known; known are {', '.join(known_kinds())}.")
+            elif index < count and letter != Conv.letter and (obstacle := stage.obstacle(index)):
+                free = ", ".join(stage.blocks[place].path for place in sorted(stage.positions(step=1)))
+                where = free or f"no block of {stage.name}"
+                problems.append(f"{path} {obstacle}, so only C can stand there. {letter} fits at {where}.")
     if problems:
-        raise LayoutError(*problems)
+        raise LayoutError(*(f"layout {text!r}: {problem}" for problem in problems))
     return tuple(stages)
-
-
-def _problems(letters: str, stage: Stage, base: str, ends: bool) -> Iterator[str]:
-    count = len(stage.blocks)
-    if not count <= len(letters) <= count + ends:
-        more = f" or {count + 1}" if ends else ""
-        yield f"{stage.name} of {base} has {count}{more} blocks, not {len(letters)}: {stage.letters}."
-        return
-    for index, letter in enumerate(letters):
-        path = stage.blocks[index].path if index < count else f"the end of {stage.name}"
-        if letter not in known_kinds():
-            yield f"letter {letter!r} at {path} is not known; known are {', '.join(known_kinds())}."
-        elif index < count and letter != Conv.letter and (obstacle := stage.obstacle(index)):
-            free = ", ".join(stage.blocks[place].path for place in sorted(stage.positions(step=1)))
-            where = free or f"no block of {stage.name}"
-            yield f"{path} {obstacle}, so only C can stand there. {letter} fits at {where}."

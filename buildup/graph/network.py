@@ -337,17 +337,17 @@ def sketch(layout: str, *, base: str = "sketch", size: int = 32) -> Network:
     Channels and sizes are those of a CIFAR ResNet; the attention settings are those of the paper.
     """
     stages = []
+    in_shape: Shape = (3, size, size)
     for number, letters in enumerate(layout.split("|")):
         shape = (64 * 2**number, max(1, size >> number), max(1, size >> number))
-        before = shape if number == 0 else (shape[0] // 2, max(1, size >> (number - 1)), max(1, size >> (number - 1)))
         blocks = []
         for index, letter in enumerate(letters):
             if letter not in known_kinds():
                 known = ", ".join(known_kinds())
                 raise LayoutError(f"layout {layout!r}: letter {letter!r} is not known; known are {known}.")
             kind = placed_kind(letter, {}, {"heads": 3 * 2**number, "window": min(7, shape[1])})
-            in_shape = (3, *shape[1:]) if index == 0 and number == 0 else before if index == 0 else shape
             blocks.append(Block(path=f"c{number + 1}.{index}", kind=kind, in_shape=in_shape, out_shape=shape))
+            in_shape = shape
         if not blocks:
             raise LayoutError(f"layout {layout!r}: stage {number + 1} has no block.")
         stages.append(Stage(name=f"c{number + 1}", blocks=tuple(blocks)))

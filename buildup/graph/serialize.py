@@ -29,28 +29,24 @@ def fingerprint(network: Network) -> str:
     hashes: dict[str, str] = {}
     for node in nx.topological_sort(graph):
         block: Block | None = graph.nodes[node]["block"]
-        label = node if block is None else _label(block)
-        hashes[node] = _digest([label, sorted(hashes[before] for before in graph.predecessors(node))])
+        label: list[Any] = []
+        if block is not None:
+            label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
+            if block.style is not None and not isinstance(block.kind, Conv):
+                label.append(_set_fields(asdict(block.style)))
+        hashes[node] = _digest([label or node, sorted(hashes[before] for before in graph.predecessors(node))])
     whole = [network.base, dict(network.base_args), network.stem, network.input_shape[0], network.num_classes]
     return _digest([*whole, *([dict(network.shrunk)] if network.shrunk else []), hashes["head"]])[:16]
-
-
-def _label(block: Block) -> list[Any]:
-    label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
-    if block.style is not None and not isinstance(block.kind, Conv):
-        label.append(_style_to_values(block.style))
-    return label
 
 
 def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _style_to_values(style: BlockStyle) -> dict[str, Any]:
-    def given(values: dict[str, Any]) -> dict[str, Any]:
-        return {name: value for name, value in values.items() if value not in (None, "", False)}
-
-    return {**given(asdict(style)), "norm": given(asdict(style.norm))}
+def _set_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a style, and of the norm in it, that are set."""
+    found = {name: _set_fields(value) if isinstance(value, dict) else value for name, value in values.items()}
+    return {name: value for name, value in found.items() if value not in (None, "", False)}
 
 
 def network_to_values(network: Network) -> dict[str, Any]:
@@ -68,7 +64,18 @@ def network_to_values(network: Network) -> dict[str, Any]:
             {
                 "name": stage.name,
                 **({} if stage.grows else {"grows": False}),
-                "blocks": [_block_to_values(block) for block in stage.blocks],
+                "blocks": [
+                    {
+                        "path": block.path,
+                        **to_values(block.kind),
+                        "module": block.module,
+                        "in_shape": list(block.in_shape),
+                        "out_shape": list(block.out_shape),
+                        **({"form": _set_fields(asdict(block.style))} if block.style else {}),
+                        **{name: getattr(block, name) for name in OPTIONAL if getattr(block, name)},
+                    }
+                    for block in stage.blocks
+                ],
             }
             for stage in network.stages
         ],
@@ -95,18 +102,6 @@ def network_from_values(values: dict[str, Any]) -> Network:
         ),
         edges=tuple((source, target) for source, target in values["edges"]),
     )
-
-
-def _block_to_values(block: Block) -> dict[str, Any]:
-    return {
-        "path": block.path,
-        **to_values(block.kind),
-        "module": block.module,
-        "in_shape": list(block.in_shape),
-        "out_shape": list(block.out_shape),
-        **({"form": _style_to_values(block.style)} if block.style else {}),
-        **{name: getattr(block, name) for name in OPTIONAL if getattr(block, name)},
-    }
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:

@@ -38,15 +38,7 @@ def analysis_page(
     settings: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
-    """The page.
-
-    Args:
-        title: the heading of the page.
-        facts: the measured weights and images, by name.
-        sections: the measurements, in order.
-        settings: all settings that the numbers depend on.
-        notes: warnings, such as random weights.
-    """
+    """The page. `facts` name the measured weights and images; `notes` are warnings, such as random weights."""
     parts = [
         page_header("buildup analyze", title, facts.items()),
         *([warning_box("Read this first", notes)] if notes else []),
@@ -66,10 +58,17 @@ def _section(section: Section) -> str:
     files = ", ".join(
         f'<a href="{escape(section.what)}.{form}">{form.upper()}</a>' for form in ("csv", "json", "svg", "png")
     )
+    models = section.numbers.values()
+    names = list(dict.fromkeys(name for values in models for name in values))
+    columns: list[tuple[str, ColumnKind, list[str]]] = [("model", "heading", list(section.numbers))]
+    columns.extend(
+        (name.replace("_", " "), "number", [_shown(values.get(name)) for values in models]) for name in names
+    )
+    table = html_table(TextTable.by_column(*columns)) if names else scrollable("")
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"
-        f'{_numbers(section.numbers)}<p class="small">{files}</p></section>'
+        f'{table}<p class="small">{files}</p></section>'
     )
 
 
@@ -82,15 +81,6 @@ def _inline(svg: str, what: str, title: str) -> str:
     style = f"width:{width[1] if width else 'auto'};min-width:0;max-width:100%;height:auto"
     label = f'<svg role="img" aria-label="{escape(title)}" style="{style}" '
     return picture.replace("<svg ", label, 1)
-
-
-def _numbers(numbers: Mapping[str, Mapping[str, Any]]) -> str:
-    names = list(dict.fromkeys(name for values in numbers.values() for name in values))
-    columns: list[tuple[str, ColumnKind, list[str]]] = [("model", "heading", list(numbers))]
-    columns.extend(
-        (name.replace("_", " "), "number", [_shown(values.get(name)) for values in numbers.values()]) for name in names
-    )
-    return html_table(TextTable.by_column(*columns)) if names else scrollable("")
 
 
 def _shown(value: object) -> str:

@@ -1,7 +1,7 @@
 """The first section of a report: the winner, its gain, its cost, and how far to trust the gain."""
 
+import re
 from collections.abc import Iterator
-from itertools import groupby
 from statistics import fmean
 
 from buildup.graph.layout import layout
@@ -20,10 +20,12 @@ def answer_html(findings: Findings) -> Iterator[str]:
     yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
     yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
     yield '<div class="tiles">'
-    yield _score_tile(findings, "base", findings.base)
-    yield _score_tile(findings, "winner", findings.winner)
-    yield f"{_gain_tile(findings)}{_cost_tile(findings)}</div>"
-    proven = " proven" if findings.is_claimed else ""
+    yield from _tiles(findings)
+    yield "</div>"
+    final = findings.final
+    # A proven statement is shown without the colour of a warning.
+    is_claimed = final.claims[0].claimed if final else findings.judge == "proven" or findings.unchanged
+    proven = " proven" if is_claimed else ""
     label, _, rest = findings.claim.partition(": ")
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
     yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'
@@ -55,41 +57,36 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
     yield from (escape_markdown(findings.claim), "", escape_markdown(findings.images), "")
 
 
-def _score_tile(findings: Findings, name: str, network: Network) -> str:
-    objective, scores = findings.objective, findings.scores(network)
-    if not scores:
-        return tile(f"{name} {objective.name}", "–", "", "no finished training")
-    by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {scores_text(list(scores.values()))}"
-    return tile(f"{name} {objective.name}", f"{fmean(scores.values()):.2f}", objective.scale, by_seed)
-
-
-def _gain_tile(findings: Findings) -> str:
+def _tiles(findings: Findings) -> Iterator[str]:
+    """The scores of base and winner, the gain, and the cost."""
     objective, gains = findings.objective, findings.paired_gains
+    for name, network in (("base", findings.base), ("winner", findings.winner)):
+        scores = findings.scores(network)
+        if scores:
+            by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {scores_text(list(scores.values()))}"
+            yield tile(f"{name} {objective.name}", f"{fmean(scores.values()):.2f}", objective.scale, by_seed)
+        else:
+            yield tile(f"{name} {objective.name}", "–", "", "no finished training")
     name = "winner minus base" if objective.sign > 0 else "improvement over the base"
-    if not gains:
-        return tile(name, "–", "", "the winner is the base" if findings.unchanged else "no shared seeds")
-    status = "" if findings.is_proven else "unproven, "
-    return tile(name, points(fmean(gains)), objective.unit, f"{status}by seed: {', '.join(map(points, gains))}")
-
-
-def _cost_tile(findings: Findings) -> str:
+    if gains:
+        by_seed = f"{'' if findings.judge == 'proven' else 'unproven, '}by seed: {', '.join(map(points, gains))}"
+        yield tile(name, points(fmean(gains)), objective.unit, by_seed)
+    else:
+        yield tile(name, "–", "", "the winner is the base" if findings.unchanged else "no shared seeds")
     before, after = findings.cost(findings.base), findings.cost(findings.winner)
     if after is None:
-        return tile("winner cost", "–", "", "unknown")
+        yield tile("winner cost", "–", "", "unknown")
+        return
     details = macs(after[1])
     if before:
         details = (
             f"from {short_number(before[0])} ({change_text(before[0], after[0])}); "
-            f"{macs(after[1])} from {macs(before[1])} ({change_text(before[1], after[1])})"
+            f"{details} from {macs(before[1])} ({change_text(before[1], after[1])})"
         )
-    return tile("winner cost", short_number(after[0]), "params", details)
+    yield tile("winner cost", short_number(after[0]), "params", details)
 
 
 def _layout_html(network: Network) -> str:
     """The layout with its replaced blocks in bold; a line may break between stages only."""
-    marks = {"C": "", "|": "i"}
-    parts = []
-    for letter, run in groupby(layout(network)):
-        text, mark = escape("".join(run)), marks.get(letter, "b")
-        parts.append(f"<{mark}>{text}</{mark}>" if mark else text)
-    return "".join(parts).replace("<i>", "<wbr><i>")
+    bold = re.sub(r"([^C|])*", lambda run: f"<b>{run[0]}</b>", layout(network))
+    return bold.replace("|", "<wbr><i>|</i>")

@@ -49,15 +49,20 @@ session = onnxruntime.InferenceSession("model.onnx")
 
 
 def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
-    """The model card of a network of a search, as Markdown.
+    """The model card of a network of a search, which need not be the winner, as Markdown.
 
-    Args:
-        findings: the search.
-        network: the exported candidate, which need not be the winner.
-        exported: the score of the training whose weights are exported.
-        onnx: whether the folder also holds an ONNX model.
+    `exported` is the score of the training whose weights are exported. With `onnx`, the folder also holds an ONNX
+    model.
     """
-    dataset = str(findings.settings.get("dataset", ""))
+    objective, dataset = findings.objective, str(findings.settings.get("dataset", ""))
+    value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
+    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
+    table = TextTable.by_column(
+        ("network", "text", ["base", "this one"]),
+        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
+        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
+    )
+    cost = findings.cost(network)
     final = [findings.claim]
     if one := findings.final:
         final = ["### Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
@@ -72,7 +77,13 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         "",
         *("```", graph_text(network), "```", ""),
-        *("## Scores", "", *_scores(findings, network, exported), ""),
+        "## Scores",
+        "",
+        f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
+        f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
+        "means are less so.",
+        *("", *table.markdown(), ""),
+        *([f"{cost_text(cost)}.", ""] if cost else []),
         *final,
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
@@ -88,70 +99,44 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     return "\n".join(lines)
 
 
-def _scores(findings: Findings, network: Network, exported: Score) -> list[str]:
-    objective = findings.objective
-    value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
-    table = TextTable.by_column(
-        ("network", "text", ["base", "this one"]),
-        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
-        ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
-    )
-    cost = findings.cost(network)
-    return [
-        f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
-        f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
-        "means are less so.",
-        "",
-        *table.markdown(),
-        *(["", f"{cost_text(cost)}."] if cost else []),
-    ]
-
-
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:
-    start, dataset = findings.settings.get("pretrained"), _hub_dataset(findings)
+    start, dataset = findings.settings.get("pretrained"), str(findings.settings.get("dataset", ""))
+    on_hub = HUB_DATASETS.get(dataset) or (dataset.removeprefix("hfds/") if dataset.startswith("hfds/") else None)
     source = str(start["source"]) if isinstance(start, Mapping) else ""
-    data = ModelCardData(
-        # The license of timm and buildup. Pretrained weights that the training started from may have another one.
-        license="unknown" if source else "apache-2.0",
-        library_name="timm",
-        tags=["image-classification", "timm", "alternet", "buildup"],
-        base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
-        datasets=[dataset] if dataset else None,
-        model_name=f"{clean(network.base)} {clean(layout(network))}",
-        eval_results=list(_results(findings, network, exported)),
-    )
-    return data.to_yaml()
-
-
-def _hub_dataset(findings: Findings) -> str | None:
-    name = str(findings.settings.get("dataset", ""))
-    return HUB_DATASETS.get(name) or (name.removeprefix("hfds/") if name.startswith("hfds/") else None)
-
-
-def _results(findings: Findings, network: Network, exported: Score) -> Iterator[EvalResult]:
-    """The scores of these weights on validation images, and of the retrained network on test images, if any."""
-    dataset, objective = str(findings.settings.get("dataset", "")), findings.objective
-
-    def result(metric: Objective, value: float, split: str, how: str) -> EvalResult:
-        return EvalResult(
+    results = [
+        EvalResult(
             task_type="image-classification",
-            dataset_type=_hub_dataset(findings) or clean(dataset),
+            dataset_type=on_hub or clean(dataset),
             dataset_name=clean(dataset),
             dataset_split=split,
             metric_type=metric.name,
             metric_value=round(value, 2),
             metric_name=f"{metric.name} in {metric.scale}, {how}",
         )
+        for metric, value, split, how in _results(findings, network, exported)
+    ]
+    data = ModelCardData(
+        # The license of timm and buildup. Pretrained weights that the training started from may have another one.
+        license="unknown" if source else "apache-2.0",
+        library_name="timm",
+        tags=["image-classification", "timm", "alternet", "buildup"],
+        base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
+        datasets=[on_hub] if on_hub else None,
+        model_name=f"{clean(network.base)} {clean(layout(network))}",
+        eval_results=results,
+    )
+    return data.to_yaml()
 
-    seeds = len(findings.scores(network))
+
+def _results(findings: Findings, network: Network, exported: Score) -> Iterator[tuple[Objective, float, str, str]]:
+    """The scores of these weights on validation images, and of the retrained network on test images, if any."""
+    objective, seeds, final = findings.objective, len(findings.scores(network)), findings.final
     for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
         how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
-        yield result(metric, metric.value(exported), "validation", how)
-    final = findings.final
+        yield metric, metric.value(exported), "validation", how
     for one in final.contenders if final else ():
         if final and one.fingerprint == fingerprint(network) and one.mean is not None:
             interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
             how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
-            yield result(OBJECTIVES[final.objective], one.mean, "test", how)
+            yield OBJECTIVES[final.objective], one.mean, "test", how
             break

@@ -1,6 +1,6 @@
 """The charts of reports as SVG: gains, rank correlations, learning curves, and the plots of a comparison."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from statistics import fmean
@@ -111,34 +111,27 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
     parts = vertical_grid(ticks, x, top, bottom, f"gain over the parent, in {unit}")
     for number, decision in enumerate(decisions):
         y = top + row * (number + 0.5)
-        parts.append(f"<g>{_step_label(decision, y, left)}{_gain_mark(decision, y, x)}</g>")
+        kind, paths = "kept" if decision.kept else "dropped", edited_paths(decision.edit)
+        paths = paths if len(paths) <= 24 else f"{paths[:23]}…"
+        mark = (
+            f'<path class="dropped" d="M{x(0.0) - 5} {y - 5}l10 10m0 -10l-10 10"/>'
+            f'<text class="axis" x="{x(0.0) + 14}" y="{y + 4}">no score</text>'
+        )
+        if _has_finite_gain(decision):
+            interval = interval_mark(kind, y, x(decision.ci[0]), x(decision.gain), x(decision.ci[1]))
+            between = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
+            mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{between}</text>'
+        parts.append(
+            f"<g><title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>"
+            f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'
+            f'<text x="34" y="{y + 4}">{escape(paths)}</text>'
+            f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>{mark}</g>'
+        )
     return picture(bottom + 48, "Gain of each step over its parent, with its interval", parts)
 
 
 def _has_finite_gain(decision: Decision) -> bool:
     return not has_failed(decision) and all(isfinite(value) for value in (decision.gain, *decision.ci))
-
-
-def _step_label(decision: Decision, y: float, left: float) -> str:
-    kind = "kept" if decision.kept else "dropped"
-    paths = edited_paths(decision.edit)
-    paths = paths if len(paths) <= 24 else f"{paths[:23]}…"
-    return (
-        f"<title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>"
-        f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'
-        f'<text x="34" y="{y + 4}">{escape(paths)}</text>'
-        f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>'
-    )
-
-
-def _gain_mark(decision: Decision, y: float, x: Scale) -> str:
-    if not _has_finite_gain(decision):
-        cross = f'<path class="dropped" d="M{x(0.0) - 5} {y - 5}l10 10m0 -10l-10 10"/>'
-        return f'{cross}<text class="axis" x="{x(0.0) + 14}" y="{y + 4}">no score</text>'
-    low, high = decision.ci
-    mark = interval_mark("kept" if decision.kept else "dropped", y, x(low), x(decision.gain), x(high))
-    ends = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
-    return f'{mark}<text class="value" x="{x.end + 18}" y="{y + 4}">{gain_text(decision)}{ends}</text>'
 
 
 def taus_svg(correlations: Sequence[Correlation]) -> str:
@@ -172,14 +165,22 @@ def curves_svg(curves: Sequence[Curve], measure: str) -> str:
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
     epochs = max(len(curve.values) for curve in ordered)
-    right = 720 if epochs < ENLARGED_FROM else 738
     if epochs < ENLARGED_FROM:
+        right = 720
         parts, ends = _panel(ordered, 1, max(2, epochs), 52, right)
     else:
+        right = 738
         parts, _ = _panel(ordered, 1, epochs, 52, 366)
         enlarged, ends = _panel(ordered, ceil(2 * epochs / 3), epochs, 424, right)
         parts += enlarged
-    parts += _end_labels(ends, right + 12)
+    # One label per role at the mean height of its ends, moved apart until none overlap.
+    lowest = 0.0
+    for number, (height, role) in enumerate(sorted((fmean(heights), role) for role, heights in ends.items())):
+        room_below = LABEL_HEIGHT * (len(ends) - 1 - number)
+        lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LABEL_HEIGHT if number else 0.0)
+        several = len(ends[role]) > 1
+        name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
+        parts.append(f'<text class="{role}" x="{right + 12}" y="{lowest + 4:.1f}">{name}</text>')
     return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts)
 
 
@@ -209,17 +210,6 @@ def _panel(
             parts.append(f'<path class="curve {curve.role}" d="M{way}"><title>{escape(curve.name)}</title></path>')
             ends.setdefault(curve.role, []).append(y(dots[-1][1]))
     return parts, ends
-
-
-def _end_labels(ends: Mapping[Role, Sequence[float]], x: float) -> Iterator[str]:
-    """One label per role at the mean height of its ends, moved apart until none overlap."""
-    lowest = 0.0
-    for number, (height, role) in enumerate(sorted((fmean(heights), role) for role, heights in ends.items())):
-        room_below = LABEL_HEIGHT * (len(ends) - 1 - number)
-        lowest = max(min(height, PANEL_BOTTOM - room_below), lowest + LABEL_HEIGHT if number else 0.0)
-        several = len(ends[role]) > 1
-        name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
-        yield f'<text class="{role}" x="{x}" y="{lowest + 4:.1f}">{name}</text>'
 
 
 LEFT, RIGHT, TOP, BOTTOM = 62, 650, 14, 320

@@ -1,7 +1,6 @@
 """The comparison of several runs as a page, as Markdown and for a terminal."""
 
 from collections.abc import Iterator, Sequence
-from itertools import chain
 
 from buildup.report.chart import Dot, Series, plot_svg
 from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, comparability, differing_facts
@@ -15,8 +14,7 @@ from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
     """The comparison as one self-contained HTML file."""
-    parts = chain(_overview(runs), _plots(runs), [_finals(runs)], evidence_html(evidence) if evidence else ())
-    return document(_title(runs), parts)
+    return document(_title(runs), _sections_html(runs, evidence))
 
 
 def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
@@ -37,7 +35,7 @@ def comparison_table(runs: Sequence[Compared]) -> str:
     return f"{_results(runs).text()}\n\n{comparability(runs)}"
 
 
-def _overview(runs: Sequence[Compared]) -> Iterator[str]:
+def _sections_html(runs: Sequence[Compared], evidence: Evidence | None) -> Iterator[str]:
     yield f'<header><p class="eyebrow">buildup comparison</p><h1>{escape(_title(runs))}</h1></header>'
     kind = "warning" if differing_facts(runs, MUST_MATCH) else "same"
     yield f'<section class="{kind}" role="note"><p><strong>{escape(comparability(runs))}</strong></p>'
@@ -46,6 +44,16 @@ def _overview(runs: Sequence[Compared]) -> Iterator[str]:
         yield html_table(TextTable(columns=columns, rows=[[name, *values] for name, values in found.items()]))
     yield "</section>"
     yield html_section("Results and costs", html_table(_results(runs)), small_note(_legend(runs)))
+    yield from _plots(runs)
+    finals = []
+    for run in runs:
+        text = '<p class="muted">No final evaluation yet, so there is no claim about its winner.</p>'
+        if run.final:
+            text = f"<p>{escape(run.final.verdict)}</p>{html_table(tabulate_final(run.final))}"
+        finals.append(f"<h3>{escape(run.run)}</h3>{text}")
+    yield html_section("Final evaluations", *finals)
+    if evidence:
+        yield from evidence_html(evidence)
 
 
 def _plots(runs: Sequence[Compared]) -> Iterator[str]:
@@ -55,7 +63,18 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         return
     objective = OBJECTIVES[names.pop()]
     up = f"{objective.title}, {'%' if objective is ACCURACY else f'{objective.scale}; less is better'}"
-    networks, progress = [_networks(run) for run in runs], [_progress(run) for run in runs]
+    networks, progress = [], []
+    for run in runs:
+        dots = []
+        for one in run.points:
+            title = f"{run.run}: {one.layout}, {one.role}, {one.score:.2f}, {short_number(one.macs)}MACs"
+            dots.append(Dot(x=one.macs / 1e6, y=one.score, title=title, large=one is run.winner))
+        networks.append(Series(name=run.run, dots=tuple(dots)))
+        best = tuple(
+            Dot(x=one.trainings, y=one.score, title=f"{run.run}: {one.score:.2f} after {one.trainings} trainings")
+            for one in run.reached
+        )
+        progress.append(Series(name=run.run, dots=best, joined=True))
     if any(one.dots for one in networks):
         note = "Each network with a verdict, at its mean score over seeds. Winners are large."
         plot = plot_svg(networks, label="Score of each network against its MACs", across="million MACs", up=up)
@@ -67,33 +86,6 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         )
         plot = plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)
         yield html_section("Best score over trainings", small_note(note), scrollable(plot))
-
-
-def _networks(run: Compared) -> Series:
-    dots = []
-    for one in run.points:
-        title = f"{run.run}: {one.layout}, {one.role}, {one.score:.2f}, {short_number(one.macs)}MACs"
-        dots.append(Dot(x=one.macs / 1e6, y=one.score, title=title, large=one is run.winner))
-    return Series(name=run.run, dots=tuple(dots))
-
-
-def _progress(run: Compared) -> Series:
-    dots = (
-        Dot(x=one.trainings, y=one.score, title=f"{run.run}: {one.score:.2f} after {one.trainings} trainings")
-        for one in run.reached
-    )
-    return Series(name=run.run, dots=tuple(dots), joined=True)
-
-
-def _finals(runs: Sequence[Compared]) -> str:
-    parts = []
-    for run in runs:
-        parts.append(f"<h3>{escape(run.run)}</h3>")
-        if run.final:
-            parts.append(f"<p>{escape(run.final.verdict)}</p>{html_table(tabulate_final(run.final))}")
-        else:
-            parts.append('<p class="muted">No final evaluation yet, so there is no claim about its winner.</p>')
-    return html_section("Final evaluations", *parts)
 
 
 def _title(runs: Sequence[Compared]) -> str:

@@ -67,14 +67,10 @@ class Compared:
     final: Final | None
 
     @property
-    def base(self) -> ScoredNetwork | None:
-        """The base; None before it is trained."""
-        return next((point for point in self.points if point.role == "base"), None)
-
-    @property
     def winner(self) -> ScoredNetwork | None:
-        """The winner, which may be the base."""
-        return next((point for point in self.points if point.role == "winner"), self.base)
+        """The winner, which may be the base; None before the base is trained."""
+        roles = {point.role: point for point in self.points}
+        return roles.get("winner", roles.get("base"))
 
     @property
     def needed(self) -> int:
@@ -90,10 +86,7 @@ class Compared:
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
     """The entry of a run in a comparison."""
     objective = findings.objective
-    scores: dict[str, list[float]] = {}
-    for key, outcome in findings.history.outcomes.items():
-        if isinstance(outcome, Score):
-            scores.setdefault(candidate_id(key), []).append(objective.value(outcome))
+    outcomes = findings.history.outcomes
     return Compared(
         run=findings.run,
         strategy=str(findings.settings.get("strategy", "")),
@@ -103,10 +96,10 @@ def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
         objective=objective.name,
         verdicts=len(findings.decisions),
         kept=len(findings.kept),
-        trainings=len(findings.history.outcomes),
+        trainings=len(outcomes),
         reused=len(findings.reused),
-        seconds=sum(outcome.seconds for outcome in findings.history.outcomes.values()),
-        points=tuple(_points(findings, {key: fmean(values) for key, values in scores.items()})),
+        seconds=sum(outcome.seconds for outcome in outcomes.values()),
+        points=tuple(_points(findings)),
         reached=tuple(_reached(findings)),
         gains=findings.paired_gains if findings.kept else (0.0,) * len(findings.scores(findings.base)),
         final=findings.final,
@@ -137,7 +130,7 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
     """The comparison as JSON values."""
     rows = []
     for run in runs:
-        base, winner = run.base, run.winner
+        base, winner = next((point for point in run.points if point.role == "base"), None), run.winner
         row = {**asdict(run), "needed": run.needed, "gain": run.gain}
         row["base"], row["winner"] = base and asdict(base), winner and asdict(winner)
         row["final"] = run.final and {**row["final"], "verdict": run.final.verdict}
@@ -150,7 +143,12 @@ def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
     }
 
 
-def _points(findings: Findings, means: Mapping[str, float]) -> list[ScoredNetwork]:
+def _points(findings: Findings) -> list[ScoredNetwork]:
+    scores: dict[str, list[float]] = {}
+    for key, outcome in findings.history.outcomes.items():
+        if isinstance(outcome, Score):
+            scores.setdefault(candidate_id(key), []).append(findings.objective.value(outcome))
+    means = {key: fmean(values) for key, values in scores.items()}
     base, points = fingerprint(findings.base), {}
     if base in means and (cost := findings.cost(findings.base)):
         points[base] = ScoredNetwork(

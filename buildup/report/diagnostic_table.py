@@ -81,7 +81,7 @@ class Evidence:
         runs = len({row.run for row in self.rows})
         several = f" of {runs} runs" if runs > 1 else ""
         measured = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
-        if not self._diagnostics("before"):
+        if not any(one.when == "before" and one.measure != ORDER for one in self.correlations):
             return (f"{measured} A correlation needs at least two verdicts of one run without failed trainings.",)
         least = min(one.least_p for one in self.correlations)
         if least >= SIGNIFICANCE:
@@ -94,12 +94,9 @@ class Evidence:
             "All intervals here are therefore too narrow.",
         )
 
-    def _diagnostics(self, when: When) -> list[Correlation]:
-        return [one for one in self.correlations if one.when == when and one.measure != ORDER]
-
     def _conclusion(self, when: When) -> str:
         """Whether any diagnostic of one kind correlates with the gain, corrected for their number."""
-        found = self._diagnostics(when)
+        found = [one for one in self.correlations if one.when == when and one.measure != ORDER]
         best = min(found, key=lambda one: (one.p, -abs(one.tau)))
         corrected = min(1.0, best.p * len(found))
         known = "known before training" if when == "before" else "known only after training"

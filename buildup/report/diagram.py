@@ -1,6 +1,6 @@
 """A network as a picture: a self-contained SVG, and DOT for Graphviz."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from math import ceil
 from pathlib import Path
@@ -8,7 +8,7 @@ from string import Template
 
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
-from buildup.graph.network import Block, Network, Stage
+from buildup.graph.network import Block, Network
 from buildup.report.html import MONO, SANS, palette
 from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
@@ -48,7 +48,8 @@ class _Place:
 
 def graph_svg(network: Network) -> str:
     """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind."""
-    places, bands, height = _arrange(network)
+    pills = {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
+    places, bands, height = _arrange(network, pills)
     letters = layout(network)
     # The layout of a deep network needs a smaller font to fit beside the name.
     size = 12 if len(letters) < 90 else 9
@@ -60,12 +61,23 @@ def graph_svg(network: Network) -> str:
         f"{escape(letters)}</text>",
     ]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
-        parts += _band(stage, top, bottom)
+        first, (rows, columns) = top + PADDING + 16, stage.size
+        parts += [
+            f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>',
+            f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>',
+            f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{rows} × {columns} map</text>',
+            f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{stage.blocks[-1].out_shape[0]} channels</text>',
+        ]
     parts += [_edge(places[source], places[target]) for source, target in network.edges]
     parts += [
         _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
     ]
-    parts += [_pill(places[name], text) for name, text in _pill_texts(network).items()]
+    for name, text in pills.items():
+        place = places[name]
+        parts += [
+            f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>',
+            f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>',
+        ]
     parts += _legend(network, height - LEGEND_HEIGHT / 2 - MARGIN / 2)
     label = escape(f"{network.base} as {letters}")
     return (
@@ -118,14 +130,23 @@ def graph_dot(network: Network) -> str:
         shape = shape_text(stage.blocks[-1].out_shape)
         lines.append(f"  subgraph cluster_{number} {{")
         lines.append(f"    label={_quoted(stage.name, shape)}; style=rounded; color={_quoted('#9fabb9')};")
-        lines += [*(f"    {_dot_node(block)}" for block in stage.blocks), "  }"]
+        for block in stage.blocks:
+            look = ""
+            if not isinstance(block.kind, Conv):
+                fill = block.kind.colour[0]
+                look = f", fillcolor={_quoted(fill)}, fontcolor={'black' if _is_light(fill) else 'white'}"
+            if block.added:
+                look += f", style={_quoted('rounded,filled,dashed')}"
+            label, title = _quoted(block.path, describe(block.kind)), _quoted(_title(block))
+            lines.append(f"    {_quoted(block.path)} [label={label}, tooltip={title}{look}];")
+        lines.append("  }")
     lines += [f"  {_quoted(source)} -> {_quoted(target)};" for source, target in network.edges]
     return "\n".join([*lines, "}", ""])
 
 
-def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
+def _arrange(network: Network, pills: Mapping[str, str]) -> tuple[dict[str, _Place], list[tuple[int, int]], int]:
     """The place of each node, top and bottom of the band of each stage, and the total height."""
-    widths = {name: 28 + 6.6 * len(text) for name, text in _pill_texts(network).items()}
+    widths = {name: 28 + 6.6 * len(text) for name, text in pills.items()}
     places = {"stem": _Place(x=LABELS, y=46, width=widths["stem"], height=PILL_HEIGHT, order=0)}
     bands = []
     top = 46 + PILL_HEIGHT + ROW_GAP
@@ -148,21 +169,19 @@ def _arrange(network: Network) -> tuple[dict[str, _Place], list[tuple[int, int]]
     return places, bands, top + PILL_HEIGHT + LEGEND_HEIGHT + MARGIN
 
 
-def _band(stage: Stage, top: int, bottom: int) -> Iterator[str]:
-    yield f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>'
-    first = top + PADDING + 16
-    height, width = stage.size
-    channels = stage.blocks[-1].out_shape[0]
-    yield f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>'
-    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{height} × {width} map</text>'
-    yield f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{channels} channels</text>'
-
-
 def _box(block: Block, place: _Place, index: int) -> str:
     classes = f"{block.kind.name} added" if block.added else block.kind.name
     corner, centre = place.x + place.width - 6, place.x + place.width / 2
     plus = f'<text class="inside" x="{corner}" y="{place.y + 14}" text-anchor="end">+</text>' if block.added else ""
-    lines = _lines(block)
+    # At most two short lines under the letter: the settings of a replacement, or the change of shape.
+    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
+    lines = [f"{name} {value}" for name, value, default in values if value != default][:2]
+    if not lines and block.added:
+        lines = ["added"]
+    elif not lines:
+        before, after = block.in_shape, block.out_shape
+        lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
+        lines += [f"{before[0]}→{after[0]}"] if before[0] != after[0] else []
     letter_y = place.y + (24 if lines else 34)
     inside = "".join(
         f'<text class="inside" x="{centre}" y="{place.y + 38 + 12 * number}" text-anchor="middle">{escape(line)}</text>'
@@ -177,60 +196,32 @@ def _box(block: Block, place: _Place, index: int) -> str:
     )
 
 
-def _lines(block: Block) -> list[str]:
-    """At most two short lines under the letter: the settings of a replacement, or the change of shape."""
-    values = [(field.name, getattr(block.kind, field.name), field.default) for field in fields(block.kind)]
-    if settings := [f"{name} {value}" for name, value, default in values if value != default]:
-        return settings[:2]
-    if block.added:
-        return ["added"]
-    before, after = block.in_shape, block.out_shape
-    lines = [f"{before[1]}→{after[1]} px"] if before[1:] != after[1:] else []
-    return [*lines, f"{before[0]}→{after[0]}"] if before[0] != after[0] else lines
-
-
 def _title(block: Block) -> str:
     added = ", added" if block.added else ""
     shapes = f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}"
     return f"{block.path}: {describe(block.kind)}{added}, {block.module} of the base, {shapes}"
 
 
-def _pill_texts(network: Network) -> dict[str, str]:
-    return {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
-
-
-def _pill(place: _Place, text: str) -> str:
-    return (
-        f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>'
-        f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>'
-    )
-
-
 def _edge(source: _Place, target: _Place) -> str:
+    classes = "edge"
     if target.order != source.order + 1:
         # Between two boxes that are not neighbours, over the boxes between them.
         start, end = source.x + source.width / 2, target.x + target.width / 2
         lift = min(source.y, target.y) - 14
         classes, way = "edge skip", f"M{start} {source.y}C{start} {lift} {end} {lift} {end} {target.y}"
     elif source.y == target.y:
-        classes, way = "edge", f"M{source.x + source.width} {source.middle}H{target.x}"
+        way = f"M{source.x + source.width} {source.middle}H{target.x}"
     else:
-        classes, way = "edge", _elbow(source, target)
+        # From the right of a box to the left of a box in a lower row, through the gap between the rows.
+        out, back, r = source.x + source.width + 9, target.x - 9, 6
+        level = source.y + source.height + (target.y - source.y - source.height) / 2
+        way = (
+            f"M{out - 9} {source.middle}H{out - r}Q{out} {source.middle} {out} {source.middle + r}"
+            f"V{level - r}Q{out} {level} {out - r} {level}"
+            f"H{back + r}Q{back} {level} {back} {level + r}"
+            f"V{target.middle - r}Q{back} {target.middle} {back + r} {target.middle}H{target.x}"
+        )
     return f'<path class="{classes}" d="{way}" marker-end="url(#buildup-tip)"/>'
-
-
-def _elbow(source: _Place, target: _Place) -> str:
-    """From the right of a box to the left of a box in a lower row, through the gap between the rows."""
-    out, back = source.x + source.width + 9, target.x - 9
-    # There is no box halfway between two rows.
-    level = source.y + source.height + (target.y - source.y - source.height) / 2
-    r = 6
-    return (
-        f"M{out - 9} {source.middle}H{out - r}Q{out} {source.middle} {out} {source.middle + r}"
-        f"V{level - r}Q{out} {level} {out - r} {level}"
-        f"H{back + r}Q{back} {level} {back} {level + r}"
-        f"V{target.middle - r}Q{back} {target.middle} {back + r} {target.middle}H{target.x}"
-    )
 
 
 def _legend(network: Network, y: float) -> Iterator[str]:
@@ -244,17 +235,6 @@ def _legend(network: Network, y: float) -> Iterator[str]:
         yield f'<g class="{classes}"><rect class="box" x="{x}" y="{y - 7}" width="14" height="14" rx="4"/></g>'
         yield f'<text class="muted legend" x="{x + 20}" y="{y + 4}">{escape(text)}</text>'
         x += 36 + 6.3 * len(text)
-
-
-def _dot_node(block: Block) -> str:
-    look = ""
-    if not isinstance(block.kind, Conv):
-        fill = block.kind.colour[0]
-        look = f", fillcolor={_quoted(fill)}, fontcolor={'black' if _is_light(fill) else 'white'}"
-    if block.added:
-        look += f", style={_quoted('rounded,filled,dashed')}"
-    title = _quoted(_title(block))
-    return f"{_quoted(block.path)} [label={_quoted(block.path, describe(block.kind))}, tooltip={title}{look}];"
 
 
 def _quoted(*lines: str) -> str:

@@ -18,18 +18,7 @@ from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.training import candidate_id
 
-SHOWN_SETTINGS = (
-    "base",
-    "dataset",
-    "space",
-    "strategy",
-    "recipe",
-    "epochs",
-    "fraction",
-    "judge",
-    "objective",
-    "seeds",
-)
+SHOWN_SETTINGS = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "objective", "seeds")
 """The settings shown at the top of a report, in order."""
 
 Role = Literal["base", "winner", "other"]
@@ -149,7 +138,7 @@ class Findings:
 
     @property
     def judge(self) -> str:
-        """The judge of the decisions."""
+        """The judge of the decisions. Only `proven` proves each kept step."""
         return self.decisions[-1].judge if self.decisions else str(self.settings.get("judge", ""))
 
     @property
@@ -163,23 +152,13 @@ class Findings:
         return f"{len(self.kept)} of {tried} {'was' if len(self.kept) == 1 else 'were'} kept."
 
     @property
-    def is_proven(self) -> bool:
-        """Whether the judge proved each kept step."""
-        return self.judge == "proven"
-
-    @property
-    def is_claimed(self) -> bool:
-        """Whether the claim is a proven statement, shown without the colour of a warning."""
-        return self.final.claims[0].claimed if self.final else self.is_proven or self.unchanged
-
-    @property
     def claim(self) -> str:
         """How far the verdicts can be trusted: a label, a colon, and the explanation."""
         if self.final:
             return self.final.verdict
         if self.unchanged:
             return "No claim: the winner is the base."
-        if self.is_proven:
+        if self.judge == "proven":
             return (
                 "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "
                 "each is a gain. The size of the gains is overestimated, because the same scores selected the steps."
@@ -208,11 +187,10 @@ class Findings:
     @property
     def tally(self) -> str:
         """The number of trainings by outcome."""
-        outcomes = [row.outcome for row in self.trainings]
-        failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        failures = [row.outcome for row in self.trainings if isinstance(row.outcome, Failure)]
         unneeded = sum(failure.reason is Reason.UNNEEDED for failure in failures)
         failed = len(failures) - unneeded
-        parts = [f"{len(outcomes) - len(failures)} finished"]
+        parts = [f"{len(self.trainings) - len(failures)} finished"]
         parts += [f"{len(self.reused)} of them reused from other runs"] if self.reused else []
         parts += [f"{failed} failed"] if failed else []
         parts += [f"{unneeded} stopped because no verdict needed them any more"] if unneeded else []

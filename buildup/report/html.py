@@ -14,12 +14,12 @@ from buildup.report.words import escape
 
 _LIGHT = (
     "--page:#f4f6f8;--surface:#fff;--band:#f4f6f8;--ink:#18212c;--muted:#566373;--line:#d6dce3;--grid:#e6eaef;"
-    "--accent:#0b69ad;--on-accent:#fff;--drop:#b44a00;--conv:#e3e8ee;--conv-ink:#2d3947;--quiet:#9fabb9;"
+    "--accent:#0b69ad;--drop:#b44a00;--conv:#e3e8ee;--conv-ink:#2d3947;--quiet:#9fabb9;"
     "--note:#fff5dc;--note-line:#c98a00;--global:#4a1942;--kernel:#35a583;--smooth:#f4b63c;"
 )
 _DARK = (
     "--page:#10151b;--surface:#181f27;--band:#1f2731;--ink:#e7edf4;--muted:#9fadbc;--line:#35414f;--grid:#28323d;"
-    "--accent:#62b6ec;--on-accent:#06243a;--drop:#f4a261;--conv:#303b48;--conv-ink:#dbe4ed;--quiet:#5d6b7b;"
+    "--accent:#62b6ec;--drop:#f4a261;--conv:#303b48;--conv-ink:#dbe4ed;--quiet:#5d6b7b;"
     "--note:#2c2616;--note-line:#d9a520;--global:#f3d3ee;--kernel:#239a72;--smooth:#e8a820;"
 )
 

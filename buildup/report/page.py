@@ -1,10 +1,9 @@
 """The report of a search: its sections, as one self-contained HTML file or as Markdown with the same facts in short.
 
-To add a section, write its functions here and enter them in `SECTIONS`.
+To add a section, write it into `_sections_html` and `_sections_markdown`.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from buildup.report.answer import answer_html, answer_markdown
 from buildup.report.chart import Curve, curves_svg, gains_svg, taus_svg
@@ -35,67 +34,55 @@ FINAL_TITLE = "Final evaluation"
 EVIDENCE_TITLE = "Which diagnostics predict a gain?"
 COMMANDS_TITLE = "Next commands"
 
-SectionWriter = Callable[[Findings], Iterator[str]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportSection:
-    """A section in both formats. It yields nothing for a run that it does not apply to."""
-
-    html: SectionWriter
-    """Parts of the page, with all text escaped."""
-    markdown: SectionWriter | None = None
-    """Lines, the last one empty; None if only the page has the section."""
-
 
 def page(findings: Findings) -> str:
     """The report as HTML, without scripts or network access, with a light and a dark theme."""
-    return document(findings.title, (part for section in SECTIONS for part in section.html(findings)))
+    return document(findings.title, _sections_html(findings))
 
 
 def markdown(findings: Findings) -> str:
     """The report as Markdown."""
-    return "\n".join(line for section in SECTIONS if section.markdown for line in section.markdown(findings))
+    return "\n".join(_sections_markdown(findings))
 
 
-def _head_html(findings: Findings) -> Iterator[str]:
+def _sections_html(findings: Findings) -> Iterator[str]:
     yield page_header("buildup search", findings.title, findings.asked, findings.finished)
     if findings.warnings:
         yield warning_box("Warnings", findings.warnings)
-
-
-def _head_markdown(findings: Findings) -> Iterator[str]:
-    yield from (f"# {escape_markdown(findings.title)}", "")
-    yield from (f"> **Warning:** {escape_markdown(warning)}  " for warning in findings.warnings)
-    yield ", ".join(f"{escape_markdown(name)} {escape_markdown(value)}" for name, value in findings.asked)
-    yield from ("", escape_markdown(findings.finished), "")
-
-
-def _final_html(findings: Findings) -> Iterator[str]:
+    yield from answer_html(findings)
     if final := findings.final:
         proven = " proven" if final.claims[0].claimed else ""
         verdict = f'<div class="claim{proven}"><p><strong>{escape(final.verdict)}</strong></p></div>'
         yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final)))
+    steps = [f'<p class="muted">{NO_DECISIONS}</p>']
+    if decisions := findings.decisions:
+        table = html_table(tabulate_decisions(decisions), below=[decision.reason for decision in decisions])
+        steps = [scrollable(gains_svg(decisions)), table]
+    yield html_section("Gain of each step", *steps)
+    if findings.evidence:
+        yield from evidence_html(findings.evidence)
+    yield _trainings_html(findings)
+    commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
+    yield html_section(COMMANDS_TITLE, *commands)
+    yield settings_section("All settings and versions", flat(findings.settings))
 
 
-def _final_markdown(findings: Findings) -> Iterator[str]:
+def _sections_markdown(findings: Findings) -> Iterator[str]:
+    yield from (f"# {escape_markdown(findings.title)}", "")
+    yield from (f"> **Warning:** {escape_markdown(warning)}  " for warning in findings.warnings)
+    yield ", ".join(f"{escape_markdown(name)} {escape_markdown(value)}" for name, value in findings.asked)
+    yield from ("", escape_markdown(findings.finished), "")
+    yield from answer_markdown(findings)
     if final := findings.final:
         yield from (f"## {FINAL_TITLE}", "", f"**{escape_markdown(final.verdict)}**", "")
         yield from (*tabulate_final(final).markdown(), "", escape_markdown(final_protocol(final)), "")
-
-
-def _steps_html(findings: Findings) -> Iterator[str]:
-    decisions = findings.decisions
-    if not decisions:
-        yield html_section("Gain of each step", f'<p class="muted">{NO_DECISIONS}</p>')
-        return
-    table = html_table(tabulate_decisions(decisions), below=[decision.reason for decision in decisions])
-    yield html_section("Gain of each step", scrollable(gains_svg(decisions)), table)
-
-
-def _steps_markdown(findings: Findings) -> Iterator[str]:
     yield from ("## Steps", "", decisions_markdown(findings.decisions), "")
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
+    yield ""
+    if findings.evidence:
+        yield from evidence_markdown(findings.evidence)
+    yield from ("## Trainings", "", f"{findings.tally}.", "", f"## {COMMANDS_TITLE}", "")
+    yield from (f"    {clean(command):<44}  # {purpose}" for command, purpose in findings.commands)
     yield ""
 
 
@@ -121,7 +108,7 @@ def evidence_markdown(evidence: Evidence) -> Iterator[str]:
     yield from (*tabulate_diagnoses(evidence.rows).markdown(), "", escape_markdown(EXPLAINED), "")
 
 
-def _trainings_html(findings: Findings) -> Iterator[str]:
+def _trainings_html(findings: Findings) -> str:
     objective = findings.objective
     curves = [
         Curve(
@@ -136,20 +123,11 @@ def _trainings_html(findings: Findings) -> Iterator[str]:
         better = "" if objective.sign > 0 else "; less is better"
         measure = f"{objective.title[0].upper()}{objective.title[1:]} ({objective.scale})"
         chart = small_note(f"{measure}, one line per training{better}.") + scrollable(curves_svg(curves, measure))
-    table = html_table(_trainings_table(findings)) if findings.trainings else ""
-    yield html_section("Trainings", chart, f"<h3>{escape(findings.tally)}</h3>", table)
-
-
-def _trainings_table(findings: Findings) -> TextTable:
-    objective = findings.objective
     rows, outcomes = findings.trainings, [row.outcome for row in findings.trainings]
     scores = [f"{objective.value(one):.2f}" if isinstance(one, Score) else "–" for one in outcomes]
-    sources = [findings.reused.get(row.id) for row in rows]
-    ends = [
-        outcome_text(one) if source is None else f"reused from {source}"
-        for one, source in zip(outcomes, sources, strict=True)
-    ]
-    return TextTable.by_column(
+    reused = findings.reused
+    ends = [f"reused from {reused[row.id]}" if row.id in reused else outcome_text(row.outcome) for row in rows]
+    table = TextTable.by_column(
         ("training", "code", [row.id for row in rows]),
         ("layout", "layout", [row.layout or "?" for row in rows]),
         ("role", "text", [findings.role(row.id).replace("other", "") for row in rows]),
@@ -158,35 +136,5 @@ def _trainings_table(findings: Findings) -> TextTable:
         ("time", "number", [duration(one.seconds) for one in outcomes]),
         ("outcome", "text", ends),
     )
-
-
-def _commands_html(findings: Findings) -> Iterator[str]:
-    commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
-    yield html_section(COMMANDS_TITLE, *commands)
-
-
-def _commands_markdown(findings: Findings) -> Iterator[str]:
-    yield from (f"## {COMMANDS_TITLE}", "")
-    yield from (f"    {clean(command):<44}  # {purpose}" for command, purpose in findings.commands)
-    yield ""
-
-
-SECTIONS = (
-    ReportSection(html=_head_html, markdown=_head_markdown),
-    ReportSection(html=answer_html, markdown=answer_markdown),
-    ReportSection(html=_final_html, markdown=_final_markdown),
-    ReportSection(html=_steps_html, markdown=_steps_markdown),
-    ReportSection(
-        html=lambda findings: evidence_html(findings.evidence) if findings.evidence else iter(()),
-        markdown=lambda findings: evidence_markdown(findings.evidence) if findings.evidence else iter(()),
-    ),
-    ReportSection(
-        html=_trainings_html,
-        markdown=lambda findings: iter(("## Trainings", "", f"{findings.tally}.", "")),
-    ),
-    ReportSection(html=_commands_html, markdown=_commands_markdown),
-    ReportSection(
-        html=lambda findings: iter([settings_section("All settings and versions", flat(findings.settings))]),
-    ),
-)
-"""All sections in the order of the report."""
+    html = html_table(table) if rows else ""
+    return html_section("Trainings", chart, f"<h3>{escape(findings.tally)}</h3>", html)

@@ -106,37 +106,28 @@ def candidates_table(rows: Sequence[PlanRow]) -> str:
 
 
 def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
-    """A network stage by stage, one line per block.
-
-    Args:
-        network: the network to describe.
-        tries: paths of the blocks to try, in order; those of the build-up rule by default.
-    """
+    """A network stage by stage, one line per block. The blocks to try are those of the build-up rule by default."""
     order = try_order(network) if tries is None else {path: number for number, path in enumerate(tries, start=1)}
-    lines = aligned(
+    facts = {
+        "base": network.base,
+        "layout": layout(network),
+        "fingerprint": fingerprint(network),
+        "input": f"{shape_text(network.input_shape)}, {network.num_classes} classes",
+        "stem": STEM_TEXTS[network.stem],
+    }
+    lines = aligned([*facts.items()])
+    rows = [
         [
-            ["base", network.base],
-            ["layout", layout(network)],
-            ["fingerprint", fingerprint(network)],
-            ["input", f"{shape_text(network.input_shape)}, {network.num_classes} classes"],
-            ["stem", STEM_TEXTS[network.stem]],
+            f"  {block.path}",
+            block.kind.letter,
+            describe(block.kind) + (", added" if block.added else ""),
+            block.module,
+            f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
+            f"try {order[block.path]}" if block.path in order else "",
         ]
-    )
-    block_lines = iter(
-        aligned(
-            [
-                [
-                    f"  {block.path}",
-                    block.kind.letter,
-                    describe(block.kind) + (", added" if block.added else ""),
-                    block.module,
-                    f"{shape_text(block.in_shape)} -> {shape_text(block.out_shape)}",
-                    f"try {order[block.path]}" if block.path in order else "",
-                ]
-                for block in network.blocks
-            ]
-        )
-    )
+        for block in network.blocks
+    ]
+    block_lines = iter(aligned(rows))
     for stage in network.stages:
         height, width = stage.size
         lines += ["", f"{clean(stage.name)}: {height} x {width}, {stage.blocks[-1].out_shape[0]} channels"]

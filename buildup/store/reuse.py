@@ -34,12 +34,7 @@ class ReusableRuns:
     """Other runs with the same training settings. They are listed at each call, because they change meanwhile."""
 
     def __init__(self, run: RunRecord, warn: Callable[[str], None]) -> None:
-        """Prepare the reuse of trainings.
-
-        Args:
-            run: The run that reuses trainings of others.
-            warn: Called once for each record that can't be read.
-        """
+        """`run` reuses trainings of others; `warn` is called once for each record that can't be read."""
         self._run = run
         self._warn = warn
         self._elsewhere = set(folders_beside(run.settings.storage))

@@ -146,10 +146,9 @@ class RayEvaluator:
                 os.environ[name] = value
 
     def _tune(self) -> None:
+        resources = {name.lower(): share for name, share in self._resources.items() if share}
         tuner = tune.Tuner(
-            tune.with_resources(
-                _TrainingWorker, {name.lower(): share for name, share in self._resources.items() if share}
-            ),
+            tune.with_resources(_TrainingWorker, resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(self._dispatcher),
                 num_samples=-1,
@@ -202,9 +201,8 @@ class _Searcher(tune.search.Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._dispatcher.closed:
-            return cast(
-                dict[str, Any], tune.search.Searcher.FINISHED
-            )  # a string, which Ray's own signature does not allow
+            # A string, which Ray's own signature does not allow.
+            return cast(dict[str, Any], tune.search.Searcher.FINISHED)
         assignment = self._dispatcher.next_assignment(trial_id)
         return None if assignment is None else {"assignment": assignment}
 
@@ -213,9 +211,6 @@ class _Searcher(tune.search.Searcher):
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the study holds the whole state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing."""
 
 
 class _Stopper(tune.Stopper):

@@ -15,7 +15,7 @@ from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record
 from buildup.trials.training import Training
 
 COLUMNS = ("layout", "score", "seconds")
@@ -167,7 +167,11 @@ class SimulatedEvaluator:
                 since, training = self._running.pop(key)
                 self.clock = end
                 self.busy += end - since
-                score = self._score(training, end - since)
+                row = self._look_up(training)
+                # The generator is seeded by the training, so that scores do not depend on the number of workers.
+                chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
+                value = row.score if self.objective is ACCURACY else 100 * row.score
+                score = self.objective.score(value + chance, end - since)
                 return Event(training=training, update=Record(outcome=score, curve=()))
         return None
 
@@ -192,13 +196,6 @@ class SimulatedEvaluator:
         chance = random.Random(f"{self.seed}/{training.id}/seconds").uniform(1 / self.jitter, self.jitter)
         return self._look_up(training).seconds * chance
 
-    def _score(self, training: Training, seconds: float) -> Score:
-        row = self._look_up(training)
-        # The generator is seeded by the training, so that scores do not depend on the number of workers.
-        chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
-        value = row.score if self.objective is ACCURACY else 100 * row.score
-        return self.objective.score(value + chance, seconds)
-
 
 class InMemoryWriter:
     """A writer that keeps nothing but the history itself."""
@@ -207,12 +204,10 @@ class InMemoryWriter:
         """The history with an event in it."""
         key = event.training.id
         match event.update:
-            case Started():
+            case Started() | Record(outcome=Failure(reason=Reason.UNNEEDED)):
                 return history
             case Epoch() as epoch:
                 return history.with_epoch(key, epoch)
-            case Record(outcome=Failure(reason=Reason.UNNEEDED)):
-                return history
             case Record(outcome=outcome):
                 return history.with_outcome(key, outcome)
 

@@ -10,7 +10,6 @@ import shutil
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT
 from buildup.engine.problems import Problems
@@ -83,13 +82,14 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
 def begin(extended: RunRecord) -> None:
     """Start the extension: rename the files of the earlier decisions, then write the new settings to `run.yaml`."""
     folder, number = extended.folder, len(extended.earlier)
+    decisions, measured = folder / DECISIONS, folder / DIAGNOSTICS
     with closing(acquire_run_lock(folder)):
-        if (folder / DECISIONS).exists():
-            shutil.copyfile(folder / DECISIONS, _numbered(folder / DECISIONS, number))
+        if decisions.exists():
+            shutil.copyfile(decisions, decisions.with_stem(f"{decisions.stem}-{number}"))
         extended.trainings.mkdir(exist_ok=True)
         # The measured verdicts belong to trainings of the earlier number of epochs.
-        if extended.settings.epochs != extended.earlier[-1]["epochs"] and (folder / DIAGNOSTICS).exists():
-            (folder / DIAGNOSTICS).rename(_numbered(folder / DIAGNOSTICS, number))
+        if extended.settings.epochs != extended.earlier[-1]["epochs"] and measured.exists():
+            measured.rename(measured.with_stem(f"{measured.stem}-{number}"))
         save_record(extended)
 
 
@@ -107,10 +107,6 @@ def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None
         return
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     check_strategy(network, space, settings.strategy, limits, settings.seed)
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_stem(f"{path.stem}-{number}")
 
 
 def _warning(before: RunSettings, now: RunSettings) -> str:

@@ -142,10 +142,8 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     plan = _plan(run, settings, problems)
     own = run.settings
     workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
-    with problems.caught():
-        check_test(own.dataset, own.data_dir)
-    with problems.caught():
-        check_data(run)
+    problems.checked(None, check_test, own.dataset, own.data_dir)
+    problems.checked(None, check_data, run)
     base, winner = view.candidates[0], view.best
     networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if plan.control:
@@ -195,10 +193,9 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
 def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalPlan:
     """The settings that were asked for. An interrupted final keeps its own, and refuses others."""
     kept = read_plan(run)
-    recipe, name = run.recipe, run.settings.recipe
-    with problems.caught():
-        if settings.recipe:
-            recipe, name = load_recipe(settings.recipe), str(settings.recipe)
+    recipe, name = run.recipe, str(settings.recipe or run.settings.recipe)
+    if settings.recipe:
+        recipe = problems.checked(recipe, load_recipe, settings.recipe)
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
@@ -207,12 +204,8 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
         )
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
-    plan = FinalPlan(
-        seeds=seeds,
-        control=bool(settings.control),
-        recipe_name=name,
-        recipe=recipe_to_values(recipe),
-    )
+    control, values = bool(settings.control), recipe_to_values(recipe)
+    plan = FinalPlan(seeds=seeds, control=control, recipe_name=name, recipe=values)
     if kept is None:
         return plan
     differences = {

@@ -69,9 +69,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
     hardware = _hardware(problems, settings, seeds)
-    settled: dict[str, Any] = {}
-    with problems.caught():
-        settled = parse_execution(settings.execution, hardware.device) if settings.execution else {}
+    execution = settings.execution
+    settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
     loaded = _load(problems, settings)
     epochs = problems.whole("--epochs", settings.epochs, loaded.recipe.epochs if loaded.recipe else 1, most=100_000)
     values: dict[str, Any] = {
@@ -83,10 +82,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     network, pretrained = _start(problems, checked, loaded)
     folder = folder_for(settings)
     if new_run:
-        with problems.caught():
-            check_free(folder)
-        with problems.caught():
-            check_storage(settings.storage, folder.name)
+        problems.checked(None, check_free, folder)
+        problems.checked(None, check_storage, settings.storage, folder.name)
     problems.raise_any()
     data, space, recipe = loaded.data, loaded.space, loaded.recipe
     assert data is not None
@@ -97,14 +94,14 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     # On a remote cluster this machine may have no such device, or another model of it.
     device, threads = hardware.device, hardware.threads
     speeds = () if settings.ray else measure_speeds(network, recipe, data, device, threads, settled)
-    execution = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
+    chosen = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
     values |= {
         "base": network.base,
         "run": settings.run or folder.name,
         "pretrained": pretrained.source if pretrained else None,
         "pretrained_hash": pretrained.hash if pretrained else None,
         "image_size": data.image_size,
-        "execution": execution.words,
+        "execution": chosen.words,
     }
     return Request(
         folder=folder,
@@ -146,20 +143,15 @@ class _Loaded:
 
 
 def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
-    space = recipe = data = None
-    share = 1.0
-    with problems.caught():
-        share = parse_fraction(str(settings.fraction))
+    share = problems.checked(1.0, parse_fraction, settings.fraction)
+    space = None
     with problems.caught():
         space = load(settings.space)
         space = with_look_ahead(space) if settings.look_ahead else space
-    with problems.caught():
-        recipe = load_recipe(settings.recipe)
+    recipe = problems.checked(None, load_recipe, settings.recipe)
     kind, _, folder = settings.dataset.partition(":")
     dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
-    if dataset:
-        with problems.caught():
-            data = describe_data(dataset, settings.data_dir, fraction=share)
+    data = problems.checked(None, describe_data, dataset, settings.data_dir, fraction=share) if dataset else None
     return _Loaded(space=space, recipe=recipe, data=data, dataset=dataset, share=share)
 
 
@@ -167,19 +159,18 @@ def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tup
     """The network that the search starts from, and its pretrained weights."""
     if not settings.base:
         return None, None
-    network = pretrained = None
-    data, space = loaded.data, loaded.space
-    with problems.caught():
-        network = read_network(
-            settings.base,
-            input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
-            num_classes=data.num_classes if data else 1000,
-            stem=space.stem if space else "auto",
-        )
+    data, space, pretrained = loaded.data, loaded.space, None
+    network = problems.checked(
+        None,
+        read_network,
+        settings.base,
+        input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
+        num_classes=data.num_classes if data else 1000,
+        stem=space.stem if space else "auto",
+    )
     if network and data and settings.pretrained:
-        with problems.caught():
-            file = settings.pretrained if isinstance(settings.pretrained, str) else ""
-            pretrained = find_pretrained(network, settings.base, file)
+        file = settings.pretrained if isinstance(settings.pretrained, str) else ""
+        pretrained = problems.checked(None, find_pretrained, network, settings.base, file)
     if network and data and space:
         with problems.caught():
             network = start(network, space)
@@ -222,8 +213,8 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     cluster = settings.ray is not None
     gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
     device = "cuda" if cluster and gpus and settings.device == "auto" else settings.device
-    with problems.caught():
-        device = device if cluster and device.startswith("cuda") else check_device(device)
+    if not (cluster and device.startswith("cuda")):
+        device = problems.checked(device, check_device, device)
     on_gpu = device.startswith("cuda")
     if gpus and not on_gpu:
         problems.found.append(

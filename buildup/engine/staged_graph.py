@@ -44,9 +44,7 @@ def staged_graph(
         if dataset:
             data = describe_data(dataset, data_dir)
             shape, classes = (data.channels, data.image_size, data.image_size), data.num_classes
-    loaded = None
-    with problems.caught():
-        loaded = load(space)
+    loaded = problems.checked(None, load, space)
     network = None
     tries: tuple[str, ...] = ()
     with problems.caught():

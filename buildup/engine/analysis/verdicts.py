@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -80,9 +79,6 @@ class Probe:
     curvatures: dict[str, Measured] = field(default_factory=dict)
     """By training. It does not depend on the place, so a parent of several candidates is measured once."""
 
-    def model(self, training: Training) -> nn.Module:
-        return load_trained(training.candidate.network, self.run.trainings / training.id).to(self.device)
-
     def block_effects(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
         """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""
         network = candidate.network
@@ -115,9 +111,7 @@ class Diagnosed:
 def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
     """Measure the verdicts that were not measured yet; return all with their rank correlations, over all named runs.
 
-    Args:
-        run: A name in `runs/`, or a folder. `compare` may name more runs.
-        settings: What is measured, and on how much data.
+    `run` is a name in `runs/`, or a folder; `compare` of the settings may name more.
     """
     runs, wanted, extent, seed, device = _check(run, settings)
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
@@ -185,18 +179,13 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
         for name in given
         if name not in HERE
     ]
-    device = "cpu"
-    with problems.caught():
-        device = check_device(settings.device)
+    device = problems.checked("cpu", check_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     extent = QUICK if settings.quick else Extent()
     extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))
-    runs = []
-    for one in filter(None, [name, *(settings.compare or "").split(",")]):
-        with problems.caught():
-            runs.append(open_record(one))
-    labels = [str(run.folder.resolve()) for run in runs]
-    problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
+    names = list(filter(None, (name, *(settings.compare or "").split(","))))
+    runs = [run for one in names if (run := problems.checked(None, open_record, one))]
+    problems.repeated([str(run.folder.resolve()) for run in runs])
     problems.raise_any()
     wanted = [measure for measure in MEASURES if any(measure in GROUPS[what] for what in asked)]
     return runs, wanted, extent, seed, device
@@ -204,14 +193,13 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
 
 def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> tuple[int, ...]:
     """The seeds of a verdict for which the weights of both candidate and parent exist."""
-    row = range(run.settings.seed, run.settings.seed + decision.seeds)
-
-    def is_there(network: str, seed: int) -> bool:
-        scored = isinstance(history.outcome(network, seed), Score)
-        return scored and trained_weights(run.trainings / training_id(network, seed)) is not None
-
-    found = (seed for seed in row if is_there(decision.candidate, seed) and is_there(decision.parent, seed))
-    return tuple(islice(found, most))
+    found: list[int] = []
+    for seed in range(run.settings.seed, run.settings.seed + decision.seeds):
+        pair = (decision.candidate, decision.parent)
+        scored = all(isinstance(history.outcome(network, seed), Score) for network in pair)
+        if scored and all(trained_weights(run.trainings / training_id(network, seed)) for network in pair):
+            found.append(seed)
+    return tuple(found[:most])
 
 
 def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
@@ -239,6 +227,8 @@ def _diagnosis(
     """Measure a verdict, without the measures that are known."""
     parent = pair.candidate.parent
     assert parent is not None
+    ends = {stage.name: stage.blocks[-1].path for stage in pair.candidate.network.stages}
+    edited = [ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in pair.candidate.edits]
     rows: dict[str, dict[str, tuple[float | None, ...]]] = {}
     for when, network in (("before", parent), ("after", pair.candidate)):
         kept = dict((known.before if when == "before" else known.after) if known else {})
@@ -246,10 +236,10 @@ def _diagnosis(
         found = []
         for seed in pair.seeds:
             training = Training(candidate=network, seed=seed)
-            model = probe.model(training)
+            model = load_trained(network.network, probe.run.trainings / training.id).to(probe.device)
             values: Measured = {}
             if set(missing) & set(PLACE):
-                values |= probe.block_effects(model, network, edited_blocks(pair.candidate))
+                values |= probe.block_effects(model, network, edited)
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
@@ -267,12 +257,6 @@ def _diagnosis(
     )
 
 
-def edited_blocks(candidate: Candidate) -> tuple[str, ...]:
-    """The paths of the blocks that the edits of a candidate replaced or added."""
-    ends = {stage.name: stage.blocks[-1].path for stage in candidate.network.stages}
-    return tuple(ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in candidate.edits)
-
-
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
     """The data of a run. `curved` adds the batches of the Hessian."""
     settings, recipe = run.settings, run.recipe
@@ -286,17 +270,15 @@ def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: 
     train, val = split(data, run.data.split_seed, fraction=parse_fraction(settings.fraction))
     chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: extent.images]
     images = data.part(val[chosen.sort().values])
-    batches: tuple[Batch, ...] = ()
-    if curved:
-        count = extent.hessian_batches
-        batches = augmented_batches(data, recipe, train, seed=seed, device=torch.device(device), count=count)
+    place, count = torch.device(device), extent.hessian_batches
+    batches = augmented_batches(data, recipe, train, seed=seed, device=place, count=count) if curved else ()
     return Probe(
         run=run,
         extent=extent,
         images=images,
         batches=batches,
         weight_decay=recipe.weight_decay,
-        device=torch.device(device),
+        device=place,
         identity={
             "images": f"{len(images.labels)} of the run's validation images, {images.hash[:16]}",
             "hessian": f"{extent.hessian_batches} batches of {BATCH} of its training images, augmented",

@@ -88,9 +88,9 @@ class RunRecord:
     """The study name of the run that this one is a part of; empty for a search."""
 
     @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.folder.name
+    def title(self) -> str:
+        """What is searched for on which data, for people."""
+        return f"{self.network.base} on {self.settings.dataset}"
 
     @property
     def execution(self) -> Execution:

@@ -102,7 +102,7 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Anal
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     return AnalyzedModel(
-        label=f"{run.name} {chosen.layout}",
+        label=f"{run.folder.name} {chosen.layout}",
         model=load_trained(chosen.network, run.trainings / training),
         recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
         dataset=settings.dataset or run.settings.dataset,

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
+from buildup.errors import RequestError
 from buildup.graph.serialize import fingerprint
 from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
@@ -42,12 +43,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
             f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."
         )
     judge = problems.judge(changes.judge, run.settings.judge, seeds)
-    space = run.space
-    if changes.space:
-        with problems.caught():
-            space = load(changes.space)
-            space = with_look_ahead(space) if run.settings.look_ahead else space
-            _check_space(run, space, problems)
+    space = problems.checked(run.space, _other_space, run, changes.space) if changes.space else run.space
     settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
     if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
@@ -93,20 +89,22 @@ def begin(extended: RunRecord) -> None:
         save_record(extended)
 
 
-def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None:
-    settings = run.settings
+def _other_space(run: RunRecord, name: str) -> SearchSpace:
+    """Another space that keeps the trainings of a run."""
+    settings, space = run.settings, load(name)
+    space = with_look_ahead(space) if settings.look_ahead else space
     base = read_network(
-        settings.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
+        run.network.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
     )
     network = start(base, space)
     if fingerprint(network) != fingerprint(run.network):
-        problems.found.append(
+        raise RequestError(
             f"--space {space.name}: it starts from another network than this run, by its stem or its blocks, so no "
             f"training could be kept. Start a new search with it."
         )
-        return
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     check_strategy(network, space, settings.strategy, limits, settings.seed)
+    return space
 
 
 def _warning(before: RunSettings, now: RunSettings) -> str:

@@ -97,15 +97,7 @@ class _Request:
 def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
     """Train base and winner anew, open the test set once, and test whether the winner is better.
 
-    After an interruption, the same call continues.
-
-    Returns:
-        The result, or None if the winner is the base.
-
-    Raises:
-        RunError: The search has not ended, or the test set was used already.
-        RequestError: The settings are wrong. All problems are named.
-        SearchError: A training failed for a reason that another attempt may avoid.
+    After an interruption, the same call continues. The result is None if the winner is the base.
     """
     if found := read_final(run.folder):
         raise RunError(
@@ -242,7 +234,18 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
         save_record(opened)
         log.info("all trainings have ended; the test set is opened")
         scores = _test_scores(part, trainings, history)
-        final = _result(request, history, scores)
+        failures = {key: one.reason.value for key, one in history.outcomes.items() if isinstance(one, Failure)}
+        final = Final(
+            contenders=tuple(_contender(request, part, failures, scores) for part in request.networks),
+            claims=tuple(_claim(request, part, failures, scores) for part in request.networks if part != "winner"),
+            objective=run.settings.objective,
+            seeds=tuple(dict.fromkeys(training.seed for training in trainings)),
+            recipe=request.plan.recipe_name,
+            epochs=request.plan.epochs,
+            train_images=request.images,
+            test_images=max((score.images for score in scores.values()), default=0),
+            opened=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         writer.conclude(final_to_values(final))
         write_atomic(run.folder / FINAL_RESULT, json.dumps(final_to_values(final), indent=2).encode())
     keep_claim(opened)
@@ -253,7 +256,15 @@ def _train(request: _Request, *, verbose: bool) -> History:
     part, trainings = request.part, request.trainings
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(part)))
-        history = _without_failures(part, writer.history)
+        history = writer.history
+        failed = _avoidable_failures(history)
+        for training in failed:  # their records are renamed, so they train again
+            for number in attempts(part.trainings / training):
+                record = attempt_folder(part.trainings / training, number) / FINAL
+                if record.is_file():
+                    record.rename(record.with_name(FAILED))
+        kept = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
+        history = replace(history, outcomes=kept)
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
@@ -284,18 +295,6 @@ def _avoidable_failures(history: History) -> dict[str, Failure]:
     }
 
 
-def _without_failures(part: RunRecord, history: History) -> History:
-    """The history without failures that another attempt may avoid. Their records are renamed, so they train again."""
-    failed = _avoidable_failures(history)
-    for training in failed:
-        for number in attempts(part.trainings / training):
-            record = attempt_folder(part.trainings / training, number) / FINAL
-            if record.is_file():
-                record.rename(record.with_name(FAILED))
-    left = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
-    return replace(history, outcomes=left)
-
-
 def _test_scores(part: RunRecord, trainings: Sequence[Training], history: History) -> dict[str, Score]:
     """Open the test images, and score each trained network on them, image by image."""
     settings, recipe = part.settings, part.recipe
@@ -321,21 +320,6 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
             images=len(test.labels),
         )
     return scores
-
-
-def _result(request: _Request, history: History, scores: Mapping[str, Score]) -> Final:
-    failures = {key: one.reason.value for key, one in history.outcomes.items() if isinstance(one, Failure)}
-    return Final(
-        contenders=tuple(_contender(request, part, failures, scores) for part in request.networks),
-        claims=tuple(_claim(request, part, failures, scores) for part in request.networks if part != "winner"),
-        objective=request.run.settings.objective,
-        seeds=tuple(dict.fromkeys(training.seed for training in request.trainings)),
-        recipe=request.plan.recipe_name,
-        epochs=request.plan.epochs,
-        train_images=request.images,
-        test_images=max((score.images for score in scores.values()), default=0),
-        opened=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _contender(request: _Request, part: Part, failures: Mapping[str, str], scores: Mapping[str, Score]) -> Contender:

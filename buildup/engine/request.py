@@ -58,12 +58,7 @@ def folder_for(settings: SearchSettings) -> Path:
 def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     """Check the settings of a search and load what they name. Nothing is written.
 
-    Args:
-        settings: The settings as the user gave them.
-        new_run: Whether the run's folder and its study must not exist yet.
-
-    Raises:
-        RequestError: With all problems at once.
+    With `new_run`, the run's folder and its study must not exist yet. All problems are raised as one `RequestError`.
     """
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
@@ -71,21 +66,19 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     hardware = _hardware(problems, settings, seeds)
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
-    loaded = _load(problems, settings)
-    epochs = problems.whole("--epochs", settings.epochs, loaded.recipe.epochs if loaded.recipe else 1, most=100_000)
+    checked, space, recipe, data = _load(problems, settings, seeds)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
     values: dict[str, Any] = {
         "epochs": epochs,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
     }
-    checked = _with_defaults(problems, settings, loaded, seeds)
-    network, pretrained = _start(problems, checked, loaded)
+    network, pretrained = _start(problems, checked, space, data)
     folder = folder_for(settings)
     if new_run:
         problems.checked(None, check_free, folder)
         problems.checked(None, check_storage, settings.storage, folder.name)
     problems.raise_any()
-    data, space, recipe = loaded.data, loaded.space, loaded.recipe
     assert data is not None
     assert space is not None
     assert recipe is not None
@@ -114,35 +107,13 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     )
 
 
-def _with_defaults(problems: Problems, settings: SearchSettings, loaded: "_Loaded", seeds: int) -> SearchSettings:
-    """The settings that need no measurement, checked, with their defaults filled in and absolute paths."""
-    return replace(
-        settings,
-        data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
-        dataset=loaded.dataset,
-        fraction=fraction_text(loaded.share),
-        seeds=seeds,
-        strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
-        objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
-        judge=problems.judge(settings.judge, loaded.space.judge if loaded.space else "likely", seeds),
-        max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
-        max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
-        seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
-    )
+def _load(
+    problems: Problems, settings: SearchSettings, seeds: int
+) -> tuple[SearchSettings, SearchSpace | None, Recipe | None, DataInfo | None]:
+    """The checked settings with their defaults and absolute paths, but for what is measured, and what they name.
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """What the settings name. A part that could not be loaded is None."""
-
-    space: SearchSpace | None
-    recipe: Recipe | None
-    data: DataInfo | None
-    dataset: str
-    share: float
-
-
-def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
+    What cannot be loaded is None.
+    """
     share = problems.checked(1.0, parse_fraction, settings.fraction)
     space = None
     with problems.caught():
@@ -152,14 +123,29 @@ def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
     kind, _, folder = settings.dataset.partition(":")
     dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
     data = problems.checked(None, describe_data, dataset, settings.data_dir, fraction=share) if dataset else None
-    return _Loaded(space=space, recipe=recipe, data=data, dataset=dataset, share=share)
+    checked = replace(
+        settings,
+        data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
+        dataset=dataset,
+        fraction=fraction_text(share),
+        seeds=seeds,
+        strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
+        objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
+        judge=problems.judge(settings.judge, space.judge if space else "likely", seeds),
+        max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
+        max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
+        seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
+    )
+    return checked, space, recipe, data
 
 
-def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tuple[Network | None, Pretrained | None]:
+def _start(
+    problems: Problems, settings: SearchSettings, space: SearchSpace | None, data: DataInfo | None
+) -> tuple[Network | None, Pretrained | None]:
     """The network that the search starts from, and its pretrained weights."""
     if not settings.base:
         return None, None
-    data, space, pretrained = loaded.data, loaded.space, None
+    pretrained = None
     network = problems.checked(
         None,
         read_network,

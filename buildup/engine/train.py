@@ -49,15 +49,7 @@ class Trained:
 
 
 def train_once(name: str, settings: TrainSettings) -> Trained:
-    """Train a network once. After an interruption, the same call continues.
-
-    Returns:
-        The finished training.
-
-    Raises:
-        RequestError: The settings are wrong. All problems are named.
-        SearchError: The training failed.
-    """
+    """Train a network once. After an interruption, the same call continues."""
     job, place = _prepare(name, settings)
     folder = Path(job.folder)
     folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
@@ -88,7 +88,10 @@ def _call(arguments: Sequence[str]) -> int:
     app = make_app()
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
-        app[name].help_epilogue = _example(app[name].default_command)
+        # The paragraph of its docstring that begins with `Example:`.
+        paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
+        examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
+        app[name].help_epilogue = "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
     # Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone.
     pydantic = sys.modules.pop("pydantic", None)
     try:
@@ -112,13 +115,6 @@ def _call(arguments: Sequence[str]) -> int:
     if unused:
         raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
     return int(command(*bound.args, **bound.kwargs) or 0)
-
-
-def _example(command: Callable[..., Any] | None) -> str:
-    """The paragraph of a command's docstring that begins with `Example:`, as its help shows it."""
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
-    return "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

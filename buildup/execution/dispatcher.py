@@ -151,15 +151,7 @@ class TrialDispatcher:
             return Assignment(train=self._train, job=job, folder=own, attempt=number)
 
     def report(self, name: str, update: Update | None) -> bool:
-        """Process what a worker reports.
-
-        Args:
-            name: The worker slot.
-            update: News of its training; None when the worker is idle.
-
-        Returns:
-            Whether the worker should be given another training.
-        """
+        """Process what the worker of a slot reports, None when it is idle; returns whether to give it other work."""
         with self._lock:
             slot = self.slots[name]
             training = slot.training

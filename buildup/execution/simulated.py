@@ -32,19 +32,15 @@ class ScoreRow:
 def read_scores(
     path: Path, network: Network, *, ends: bool = False, objective: Objective = ACCURACY
 ) -> dict[str, ScoreRow]:
-    """Read a CSV file with the columns layout, score and optionally seconds.
+    """Read the rows of a CSV file with the columns layout, score and optionally seconds; by layout.
+
+    No field spans several lines, so each line is read by itself, and one `TableError` names the problems of all.
 
     Args:
-        path: The file. No field spans several lines, so each line is read and reported by itself.
+        path: The file.
         network: The base, whose stages the layouts must fit.
         ends: Whether a layout may have one block more at the end of a stage.
         objective: What the scores are of.
-
-    Returns:
-        The rows by layout.
-
-    Raises:
-        TableError: With all problems of the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -53,13 +49,14 @@ def read_scores(
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if len(lines) < 2:
         raise TableError(f"{path}: the table has no rows; needed are a line layout,score[,seconds] and one a layout.")
+    first, head = lines[0]
     try:
-        names = _fields(lines[0][1])
+        names = _fields(head)
     except TableError as error:
-        raise TableError(f"{path}, line {lines[0][0]}: {error}") from None
+        raise TableError(f"{path}, line {first}: {error}") from None
     if not {"layout", "score"} <= set(names) or set(names) - set(COLUMNS) or len(set(names)) < len(names):
         raise TableError(
-            f"{path}: line {lines[0][0]} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
+            f"{path}: line {first} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
         )
     rows: dict[str, ScoreRow] = {}
     found_at: dict[str, int] = {}

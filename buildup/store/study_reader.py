@@ -94,14 +94,7 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
 
 
 def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None = None) -> History:
-    """The history in a study and in the files beside it.
-
-    Args:
-        folder: The run's folder.
-        study: Its study.
-        revision: How often the run was extended; only decisions of this revision count.
-        epochs: Epochs of the trainings that count; None for the number that the run began with.
-    """
+    """The history in a study and in the files beside it: the decisions of one revision, trainings of so many epochs."""
     trainings = trainings_in(folder, epochs)
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}

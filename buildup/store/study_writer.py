@@ -166,7 +166,7 @@ class StudyWriter:
             study_name: The name of its study.
             base: The base network, which must be the one that the run began with.
             costs: Parameters and MACs of a candidate.
-            diagram: Draws a network as SVG; without it no diagram is attached.
+            diagram: Without it no diagram is attached.
             revision: How often the run was extended.
             epochs: Epochs of its trainings; None for the number that the run began with.
         """

@@ -5,7 +5,7 @@ import logging
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +27,7 @@ from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import Execution, check_device, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
-from buildup.trials.outcome import Failure, Record, Score, record_to_values
+from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
 
 logger = logging.getLogger("buildup")
@@ -62,12 +62,22 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "image_size": job.image_size,
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
-    record = _follow(job, folder)
-    outcome = record.outcome
+    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
+    epochs = job.recipe.epochs
+    with closing(run_attempt(fit, job, folder)) as updates:
+        for update in updates:
+            if isinstance(update, Epoch):
+                found = update.metrics
+                logger.info(
+                    f"epoch {update.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
+                    f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
+                )
+    assert isinstance(update, Record), "the record comes last"
+    outcome = update.outcome
     if isinstance(outcome, Failure):
         raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
-    epochs, execution = job.recipe.epochs, job.execution
-    return Trained(weights=folder / WEIGHTS, epochs=epochs, execution=execution, record=record, score=outcome)
+    weights, execution = folder / WEIGHTS, job.execution
+    return Trained(weights=weights, epochs=epochs, execution=execution, record=update, score=outcome)
 
 
 def trained_values(trained: Trained) -> dict[str, Any]:
@@ -175,18 +185,3 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
         stages=(),
         edges=(("stem", "head"),),
     )
-
-
-def _follow(job: Job, folder: Path) -> Record:
-    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
-    with closing(run_attempt(fit, job, folder)) as steps:
-        while True:
-            try:
-                epoch = next(steps)
-            except StopIteration as end:
-                return cast(Record, end.value)
-            found, epochs = epoch.metrics, job.recipe.epochs
-            logger.info(
-                f"epoch {epoch.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
-                f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
-            )

@@ -22,7 +22,6 @@ from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eig
 from buildup.engine.analysis.analyze import Progress
 from buildup.engine.load_state import load_trained, state_of
 from buildup.engine.problems import Problems
-from buildup.engine.replay import View
 from buildup.engine.reports import evidence_of
 from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
@@ -73,7 +72,6 @@ class Probe:
     extent: Extent
     images: Dataset
     batches: tuple[Batch, ...]
-    weight_decay: float
     device: torch.device
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
@@ -93,7 +91,8 @@ class Probe:
     def curvature(self, model: nn.Module, training: Training) -> Measured:
         """The largest eigenvalues of the Hessian of each batch."""
         if training.id not in self.curvatures:
-            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=self.weight_decay)]
+            decay = self.run.recipe.weight_decay
+            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=decay)]
             values = [value for batch in found for value in batch]
             self.curvatures[training.id] = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
         return self.curvatures[training.id]
@@ -117,8 +116,7 @@ def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
     for one in runs:
         probe = probe_of(one, extent, seed=seed, device=device, curved="top" in wanted)
-        view, history = state_of(one)
-        found[str(one.folder)] = (view.decisions, _measured(one, view, history, wanted, probe))
+        found[str(one.folder)] = _measured(probe, wanted)
     return Diagnosed(files=tuple(one.folder / DIAGNOSTICS for one in runs), evidence=evidence_of(found))
 
 
@@ -131,10 +129,11 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
     }
 
 
-def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
-    """The measured verdicts of a run. Verdicts that lack a wanted measure are measured now."""
+def _measured(probe: Probe, wanted: Sequence[str]) -> tuple[Sequence[Decision], list[Diagnosis]]:
+    """The verdicts of a run with their measures. Those that lack a wanted measure are measured now."""
+    run, (view, history) = probe.run, state_of(probe.run)
     tried = [
-        _Pair(decision=decision, candidate=candidate, seeds=_seeds(run, history, decision, probe.extent.seeds))
+        _Pair(decision=decision, candidate=candidate, seeds=_seeds(probe, history, decision))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)
     ]
     for pair in tried:
@@ -142,7 +141,7 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
             logger.warning(
                 f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate."
             )
-    done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
+    done = {diagnosis.step: diagnosis for diagnosis in _kept(probe, tried)}
     complete = {step for step, diagnosis in done.items() if diagnosis.before.keys() >= set(wanted)}
     left = [pair for pair in tried if pair.seeds and pair.decision.step not in complete]
     networks = sum(2 * len(pair.seeds) for pair in left)
@@ -154,7 +153,7 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
     if not done:
         why = "there are no verdicts yet" if not tried else "the weights of its trainings are gone"
         raise RunError(f"{run.folder}: nothing can be measured, {why}.")
-    return [done[step] for step in sorted(done)]
+    return view.decisions, [done[step] for step in sorted(done)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,20 +190,21 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
     return runs, wanted, extent, seed, device
 
 
-def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> tuple[int, ...]:
+def _seeds(probe: Probe, history: History, decision: Decision) -> tuple[int, ...]:
     """The seeds of a verdict for which the weights of both candidate and parent exist."""
+    run = probe.run
     found: list[int] = []
     for seed in range(run.settings.seed, run.settings.seed + decision.seeds):
         pair = (decision.candidate, decision.parent)
         scored = all(isinstance(history.outcome(network, seed), Score) for network in pair)
         if scored and all(trained_weights(run.trainings / training_id(network, seed)) for network in pair):
             found.append(seed)
-    return tuple(found[:most])
+    return tuple(found[: probe.extent.seeds])
 
 
-def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
+def _kept(probe: Probe, tried: Sequence[_Pair]) -> list[Diagnosis]:
     """The verdicts that earlier calls measured on the same data and for the same trainings."""
-    found = read_diagnoses(run.folder)
+    found = read_diagnoses(probe.run.folder)
     pairs = {pair.decision.step: pair for pair in tried}
     kept = [
         diagnosis
@@ -216,7 +216,8 @@ def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosi
     ]
     if len(kept) < len(found):
         logger.warning(
-            f"{run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something else."
+            f"{probe.run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something "
+            "else."
         )
     return kept
 
@@ -230,16 +231,16 @@ def _diagnosis(
     ends = {stage.name: stage.blocks[-1].path for stage in pair.candidate.network.stages}
     edited = [ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in pair.candidate.edits]
     rows: dict[str, dict[str, tuple[float | None, ...]]] = {}
-    for when, network in (("before", parent), ("after", pair.candidate)):
+    for when, candidate in (("before", parent), ("after", pair.candidate)):
         kept = dict((known.before if when == "before" else known.after) if known else {})
         missing = [measure for measure in wanted if measure not in kept]
         found = []
         for seed in pair.seeds:
-            training = Training(candidate=network, seed=seed)
-            model = load_trained(network.network, probe.run.trainings / training.id).to(probe.device)
+            training = Training(candidate=candidate, seed=seed)
+            model = load_trained(candidate.network, probe.run.trainings / training.id).to(probe.device)
             values: Measured = {}
             if set(missing) & set(PLACE):
-                values |= probe.block_effects(model, network, edited)
+                values |= probe.block_effects(model, candidate, edited)
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
@@ -277,7 +278,6 @@ def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: 
         extent=extent,
         images=images,
         batches=batches,
-        weight_decay=recipe.weight_decay,
         device=place,
         identity={
             "images": f"{len(images.labels)} of the run's validation images, {images.hash[:16]}",

@@ -1,8 +1,6 @@
 """`analyze`: the paper's measurements on a run's network or any model of timm, as numbers and figures."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from buildup.cli.output import AsJson, Flags, answer, interruptible
 from buildup.settings import AnalyzeSettings
@@ -32,15 +30,12 @@ def analyze(
 
     with interruptible():
         found = analyze_model(model, settings)
-    return answer(_text(found.summaries, found.folder), analysis_values(found), as_json=as_json)
-
-
-def _text(found: Mapping[str, Any], folder: Path) -> str:
     lines = []
-    for what, summaries in found.items():
+    for what, summaries in found.summaries.items():
         for label, numbers in summaries.items():
             if not isinstance(numbers, str):
                 shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in numbers.items()}
                 numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
             lines.append(f"{what:12} {label}: {numbers}")
-    return "\n".join([*lines, f"Numbers and figures: {folder}, all of them in {folder / 'index.html'}"])
+    lines.append(f"Numbers and figures: {found.folder}, all of them in {found.folder / 'index.html'}")
+    return answer("\n".join(lines), analysis_values(found), as_json=as_json)

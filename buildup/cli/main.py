@@ -7,8 +7,7 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
@@ -89,10 +88,14 @@ def _call(arguments: Sequence[str]) -> int:
     app = make_app()
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
-        app[name].help_epilogue = _example(app[name].default_command)
+        # The paragraph of its docstring that begins with `Example:`.
+        paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
+        examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
+        app[name].help_epilogue = "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
+    # Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone.
+    pydantic = sys.modules.pop("pydantic", None)
     try:
-        with _checked_by_us():
-            command, bound, unused, _ = app.parse_known_args(_joined(arguments))
+        command, bound, unused, _ = app.parse_known_args(_joined(arguments))
     except UnknownCommandError:
         raise RequestError(unknown("command", name, COMMANDS, shown=20)) from None
     except MissingArgumentError as error:
@@ -102,18 +105,16 @@ def _call(arguments: Sequence[str]) -> int:
     except CycloptsError as error:
         error.verbose = False
         raise RequestError(f"{name}: {error} See buildup {name} --help.") from None
+    finally:
+        if pydantic is not None:
+            sys.modules["pydantic"] = pydantic
+    if stray := [word.partition("=")[0] for word in unused if word.startswith("-")]:
+        known = [flag for one in app[name].assemble_argument_collection() for flag in one.positives]
+        flags = [flag for flag in known if flag.startswith("--")]
+        raise RequestError(*(unknown(f"flag of {name}", word, flags, shown=40) for word in stray))
     if unused:
-        flags = [flag for one in app[name].assemble_argument_collection() for flag in one.positives]
-        typed = [word for word in unused if word.startswith("-")] or unused
-        raise RequestError(*(_stray(name, word, [flag for flag in flags if flag[:2] == "--"]) for word in typed))
+        raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
     return int(command(*bound.args, **bound.kwargs) or 0)
-
-
-def _example(command: Callable[..., Any] | None) -> str:
-    """The paragraph of a command's docstring that begins with `Example:`, as its help shows it."""
-    paragraphs = (inspect.getdoc(command) or "").split("\n\n")
-    examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
-    return "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
@@ -131,17 +132,6 @@ def _joined(arguments: Sequence[str]) -> list[str]:
     return joined
 
 
-@contextmanager
-def _checked_by_us() -> Iterator[None]:
-    """Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone."""
-    pydantic = sys.modules.pop("pydantic", None)
-    try:
-        yield
-    finally:
-        if pydantic is not None:
-            sys.modules["pydantic"] = pydantic
-
-
 def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
     """The value of a flag; as it was typed where it does not fit, so that a request names all its problems at once."""
     try:
@@ -154,12 +144,6 @@ def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
 def _shown_default(value: object) -> str | None:
     """A default as the help shows it; a switch that is off and a text that is empty are none."""
     return None if value is None or value is False or value == "" else str(value)
-
-
-def _stray(command: str, word: str, flags: Sequence[str]) -> str:
-    if word.startswith("-"):
-        return unknown(f"flag of {command}", word.partition("=")[0], flags, shown=40)
-    return f"{command}: {word!r} is one word too many. See buildup {command} --help."
 
 
 class _Stderr(logging.StreamHandler[Any]):

@@ -4,7 +4,6 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -29,10 +28,8 @@ def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterat
     A shell that starts a command in its background ignores Ctrl-C; this handler still gets it.
     """
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    earlier = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     except KeyboardInterrupt:

@@ -34,11 +34,8 @@ def report(
     problems = Problems()
     if not runs:
         problems.found.append("report: RUN is missing. See buildup report --help.")
-    records = []
     named = {folder_of(name).absolute(): name for name in runs}
-    for name in named.values():
-        with problems.caught():
-            records.append(open_record(name))
+    records = [record for name in named.values() if (record := problems.checked(None, open_record, name))]
     file_format = problems.choice("format", file_format, "html", ("html", "md"))
     if to and len(named) == 1:
         problems.found.append("--to is for a comparison of several runs; a run's own report lies in its folder.")

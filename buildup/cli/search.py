@@ -20,12 +20,11 @@ def search(
 
     Example: buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo
     """
-    from buildup.engine.progress import observe
     from buildup.engine.request import folder_for
     from buildup.engine.search import run_search
 
     folder = folder_for(settings)
-    return _finish(folder, lambda: run_search(settings, observe, verbose=verbose), as_json=as_json)
+    return _finish(folder, lambda: run_search(settings, verbose=verbose), as_json=as_json)
 
 
 def resume(
@@ -40,12 +39,11 @@ def resume(
 
     Example: buildup resume demo --seeds 6
     """
-    from buildup.engine.progress import observe
     from buildup.engine.search import resume_search
     from buildup.store.run_record import open_record
 
     record = open_record(run)
-    return _finish(record.folder, lambda: resume_search(record, settings, observe, verbose=verbose), as_json=as_json)
+    return _finish(record.folder, lambda: resume_search(record, settings, verbose=verbose), as_json=as_json)
 
 
 def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:

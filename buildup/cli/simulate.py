@@ -1,22 +1,10 @@
 """`simulate`: the build-up rule on a table of scores."""
 
+from dataclasses import fields
 from typing import Annotated, Any
 
 from buildup.cli.output import AsJson, Flags, answer
 from buildup.settings import SimulateSettings
-
-VALUES = (
-    "layout",
-    "trainings",
-    "trained_in_vain",
-    "makespan",
-    "busy",
-    "wasted",
-    "workers",
-    "judge",
-    "objective",
-    "seeds",
-)
 
 
 def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), *, as_json: AsJson = False) -> int:
@@ -37,9 +25,9 @@ def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), 
         f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
     ]
     verdicts = [{"layout": one.layout, "verdict": one.verdict, "reason": one.reason} for one in found.decisions]
-    return answer(
-        "\n".join(lines), {"verdicts": verdicts, **{name: getattr(found, name) for name in VALUES}}, as_json=as_json
-    )
+    names = [field.name for field in fields(found) if field.name not in {"decisions", "left_unused"}]
+    values = {"verdicts": verdicts, **{name: getattr(found, name) for name in names}}
+    return answer("\n".join(lines), values, as_json=as_json)
 
 
 def _read(*arguments: Any, **named: Any) -> Any:

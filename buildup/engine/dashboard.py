@@ -19,11 +19,7 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
-    """Serve the study of a run until interrupted.
-
-    Raises:
-        ResourceError: The address cannot be used.
-    """
+    """Serve the study of a run until interrupted."""
     record = open_record(run)
     problems = Problems()
     port = problems.whole("--port", port, 8080, most=65535)
@@ -35,9 +31,8 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
         try:
             server = make_server(host, port, app, _Server, _QuietHandler)
         except OSError as problem:
-            raise ResourceError(
-                f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
-            ) from None
+            message = f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
+            raise ResourceError(message) from None
         with server:
             logger.info(f"{record.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)")
             server.serve_forever()

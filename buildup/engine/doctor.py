@@ -1,9 +1,11 @@
 """Check what a search needs on this machine, by really using it, and give advice."""
 
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +16,7 @@ from packaging.requirements import Requirement
 
 from buildup.errors import BuildupError
 from buildup.execution.ray_tune import RayEvaluator
-from buildup.store.run_dir import cores, free_gib
+from buildup.store.run_dir import cores
 from buildup.store.storage import hide_password, opened_storage
 from buildup.training.data import data_folder, describe_data
 from buildup.training.fit import fit
@@ -39,20 +41,17 @@ def check_machine(
 ) -> list[Check]:
     """Check everything that a search needs. A search can run if no check fails.
 
-    Args:
-        dataset: A dataset to check too.
-        data_dir: The folder of the dataset.
-        storage: The URL of an Optuna storage to check instead of a local file.
-        ray: The address of a Ray cluster to check instead of this machine.
+    A dataset is checked if one is named. `storage` is the URL of an Optuna storage to check instead of a local file,
+    and `ray` the address of a cluster to check instead of this machine.
     """
     return [
         Check(name="python", state="ok", found=f"{platform.python_version()} at {sys.executable}, {cores()} cores"),
         *_packages(),
         _device(),
-        _tried("ray", lambda: _ray(ray)),
-        _tried("storage", lambda: _storage(storage)),
+        _tried("ray", partial(_ray, ray)),
+        _tried("storage", partial(_storage, storage)),
         _disk(),
-        *([_tried("dataset", lambda: _dataset(dataset, data_dir))] if dataset else []),
+        *([_tried("dataset", partial(_dataset, dataset, data_dir))] if dataset else []),
     ]
 
 
@@ -64,11 +63,12 @@ def _packages() -> list[Check]:
             continue
         try:
             found = version(needed.name)
+            wrong = (
+                "" if needed.specifier.contains(found, prereleases=True) else f"{found}, needed is {needed.specifier}"
+            )
         except PackageNotFoundError:
-            checks.append(Check(name=needed.name, state="fails", found="not installed", advice=f"pip install '{line}'"))
-            continue
-        if not needed.specifier.contains(found, prereleases=True):
-            wrong = f"{found}, needed is {needed.specifier}"
+            wrong = "not installed"
+        if wrong:
             checks.append(Check(name=needed.name, state="fails", found=wrong, advice=f"pip install '{line}'"))
     return checks or [Check(name="packages", state="ok", found=", ".join(f"{name} {version(name)}" for name in SHOWN))]
 
@@ -87,15 +87,12 @@ def _device() -> Check:
 
 
 def _disk() -> Check:
-    free = free_gib(Path("runs"))
-    if free < FREE_GIB:
-        return Check(
-            name="disk",
-            state="note",
-            found=f"{free:.1f} GiB free for runs/",
-            advice=f"Better have {FREE_GIB:g} GiB or more.",
-        )
-    return Check(name="disk", state="ok", found=f"{free:.0f} GiB free for runs/")
+    runs = Path("runs")
+    free = shutil.disk_usage(runs if runs.exists() else Path()).free / 2**30
+    if free >= FREE_GIB:
+        return Check(name="disk", state="ok", found=f"{free:.0f} GiB free for runs/")
+    advice = f"Better have {FREE_GIB:g} GiB or more."
+    return Check(name="disk", state="note", found=f"{free:.1f} GiB free for runs/", advice=advice)
 
 
 def _ray(address: str | None) -> str:

@@ -44,27 +44,16 @@ def keep_claim(run: RunRecord) -> None:
 
 
 def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
-    """Export the winner, or another candidate.
-
-    Returns:
-        The exported candidate.
-
-    Raises:
-        RequestError: The settings are wrong. All problems are named; nothing was written.
-    """
+    """Export the winner, or another candidate, which is returned. Raises all problems of the settings first."""
     problems = Problems()
     view, history = state_of(run)
-    candidate = view.best
-    with problems.caught():
-        candidate = find_candidate(run, view, settings.candidate)
-    if not settings.to:
-        problems.found.append("--to is missing: the folder to write the network to.")
+    candidate = problems.checked(view.best, find_candidate, run, view, settings.candidate)
+    if settings.to:
+        problems.checked(None, check_target, Path(settings.to))
     else:
-        with problems.caught():
-            check_target(Path(settings.to))
+        problems.found.append("--to is missing: the folder to write the network to.")
     if settings.onnx:
-        with problems.caught():
-            check_onnx()
+        problems.checked(None, check_onnx)
     problems.raise_any()
     _export(run, findings_of(run, view, history), candidate, Path(settings.to), onnx=settings.onnx)
     return candidate

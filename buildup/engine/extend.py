@@ -10,11 +10,11 @@ import shutil
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT
 from buildup.engine.problems import Problems
 from buildup.engine.request import check_strategy
+from buildup.errors import RequestError
 from buildup.graph.serialize import fingerprint
 from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
@@ -43,12 +43,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
             f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."
         )
     judge = problems.judge(changes.judge, run.settings.judge, seeds)
-    space = run.space
-    if changes.space:
-        with problems.caught():
-            space = load(changes.space)
-            space = with_look_ahead(space) if run.settings.look_ahead else space
-            _check_space(run, space, problems)
+    space = problems.checked(run.space, _other_space, run, changes.space) if changes.space else run.space
     settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
     if replace(settings, space=run.settings.space) == run.settings and space == run.space:
         return None
@@ -83,34 +78,33 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
 def begin(extended: RunRecord) -> None:
     """Start the extension: rename the files of the earlier decisions, then write the new settings to `run.yaml`."""
     folder, number = extended.folder, len(extended.earlier)
+    decisions, measured = folder / DECISIONS, folder / DIAGNOSTICS
     with closing(acquire_run_lock(folder)):
-        if (folder / DECISIONS).exists():
-            shutil.copyfile(folder / DECISIONS, _numbered(folder / DECISIONS, number))
+        if decisions.exists():
+            shutil.copyfile(decisions, decisions.with_stem(f"{decisions.stem}-{number}"))
         extended.trainings.mkdir(exist_ok=True)
         # The measured verdicts belong to trainings of the earlier number of epochs.
-        if extended.settings.epochs != extended.earlier[-1]["epochs"] and (folder / DIAGNOSTICS).exists():
-            (folder / DIAGNOSTICS).rename(_numbered(folder / DIAGNOSTICS, number))
+        if extended.settings.epochs != extended.earlier[-1]["epochs"] and measured.exists():
+            measured.rename(measured.with_stem(f"{measured.stem}-{number}"))
         save_record(extended)
 
 
-def _check_space(run: RunRecord, space: SearchSpace, problems: Problems) -> None:
-    settings = run.settings
+def _other_space(run: RunRecord, name: str) -> SearchSpace:
+    """Another space that keeps the trainings of a run."""
+    settings, space = run.settings, load(name)
+    space = with_look_ahead(space) if settings.look_ahead else space
     base = read_network(
-        settings.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
+        run.network.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
     )
     network = start(base, space)
     if fingerprint(network) != fingerprint(run.network):
-        problems.found.append(
+        raise RequestError(
             f"--space {space.name}: it starts from another network than this run, by its stem or its blocks, so no "
             f"training could be kept. Start a new search with it."
         )
-        return
     limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
     check_strategy(network, space, settings.strategy, limits, settings.seed)
-
-
-def _numbered(path: Path, number: int) -> Path:
-    return path.with_stem(f"{path.stem}-{number}")
+    return space
 
 
 def _warning(before: RunSettings, now: RunSettings) -> str:

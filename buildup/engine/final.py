@@ -97,15 +97,7 @@ class _Request:
 def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False) -> Final | None:
     """Train base and winner anew, open the test set once, and test whether the winner is better.
 
-    After an interruption, the same call continues.
-
-    Returns:
-        The result, or None if the winner is the base.
-
-    Raises:
-        RunError: The search has not ended, or the test set was used already.
-        RequestError: The settings are wrong. All problems are named.
-        SearchError: A training failed for a reason that another attempt may avoid.
+    After an interruption, the same call continues. The result is None if the winner is the base.
     """
     if found := read_final(run.folder):
         raise RunError(
@@ -142,10 +134,8 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     plan = _plan(run, settings, problems)
     own = run.settings
     workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
-    with problems.caught():
-        check_test(own.dataset, own.data_dir)
-    with problems.caught():
-        check_data(run)
+    problems.checked(None, check_test, own.dataset, own.data_dir)
+    problems.checked(None, check_data, run)
     base, winner = view.candidates[0], view.best
     networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if plan.control:
@@ -195,10 +185,9 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
 def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalPlan:
     """The settings that were asked for. An interrupted final keeps its own, and refuses others."""
     kept = read_plan(run)
-    recipe, name = run.recipe, run.settings.recipe
-    with problems.caught():
-        if settings.recipe:
-            recipe, name = load_recipe(settings.recipe), str(settings.recipe)
+    recipe, name = run.recipe, str(settings.recipe or run.settings.recipe)
+    if settings.recipe:
+        recipe = problems.checked(recipe, load_recipe, settings.recipe)
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
@@ -207,12 +196,8 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
         )
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
-    plan = FinalPlan(
-        seeds=seeds,
-        control=bool(settings.control),
-        recipe_name=name,
-        recipe=recipe_to_values(recipe),
-    )
+    control, values = bool(settings.control), recipe_to_values(recipe)
+    plan = FinalPlan(seeds=seeds, control=control, recipe_name=name, recipe=values)
     if kept is None:
         return plan
     differences = {
@@ -249,7 +234,18 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
         save_record(opened)
         log.info("all trainings have ended; the test set is opened")
         scores = _test_scores(part, trainings, history)
-        final = _result(request, history, scores)
+        failures = {key: one.reason.value for key, one in history.outcomes.items() if isinstance(one, Failure)}
+        final = Final(
+            contenders=tuple(_contender(request, part, failures, scores) for part in request.networks),
+            claims=tuple(_claim(request, part, failures, scores) for part in request.networks if part != "winner"),
+            objective=run.settings.objective,
+            seeds=tuple(dict.fromkeys(training.seed for training in trainings)),
+            recipe=request.plan.recipe_name,
+            epochs=request.plan.epochs,
+            train_images=request.images,
+            test_images=max((score.images for score in scores.values()), default=0),
+            opened=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
         writer.conclude(final_to_values(final))
         write_atomic(run.folder / FINAL_RESULT, json.dumps(final_to_values(final), indent=2).encode())
     keep_claim(opened)
@@ -260,7 +256,15 @@ def _train(request: _Request, *, verbose: bool) -> History:
     part, trainings = request.part, request.trainings
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(part)))
-        history = _without_failures(part, writer.history)
+        history = writer.history
+        failed = _avoidable_failures(history)
+        for training in failed:  # their records are renamed, so they train again
+            for number in attempts(part.trainings / training):
+                record = attempt_folder(part.trainings / training, number) / FINAL
+                if record.is_file():
+                    record.rename(record.with_name(FAILED))
+        kept = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
+        history = replace(history, outcomes=kept)
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
@@ -291,18 +295,6 @@ def _avoidable_failures(history: History) -> dict[str, Failure]:
     }
 
 
-def _without_failures(part: RunRecord, history: History) -> History:
-    """The history without failures that another attempt may avoid. Their records are renamed, so they train again."""
-    failed = _avoidable_failures(history)
-    for training in failed:
-        for number in attempts(part.trainings / training):
-            record = attempt_folder(part.trainings / training, number) / FINAL
-            if record.is_file():
-                record.rename(record.with_name(FAILED))
-    left = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
-    return replace(history, outcomes=left)
-
-
 def _test_scores(part: RunRecord, trainings: Sequence[Training], history: History) -> dict[str, Score]:
     """Open the test images, and score each trained network on them, image by image."""
     settings, recipe = part.settings, part.recipe
@@ -328,21 +320,6 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
             images=len(test.labels),
         )
     return scores
-
-
-def _result(request: _Request, history: History, scores: Mapping[str, Score]) -> Final:
-    failures = {key: one.reason.value for key, one in history.outcomes.items() if isinstance(one, Failure)}
-    return Final(
-        contenders=tuple(_contender(request, part, failures, scores) for part in request.networks),
-        claims=tuple(_claim(request, part, failures, scores) for part in request.networks if part != "winner"),
-        objective=request.run.settings.objective,
-        seeds=tuple(dict.fromkeys(training.seed for training in request.trainings)),
-        recipe=request.plan.recipe_name,
-        epochs=request.plan.epochs,
-        train_images=request.images,
-        test_images=max((score.images for score in scores.values()), default=0),
-        opened=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
 
 
 def _contender(request: _Request, part: Part, failures: Mapping[str, str], scores: Mapping[str, Score]) -> Contender:

@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from fnmatch import fnmatch
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,10 @@ Known = dict[str, Any]
 
 
 def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
-    """The staged graph of a base for images of 32 px and 100 classes.
-
-    Args:
-        base: A timm model.
-        stem: auto, small or base.
-        read: Reads the graph if it is not in the cache.
-    """
+    """The staged graph of a base for images of 32 px and 100 classes; `read` reads it if it is not in the cache."""
     name = f"graph-{base.replace('/', '_')}-{stem}"
-    try:
+    with suppress(AttributeError, KeyError, TypeError, ValueError):  # not in the cache, or of another version
         return network_from_values(recall(name))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass  # not in the cache, or written by another version
     network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
     remember(name, network_to_values(network))
     return network
@@ -79,18 +71,13 @@ def recall(name: str) -> Any:
 
 def remember(name: str, values: Any) -> None:
     """Cache plain values under a name."""
-    try:
-        _folder().mkdir(parents=True, exist_ok=True)
-        write_atomic(_folder() / f"{name}.json", json.dumps(values).encode())
-    except OSError:
-        return  # Without a cache, only the next call is slower.
+    with suppress(OSError):  # without a cache, only the next call is slower
+        folder = _folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{name}.json", json.dumps(values).encode())
 
 
 def _folder() -> Path:
-    return user_cache() / f"timm-{version('timm')}-{_readers_hash()}"
-
-
-@cache
-def _readers_hash() -> str:
-    folder = Path(buildup.__file__).parent / "models"
-    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in READERS)).hexdigest()[:8]
+    models = Path(buildup.__file__).parent / "models"
+    digest = hashlib.sha256(b"".join((models / name).read_bytes() for name in READERS)).hexdigest()
+    return user_cache() / f"timm-{version('timm')}-{digest[:8]}"

@@ -59,7 +59,7 @@ class Plan:
     def trainings(self) -> tuple[int, int]:
         """The number of trainings, within the limits."""
         least, most = self.whole_trainings
-        return min(least, self._most_trainings), min(most, self._most_trainings)
+        return min(least, self._most[0]), min(most, self._most[0])
 
     @property
     def whole_trainings(self) -> tuple[int, int]:
@@ -75,17 +75,17 @@ class Plan:
     def seconds(self) -> tuple[float, float]:
         """The seconds of the search, if no worker trains ahead of verdicts."""
         least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
-        return min(self.networks[0] * least, self._most_seconds), min(self.networks[1] * most, self._most_seconds)
+        return min(self.networks[0] * least, self._most[1]), min(self.networks[1] * most, self._most[1])
 
     @property
     def expected(self) -> Forecast:
         """The forecast, within the limits."""
-        most, whole = self._most_seconds, self.whole
+        whole, (trainings, seconds) = self.whole, self._most
         return Forecast(
-            seconds=min(whole.seconds, most),
-            low=min(whole.low, most),
-            high=min(whole.high, most),
-            trainings=min(whole.trainings, self._most_trainings),
+            seconds=min(whole.seconds, seconds),
+            low=min(whole.low, seconds),
+            high=min(whole.high, seconds),
+            trainings=min(whole.trainings, trainings),
         )
 
     @property
@@ -97,37 +97,62 @@ class Plan:
         return (*trials, *time)
 
     @property
-    def _most_trainings(self) -> int:
+    def _most(self) -> tuple[int, float]:
+        """The most trainings and seconds that the limits allow."""
         settings = self.request.settings
-        limits = [settings.max_trials] if settings.max_trials else []
-        limits += [settings.workers * int(settings.time_budget // self.each)] if settings.time_budget else []
-        return min(limits, default=self.whole_trainings[1])
-
-    @property
-    def _most_seconds(self) -> float:
-        settings = self.request.settings
-        side_by_side = min(settings.workers, self.seeds[0])
-        for_trials = ceil(settings.max_trials / side_by_side) * self.each if settings.max_trials else inf
-        return min(settings.time_budget or inf, for_trials)
+        trainings, seconds = self.whole_trainings[1], settings.time_budget or inf
+        if settings.time_budget:
+            trainings = min(trainings, settings.workers * int(settings.time_budget // self.each))
+        if settings.max_trials:
+            trainings = min(trainings, settings.max_trials)
+            side_by_side = min(settings.workers, self.seeds[0])
+            seconds = min(seconds, ceil(settings.max_trials / side_by_side) * self.each)
+        return trainings, seconds
 
 
 def make_plan(settings: SearchSettings) -> Plan:
-    """Estimate a search without training its candidates.
+    """Estimate a search without training its candidates. All problems of the settings are raised at once."""
+    request = resolve(settings, new_run=False)
+    asked, data = request.settings, request.data
+    costs = _Costs(request.network)
+    steps = replay_for(asked, request.network, request.space, costs.both)
+    if request.speeds:
+        speed = request.speeds[0]
+    else:
+        speed = measure_speed(
+            request.network,
+            request.recipe,
+            execution_from_words(asked.execution),
+            device=asked.device,
+            threads=asked.threads,
+        )
+    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
 
-    Returns:
-        The candidates with their costs, and the forecast.
+    def seconds(training: Training) -> float:
+        return asked.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
 
-    Raises:
-        RequestError: The settings are wrong. All problems are named.
-    """
-    return _plan(resolve(settings, new_run=False))
+    estimates = []
+    for candidate in _reachable(steps):
+        if candidate is not steps.base and steps.too_large(candidate):
+            continue
+        taking = seconds(Training(candidate=candidate, seed=asked.seed))
+        estimates.append(Estimate(candidate=candidate, cost=costs.of(candidate.network), seconds=taking))
+    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
+    return Plan(
+        request=request,
+        estimates=tuple(estimates),
+        images_per_second=1 / speed.train,
+        networks=(least, most),
+        seeds=(steps.seeds, steps.most_seeds),
+        whole=forecast_plan(steps, seconds, workers=asked.workers),
+    )
 
 
 def plan_to_values(made: Plan) -> dict[str, Any]:
     """A plan as plain values, for JSON."""
     settings = made.request.settings
     return {
-        "base": settings.base,
+        "base": made.request.network.base,
         "dataset": settings.dataset,
         "layout": made.estimates[0].candidate.layout,
         "stem": made.request.network.stem,
@@ -151,43 +176,6 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
             for estimate in made.estimates
         ],
     }
-
-
-def _plan(request: Request) -> Plan:
-    settings, data = request.settings, request.data
-    costs = _Costs(request.network)
-    steps = replay_for(settings, request.network, request.space, costs.both)
-    if request.speeds:
-        speed = request.speeds[0]
-    else:
-        speed = measure_speed(
-            request.network,
-            request.recipe,
-            execution_from_words(settings.execution),
-            device=settings.device,
-            threads=settings.threads,
-        )
-    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
-
-    def seconds(training: Training) -> float:
-        return settings.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
-
-    estimates = []
-    for candidate in _reachable(steps):
-        known = costs.of(candidate.network)
-        if candidate is not steps.base and steps.too_large(candidate):
-            continue
-        taking = seconds(Training(candidate=candidate, seed=settings.seed))
-        estimates.append(Estimate(candidate=candidate, cost=known, seconds=taking))
-    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
-    return Plan(
-        request=request,
-        estimates=tuple(estimates),
-        images_per_second=1 / speed.train,
-        networks=(least, most),
-        seeds=(steps.seeds, steps.most_seeds),
-        whole=forecast_plan(steps, seconds, workers=settings.workers),
-    )
 
 
 def _reachable(steps: Replay) -> Iterator[Candidate]:
@@ -229,19 +217,15 @@ class _Costs:
 
     def of(self, network: Network) -> Cost:
         """The cost of an edited base."""
-        changes = [self._change(edit) for edit in edits_between(self._network, network)]
-        return Cost(
-            params=self.base.params + sum(change.params for change in changes),
-            macs=self.base.macs + sum(change.macs for change in changes),
-        )
+        params, macs = self.base.params, self.base.macs
+        for edit in edits_between(self._network, network):
+            if edit not in self._known:
+                self._known[edit] = cost(apply(self._network, edit))
+            params += self._known[edit].params - self.base.params
+            macs += self._known[edit].macs - self.base.macs
+        return Cost(params=params, macs=macs)
 
     def both(self, candidate: Candidate) -> tuple[int, int]:
         """Parameters and MACs of a candidate."""
         known = self.of(candidate.network)
         return known.params, known.macs
-
-    def _change(self, edit: Edit) -> Cost:
-        if edit not in self._known:
-            changed = cost(apply(self._network, edit))
-            self._known[edit] = Cost(params=changed.params - self.base.params, macs=changed.macs - self.base.macs)
-        return self._known[edit]

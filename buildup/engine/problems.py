@@ -2,9 +2,14 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
 
 from buildup.errors import RequestError, unknown
 from buildup.statistics.judges import JUDGES
+
+P = ParamSpec("P")
+D = TypeVar("D")
+V = TypeVar("V")
 
 
 class Problems:
@@ -20,6 +25,18 @@ class Problems:
             yield
         except RequestError as error:
             self.found += [problem for problem in error.problems if problem not in self.found]
+
+    def checked(self, default: D, check: Callable[P, V], *args: P.args, **kwargs: P.kwargs) -> D | V:
+        """The result of a check, or the default if it raises a `RequestError`, whose problems are noted."""
+        try:
+            return check(*args, **kwargs)
+        except RequestError as error:
+            self.found += [problem for problem in error.problems if problem not in self.found]
+            return default
+
+    def repeated(self, names: Sequence[str]) -> None:
+        """Note the names that occur more than once."""
+        self.found += [f"{name} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
 
     def raise_any(self) -> None:
         """Raise a `RequestError` if there are problems."""

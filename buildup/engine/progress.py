@@ -3,10 +3,10 @@
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from buildup.engine.forecast import Forecast, forecast
+from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
 from buildup.report.words import duration
 from buildup.store.run_record import RunRecord
@@ -25,31 +26,33 @@ from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
 
+OnEvent = Callable[[Event | Decision], object]
+"""A callback, called with each event of a training and with each decision."""
+
 SILENCE_BEFORE_NOTICE = 60.0
 """Seconds without a running training after which a line says that the search waits for workers."""
 
 
-def observe(replay: Replay, run: RunRecord, stream: TextIO | None = None) -> "PlainObserver | LiveObserver":
-    """Make the observer for stderr: a live table in a terminal or notebook, plain lines elsewhere."""
-    plain = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
-    console = Console(file=stream or sys.stderr)
-    return LiveObserver(lines=plain, console=console) if console.is_terminal or console.is_jupyter else plain
+@contextmanager
+def observe(replay: Replay, run: RunRecord, on_event: OnEvent | None = None) -> Iterator[Observer]:
+    """Show a search on stderr: by a live table in a terminal or notebook, by plain lines elsewhere."""
+    lines = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
+    observer: Observer = lines
+    console = Console(file=sys.stderr)
+    with ExitStack() as stack:
+        if console.is_terminal or console.is_jupyter:
+            live = Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False)
+            observer = LiveObserver(lines=lines, live=stack.enter_context(live))
+        yield observer if on_event is None else CallbackObserver(observer=observer, on_event=on_event)
 
 
 @dataclass(kw_only=True)
 class CallbackObserver:
     """Calls a function with each event and each decision, after another observer."""
 
-    observer: "PlainObserver | LiveObserver"
-    on_event: Callable[[Event | Decision], object]
+    observer: Observer
+    on_event: OnEvent
     decided: int = 0
-
-    def __enter__(self) -> "CallbackObserver":
-        self.observer.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.observer.__exit__(*error)
 
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Call the other observer first, so that it sees everything even if the callback raises."""
@@ -70,15 +73,10 @@ class PlainObserver:
     workers: int
     reported: int = 0
     """The number of decisions that were printed."""
-    running: set[str] = field(default_factory=set)
+    running: dict[str, tuple[Training, str]] = field(default_factory=dict)
+    """The running trainings with their workers, by id."""
     silent_since: float = field(default_factory=time.monotonic)
     _left: tuple[object, str] = (None, "")
-
-    def __enter__(self) -> "PlainObserver":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        return None
 
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Log the new lines."""
@@ -110,9 +108,9 @@ class PlainObserver:
     def _waiting(self, event: Event | None) -> list[str]:
         """A line if no training has run for a while."""
         if event is not None and isinstance(event.update, Started):
-            self.running.add(event.training.id)
+            self.running[event.training.id] = (event.training, event.update.worker)
         if event is not None and isinstance(event.update, Record):
-            self.running.discard(event.training.id)
+            self.running.pop(event.training.id, None)
         now = time.monotonic()
         if event is not None or self.running:
             self.silent_since = now
@@ -157,44 +155,26 @@ class LiveObserver:
     """A live table of the running trainings and what is left, below the lines of a `PlainObserver`."""
 
     lines: PlainObserver
-    console: Console
-    _running: dict[str, tuple[Training, str]] = field(default_factory=dict)
-    _live: Live | None = None
-
-    def __enter__(self) -> "LiveObserver":
-        self._live = Live(console=self.console, refresh_per_second=4, transient=True, redirect_stdout=False)
-        self._live.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert self._live is not None
-        self._live.__exit__(None, None, None)
+    live: Live
 
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Print the new lines above the table, and update the table."""
-        assert self._live is not None
-        if event is not None and isinstance(event.update, Started):
-            self._running[event.training.id] = (event.training, event.update.worker)
-        if event is not None and isinstance(event.update, Record):
-            self._running.pop(event.training.id, None)
         for line in self.lines.news(view, history, event):
-            self._live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)
-        self._live.update(self._table(view, history, event))
-
-    def _table(self, view: View, history: History, event: Event | None) -> Group:
+            self.live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)
         table = Table(box=None, pad_edge=False, header_style="dim")
         objective = self.lines.replay.judge.objective
         for column in ("training", "epoch", objective.name, "left", "worker"):
             table.add_column(column, no_wrap=column != "training")
         epochs = self.lines.epochs
-        for training, worker in self._running.values():
+        for training, worker in self.lines.running.values():
             curve = history.curves.get(training.id, ())
             value = objective.at(curve[-1]) if curve else None
             score = "..." if value is None else objective.shown(value)
             seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
             eta = duration(fmean(seconds) * (epochs - len(curve))) if seconds else "..."
             table.add_row(name_of(training), f"{len(curve)}/{epochs}", score, eta, worker)
-        return Group(table, Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim"))
+        foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
+        self.live.update(Group(table, foot))
 
 
 def name_of(training: Training) -> str:

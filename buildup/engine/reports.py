@@ -33,7 +33,7 @@ def findings_of(
     """Collect what the report, the model card and the comparison show of a run."""
     measured = read_diagnoses(run.folder)
     return Findings(
-        title=f"{run.settings.base} on {run.settings.dataset}",
+        title=run.title,
         run=str(run.folder),
         settings={
             **{name: value for name, value in asdict(run.settings).items() if value is not None},
@@ -48,7 +48,7 @@ def findings_of(
         history=history,
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=run.warnings,
-        evidence=evidence_of({run.name: (view.decisions, measured)}) if measured else None,
+        evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
         finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
@@ -68,11 +68,7 @@ def write_findings(run: RunRecord, findings: Findings) -> Path:
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[Compared], Evidence | None]:
-    """Compare several runs.
-
-    Returns:
-        One column per run, and the rank correlations of measured verdicts; None if no verdict was measured.
-    """
+    """One column per run, and the rank correlations of measured verdicts; None if no verdict was measured."""
     measured = {
         str(run.folder): (state_of(run)[0].decisions, found) for run in runs if (found := read_diagnoses(run.folder))
     }
@@ -85,7 +81,7 @@ def _compared(run: RunRecord) -> Compared:
     recipe, execution = run.recipe, run.execution
     memory = "channels-last" if execution.channels_last else "channels-first"
     facts = {
-        "base": f"{settings.base} at {settings.image_size} px, {view.candidates[0].layout}",
+        "base": f"{run.network.base} at {settings.image_size} px, {view.candidates[0].layout}",
         "stem": run.network.stem,
         "dataset": settings.dataset,
         "data hash": str(run.data.hash)[:12],

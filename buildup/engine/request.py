@@ -58,37 +58,27 @@ def folder_for(settings: SearchSettings) -> Path:
 def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     """Check the settings of a search and load what they name. Nothing is written.
 
-    Args:
-        settings: The settings as the user gave them.
-        new_run: Whether the run's folder and its study must not exist yet.
-
-    Raises:
-        RequestError: With all problems at once.
+    With `new_run`, the run's folder and its study must not exist yet. All problems are raised as one `RequestError`.
     """
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
     hardware = _hardware(problems, settings, seeds)
-    settled: dict[str, Any] = {}
-    with problems.caught():
-        settled = parse_execution(settings.execution, hardware.device) if settings.execution else {}
-    loaded = _load(problems, settings)
-    epochs = problems.whole("--epochs", settings.epochs, loaded.recipe.epochs if loaded.recipe else 1, most=100_000)
+    execution = settings.execution
+    settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
+    checked, space, recipe, data = _load(problems, settings, seeds)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
     values: dict[str, Any] = {
         "epochs": epochs,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
     }
-    checked = _with_defaults(problems, settings, loaded, seeds)
-    network, pretrained = _start(problems, checked, loaded)
+    network, pretrained = _start(problems, checked, space, data)
     folder = folder_for(settings)
     if new_run:
-        with problems.caught():
-            check_free(folder)
-        with problems.caught():
-            check_storage(settings.storage, folder.name)
+        problems.checked(None, check_free, folder)
+        problems.checked(None, check_storage, settings.storage, folder.name)
     problems.raise_any()
-    data, space, recipe = loaded.data, loaded.space, loaded.recipe
     assert data is not None
     assert space is not None
     assert recipe is not None
@@ -97,14 +87,14 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     # On a remote cluster this machine may have no such device, or another model of it.
     device, threads = hardware.device, hardware.threads
     speeds = () if settings.ray else measure_speeds(network, recipe, data, device, threads, settled)
-    execution = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
+    chosen = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
     values |= {
         "base": network.base,
         "run": settings.run or folder.name,
         "pretrained": pretrained.source if pretrained else None,
         "pretrained_hash": pretrained.hash if pretrained else None,
         "image_size": data.image_size,
-        "execution": execution.words,
+        "execution": chosen.words,
     }
     return Request(
         folder=folder,
@@ -117,69 +107,56 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     )
 
 
-def _with_defaults(problems: Problems, settings: SearchSettings, loaded: "_Loaded", seeds: int) -> SearchSettings:
-    """The settings that need no measurement, checked, with their defaults filled in and absolute paths."""
-    return replace(
+def _load(
+    problems: Problems, settings: SearchSettings, seeds: int
+) -> tuple[SearchSettings, SearchSpace | None, Recipe | None, DataInfo | None]:
+    """The checked settings with their defaults and absolute paths, but for what is measured, and what they name.
+
+    What cannot be loaded is None.
+    """
+    share = problems.checked(1.0, parse_fraction, settings.fraction)
+    space = None
+    with problems.caught():
+        space = load(settings.space)
+        space = with_look_ahead(space) if settings.look_ahead else space
+    recipe = problems.checked(None, load_recipe, settings.recipe)
+    kind, _, folder = settings.dataset.partition(":")
+    dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
+    data = problems.checked(None, describe_data, dataset, settings.data_dir, fraction=share) if dataset else None
+    checked = replace(
         settings,
         data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
-        dataset=loaded.dataset,
-        fraction=fraction_text(loaded.share),
+        dataset=dataset,
+        fraction=fraction_text(share),
         seeds=seeds,
         strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
         objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
-        judge=problems.judge(settings.judge, loaded.space.judge if loaded.space else "likely", seeds),
+        judge=problems.judge(settings.judge, space.judge if space else "likely", seeds),
         max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
         max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
         seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
     )
+    return checked, space, recipe, data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Loaded:
-    """What the settings name. A part that could not be loaded is None."""
-
-    space: SearchSpace | None
-    recipe: Recipe | None
-    data: DataInfo | None
-    dataset: str
-    share: float
-
-
-def _load(problems: Problems, settings: SearchSettings) -> _Loaded:
-    space = recipe = data = None
-    share = 1.0
-    with problems.caught():
-        share = parse_fraction(str(settings.fraction))
-    with problems.caught():
-        space = load(settings.space)
-        space = with_look_ahead(space) if settings.look_ahead else space
-    with problems.caught():
-        recipe = load_recipe(settings.recipe)
-    kind, _, folder = settings.dataset.partition(":")
-    dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
-    if dataset:
-        with problems.caught():
-            data = describe_data(dataset, settings.data_dir, fraction=share)
-    return _Loaded(space=space, recipe=recipe, data=data, dataset=dataset, share=share)
-
-
-def _start(problems: Problems, settings: SearchSettings, loaded: _Loaded) -> tuple[Network | None, Pretrained | None]:
+def _start(
+    problems: Problems, settings: SearchSettings, space: SearchSpace | None, data: DataInfo | None
+) -> tuple[Network | None, Pretrained | None]:
     """The network that the search starts from, and its pretrained weights."""
     if not settings.base:
         return None, None
-    network = pretrained = None
-    data, space = loaded.data, loaded.space
-    with problems.caught():
-        network = read_network(
-            settings.base,
-            input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
-            num_classes=data.num_classes if data else 1000,
-            stem=space.stem if space else "auto",
-        )
+    pretrained = None
+    network = problems.checked(
+        None,
+        read_network,
+        settings.base,
+        input_shape=(data.channels, data.image_size, data.image_size) if data else (3, 224, 224),
+        num_classes=data.num_classes if data else 1000,
+        stem=space.stem if space else "auto",
+    )
     if network and data and settings.pretrained:
-        with problems.caught():
-            file = settings.pretrained if isinstance(settings.pretrained, str) else ""
-            pretrained = find_pretrained(network, settings.base, file)
+        file = settings.pretrained if isinstance(settings.pretrained, str) else ""
+        pretrained = problems.checked(None, find_pretrained, network, settings.base, file)
     if network and data and space:
         with problems.caught():
             network = start(network, space)
@@ -222,8 +199,8 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     cluster = settings.ray is not None
     gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
     device = "cuda" if cluster and gpus and settings.device == "auto" else settings.device
-    with problems.caught():
-        device = device if cluster and device.startswith("cuda") else check_device(device)
+    if not (cluster and device.startswith("cuda")):
+        device = problems.checked(device, check_device, device)
     on_gpu = device.startswith("cuda")
     if gpus and not on_gpu:
         problems.found.append(

@@ -4,7 +4,6 @@ The settings are those of the command line. Each field of a class in `buildup.se
 """
 
 import html
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,8 +15,7 @@ from buildup.engine.final import run_final
 from buildup.engine.load_state import load_trained, read_final, state_of
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
-from buildup.engine.progress import CallbackObserver, observe
-from buildup.engine.replay import Replay
+from buildup.engine.progress import OnEvent
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search, run_search
 from buildup.engine.summaries import status_of
@@ -31,16 +29,12 @@ from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunS
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
-from buildup.trials.event import Event
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.training import Candidate
 
 if TYPE_CHECKING:
     import pandas
-
-OnEvent = Callable[[Event | Decision], object]
-"""A callback, called with each event of a training and with each decision."""
 
 Settings = TypeVar("Settings")
 
@@ -64,111 +58,67 @@ class Run:
     """
 
     def __init__(self, record: RunRecord) -> None:
-        """Wrap the record of a run; `buildup.search` and `buildup.open_run` call this.
-
-        Args:
-            record: The record of the run, as read from its `run.yaml`.
-        """
+        """Wrap the record of a run; `buildup.search` and `buildup.open_run` call this."""
         self._record = record
 
     @property
     def folder(self) -> Path:
-        """The folder of the run.
-
-        Returns:
-            The path, such as `runs/demo`.
-        """
+        """The folder of the run, such as `runs/demo`."""
         return self._record.folder
 
     @property
     def settings(self) -> RunSettings:
-        """The settings of the search.
-
-        Returns:
-            The settings as `run.yaml` keeps them, with every default filled in.
-        """
+        """The settings of the search as `run.yaml` keeps them, with every default filled in."""
         return self._record.settings
 
     @property
     def status(self) -> str:
-        """The status of the run.
-
-        Returns:
-            `running`, `finished`, `stopped` or `failed`. A run whose process has died is `stopped`.
-        """
+        """`running`, `finished`, `stopped` or `failed`. A run whose process has died is `stopped`."""
         return status_of(self._record)[0]
 
     @property
     def history(self) -> History:
-        """The trainings and decisions so far.
-
-        Returns:
-            The outcomes and learning curves by training, and the recorded decisions.
-        """
+        """The outcomes and learning curves by training so far, and the recorded decisions."""
         return state_of(self._record)[1]
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """The decisions so far.
+        """The decisions so far, one per candidate, in the order of the search.
 
-        Returns:
-            One decision per candidate, in the order of the search. Each has a verdict, the gain, its confidence
-            interval and a reason.
+        Each has a verdict, the gain, its confidence interval and a reason.
         """
         return state_of(self._record)[0].decisions
 
     @property
     def base(self) -> Candidate:
-        """The network that the search started from.
-
-        Returns:
-            The candidate without edits, apart from the blocks that the space adds.
-        """
+        """The network that the search started from, without edits apart from the blocks that the space adds."""
         return state_of(self._record)[0].candidates[0]
 
     @property
     def winner(self) -> Candidate:
-        """The best network so far.
+        """The best network so far: the candidate of the last kept edit, or the base if no edit was kept.
 
-        Returns:
-            The candidate of the last kept edit, or the base if no edit was kept. In a finished run this is the result
-            of the search.
+        In a finished run this is the result of the search.
         """
         return state_of(self._record)[0].best
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """The candidates so far.
-
-        Returns:
-            The base, then each candidate in the order of the search. The last one may not be decided yet.
-        """
+        """The base, then each candidate in the order of the search. The last one may not be decided yet."""
         return state_of(self._record)[0].candidates
 
     @property
     def claim(self) -> Final | None:
-        """The result of `final`.
-
-        Returns:
-            The networks with their test scores and the claims on the winner; None before `final` was called.
-        """
+        """The networks with their test scores and the claims on the winner; None before `final` was called."""
         return read_final(self.folder)
 
     @property
     def study(self) -> Study:
-        """The Optuna study of the run.
-
-        Returns:
-            The study, opened for reading. Each trial is one training.
-        """
+        """The Optuna study of the run, opened for reading. Each trial is one training."""
         return open_study(self.folder, self.settings.storage, self._record.study_name)
 
     def trials_dataframe(self) -> "pandas.DataFrame":
-        """Export the trials of the study as a pandas DataFrame.
-
-        Returns:
-            One row per training, with the columns of `optuna.study.Study.trials_dataframe`.
-        """
+        """The trainings as a pandas DataFrame, with the columns of `optuna.study.Study.trials_dataframe`."""
         return self.study.trials_dataframe()
 
     def model(self, candidate: str | int | None = None) -> nn.Module:
@@ -210,7 +160,7 @@ class Run:
             SearchError: The search failed, or its base has not learned.
         """
         changes = _settings(ResumeSettings, settings)
-        self._record = resume_search(self._reread(), changes, _observers(on_event), verbose=verbose).record
+        self._record = resume_search(self._reread(), changes, on_event, verbose=verbose).record
         return self
 
     def final(self, *, verbose: bool = False, **settings: Any) -> Final | None:
@@ -270,14 +220,14 @@ class Run:
         return write_report(self._reread()) if format == "html" else markdown(report_of(self._reread()))
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}: {self.settings.base} on {self.settings.dataset}, {self.status})"
+        return f"Run({str(self.folder)!r}: {self._record.title}, {self.status})"
 
     def _repr_html_(self) -> str:
         """The winner, the decisions and the diagram as HTML, for notebooks."""
         view, _ = state_of(self._record)
         claim = self.claim
         lines = [
-            f"<b>{html.escape(self.settings.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
+            f"<b>{html.escape(self._record.network.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
             f"<code>{html.escape(view.best.layout)}</code>",
             *([html.escape(claim.verdict)] if claim else []),
             f"<pre>{html.escape(decisions_table(view.decisions))}</pre>",
@@ -317,7 +267,7 @@ def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose:
             print(run.winner.layout)
     """
     asked = _settings(SearchSettings, {"base": base, "dataset": dataset, **settings})
-    return Run(run_search(asked, _observers(on_event), verbose=verbose).record)
+    return Run(run_search(asked, on_event, verbose=verbose).record)
 
 
 def plan(base: str, dataset: str, **settings: Any) -> Plan:
@@ -391,11 +341,3 @@ def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
     if wrong := [name for name in values if name not in known]:
         raise RequestError(*(unknown("setting", name, known, shown=40) for name in wrong))
     return kind(**values)
-
-
-def _observers(on_event: OnEvent | None) -> Callable[[Replay, RunRecord], Any]:
-    def make(replay: Replay, run: RunRecord) -> Any:
-        shown = observe(replay, run)
-        return shown if on_event is None else CallbackObserver(observer=shown, on_event=on_event)
-
-    return make

@@ -3,15 +3,17 @@
 import logging
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import replay_of
-from buildup.engine.loop import Observer, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
+from buildup.engine.progress import OnEvent, observe
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
@@ -43,9 +45,6 @@ from buildup.trials.training import training_id
 
 log = logging.getLogger("buildup")
 
-Observers = Callable[[Replay, RunRecord], AbstractContextManager[Observer]]
-"""Makes the observer of a search from its replay and its record."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchResult:
@@ -56,11 +55,8 @@ class SearchResult:
     history: History
 
 
-def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool = False) -> SearchResult:
+def run_search(settings: SearchSettings, on_event: OnEvent | None = None, *, verbose: bool = False) -> SearchResult:
     """Run a search to its end, or to its limit.
-
-    Returns:
-        The record, the state and the history of the run.
 
     Raises:
         RequestError: The settings are wrong; nothing was written.
@@ -73,21 +69,13 @@ def run_search(settings: SearchSettings, observers: Observers, *, verbose: bool 
         evaluator = stack.enter_context(closing(_workers(record, verbose=verbose)))
         create_run_dir(record)
         writer = stack.enter_context(closing(create_writer(record)))
-        return _follow(record, writer, evaluator, observers)
+        return _follow(record, writer, evaluator, on_event)
 
 
 def resume_search(
-    record: RunRecord, changes: ResumeSettings, observers: Observers, *, verbose: bool = False
+    record: RunRecord, changes: ResumeSettings, on_event: OnEvent | None = None, *, verbose: bool = False
 ) -> SearchResult:
-    """Continue a run, or extend it with other settings.
-
-    Returns:
-        The record, the state and the history of the run.
-
-    Raises:
-        RequestError: The settings are wrong; nothing was written.
-        SearchError: The search failed, or its base has not learned.
-    """
+    """Continue a run, or extend it with other settings. It raises what `run_search` does."""
     record, is_extended = _changed(record, changes)
     if is_extended:
         begin(record)
@@ -104,7 +92,7 @@ def resume_search(
             check_data(record)
             evaluator = _workers(record, verbose=verbose)
         stack.enter_context(closing(evaluator))
-        return _follow(save_status(record, "running", ""), writer, evaluator, observers)
+        return _follow(save_status(record, "running", ""), writer, evaluator, on_event)
 
 
 def _new_record(request: Request) -> RunRecord:
@@ -163,16 +151,15 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
     return start_workers(record, job_maker(record), verbose=verbose, fetch_reusable=fetch)
 
 
-def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, observers: Observers) -> SearchResult:
+def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_event: OnEvent | None) -> SearchResult:
     """Run the loop, and write the status of the run at its end."""
     replay = replay_of(record)
     limit = _limit(record, replay)
-    settings = record.settings
-    log.info("run %s: %s on %s, %d workers", record.folder, settings.base, settings.dataset, settings.workers)
+    log.info("run %s: %s, %d workers", record.folder, record.title, record.settings.workers)
     warnings = _warnings(record)
     try:
-        with observers(replay, record) as observer:
-            inspect = _inspector(record, replay, warnings)
+        with observe(replay, record, on_event) as observer:
+            inspect = partial(_inspect, record, replay, warnings)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)
@@ -211,33 +198,29 @@ def _warnings(record: RunRecord) -> list[str]:
     return warnings
 
 
-def _inspector(record: RunRecord, replay: Replay, warnings: list[str]) -> Callable[[History], None]:
-    """Makes a function that raises `WeakBase` if the base has not learned: any edit of it would look good."""
-
-    def inspect(history: History) -> None:
-        settings = record.settings
-        seeds = range(replay.first_seed, replay.first_seed + replay.seeds)
-        ids = [training_id(replay.base.id, seed) for seed in seeds]
-        failures = [outcome for key in ids if isinstance(outcome := history.outcomes[key], Failure)]
-        problems = [f"A training of it failed ({failure.reason}): {failure.summary}" for failure in failures]
-        problems += check_base(
-            [history.curves.get(key, ()) for key in ids],
-            num_classes=record.data.num_classes,
-            images=record.data.val_images,
-            expected=record.recipe.expectation(settings.base, settings.dataset, parse_fraction(settings.fraction)),
+def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: History) -> None:
+    """Raise `WeakBase` if the base has not learned: any edit of it would look good."""
+    settings = record.settings
+    seeds = range(replay.first_seed, replay.first_seed + replay.seeds)
+    ids = [training_id(replay.base.id, seed) for seed in seeds]
+    failures = [outcome for key in ids if isinstance(outcome := history.outcomes[key], Failure)]
+    problems = [f"A training of it failed ({failure.reason}): {failure.summary}" for failure in failures]
+    problems += check_base(
+        [history.curves.get(key, ()) for key in ids],
+        num_classes=record.data.num_classes,
+        images=record.data.val_images,
+        expected=record.recipe.expectation(record.network.base, settings.dataset, parse_fraction(settings.fraction)),
+    )
+    if not problems:
+        return
+    message = f"the base {record.network.base} has not learned: {' '.join(problems)}"
+    if not settings.allow_weak_base:
+        raise WeakBase(
+            f"{message} Every change on top of it would look good, so the search stops here. Train it longer "
+            f"(--epochs, --fraction), or go on all the same: buildup resume {record.folder} --allow-weak-base"
         )
-        if not problems:
-            return
-        message = f"the base {settings.base} has not learned: {' '.join(problems)}"
-        if not settings.allow_weak_base:
-            raise WeakBase(
-                f"{message} Every change on top of it would look good, so the search stops here. Train it longer "
-                f"(--epochs, --fraction), or go on all the same: buildup resume {record.folder} --allow-weak-base"
-            )
-        warnings.append(f"weak base: {message}")
-        log.warning("warning: %s", message)
-
-    return inspect
+    warnings.append(f"weak base: {message}")
+    log.warning("warning: %s", message)
 
 
 def _limit(record: RunRecord, replay: Replay) -> Callable[[History], str | None]:

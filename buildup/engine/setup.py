@@ -34,13 +34,9 @@ def check_data(run: RunRecord) -> None:
 
 def create_writer(run: RunRecord) -> StudyWriter:
     """Create the study of a new run."""
+    folder, url, name = run.folder, run.settings.storage, run.study_name
     return StudyWriter.create(
-        folder=run.folder,
-        storage_url=run.settings.storage,
-        study_name=run.study_name,
-        base=run.network,
-        costs=costs_of,
-        diagram=graph_svg,
+        folder=folder, storage_url=url, study_name=name, base=run.network, costs=costs_of, diagram=graph_svg
     )
 
 
@@ -82,12 +78,7 @@ def start_workers(
 
 
 def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
-    """Make the function that makes the jobs of a run.
-
-    Args:
-        run: The record of the run.
-        whole: Whether to train on the validation images too.
-    """
+    """Make the function that makes the jobs of a run; with `whole`, they train on the validation images, too."""
     settings = run.settings
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:

@@ -62,19 +62,13 @@ class TableSearch:
 
 
 def run_simulation(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
-    """Simulate a search on a table of scores.
+    """Simulate a search on a table of scores. All problems of the settings are raised as one `RequestError`.
 
     Args:
         settings: The base or the layout to start from, the table, the rule and the judge.
         read: Reads the graph of a base that is not in the cache, as `buildup.models.read.read_network` does.
         costs: Counts parameters and MACs of a candidate. If a layout is given, neither function is called, so torch and
             timm are not needed.
-
-    Returns:
-        The decisions, and what the search cost.
-
-    Raises:
-        RequestError: The settings are wrong. All problems are named.
     """
     problems = Problems()
     workers = problems.whole("--workers", settings.workers, 1, most=100_000)
@@ -111,31 +105,23 @@ def run_simulation(settings: SimulateSettings, read: Callable[..., Network], cos
 def table_search(
     settings: SimulateSettings, problems: Problems, read: Callable[..., Network], costs: CountCosts
 ) -> TableSearch:
-    """Check the settings of a simulated search, and read the table.
-
-    Raises:
-        RequestError: The settings are wrong. The problems found before are named too.
-    """
+    """Check the settings of a simulated search, and read the table. Problems found before are raised, too."""
     seeds = problems.whole("--seeds", settings.seeds, 1, most=1000)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
-    space = None
-    with problems.caught():
-        space = space_of(settings)
+    space = problems.checked(None, space_of, settings)
     judge = problems.judge(settings.judge, space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES))]
     default = problems.number("--default-score", settings.default_score, 0.0, most=min(objective.largest, 1e9))
     strategy = ALTERNET
     with problems.caught():
         strategy = STRATEGIES[settings.strategy]
-    network, table = None, None
-    with problems.caught():
-        network = start_network(settings.base, settings.layout, space, read)
+    network = problems.checked(None, start_network, settings.base, settings.layout, space, read)
+    table = None
     if not settings.scores:
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
     elif network:
-        with problems.caught():
-            ends = space is not None and space.place == "end"
-            table = read_scores(Path(settings.scores), network, ends=ends, objective=objective)
+        ends = space is not None and space.place == "end"
+        table = problems.checked(None, read_scores, Path(settings.scores), network, ends=ends, objective=objective)
     if strategy.weighs and settings.layout:
         problems.found.append(
             f"--strategy {strategy.name} weighs {strategy.weighs}, which letters do not have. Use --base, or "
@@ -143,17 +129,18 @@ def table_search(
         )
     replay = None
     if network and space:
-        with problems.caught():
-            replay = make_replay(
-                network,
-                space,
-                strategy=strategy,
-                judge=judge,
-                objective=objective,
-                seeds=seeds,
-                first_seed=seed,
-                costs=costs if strategy.weighs else None,
-            )
+        replay = problems.checked(
+            None,
+            make_replay,
+            network,
+            space,
+            strategy=strategy,
+            judge=judge,
+            objective=objective,
+            seeds=seeds,
+            first_seed=seed,
+            costs=costs if strategy.weighs else None,
+        )
     problems.raise_any()
     assert replay is not None
     assert table is not None

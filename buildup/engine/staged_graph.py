@@ -25,14 +25,8 @@ def staged_graph(
 ) -> tuple[Network, tuple[str, ...]]:
     """Read a network, and list the blocks that the rule may replace, in the order that it tries them.
 
-    Args:
-        base: A timm model.
-        layout: A layout of the base, instead of the network that a search starts from.
-        space: The name of a space, or a YAML file.
-        dataset: A dataset, for the size of the images and the number of classes.
-        data_dir: The folder of the dataset.
-        size: Height and width of the images without a dataset, by default 224.
-        stem: One of `STEMS`.
+    With a `layout`, the network is that layout of the base, instead of the one that a search starts from. The size of
+    the images and the number of classes are those of the dataset; without one, `size` (224 by default) and 1,000.
     """
     problems = Problems()
     pixels = problems.whole("--size", size, 224, least=8, most=4096)
@@ -40,13 +34,9 @@ def staged_graph(
     if dataset and size:
         problems.found.append("--size and --dataset: the dataset says how large its images are. Leave one out.")
     shape, classes = (3, pixels, pixels), 1000
-    with problems.caught():
-        if dataset:
-            data = describe_data(dataset, data_dir)
-            shape, classes = (data.channels, data.image_size, data.image_size), data.num_classes
-    loaded = None
-    with problems.caught():
-        loaded = load(space)
+    if dataset and (data := problems.checked(None, describe_data, dataset, data_dir)):
+        shape, classes = (data.channels, data.image_size, data.image_size), data.num_classes
+    loaded = problems.checked(None, load, space)
     network = None
     tries: tuple[str, ...] = ()
     with problems.caught():

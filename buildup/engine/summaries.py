@@ -39,8 +39,8 @@ def plan_text(made: Plan) -> str:
         for number, estimate in enumerate(made.estimates)
     ]
     lines = [
-        f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} to "
-        f"validate on, {data.image_size} px, stem {request.network.stem}.",
+        f"{request.network.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} "
+        f"to validate on, {data.image_size} px, stem {request.network.stem}.",
         f"Space {request.space.name}: {describe_walk(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
@@ -87,7 +87,7 @@ def summary(result: SearchResult) -> str:
     lines = [
         decisions_table(view.decisions),
         "",
-        f"{record.settings.base} became {view.best.layout}. {same}".strip(),
+        f"{record.network.base} became {view.best.layout}. {same}".strip(),
         *(f"warning: {warning}" for warning in record.warnings),
         "",
         "Next:",
@@ -107,7 +107,7 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "run": str(record.folder),
         "status": record.status,
         "reason": record.reason,
-        "base": record.settings.base,
+        "base": record.network.base,
         "dataset": record.settings.dataset,
         "layout": view.best.layout,
         "fingerprint": view.best.id,
@@ -144,7 +144,7 @@ def status_values(run: RunRecord) -> dict[str, Any]:
         "status": state,
         "reason": reason,
         "driver": driver_of(run.folder),
-        "base": run.settings.base,
+        "base": run.network.base,
         "dataset": run.settings.dataset,
         "objective": run.settings.objective,
         "layout": view.best.layout,
@@ -167,7 +167,7 @@ def status_text(run: RunRecord, values: dict[str, Any]) -> str:
     reason = f" ({values['reason']})" if values["reason"] else ""
     lines = [
         f"{run.folder}: {values['status']}{reason}",
-        f"{run.settings.base} on {run.settings.dataset}, now {view.best.layout}",
+        f"{run.title}, now {view.best.layout}",
     ]
     if view.decisions:
         lines += ["", decisions_table(view.decisions)]

@@ -5,7 +5,7 @@ import logging
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +27,7 @@ from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import Execution, check_device, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
-from buildup.trials.outcome import Failure, Record, Score, record_to_values
+from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS
 
 logger = logging.getLogger("buildup")
@@ -41,28 +41,15 @@ TRAINING = "training.json"
 class Trained:
     """A finished training."""
 
-    folder: Path
+    weights: Path
     epochs: int
     execution: Execution
     record: Record
     score: Score
 
-    @property
-    def weights(self) -> Path:
-        """The file with the weights."""
-        return self.folder / WEIGHTS
-
 
 def train_once(name: str, settings: TrainSettings) -> Trained:
-    """Train a network once. After an interruption, the same call continues.
-
-    Returns:
-        The finished training.
-
-    Raises:
-        RequestError: The settings are wrong. All problems are named.
-        SearchError: The training failed.
-    """
+    """Train a network once. After an interruption, the same call continues."""
     job, place = _prepare(name, settings)
     folder = Path(job.folder)
     folder.mkdir(parents=True)
@@ -75,17 +62,28 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "image_size": job.image_size,
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
-    record = _follow(job, folder)
-    outcome = record.outcome
+    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
+    epochs = job.recipe.epochs
+    with closing(run_attempt(fit, job, folder)) as updates:
+        for update in updates:
+            if isinstance(update, Epoch):
+                found = update.metrics
+                logger.info(
+                    f"epoch {update.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
+                    f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
+                )
+    assert isinstance(update, Record), "the record comes last"
+    outcome = update.outcome
     if isinstance(outcome, Failure):
         raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
-    return Trained(folder=folder, epochs=job.recipe.epochs, execution=job.execution, record=record, score=outcome)
+    weights, execution = folder / WEIGHTS, job.execution
+    return Trained(weights=weights, epochs=epochs, execution=execution, record=update, score=outcome)
 
 
 def trained_values(trained: Trained) -> dict[str, Any]:
     """A training as plain values, without the results of each image."""
     values = {
-        "folder": str(trained.folder),
+        "folder": str(trained.weights.parent),
         "weights": str(trained.weights),
         "execution": asdict(trained.execution),
         **record_to_values(trained.record),
@@ -100,19 +98,13 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     problems = Problems()
     if not settings.dataset:
         problems.found.append("--dataset is missing.")
-    recipe, share, device = None, 1.0, "cpu"
-    with problems.caught():
-        recipe = load_recipe(settings.recipe)
+    recipe = problems.checked(None, load_recipe, settings.recipe)
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
-    with problems.caught():
-        share = parse_fraction(settings.fraction)
-    with problems.caught():
-        device = check_device(settings.device)
+    share = problems.checked(1.0, parse_fraction, settings.fraction)
+    device = problems.checked("cpu", check_device, settings.device)
     threads = problems.whole("--threads", settings.threads, cores(), most=4096)
-    settled: dict[str, Any] = {}
-    with problems.caught():
-        settled = parse_execution(settings.execution, device) if settings.execution else {}
+    settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
     data, network, start = _find(problems, name, settings, share, recipe)
     problems.raise_any()
     assert recipe is not None
@@ -124,7 +116,10 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     if final_record(place) is not None:
         raise RunError(f"{place}: this training is finished. Name another folder with --to, or remove that one.")
     earlier = attempts(place)
-    execution = _kept_execution(place) if earlier else None
+    if earlier and (path := place / EXECUTION).is_file():  # a checkpoint can only be continued with the same one
+        execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
+    else:
+        execution = measure_speeds(network, recipe, data, device, threads, settled)[0].execution
     job = Job(
         network=network,
         seed=seed,
@@ -137,7 +132,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         recipe=recipe,
         device=device,
         threads=threads,
-        execution=execution or measure_speeds(network, recipe, data, device, threads, settled)[0].execution,
+        execution=execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=str(attempt_folder(place, earlier[-1])) if earlier else None,
     )
@@ -150,23 +145,15 @@ def _find(
     """The data, the network and its pretrained weights; None for what cannot be loaded."""
     data, network, start = None, None, None
     if settings.dataset:
-        with problems.caught():
-            data = describe_data(settings.dataset, settings.data_dir, fraction=share)
+        data = problems.checked(None, describe_data, settings.dataset, settings.data_dir, fraction=share)
     if data:
-        with problems.caught():
-            network = find_network(name, settings.layout, data, settings.space)
+        network = problems.checked(None, find_network, name, settings.layout, data, settings.space)
     if network and recipe and recipe.dropout and not network.stages:
         problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
     if network and settings.pretrained:
-        with problems.caught():
-            start = find_pretrained(network, name, "" if settings.pretrained is True else settings.pretrained)
+        file = "" if settings.pretrained is True else settings.pretrained
+        start = problems.checked(None, find_pretrained, network, name, file)
     return data, network, start
-
-
-def _kept_execution(place: Path) -> Execution | None:
-    """The execution of the training so far. A checkpoint can only be continued with the same one."""
-    path = place / EXECUTION
-    return Execution(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 def find_network(name: str, layout: str | None, data: DataInfo, space: str | None = None) -> Network:
@@ -198,18 +185,3 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
         stages=(),
         edges=(("stem", "head"),),
     )
-
-
-def _follow(job: Job, folder: Path) -> Record:
-    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
-    with closing(run_attempt(fit, job, folder)) as steps:
-        while True:
-            try:
-                epoch = next(steps)
-            except StopIteration as end:
-                return cast(Record, end.value)
-            found, epochs = epoch.metrics, job.recipe.epochs
-            logger.info(
-                f"epoch {epoch.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
-                f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
-            )

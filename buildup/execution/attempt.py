@@ -1,4 +1,4 @@
-"""One attempt at a training: a generator that ends in a record, and a thread of a worker that runs it."""
+"""One attempt at a training: a generator whose last update is a record, and a thread of a worker that runs it."""
 
 import errno
 import json
@@ -25,10 +25,10 @@ MIN_IDLE_POLL, MAX_IDLE_POLL = 0.01, 0.2
 
 def run_attempt(
     train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path
-) -> Generator[Epoch, None, Record]:
+) -> Generator[Epoch | Record, None, None]:
     """Run a training in its attempt folder, turn every error into an outcome, and write the final record.
 
-    A training yields all its epochs, including those of earlier attempts, which may not have been recorded.
+    All epochs are yielded, also those of earlier attempts, which may not have been recorded. The record comes last.
     An infrastructure failure writes no record, so that a later attempt can resume from the checkpoint.
     """
     started = time.monotonic()
@@ -52,16 +52,15 @@ def run_attempt(
         message = traceback.format_exc()
         outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
     record = Record(outcome=outcome, curve=tuple(curve))
-    if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
-        return record
     try:
-        write_atomic(folder / FINAL, json.dumps(record_to_values(record)).encode())
+        if not (isinstance(outcome, Failure) and outcome.reason.is_infrastructure):
+            write_atomic(folder / FINAL, json.dumps(record_to_values(record)).encode())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         full = Failure(reason=Reason.DISK_FULL, message=f"{folder} can't be written ({error}). Free some space there.")
-        return Record(outcome=full, curve=record.curve)
-    return record
+        record = Record(outcome=full, curve=record.curve)
+    yield record
 
 
 class TrainingThread:
@@ -107,13 +106,11 @@ class TrainingThread:
         assignment = self._assignment
         self._updates.put(Started(attempt=assignment.attempt, host=socket.gethostname(), pid=os.getpid()))
         try:
-            with closing(run_attempt(assignment.train, assignment.job, assignment.folder)) as epochs:
+            with closing(run_attempt(assignment.train, assignment.job, assignment.folder)) as updates:
                 while not self._released.is_set() and not (assignment.folder / STOP).exists():
-                    try:
-                        self._updates.put(next(epochs))
-                    except StopIteration as end:
-                        self._updates.put(end.value)
+                    if (update := next(updates, None)) is None:
                         break
+                    self._updates.put(update)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told of it
             self._error = error
         finally:

@@ -117,7 +117,7 @@ class TrialDispatcher:
     def request(self, requested: Sequence[Training]) -> None:
         """Replace the requested trainings. One that has a final record already ends at once."""
         with self._lock:
-            known = self._requested.keys() | self._ended_or_running_ids()
+            known = self._requested.keys() | self._ended | self._running_ids()
             self._requested = {training.id: training for training in requested}
             for training in requested:
                 if training.id not in known:
@@ -133,7 +133,9 @@ class TrialDispatcher:
         """What the scheduler should start now in the worker slot `name`; None if nothing."""
         with self._lock:
             fresh = self._reserved is None
-            training = self._reserved or self._next_for_new_worker()
+            training = self._reserved
+            if training is None and len(self.slots) < self._workers:
+                training = self._next(skipped=sum(slot.state is WorkerState.IDLE for slot in self.slots.values()))
             if training is None:
                 return None
             self._reserved = None
@@ -149,15 +151,7 @@ class TrialDispatcher:
             return Assignment(train=self._train, job=job, folder=own, attempt=number)
 
     def report(self, name: str, update: Update | None) -> bool:
-        """Process what a worker reports.
-
-        Args:
-            name: The worker slot.
-            update: News of its training; None when the worker is idle.
-
-        Returns:
-            Whether the worker should be given another training.
-        """
+        """Process what the worker of a slot reports, None when it is idle; returns whether to give it other work."""
         with self._lock:
             slot = self.slots[name]
             training = slot.training
@@ -215,23 +209,16 @@ class TrialDispatcher:
     def _running_ids(self) -> set[str]:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
 
-    def _ended_or_running_ids(self) -> set[str]:
-        return self._ended | self._running_ids()
-
     def _next(self, skipped: int = 0) -> Training | None:
         """The first waiting training after `skipped` others, leaving out those that another run has finished."""
         while True:
             room = self._workers - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
-            started = self._ended_or_running_ids()
+            started = self._ended | self._running_ids()
             waiting = [training for key, training in self._requested.items() if key not in started][: max(0, room)]
             if len(waiting) <= skipped:
                 return None
             if not (self._fetch_reusable and self._adopt_finished(waiting[skipped])):
                 return waiting[skipped]
-
-    def _next_for_new_worker(self) -> Training | None:
-        idle = sum(slot.state is WorkerState.IDLE for slot in self.slots.values())
-        return self._next(idle) if len(self.slots) < self._workers else None
 
     def _adopt_finished(self, training: Training) -> bool:
         """End a training that this run or another one has finished already."""

@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -25,31 +23,27 @@ OBJECT_STORE = 100 * 2**20
 
 def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
     """Start Ray or connect to the cluster at the address; False if this process is connected already."""
-    logging.getLogger("ray").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    level = logging.INFO if verbose else logging.CRITICAL
+    logging.getLogger("ray").setLevel(level)
     if address is not None:
         _check_address(address)
     if ray.is_initialized():
         return False
-    options: dict[str, Any] = {
-        "log_to_driver": verbose,
-        "logging_level": logging.INFO if verbose else logging.CRITICAL,
-    }
+    options: dict[str, Any] = {"address": address}
     if address is None:
-        options |= {
-            "address": "local",
-            "num_cpus": cpus,
-            "num_gpus": gpus,
-            "include_dashboard": False,
-            "object_store_memory": OBJECT_STORE,
-        }
-    else:
-        options["address"] = address
-    with _own_signals():
-        try:
-            ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-            where = f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine"
-            raise ResourceError(f"{where} failed: {error}") from None
+        options = {"address": "local", "num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
+        options["object_store_memory"] = OBJECT_STORE
+    # Ray sets its own handlers, as is possible in the main thread only.
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    try:
+        ray.init(log_to_driver=verbose, logging_level=level, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
+        where = f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine"
+        raise ResourceError(f"{where} failed: {error}") from None
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     return True
 
 
@@ -107,17 +101,3 @@ def _places(there: float, share: float) -> float:
         return math.inf
     # A fraction of a GPU never spans two GPUs.
     return math.floor(there) * math.floor(1 / share + 1e-9) if share < 1 else math.floor(there / share + 1e-9)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Restore our handlers of SIGINT and SIGTERM after Ray has set its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)

@@ -146,10 +146,10 @@ class RayEvaluator:
                 os.environ[name] = value
 
     def _tune(self) -> None:
+        reports = _Reports(self._dispatcher)
+        resources = {name.lower(): share for name, share in self._resources.items() if share}
         tuner = tune.Tuner(
-            tune.with_resources(
-                _TrainingWorker, {name.lower(): share for name, share in self._resources.items() if share}
-            ),
+            tune.with_resources(_TrainingWorker, resources),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(self._dispatcher),
                 num_samples=-1,
@@ -159,8 +159,8 @@ class RayEvaluator:
             run_config=tune.RunConfig(
                 name="run",
                 storage_path=str(self._results),
-                stop=_Stopper(self._dispatcher),
-                callbacks=[_ReleaseCallback(self._dispatcher)],
+                stop=reports,
+                callbacks=[reports],
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=0),
                 verbose=int(self._verbose),
@@ -202,24 +202,20 @@ class _Searcher(tune.search.Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         if self._dispatcher.closed:
-            return cast(
-                dict[str, Any], tune.search.Searcher.FINISHED
-            )  # a string, which Ray's own signature does not allow
+            # A string, which Ray's own signature does not allow.
+            return cast(dict[str, Any], tune.search.Searcher.FINISHED)
         assignment = self._dispatcher.next_assignment(trial_id)
         return None if assignment is None else {"assignment": assignment}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: `_ReleaseCallback` gets the error, too."""
+        """Does nothing: `_Reports` gets the error, too."""
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the study holds the whole state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing."""
 
-
-class _Stopper(tune.Stopper):
-    """Passes updates to the dispatcher, and stops a trial when its worker should take another one."""
+class _Reports(tune.Stopper, tune.Callback):
+    """Passes updates and the ends of trials to the dispatcher; stops a trial when its worker should take another."""
 
     def __init__(self, dispatcher: TrialDispatcher) -> None:
         self._dispatcher = dispatcher
@@ -230,19 +226,11 @@ class _Stopper(tune.Stopper):
     def stop_all(self) -> bool:
         return self._dispatcher.closed
 
-
-class _ReleaseCallback(tune.Callback):
-    """Tells the dispatcher which trials have ended, and with which error."""
-
-    def __init__(self, dispatcher: TrialDispatcher) -> None:
-        self._dispatcher = dispatcher
-
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._dispatcher.release(trial.trial_id, None)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune sets the exception of the trial only later, but its file is there.
         file = Path(trial.error_file or "")
-        self._dispatcher.release(
-            trial.trial_id, file.read_text(errors="replace").strip() if file.is_file() else "no reason"
-        )
+        error = file.read_text(errors="replace").strip() if file.is_file() else "no reason"
+        self._dispatcher.release(trial.trial_id, error)

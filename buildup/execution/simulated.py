@@ -15,7 +15,7 @@ from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record
 from buildup.trials.training import Training
 
 COLUMNS = ("layout", "score", "seconds")
@@ -32,19 +32,15 @@ class ScoreRow:
 def read_scores(
     path: Path, network: Network, *, ends: bool = False, objective: Objective = ACCURACY
 ) -> dict[str, ScoreRow]:
-    """Read a CSV file with the columns layout, score and optionally seconds.
+    """Read the rows of a CSV file with the columns layout, score and optionally seconds; by layout.
+
+    No field spans several lines, so each line is read by itself, and one `TableError` names the problems of all.
 
     Args:
-        path: The file. No field spans several lines, so each line is read and reported by itself.
+        path: The file.
         network: The base, whose stages the layouts must fit.
         ends: Whether a layout may have one block more at the end of a stage.
         objective: What the scores are of.
-
-    Returns:
-        The rows by layout.
-
-    Raises:
-        TableError: With all problems of the file.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -53,13 +49,14 @@ def read_scores(
     lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if len(lines) < 2:
         raise TableError(f"{path}: the table has no rows; needed are a line layout,score[,seconds] and one a layout.")
+    first, head = lines[0]
     try:
-        names = _fields(lines[0][1])
+        names = _fields(head)
     except TableError as error:
-        raise TableError(f"{path}, line {lines[0][0]}: {error}") from None
+        raise TableError(f"{path}, line {first}: {error}") from None
     if not {"layout", "score"} <= set(names) or set(names) - set(COLUMNS) or len(set(names)) < len(names):
         raise TableError(
-            f"{path}: line {lines[0][0]} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
+            f"{path}: line {first} names the columns {', '.join(names)}; needed are layout,score[,seconds]."
         )
     rows: dict[str, ScoreRow] = {}
     found_at: dict[str, int] = {}
@@ -167,7 +164,11 @@ class SimulatedEvaluator:
                 since, training = self._running.pop(key)
                 self.clock = end
                 self.busy += end - since
-                score = self._score(training, end - since)
+                row = self._look_up(training)
+                # The generator is seeded by the training, so that scores do not depend on the number of workers.
+                chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
+                value = row.score if self.objective is ACCURACY else 100 * row.score
+                score = self.objective.score(value + chance, end - since)
                 return Event(training=training, update=Record(outcome=score, curve=()))
         return None
 
@@ -192,13 +193,6 @@ class SimulatedEvaluator:
         chance = random.Random(f"{self.seed}/{training.id}/seconds").uniform(1 / self.jitter, self.jitter)
         return self._look_up(training).seconds * chance
 
-    def _score(self, training: Training, seconds: float) -> Score:
-        row = self._look_up(training)
-        # The generator is seeded by the training, so that scores do not depend on the number of workers.
-        chance = random.Random(f"{self.seed}/{training.id}").gauss(0.0, self.noise) if self.noise else 0.0
-        value = row.score if self.objective is ACCURACY else 100 * row.score
-        return self.objective.score(value + chance, seconds)
-
 
 class InMemoryWriter:
     """A writer that keeps nothing but the history itself."""
@@ -207,12 +201,10 @@ class InMemoryWriter:
         """The history with an event in it."""
         key = event.training.id
         match event.update:
-            case Started():
+            case Started() | Record(outcome=Failure(reason=Reason.UNNEEDED)):
                 return history
             case Epoch() as epoch:
                 return history.with_epoch(key, epoch)
-            case Record(outcome=Failure(reason=Reason.UNNEEDED)):
-                return history
             case Record(outcome=outcome):
                 return history.with_outcome(key, outcome)
 

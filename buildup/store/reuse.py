@@ -8,6 +8,7 @@ that is still running elsewhere is not waited for: that run may be stopped at an
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,12 +35,7 @@ class ReusableRuns:
     """Other runs with the same training settings. They are listed at each call, because they change meanwhile."""
 
     def __init__(self, run: RunRecord, warn: Callable[[str], None]) -> None:
-        """Prepare the reuse of trainings.
-
-        Args:
-            run: The run that reuses trainings of others.
-            warn: Called once for each record that can't be read.
-        """
+        """`run` reuses trainings of others; `warn` is called once for each record that can't be read."""
         self._run = run
         self._warn = warn
         self._elsewhere = set(folders_beside(run.settings.storage))
@@ -77,20 +73,18 @@ class ReusableRuns:
     def _others(self) -> list[tuple[RunRecord | None, str]]:
         own = self._run.folder.absolute()
         near = {path.parent for path in own.parent.glob("*/run.yaml")}
-        return [self._read(folder) for folder in sorted((near | self._elsewhere) - {own})]
-
-    def _read(self, folder: Path) -> tuple[RunRecord | None, str]:
-        try:
-            changed = (folder / "run.yaml").stat().st_mtime_ns
-            if folder not in self._known or self._known[folder][0] != changed:
-                other = open_record(str(folder))
-                ours, theirs = _training_settings(self._run), _training_settings(other)
-                differing = ", ".join(name.replace("_", " ") for name in ours if ours[name] != theirs.get(name))
-                why = f"{folder} was trained otherwise ({differing})" if differing else ""
-                self._known[folder] = (changed, None if differing else other, why)
-        except (BuildupError, OSError):  # a damaged run is reported by its own commands
-            return None, ""
-        return self._known[folder][1:]
+        found = []
+        for folder in sorted((near | self._elsewhere) - {own}):
+            with suppress(BuildupError, OSError):  # a damaged run is reported by its own commands
+                changed = (folder / "run.yaml").stat().st_mtime_ns
+                if folder not in self._known or self._known[folder][0] != changed:
+                    other = open_record(str(folder))
+                    ours, theirs = _training_settings(self._run), _training_settings(other)
+                    differing = ", ".join(name.replace("_", " ") for name in ours if ours[name] != theirs.get(name))
+                    why = f"{folder} was trained otherwise ({differing})" if differing else ""
+                    self._known[folder] = (changed, None if differing else other, why)
+                found.append(self._known[folder][1:])
+        return found
 
 
 def _training_settings(run: RunRecord) -> dict[str, Any]:

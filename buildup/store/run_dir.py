@@ -2,11 +2,11 @@
 
 import json
 import os
-import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -43,7 +43,7 @@ def check_free(folder: Path) -> None:
         )
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: this is there already and is no run. Give another --run.")
-    parent = _existing_parent(folder)
+    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"{folder}: no permission to write into {parent}. Give another --run.")
 
@@ -51,15 +51,6 @@ def check_free(folder: Path) -> None:
 def cores() -> int:
     """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_gib(folder: Path) -> float:
-    """Free disk space where a folder is or would be, in GiB."""
-    return shutil.disk_usage(_existing_parent(folder)).free / 2**30
-
-
-def _existing_parent(folder: Path) -> Path:
-    return next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
 
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
@@ -168,14 +159,10 @@ def read_epochs(path: Path) -> tuple[Epoch, ...]:
     if not path.is_file():
         return ()
     epochs: list[Epoch] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            epoch = epoch_from_values(json.loads(line))
-        except (ValueError, KeyError, TypeError):
-            break
-        if not line.endswith("\n"):
-            break
-        epochs.append(epoch)
+    finished, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+    with suppress(ValueError, KeyError, TypeError):
+        for line in finished.split("\n"):
+            epochs.append(epoch_from_values(json.loads(line)))  # noqa: PERF401 - those before an error are kept
     return tuple(epochs)
 
 

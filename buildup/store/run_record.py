@@ -3,6 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -87,9 +88,9 @@ class RunRecord:
     """The study name of the run that this one is a part of; empty for a search."""
 
     @property
-    def name(self) -> str:
-        """The name of its folder."""
-        return self.folder.name
+    def title(self) -> str:
+        """What is searched for on which data, for people."""
+        return f"{self.network.base} on {self.settings.dataset}"
 
     @property
     def execution(self) -> Execution:
@@ -130,7 +131,7 @@ def create_run_dir(run: RunRecord) -> None:
 
 def save_record(run: RunRecord) -> None:
     """Write `run.yaml`."""
-    values = {
+    values: dict[str, Any] = {
         "settings": asdict(run.settings),
         "status": run.status,
         "reason": run.reason,
@@ -141,8 +142,12 @@ def save_record(run: RunRecord) -> None:
         "data": asdict(run.data),
         "environment": asdict(run.environment),
     }
+    text = ""
     # One line for each setting, and one for each block of the network.
-    text = _yaml(values, flow=False) + _yaml({"network": network_to_values(run.network)}, flow=None)
+    for part, flow in ((values, False), ({"network": network_to_values(run.network)}, None)):
+        # JSON turns tuples and mappings of any kind into types that the safe loader reads back.
+        plain = json.loads(json.dumps(part))
+        text += yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True)
     # The URL of a storage may hold a password, which `resume` needs.
     write_atomic(run.folder / "run.yaml", text.encode(), mode=0o600 if run.settings.storage else 0o644)
 
@@ -196,17 +201,19 @@ def open_record(name: str) -> RunRecord:
 
 def environment(device: str, measured: Mapping[str, str] | None = None) -> Environment:
     """This machine and its installed versions, with a run's device."""
-    versions: dict[str, str | None] = {}
+    versions: dict[str, str | None] = dict.fromkeys(VERSIONED)
     for name in VERSIONED:
-        try:
+        with suppress(PackageNotFoundError):
             versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
+    processor = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
         system=platform.platform(),
-        processor=_processor(),
+        processor=processor,
         cores=cores(),
         device=device,
         versions=versions,
@@ -224,19 +231,3 @@ def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
     if isinstance(start := kept.get("pretrained"), Mapping):
         kept |= {"pretrained": start["source"], "pretrained_hash": start["hash"]}
     return RunSettings(**kept)
-
-
-def _yaml(values: dict[str, Any], *, flow: bool | None) -> str:
-    # JSON turns tuples and mappings of any kind into types that the safe loader reads back.
-    plain = json.loads(json.dumps(values))
-    return str(yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True))
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )

@@ -36,7 +36,14 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
 
     URLs are those of SQLAlchemy; `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
     """
-    storage = _open(url, folder)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    storage: BaseStorage
+    if url is None:
+        storage = _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
+    elif journal := _journal_file(url):
+        storage = _journal(journal)
+    else:
+        storage = _database(_parsed(url))
     try:
         yield storage
     finally:
@@ -102,14 +109,6 @@ def _parsed(url: str) -> URL:
         ) from None
 
 
-def _open(url: str | None, folder: Path) -> BaseStorage:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if url is None:
-        return _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
-    journal = _journal_file(url)
-    return _journal(journal) if journal else _database(_parsed(url))
-
-
 def _journal_file(url: str) -> Path | None:
     if url.startswith("journal://"):
         return Path(url.removeprefix("journal://").removeprefix("/"))
@@ -135,21 +134,22 @@ def _journal(path: Path) -> JournalStorage:
 def _database(url: URL) -> RDBStorage:
     name = url.render_as_string(hide_password=True)
     backend = url.get_backend_name()
-    is_new = backend == "sqlite" and not Path(url.database or "").exists()
-    if backend == "sqlite":
+    file = Path(str(url.database)) if backend == "sqlite" else None
+    is_new = file is not None and not file.exists()
+    engine: dict[str, Any]
+    if file:
         _check_file(url)
-    elif backend not in DRIVERS:
+        engine = {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+    elif backend in DRIVERS:
+        url = url if "+" in url.drivername else url.set(drivername=f"{backend}+{DRIVERS[backend]}")
+        # Trainings take long, and servers drop idle connections.
+        engine = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT}, "pool_pre_ping": True}
+    else:
         raise ResourceError(f"storage {name}: {backend!r} is not known; known are sqlite, postgresql, mysql, journal.")
-    elif "+" not in url.drivername:
-        url = url.set(drivername=f"{backend}+{DRIVERS[backend]}")
-    timeout = "timeout" if backend == "sqlite" else "connect_timeout"
-    engine: dict[str, Any] = {"connect_args": {timeout: SQLITE_TIMEOUT if backend == "sqlite" else CONNECT_TIMEOUT}}
-    if backend != "sqlite":
-        engine["pool_pre_ping"] = True  # trainings take long, and servers drop idle connections
     try:
         storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
-        if backend == "sqlite":
-            _configure_sqlite(storage, write_ahead=is_new and _is_own_disk(Path(str(url.database))))
+        if file:
+            _configure_sqlite(storage, write_ahead=is_new and _is_own_disk(file))
         return storage
     except (ImportError, NoSuchModuleError) as error:
         driver = url.drivername.rpartition("+")[2]

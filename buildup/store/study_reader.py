@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna import Study as Study
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from buildup.errors import RunError
 from buildup.store import trial_attrs as entry
@@ -94,14 +94,7 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
 
 
 def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None = None) -> History:
-    """The history in a study and in the files beside it.
-
-    Args:
-        folder: The run's folder.
-        study: Its study.
-        revision: How often the run was extended; only decisions of this revision count.
-        epochs: Epochs of the trainings that count; None for the number that the run began with.
-    """
+    """The history in a study and in the files beside it: the decisions of one revision, trainings of so many epochs."""
     trainings = trainings_in(folder, epochs)
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}
@@ -117,24 +110,15 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
         if key not in curves and (curve := read_epochs(trainings / key / METRICS)):
             curves[key] = curve
         if trial.state is TrialState.COMPLETE:
-            outcomes[key] = _score(trainings, trial)
+            assert trial.value is not None
+            correct = _per_image(trainings / key / CORRECT, trial.user_attrs.get("correct_hash"))
+            losses = _per_image(trainings / key / LOSSES, trial.user_attrs.get("losses_hash"))
+            outcomes[key] = Score(accuracy=trial.value, correct=correct, losses=losses, **trial.user_attrs["score"])
         elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
             outcomes[key] = failure
-    decisions = sorted(
-        (key, value) for key, value in study.user_attrs.items() if key.startswith(decision_key(revision))
-    )
-    return History(
-        outcomes=outcomes, curves=curves, decisions=tuple(decision_from_values(value) for _, value in decisions)
-    )
-
-
-def _score(trainings: Path, trial: FrozenTrial) -> Score:
-    attributes = trial.user_attrs
-    assert trial.value is not None
-    own = trainings / attributes["training"]
-    correct = _per_image(own / CORRECT, attributes.get("correct_hash"))
-    losses = _per_image(own / LOSSES, attributes.get("losses_hash"))
-    return Score(accuracy=trial.value, correct=correct, losses=losses, **attributes["score"])
+    steps = sorted(key for key in study.user_attrs if key.startswith(decision_key(revision)))
+    decisions = tuple(decision_from_values(study.user_attrs[key]) for key in steps)
+    return History(outcomes=outcomes, curves=curves, decisions=decisions)
 
 
 def _per_image(path: Path, expected: str | None) -> bytes | None:

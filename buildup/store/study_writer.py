@@ -85,14 +85,13 @@ class StudyWriter:
 
     def __init__(
         self,
-        *,
         folder: Path,
-        storage_url: str | None,
         study: optuna.Study,
         storage: BaseStorage,
+        held: ExitStack,
         costs: Costs,
         diagram: Diagram | None,
-        held: ExitStack,
+        what: str,
         revision: int = 0,
         epochs: int | None = None,
     ) -> None:
@@ -101,7 +100,7 @@ class StudyWriter:
         self._folder = folder
         self._epochs = epochs
         self._trainings = trainings_in(folder, epochs)
-        self._what = f"the study in {hide_password(storage_url)}"
+        self._what = f"the study in {what}"
         self._study = study
         self._storage = storage
         self._costs = costs
@@ -124,11 +123,12 @@ class StudyWriter:
         costs: Costs = lambda _: None,
         diagram: Diagram | None = None,
     ) -> "StudyWriter":
-        """Begin a run: create its study."""
+        """Begin a run: create its study. The arguments are those of `open`."""
         folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as held:
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(opened_storage(storage_url, folder))
+            what = hide_password(storage_url)
             try:
                 sampler = optuna.samplers.RandomSampler()
                 study = optuna.create_study(
@@ -136,22 +136,14 @@ class StudyWriter:
                 )
             except optuna.exceptions.DuplicatedStudyError:
                 raise RunError(
-                    f"{hide_password(storage_url)} holds a study {study_name!r} already. "
-                    f"Go on with it by `resume`, or choose another name for the run."
+                    f"{what} holds a study {study_name!r} already. Go on with it by `resume`, or choose another name "
+                    "for the run."
                 ) from None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(["accuracy"])
             study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base), "folder": str(folder.absolute())})
-            return cls(
-                folder=folder,
-                storage_url=storage_url,
-                study=study,
-                storage=storage,
-                costs=costs,
-                diagram=diagram,
-                held=held.pop_all(),
-            )
+            return cls(folder, study, storage, held.pop_all(), costs, diagram, what)
 
     @classmethod
     def open(
@@ -174,31 +166,22 @@ class StudyWriter:
             study_name: The name of its study.
             base: The base network, which must be the one that the run began with.
             costs: Parameters and MACs of a candidate.
-            diagram: Draws a network as SVG; without it no diagram is attached.
+            diagram: Without it no diagram is attached.
             revision: How often the run was extended.
             epochs: Epochs of its trainings; None for the number that the run began with.
         """
         with ExitStack() as held:
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(existing_storage(folder, storage_url))
+            what = hide_password(storage_url)
             study = load_study(storage, storage_url, study_name)
             found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
             if found != expected:
                 raise RunError(
-                    f"the study {study_name!r} in {hide_password(storage_url)} began with another base "
-                    f"(fingerprint {found}, not {expected}). Resume it with the settings that it was made with."
+                    f"the study {study_name!r} in {what} began with another base (fingerprint {found}, "
+                    f"not {expected}). Resume it with the settings that it was made with."
                 )
-            writer = cls(
-                folder=folder,
-                storage_url=storage_url,
-                study=study,
-                storage=storage,
-                costs=costs,
-                diagram=diagram,
-                held=held,
-                revision=revision,
-                epochs=epochs,
-            )
+            writer = cls(folder, study, storage, held, costs, diagram, what, revision, epochs)
             with reporting_lost_storage(writer._what):
                 writer._catch_up()
             writer._held = held.pop_all()
@@ -284,7 +267,8 @@ class StudyWriter:
         self._notes.show(self.history.decisions, self._verdict)
 
     def _ask(self, training: Training, history: History) -> _OpenTrial:
-        values = entry.params(training.candidate.network)
+        network = training.candidate.network
+        values = entry.params(network)
         known = entry.description(training, self._costs(training.candidate))
         if self._epochs is not None:
             known[EPOCHS] = self._epochs
@@ -293,7 +277,7 @@ class StudyWriter:
         template = optuna.create_trial(
             state=TrialState.RUNNING,
             params=values,
-            distributions=_distributions(training.candidate.network, values),
+            distributions=_distributions(network, values),
             user_attrs=known,
         )
         template.datetime_start = datetime.now()
@@ -301,25 +285,20 @@ class StudyWriter:
         one = self._open[training.id] = _OpenTrial(trial=trial, known=known, reported=set())
         if training.candidate.id not in self._firsts:
             self._firsts[training.candidate.id] = trial._trial_id
-            self._attach_diagram(trial, training.candidate)
+            if self._diagram:
+                self._attach_diagram(trial, self._diagram(network))
         self._repair_metrics(training.id)
         for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was not needed then
             self._report(one, epoch)
         return one
 
-    def _attach_diagram(self, trial: optuna.Trial, candidate: Candidate) -> None:
-        """Attach the network's diagram to the first trial of a candidate, for the dashboard."""
-        if self._diagram is None:
-            return
+    def _attach_diagram(self, trial: optuna.Trial, diagram: str) -> None:
+        """Attach a network's diagram to the first trial of its candidate, for the dashboard."""
         with TemporaryDirectory() as temporary:
             path = Path(temporary) / "network.svg"
-            path.write_text(self._diagram(candidate.network), encoding="utf-8")
-            upload_artifact(
-                artifact_store=artifact_store(self._folder),
-                file_path=str(path),
-                study_or_trial=trial,
-                mimetype="image/svg+xml",
-            )
+            path.write_text(diagram, encoding="utf-8")
+            store = artifact_store(self._folder)
+            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, mimetype="image/svg+xml")
 
     def _add_epoch(self, one: _OpenTrial, history: History, epoch: Epoch) -> History:
         key = one.known["training"]
@@ -355,7 +334,8 @@ class StudyWriter:
             self._study.tell(one.trial, state=TrialState.FAIL)
         del self._open[key]
         # A training that was not needed may be requested again; then it continues in a new trial.
-        return history.with_outcome(key, outcome) if entry.counts(outcome) else history
+        is_unneeded = isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED
+        return history if is_unneeded else history.with_outcome(key, outcome)
 
     def _repair_metrics(self, key: str) -> None:
         path = self._trainings / key / METRICS

@@ -106,11 +106,6 @@ def agreement(score: Score, parent: Score) -> list[int]:
     return [int(np.sum(cell)) for cell in (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)]
 
 
-def counts(outcome: Outcome) -> bool:
-    """Whether an outcome belongs into the history: a training that was not needed may be trained later."""
-    return not (isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED)
-
-
 def failure(attributes: Mapping[str, Any]) -> Failure | None:
     """The failure in a trial's attributes; None if the training was not needed, or the trial holds no outcome."""
     reason = attributes.get("outcome", Reason.UNNEEDED)
@@ -157,12 +152,7 @@ class Notes:
     """Writes the notes of one study."""
 
     def __init__(self, study: optuna.Study, trials: Mapping[str, int]) -> None:
-        """Prepare the notes.
-
-        Args:
-            study: Where they are written.
-            trials: The first trial of each candidate, by its id.
-        """
+        """`trials` are the first trial of each candidate, by its id."""
         self._study = study
         self._trials = trials
         self._latest: tuple[Sequence[Decision], str] = ((), "")

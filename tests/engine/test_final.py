@@ -29,7 +29,6 @@ from buildup.training.fit import fit
 from buildup.training.recipe import load_recipe
 from buildup.trials.event import Event
 from buildup.trials.history import History
-from buildup.trials.outcome import Record
 from buildup.trials.training import Training
 
 SIZE = 12
@@ -54,13 +53,8 @@ class Local:
         training = self._wanted[0]
         folder = self._run.trainings / training.id / "attempt-1"
         folder.mkdir(parents=True)
-        steps = run_attempt(fit, self._job(training, folder, None), folder)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                record: Record = end.value
-                return Event(training=training, update=record)
+        *_, record = run_attempt(fit, self._job(training, folder, None), folder)
+        return Event(training=training, update=record)
 
     def close(self) -> None:
         pass

@@ -67,9 +67,8 @@ class _Request:
 def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     """Measure models, and write numbers and figures. After an interruption the same call continues.
 
-    Args:
-        model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
-        settings: What is measured. `verdicts` is ignored here; see `diagnose_verdicts`.
+    `model` is a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. `settings.verdicts` is
+    ignored here; see `diagnose_verdicts`.
     """
     request = _check(model, settings)
     subjects = [
@@ -127,9 +126,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     """The checked settings. All problems are reported at once."""
     problems = Problems()
     asks_all = settings.what == "all"
-    wanted: list[Measurement] = []
-    with problems.caught():
-        wanted = find_measurements(None if asks_all else settings.what.split(","))
+    wanted = problems.checked([], find_measurements, None if asks_all else settings.what.split(","))
     passes = 0
     if settings.mc_dropout is not None:
         passes = problems.whole("--mc-dropout", settings.mc_dropout, 0, most=10_000)
@@ -137,18 +134,13 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
         if asked and not asked & {"calibration", "ensemble"}:
             problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
         wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
-    device = "cpu"
-    with problems.caught():
-        device = check_device(settings.device)
+    device = problems.checked("cpu", check_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
-    models = []
-    for name in (model, *(settings.compare or "").split(",")):
-        with problems.caught():
-            models += [find_model(name, settings)] if name else []
-    labels = [found.label for found in models]
-    problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
+    names = list(filter(None, (model, *(settings.compare or "").split(","))))
+    models = [found for name in names if (found := problems.checked(None, find_model, name, settings))]
+    problems.repeated([found.label for found in models])
     if settings.pretrained and models and not any(found.by_name for found in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
@@ -234,7 +226,12 @@ def run_measurement(
         unfinished.append(place)
     found = measurement.summaries({table.label: table.rows for table in tables})
     values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}
-    write_atomic(folder / f"{what}.csv", _csv(tables).encode())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
+    writer.writeheader()
+    for table in tables:
+        writer.writerows({"model": table.label, **row} for row in table.rows)
+    write_atomic(folder / f"{what}.csv", text.getvalue().encode())
     figure = draw_figure(measurement.figure, tables)
     for form in ("svg", "png"):
         picture = io.BytesIO()
@@ -311,15 +308,6 @@ def _finished_parts(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]
     with suppress(json.JSONDecodeError):  # a killed run may leave an incomplete last line
         for line in lines[1:]:
             yield json.loads(line)
-
-
-def _csv(tables: Sequence[Table]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
-    writer.writeheader()
-    for table in tables:
-        writer.writerows({"model": table.label, **row} for row in table.rows)
-    return text.getvalue()
 
 
 def json_values(value: Any) -> Any:

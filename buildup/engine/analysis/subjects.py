@@ -19,7 +19,6 @@ from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_state import load_trained, state_of
 from buildup.engine.train import TRAINING, find_network
 from buildup.errors import DataError, RequestError, ResourceError, RunError
-from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
@@ -89,16 +88,11 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
     if settings.pretrained:
         file = "" if settings.pretrained is True else settings.pretrained
         load_pretrained(model, network, find_pretrained(network, name, file))
-        note = _left_random(network)
+        parts = ["its small stem"] if any(to == "3x3" for _, to in network.shrunk) else []
+        trained: Any = timm.get_pretrained_cfg(network.base)
+        parts += ["its classifier"] if trained.num_classes != network.num_classes else []
+        note = f"the weights of {' and '.join(parts)} are random" if parts else ""
     return AnalyzedModel(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
-
-
-def _left_random(network: Network) -> str:
-    """The parts of a network that the pretrained weights of its base do not cover."""
-    parts = ["its small stem"] if any(to == "3x3" for _, to in network.shrunk) else []
-    trained: Any = timm.get_pretrained_cfg(network.base)
-    parts += ["its classifier"] if trained.num_classes != network.num_classes else []
-    return f"the weights of {' and '.join(parts)} are random" if parts else ""
 
 
 def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> AnalyzedModel:
@@ -108,7 +102,7 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Anal
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     return AnalyzedModel(
-        label=f"{run.name} {chosen.layout}",
+        label=f"{run.folder.name} {chosen.layout}",
         model=load_trained(chosen.network, run.trainings / training),
         recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
         dataset=settings.dataset or run.settings.dataset,

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +22,6 @@ from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eig
 from buildup.engine.analysis.analyze import Progress
 from buildup.engine.load_state import load_trained, state_of
 from buildup.engine.problems import Problems
-from buildup.engine.replay import View
 from buildup.engine.reports import evidence_of
 from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
@@ -74,14 +72,10 @@ class Probe:
     extent: Extent
     images: Dataset
     batches: tuple[Batch, ...]
-    weight_decay: float
     device: torch.device
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
     """By training. It does not depend on the place, so a parent of several candidates is measured once."""
-
-    def model(self, training: Training) -> nn.Module:
-        return load_trained(training.candidate.network, self.run.trainings / training.id).to(self.device)
 
     def block_effects(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
         """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""
@@ -97,7 +91,8 @@ class Probe:
     def curvature(self, model: nn.Module, training: Training) -> Measured:
         """The largest eigenvalues of the Hessian of each batch."""
         if training.id not in self.curvatures:
-            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=self.weight_decay)]
+            decay = self.run.recipe.weight_decay
+            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=decay)]
             values = [value for batch in found for value in batch]
             self.curvatures[training.id] = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
         return self.curvatures[training.id]
@@ -115,16 +110,13 @@ class Diagnosed:
 def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
     """Measure the verdicts that were not measured yet; return all with their rank correlations, over all named runs.
 
-    Args:
-        run: A name in `runs/`, or a folder. `compare` may name more runs.
-        settings: What is measured, and on how much data.
+    `run` is a name in `runs/`, or a folder; `compare` of the settings may name more.
     """
     runs, wanted, extent, seed, device = _check(run, settings)
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
     for one in runs:
         probe = probe_of(one, extent, seed=seed, device=device, curved="top" in wanted)
-        view, history = state_of(one)
-        found[str(one.folder)] = (view.decisions, _measured(one, view, history, wanted, probe))
+        found[str(one.folder)] = _measured(probe, wanted)
     return Diagnosed(files=tuple(one.folder / DIAGNOSTICS for one in runs), evidence=evidence_of(found))
 
 
@@ -137,10 +129,11 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
     }
 
 
-def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str], probe: Probe) -> list[Diagnosis]:
-    """The measured verdicts of a run. Verdicts that lack a wanted measure are measured now."""
+def _measured(probe: Probe, wanted: Sequence[str]) -> tuple[Sequence[Decision], list[Diagnosis]]:
+    """The verdicts of a run with their measures. Those that lack a wanted measure are measured now."""
+    run, (view, history) = probe.run, state_of(probe.run)
     tried = [
-        _Pair(decision=decision, candidate=candidate, seeds=_seeds(run, history, decision, probe.extent.seeds))
+        _Pair(decision=decision, candidate=candidate, seeds=_seeds(probe, history, decision))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)
     ]
     for pair in tried:
@@ -148,7 +141,7 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
             logger.warning(
                 f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate."
             )
-    done = {diagnosis.step: diagnosis for diagnosis in _kept(run, tried, probe)}
+    done = {diagnosis.step: diagnosis for diagnosis in _kept(probe, tried)}
     complete = {step for step, diagnosis in done.items() if diagnosis.before.keys() >= set(wanted)}
     left = [pair for pair in tried if pair.seeds and pair.decision.step not in complete]
     networks = sum(2 * len(pair.seeds) for pair in left)
@@ -160,7 +153,7 @@ def _measured(run: RunRecord, view: View, history: History, wanted: Sequence[str
     if not done:
         why = "there are no verdicts yet" if not tried else "the weights of its trainings are gone"
         raise RunError(f"{run.folder}: nothing can be measured, {why}.")
-    return [done[step] for step in sorted(done)]
+    return view.decisions, [done[step] for step in sorted(done)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,38 +178,33 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
         for name in given
         if name not in HERE
     ]
-    device = "cpu"
-    with problems.caught():
-        device = check_device(settings.device)
+    device = problems.checked("cpu", check_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
     extent = QUICK if settings.quick else Extent()
     extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))
-    runs = []
-    for one in filter(None, [name, *(settings.compare or "").split(",")]):
-        with problems.caught():
-            runs.append(open_record(one))
-    labels = [str(run.folder.resolve()) for run in runs]
-    problems.found += [f"{label} is named twice." for label in sorted(set(labels)) if labels.count(label) > 1]
+    names = list(filter(None, (name, *(settings.compare or "").split(","))))
+    runs = [run for one in names if (run := problems.checked(None, open_record, one))]
+    problems.repeated([str(run.folder.resolve()) for run in runs])
     problems.raise_any()
     wanted = [measure for measure in MEASURES if any(measure in GROUPS[what] for what in asked)]
     return runs, wanted, extent, seed, device
 
 
-def _seeds(run: RunRecord, history: History, decision: Decision, most: int) -> tuple[int, ...]:
+def _seeds(probe: Probe, history: History, decision: Decision) -> tuple[int, ...]:
     """The seeds of a verdict for which the weights of both candidate and parent exist."""
-    row = range(run.settings.seed, run.settings.seed + decision.seeds)
+    run = probe.run
+    found: list[int] = []
+    for seed in range(run.settings.seed, run.settings.seed + decision.seeds):
+        pair = (decision.candidate, decision.parent)
+        scored = all(isinstance(history.outcome(network, seed), Score) for network in pair)
+        if scored and all(trained_weights(run.trainings / training_id(network, seed)) for network in pair):
+            found.append(seed)
+    return tuple(found[: probe.extent.seeds])
 
-    def is_there(network: str, seed: int) -> bool:
-        scored = isinstance(history.outcome(network, seed), Score)
-        return scored and trained_weights(run.trainings / training_id(network, seed)) is not None
 
-    found = (seed for seed in row if is_there(decision.candidate, seed) and is_there(decision.parent, seed))
-    return tuple(islice(found, most))
-
-
-def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosis]:
+def _kept(probe: Probe, tried: Sequence[_Pair]) -> list[Diagnosis]:
     """The verdicts that earlier calls measured on the same data and for the same trainings."""
-    found = read_diagnoses(run.folder)
+    found = read_diagnoses(probe.run.folder)
     pairs = {pair.decision.step: pair for pair in tried}
     kept = [
         diagnosis
@@ -228,7 +216,8 @@ def _kept(run: RunRecord, tried: Sequence[_Pair], probe: Probe) -> list[Diagnosi
     ]
     if len(kept) < len(found):
         logger.warning(
-            f"{run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something else."
+            f"{probe.run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something "
+            "else."
         )
     return kept
 
@@ -239,17 +228,19 @@ def _diagnosis(
     """Measure a verdict, without the measures that are known."""
     parent = pair.candidate.parent
     assert parent is not None
+    ends = {stage.name: stage.blocks[-1].path for stage in pair.candidate.network.stages}
+    edited = [ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in pair.candidate.edits]
     rows: dict[str, dict[str, tuple[float | None, ...]]] = {}
-    for when, network in (("before", parent), ("after", pair.candidate)):
+    for when, candidate in (("before", parent), ("after", pair.candidate)):
         kept = dict((known.before if when == "before" else known.after) if known else {})
         missing = [measure for measure in wanted if measure not in kept]
         found = []
         for seed in pair.seeds:
-            training = Training(candidate=network, seed=seed)
-            model = probe.model(training)
+            training = Training(candidate=candidate, seed=seed)
+            model = load_trained(candidate.network, probe.run.trainings / training.id).to(probe.device)
             values: Measured = {}
             if set(missing) & set(PLACE):
-                values |= probe.block_effects(model, network, edited_blocks(pair.candidate))
+                values |= probe.block_effects(model, candidate, edited)
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
@@ -267,12 +258,6 @@ def _diagnosis(
     )
 
 
-def edited_blocks(candidate: Candidate) -> tuple[str, ...]:
-    """The paths of the blocks that the edits of a candidate replaced or added."""
-    ends = {stage.name: stage.blocks[-1].path for stage in candidate.network.stages}
-    return tuple(ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in candidate.edits)
-
-
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
     """The data of a run. `curved` adds the batches of the Hessian."""
     settings, recipe = run.settings, run.recipe
@@ -286,17 +271,14 @@ def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: 
     train, val = split(data, run.data.split_seed, fraction=parse_fraction(settings.fraction))
     chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: extent.images]
     images = data.part(val[chosen.sort().values])
-    batches: tuple[Batch, ...] = ()
-    if curved:
-        count = extent.hessian_batches
-        batches = augmented_batches(data, recipe, train, seed=seed, device=torch.device(device), count=count)
+    place, count = torch.device(device), extent.hessian_batches
+    batches = augmented_batches(data, recipe, train, seed=seed, device=place, count=count) if curved else ()
     return Probe(
         run=run,
         extent=extent,
         images=images,
         batches=batches,
-        weight_decay=recipe.weight_decay,
-        device=torch.device(device),
+        device=place,
         identity={
             "images": f"{len(images.labels)} of the run's validation images, {images.hash[:16]}",
             "hessian": f"{extent.hessian_batches} batches of {BATCH} of its training images, augmented",

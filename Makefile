@@ -12,7 +12,7 @@ types:
 	mypy
 
 test:
-	pytest
+	pytest -n 2 --dist loadfile
 
 slow:
 	pytest -m slow

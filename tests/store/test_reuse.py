@@ -100,7 +100,7 @@ def test_a_finished_training_is_taken_over_with_its_files_and_says_from_where(ru
         {"recipe": replace(load_recipe("quick"), lr=0.2)},
         {"environment": replace(environment("cpu"), versions={"torch": "1.0"})},
     ],
-    ids=str,
+    ids=lambda changes: next(iter(changes)),
 )
 def test_what_was_trained_otherwise_is_not_lent_and_why_is_said(
     run_in: MakeRun, tmp_path: Path, changes: dict[str, Any]

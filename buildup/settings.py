@@ -42,8 +42,10 @@ class SearchSettings:
     seed: Annotated[int, _TRAINING] = 0
     """The first seed."""
     execution: Annotated[str | None, _TRAINING] = None
-    """Settle instead of measure: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
-    deterministic; joined by commas."""
+    """How steps are computed: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
+    deterministic; joined by commas (default: bf16 where the device has matrix units for it, channels-last)."""
+    threads: Annotated[int | None, _TRAINING] = None
+    """CPU threads of a training (default: 1, and 4 beside a GPU)."""
 
     space: Annotated[str, _DECIDING] = "alternet"
     """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
@@ -134,6 +136,8 @@ class FinalSettings:
 
     seeds: int | None = None
     """Fresh seeds of each network, at least 3 (default: 5)."""
+    fraction: str = "same"
+    """Training images: same (as many as in the search, the question that it answered) or all."""
     control: bool = False
     """Train a base with more blocks of its own, as large as the winner, too."""
     epochs: int | None = None
@@ -217,8 +221,8 @@ class TrainSettings:
     threads: int | None = None
     """CPU threads (default: all cores)."""
     execution: str | None = None
-    """Settle instead of measure: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
-    deterministic; joined by commas."""
+    """How steps are computed: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
+    deterministic; joined by commas (default: bf16 where the device has matrix units for it, channels-last)."""
     to: str | None = None
     """Where it is kept (default: trainings/NAME-DATASET-sSEED)."""
 

@@ -46,7 +46,7 @@ class Request:
     network: Network
     """The network that the search starts from: the base, with the blocks that the space adds."""
     speeds: tuple[Speed, ...]
-    """The measured speed of each execution, the chosen one first. Empty on a remote cluster."""
+    """The measured speed of each form of steps, the chosen one first. Empty on CPUs, which have one form only."""
 
 
 def folder_for(settings: SearchSettings) -> Path:
@@ -86,7 +86,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     # On a remote cluster this machine may have no such device, or another model of it.
     device, threads = hardware.device, hardware.threads
-    speeds = () if settings.ray else measure_speeds(network, recipe, data, device, threads, settled)
+    measured = device.startswith("cuda") and not settings.ray
+    speeds = measure_speeds(network, recipe, data, device, threads, settled) if measured else ()
     chosen = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
     values |= {
         "base": network.base,
@@ -208,12 +209,12 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         )
     if settings.gpus_per_trial is None and on_gpu:
         gpus = 1.0
+    # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
+    threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1, most=4096)
     # By default one training per GPU. On a CPU one per core, but no more than there are seeds.
-    usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores(), seeds))
+    usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores() // threads, seeds))
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
     workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
-    most_threads = GPU_THREADS if on_gpu else cores()
-    threads = most_threads if on_gpu and cluster else 1 if cluster else max(1, min(most_threads, cores() // workers))
     return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
 
 

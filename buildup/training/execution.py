@@ -1,6 +1,7 @@
 """How training steps are computed: the device, the precision, the memory layout and the form of the steps.
 
-All trainings of a run share one execution, which a measurement chooses at its start (`speed.py`).
+All trainings of a run share one execution. It follows from the recipe and the kind of device, not from a measurement,
+so that one command computes the same on all machines of a kind. `speed.py` measures it.
 """
 
 import os
@@ -123,15 +124,17 @@ def device_count(name: str) -> int:
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies bfloat16 in hardware. torch 2.10 can't tell for CPUs; on Linux the kernel can."""
+def has_matrix_units(device: torch.device) -> bool:
+    """Whether a device has matrix units for bfloat16: Ampere and later of CUDA, AMX of CPUs.
+
+    torch 2.10 can't tell for CPUs; on Linux the kernel can.
+    """
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+        return device.type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
-    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Chooses the fastest execution on this machine by measuring a few steps, once a run.
+"""Measures how fast a training runs on this machine, by a few steps.
 
 On 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, torch 2.15): a step takes
 1.37 s in float32, 0.76 s channels-last, 0.43 s channels-last in bfloat16.
@@ -7,6 +7,7 @@ On 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, t
 import time
 import timeit
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import Execution, has_bfloat16, torch_settings
+from buildup.training.execution import Execution, has_matrix_units, torch_settings
 from buildup.training.recipe import Recipe
 from buildup.training.train_step import Stepper, make_optimizer, prepare_model, to_memory_format
 
@@ -27,10 +28,7 @@ CPU_STEPS, GPU_STEPS = 2, 10
 COMPILING = 60.0
 """Compiling blocks takes about so many seconds, so it is tried only for trainings that take longer."""
 WORTHWHILE = 0.95
-"""An execution replaces a simpler one if it takes at most this share of its time."""
-WORTHWHILE_LESS_PRECISE = 0.8
-"""The same for a less precise execution. Between nearly equal ones chance would choose. Two runs of one search on small
-data, in float32 and in bfloat16, reach different verdicts (resnet18 on digits: 118 to 147 against 128 images/s)."""
+"""A form of steps replaces a simpler one if it takes at most this share of its time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,47 +48,41 @@ class Speed:
 
 
 def default_execution(recipe: Recipe, device: str) -> Execution:
-    """The execution for a device that can't be measured from here, such as a cluster's."""
-    on_gpu = device.startswith("cuda")
-    return Execution(precision="bf16" if on_gpu and recipe.amp else "float32", channels_last=on_gpu)
+    """The execution for a kind of device: bfloat16 if the recipe allows it and the device has matrix units for it.
+
+    A CUDA device that is not on this machine, such as a cluster's, is taken for one that has them.
+    """
+    place = torch.device(device)
+    remote = place.type == "cuda" and not torch.cuda.is_available()
+    fast = recipe.amp and (remote or has_matrix_units(place))
+    return Execution(precision="bf16" if fast else "float32", channels_last=place.type != "mps")
 
 
 def choose_execution(
     network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, settled: Mapping[str, Any] | None = None
 ) -> tuple[Speed, ...]:
-    """Measure the executions that may be fastest for a training of so many steps; the best one comes first.
+    """Measure the execution of a device; on CUDA, also captured and compiled steps. The fastest comes first.
 
-    Executions that fail on this machine are left out. `settled` has the fields of the execution that are not varied.
+    These forms of a step compute the same, but for rounding. `settled` has the fields of the execution that were asked
+    for.
     """
-    place = torch.device(device)
-    settled = settled or {}
-    first, *others = dict.fromkeys(replace(each, **settled) for each in _candidates(recipe, place, settled))
+    place, settled = torch.device(device), settled or {}
+    chosen = replace(default_execution(recipe, device), **settled)
     try:
-        tried = [measure_speed(network, recipe, first, device=device, threads=threads)]
+        tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
     except RuntimeError as problem:
-        if first.deterministic and "deterministic" in str(problem):
+        if chosen.deterministic and "deterministic" in str(problem):
             reason = str(problem).partition(". ")[0]
             raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
         raise
     images = steps * _batch_size(recipe, place)
-
-    def attempt(execution: Execution) -> None:
-        try:
-            found = measure_speed(network, recipe, execution, device=device, threads=threads)
-        except RuntimeError:
-            return
-        is_as_precise = execution.precision == tried[0].execution.precision
-        share = WORTHWHILE if is_as_precise else WORTHWHILE_LESS_PRECISE
-        is_faster = found.seconds(images) < share * tried[0].seconds(images)
-        tried.insert(0 if is_faster else len(tried), found)
-
-    for execution in others:
-        attempt(execution)
-    if place.type == "cuda" and "steps" not in settled:
-        chosen = tried[0].execution
-        attempt(replace(chosen, steps="captured"))
-        if tried[0].seconds(images) > COMPILING:
-            attempt(replace(chosen, steps="compiled"))
+    for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
+        if form == "compiled" and tried[0].seconds(images) <= COMPILING:
+            break
+        with suppress(RuntimeError):  # this network can't be trained so
+            found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
+            is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
+            tried.insert(0 if is_faster else len(tried), found)
     if place.type == "cuda":
         torch.cuda.empty_cache()  # the workers need the memory
     return tuple(tried)
@@ -128,18 +120,6 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         evaluate=evaluate / len(images),
         preparation=max(0.0, preparation - train),  # the first step is one of the training's own
     )
-
-
-def _candidates(recipe: Recipe, device: torch.device, settled: Mapping[str, Any]) -> list[Execution]:
-    """The executions that may be fastest, the simplest first."""
-    plain = [Execution()]
-    if device.type != "mps":
-        plain.append(Execution(channels_last=True))
-    if "precision" in settled or device.type == "mps" or not (recipe.amp and has_bfloat16(device)):
-        return plain
-    fast = [replace(execution, precision="bf16") for execution in plain]
-    # On a GPU float32 is never the faster one.
-    return fast if device.type == "cuda" else [*plain, fast[1]]
 
 
 def _batch_size(recipe: Recipe, device: torch.device) -> int:

@@ -1,4 +1,4 @@
-"""The execution of a run is measured, and whatever it is, the same training comes out."""
+"""The execution follows from recipe and device, and whatever it is, the same training comes out."""
 
 from dataclasses import replace
 from functools import cache
@@ -9,7 +9,7 @@ import torch
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network
-from buildup.training.execution import Execution, has_bfloat16
+from buildup.training.execution import Execution, has_matrix_units
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution, default_execution
 from buildup.training.train_step import Stepper, make_optimizer, prepare_model
@@ -66,29 +66,25 @@ def test_captured_steps_make_the_same_training(steps: str, recipe: str) -> None:
     assert losses(execution, settings, "cuda") == pytest.approx(plain, rel=1e-3)
 
 
-def test_the_best_execution_comes_first_and_the_others_are_told() -> None:
-    tried = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=100)
-    assert {speed.execution.precision for speed in tried} <= {"float32", "bf16"}
-    assert len(tried) == (3 if has_bfloat16(CPU) else 2)
-    assert all(speed.train > 0 and speed.evaluate > 0 for speed in tried)
-    alike = [speed.train for speed in tried if speed.execution.precision == tried[0].execution.precision]
-    assert tried[0].train <= min(alike) / 0.9
-    assert tried[0].train <= min(speed.train for speed in tried) / 0.75
+def test_a_cpu_has_one_execution_which_follows_from_the_recipe_and_its_units() -> None:
+    (found,) = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=100)
+    assert found.execution == default_execution(QUICK, "cpu")
+    assert found.execution.channels_last
+    assert (found.execution.precision == "bf16") == has_matrix_units(CPU)
+    assert found.train > 0
+    assert found.evaluate > 0
 
 
 def test_a_recipe_without_mixed_precision_gets_none() -> None:
     strict = replace(QUICK, amp=False)
-    assert {
-        speed.execution.precision for speed in choose_execution(tiny(), strict, device="cpu", threads=1, steps=9)
-    } == {"float32"}
-    settled = {"precision": "float32", "deterministic": True}
-    found = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)
-    assert {speed.execution.precision for speed in found} == {"float32"}
-    assert all(speed.execution.deterministic for speed in found)
-    assert len(found) == len({speed.execution for speed in found}) == 2
-    assert default_execution(strict, "cuda").precision == "float32"
+    assert {default_execution(strict, device).precision for device in ("cpu", "cuda")} == {"float32"}
     assert default_execution(QUICK, "cuda:1").precision == "bf16"
-    assert default_execution(QUICK, "cpu").precision == "float32"
+
+
+def test_what_was_asked_for_is_measured() -> None:
+    settled = {"precision": "float32", "deterministic": True, "channels_last": False}
+    (found,) = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)
+    assert found.execution == Execution(deterministic=True)
 
 
 def test_measuring_leaves_the_threads_and_the_generators_as_they_were() -> None:

@@ -35,7 +35,7 @@ def make_run() -> MakeRun:
             "status": "running",
         }
         data: dict[str, Any] = {"name": "digits", "hash": "ab" * 32, "train_images": 1150, "val_images": 287}
-        data |= {"num_classes": 10, "mean": (0.5,), "std": (0.5,), "image_size": 16, "channels": 1, "split_seed": 0}
+        data |= {"num_classes": 10, "mean": (0.5,), "std": (0.5,), "image_size": 16, "channels": 1}
         settings: dict[str, Any] = {"base": "resnet18", "dataset": "digits", "image_size": 16, "epochs": 2, "seeds": 1}
         settings |= {"judge": "point", "workers": 1, "threads": 1, "device": "cpu"}
         return RunRecord(
@@ -86,7 +86,7 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         fraction="1/4",
         seed=3,
         recipe=load_recipe("quick").resolved(train_images=287),
-        data={"hash": data.hash, "split_seed": 3},
+        data={"hash": data.hash},
         network=network,
         status="finished",
     )

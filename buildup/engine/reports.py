@@ -85,7 +85,7 @@ def _compared(run: RunRecord) -> Compared:
         "stem": run.network.stem,
         "dataset": settings.dataset,
         "data hash": str(run.data.hash)[:12],
-        "validation images": f"split by seed {run.data.split_seed}",
+        "validation images": "a fold a seed" if run.data.split_seed is None else f"split by seed {run.data.split_seed}",
         "recipe": f"{settings.recipe}: batch {recipe.batch_size}, rate {recipe.lr:.4g}",
         "epochs": str(settings.epochs),
         "fraction": settings.fraction,

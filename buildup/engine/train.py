@@ -60,6 +60,8 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "dataset": job.dataset,
         "data_dir": job.data_dir,
         "image_size": job.image_size,
+        "seed": job.seed,
+        "fraction": job.fraction,
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
     logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
@@ -88,7 +90,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
         "execution": asdict(trained.execution),
         **record_to_values(trained.record),
     }
-    for name in ("correct", "losses"):
+    for name in ("correct", "losses", "validated"):
         values["score"].pop(name)
     return values
 

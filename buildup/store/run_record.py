@@ -46,8 +46,9 @@ class DataRecord:
     std: tuple[float, ...]
     image_size: int
     channels: int
-    split_seed: int
-    """Seed of the split into training and validation images."""
+    split_seed: int | None = None
+    """The seed of the one split of a run before version 0.3.0. Since then, each seed has a validation fold of its own.
+    """
     test_set: str = "not opened"
 
 

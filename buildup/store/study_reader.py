@@ -22,6 +22,7 @@ from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
 
 CORRECT = "correct.bits"
 LOSSES = "losses.f16"
+VALIDATED = "validated.bits"
 MARK = "buildup"
 """The study attribute that identifies a study of this program."""
 FORMAT = 1
@@ -113,7 +114,14 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
             assert trial.value is not None
             correct = _per_image(trainings / key / CORRECT, trial.user_attrs.get("correct_hash"))
             losses = _per_image(trainings / key / LOSSES, trial.user_attrs.get("losses_hash"))
-            outcomes[key] = Score(accuracy=trial.value, correct=correct, losses=losses, **trial.user_attrs["score"])
+            validated = _per_image(trainings / key / VALIDATED, trial.user_attrs.get("validated_hash"))
+            outcomes[key] = Score(
+                accuracy=trial.value,
+                correct=correct,
+                losses=losses,
+                validated=validated,
+                **trial.user_attrs["score"],
+            )
         elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
             outcomes[key] = failure
     steps = sorted(key for key in study.user_attrs if key.startswith(decision_key(revision)))

@@ -42,6 +42,7 @@ from buildup.store.study_reader import (
     LOSSES,
     MARK,
     REUSED,
+    VALIDATED,
     decision_key,
     existing_storage,
     history_of,
@@ -321,7 +322,11 @@ class StudyWriter:
         outcome = entry.truncated_outcome(record.outcome)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
         if isinstance(outcome, Score):
-            for name, images in ((CORRECT, outcome.correct), (LOSSES, outcome.losses)):
+            for name, images in (
+                (CORRECT, outcome.correct),
+                (LOSSES, outcome.losses),
+                (VALIDATED, outcome.validated),
+            ):
                 if images is not None:
                     write_atomic(self._trainings / key / name, images)
             if source := reused_from(self._trainings / key):

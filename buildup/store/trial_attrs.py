@@ -19,7 +19,7 @@ from optuna_dashboard import get_note, save_note
 from buildup.graph.network import Network
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
+from buildup.trials.outcome import Failure, Outcome, Reason, Score, short_hash
 from buildup.trials.training import Training, candidate_id
 
 LONGEST_TEXT = 500
@@ -83,10 +83,17 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
     if outcome.correct is not None:
         values["correct_hash"] = outcome.correct_hash
         parent = history.outcome(known["parent"], known["seed"]) if known["parent"] else None
-        if isinstance(parent, Score) and parent.correct is not None and parent.images == outcome.images:
+        if (
+            isinstance(parent, Score)
+            and parent.correct is not None
+            and parent.validated == outcome.validated
+            and parent.images == outcome.images
+        ):
             values["agreement"] = agreement(outcome, parent)
     if outcome.losses is not None:
         values["losses_hash"] = outcome.losses_hash
+    if outcome.validated is not None:
+        values["validated_hash"] = short_hash(outcome.validated)
     if "throughput" in outcome.metrics:
         values["throughput"] = outcome.metrics["throughput"]
     return values

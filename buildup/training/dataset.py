@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -32,6 +33,9 @@ from buildup.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FILE_FORMAT = "1"
+MOST_VALIDATED = 10_000
+"""The most images to validate on, if the validation share of the dataset is not more. More would cost time and tell
+little: at 10,000 images the seed matters more than single images."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -127,35 +131,58 @@ class Labelled(Protocol):
 def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both in rising order.
 
-    The split depends on the seed alone. Each class gives the same share to validation. `fraction` reduces the training
-    part only, to at least one image a class. A larger fraction keeps all images that a smaller one keeps.
+    Each seed has a fold of its own: with a validation share of 1/10, seeds 0 to 9 validate on ten parts of one order of
+    the images, seeds 10 to 19 on those of another. Each class gives the same share. `fraction` reduces the training
+    part, to at least one image a class; a larger fraction keeps all images that a smaller one keeps. What is not
+    trained on is validated on, up to `MOST_VALIDATED` images.
     """
+    labels, folds = dataset.labels.numpy(), round(1 / dataset.val_share)
+    train, val = [], []
+    for label in range(dataset.num_classes):
+        members = np.flatnonzero(labels == label)
+        start = seed % folds * len(members) // folds
+        # numpy promises that RandomState never changes its draws.
+        order = np.roll(np.random.RandomState([seed // folds, label]).permutation(members), -start)
+        kept, held, more = split_sizes(len(members), dataset.val_share, fraction, MOST_VALIDATED / len(labels))
+        train.append(order[held : held + kept])
+        val += [order[:held], order[held + kept : held + kept + more]]
+    return _sorted(train), _sorted(val)
+
+
+def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+    """The same for a run before version 0.3.0: all its trainings validate on the images of one seed."""
     labels = dataset.labels.numpy()
     train, val = [], []
     for label in range(dataset.num_classes):
         members = np.flatnonzero(labels == label)
-        # numpy promises that RandomState never changes its draws.
-        shuffled = members[np.random.RandomState([seed, label]).permutation(len(members))]
-        kept, held = split_sizes(len(members), dataset.val_share, fraction)
-        val.append(shuffled[:held])
-        train.append(shuffled[held : held + kept])
-    return tuple(torch.from_numpy(np.sort(np.concatenate(part))) for part in (train, val))  # type: ignore[return-value]
+        order = members[np.random.RandomState([seed, label]).permutation(len(members))]
+        kept, held, _ = split_sizes(len(members), dataset.val_share, fraction)
+        val.append(order[:held])
+        train.append(order[held : held + kept])
+    return _sorted(train), _sorted(val)
 
 
-def split_sizes(members: int, val_share: float, fraction: float = 1.0) -> tuple[int, int]:
-    """How many images of a class are trained on and validated on, of so many members.
+def _sorted(parts: Sequence[npt.NDArray[np.int64]]) -> Tensor:
+    return torch.from_numpy(np.sort(np.concatenate(parts)))
 
-    >>> split_sizes(500, 0.1), split_sizes(500, 0.1, 1 / 64)
-    ((450, 50), (7, 50))
+
+def split_sizes(members: int, val_share: float, fraction: float = 1.0, most: float = 0.0) -> tuple[int, int, int]:
+    """How many images of a class are trained on, held out for validation, and validated on beside these.
+
+    `most` is the largest share of the images that is validated on, if that is more than `val_share`.
+
+    >>> split_sizes(500, 0.1), split_sizes(500, 0.1, 1 / 64, most=0.2)
+    ((450, 50, 0), (7, 50, 50))
     """
     held = min(max(1, round(members * val_share)), members - 1)
-    return max(1, round((members - held) * fraction)), held
+    kept = max(1, round((members - held) * fraction))
+    return kept, held, max(0, min(members - held - kept, int(members * most) - held))
 
 
 def count_split(members: Sequence[int], val_share: float, fraction: float = 1.0) -> tuple[int, int]:
     """How many images are trained on and validated on, over all classes."""
-    sizes = [split_sizes(count, val_share, fraction) for count in members]
-    return sum(kept for kept, _ in sizes), sum(held for _, held in sizes)
+    sizes = [split_sizes(count, val_share, fraction, MOST_VALIDATED / sum(members)) for count in members]
+    return sum(kept for kept, _, _ in sizes), sum(held + more for _, held, more in sizes)
 
 
 def parse_fraction(text: str | float) -> float:

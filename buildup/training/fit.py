@@ -10,13 +10,14 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
+from math import ceil
 from operator import add
 from statistics import fmean
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from buildup.errors import DataError
 from buildup.graph.network import Network
@@ -25,7 +26,7 @@ from buildup.models.pretrained import Pretrained
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
-from buildup.training.dataset import Dataset, split
+from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import Execution, torch_settings
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
@@ -50,10 +51,11 @@ class Job:
     """The hash of the data when the run began; other data is refused."""
     image_size: int | None = None
     fraction: float = 1.0
-    """Share of the training images; the validation images stay the same."""
+    """Share of the images left for training that are trained on. The others are validated on, too."""
     whole: bool = False
     """Whether to train on the validation images too, as the final test does. Their accuracy then measures nothing."""
-    split_seed: int = 0
+    split_seed: int | None = None
+    """The seed of a split that all trainings share, as runs before version 0.3.0 have it."""
     start: Pretrained | None = None
     """The pretrained weights that the blocks of the base start from."""
     recipe: Recipe
@@ -98,7 +100,7 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     device = torch.device(job.device)
     dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
     _check_data(job, dataset)
-    train, val = split(dataset, job.split_seed, fraction=job.fraction)
+    train, val = split_for(dataset, job.seed, job.split_seed, job.fraction)
     if job.whole:
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
@@ -137,6 +139,8 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
         yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(model, feed, Execution())
+    validated = torch.zeros(len(dataset.labels), dtype=torch.bool)
+    validated[val] = True
     checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
     return Score(
         accuracy=found.accuracy,
@@ -144,6 +148,7 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
         correct=np.packbits(found.correct.numpy()).tobytes(),
         losses=found.losses.numpy().astype("<f2").tobytes(),
         images=len(found.correct),
+        validated=np.packbits(validated.numpy()).tobytes() if job.split_seed is None else None,
         seconds=sum(epoch.metrics["seconds"] for epoch in curve),
     )
 
@@ -163,8 +168,13 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int) -> tuple[E
     # The sums are read only now, because reading them in a step would make it wait for the device.
     train_loss, hits = ((total / seen).item() for total in stepper.take_sums())
     trained = time.perf_counter()
-    # The score is that of the exported network in float32: bfloat16 can give an image two equally good classes.
-    found = validate(stepper.model, feed, job.execution if number < recipe.epochs else Execution())
+    if number < recipe.epochs:
+        # Where few images are trained on, validating on all others would take longer than the epoch.
+        some = replace(feed, val=feed.val[:: ceil(len(feed.val) / len(feed.train))])
+        found = validate(stepper.model, some, job.execution)
+    else:
+        # The score is that of the exported network in float32: bfloat16 can give an image two equally good classes.
+        found = validate(stepper.model, feed, Execution())
     for what, value in (("training loss", train_loss), ("validation loss", found.nll)):
         if not math.isfinite(value):
             raise Failed(
@@ -181,6 +191,15 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int) -> tuple[E
         "seconds": time.perf_counter() - started,
     }
     return Epoch(number=number, metrics=values), found
+
+
+def split_for(
+    dataset: Dataset | StreamedDataset, seed: int, split_seed: int | None, fraction: float
+) -> tuple[Tensor, Tensor]:
+    """The images that a training with a seed is trained and validated on."""
+    if split_seed is None:
+        return split(dataset, seed, fraction=fraction)
+    return shared_split(dataset, split_seed, fraction=fraction)
 
 
 def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: Recipe, *, threads: int) -> Metrics:
@@ -252,7 +271,7 @@ def _identity(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset) -> s
     """The settings that must be equal for one attempt to resume from another."""
     known = {
         "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),
-        "split": [dataset.hash, job.split_seed, job.fraction],
+        "split": [dataset.hash, "own fold" if job.split_seed is None else job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),
         **({"whole": True} if job.whole else {}),

@@ -15,6 +15,8 @@ after one epoch on 700 images of CIFAR-100 reached 3 %, where chance is 1 %."""
 SHORTFALL = 0.1
 """The share of the expected accuracy that may be missing; `LEAST_SHORTFALL` points may always be missing."""
 LEAST_SHORTFALL = 5.0
+FEW_IMAGES = 500
+"""With fewer validation images, plan and search warn."""
 FALL = 0.99
 """The training loss of the last epoch must be below this share of the first epoch's."""
 
@@ -67,6 +69,18 @@ def check_base(
             f"{expected:.1f} %. Check data, recipe and device before building on it."
         )
     return problems
+
+
+def validation_warning(images: int) -> str | None:
+    """Why a validation set is too small for small gains; None if it is not.
+
+    >>> validation_warning(12)
+    '12 validation images a seed: one image is 8.3 points. Small gains need more images, or many seeds.'
+    """
+    if images >= FEW_IMAGES:
+        return None
+    points = f"{100 / max(1, images):.2g} points"
+    return f"{images} validation images a seed: one image is {points}. Small gains need more images, or many seeds."
 
 
 def recipe_warning(network: Network, recipe: Recipe) -> str | None:

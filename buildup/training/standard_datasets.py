@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from torchvision.datasets.utils import calculate_md5, check_integrity, download_and_extract_archive
 
 from buildup.errors import DataError
-from buildup.training.dataset import Contents, Dataset, load_or_decode, split
+from buildup.training.dataset import Contents, Dataset, load_or_decode, shared_split
 
 DIGITS_SIZE = 16
 """The image size of the digits where no other one is given."""
@@ -69,7 +69,7 @@ class Digits:
             mirror=False,
             val_share=DIGITS_SHARE,
         )
-        kept, held = split(everything, DIGITS_TEST_SEED)
+        kept, held = shared_split(everything, DIGITS_TEST_SEED)
         return everything.part(kept if train else held)
 
 

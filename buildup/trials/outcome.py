@@ -62,6 +62,8 @@ class Score:
     losses: bytes | None = None
     """Per-image negative log-likelihood in nats, as little-endian float16; None if unknown."""
     images: int = 0
+    validated: bytes | None = None
+    """Which images of the set were validated on, one bit an image; None if all trainings share them."""
     seconds: float = 0.0
 
     @property
@@ -125,6 +127,7 @@ def record_to_values(record: Record) -> dict[str, Any]:
                 "metrics": dict(outcome.metrics),
                 "correct": _text(outcome.correct),
                 "losses": _text(outcome.losses),
+                "validated": _text(outcome.validated),
                 "images": outcome.images,
                 "seconds": outcome.seconds,
             }
@@ -139,8 +142,8 @@ def record_from_values(values: dict[str, Any]) -> Record:
     outcome: Outcome
     if "score" in values:
         score = dict(values["score"])
-        correct, losses = (_bytes(score.pop(name, None)) for name in ("correct", "losses"))
-        outcome = Score(**score, correct=correct, losses=losses)
+        correct, losses, validated = (_bytes(score.pop(name, None)) for name in ("correct", "losses", "validated"))
+        outcome = Score(**score, correct=correct, losses=losses, validated=validated)
     else:
         failure = values["failure"]
         outcome = Failure(reason=Reason(failure["reason"]), message=failure["message"], seconds=failure["seconds"])

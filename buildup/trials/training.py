@@ -60,6 +60,15 @@ def training_id(candidate_id: str, seed: int) -> str:
     return f"{candidate_id}-s{seed}"
 
 
+def seed_of(training: str) -> int:
+    """The seed of a training.
+
+    >>> seed_of("0f3a-s2")
+    2
+    """
+    return int(training.rpartition("-s")[2])
+
+
 def candidate_id(training: str) -> str:
     """The id of the candidate of a training.
 

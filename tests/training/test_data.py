@@ -54,7 +54,7 @@ def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
 
 def test_cifar_is_described_without_its_files(tmp_path: Path) -> None:
     info = describe_data("cifar100", str(tmp_path), fraction=1 / 64)
-    assert (info.train_images, info.val_images, info.num_classes, info.present) == (700, 5000, 100, False)
+    assert (info.train_images, info.val_images, info.num_classes, info.present) == (700, 10_000, 100, False)
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,15 @@ from PIL import Image
 from torch import Tensor
 
 from buildup.errors import DataError
-from buildup.training.dataset import Dataset, count_split, load_or_decode, parse_fraction, split
+from buildup.training.dataset import (
+    MOST_VALIDATED,
+    Dataset,
+    count_split,
+    load_or_decode,
+    parse_fraction,
+    shared_split,
+    split,
+)
 
 LOAD = "import sys; from buildup.training.data import load_data; print(load_data(*sys.argv[1:], 16).origin)"
 
@@ -53,20 +61,64 @@ def test_split_is_balanced_and_its_parts_are_apart(
     for label, count in enumerate(members):
         held = int((dataset.labels[val] == label).sum())
         kept = int((dataset.labels[train] == label).sum())
+        assert held + kept == count
+        assert kept >= 1
+        assert abs(kept - fraction * (1 - share) * count) <= 2
+
+
+@settings(deadline=None, max_examples=40)
+@given(members=CLASSES, seed=st.integers(0, 10_000), share=st.sampled_from([0.1, 0.2, 0.25, 0.5]))
+def test_without_a_fraction_each_class_gives_its_share(members: list[int], seed: int, share: float) -> None:
+    dataset = replace(labelled(members), val_share=share)
+    _, val = split(dataset, seed)
+    for label, count in enumerate(members):
+        held = int((dataset.labels[val] == label).sum())
         assert held >= 1
         assert abs(held - share * count) <= 1
-        assert kept >= 1
-        assert abs(kept - fraction * (count - held)) <= 1
+
+
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.25])
+def test_the_folds_of_neighbouring_seeds_are_apart_and_cover_all_images(share: float) -> None:
+    dataset, folds = replace(labelled([40, 60]), val_share=share), round(1 / share)
+    seen = torch.cat([split(dataset, seed)[1] for seed in range(folds, 2 * folds)])
+    assert as_set(seen) == set(range(100))
+    assert len(seen) == 100
+    assert not torch.equal(split(dataset, 0)[1], split(dataset, folds)[1])
+
+
+def test_small_fractions_validate_on_what_is_left_up_to_the_most() -> None:
+    dataset = replace(labelled([30_000, 20_000]), val_share=0.1)
+    train, val = split(dataset, 3, fraction=1 / 64)
+    assert len(train) == 703
+    assert len(val) == MOST_VALIDATED
+    assert (dataset.labels[val] == 0).sum() == 6_000
+    assert len(split(dataset, 3)[1]) == 5_000
+
+
+def test_an_old_run_keeps_its_split() -> None:
+    dataset = labelled([40, 40])
+    train, val = shared_split(dataset, 3, fraction=0.5)
+    assert (len(train), len(val)) == (36, 8)
+    assert val.tolist() == split_before_0_3(dataset.labels, 3)
+
+
+def split_before_0_3(labels: torch.Tensor, seed: int) -> list[int]:
+    """As version 0.2.0 split two classes with a validation share of a tenth."""
+    held = []
+    for label in (0, 1):
+        members = np.flatnonzero(labels.numpy() == label)
+        held += members[np.random.RandomState([seed, label]).permutation(len(members))][: len(members) // 10].tolist()
+    return sorted(held)
 
 
 @settings(deadline=None, max_examples=40)
 @given(members=CLASSES, seed=st.integers(0, 2**31 - 1), fractions=st.tuples(SHARES, SHARES))
-def test_a_smaller_fraction_is_part_of_a_larger_one_and_validation_stays_whole(
+def test_a_smaller_fraction_is_part_of_a_larger_one_and_validates_on_more(
     members: list[int], seed: int, fractions: tuple[float, float]
 ) -> None:
     small, large = (split(labelled(members), seed, fraction=fraction) for fraction in sorted(fractions))
     assert as_set(small[0]) <= as_set(large[0])
-    assert torch.equal(small[1], large[1])
+    assert as_set(small[1]) >= as_set(large[1])
 
 
 def test_split_depends_on_its_seed_alone() -> None:

@@ -27,8 +27,10 @@ from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of
 from buildup.store.run_record import open_record
 from buildup.training.data import describe_data, load_data
-from buildup.training.dataset import Dataset, split
+from buildup.training.dataset import Dataset, parse_fraction
+from buildup.training.fit import split_for
 from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
+from buildup.trials.training import seed_of
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -45,8 +47,10 @@ class AnalyzedModel:
     dataset: str
     data_dir: str | None
     image_size: int | None
-    split_seed: int = 0
-    """Decides which images it was validated on."""
+    seed: int = 0
+    """With `split_seed` and `fraction`, decides which images it was trained and validated on."""
+    split_seed: int | None = None
+    fraction: float = 1.0
     by_name: bool = False
     """Whether it was named by its timm name, so that `--pretrained` applies."""
     note: str = ""
@@ -108,7 +112,9 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Anal
         dataset=settings.dataset or run.settings.dataset,
         data_dir=settings.data_dir or run.settings.data_dir,
         image_size=chosen.network.input_shape[1],
+        seed=seed_of(training),
         split_seed=run.data.split_seed,
+        fraction=parse_fraction(run.settings.fraction),
     )
 
 
@@ -127,6 +133,9 @@ def _of_training(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
         dataset=settings.dataset or values["dataset"],
         data_dir=settings.data_dir or values["data_dir"],
         image_size=network.input_shape[1],
+        seed=values.get("seed", 0),
+        split_seed=None if "seed" in values else 0,
+        fraction=values.get("fraction", 1.0),
     )
 
 
@@ -135,7 +144,7 @@ def make_subject(
 ) -> Subject:
     """A model on its device, with its units and with the data that these measurements need."""
     data = load_data(found.dataset, found.data_dir, found.image_size)
-    train, val = split(data, found.split_seed)
+    train, val = split_for(data, found.seed, found.split_seed, found.fraction)
     model = found.model.to(device)
     broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
     if broken:

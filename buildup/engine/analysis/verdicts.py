@@ -14,9 +14,9 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import Batch, labelled_batches
+from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
 from buildup.engine.analysis.analyze import Progress
@@ -30,8 +30,9 @@ from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
 from buildup.store.run_record import RunRecord, open_record
 from buildup.training.data import load_data, open_data
-from buildup.training.dataset import Dataset, parse_fraction, split
+from buildup.training.dataset import Dataset, parse_fraction
 from buildup.training.execution import check_device
+from buildup.training.fit import split_for
 from buildup.trials.decision import MEASURES, Decision, Diagnosis, diagnosis_to_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -66,33 +67,43 @@ QUICK = Extent(images=512, hessian_batches=2, seeds=2)
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The data that the networks of a run are measured on."""
+    """The data that the networks of a run are measured on: each on images of its seed."""
 
     run: RunRecord
     extent: Extent
-    images: Dataset
-    batches: tuple[Batch, ...]
+    data: Dataset
+    seed: int
+    """Of the choice of images."""
     device: torch.device
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
     """By training. It does not depend on the place, so a parent of several candidates is measured once."""
 
-    def block_effects(self, model: nn.Module, candidate: Candidate, paths: Sequence[str]) -> Measured:
+    def split(self, seed: int) -> tuple[Tensor, Tensor]:
+        """The images that trainings with a seed were trained and validated on."""
+        fraction = parse_fraction(self.run.settings.fraction)
+        return split_for(self.data, seed, self.run.data.split_seed, fraction)
+
+    def block_effects(self, model: nn.Module, training: Training, paths: Sequence[str]) -> Measured:
         """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""
-        network = candidate.network
+        network = training.candidate.network
         if not {block.path for block in network.blocks}.issuperset(paths):
             return dict.fromkeys(PLACE)
         style = network.block(paths[0]).style
         channels_last = style is not None and style.channels_last
-        batches = partial(labelled_batches, self.images, BATCH_SIZE)
+        _, val = self.split(training.seed)
+        chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(self.seed))[: self.extent.images]
+        batches = partial(labelled_batches, self.data.part(val[chosen.sort().values]), BATCH_SIZE)
         found = measure_blocks(model, paths, batches, channels_last=channels_last)
         return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
 
     def curvature(self, model: nn.Module, training: Training) -> Measured:
         """The largest eigenvalues of the Hessian of each batch."""
         if training.id not in self.curvatures:
-            decay = self.run.recipe.weight_decay
-            found = [batch.values for batch in batch_eigenvalues(model, self.batches, weight_decay=decay)]
+            recipe, (train, _) = self.run.recipe, self.split(training.seed)
+            count, device = self.extent.hessian_batches, self.device
+            batches = augmented_batches(self.data, recipe, train, seed=self.seed, device=device, count=count)
+            found = [one.values for one in batch_eigenvalues(model, batches, weight_decay=recipe.weight_decay)]
             values = [value for batch in found for value in batch]
             self.curvatures[training.id] = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
         return self.curvatures[training.id]
@@ -115,7 +126,7 @@ def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
     runs, wanted, extent, seed, device = _check(run, settings)
     found: dict[str, tuple[Sequence[Decision], Sequence[Diagnosis]]] = {}
     for one in runs:
-        probe = probe_of(one, extent, seed=seed, device=device, curved="top" in wanted)
+        probe = probe_of(one, extent, seed=seed, device=device)
         found[str(one.folder)] = _measured(probe, wanted)
     return Diagnosed(files=tuple(one.folder / DIAGNOSTICS for one in runs), evidence=evidence_of(found))
 
@@ -240,7 +251,7 @@ def _diagnosis(
             model = load_trained(candidate.network, probe.run.trainings / training.id).to(probe.device)
             values: Measured = {}
             if set(missing) & set(PLACE):
-                values |= probe.block_effects(model, candidate, edited)
+                values |= probe.block_effects(model, training, edited)
             if set(missing) & set(CURVATURE):
                 values |= probe.curvature(model, training)
             found.append(values)
@@ -258,8 +269,8 @@ def _diagnosis(
     )
 
 
-def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: bool) -> Probe:
-    """The data of a run. `curved` adds the batches of the Hessian."""
+def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str) -> Probe:
+    """The data of a run."""
     settings, recipe = run.settings, run.recipe
     data = open_data(settings.dataset, settings.data_dir, settings.image_size, recipe)
     if data.hash != run.data.hash:
@@ -268,19 +279,14 @@ def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str, curved: 
         )
     if not isinstance(data, Dataset):
         data = load_data(settings.dataset, settings.data_dir, settings.image_size)
-    train, val = split(data, run.data.split_seed, fraction=parse_fraction(settings.fraction))
-    chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: extent.images]
-    images = data.part(val[chosen.sort().values])
-    place, count = torch.device(device), extent.hessian_batches
-    batches = augmented_batches(data, recipe, train, seed=seed, device=place, count=count) if curved else ()
     return Probe(
         run=run,
         extent=extent,
-        images=images,
-        batches=batches,
-        device=place,
+        data=data,
+        seed=seed,
+        device=torch.device(device),
         identity={
-            "images": f"{len(images.labels)} of the run's validation images, {images.hash[:16]}",
+            "images": f"up to {extent.images} of the validation images of each seed, {data.hash[:16]}",
             "hessian": f"{extent.hessian_batches} batches of {BATCH} of its training images, augmented",
             "seed": seed,
         },

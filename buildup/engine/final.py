@@ -5,8 +5,8 @@
     RUN/final/trainings/   one folder per training, as in a search
     RUN/final.json         the result
 
-The trainings use all training images, and seeds that no search uses. The test images are opened only after all of them
-have ended. No other code opens them.
+The trainings use as many images as those of the search, or all training images, and seeds that no search uses. The test
+images are opened only after all of them have ended. No other code opens them.
 """
 
 import json
@@ -34,7 +34,7 @@ from buildup.report.text_table import final_table
 from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
-from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.store.run_dir import FINAL, attempt_folder, attempts, write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
@@ -70,6 +70,8 @@ class FinalPlan:
     recipe_name: str
     recipe: Mapping[str, Any]
     """The values of the recipe."""
+    fraction: str = "all"
+    """`same` as in the search, or `all` training images, as before version 0.3.0."""
 
     @property
     def epochs(self) -> int:
@@ -87,7 +89,8 @@ class _Request:
     plan: FinalPlan
     networks: Mapping[Part, Candidate]
     trainings: tuple[Training, ...]
-    variance: PooledVariance
+    earlier: tuple[Comparison, ...]
+    """The comparisons of the search, if its noise is that of the final."""
     images: int
     """The number of training images."""
     seconds: float
@@ -142,7 +145,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
         with problems.caught():
             networks["control"] = control_of(base, winner.network, lambda network: cost(network).params)
     problems.raise_any()
-    recipe = recipe_from_values(dict(plan.recipe))
+    recipe, same = recipe_from_values(dict(plan.recipe)), plan.fraction == "same"
     execution = run.execution if recipe.amp else replace(run.execution, precision="float32")
     part = replace(
         run,
@@ -154,7 +157,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
             own,
             workers=workers,
             ray=settings.ray or own.ray,
-            fraction="1",
+            fraction=own.fraction if same else "1",
             epochs=plan.epochs,
             seeds=plan.seeds,
             execution=execution.words,
@@ -166,7 +169,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
         if isinstance(outcome, Score)
     ]
     info = describe_data(own.dataset, own.data_dir, own.image_size)
-    images = info.train_images + info.val_images
+    images = run.data.train_images if same else info.train_images + info.val_images
     each = plan.epochs * images / run.data.train_images
     seeds = range(own.seed + FRESH, own.seed + FRESH + plan.seeds)
     return _Request(
@@ -175,8 +178,8 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
         plan=plan,
         networks=networks,
         trainings=tuple(Training(candidate=one, seed=seed) for seed in seeds for one in networks.values()),
-        # The variance over seeds is unknown for another recipe or another share of the images.
-        variance=view.spread if recipe == run.recipe and own.fraction == "1" else PooledVariance(),
+        # The noise is unknown for another recipe or another share of the images.
+        earlier=view.comparisons if recipe == run.recipe and same else (),
         images=images,
         seconds=each * fmean(epoch_seconds) if epoch_seconds else 0.0,
     )
@@ -197,12 +200,14 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs, most=100_000)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     control, values = bool(settings.control), recipe_to_values(recipe)
-    plan = FinalPlan(seeds=seeds, control=control, recipe_name=name, recipe=values)
+    fraction = problems.choice("fraction of a final", settings.fraction, "same", ("same", "all"))
+    plan = FinalPlan(seeds=seeds, control=control, recipe_name=name, recipe=values, fraction=fraction)
     if kept is None:
         return plan
     differences = {
         "--seeds": settings.seeds is not None and plan.seeds != kept.seeds,
         "--control": plan.control and not kept.control,
+        "--fraction": settings.fraction != "same" and plan.fraction != kept.fraction,
         "--recipe": settings.recipe and plan.recipe_name != kept.recipe_name,
         "--epochs": settings.epochs is not None and plan.epochs != kept.epochs,
     }
@@ -243,6 +248,7 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
             recipe=request.plan.recipe_name,
             epochs=request.plan.epochs,
             train_images=request.images,
+            fraction=request.plan.fraction,
             test_images=max((score.images for score in scores.values()), default=0),
             opened=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -268,10 +274,10 @@ def _train(request: _Request, *, verbose: bool) -> History:
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
-        rounds = -(-len(left) // part.settings.workers)
+        time = duration(-(-len(left) // part.settings.workers) * request.seconds)
         log.info(
             f"final of {request.run.folder}: {len(left)} of {len(trainings)} trainings are left, "
-            f"{request.plan.epochs} epochs on all training images each, about {duration(rounds * request.seconds)}"
+            f"{request.plan.epochs} epochs on {request.images:,} images each, about {time}"
         )
         names = {candidate.id: name for name, candidate in request.networks.items()}
 
@@ -282,7 +288,9 @@ def _train(request: _Request, *, verbose: bool) -> History:
                 name = f"{names[training.candidate.id]}  seed {training.seed}"
                 log.info(f"training   {name}  {how}{outcome.seconds:.1f} s  ({left} left)")
 
-        workers = stack.enter_context(closing(start_workers(part, job_maker(part, whole=True), verbose=verbose)))
+        workers = stack.enter_context(
+            closing(start_workers(part, job_maker(part, whole=request.plan.fraction == "all"), verbose=verbose))
+        )
         return train_all(trainings, workers, writer, history, see)
 
 
@@ -359,7 +367,7 @@ def _claim(request: _Request, against: Part, failures: Mapping[str, str], scores
         return no_claim(against, failed)
     return claim(
         pairs,
-        request.variance,
+        request.earlier,
         len(request.networks) - 1,
         objective=OBJECTIVES[request.run.settings.objective],
         against=against,

@@ -196,8 +196,10 @@ def final_table(final: Final) -> str:
 def final_protocol(final: Final) -> str:
     """How the networks were trained and tested."""
     seeds = f"seeds {final.seeds[0]} to {final.seeds[-1]}" if len(final.seeds) > 1 else f"seed {final.seeds[0]}"
+    count = f"{final.train_images:,}"
+    images = f"all {count} training images" if final.fraction == "all" else f"{count} images, as in the search"
     return (
         f"Each network was retrained with {seeds}, which the search did not use. Training took {final.epochs} epochs "
-        f"of recipe {final.recipe} on all {final.train_images:,} training images. The scores are from "
+        f"of recipe {final.recipe} on {images}. The scores are from "
         f"{final.test_images:,} test images, which were opened once, on {final.opened}."
     )

@@ -54,6 +54,8 @@ class Final:
     recipe: str
     epochs: int
     train_images: int
+    fraction: str = "all"
+    """`same` if the trainings had as many images as those of the search, `all` if they had all training images."""
     test_images: int
     opened: str
     """When the test set was first used."""

@@ -105,6 +105,7 @@ def place(searched: Search, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     os.chdir(folder)
     try:
         searched("helps", GAINS)
+        searched("whole", GAINS)
         searched("nothing", {"CC|CC|CC": ScoreRow(score=80.0)})
         searched("open", GAINS, most=3)
         yield folder
@@ -119,7 +120,7 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     assert main(["final", "helps", "--seeds", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["seeds"] == [FRESH, FRESH + 1, FRESH + 2]
-    assert values["train_images"] + values["test_images"] == 1797
+    assert values["train_images"] == open_record("helps").data.train_images
     assert [one["layout"] for one in values["contenders"]] == ["CC|CC|CC", "CC|CC|CM"]
     base, winner = (one["mean"] for one in values["contenders"])
     (claim,) = values["claims"]
@@ -153,6 +154,16 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
     assert main(["final", "helps", "--json"]) == 0  # as after a crash: nothing is trained, the same numbers come out
     again = json.loads(capsys.readouterr().out)
     assert {**again, "opened": ""} == {**values, "opened": ""}
+
+
+def test_a_final_may_train_on_all_images_that_are_not_of_the_test(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "start_workers", Local)
+    assert main(["final", "whole", "--fraction", "all", "--seeds", "3", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["train_images"] + values["test_images"] == 1797
+    assert values["fraction"] == "all"
 
 
 def test_a_winner_that_is_the_base_leaves_nothing_to_claim(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,15 +8,17 @@ choice, as a block would be that suits some images and not others. A gain raises
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from math import sqrt
 
 import numpy as np
 
 from buildup.engine.replay import Replay, View
 from buildup.statistics.final_test import claim
-from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.statistics.mixed_model import total_gain
+from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.trials.final_result import Claim
 from buildup.trials.history import History
 from buildup.trials.outcome import Outcome, Score
@@ -41,6 +43,12 @@ class Chance:
     accuracy: float = 70.0
     """Of the base, in percent."""
     images: int = 5_000
+    heavy_tails: bool = False
+    """Whether the effect of a seed follows Student's t with 3 degrees of freedom, not a normal distribution."""
+    unequal: float = 1.0
+    """How many times larger the effect of a seed is on candidates than on the base."""
+    one_split: bool = False
+    """Whether all seeds validate on the same images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +61,12 @@ class Tally:
     """Of the places with a gain, how many are in the winner."""
     kept_false: float
     """Searches that kept a candidate that is no better than its parent."""
+    kept: int
+    """Blocks that were kept, in all searches."""
+    kept_helping: float
+    """The share of them that truly help."""
+    bias: float
+    """The gain of the winner as the run shows it, less the true one, averaged over all searches."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float
@@ -69,35 +83,59 @@ class Study:
     chance: Chance = field(default_factory=Chance)
     worth: Mapping[str, float] = field(default_factory=dict)
     """What another block than the base's at a path is worth, in points; nothing elsewhere."""
+    gains: tuple[float, float] | None = None
+    """Mean and deviation of the normal distribution from which each search draws what its blocks are worth, in place of
+    `worth`."""
+    claims: bool = True
+    """Whether `final` follows each search."""
 
     def tally(self, runs: int, seed: int = 0) -> Tally:
         """Search so often, each time with luck of its own."""
-        kept, true, false, claimed, falsely, trainings = 0, 0, 0, 0, 0, 0
-        for run in range(runs):
-            view, history = search(self.replay, self.draw(f"{seed}/{run}", self.chance.images))
-            steps = [decision for decision in view.decisions if decision.kept]
-            trainings += len(history.outcomes)
-            kept += bool(steps)
-            true += sum(self._is_changed(view.best, path) for path in self.worth)
-            tried = zip(view.decisions, view.candidates[1:], strict=False)
-            false += any(decision.kept and self._helps_not(candidate) for decision, candidate in tried)
-            if steps and self.claim(view.best, view.spread, f"{seed}/{run}/final").claimed:
-                claimed += 1
-                falsely += self.gain(view.best) <= 0
+        tallies = [self._one(f"{seed}/{run}") for run in range(runs)]
+        anything, true, false, kept, helping, bias, claimed, falsely, trainings = map(sum, zip(*tallies, strict=True))
         return Tally(
             runs=runs,
-            kept_anything=kept / runs,
+            kept_anything=anything / runs,
             kept_true=true / runs / max(1, len(self.worth)),
             kept_false=false / runs,
+            kept=round(kept),
+            kept_helping=helping / max(1, kept),
+            bias=bias / runs,
             claimed=claimed / runs,
             claimed_falsely=falsely / runs,
             trainings=trainings / runs,
         )
 
-    def claim(self, winner: Candidate, spread: PooledVariance, rng: str, seeds: int = FINAL_SEEDS) -> Claim:
+    def _one(self, rng: str) -> tuple[float, ...]:
+        """The counts of one search, in the order of `tally`."""
+        study = self
+        if self.gains is not None:
+            blocks = tuple(self.replay.base.network.blocks)
+            drawn = _random(f"{rng}/gains").normal(*self.gains, len(blocks))
+            study = replace(self, worth={block.path: float(gain) for block, gain in zip(blocks, drawn, strict=True)})
+        view, history = search(self.replay, study.draw(rng, self.chance.images))
+        kept = [one for one, made in zip(view.candidates[1:], view.decisions, strict=False) if made.kept]
+        false = sum(map(study._helps_not, kept))
+        is_kept = [made.kept for made in view.decisions if made.level]
+        shown = total_gain(view.comparisons, is_kept).mean if kept and view.comparisons else 0.0
+        claimed = bool(self.claims and kept and study.claim(view.best, view.comparisons, f"{rng}/final").claimed)
+        return (
+            bool(kept),
+            sum(study._is_changed(view.best, path) for path in study.worth),
+            bool(false),
+            len(kept),
+            len(kept) - false,
+            shown - study.gain(view.best),
+            claimed,
+            claimed and study.gain(view.best) <= 0,
+            len(history.outcomes),
+        )
+
+    def claim(self, winner: Candidate, earlier: Sequence[Comparison], rng: str, seeds: int = FINAL_SEEDS) -> Claim:
         """The claim on a winner, from fresh seeds and images."""
-        draw, base = self.draw(rng, FINAL_IMAGES), self.replay.base
-        return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], spread)
+        one_set = replace(self, chance=replace(self.chance, one_split=True))
+        draw, base = one_set.draw(rng, FINAL_IMAGES), self.replay.base
+        return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], earlier)
 
     def gain(self, candidate: Candidate) -> float:
         """The true gain of a candidate over the base."""
@@ -120,15 +158,22 @@ class Study:
 
         def draw(candidate: Candidate, seed: int) -> Score:
             random = _random(f"{rng}/{candidate.id}/{seed}")
-            shift = self.gain(candidate) + random.normal(0.0, chance.seed_deviation / sqrt(2))
+            luck = random.standard_t(3) / sqrt(3) if chance.heavy_tails else random.normal()
+            times = chance.unequal if candidate.parent else 1.0
+            shift = self.gain(candidate) + luck * times * chance.seed_deviation / sqrt(2)
             correct = np.zeros(images, dtype=bool)
             correct[:right] = True
             correct[right : right + uncertain] = random.random(uncertain) < 0.5 + shift / 100 * images / uncertain
             if own_places:
-                own = _random(f"{rng}/{candidate.id}")
+                own = _random(f"{rng}/{candidate.id}" if chance.one_split else f"{rng}/{candidate.id}/{seed}/own")
                 places = right + own.choice(uncertain, own_places, replace=False)
                 correct[places] = own.random(own_places) < 0.5 + self.gain(candidate) / 100 * images / uncertain
-            return Score(accuracy=100 * float(correct.mean()), correct=np.packbits(correct).tobytes(), images=images)
+            return Score(
+                accuracy=100 * float(correct.mean()),
+                correct=np.packbits(correct).tobytes(),
+                images=images,
+                validated=None if chance.one_split else _mask(images, seed),
+            )
 
         return draw
 
@@ -142,6 +187,12 @@ def search(replay: Replay, draw: Draw) -> tuple[View, History]:
             outcomes[training.id] = draw(training.candidate, training.seed)
         history = History(outcomes=outcomes, decisions=view.decisions)
     return view, history
+
+
+@cache
+def _mask(images: int, seed: int) -> bytes:
+    """The images of a seed, which no other seed has."""
+    return np.packbits(np.arange(images * (seed + 1)) >= images * seed).tobytes()
 
 
 def _random(name: str) -> np.random.Generator:

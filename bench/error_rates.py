@@ -1,10 +1,11 @@
 """How often the judges err where nothing helps, and what they find where something does, over many drawn searches."""
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import product
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from answer import answer, simulation
@@ -21,14 +22,20 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.training import Candidate
 from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 
-DEVIATIONS = (0.0, 0.2, 0.4)
-"""True seed deviations of a paired difference, in points."""
-LARGE = (1.0, 2.0)
-"""Those of networks that have hardly learned, where the judges must not keep more that does not help."""
+DEVIATIONS = (0.2, 0.4, 1.0, 4.0)
+"""True seed deviations of a paired difference, in points: of networks that learned, and of some that hardly did."""
+FOUND_AT = (0.2, 0.4)
+"""Those of the power study."""
+SMALL = 300
+"""Validation images of a small dataset."""
 OWN_IMAGES = 0.1
+LESS = 0.12
+"""Disagreement of two trainings with less noise than usual."""
 GAINS = (0.2, 0.5, 1.0)
 STEPS = 0.4
 """What each of four steps is worth where the whole search is asked for."""
+DRAWN_GAINS = ((0.0, 0.5), (-0.3, 0.5), (0.0, 0.2))
+"""Mean and deviation of the gains of the blocks, in points."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +45,21 @@ class Where:
     name: str
     network: Network
     space: SearchSpace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """A line of the table: one kind of search."""
+
+    where: Where
+    judge: str
+    seeds: int
+    chance: Chance
+    said: str
+    """The true gains in words."""
+    worth: Mapping[str, float] = field(default_factory=dict)
+    gains: tuple[float, float] | None = None
+    claims: bool = True
 
 
 STRICT = SearchSpace(name="strict", description="")
@@ -52,15 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     study = parser.add_mutually_exclusive_group(required=True)
     study.add_argument("--aa", action="store_true", help="how often a judge keeps something where nothing helps")
+    study.add_argument("--kept", action="store_true", help="how many of the blocks that are kept truly help")
     study.add_argument("--power", action="store_true", help="how often a judge keeps what helps")
     parser.add_argument("--look-ahead", action="store_true", help="try one more block on top of a dropped one")
     for flag, metavar, text in (
-        ("--base", "NAME", "search from this timm model (default: two searches, of 4 and of 8 verdicts)"),
+        ("--base", "NAME", "search from this timm model (default: searches of 4 and, of --aa, of 8 verdicts)"),
         ("--layout", "LAYOUT", "search from this layout, in place of --base: CCC|CCCC|CCCCCC|CCCC"),
         ("--space", "NAME|FILE", "what may be searched from there (default: alternet)"),
-        ("--judge", "NAME", "of --aa: likely, proven or point (default: proven and likely in turn)"),
+        ("--judge", "NAME", "likely, proven or point (default: proven for --aa, likely for --kept, both for --power)"),
         ("--seeds", "N", "trainings of each candidate at the first look (default: 3)"),
-        ("--noise", "SD", "true seed deviation in points (default: 0, 0.2 and 0.4; of --aa 1 and 2, too)"),
+        ("--noise", "SD", "true seed deviation in points (default: several)"),
         ("--seed", "N", "of all that is drawn (default: 0)"),
         ("--runs", "N", "searches a line (default: 1000)"),
     ):
@@ -76,9 +99,7 @@ def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     seed = problems.whole("--seed", flags["seed"], 0, least=0, most=2**31 - 1)
     deviation = problems.number("--noise", flags["noise"], 0.0, most=100.0)
     judge = problems.choice("judge", flags["judge"], "", ("likely", "proven", "point"))
-    if flags["power"] and flags["judge"]:
-        problems.found.append("--judge: --power asks each judge in turn. Leave it out.")
-    places: Sequence[Where] = USUAL
+    places: Sequence[Where] = USUAL if flags["aa"] else USUAL[:1]
     if flags["base"] or flags["layout"]:
         with problems.caught():
             space = space_of(simulation(flags))
@@ -92,82 +113,83 @@ def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             if value
         ]
     problems.raise_any()
-    if flags["noise"] is None:
-        chances = usual_chances(large=() if flags["power"] else LARGE)
-    else:
-        chances = usual_chances((deviation,))
-    if flags["power"]:
-        return power(places, chances, seeds=seeds, runs=runs, seed=seed)
-    judges = (judge,) if judge else ("proven", "likely")
-    return false_claims(places, judges, chances, seeds=seeds, runs=runs, seed=seed)
+    deviations = (deviation,) if flags["noise"] is not None else FOUND_AT if flags["power"] else DEVIATIONS
+    judges = (
+        (judge,) if judge else ("proven", "likely") if flags["power"] else ("proven",) if flags["aa"] else ("likely",)
+    )
+    lines = [
+        line
+        for where in places
+        for one in judges
+        for line in (
+            _power(where, one, seeds, deviations)
+            if flags["power"]
+            else _kept(where, one, seeds, deviations)
+            if flags["kept"]
+            else _nothing(where, one, seeds, deviations)
+        )
+    ]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        tallies = list(pool.map(_tally, lines, [runs] * len(lines), [seed] * len(lines)))
+    return _text(lines, tallies, runs), {
+        "runs": runs,
+        "searches": [_values(line, tally) for line, tally in zip(lines, tallies, strict=True)],
+    }
 
 
-def false_claims(
-    places: Sequence[Where], judges: Sequence[str], chances: Sequence[Chance], *, seeds: int, runs: int, seed: int
-) -> tuple[str, dict[str, Any]]:
+def _nothing(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
     """The A/A study: nothing helps, and whatever is kept or claimed is a mistake.
 
     Where settings are searched, too, the first place helps once, so that there is a place to search them at.
     """
-    rows, values = [], []
-    for where, judge, helps in product(places, judges, (False, True)):
-        if helps and not where.space.tune:
-            continue
-        worth = {_first_place(where): GAINS[-1]} if helps else {}
-        for chance in chances:
-            found = _tally(where, judge, chance, worth, seeds=seeds, runs=runs, seed=seed)
-            name = f"{where.name}, first place {GAINS[-1]:+.1f}" if helps else where.name
-            shares = [f"{100 * share:.1f} %" for share in (found.kept_false, found.claimed_falsely)]
-            rows.append([name, judge, *_named(chance), *shares, f"{found.trainings:.1f}"])
-            values.append(_values(where, judge, chance, found, helps=helps))
-    head = ["search", "judge", "seed deviation", "own images", "keeps anything", "final claims", "trainings"]
-    what = "no block helps"
-    if any(where.space.tune for where in places):
-        head[4:6] = ["keeps anything false", "final claims falsely"]
-        what = "no block helps, but for the first that is tried where a line says so, and no setting does"
-    return _text(head, rows, runs, what), {
-        "runs": runs,
-        "kept_anything": max(one["kept_false"] for one in values),
-        "claimed": max(one["claimed_falsely"] for one in values),
-        "searches": values,
-    }
-
-
-def power(
-    places: Sequence[Where], chances: Sequence[Chance], *, seeds: int, runs: int, seed: int
-) -> tuple[str, dict[str, Any]]:
-    """What is found where something helps: one step by `proven`, four steps by `likely` and then `final`."""
-    rows, values = [], []
-    for chance in chances:
-        for where in places:
-            first = _first_place(where)
-            for gain in GAINS:
-                found = _tally(where, "proven", chance, {first: gain}, seeds=seeds, runs=runs, seed=seed)
-                rows.append([where.name, "proven", *_named(chance), f"one of {gain:+.1f}", *_found(found)])
-                values.append(_values(where, "proven", chance, found, gain=gain))
-        steps = {stage.blocks[-1].path: STEPS for stage in USUAL[0].network.stages}
-        for judge in ("likely", "proven"):
-            found = _tally(USUAL[0], judge, chance, steps, seeds=seeds, runs=runs, seed=seed)
-            rows.append([USUAL[0].name, judge, *_named(chance), f"four of {STEPS:+.1f}", *_found(found)])
-            values.append(_values(USUAL[0], judge, chance, found, gain=STEPS))
-    head = [
-        "search",
-        "judge",
-        "seed deviation",
-        "own images",
-        "true gains",
-        "kept of them",
-        "final claims",
-        "trainings",
+    worth = {_first_place(where): GAINS[-1]} if where.space.tune else {}
+    said = f"first place {GAINS[-1]:+.1f}, no setting" if worth else "none"
+    return [
+        Line(where=where, judge=judge, seeds=seeds, chance=chance, said=said, worth=worth)
+        for chance in _noises(deviations)
     ]
-    return _text(head, rows, runs, "the blocks named help"), {"runs": runs, "searches": values}
 
 
-def usual_chances(deviations: Sequence[float] = DEVIATIONS, large: Sequence[float] = ()) -> tuple[Chance, ...]:
-    """The models of chance that the studies run under."""
-    plain = [Chance(seed_deviation=deviation) for deviation in deviations]
-    own = replace(plain[len(plain) // 2], own_images=OWN_IMAGES)
-    return (*plain, own, *(Chance(seed_deviation=deviation) for deviation in large))
+def _kept(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
+    """The study of what is kept: each search draws what its blocks are worth."""
+    return [
+        Line(
+            where=where,
+            judge=judge,
+            seeds=seeds,
+            chance=chance,
+            said=f"N({gains[0]:g}, {gains[1]:g})",
+            gains=gains,
+            claims=False,
+        )
+        for gains in DRAWN_GAINS
+        for chance in _noises(deviations)
+        if chance.unequal == 1 and not chance.own_images
+    ]
+
+
+def _power(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
+    """What is found where something helps: one step, and four steps with `final` after them."""
+    steps = {stage.blocks[-1].path: STEPS for stage in where.network.stages}
+    worths = {f"one of {gain:+.1f}": {_first_place(where): gain} for gain in GAINS}
+    worths[f"each of {STEPS:+.1f}"] = steps
+    chances = [Chance(seed_deviation=deviation) for deviation in deviations]
+    first = chances[0]
+    chances += [replace(first, disagreement=LESS), replace(first, own_images=OWN_IMAGES)]
+    chances.append(replace(first, own_images=OWN_IMAGES, one_split=True))
+    return [
+        Line(where=where, judge=judge, seeds=seeds, chance=chance, said=said, worth=worth)
+        for chance in chances
+        for said, worth in worths.items()
+    ]
+
+
+def _noises(deviations: Sequence[float]) -> list[Chance]:
+    """The models of chance that nothing may be kept under."""
+    plain = [Chance(seed_deviation=deviation, images=images) for images in (5_000, SMALL) for deviation in deviations]
+    own = [replace(plain[0], own_images=OWN_IMAGES)]
+    wild = [replace(one, heavy_tails=True) for one in plain]
+    return plain + own + wild + [replace(one, unequal=2.0) for one in plain if one.images > SMALL]
 
 
 def _first_place(where: Where) -> str:
@@ -177,40 +199,78 @@ def _first_place(where: Where) -> str:
     return next(block.path for block in step.candidate.network.blocks if block not in where.network.blocks)
 
 
-def _tally(
-    where: Where, judge: str, chance: Chance, worth: Mapping[str, float], *, seeds: int, runs: int, seed: int
-) -> Tally:
-    replay = make_replay(where.network, where.space, strategy=STRATEGIES["alternet"], judge=judge, seeds=seeds)
-    return Study(replay=replay, chance=chance, worth=worth).tally(runs, seed)
-
-
-def _named(chance: Chance) -> tuple[str, str]:
-    return f"{chance.seed_deviation:g}", f"{100 * chance.own_images:g} %"
-
-
-def _found(found: Tally) -> list[str]:
-    return [f"{found.kept_true:.2f}", f"{found.claimed:.2f}", f"{found.trainings:.1f}"]
-
-
-def _text(head: Sequence[str], rows: Sequence[Sequence[str]], runs: int, what: str) -> str:
-    model = (
-        f"{runs:,} searches a line; {what}. Two trainings of one network disagree on "
-        f"{100 * Chance().disagreement:g} % of {Chance().images:,} images; `final` takes {FINAL_SEEDS} fresh seeds "
-        f"and {FINAL_IMAGES:,} fresh images."
+def _tally(line: Line, runs: int, seed: int) -> Tally:
+    where = line.where
+    replay = make_replay(
+        where.network, where.space, strategy=STRATEGIES["alternet"], judge=line.judge, seeds=line.seeds
     )
-    return "\n".join([*aligned([head, *rows]), "", model])
+    study = Study(replay=replay, chance=line.chance, worth=line.worth, gains=line.gains, claims=line.claims)
+    return study.tally(runs, seed)
 
 
-def _values(where: Where, judge: str, chance: Chance, found: Tally, **more: float) -> dict[str, Any]:
+def _text(lines: Sequence[Line], tallies: Sequence[Tally], runs: int) -> str:
+    head = ["search", "judge", "seeds", "seed deviation", "images", "true gains", "kept", "of them help", "false in"]
+    rows = [[*head, "found", "bias", "final claims", "falsely", "trainings"]]
+    for line, found in zip(lines, tallies, strict=True):
+        helps = bool(line.worth or line.gains)
+        rows.append(
+            [
+                line.where.name,
+                line.judge,
+                f"{line.seeds}",
+                _noise(line.chance),
+                f"{line.chance.images:,}",
+                line.said,
+                f"{found.kept / runs:.2f}",
+                f"{100 * found.kept_helping:.1f} %" if found.kept and helps else "-",
+                f"{100 * found.kept_false:.1f} %",
+                f"{found.kept_true:.2f}" if line.worth else "-",
+                f"{found.bias:+.2f}",
+                f"{found.claimed:.2f}" if line.claims else "-",
+                f"{100 * found.claimed_falsely:.1f} %" if line.claims else "-",
+                f"{found.trainings:.1f}",
+            ]
+        )
+    model = (
+        f"{runs:,} searches a line. Kept: blocks a search. False in: searches that keep anything that is no "
+        f"better than its parent. Found: the share of the true gains that is kept. Bias: the gain of the winner as "
+        f"the run shows it, less the true one. Two trainings of one network disagree on "
+        f"{100 * Chance().disagreement:g} % of the "
+        f"images if no line says otherwise; `final` takes {FINAL_SEEDS} fresh seeds and {FINAL_IMAGES:,} fresh images."
+    )
+    return "\n".join([*aligned(rows), "", model])
+
+
+def _noise(chance: Chance) -> str:
+    """The seed deviation in words, with what is unusual beside it."""
+    parts = [f"{chance.seed_deviation:g}"]
+    parts += [f"{100 * chance.disagreement:g} % disagree"] * (chance.disagreement != Chance().disagreement)
+    parts += [f"{100 * chance.own_images:g} % own images"] * bool(chance.own_images)
+    parts += ["one split"] * chance.one_split + ["heavy tails"] * chance.heavy_tails
+    parts += [f"candidates {chance.unequal:g} times"] * (chance.unequal != 1)
+    return ", ".join(parts)
+
+
+def _values(line: Line, found: Tally) -> dict[str, Any]:
+    chance = line.chance
     return {
-        "search": where.name,
-        "judge": judge,
+        "search": line.where.name,
+        "judge": line.judge,
+        "seeds": line.seeds,
         "seed_deviation": chance.seed_deviation,
+        "images": chance.images,
+        "disagreement": chance.disagreement,
         "own_images": chance.own_images,
-        **more,
+        "one_split": chance.one_split,
+        "heavy_tails": chance.heavy_tails,
+        "unequal": chance.unequal,
+        "true_gains": line.said,
         "kept_anything": found.kept_anything,
         "kept_true": found.kept_true,
         "kept_false": found.kept_false,
+        "kept": found.kept,
+        "kept_helping": found.kept_helping,
+        "bias": found.bias,
         "claimed": found.claimed,
         "claimed_falsely": found.claimed_falsely,
         "trainings": found.trainings,

@@ -25,7 +25,7 @@ from buildup.models.read import read_network
 from buildup.registry import Registry
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
-from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.statistics.paired_difference import Comparison
 from buildup.strategies.fixed_order import Layouts, ListedRule
 from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.strategy import Rule, Strategy
@@ -50,7 +50,7 @@ MEMBERS = {
     "objectives": "brier = my_package:BRIER",
     "recipes": "gentle = my_package:GENTLE",
     "strategies": "smallest-first = my_package:SMALLEST",
-    "judges": "unanimous = my_package:UNANIMOUS",
+    "judges": "steady = my_package:STEADY",
 }
 TABLES: tuple[Registry[Any], ...] = (AUGMENTATIONS, DATASETS, JUDGES, METRICS, OBJECTIVES, RECIPES, STRATEGIES)
 
@@ -173,12 +173,14 @@ class Reluctant:
 
     name: str = "reluctant"
     least_seeds: int = 1
-    looks: tuple[int, ...] = (1,)
+    most_times: int = 1
     min_gain: float = 0.0
     objective: Objective = ACCURACY
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, pooled: PooledVariance) -> Verdict | None:
-        gain = sum(self.objective.gain(pair.candidate, pair.parent) for pair in pairs) / len(pairs)
+    def judge(
+        self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
+    ) -> Verdict | None:
+        gain = current.gain
         verdict = Verdict(verdict="keep", gain=gain, ci=(gain, gain), level=0.0, reason="kept: more than a point")
         return verdict if gain > 1 else replace(verdict, verdict="drop", reason="dropped: not a whole point")
 
@@ -265,7 +267,7 @@ def test_the_dataset_augmentation_metric_and_recipe_of_the_guide_make_a_training
 
 def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("layout,score\nCC|CC,0.50\nCC|CM,0.47\nCM|CC,0.51\nCM|CM,0.48\n")
-    command = f"simulate --layout CC|CC --scores {tmp_path / 'table.csv'} --strategy smallest-first --judge unanimous"
+    command = f"simulate --layout CC|CC --scores {tmp_path / 'table.csv'} --strategy smallest-first --judge steady"
     done = subprocess.run(
         [sys.executable, "-m", "buildup", *command.split(), "--objective", "brier", "--seeds", "2", "--json"],
         env=installed,
@@ -274,12 +276,12 @@ def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: d
         check=True,
     )
     found = json.loads(done.stdout)
-    assert (found["judge"], found["objective"], found["layout"]) == ("unanimous", "brier", "CC|CM")
+    assert (found["judge"], found["objective"], found["layout"]) == ("steady", "brier", "CC|CM")
 
 
 def test_a_package_that_is_broken_is_named_when_it_is_asked_for(installed: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "site" / "my_package.py").write_text("import no_such_module\n")
-    for flags in (["--dataset", "stripes"], ["--dataset", "digits", "--judge", "unanimous"]):
+    for flags in (["--dataset", "stripes"], ["--dataset", "digits", "--judge", "steady"]):
         command = [sys.executable, "-m", "buildup", "plan", "--base", "resnet10t", *flags]
         done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
         assert done.returncode == 2

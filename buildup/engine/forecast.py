@@ -1,13 +1,13 @@
 """Estimate how long a search will still take, by simulating the rest of it a few times.
 
 Each simulation draws verdicts with the odds of `engine/speculation.py` and training times from those measured so far,
-and runs the loop on simulated workers. So the estimate includes trainings ahead of verdicts, later interim analyses,
+and runs the loop on simulated workers. So the estimate includes trainings ahead of verdicts, further seeds,
 and the candidates that follow from each verdict. If the search is too long to simulate, or its next candidates depend
 on the scores, the trainings left are counted and divided by the workers instead.
 """
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from statistics import fmean, median, pstdev, quantiles
@@ -17,7 +17,7 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
-from buildup.statistics.paired_difference import Pair, PooledVariance
+from buildup.statistics.paired_difference import Comparison
 from buildup.strategies.network_size import Limits
 from buildup.trials.decision import Verdict
 from buildup.trials.history import History
@@ -137,27 +137,27 @@ def _simulate(
     """An estimate from simulated searches."""
     spans, counts = [], []
     experience = Experience(decisions=view.decisions[-RECENT:], objective=replay.judge.objective)
-    simulated = replace(
-        replay,
-        judge=_SimulatedJudge(looks=replay.judge.looks),
-        costs=replay.costs if replay.limits != Limits() else None,
-    )
     for seed in range(count):
         rng = random.Random(seed)
-        seconds, verdicts = draw_seconds(rng), dict[str, float]()
+        seconds, verdicts = draw_seconds(rng), dict[str, int]()
+        simulated = replace(
+            replay,
+            judge=_SimulatedJudge(most_times=replay.judge.most_times, verdicts=verdicts),
+            costs=replay.costs if replay.limits != Limits() else None,
+        )
 
         def row(
             training: Training,
             rng: random.Random = rng,
             seconds: Seconds = seconds,
-            verdicts: dict[str, float] = verdicts,
+            verdicts: dict[str, int] = verdicts,
         ) -> ScoreRow:
             candidate = training.candidate
             if candidate.id not in verdicts:
-                # The earlier interim analyses of the current candidate have not led to a verdict.
-                first = view.interim if view.current and candidate.id == view.current.id else 1
+                # The earlier looks at the current candidate have not led to a verdict.
+                first = view.seeds if view.current and candidate.id == view.current.id else replay.seeds
                 verdicts[candidate.id] = _draw_verdict(replay, history, experience, candidate, rng, first)
-            return ScoreRow(score=verdicts[candidate.id], seconds=seconds(training))
+            return ScoreRow(score=0.0, seconds=seconds(training))
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)
@@ -175,16 +175,15 @@ def _draw_verdict(
     candidate: Candidate,
     rng: random.Random,
     first: int,
-) -> float:
-    """A random verdict as a number: n for kept at interim analysis n, -n for dropped at it."""
-    looks = len(replay.judge.looks)
-    for interim in range(first, looks + 1):
-        pairs = replay.pairs(history, candidate, interim) if candidate.parent else []
-        odds = experience.odds(candidate, interim, pairs, last=interim == looks)
+) -> int:
+    """A random verdict as a number: n for kept after n seeds, -n for dropped after them."""
+    for seeds in range(first, replay.most_seeds + 1):
+        pairs = replay.pairs(history, candidate, seeds) if candidate.parent else []
+        odds = experience.odds(candidate, seeds, pairs, last=seeds == replay.most_seeds)
         chance = rng.random()
         if chance >= odds.more:
-            return interim if chance < odds.more + odds.keep else -interim
-    raise AssertionError("a judge decides at its last interim analysis")
+            return seeds if chance < odds.more + odds.keep else -seeds
+    raise AssertionError("a judge decides at its last look")
 
 
 def _epochs_left(history: History, training: Training, epochs: int) -> int:
@@ -193,18 +192,21 @@ def _epochs_left(history: History, training: Training, epochs: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _SimulatedJudge:
-    """Returns the verdict that was drawn for a candidate; `_draw_verdict` encodes it as the score."""
+    """Returns the verdict that `_draw_verdict` drew for a candidate."""
 
     name: str = "simulated"
     least_seeds: int = 1
-    looks: tuple[int, ...]
+    most_times: int
+    verdicts: Mapping[str, int]
     objective: Objective = ACCURACY
     min_gain: float = 0.0
 
-    def judge(self, pairs: Sequence[Pair], interim: int, share: float, spread: PooledVariance) -> Verdict | None:
-        """The drawn verdict; None at an earlier interim analysis."""
-        score = pairs[0].candidate.accuracy
-        if interim < abs(score) and interim < len(self.looks):
+    def judge(
+        self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
+    ) -> Verdict | None:
+        """The drawn verdict; None at an earlier look."""
+        drawn = self.verdicts[current.candidate]
+        if current.seeds < min(abs(drawn), last):
             return None
-        verdict: Literal["keep", "drop"] = "keep" if score > 0 else "drop"
-        return Verdict(verdict=verdict, gain=score, ci=(score, score), level=0.0, reason="simulated")
+        verdict: Literal["keep", "drop"] = "keep" if drawn > 0 else "drop"
+        return Verdict(verdict=verdict, gain=0.0, ci=(0.0, 0.0), level=0.0, reason="simulated")

@@ -46,7 +46,7 @@ class Plan:
     """The measured training speed of the base."""
     networks: tuple[int, int]
     seeds: tuple[int, int]
-    """Seeds of each network, at the first and at the last interim analysis."""
+    """Seeds of each network, at the first and at the last look."""
     whole: Forecast
     """The forecast without limits, with random verdicts and workers that train ahead."""
 
@@ -126,10 +126,13 @@ def make_plan(settings: SearchSettings) -> Plan:
             device=asked.device,
             threads=asked.threads,
         )
-    epoch = data.train_images * speed.train + data.val_images * speed.evaluate
+    # Epochs but the last validate on no more images than they train on.
+    some = ceil(data.val_images / ceil(data.val_images / data.train_images))
+    validated = (asked.epochs - 1) * some + data.val_images
+    whole = asked.epochs * data.train_images * speed.train + validated * speed.evaluate
 
     def seconds(training: Training) -> float:
-        return asked.epochs * epoch * costs.of(training.candidate.network).macs / costs.base.macs
+        return whole * costs.of(training.candidate.network).macs / costs.base.macs
 
     estimates = []
     for candidate in _reachable(steps):

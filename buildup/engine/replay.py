@@ -12,7 +12,7 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES, Judge
-from buildup.statistics.paired_difference import Pair, PooledVariance, pooled_variance
+from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.network_size import Limits
 from buildup.strategies.strategy import Rule, Step, Strategy, hypothetical, walk
@@ -37,10 +37,10 @@ class View:
     """All candidates so far: the base first, the current one last."""
     step: Step | None = None
     """The step of the current candidate, or the first step while the base is trained; None at the end."""
-    interim: int = 1
-    """The number of the interim analysis that is next, from 1."""
-    spread: PooledVariance = field(default_factory=PooledVariance)
-    """The variance of the gain over seeds, pooled over the decisions so far."""
+    seeds: int = 0
+    """The number of seeds at the next look."""
+    comparisons: tuple[Comparison, ...] = ()
+    """The comparisons of the decisions so far, without those that compared no scores."""
 
     @property
     def finished(self) -> bool:
@@ -50,9 +50,9 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Waiting:
-    """No verdict yet: the next interim analysis, and the trainings that it needs."""
+    """No verdict yet: the seeds of the next look, and the trainings that it needs."""
 
-    interim: int
+    seeds: int
     needed: tuple[Training, ...]
 
 
@@ -63,7 +63,8 @@ class _Replayed:
     decisions: list[Decision] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     best: list[Candidate] = field(default_factory=list)
-    spreads: list[PooledVariance] = field(default_factory=list)
+    comparisons: list[tuple[Comparison, ...]] = field(default_factory=list)
+    """All comparisons up to each decision."""
 
     def cut(self, decisions: Sequence[Decision]) -> None:
         """Drop everything after the first decision that another history does not share."""
@@ -72,14 +73,14 @@ class _Replayed:
             if mine is not theirs and mine != theirs:
                 break
             same += 1
-        for row in (self.decisions, self.steps, self.best, self.spreads):
+        for row in (self.decisions, self.steps, self.best, self.comparisons):
             del row[same:]
 
-    def add(self, decision: Decision, step: Step, best: Candidate, spread: PooledVariance) -> None:
+    def add(self, decision: Decision, step: Step, best: Candidate, comparisons: tuple[Comparison, ...]) -> None:
         self.decisions.append(decision)
         self.steps.append(step)
         self.best.append(best)
-        self.spreads.append(spread)
+        self.comparisons.append(comparisons)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +90,15 @@ class Replay:
     rule: Rule
     judge: Judge
     seeds: int
-    """The number of seeds before the first interim analysis."""
+    """The number of seeds at the first look."""
     first_seed: int = 0
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
     _replayed: _Replayed = field(default_factory=_Replayed, init=False, repr=False, compare=False)
 
     @cached_property
@@ -104,8 +108,8 @@ class Replay:
 
     @property
     def most_seeds(self) -> int:
-        """The number of seeds before the last interim analysis."""
-        return self.seeds * self.judge.looks[-1]
+        """The number of seeds at the last look."""
+        return self.seeds * self.judge.most_times
 
     def notices(self, before: History, history: History) -> bool:
         """Whether the view may differ between two histories. Epochs do not change it; outcomes and decisions do."""
@@ -122,11 +126,11 @@ class Replay:
         step = walk(replayed.steps[-1], replayed.decisions[-1:]) if replayed.steps else self.rule.first
         decisions, candidates = list(replayed.decisions), [self.base, *(done.candidate for done in replayed.steps)]
         best = replayed.best[-1] if replayed.best else self.base
-        spread = replayed.spreads[-1] if replayed.spreads else PooledVariance()
+        compared = replayed.comparisons[-1] if replayed.comparisons else ()
         current: Candidate | None = self.base
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
-            waiting = Waiting(interim=1, needed=missing)
+            waiting = Waiting(seeds=self.seeds, needed=missing)
         while waiting is None:
             current = step.candidate if step else None
             if step is None or current is None:
@@ -138,16 +142,17 @@ class Replay:
                 decision = history.decisions[number]
                 _check_recorded(decision, current)
             else:
-                answer = self.decide(history, step, number + 1, spread)
+                answer = self.decide(history, step, number + 1, compared)
                 if isinstance(answer, Waiting):
                     waiting = answer
                     break
                 decision = answer
             decisions.append(decision)
-            spread += self._variance(history, current, decision)
+            if decision.level:  # otherwise no scores were compared
+                compared = (*compared, *self._compared(history, current, decision.seeds))
             best = current if decision.kept else best
             if is_recorded:
-                replayed.add(decision, step, best, spread)
+                replayed.add(decision, step, best, compared)
             step = step.after(decision)
         return View(
             decisions=tuple(decisions),
@@ -156,8 +161,8 @@ class Replay:
             needed=waiting.needed if waiting else (),
             candidates=tuple(candidates),
             step=step,
-            interim=waiting.interim if waiting else 1,
-            spread=spread,
+            seeds=waiting.seeds if waiting else self.seeds,
+            comparisons=compared,
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
@@ -170,40 +175,40 @@ class Replay:
         rows = [(self.base, self.seeds)]
         for candidate, decision in zip(view.candidates[1:], view.decisions, strict=False):
             assert candidate.parent is not None
-            parent_seeds = decision.seeds
-            if not decision.scores:  # a training failed, before the parent got the seeds of that interim analysis
-                parent_seeds = self.seeds * self.judge.looks[decision.looks - 2] if decision.looks > 1 else 0
+            # Where a training failed, the parent was not needed with the seeds of that look.
+            parent_seeds = decision.seeds if decision.scores else decision.seeds - 1 if decision.looks > 1 else 0
             rows += [(candidate, decision.seeds), (candidate.parent, parent_seeds)]
         if view.current and view.current is not self.base:
-            rows.append((view.current, self.seeds * self.judge.looks[view.interim - 1]))
+            rows.append((view.current, view.seeds))
         return {training_id(candidate.id, seed) for candidate, seeds in rows for seed in self._row(seeds)}
 
-    def decide(self, history: History, step: Step, number: int, spread: PooledVariance) -> Decision | Waiting:
+    def decide(self, history: History, step: Step, number: int, earlier: tuple[Comparison, ...]) -> Decision | Waiting:
         """The decision on a candidate, the `number`th of the search, or the trainings that it still needs."""
         candidate = step.candidate
         assert candidate.parent is not None
         if too_large := self.too_large(candidate):
-            return self._decision(history, candidate, number, _drop(f"dropped untrained: {too_large}"), 0, 0)
-        for interim, multiple in enumerate(self.judge.looks, start=1):
-            seeds = self.seeds * multiple
+            return self._decision(history, candidate, number, _drop(f"dropped untrained: {too_large}"), 0)
+        for seeds in range(self.seeds, self.most_seeds + 1):
             judged: Verdict | None
             if failed := self._first_failure(history, candidate, seeds):
                 # Which other seeds have ended depends on the workers. So all seeds before the failed one must end,
                 # and no score counts.
-                if earlier := self._missing(history, candidate, failed[0]):
-                    return Waiting(interim=interim, needed=earlier)
+                if missing := self._missing(history, candidate, failed[0]):
+                    return Waiting(seeds=seeds, needed=missing)
                 judged = _drop(f"dropped: a training of it failed ({failed[1].reason}): {failed[1].summary}")
-                decision = self._decision(history, candidate, number, judged, interim, failed[0] + 1)
-                return replace(decision, scores=(), parent_scores=())
-            if missing := self.missing(history, candidate, interim):
-                return Waiting(interim=interim, needed=missing)
-            if pairs := self.pairs(history, candidate, interim):
-                judged = self.judge.judge(pairs, interim, step.share, spread)
+                decision = self._decision(history, candidate, number, judged, failed[0] + 1)
+                return replace(decision, scores=(), parent_scores=(), looks=seeds - self.seeds + 1)
+            if missing := self.missing(history, candidate, seeds):
+                return Waiting(seeds=seeds, needed=missing)
+            if compared := self._compared(history, candidate, seeds):
+                judged = self.judge.judge(
+                    compared[0], earlier, first=self.seeds, last=self.most_seeds, share=step.share
+                )
             else:
                 judged = _drop("dropped: no training of its parent has a score to compare with")
             if judged is not None:
-                return self._decision(history, candidate, number, judged, interim, seeds)
-        raise AssertionError("a judge decides at its last interim analysis")
+                return self._decision(history, candidate, number, judged, seeds)
+        raise AssertionError("a judge decides at its last look")
 
     def too_large(self, candidate: Candidate) -> str | None:
         """The limit that a candidate exceeds, as a message; None if it fits."""
@@ -227,15 +232,21 @@ class Replay:
             step = step.after(hypothetical(step.candidate, kept=False))
         return False
 
-    def missing(self, history: History, candidate: Candidate, interim: int) -> tuple[Training, ...]:
-        """The trainings that an interim analysis still needs, those of the candidate first, then of its parent."""
-        seeds = self.seeds * self.judge.looks[interim - 1]
+    def missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:
+        """The trainings that a look still needs, those of the candidate first, then of its parent."""
         parent = self._missing(history, candidate.parent, seeds) if candidate.parent else ()
         return self._missing(history, candidate, seeds) + parent
 
-    def pairs(self, history: History, candidate: Candidate, interim: int) -> list[Pair]:
-        """The seeds of an interim analysis for which candidate and parent both have scores."""
-        return self._pairs(history, candidate, self.seeds * self.judge.looks[interim - 1])
+    def pairs(self, history: History, candidate: Candidate, seeds: int) -> list[Pair]:
+        """The pairs of the first seeds for which candidate and parent both have scores."""
+        assert candidate.parent is not None
+        pairs = []
+        for seed in self._row(seeds):
+            ours, theirs = history.outcome(candidate.id, seed), history.outcome(candidate.parent.id, seed)
+            # The parent has scores of the seeds that it was kept with. Later seeds of it may have failed.
+            if isinstance(ours, Score) and isinstance(theirs, Score):
+                pairs.append(Pair(candidate=ours, parent=theirs))
+        return pairs
 
     def _row(self, seeds: int) -> range:
         return range(self.first_seed, self.first_seed + seeds)
@@ -251,26 +262,20 @@ class Replay:
                 return number, outcome
         return None
 
-    def _pairs(self, history: History, candidate: Candidate, seeds: int) -> list[Pair]:
+    def _compared(self, history: History, candidate: Candidate, seeds: int) -> tuple[Comparison, ...]:
+        """The comparison of a candidate with its parent over the first seeds; empty without a pair of scores."""
         assert candidate.parent is not None
-        pairs = []
-        for seed in self._row(seeds):
-            ours, theirs = history.outcome(candidate.id, seed), history.outcome(candidate.parent.id, seed)
-            # The parent has scores of the seeds that it was kept with. Later seeds of it may have failed.
-            if isinstance(ours, Score) and isinstance(theirs, Score):
-                pairs.append(Pair(candidate=ours, parent=theirs))
-        return pairs
+        pairs = self.pairs(history, candidate, seeds)
+        key = (candidate.id, candidate.parent.id, seeds)
+        known, found = self._known_comparisons.get(key, ((), None))
+        if found is None or len(pairs) != len(known) or not all(map(_is_same, pairs, known)):
+            if not pairs:
+                return ()
+            found = compare(pairs, self.judge.objective, candidate=candidate.id, parent=candidate.parent.id)
+            self._known_comparisons[key] = (tuple(pairs), found)
+        return (found,)
 
-    def _variance(self, history: History, candidate: Candidate, decision: Decision) -> PooledVariance:
-        """The variance over the seeds of a decision. Seeds that were trained ahead do not count."""
-        if not decision.level:  # no scores were compared
-            return PooledVariance()
-        pairs = self._pairs(history, candidate, decision.seeds)
-        return pooled_variance(pairs, self.judge.objective) if pairs else PooledVariance()
-
-    def _decision(
-        self, history: History, candidate: Candidate, number: int, verdict: Verdict, interim: int, seeds: int
-    ) -> Decision:
+    def _decision(self, history: History, candidate: Candidate, number: int, verdict: Verdict, seeds: int) -> Decision:
         assert candidate.parent is not None
 
         def values(network: str) -> tuple[float, ...]:
@@ -292,7 +297,7 @@ class Replay:
             reason=verdict.reason,
             judge=self.judge.name,
             level=verdict.level,
-            looks=interim,
+            looks=max(0, seeds - self.seeds + 1),
             seeds=seeds,
             params=params,
             macs=macs,
@@ -308,6 +313,10 @@ def _check_recorded(decision: Decision, candidate: Candidate) -> None:
             f"{candidate.layout} ({candidate.edit}) would be tried there: they were changed since, or the decisions "
             f"are those of another run. Put run.yaml back as it was, or search anew."
         )
+
+
+def _is_same(one: Pair, other: Pair) -> bool:
+    return one.candidate is other.candidate and one.parent is other.parent
 
 
 def _drop(reason: str) -> Verdict:

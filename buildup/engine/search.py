@@ -38,7 +38,7 @@ from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import open_data
 from buildup.training.dataset import parse_fraction
-from buildup.training.health import check_base, recipe_warning
+from buildup.training.health import check_base, recipe_warning, validation_warning
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
 from buildup.trials.training import training_id
@@ -113,7 +113,6 @@ def _new_record(request: Request) -> RunRecord:
             std=tuple(data.std),
             image_size=data.image_size,
             channels=data.channels,
-            split_seed=settings.seed,
         ),
         network=request.network,
         environment=environment(
@@ -192,9 +191,10 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    if warning := recipe_warning(record.network, record.recipe):
-        warnings.append(warning)
-        log.warning("warning: %s", warning)
+    for warning in (recipe_warning(record.network, record.recipe), validation_warning(record.data.val_images)):
+        if warning:
+            warnings.append(warning)
+            log.warning("warning: %s", warning)
     return warnings
 
 

@@ -25,8 +25,8 @@ from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import Candidate, Training
 
-PRIOR = 1.0
-"""The prior of keep and of drop, as a number of verdicts. The prior of another interim analysis is half of it."""
+PRIOR, PRIOR_MORE = 1.0, 4.0
+"""The prior of keep and of drop, and of one more seed, as numbers of verdicts."""
 OTHER_STAGE_WEIGHT = 0.5
 """The weight of a verdict in another stage."""
 POINTS_RIGHT, POINTS_WRONG = 3.0, 1.0
@@ -45,7 +45,7 @@ a worker is free, because a started training occupies its worker until the end o
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """The probabilities of the results of an interim analysis: keep, drop, or more seeds."""
+    """The probabilities of the results of a look: keep, drop, or one more seed."""
 
     keep: float
     drop: float
@@ -59,17 +59,17 @@ class Experience:
     decisions: Sequence[Decision]
     objective: Objective = ACCURACY
 
-    def odds(self, candidate: Candidate, interim: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
-        """The odds at an interim analysis of a candidate, from the seeds in `pairs` that have ended."""
-        keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR / 2
+    def odds(self, candidate: Candidate, seeds: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
+        """The odds at a candidate's look after so many seeds, from those in `pairs` that have ended."""
+        keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR_MORE
         own = _stage(candidate.edit)
-        for (stage, looks, kept), count in self._counts.items():
+        for (stage, used, kept), count in self._counts.items():
             weight = count if stage == own else count * OTHER_STAGE_WEIGHT
-            if looks > interim and not last:
+            if used > seeds and not last:
                 more += weight
-            elif looks == interim and kept:
+            elif used == seeds and kept:
                 keep += weight
-            elif looks == interim:
+            elif used == seeds:
                 drop += weight
         seen = keep + drop
         gains = [self.objective.gain(pair.candidate, pair.parent) for pair in pairs]
@@ -80,8 +80,8 @@ class Experience:
 
     @cached_property
     def _counts(self) -> Counter[tuple[str, int, bool]]:
-        """The number of verdicts by stage, interim analysis, and whether the candidate was kept."""
-        return Counter((_stage(decision.edit), decision.looks, decision.kept) for decision in self.decisions)
+        """The number of verdicts by stage, seeds, and whether the candidate was kept."""
+        return Counter((_stage(decision.edit), decision.seeds, decision.kept) for decision in self.decisions)
 
     @cached_property
     def _strength(self) -> float:
@@ -106,31 +106,31 @@ def speculate(view: View, history: History, replay: Replay, workers: int) -> tup
     recent, objective = view.decisions[-RECENT:], replay.judge.objective
     experience = Experience(decisions=recent, objective=objective)
     order = itertools.count()
-    ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.interim)]
+    ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.seeds)]
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
-        negative, _, step, interim = heapq.heappop(ahead)
-        answer = replay.decide(history, step, len(view.decisions) + 1, view.spread)
+        negative, _, step, seeds = heapq.heappop(ahead)
+        answer = replay.decide(history, step, len(view.decisions) + 1, view.comparisons)
         if isinstance(answer, Waiting):
-            # A later interim analysis than the one that the judge waits for is only possible, not yet due.
-            missing = answer.needed if interim <= answer.interim else replay.missing(history, step.candidate, interim)
-            interim = max(interim, answer.interim)
+            # A later look than the one that the judge waits for is only possible, not yet due.
+            missing = answer.needed if seeds <= answer.seeds else replay.missing(history, step.candidate, seeds)
+            seeds = max(seeds, answer.seeds)
             chosen |= {training.id: training for training in missing}
-            pairs = replay.pairs(history, step.candidate, interim)
-            odds = experience.odds(step.candidate, interim, pairs, last=interim == len(replay.judge.looks))
+            pairs = replay.pairs(history, step.candidate, seeds)
+            odds = experience.odds(step.candidate, seeds, pairs, last=seeds == replay.most_seeds)
         else:
             odds = Odds(keep=float(answer.kept), drop=float(not answer.kept), more=0.0)
-        for share, next_step, next_interim in (*_branches(step, odds), (odds.more, step, interim + 1)):
+        for share, next_step, next_seeds in (*_branches(step, odds, replay.seeds), (odds.more, step, seeds + 1)):
             if next_step is not None and -negative * share >= LEAST:
-                heapq.heappush(ahead, (negative * share, next(order), next_step, next_interim))
+                heapq.heappush(ahead, (negative * share, next(order), next_step, next_seeds))
     return tuple(chosen.values())
 
 
-def _branches(step: Step, odds: Odds) -> tuple[tuple[float, Step | None, int], ...]:
+def _branches(step: Step, odds: Odds, first: int) -> tuple[tuple[float, Step | None, int], ...]:
     """The next steps with their probabilities: one step if both verdicts lead to the same candidate."""
     kept, dropped = step.successor(True), step.successor(False)
     if kept and dropped and kept.candidate.id == dropped.candidate.id:
-        return ((odds.keep + odds.drop, kept if odds.keep > odds.drop else dropped, 1),)
-    return (odds.keep, kept, 1), (odds.drop, dropped, 1)
+        return ((odds.keep + odds.drop, kept if odds.keep > odds.drop else dropped, first),)
+    return (odds.keep, kept, first), (odds.drop, dropped, first)
 
 
 def _stage(edit: str) -> str:

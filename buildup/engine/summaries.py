@@ -18,7 +18,7 @@ from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
 from buildup.strategies.moves import left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.health import recipe_warning
+from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
@@ -51,8 +51,8 @@ def plan_text(made: Plan) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    if warning := recipe_warning(request.network, request.recipe):
-        lines.append(warning)
+    found = recipe_warning(request.network, request.recipe), validation_warning(request.data.val_images)
+    lines += filter(None, found)
     lines += ["", candidates_table(rows), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")

@@ -3,7 +3,7 @@
 A winner was chosen by its scores, so those are biased in its favour, and intervals around them are not valid. The claim
 uses none of them: base and winner are trained anew with fresh seeds, and are compared on test images that no verdict
 used. It is corrected for the number of claims made at the same time, as when a control of equal size is compared, too.
-From the search, only the pooled variance due to seeds is used.
+From the search, only the variance due to seeds is used.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from statistics import fmean, stdev
 
 from scipy.special import stdtrit
 
-from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
+from buildup.statistics.mixed_model import unshrunken
+from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.trials.final_result import Claim
 from buildup.trials.objective import ACCURACY, Objective
 
@@ -25,7 +26,7 @@ draws with one seed, 7.2 % with two, 4.4 % with three and 3.0 % with five (`benc
 
 def claim(
     pairs: Sequence[Pair],
-    pooled: PooledVariance,
+    earlier: Sequence[Comparison],
     claims: int = 1,
     *,
     objective: Objective = ACCURACY,
@@ -34,14 +35,17 @@ def claim(
 ) -> Claim:
     """The claim on pairs of fresh trainings, one of `claims` that are made at the same time.
 
+    `earlier` are the comparisons of the search, if its trainings were of the same length and data.
+
     If a training failed, its seed has no pair, and nothing is claimed, because the remaining seeds may be a biased
     selection.
     """
-    found = estimate_gain(pairs, pooled, objective)
+    compared = compare(pairs, objective)
+    found, gain, seeds = unshrunken(compared, tuple(earlier), objective.seed_deviation), compared.gain, compared.seeds
     level = 1 - ERROR / claims
     low, high = found.interval(level)
-    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {found.seeds} fresh seed{'s' if found.seeds > 1 else ''}"
-    shown = f"{found.gain:+.2f} {objective.said} over the {against}"
+    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {seeds} fresh seed{'s' if seeds > 1 else ''}"
+    shown = f"{gain:+.2f} {objective.said} over the {against}"
     if failed:
         sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."
     elif low > 0:
@@ -51,7 +55,7 @@ def claim(
     else:
         sentence = f"Not proven: {shown} are not enough to tell a gain from chance ({ci})."
     claimed = low > 0 and not failed
-    return Claim(against=against, gain=found.gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
+    return Claim(against=against, gain=gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
 
 
 def no_claim(against: str, failed: Sequence[str]) -> Claim:

@@ -52,7 +52,7 @@ class Decision:
     judge: str
     level: float
     looks: int
-    """Number of interim analyses that were made."""
+    """Number of looks at its seeds."""
     seeds: int
     params: int | None = None
     macs: int | None = None

@@ -10,7 +10,6 @@ from buildup.engine.replay import make_replay
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
 from buildup.statistics.final_test import LEAST_SEEDS
-from buildup.statistics.paired_difference import PooledVariance
 from chance import FINAL_SEEDS, Chance, Study
 
 SPACE = SearchSpace(name="test", description="")
@@ -38,23 +37,30 @@ def test_drawn_trainings_differ_as_much_as_stated(deviation: float) -> None:
     assert stdev(gains) == pytest.approx((0.34 + deviation**2) ** 0.5, rel=0.12)
 
 
-@pytest.mark.parametrize(("deviation", "seeds"), [(0.4, 3), (2.0, 2)])
-def test_proven_keeps_nothing_without_gain_in_95_of_100_searches(deviation: float, seeds: int) -> None:
-    # 200 searches: at a true share of 5 % more than 19 of them would be a chance of 1 in 500.
-    assert study("proven", Chance(seed_deviation=deviation), seeds).tally(200).kept_anything <= 19 / 200
+def test_seeds_have_images_of_their_own() -> None:
+    draw, base = study("likely", Chance()).draw("luck", 80), study("likely", Chance()).replay.base
+    masks = [np.unpackbits(np.frombuffer(draw(base, seed).validated or b"", np.uint8)) for seed in (0, 1)]
+    assert [mask.sum() for mask in masks] == [80, 80]
+    assert not (np.pad(masks[0], (0, 80)) & masks[1]).any()
 
 
-def test_final_claims_no_gain_for_a_lucky_winner() -> None:
-    found = study("likely", Chance()).tally(200)
-    assert found.kept_anything > 0.3, "nobody was lucky, so nothing was tested"
-    assert found.claimed <= 19 / 200
+def test_proven_keeps_nothing_without_gain_in_95_of_100_searches() -> None:
+    # 60 searches: at a true share of 5 % more than 8 of them would be a chance of 1 in 300.
+    assert study("proven", Chance(seed_deviation=1.0), 2).tally(60).kept_anything <= 8 / 60
 
 
-def test_proven_finds_one_point_and_likely_finds_most_of_four_small_steps() -> None:
-    assert study("proven", Chance(), c4=1.0).tally(60).kept_true >= 0.85
-    small = study("likely", Chance(), c1=0.4, c2=0.4, c3=0.4, c4=0.4).tally(60)
-    assert small.kept_true >= 0.6
-    assert small.claimed >= 0.75
+def test_what_likely_keeps_helps() -> None:
+    found = replace(study("likely", Chance()), gains=(0.0, 0.5), claims=False).tally(40)
+    assert found.kept >= 20, "hardly anything was kept, so nothing was tested"
+    assert found.kept_helping >= 0.8
+    assert abs(found.bias) < 0.25
+
+
+def test_proven_finds_one_point_and_likely_finds_small_steps() -> None:
+    assert study("proven", Chance(), c4=1.0).tally(30).kept_true >= 0.8
+    small = study("likely", Chance(), c1=0.4, c2=0.4, c3=0.4, c4=0.4).tally(20)
+    assert small.kept_true >= 0.25
+    assert small.claimed >= 0.4
 
 
 def test_settings_that_do_not_help_are_counted_as_kept_falsely() -> None:
@@ -62,7 +68,7 @@ def test_settings_that_do_not_help_are_counted_as_kept_falsely() -> None:
     replay = make_replay(sketch("CC|CC"), tuned, judge="likely", seeds=3)
     found = Study(replay=replay, chance=Chance(), worth={"c2.1": 2.0}).tally(20)
     assert found.kept_true == 1.0
-    assert 0.2 < found.kept_false < 1.0
+    assert found.kept_false < 0.5
 
 
 @pytest.mark.slow
@@ -91,5 +97,5 @@ def test_a_gain_that_is_not_there_is_claimed_in_at_most_5_of_100_draws(seeds: in
     replay = make_replay(sketch("CC|CC"), SPACE, judge="likely", seeds=3)
     repeated, first = Study(replay=replay, chance=Chance(seed_deviation=deviation)), replay.rule.first
     assert first is not None
-    claims = [repeated.claim(first.candidate, PooledVariance(), f"{draw}", seeds) for draw in range(1000)]
+    claims = [repeated.claim(first.candidate, (), f"{draw}", seeds) for draw in range(1000)]
     assert sum(made.claimed for made in claims) <= 50

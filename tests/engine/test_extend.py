@@ -100,7 +100,7 @@ def test_more_seeds_may_have_a_judge_that_tells_an_interval(run: Path) -> None:
     save_status(open_record(str(run)), "finished", "", ["judge point: chance is not ruled out."])
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"point"}
     assert (
-        main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "4"]) == 0
+        main(["resume", str(run), "--seeds", "2", "--judge", "likely", "--allow-weak-base", "--max-trials", "16"]) == 0
     )
     assert {line["judge"] for line in lines_of(run / "decisions.jsonl")} == {"likely"}
     found = open_record(str(run))

@@ -11,7 +11,7 @@ from buildup.engine.replay import Replay, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.paired_difference import Pair, PooledVariance, estimate_gain
+from buildup.statistics.paired_difference import Pair, compare
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
@@ -68,9 +68,10 @@ def test_what_lowers_a_loss_is_kept_and_what_raises_it_is_dropped(objective: str
     view, _ = run_loop(steps, evaluator, InMemoryWriter(), NullObserver(), History())
     first, second = view.decisions
     assert (first.verdict, second.verdict) == ("keep", "drop")
-    assert first.gain == pytest.approx(5.0)
-    assert second.gain == pytest.approx(-2.0)
-    assert first.scores == pytest.approx((115.0,) * 3)
+    shrunken = 1e-6 if judge == "point" else 1.5
+    assert first.gain == pytest.approx(5.0, abs=shrunken)
+    assert second.gain == pytest.approx(-2.0, abs=shrunken)
+    assert first.scores == pytest.approx((115.0,) * first.seeds)
     assert (first.objective, first.unit) == (objective, OBJECTIVES[objective].unit)
     assert f"less {objective} is better" in first.reason
 
@@ -101,8 +102,8 @@ def test_a_difference_of_losses_is_as_sure_as_its_images_are_alike() -> None:
     one = draw(Candidate(network=sketch("CC")), 0)
     alike = [Pair(candidate=replace(one, losses=one.losses), parent=one)] * 3
     unlike = [Pair(candidate=draw(Candidate(network=sketch("CC")), seed), parent=one) for seed in (1, 2, 3)]
-    errors = [estimate_gain(pairs, PooledVariance(), OBJECTIVES["nll"]).error for pairs in (alike, unlike)]
-    assert errors[0] < errors[1]
+    variances = [compare(pairs, OBJECTIVES["nll"]).image_variance for pairs in (alike, unlike)]
+    assert variances[0] < variances[1]
 
 
 @pytest.mark.slow

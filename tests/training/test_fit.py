@@ -67,7 +67,7 @@ def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path
     assert len((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()) == 3
     # The weights that were left give the score that was given.
     dataset = load_data("digits", None, 8)
-    val = split(dataset, 0, fraction=0.5)[1]
+    val = split(dataset, 1, fraction=0.5)[1]
     model = build(tiny())
     model.load_state_dict(load_file(tmp_path / "a" / "weights.safetensors"))
     found = evaluate_model(model, dataset.part(val), load_recipe("quick"), threads=1)

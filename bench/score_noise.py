@@ -21,7 +21,7 @@ import torch
 from answer import answer
 from buildup.engine.problems import Problems
 from buildup.report.text_table import aligned
-from score_ways import BASE, NEW, OLD, PLAIN, TASKS, train
+from score_ways import BASE, PLAIN, TASKS, train
 
 DRAWS = 4000
 """Of the bootstrap over pairs."""
@@ -45,8 +45,6 @@ class Trained:
     scores: Mapping[str, Scored]
     losses: Values
     """Of the images, by the plain score."""
-    seconds: float
-    """Of the training, without the scores."""
 
 
 Pair = tuple[Trained, Trained]
@@ -77,22 +75,15 @@ def score_noise(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
                 lines.append(train(task, seed, flags["data_dir"]))
                 with path.open("a") as file:
                     file.write(f"{json.dumps(lines[-1])}\n")
-    trained = {task.name: read_trained(lines, task.name) for task in TASKS}
-    found = {name: paired for name, one in trained.items() if len(paired := complete_pairs(one)) > 2}
+    found = {task.name: paired for task in TASKS if len(paired := read_pairs(lines, task.name)) > 2}
     rows = [row for name, paired in found.items() for row in compare(name, paired)]
     controls = [control(name, paired) for name, paired in found.items()]
-    effects = effect(trained[OLD], trained[NEW]) if {OLD, NEW} <= found.keys() else []
-    values = {"base": BASE, "ways": rows, "control_variate": controls, "effect": effects}
-    return _text(rows, controls, effects), values
+    return _text(rows, controls), {"base": BASE, "ways": rows, "control_variate": controls}
 
 
-def read_trained(lines: Sequence[Mapping[str, Any]], task: str) -> dict[int, Trained]:
-    """The trainings of a kind by their seeds."""
-    return {line["seed"]: _trained(line) for line in lines if line["task"] == task}
-
-
-def complete_pairs(trained: Mapping[int, Trained]) -> list[Pair]:
-    """Trainings with seeds 2n and 2n + 1."""
+def read_pairs(lines: Sequence[Mapping[str, Any]], task: str) -> list[Pair]:
+    """The complete pairs of a kind: trainings with seeds 2n and 2n + 1."""
+    trained = {line["seed"]: _trained(line) for line in lines if line["task"] == task}
     return [(trained[seed], trained[seed + 1]) for seed in sorted(trained) if seed % 2 == 0 and seed + 1 in trained]
 
 
@@ -107,7 +98,6 @@ def _trained(line: Mapping[str, Any]) -> Trained:
             for name, one in line["scores"].items()
         },
         losses=np.frombuffer(base64.b64decode(line["losses"]), "<f2").astype(np.float64),
-        seconds=line["seconds"],
     )
 
 
@@ -182,40 +172,17 @@ def _differences(pairs: Sequence[Pair]) -> tuple[Values, Values]:
     return np.array([gain(pair, PLAIN) for pair in pairs]), np.array(losses)
 
 
-def effect(old: Mapping[int, Trained], new: Mapping[int, Trained]) -> list[dict[str, Any]]:
-    """What the scores say about two networks with the same seeds, in units of the error of the mean gain.
-
-    Less noise helps only as far as the gain does not shrink with it.
-    """
-    both = [(new[seed], old[seed]) for seed in sorted(old.keys() & new.keys())]
-    gains = {way: np.array([gain(pair, way) for pair in both]) for way in both[0][0].scores}
-    losses = _differences(both)[1]
-    gains["last, less what the loss explains"] = gains[PLAIN] - loss_slope(complete_pairs(old)) * losses
-    gains["probability of the label"] = np.array(
-        [100 * float(np.mean(np.exp(-ours.losses) - np.exp(-theirs.losses))) for ours, theirs in both]
-    )
-    gains["loss, in centinats"] = -losses
-    return [
-        {
-            "way": way,
-            "seeds": len(both),
-            "gain": float(values.mean()),
-            "deviation": float(values.std(ddof=1)),
-            "standard_errors": float(values.mean() / values.std(ddof=1) * np.sqrt(len(both))),
-        }
-        for way, values in gains.items()
-    ]
-
-
 def residuals(outcomes: Values, controls: Values) -> Values:
     """Outcomes less what their controls predict, by a slope without intercept from all other pairs."""
     products, squares = outcomes * controls, controls**2
     slopes = (products.sum() - products) / (squares.sum() - squares)
-    return np.subtract(outcomes, slopes * controls)
+    left: Values = outcomes - slopes * controls
+    return left
 
 
 def _centred(values: Values) -> Values:
-    return np.subtract(values, values.mean())
+    centred: Values = values - values.mean()
+    return centred
 
 
 def _ratio(ours: Values, plain: Values, chosen: npt.NDArray[np.int64]) -> tuple[float, float, float]:
@@ -230,12 +197,10 @@ def _interval(drawn: Values) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _text(
-    rows: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], effects: Sequence[Mapping[str, Any]]
-) -> str:
+def _text(rows: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return "Fewer than three pairs of each kind: nothing to compare."
-    return "\n".join([*_ways(rows), "", *_controls(controls), "", *_effects(effects)])
+    return "\n".join([*_ways(rows), "", *_controls(controls)])
 
 
 def _ways(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -270,18 +235,6 @@ def _controls(controls: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             *_shown(row["images_ratio"]),
         ]
         for row in controls
-    ]
-    yield from aligned([head, *table])
-
-
-def _effects(effects: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not effects:
-        return
-    yield f"The gain of `{NEW}` over `{OLD}`, seed by seed:"
-    head = ["way", "seeds", "gain", "deviation", "standard errors"]
-    table = [
-        [row["way"], f"{row['seeds']}", *(f"{row[name]:+.2f}" for name in ("gain", "deviation", "standard_errors"))]
-        for row in effects
     ]
     yield from aligned([head, *table])
 

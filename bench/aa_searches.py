@@ -3,8 +3,8 @@
 Parent and candidate are the same network (`twin.py`), trained for some seconds on a part of the digits. Rule, judges,
 replay and loop are those of `buildup search`; the trainings run in this process, one after the other. Every search has
 seeds of its own, and all judges decide on the same trainings. Each search appends a line to `searches.jsonl` in the
-folder, so the same call continues where it was stopped. `trainings.jsonl` holds the trainings of the search in
-progress, with what they got right; the next search replaces it.
+folder, so the same call continues where it was stopped. `trainings-N.jsonl` holds the trainings of search N with what
+they got right (10 kB), so that `--again` can make the verdicts anew by other judges.
 """
 
 import argparse
@@ -94,6 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", metavar="FOLDER", help="where the results are, or go")
     parser.add_argument("--searches", metavar="N", help="stop after so many, earlier ones included (default: 200)")
     parser.add_argument("--epochs", metavar="N", help=f"of each training (default: {EPOCHS})")
+    parser.add_argument("--again", action="store_true", help="make all verdicts anew from the trainings in the folder")
     parser.add_argument("--table", action="store_true", help="only print the table of the searches so far")
     return answer(parser, aa_searches, arguments)
 
@@ -106,13 +107,15 @@ def aa_searches(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     problems.raise_any()
     folder = Path(flags["folder"])
     lines = read_lines(folder / "searches.jsonl")
+    if flags["again"]:
+        (folder / "searches.jsonl").unlink(missing_ok=True)
+        lines = []
     if not flags["table"]:
         folder.mkdir(parents=True, exist_ok=True)
         network, space, recipe = null_search(epochs)
         for number in range(len(lines), searches):
-            lines.append(search(number, network, space, recipe, folder / "trainings.jsonl"))
+            lines.append(search(number, network, space, recipe, folder / f"trainings-{number}.jsonl"))
             append_line(folder / "searches.jsonl", lines[-1])
-            (folder / "trainings.jsonl").unlink()
             print(_progress(lines[-1]), file=sys.stderr, flush=True)
     values = summary(lines)
     return table(values), values

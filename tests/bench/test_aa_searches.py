@@ -75,9 +75,8 @@ def test_a_stopped_search_continues_with_the_trainings_that_it_has(
         trained.append(training.id)
         return drawn(training, recipe)
 
-    def searched(folder: Path) -> list[Any]:
-        assert main([str(folder), "--searches", "3"]) == 0
-        assert not (folder / "trainings.jsonl").exists()
+    def searched(folder: Path, *flags: str) -> list[Any]:
+        assert main([str(folder), "--searches", "3", *flags]) == 0
         return [one["judges"] for one in read_lines(folder / "searches.jsonl")]
 
     monkeypatch.setattr(aa_searches, "_train", train)
@@ -88,6 +87,8 @@ def test_a_stopped_search_continues_with_the_trainings_that_it_has(
     continued = searched(tmp_path / "stopped")
     assert len(set(trained)) == len(trained)
     trained.clear()
+    assert searched(tmp_path / "stopped", "--again") == continued
+    assert not trained
     assert searched(tmp_path / "whole") == continued
     assert len(continued) == 3
 

@@ -50,17 +50,17 @@ class Forecast:
     high: float
     """The first and the last decile."""
     trainings: float
-    """The median number of trainings that a verdict needs."""
+    """The median number of trainings that a verdict needs, and the longer one of the base."""
 
 
 def forecast(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:
     """Estimate the rest of a running search.
 
     Returns:
-        The estimate; None before the first epoch has ended, or if the search is finished.
+        The estimate; None before the first epoch has ended, or if no training is left.
     """
     times = _times(history, epochs)
-    if not times or view.finished:
+    if not times or view.ended:
         return None
 
     def draw_seconds(rng: random.Random) -> Seconds:
@@ -74,7 +74,8 @@ def forecast(replay: Replay, view: View, history: History, *, workers: int, epoc
 
     if _can_simulate(replay, view):
         return _simulate(replay, view, history, workers, draw_seconds, count=SIMULATIONS)
-    done = sum(1 - _epochs_left(history, training, epochs) / epochs for training in view.needed)
+    waiting = (*view.needed, *view.checks)
+    done = sum(len(history.curves.get(training.id, ())) / epochs for training in waiting)
     error = NORMAL_DECILE * pstdev(times.values()) / fmean(times.values()) / sqrt(len(times))
     return _count(replay, view, workers, fmean(times.values()) * epochs, done=done, error=error)
 
@@ -119,7 +120,8 @@ def _count(replay: Replay, view: View, workers: int, each: float, *, done: float
     verdicts = fmean(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     multiples = [decision.seeds for decision in view.decisions if decision.seeds]
     looks = fmean(multiples) / min(multiples) if multiples else 1.0
-    trainings = len(view.needed) + replay.seeds * looks * (verdicts - (view.current is not replay.base))
+    left = sum(training.candidate.epochs(1000) / 1000 for training in (*view.needed, *view.checks))
+    trainings = left + replay.seeds * looks * max(0.0, verdicts - (view.current is not replay.base))
     side_by_side = workers if _is_predictable(view) else min(workers, replay.seeds)
     seconds = (trainings - done) * each / side_by_side
     return Forecast(seconds=seconds, low=seconds * (1 - error), high=seconds * (1 + error), trainings=trainings)
@@ -153,7 +155,7 @@ def _simulate(
             verdicts: dict[str, int] = verdicts,
         ) -> ScoreRow:
             candidate = training.candidate
-            if candidate.id not in verdicts:
+            if candidate.id not in verdicts and not candidate.longer:
                 # The earlier looks at the current candidate have not led to a verdict.
                 first = view.seeds if view.current and candidate.id == view.current.id else replay.seeds
                 verdicts[candidate.id] = _draw_verdict(replay, history, experience, candidate, rng, first)
@@ -163,7 +165,7 @@ def _simulate(
         start = History(decisions=view.decisions)
         end, _ = run_loop(simulated, evaluator, InMemoryWriter(), NullObserver(), start)
         spans.append(evaluator.clock)
-        counts.append(len(simulated.required_ids(end) - history.outcomes.keys()))
+        counts.append(len(simulated.required_ids(end) - history.outcomes.keys()) + len(view.checks))
     deciles = quantiles(spans, n=10)
     return Forecast(seconds=median(spans), low=deciles[0], high=deciles[-1], trainings=median(counts))
 
@@ -187,7 +189,7 @@ def _draw_verdict(
 
 
 def _epochs_left(history: History, training: Training, epochs: int) -> int:
-    return epochs - len(history.curves.get(training.id, ()))
+    return training.candidate.epochs(epochs) - len(history.curves.get(training.id, ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

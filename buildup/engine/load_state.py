@@ -48,6 +48,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
         objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
+        check_climb=not settings.no_climb_check,
         costs=costs or costs_of,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )
@@ -57,6 +58,12 @@ def state_of(run: RunRecord) -> tuple[View, History]:
     """The state of a run and its history. Nothing is written."""
     history = read_history(run.folder, run.settings.storage, run.study_name, len(run.earlier), run.other_epochs)
     return replay_of(run).view(history), history
+
+
+def warnings_of(run: RunRecord, view: View) -> tuple[str, ...]:
+    """The warnings of a run, and that on a base that is still climbing."""
+    climbing = view.climb.warning(view.decisions) if view.climb else None
+    return (*run.warnings, *([climbing] if climbing else []))
 
 
 def costs_of(candidate: Candidate) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def run_loop(
     inspect_base: Callable[[History], None] = lambda _: None,
     limit: Callable[[History], str | None] = lambda _: None,
 ) -> tuple[View, History]:
-    """Run a search until the rule is finished or a limit is reached.
+    """Run a search until no training is left or a limit is reached.
 
     Args:
         replay: The rule and the judge.
@@ -79,7 +79,7 @@ def run_loop(
                 history = writer.decide(history, decision)
             seen = history
         observer.see(view, history, event)
-        if view.finished or limit(history):
+        if view.ended or limit(history):
             evaluator.request(())
             return view, history
         if changed:

@@ -49,6 +49,8 @@ class Plan:
     """Seeds of each network, at the first and at the last look."""
     whole: Forecast
     """The forecast without limits, with random verdicts and workers that train ahead."""
+    longer: tuple[int, float] | None
+    """Epochs and seconds of the longer training of the base; None where there is none."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -74,8 +76,14 @@ class Plan:
     @property
     def seconds(self) -> tuple[float, float]:
         """The seconds of the search, if no worker trains ahead of verdicts."""
-        least, most = (ceil(seeds / self.request.settings.workers) * self.each for seeds in self.seeds)
-        return min(self.networks[0] * least, self._most[1]), min(self.networks[1] * most, self._most[1])
+        workers = self.request.settings.workers
+        least, most = (
+            networks * ceil(seeds / workers) * self.each
+            # Without a worker that is free beside the trainings of verdicts, the longer one comes at the end.
+            + (self.longer[1] if self.longer and seeds % workers == 0 else 0.0)
+            for networks, seeds in zip(self.networks, self.seeds, strict=True)
+        )
+        return min(least, self._most[1]), min(most, self._most[1])
 
     @property
     def expected(self) -> Forecast:
@@ -132,7 +140,8 @@ def make_plan(settings: SearchSettings) -> Plan:
     whole = asked.epochs * data.train_images * speed.train + validated * speed.evaluate
 
     def seconds(training: Training) -> float:
-        return whole * costs.of(training.candidate.network).macs / costs.base.macs
+        longer = training.candidate.epochs(asked.epochs) / asked.epochs
+        return longer * whole * costs.of(training.candidate.network).macs / costs.base.macs
 
     estimates = []
     for candidate in _reachable(steps):
@@ -140,6 +149,9 @@ def make_plan(settings: SearchSettings) -> Plan:
             continue
         taking = seconds(Training(candidate=candidate, seed=asked.seed))
         estimates.append(Estimate(candidate=candidate, cost=costs.of(candidate.network), seconds=taking))
+    longer = None
+    if steps.longer:
+        longer = steps.longer.epochs(asked.epochs), seconds(Training(candidate=steps.longer, seed=asked.seed))
     least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
     return Plan(
         request=request,
@@ -148,6 +160,7 @@ def make_plan(settings: SearchSettings) -> Plan:
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
         whole=forecast_plan(steps, seconds, workers=asked.workers),
+        longer=longer,
     )
 
 
@@ -166,6 +179,7 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
         "ended_by": list(made.ended_by),
         "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
         "expected": asdict(made.expected),
+        "longer": made.longer and dict(zip(("epochs", "seconds"), made.longer, strict=True)),
         "complete": len(made.estimates) < MOST_ROWS,
         "candidates": [
             {

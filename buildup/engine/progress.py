@@ -133,7 +133,7 @@ class PlainObserver:
 def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
     """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
     least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
-    fewest, largest = least * replay.seeds, most * replay.most_seeds
+    fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
     span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
     found = forecast(replay, view, history, workers=workers, epochs=epochs)
     return f"{span} trainings left, {expected(found)}" if found else f"{span} trainings left"
@@ -170,9 +170,10 @@ class LiveObserver:
             curve = history.curves.get(training.id, ())
             value = objective.at(curve[-1]) if curve else None
             score = "..." if value is None else objective.shown(value)
+            own = training.candidate.epochs(epochs)
             seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
-            eta = duration(fmean(seconds) * (epochs - len(curve))) if seconds else "..."
-            table.add_row(name_of(training), f"{len(curve)}/{epochs}", score, eta, worker)
+            eta = duration(fmean(seconds) * (own - len(curve))) if seconds else "..."
+            table.add_row(name_of(training), f"{len(curve)}/{own}", score, eta, worker)
         foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
         self.live.update(Group(table, foot))
 

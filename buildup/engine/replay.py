@@ -11,6 +11,7 @@ from functools import cached_property
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
+from buildup.statistics.climb import Climb, climb
 from buildup.statistics.judges import JUDGES, Judge
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
@@ -41,11 +42,20 @@ class View:
     """The number of seeds at the next look."""
     comparisons: tuple[Comparison, ...] = ()
     """The comparisons of the decisions so far, without those that compared no scores."""
+    checks: tuple[Training, ...] = ()
+    """The longer training of the base while it has not ended. No verdict waits for it, but the end of the search."""
+    climb: Climb | None = None
+    """What the longer training of the base gained; None where that is not known."""
 
     @property
     def finished(self) -> bool:
         """Whether the rule has nothing left to try."""
         return self.current is None
+
+    @property
+    def ended(self) -> bool:
+        """Whether no training is left."""
+        return self.finished and not self.checks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +105,8 @@ class Replay:
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
+    check_climb: bool = False
+    """Whether the base is trained once more, for longer."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -105,6 +117,11 @@ class Replay:
     def base(self) -> Candidate:
         """The candidate that the search starts from."""
         return self.rule.base
+
+    @cached_property
+    def longer(self) -> Candidate | None:
+        """The base, trained longer with the first seed; None where that is not asked for."""
+        return Candidate(network=self.base.network, parent=self.base, longer=True) if self.check_climb else None
 
     @property
     def most_seeds(self) -> int:
@@ -163,6 +180,8 @@ class Replay:
             step=step,
             seeds=waiting.seeds if waiting else self.seeds,
             comparisons=compared,
+            checks=self._missing(history, self.longer, 1) if self.longer else (),
+            climb=self._climb(history, compared),
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
@@ -247,6 +266,10 @@ class Replay:
             if isinstance(ours, Score) and isinstance(theirs, Score):
                 pairs.append(Pair(candidate=ours, parent=theirs))
         return pairs
+
+    def _climb(self, history: History, comparisons: Sequence[Comparison]) -> Climb | None:
+        compared = self._compared(history, self.longer, 1) if self.longer else ()
+        return climb(compared[0], comparisons, self.judge.objective) if compared else None
 
     def _row(self, seeds: int) -> range:
         return range(self.first_seed, self.first_seed + seeds)
@@ -335,6 +358,7 @@ def make_replay(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
+    check_climb: bool = False,
 ) -> Replay:
     """Make the replay of a search."""
     return Replay(
@@ -344,4 +368,5 @@ def make_replay(
         first_seed=first_seed,
         costs=costs,
         limits=limits or Limits(),
+        check_climb=check_climb,
     )

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from buildup.engine.load_state import costs_of, read_final, state_of
+from buildup.engine.load_state import costs_of, read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
@@ -47,7 +47,8 @@ def findings_of(
         winner=view.best.network,
         history=history,
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
-        warnings=run.warnings,
+        warnings=warnings_of(run, view),
+        climb=view.climb,
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),

@@ -230,7 +230,7 @@ class Run:
             f"<b>{html.escape(self._record.network.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
             f"<code>{html.escape(view.best.layout)}</code>",
             *([html.escape(claim.verdict)] if claim else []),
-            f"<pre>{html.escape(decisions_table(view.decisions))}</pre>",
+            f"<pre>{html.escape(decisions_table(view.decisions, view.climb))}</pre>",
             graph_svg(view.best.network),
         ]
         return "<br>".join(lines)

@@ -86,7 +86,7 @@ def resume_search(
             log.info("%s: this run is finished; nothing is left to do.", record.folder)
             return SearchResult(record=record, view=view, history=writer.history)
         evaluator: Evaluator
-        if view.finished:  # only decisions are left to record
+        if view.ended:  # only decisions are left to record
             evaluator = SimulatedEvaluator(table={})
         else:
             check_data(record)
@@ -171,9 +171,12 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
             save_status(record, "failed", str(error), warnings)
         # The request was checked before, so this is a failure of the search, even if it is a RequestError.
         raise error if isinstance(error, SearchError) else SearchError(str(error)) from error
+    reached = None if view.ended else f"{limit(history)} was reached"
     if not view.finished:
-        record = save_status(record, "stopped", f"{limit(history)} was reached", warnings)
+        record = save_status(record, "stopped", str(reached), warnings)
         return SearchResult(record=record, view=view, history=history)
+    if reached:
+        warnings.append(f"{reached} before the longer training of the base ended: whether it still climbs is unknown.")
     evaluator.close()
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)

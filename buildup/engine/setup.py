@@ -82,6 +82,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     settings = run.settings
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
+        epochs = training.candidate.epochs(run.recipe.epochs)
         return Job(
             network=training.candidate.network,
             seed=training.seed,
@@ -92,7 +93,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             whole=whole,
             split_seed=run.data.split_seed,
             start=run.start,
-            recipe=run.recipe,
+            recipe=run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs),
             device=settings.device,
             threads=settings.threads,
             execution=run.execution,

@@ -96,11 +96,12 @@ class Experience:
 
 
 def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
-    """The trainings to run, most important first: those that the next verdict needs, then those that may be needed.
+    """The trainings to run, most important first: those that the next verdict needs, the longer one of the base, and
+    those that may be needed.
 
     There are more than workers only if the additional ones are almost certainly needed.
     """
-    chosen = {training.id: training for training in view.needed}
+    chosen = {training.id: training for training in (*view.needed, *view.checks)}
     if len(chosen) > workers or view.step is None:
         return tuple(chosen.values())
     recent, objective = view.decisions[-RECENT:], replay.judge.objective

@@ -5,7 +5,7 @@ from typing import Any
 
 from buildup.engine.final import read_plan
 from buildup.engine.forecast import forecast
-from buildup.engine.load_state import read_final, replay_of, state_of
+from buildup.engine.load_state import read_final, replay_of, state_of, warnings_of
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.progress import left
 from buildup.engine.replay import View
@@ -64,6 +64,11 @@ def plan_text(made: Plan) -> str:
     gpu_hours = f", {hours:.2g} GPU-hours" if hours else ""
     lines += [
         f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
+        *(
+            [f"One more of the base, {made.longer[0]} epochs, about {duration(made.longer[1])}: does it still climb?"]
+            if made.longer
+            else []
+        ),
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
@@ -85,10 +90,10 @@ def summary(result: SearchResult) -> str:
         return f"Stopped: {record.reason}. Go on with: buildup resume {record.folder}"
     same = "No replacement was kept: the base stays as it is." if view.best is view.candidates[0] else ""
     lines = [
-        decisions_table(view.decisions),
+        decisions_table(view.decisions, view.climb),
         "",
         f"{record.network.base} became {view.best.layout}. {same}".strip(),
-        *(f"warning: {warning}" for warning in record.warnings),
+        *(f"warning: {warning}" for warning in warnings_of(record, view)),
         "",
         "Next:",
         f"  {record.folder / 'report.html'}  the evidence for each decision, in a browser",
@@ -113,13 +118,19 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "fingerprint": view.best.id,
         "trainings": len(result.history.outcomes),
         "verdicts": _verdicts(view),
-        "warnings": list(record.warnings),
+        "warnings": list(warnings_of(record, view)),
     }
 
 
 def _verdicts(view: View) -> list[dict[str, Any]]:
     return [
-        {"step": decision.step, "layout": decision.layout, "verdict": decision.verdict, "reason": decision.reason}
+        {
+            "step": decision.step,
+            "layout": decision.layout,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "still_climbing": bool(view.climb and view.climb.marks(decision)),
+        }
         for decision in view.decisions
     ]
 
@@ -135,6 +146,7 @@ def status_values(run: RunRecord) -> dict[str, Any]:
     """The status of a run as plain values: running trainings, decisions, and what is left."""
     view, history = state_of(run)
     state, reason = status_of(run)
+    is_over = view.ended or (view.finished and state == "finished")
     found = read_final(run.folder)
     replay, workers, epochs = replay_of(run), run.settings.workers, run.settings.epochs
     eta = forecast(replay, view, history, workers=workers, epochs=epochs)
@@ -152,10 +164,10 @@ def status_values(run: RunRecord) -> dict[str, Any]:
         "waiting_for": waiting_for,
         "ahead": ahead,
         "verdicts": _verdicts(view),
-        "left": None if view.finished else left(replay, view, history, workers=workers, epochs=epochs),
+        "left": None if is_over else left(replay, view, history, workers=workers, epochs=epochs),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
-        "warnings": list(run.warnings),
+        "warnings": list(warnings_of(run, view)),
     }
 
 
@@ -170,7 +182,7 @@ def status_text(run: RunRecord, values: dict[str, Any]) -> str:
         f"{run.title}, now {view.best.layout}",
     ]
     if view.decisions:
-        lines += ["", decisions_table(view.decisions)]
+        lines += ["", decisions_table(view.decisions, view.climb)]
     if read_plan(run) and not found:
         lines += ["", f"a final has begun; go on with: buildup final {run.folder}"]
     if found:
@@ -182,20 +194,24 @@ def status_text(run: RunRecord, values: dict[str, Any]) -> str:
         lines.append(values["left"])
         if values["status"] != "running":
             lines.append(f"go on with: buildup resume {run.folder}")
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in run.warnings)])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings_of(run, view))])
 
 
 def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The trainings that the current verdict needs, and those that were started ahead of it."""
+    """The trainings that the current verdict or the end needs, and those that were started ahead of it."""
     objective = OBJECTIVES[run.settings.objective]
+
+    usual = run.settings.epochs
+    longer = {one.id: one.candidate.epochs(usual) for one in view.checks}
 
     def row(training: str, edit: str, seed: int) -> dict[str, Any]:
         curve = history.curves.get(training, ())
         score = objective.at(curve[-1]) if curve else None
-        reached = {"epoch": len(curve), "epochs": run.settings.epochs, "score": score}
+        reached = {"epoch": len(curve), "epochs": longer.get(training, usual), "score": score}
         return {"training": training, "edit": edit or "the base", "seed": seed, **reached}
 
-    needed = {one.id: row(one.id, one.candidate.edit, one.seed) for one in view.needed}
+    waited = view.checks if view.finished else view.needed
+    needed = {one.id: row(one.id, one.candidate.edit, one.seed) for one in waited}
     if view.finished:
         return list(needed.values()), []
     begun = read_underway(run.folder, run.settings.storage, run.study_name, run.other_epochs)

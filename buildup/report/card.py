@@ -90,7 +90,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         *("## Usage", "", LOADING),
         *([ONNX] if onnx else []),
-        *("## Decisions", "", decisions_markdown(findings.decisions), ""),
+        *("## Decisions", "", decisions_markdown(findings.decisions, findings.climb), ""),
         "## Settings",
         "",
         *[f"- {clean(name)}: {code(str(value))}" for name, value in flat(findings.settings)],

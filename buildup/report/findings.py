@@ -11,12 +11,13 @@ from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import macs, percent, short_number
+from buildup.statistics.climb import Climb
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.training import candidate_id
+from buildup.trials.training import candidate_id, longer_id
 
 SHOWN_SETTINGS = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "objective", "seeds")
 """The settings shown at the top of a report, in order."""
@@ -33,6 +34,8 @@ class TrainingRow:
     """Empty for a candidate without a decision."""
     seed: str
     outcome: Outcome
+    longer: bool = False
+    """Whether it is the longer training of the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,8 @@ class Findings:
     warnings: Sequence[str] = ()
     finished: str
     """Whether and when the search ended, as a sentence."""
+    climb: Climb | None = None
+    """The gain of the base by a longer training, where that is known."""
     evidence: Evidence | None = None
     """Correlations with the gains; None if no verdict was measured."""
     reused: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +92,9 @@ class Findings:
         for decision in self.decisions:
             found |= {decision.parent: best, decision.candidate: decision.layout}
             best = decision.layout if decision.kept else best
-        return {**found, fingerprint(self.base): layout(self.base), self.winner_id: layout(self.winner)}
+        base = fingerprint(self.base)
+        found |= {base: layout(self.base), longer_id(base): layout(self.base)}
+        return {**found, self.winner_id: layout(self.winner)}
 
     @cached_property
     def trainings(self) -> tuple[TrainingRow, ...]:
@@ -95,7 +102,9 @@ class Findings:
         rows = []
         for training, outcome in self.history.outcomes.items():
             candidate, _, seed = training.rpartition("-s")
-            rows.append(TrainingRow(id=training, layout=self.layouts.get(candidate, ""), seed=seed, outcome=outcome))
+            shown = self.layouts.get(candidate, "")
+            longer = candidate == longer_id(fingerprint(self.base))
+            rows.append(TrainingRow(id=training, layout=shown, seed=seed, outcome=outcome, longer=longer))
         return tuple(rows)
 
     def role(self, training: str) -> Role:

@@ -56,7 +56,9 @@ def _sections_html(findings: Findings) -> Iterator[str]:
         yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final)))
     steps = [f'<p class="muted">{NO_DECISIONS}</p>']
     if decisions := findings.decisions:
-        table = html_table(tabulate_decisions(decisions), below=[decision.reason for decision in decisions])
+        table = html_table(
+            tabulate_decisions(decisions, findings.climb), below=[decision.reason for decision in decisions]
+        )
         steps = [scrollable(gains_svg(decisions)), table]
     yield html_section("Gain of each step", *steps)
     if findings.evidence:
@@ -130,7 +132,11 @@ def _trainings_html(findings: Findings) -> str:
     table = TextTable.by_column(
         ("training", "code", [row.id for row in rows]),
         ("layout", "layout", [row.layout or "?" for row in rows]),
-        ("role", "text", [findings.role(row.id).replace("other", "") for row in rows]),
+        (
+            "role",
+            "text",
+            ["base, longer" if row.longer else findings.role(row.id).replace("other", "") for row in rows],
+        ),
         ("seed", "number", [row.seed for row in rows]),
         (f"{objective.name}, {objective.scale}", "number", scores),
         ("time", "number", [duration(one.seconds) for one in outcomes]),

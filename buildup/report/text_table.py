@@ -9,6 +9,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import fingerprint
 from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
+from buildup.statistics.climb import Climb
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.objective import ACCURACY, OBJECTIVES
@@ -66,10 +67,12 @@ class PlanRow:
     """`first`: always tried; `possible`: tried only after certain verdicts."""
 
 
-def tabulate_decisions(decisions: Sequence[Decision]) -> TextTable:
-    """The decisions of a search, one per row."""
+def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None) -> TextTable:
+    """The decisions of a search, one per row. Those on less than a longer training gains are marked."""
     heading, with_level = interval_heading(decisions)
     units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
+    marks = ["still climbing" if climb and climb.marks(one) else "" for one in decisions]
+    mark: list[tuple[str, ColumnKind, list[str]]] = [("mark", "text", marks)] if any(marks) else []
     return TextTable.by_column(
         ("step", "number", [str(one.step) for one in decisions]),
         ("edit", "code", [one.edit for one in decisions]),
@@ -80,17 +83,18 @@ def tabulate_decisions(decisions: Sequence[Decision]) -> TextTable:
         ("params", "number", [short_number(one.params) for one in decisions]),
         ("MACs", "number", [short_number(one.macs) for one in decisions]),
         ("verdict", "verdict", [one.verdict for one in decisions]),
+        *mark,
     )
 
 
-def decisions_table(decisions: Sequence[Decision]) -> str:
+def decisions_table(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
     """The decisions of a search for a terminal."""
-    return tabulate_decisions(decisions).text() if decisions else NO_DECISIONS
+    return tabulate_decisions(decisions, climb).text() if decisions else NO_DECISIONS
 
 
-def decisions_markdown(decisions: Sequence[Decision]) -> str:
+def decisions_markdown(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
     """The decisions of a search as a Markdown table."""
-    return "\n".join(tabulate_decisions(decisions).markdown()) if decisions else NO_DECISIONS
+    return "\n".join(tabulate_decisions(decisions, climb).markdown()) if decisions else NO_DECISIONS
 
 
 def candidates_table(rows: Sequence[PlanRow]) -> str:

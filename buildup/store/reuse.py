@@ -24,8 +24,8 @@ from buildup.trials.training import Training
 
 NOT_COMPARED = frozenset({
     "allow_weak_base", "base", "data_dir", "dataset", "device", "gpus_per_trial", "judge", "look_ahead",
-    "max_macs", "max_params", "max_trials", "objective", "ray", "recipe", "reuse", "seed", "seeds", "space",
-    "run", "storage", "strategy", "threads", "time_budget", "workers",
+    "max_macs", "max_params", "max_trials", "no_climb_check", "objective", "ray", "recipe", "reuse", "run", "seed",
+    "seeds", "space", "storage", "strategy", "threads", "time_budget", "workers",
 })  # fmt: skip
 """Settings that do not affect the result of a training, or that `_training_settings` replaces by what they stand for.
 All others must be equal, including settings that are added later."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 
 from buildup.graph.layout import layout
 from buildup.graph.network import Edit, Network
@@ -11,6 +12,8 @@ CHECKPOINT = "checkpoint.pt"
 """In the folder of an attempt: the state from which another attempt continues."""
 WEIGHTS = "weights.safetensors"
 """The trained weights, which replace the checkpoint when an attempt has ended."""
+LONGER = 1.5
+"""How many times the epochs of the others a longer training of the base has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +24,13 @@ class Candidate:
     parent: "Candidate | None" = None
     edits: tuple[Edit, ...] = ()
     """The edits from the parent's network: one, or several when the rule looked ahead."""
+    longer: bool = False
+    """Whether it is trained for `LONGER` times the epochs. Then it has the network of its parent, the base."""
 
     @cached_property
     def id(self) -> str:
-        """The fingerprint of its network."""
-        return fingerprint(self.network)
+        """The fingerprint of its network, and a mark where it is trained longer."""
+        return longer_id(fingerprint(self.network)) if self.longer else fingerprint(self.network)
 
     @cached_property
     def layout(self) -> str:
@@ -35,7 +40,11 @@ class Candidate:
     @cached_property
     def edit(self) -> str:
         """Its edits as text; empty for the base."""
-        return ", ".join(map(str, self.edits))
+        return f"the base for {LONGER:g} times the epochs" if self.longer else ", ".join(map(str, self.edits))
+
+    def epochs(self, usual: int) -> int:
+        """The epochs of its trainings, where those of the search have `usual` ones."""
+        return ceil(LONGER * usual) if self.longer else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,15 @@ class Training:
     def id(self) -> str:
         """The name of its folder: fingerprint and seed."""
         return training_id(self.candidate.id, self.seed)
+
+
+def longer_id(candidate: str) -> str:
+    """The id of a candidate that is trained longer. It differs, so that no mean or judge takes the two for one.
+
+    >>> longer_id("0f3a")
+    '0f3a-longer'
+    """
+    return f"{candidate}-longer"
 
 
 def training_id(candidate_id: str, seed: int) -> str:

@@ -93,9 +93,23 @@ def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
 
 
 def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
-    times = [plan_to_values(make_plan(replace(SETTINGS, judge="point", workers=workers))) for workers in (2, 8)]
+    settings = replace(SETTINGS, judge="point", no_climb_check=True)
+    times = [plan_to_values(make_plan(replace(settings, workers=workers))) for workers in (2, 8)]
     rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
     assert rounds[0] == pytest.approx(rounds[1])
     assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)
     expected = [one["expected"]["seconds"] / one["candidates"][0]["seconds"] for one in times]
     assert expected[1] < 0.9 * expected[0]
+
+
+def test_the_longer_training_of_the_base_is_told_and_counted() -> None:
+    made = [make_plan(replace(SETTINGS, judge="point", workers=2, no_climb_check=off)) for off in (False, True)]
+    longer, usual = made
+    assert longer.longer is not None
+    assert longer.longer[0] == 3
+    assert longer.longer[1] == pytest.approx(1.5 * longer.estimates[0].seconds)
+    assert longer.whole.trainings == usual.whole.trainings + 1
+    assert longer.whole_trainings == usual.whole_trainings
+    assert longer.seconds[0] / longer.each > usual.seconds[0] / usual.each + 1.3
+    assert "3 epochs, about" in plan_text(longer)
+    assert plan_to_values(usual)["longer"] is None

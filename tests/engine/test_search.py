@@ -70,6 +70,12 @@ def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
     lines = [json.loads(line) for line in (run / "decisions.jsonl").read_text().splitlines()]
     needed = {lines[0]["parent"], *(line["candidate"] for line in lines)}
     assert len(needed) == 5
+    longer = run / "trainings" / f"{lines[0]['parent']}-longer-s0" / "metrics.jsonl"
+    assert len(longer.read_text().splitlines()) == 2  # one and a half times the one epoch of the others
+    view, history = state_of(open_record(str(run)))
+    assert view.climb is not None
+    scores = [history.outcome(key, 0) for key in (f"{lines[0]['parent']}-longer", lines[0]["parent"])]
+    assert view.climb.gain == scores[0].accuracy - scores[1].accuracy
     assert {f"{candidate}-s0" for candidate in needed} <= {
         path.parent.name for path in run.glob("trainings/*/metrics.jsonl")
     }
@@ -97,7 +103,7 @@ def test_the_study_holds_one_complete_trial_a_training(place: Path) -> None:
     # What the second worker trained ahead in vain was ended.
     assert {trial.user_attrs["outcome"] for trial in study.trials if trial not in complete} <= {"unneeded"}
     for trial in complete:
-        assert trial.intermediate_values == {1: pytest.approx(trial.intermediate_values[1])}
+        assert list(trial.intermediate_values) == [1, 2][: 1 + ("-longer-" in trial.user_attrs["training"])]
         assert {"layout", "seed", "params", "macs", "outcome", "correct_hash"} <= trial.user_attrs.keys()
         assert trial.datetime_start is not None
         assert trial.datetime_complete is not None

@@ -19,7 +19,7 @@ from buildup.store.run_record import RunRecord
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import WEIGHTS, Candidate, training_id
+from buildup.trials.training import WEIGHTS, Candidate, candidate_id, seed_of
 
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:
@@ -88,11 +88,13 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:
     """The training of a candidate with the best validation score, and its score. Of equal ones, the first."""
-    row = range(run.settings.seed, run.settings.seed + run.settings.seeds)
-    outcomes = [(seed, history.outcome(candidate.id, seed)) for seed in row]
-    scored = [(seed, outcome) for seed, outcome in outcomes if isinstance(outcome, Score)]
+    # A judge may have asked for more seeds than those of the first look.
+    scored = [
+        (key, outcome)
+        for key, outcome in sorted(history.outcomes.items(), key=lambda entry: seed_of(entry[0]))
+        if candidate_id(key) == candidate.id and isinstance(outcome, Score)
+    ]
     if not scored:
         raise RunError(f"{run.folder}: {candidate.layout} has no finished training to export.")
     objective = OBJECTIVES[run.settings.objective]
-    seed, score = max(scored, key=lambda entry: objective.best(entry[1]))
-    return training_id(candidate.id, seed), score
+    return max(scored, key=lambda entry: objective.best(entry[1]))

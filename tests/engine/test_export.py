@@ -1,9 +1,13 @@
 """What a report and a model card tell of a run, and what they keep to themselves."""
 
+import random
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from buildup.engine.export import best_training
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of
 from buildup.report.card import model_card
@@ -11,7 +15,7 @@ from buildup.report.page import markdown, page
 from buildup.store.run_record import RunRecord, open_record, save_record
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
-from buildup.trials.training import Candidate
+from buildup.trials.training import Candidate, longer_id, training_id
 
 STORAGE = "postgresql://team:secret@db.local/studies"
 
@@ -33,3 +37,23 @@ def test_a_run_file_that_holds_a_password_is_for_its_owner_alone(
     save_record(run)
     assert stat.S_IMODE((tmp_path / "run.yaml").stat().st_mode) == 0o600
     assert open_record(str(tmp_path)).settings == run.settings
+
+
+@pytest.mark.parametrize("objective", ["accuracy", "nll"])
+def test_the_exported_training_is_the_best_of_all_seeds_not_only_of_the_first_look(
+    make_run: Callable[..., RunRecord], tmp_path: Path, objective: str
+) -> None:
+    run = make_run(tmp_path, seed=3, seeds=2, judge="likely", objective=objective)
+    base, draw = Candidate(network=run.network), random.Random(0)
+    for best in range(3, 3 + 8):
+        seeds = list(range(3, 3 + 8))
+        draw.shuffle(seeds)  # trainings end in any order
+        history = History()
+        for seed in seeds:
+            value = 60.0 + 10 * (seed == best)
+            score = Score(accuracy=value, metrics={"nll": 1 - value / 100})
+            history = history.with_outcome(training_id(base.id, seed), score)
+        # A longer training of the base is none of its seeds.
+        history = history.with_outcome(training_id(longer_id(base.id), 3), Score(accuracy=99.0, metrics={"nll": 0.0}))
+        key, score = best_training(run, history, base)
+        assert (key, score.accuracy) == (training_id(base.id, best), 70.0)

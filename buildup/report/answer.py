@@ -42,7 +42,7 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
     """The answer for Markdown."""
     objective = findings.objective
     networks = (findings.base, findings.winner)
-    scores = [list(findings.scores(network).values()) for network in networks]
+    scores = [list(values.values()) for values in findings.paired_scores(findings.winner)]
     table = TextTable.by_column(
         ("", "text", ["base", "winner"]),
         ("layout", "layout", [layout(network) for network in networks]),
@@ -60,10 +60,16 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
 def _tiles(findings: Findings) -> Iterator[str]:
     """The scores of base and winner, the gain, and the cost."""
     objective, gains = findings.objective, findings.paired_gains
-    for name, network in (("base", findings.base), ("winner", findings.winner)):
-        scores = findings.scores(network)
+    for name, network, scores in zip(
+        ("base", "winner"),
+        (findings.base, findings.winner),
+        findings.paired_scores(findings.winner),
+        strict=True,
+    ):
         if scores:
             by_seed = f"seed{'s' if len(scores) > 1 else ''} {', '.join(scores)}: {scores_text(list(scores.values()))}"
+            if len(every := findings.scores(network)) > len(scores):
+                by_seed += f"; {fmean(every.values()):.2f} over all {len(every)} seeds"
             yield tile(f"{name} {objective.name}", f"{fmean(scores.values()):.2f}", objective.scale, by_seed)
         else:
             yield tile(f"{name} {objective.name}", "–", "", "no finished training")

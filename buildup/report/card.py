@@ -56,10 +56,10 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     """
     objective, dataset = findings.objective, str(findings.settings.get("dataset", ""))
     value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
-    scores = [list(findings.scores(one).values()) for one in (findings.base, network)]
+    scores = [list(values.values()) for values in findings.paired_scores(network)]
     table = TextTable.by_column(
         ("network", "text", ["base", "this one"]),
-        (f"{objective.title}, every seed", "text", [scores_text(values) for values in scores]),
+        (f"{objective.title}, every seed of both", "text", [scores_text(values) for values in scores]),
         ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
     )
     cost = findings.cost(network)

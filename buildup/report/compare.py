@@ -117,7 +117,7 @@ def _legend(runs: Sequence[Compared]) -> str:
     objectives = (OBJECTIVES[name] for name in sorted({run.objective for run in runs}))
     score = " or ".join(f"{one.title} ({one.scale})" for one in objectives)
     return (
-        f"Score: {score} of the winner, mean over all its seeds. Gain: mean improvement over the base on the seeds "
-        "that both have; the column seeds is their number. Needed: trainings that a verdict used; the others were "
+        f"Score: {score} of the winner, and gain: improvement over the base, both means over the seeds that winner "
+        "and base share; the column seeds is their number. Needed: trainings that a verdict used; the others were "
         "started ahead. Reused: trainings taken from another run. Time: sum over all trainings, including reused ones."
     )

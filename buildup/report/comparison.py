@@ -29,7 +29,7 @@ class ScoredNetwork:
     params: int
     macs: int
     score: float
-    """The mean over seeds, in the unit of the objective."""
+    """The mean over seeds, in the unit of the objective. Base and winner are compared on the seeds that both have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +149,8 @@ def _points(findings: Findings) -> list[ScoredNetwork]:
         if isinstance(outcome, Score):
             scores.setdefault(candidate_id(key), []).append(findings.objective.value(outcome))
     means = {key: fmean(values) for key, values in scores.items()}
+    paired = zip((findings.base, findings.winner), findings.paired_scores(findings.winner), strict=True)
+    means |= {fingerprint(network): fmean(values.values()) for network, values in paired if values}
     base, points = fingerprint(findings.base), {}
     if base in means and (cost := findings.cost(findings.base)):
         points[base] = ScoredNetwork(

@@ -129,11 +129,22 @@ class Findings:
             if candidate_id(row.id) == own and isinstance(row.outcome, Score)
         }
 
+    def paired_scores(self, network: Network) -> tuple[dict[str, float], dict[str, float]]:
+        """The scores of the base and of a network for the seeds that both have, so that their means can be subtracted.
+
+        Where they share no seed, all scores of each.
+        """
+        base, own = self.scores(self.base), self.scores(network)
+        shared = [seed for seed in own if seed in base]
+        return {seed: base[seed] for seed in shared or base}, {seed: own[seed] for seed in shared or own}
+
     @property
     def paired_gains(self) -> tuple[float, ...]:
         """The improvement of the winner over the base for each seed that both have."""
-        base, winner, sign = self.scores(self.base), self.scores(self.winner), self.objective.sign
-        return () if self.unchanged else tuple(sign * (winner[seed] - base[seed]) for seed in winner if seed in base)
+        base, winner = self.paired_scores(self.winner)
+        if self.unchanged or base.keys() != winner.keys():
+            return ()
+        return tuple(self.objective.sign * (winner[seed] - base[seed]) for seed in winner)
 
     def cost(self, network: Network) -> tuple[int, int] | None:
         """Parameters and MACs of a network, if known."""

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,25 @@ def test_a_seed_that_only_one_has_does_not_count(published: Findings) -> None:
     outcomes = {key: value for key, value in published.history.outcomes.items() if key != missing}
     findings = replace(published, history=replace(published.history, outcomes=outcomes))
     assert len(findings.paired_gains) == 2
+
+
+@pytest.mark.parametrize("of", ["base", "winner"])
+@pytest.mark.parametrize("more", [1, 9])
+def test_shown_scores_of_base_and_winner_subtract_to_the_shown_gain(published: Findings, of: str, more: int) -> None:
+    history = published.history
+    network = published.base if of == "base" else published.winner
+    for seed in range(3, 3 + more):  # seeds that only one of the two has, as after later looks
+        history = history.with_outcome(f"{fingerprint(network)}-s{seed}", Score(accuracy=99.0, images=5000))
+    findings = replace(published, history=history)
+    values = [float(text) for text in re.findall(r'<div class="value">([-+\d.]+) <', page(findings))[:3]]
+    base, winner, gain = values
+    assert winner - base == pytest.approx(gain, abs=0.011)
+    assert gain == pytest.approx(1.54)
+    assert f"over all {3 + more} seeds" in page(findings)
+    for text in (markdown(findings), model_card(findings, findings.winner, Score(accuracy=84.0, images=5000))):
+        assert "82.48 %" in text.replace("\\", "")
+        assert "84.02 %" in text.replace("\\", "")
+        assert "99.00" not in text
 
 
 def test_scores_stand_in_the_order_of_seeds_whichever_ended_first(published: Findings) -> None:
@@ -63,7 +83,7 @@ def test_no_report_of_a_loss_speaks_of_accuracy(by_nll: Findings, published: Fin
     assert "117.52 centinats" in text
     assert "less nll is better" in text
     assert "one line per training; less is better" in whole
-    assert "| network | negative log-likelihood, every seed | mean |" in card
+    assert "| network | negative log-likelihood, every seed of both | mean |" in card
     assert "at a negative log-likelihood of 117.52 centinats" in card
     assert "validation accuracy" in markdown(published)
 

@@ -181,13 +181,13 @@ def status_text(run: RunRecord, values: dict[str, Any]) -> str:
         f"{run.folder}: {values['status']}{reason}",
         f"{run.title}, now {view.best.layout}",
     ]
+    if found:
+        lines += ["", found.verdict, "", final_table(found)]
     if view.decisions:
         lines += ["", decisions_table(view.decisions, view.climb)]
     if read_plan(run) and not found:
         lines += ["", f"a final has begun; go on with: buildup final {run.folder}"]
-    if found:
-        lines += ["", final_table(found), "", found.verdict]
-    if not view.finished:
+    if values["left"] is not None:
         lines += ["", "waiting for:", *(_line(row, objective) for row in values["waiting_for"])]
         if values["ahead"]:
             lines += ["begun ahead of the verdicts:", *(_line(row, objective) for row in values["ahead"])]

@@ -1,4 +1,7 @@
-"""The first section of a report: the winner, its gain, its cost, and how far to trust the gain."""
+"""The result of a search: the winner, its gain, its cost, and how far to trust the gain.
+
+It comes first in a report, after the final if there is one.
+"""
 
 import re
 from collections.abc import Iterator
@@ -12,20 +15,20 @@ from buildup.report.html import scrollable, tile
 from buildup.report.text_table import TextTable
 from buildup.report.words import change_text, escape, escape_markdown, macs, points, scores_text, short_number
 
+SEARCH_TITLE = "The search behind it, on validation images"
+
 
 def answer_html(findings: Findings) -> Iterator[str]:
     """The answer for the page."""
-    yield '<section><p class="eyebrow">Result</p>'
+    yield f'<section><p class="eyebrow">{SEARCH_TITLE if findings.final else "Result"}</p>'
     yield f'<p class="headline">{escape(findings.headline)}</p>'
     yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
     yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
     yield '<div class="tiles">'
     yield from _tiles(findings)
     yield "</div>"
-    final = findings.final
     # A proven statement is shown without the colour of a warning.
-    is_claimed = final.claims[0].claimed if final else findings.judge == "proven" or findings.unchanged
-    proven = " proven" if is_claimed else ""
+    proven = " proven" if not findings.final and (findings.judge == "proven" or findings.unchanged) else ""
     label, _, rest = findings.claim.partition(": ")
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
     yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'
@@ -50,6 +53,8 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
         ("by seed", "text", [scores_text(values) for values in scores]),
         ("cost", "text", [cost_text(findings.cost(network)) for network in networks]),
     )
+    if findings.final:
+        yield from (f"## {SEARCH_TITLE}", "")
     yield from (f"**{escape_markdown(findings.headline)}**", "", *table.markdown(), "")
     if gains := findings.paired_gains:
         name = "Winner minus base" if objective.sign > 0 else "Improvement of the winner over the base"
@@ -75,7 +80,8 @@ def _tiles(findings: Findings) -> Iterator[str]:
             yield tile(f"{name} {objective.name}", "–", "", "no finished training")
     name = "winner minus base" if objective.sign > 0 else "improvement over the base"
     if gains:
-        by_seed = f"{'' if findings.judge == 'proven' else 'unproven, '}by seed: {', '.join(map(points, gains))}"
+        how = "see the final, " if findings.final else "" if findings.judge == "proven" else "unproven, "
+        by_seed = f"{how}by seed: {', '.join(map(points, gains))}"
         yield tile(name, points(fmean(gains)), objective.unit, by_seed)
     else:
         yield tile(name, "–", "", "the winner is the base" if findings.unchanged else "no shared seeds")

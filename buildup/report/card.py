@@ -63,9 +63,9 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         ("mean", "text", [objective.shown(fmean(values)) if values else "unknown" for values in scores]),
     )
     cost = findings.cost(network)
-    final = [findings.claim]
+    final = []
     if one := findings.final:
-        final = ["### Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
+        final = ["## Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
         "---",
         _metadata(findings, network, exported),
@@ -77,14 +77,15 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         "",
         *("```", graph_text(network), "```", ""),
-        "## Scores",
+        *final,
+        "## Validation scores",
         "",
         f"These weights reach {exported.accuracy:.2f} % accuracy on {exported.images:,} validation images"
         f"{'' if objective is ACCURACY else value}. They are from the best seed, so this figure is overestimated; the "
         "means are less so.",
         *("", *table.markdown(), ""),
         *([f"{cost_text(cost)}.", ""] if cost else []),
-        *final,
+        findings.claim,
         findings.images,
         *[f"\n> {clean(warning)}" for warning in findings.warnings],
         "",
@@ -129,14 +130,14 @@ def _metadata(findings: Findings, network: Network, exported: Score) -> str:
 
 
 def _results(findings: Findings, network: Network, exported: Score) -> Iterator[tuple[Objective, float, str, str]]:
-    """The scores of these weights on validation images, and of the retrained network on test images, if any."""
+    """The scores of the retrained network on test images, if any, and of these weights on validation images."""
     objective, seeds, final = findings.objective, len(findings.scores(network)), findings.final
-    for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
-        how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
-        yield metric, metric.value(exported), "validation", how
     for one in final.contenders if final else ():
         if final and one.fingerprint == fingerprint(network) and one.mean is not None:
             interval = f", 95 % CI {one.ci[0]:.2f} to {one.ci[1]:.2f}" if one.ci else ""
             how = f"mean of {len(one.scores)} trainings with fresh seeds{interval}"
             yield OBJECTIVES[final.objective], one.mean, "test", how
             break
+    for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
+        how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
+        yield metric, metric.value(exported), "validation", how

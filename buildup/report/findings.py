@@ -175,7 +175,10 @@ class Findings:
     def claim(self) -> str:
         """How far the verdicts can be trusted: a label, a colon, and the explanation."""
         if self.final:
-            return self.final.verdict
+            return (
+                "Not the claim: the same scores selected the steps, so what follows is overestimated. The final "
+                "evaluation above measured winner and base anew."
+            )
         if self.unchanged:
             return "No claim: the winner is the base."
         if self.judge == "proven":

@@ -49,11 +49,11 @@ def _sections_html(findings: Findings) -> Iterator[str]:
     yield page_header("buildup search", findings.title, findings.asked, findings.finished)
     if findings.warnings:
         yield warning_box("Warnings", findings.warnings)
-    yield from answer_html(findings)
     if final := findings.final:
         proven = " proven" if final.claims[0].claimed else ""
         verdict = f'<div class="claim{proven}"><p><strong>{escape(final.verdict)}</strong></p></div>'
         yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final)))
+    yield from answer_html(findings)
     steps = [f'<p class="muted">{NO_DECISIONS}</p>']
     if decisions := findings.decisions:
         table = html_table(
@@ -74,11 +74,11 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield from (f"> **Warning:** {escape_markdown(warning)}  " for warning in findings.warnings)
     yield ", ".join(f"{escape_markdown(name)} {escape_markdown(value)}" for name, value in findings.asked)
     yield from ("", escape_markdown(findings.finished), "")
-    yield from answer_markdown(findings)
     if final := findings.final:
         yield from (f"## {FINAL_TITLE}", "", f"**{escape_markdown(final.verdict)}**", "")
         yield from (*tabulate_final(final).markdown(), "", escape_markdown(final_protocol(final)), "")
-    yield from ("## Steps", "", decisions_markdown(findings.decisions), "")
+    yield from answer_markdown(findings)
+    yield from ("## Steps", "", decisions_markdown(findings.decisions, findings.climb), "")
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
     yield ""
     if findings.evidence:

@@ -1,13 +1,15 @@
 """`status`: where a run stands, read from its study."""
 
+import json
 import shutil
 from pathlib import Path
 
-from buildup.engine.load_state import costs_of, state_of
+from buildup.engine.load_state import FINAL_RESULT, costs_of, state_of
 from buildup.engine.summaries import status_text, status_values
 from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import Event, Started
+from buildup.trials.final_result import Claim, Final, final_to_values
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Training
 
@@ -34,3 +36,21 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]
     assert (ahead[0]["epoch"], ahead[0]["epochs"], ahead[0]["seed"]) == (1, 1, seed)
     assert f"begun ahead of the verdicts:\n  {later.candidate.edit}  seed {seed}: epoch 1 of 1" in text
+
+
+def test_a_final_stands_before_the_decisions_of_the_search(tried: Path, tmp_path: Path) -> None:
+    run = open_record(str(shutil.copytree(tried, tmp_path / "tried")))
+    claim = Claim(against="base", gain=0.6, ci=(0.2, 1.0), level=0.95, claimed=True, sentence="Proven: a gain.")
+    final = Final(
+        contenders=(),
+        claims=(claim,),
+        seeds=(10_000,),
+        recipe="quick",
+        epochs=1,
+        train_images=100,
+        test_images=10,
+        opened="then",
+    )
+    (run.folder / FINAL_RESULT).write_text(json.dumps(final_to_values(final)))
+    text = status_text(run, status_values(run))
+    assert -1 < text.index("Proven: a gain.") < text.index("test accuracy, %") < text.index("verdict")

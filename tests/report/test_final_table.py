@@ -65,6 +65,17 @@ def test_page_markdown_and_card_say_what_was_found_in_place_of_what_was_hoped(
     assert published.commands[0][0].startswith("buildup final")
 
 
+def test_once_a_final_exists_it_stands_before_all_scores_of_the_search(published: Findings) -> None:
+    final = final_of(published, claimed=True)
+    findings = replace(published, final=final)
+    card = model_card(findings, findings.winner, Score(accuracy=84.0, images=5000))
+    for text, searched in ((page(findings), "84.02"), (markdown(findings), "84.02"), (card, "84.00")):
+        plain = text.replace("\\", "").partition("# resnetv2_50" if text is card else "<body")[2] or text
+        plain = plain.replace("\\", "")
+        assert -1 < plain.index(final.verdict) < plain.index("80.60") < plain.index(searched)
+        assert "unproven" not in plain.lower()
+
+
 def test_the_table_names_failed_trainings(published: Findings) -> None:
     assert "79.90, 80.10, diverged" in final_table(final_of(published, claimed=True))
 

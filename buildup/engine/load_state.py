@@ -24,6 +24,7 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.outcome import Score
 from buildup.trials.training import WEIGHTS, Candidate
 
 FINAL_FOLDER = "final"
@@ -57,6 +58,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
 def state_of(run: RunRecord) -> tuple[View, History]:
     """The state of a run and its history. Nothing is written."""
     history = read_history(run.folder, run.settings.storage, run.study_name, len(run.earlier), run.other_epochs)
+    check_splits(run, history)
     return replay_of(run).view(history), history
 
 
@@ -70,6 +72,20 @@ def costs_of(candidate: Candidate) -> tuple[int, int]:
     """Parameters and MACs of a candidate."""
     known = cost(candidate.network)
     return known.params, known.macs
+
+
+def check_splits(run: RunRecord, history: History) -> None:
+    """Refuse trainings that were validated on other images than those of the one split of a run before 0.3.0.
+
+    They can't be compared seed by seed with the others.
+    """
+    own = [key for key, one in history.outcomes.items() if isinstance(one, Score) and one.validated is not None]
+    if own and run.data.split_seed is not None:
+        raise RunError(
+            f"{run.folder}: all seeds of this run validate on the same images (split by seed {run.data.split_seed}), "
+            f"but those of {', '.join(own[:5])}{' and more' if len(own) > 5 else ''} have images of their own, so "
+            "they can't be compared. Put the run back from a copy, or start a new search of this base and dataset."
+        )
 
 
 def load_trained(network: Network, training: Path) -> nn.Module:

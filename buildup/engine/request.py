@@ -20,7 +20,7 @@ from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import describe_data
+from buildup.training.data import check_folds, describe_data
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution import check_device, device_count, parse_execution
 from buildup.training.recipe import Recipe, load_recipe
@@ -124,6 +124,8 @@ def _load(
     kind, _, folder = settings.dataset.partition(":")
     dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
     data = problems.checked(None, describe_data, dataset, settings.data_dir, fraction=share) if dataset else None
+    if data:
+        problems.checked(None, check_folds, dataset, settings.data_dir)
     checked = replace(
         settings,
         data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),

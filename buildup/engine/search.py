@@ -10,7 +10,7 @@ from typing import Any
 
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
-from buildup.engine.load_state import replay_of
+from buildup.engine.load_state import check_splits, replay_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import OnEvent, observe
@@ -81,6 +81,7 @@ def resume_search(
         begin(record)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(record)))
+        check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
         if record.status == "finished" and len(view.decisions) == len(writer.history.decisions):
             log.info("%s: this run is finished; nothing is left to do.", record.folder)

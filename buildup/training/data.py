@@ -14,7 +14,7 @@ from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
 from buildup.registry import Named, Registry
 from buildup.training.augmentation import AUGMENTATIONS
-from buildup.training.dataset import Contents, DataInfo, Dataset, count_split
+from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split
 from buildup.training.dataset_sources import SOURCES, Source
 from buildup.training.feed import StreamedDataset
 from buildup.training.recipe import Recipe
@@ -97,6 +97,11 @@ def describe_data(
     """Describe a dataset without fetching it or decoding its images."""
     size = _checked_size(name, image_size, data_dir)
     contents = dataset_kind(name).contents(name, data_folder(data_dir))
+    try:
+        check_members(contents.members, contents.classes)
+        check_fraction(contents.members, contents.val_share, fraction)
+    except DataError as error:
+        raise DataError(*(f"{name}: {problem}" for problem in error.problems)) from None
     train_images, val_images = count_split(contents.members, contents.val_share, fraction)
     return DataInfo(
         image_size=size,
@@ -107,6 +112,17 @@ def describe_data(
         present=contents.present,
         classes=contents.classes,
     )
+
+
+def check_folds(name: str, data_dir: str | None = None) -> None:
+    """Refuse a dataset that is so small that seeds would validate on the same images."""
+    contents = dataset_kind(name).contents(name, data_folder(data_dir))
+    images, classes, folds = sum(contents.members), len(contents.members), round(1 / contents.val_share)
+    if images < folds * classes:
+        raise DataError(
+            f"{name}: {images} images in {classes} classes are too few for a search. Each seed validates on one of "
+            f"{folds} parts, so at least {folds * classes} images are needed, {folds} a class."
+        )
 
 
 def data_folder(data_dir: str | None = None) -> Path:

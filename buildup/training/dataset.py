@@ -33,6 +33,8 @@ from buildup.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FILE_FORMAT = "1"
+LEAST_MEMBERS = 2
+"""The least images of a class."""
 MOST_VALIDATED = 10_000
 """The most images to validate on, if the validation share of the dataset is not more. More would cost time and tell
 little: at 10,000 images the seed matters more than single images."""
@@ -125,6 +127,8 @@ class Labelled(Protocol):
     @property
     def num_classes(self) -> int: ...
     @property
+    def class_names(self) -> tuple[str, ...]: ...
+    @property
     def val_share(self) -> float: ...
 
 
@@ -137,6 +141,7 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tenso
     trained on is validated on, up to `MOST_VALIDATED` images.
     """
     labels, folds = dataset.labels.numpy(), round(1 / dataset.val_share)
+    check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
     train, val = [], []
     for label in range(dataset.num_classes):
         members = np.flatnonzero(labels == label)
@@ -152,6 +157,7 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tenso
 def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """The same for a run before version 0.3.0: all its trainings validate on the images of one seed."""
     labels = dataset.labels.numpy()
+    check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
     train, val = [], []
     for label in range(dataset.num_classes):
         members = np.flatnonzero(labels == label)
@@ -160,6 +166,30 @@ def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tupl
         val.append(order[:held])
         train.append(order[held : held + kept])
     return _sorted(train), _sorted(val)
+
+
+def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:
+    """Raise if a class has too few images to be trained and validated on. Without names, classes are numbered."""
+    few = [
+        f"class {classes[label] if classes else label} has {count} image{'' if count == 1 else 's'}"
+        for label, count in enumerate(members)
+        if count < LEAST_MEMBERS
+    ]
+    if few:
+        raise DataError(
+            f"{', '.join(few[:5])}{' and more' if len(few) > 5 else ''}: a class needs at least {LEAST_MEMBERS}, one "
+            "to train on and one to validate on. Add images, or leave the class out."
+        )
+
+
+def check_fraction(members: Sequence[int], val_share: float, fraction: float) -> None:
+    """Raise if a fraction leaves less than one image a class to train on."""
+    rest = sum(split_sizes(count, val_share)[0] for count in members)
+    if fraction * rest < len(members):
+        raise DataError(
+            f"fraction {fraction_text(fraction)} of {rest:,} training images are {fraction * rest:.2g}, and "
+            f"{len(members)} classes need at least one each: take at least 1/{rest // len(members)}."
+        )
 
 
 def _sorted(parts: Sequence[npt.NDArray[np.int64]]) -> Tensor:

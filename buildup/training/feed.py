@@ -72,6 +72,10 @@ class StreamedDataset:
         return self.source.labels
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
     def num_classes(self) -> int:
         return len(self.source.class_names)
 

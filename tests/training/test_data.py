@@ -21,7 +21,7 @@ from torchvision.datasets import CIFAR100
 
 from buildup.errors import DataError
 from buildup.training import standard_datasets
-from buildup.training.data import describe_data, load_data, load_test
+from buildup.training.data import check_folds, describe_data, load_data, load_test
 from buildup.training.dataset import split
 from buildup.training.standard_datasets import CIFARS, Cifar
 
@@ -218,3 +218,18 @@ def test_folders_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
         describe_data(f"folder:{tmp_path}")
     assert "only the class folder 'ant'" in str(error.value)
     assert "1 images; a class needs at least 5" in str(error.value)
+
+
+def test_a_set_smaller_than_its_classes_times_folds_is_too_small_for_a_search(pictures: Path) -> None:
+    name = f"folder:{pictures}"
+    describe_data(name)  # one training needs one fold only
+    with pytest.raises(DataError, match=r"10 images in 2 classes .* 10 parts, so at least 20 images .* 10 a class"):
+        check_folds(name)
+    for number in range(10):
+        draw(pictures / "train" / "ant" / f"more{number}.png")
+    check_folds(f"{name}/train")  # under the same name, the files of before are still known
+
+
+def test_a_fraction_of_less_than_one_image_a_class_is_refused_with_the_name_of_the_set() -> None:
+    with pytest.raises(DataError, match=r"^digits: fraction 1/1000 .* 10 classes need at least one each"):
+        describe_data("digits", fraction=1 / 1000)

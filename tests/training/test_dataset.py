@@ -1,6 +1,7 @@
 """Splits are balanced, apart, nested and by the seed alone; a machine decodes a set once, until its files change."""
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from buildup.errors import DataError
 from buildup.training.dataset import (
     MOST_VALIDATED,
     Dataset,
+    check_fraction,
     count_split,
     load_or_decode,
     parse_fraction,
@@ -93,6 +95,29 @@ def test_small_fractions_validate_on_what_is_left_up_to_the_most() -> None:
     assert len(val) == MOST_VALIDATED
     assert (dataset.labels[val] == 0).sum() == 6_000
     assert len(split(dataset, 3)[1]) == 5_000
+
+
+@pytest.mark.parametrize("divide", [split, shared_split])
+@pytest.mark.parametrize("count", [0, 1])
+def test_a_class_that_cannot_be_split_is_refused_by_name(divide: Callable[..., object], count: int) -> None:
+    dataset = replace(labelled([4, count, 4]), class_names=("ant", "bee", "wasp"))
+    with pytest.raises(DataError, match=rf"class bee has {count} images?: a class needs at least 2"):
+        divide(dataset, 0)
+    divide(labelled([4, 2, 4]), 0)
+
+
+@given(members=CLASSES, share=st.floats(0.05, 0.5), fraction=st.floats(0.001, 1.0))
+def test_a_fraction_is_refused_if_and_only_if_it_is_less_than_one_image_a_class(
+    members: list[int], share: float, fraction: float
+) -> None:
+    whole, _ = count_split(members, share)
+    if fraction * whole >= len(members):
+        check_fraction(members, share, fraction)
+        return
+    with pytest.raises(DataError, match=f"{len(members)} classes need at least one each") as error:
+        check_fraction(members, share, fraction)
+    # The fraction that the message asks for is accepted.
+    check_fraction(members, share, 1 / int(str(error.value).rpartition("1/")[2].rstrip(".")))
 
 
 def test_an_old_run_keeps_its_split() -> None:

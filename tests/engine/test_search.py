@@ -28,6 +28,7 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.store.run_record import open_record, save_record
 from buildup.training.recipe import shipped_recipes
+from buildup.trials.outcome import Score
 
 Start = Callable[..., "subprocess.Popen[str]"]
 ASKED = [
@@ -74,8 +75,10 @@ def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
     assert len(longer.read_text().splitlines()) == 2  # one and a half times the one epoch of the others
     view, history = state_of(open_record(str(run)))
     assert view.climb is not None
-    scores = [history.outcome(key, 0) for key in (f"{lines[0]['parent']}-longer", lines[0]["parent"])]
-    assert view.climb.gain == scores[0].accuracy - scores[1].accuracy
+    later, usual = (history.outcome(key, 0) for key in (f"{lines[0]['parent']}-longer", lines[0]["parent"]))
+    assert isinstance(later, Score)
+    assert isinstance(usual, Score)
+    assert view.climb.gain == later.accuracy - usual.accuracy
     assert {f"{candidate}-s0" for candidate in needed} <= {
         path.parent.name for path in run.glob("trainings/*/metrics.jsonl")
     }

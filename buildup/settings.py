@@ -59,8 +59,8 @@ class SearchSettings:
     """Try one more block on top of a dropped one, as the paper did."""
     allow_weak_base: Annotated[bool, _DECIDING] = False
     """Go on when the base did not learn, and mark the run."""
-    no_climb_check: Annotated[bool, _DECIDING] = False
-    """Leave out the longer training of the base, by which verdicts are marked if it is still climbing."""
+    no_base_checks: Annotated[bool, _DECIDING] = False
+    """Leave out the two more trainings of the base that tell whether it still climbs and how much rounding matters."""
 
     max_trials: Annotated[int | None, _LIMITS] = None
     """Stop after so many trainings."""
@@ -106,8 +106,8 @@ class RunSettings(SearchSettings):
     """A file's absolute path, or a timm name with the tag of its weights."""
     pretrained_hash: str | None = None
     """Of these weights."""
-    no_climb_check: bool = True
-    """Runs before version 0.3.0 have no longer training of the base."""
+    no_base_checks: bool = True
+    """Runs before version 0.3.0 have none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -155,7 +155,7 @@ def _simulate(
             verdicts: dict[str, int] = verdicts,
         ) -> ScoreRow:
             candidate = training.candidate
-            if candidate.id not in verdicts and not candidate.longer:
+            if candidate.id not in verdicts and not candidate.check:
                 # The earlier looks at the current candidate have not led to a verdict.
                 first = view.seeds if view.current and candidate.id == view.current.id else replay.seeds
                 verdicts[candidate.id] = _draw_verdict(replay, history, experience, candidate, rng, first)

@@ -49,7 +49,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
         objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
-        check_climb=not settings.no_climb_check,
+        checks=not settings.no_base_checks,
         costs=costs or costs_of,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )

@@ -1,7 +1,7 @@
 """`plan`: estimate the trainings and the duration of a search. Only the speed of a few steps is measured."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from math import ceil, inf
@@ -20,7 +20,7 @@ from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
 from buildup.training.execution import execution_from_words
 from buildup.training.speed import measure_speed
-from buildup.trials.training import Candidate, Training
+from buildup.trials.training import Candidate, Check, Training
 
 MOST_ROWS = 1000
 """The most candidates that a plan lists."""
@@ -49,8 +49,8 @@ class Plan:
     """Seeds of each network, at the first and at the last look."""
     whole: Forecast
     """The forecast without limits, with random verdicts and workers that train ahead."""
-    longer: tuple[int, float] | None
-    """Epochs and seconds of the longer training of the base; None where there is none."""
+    checks: Mapping[Check, tuple[int, float]]
+    """Epochs and seconds of the trainings that check the base."""
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -79,8 +79,8 @@ class Plan:
         workers = self.request.settings.workers
         least, most = (
             networks * ceil(seeds / workers) * self.each
-            # Without a worker that is free beside the trainings of verdicts, the longer one comes at the end.
-            + (self.longer[1] if self.longer and seeds % workers == 0 else 0.0)
+            # Without a worker that is free beside the trainings of verdicts, those of the checks come at the end.
+            + (sum(seconds for _, seconds in self.checks.values()) / workers if seeds % workers == 0 else 0.0)
             for networks, seeds in zip(self.networks, self.seeds, strict=True)
         )
         return min(least, self._most[1]), min(most, self._most[1])
@@ -149,9 +149,10 @@ def make_plan(settings: SearchSettings) -> Plan:
             continue
         taking = seconds(Training(candidate=candidate, seed=asked.seed))
         estimates.append(Estimate(candidate=candidate, cost=costs.of(candidate.network), seconds=taking))
-    longer = None
-    if steps.longer:
-        longer = steps.longer.epochs(asked.epochs), seconds(Training(candidate=steps.longer, seed=asked.seed))
+    checks = {
+        check: (one.epochs(asked.epochs), seconds(Training(candidate=one, seed=asked.seed)))
+        for check, one in steps.checked.items()
+    }
     least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
     return Plan(
         request=request,
@@ -160,7 +161,7 @@ def make_plan(settings: SearchSettings) -> Plan:
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
         whole=forecast_plan(steps, seconds, workers=asked.workers),
-        longer=longer,
+        checks=checks,
     )
 
 
@@ -179,7 +180,7 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
         "ended_by": list(made.ended_by),
         "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
         "expected": asdict(made.expected),
-        "longer": made.longer and dict(zip(("epochs", "seconds"), made.longer, strict=True)),
+        "checks": {check: {"epochs": one[0], "seconds": one[1]} for check, one in made.checks.items()},
         "complete": len(made.estimates) < MOST_ROWS,
         "candidates": [
             {

@@ -4,14 +4,14 @@ Both are pure functions of the history. `Replay.view` replays a history and retu
 next. Resuming a search, simulating it and choosing trainings ahead all use this replay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
-from buildup.statistics.climb import Climb, climb
+from buildup.statistics.base_checks import Climb, Rounding, climb, rounding
 from buildup.statistics.judges import JUDGES, Judge
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
@@ -21,7 +21,7 @@ from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Score
-from buildup.trials.training import Candidate, Training, training_id
+from buildup.trials.training import CHECKS, Candidate, Check, Training, training_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +43,11 @@ class View:
     comparisons: tuple[Comparison, ...] = ()
     """The comparisons of the decisions so far, without those that compared no scores."""
     checks: tuple[Training, ...] = ()
-    """The longer training of the base while it has not ended. No verdict waits for it, but the end of the search."""
+    """The trainings of the checks of the base that have not ended. No verdict waits for them, but the end does."""
     climb: Climb | None = None
     """What the longer training of the base gained; None where that is not known."""
+    rounding: Rounding | None = None
+    """How much the score of the base depends on rounding; None where that is not known."""
 
     @property
     def finished(self) -> bool:
@@ -105,8 +107,8 @@ class Replay:
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
-    check_climb: bool = False
-    """Whether the base is trained once more, for longer."""
+    checks: bool = False
+    """Whether the base is trained once more for each check."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -119,9 +121,10 @@ class Replay:
         return self.rule.base
 
     @cached_property
-    def longer(self) -> Candidate | None:
-        """The base, trained longer with the first seed; None where that is not asked for."""
-        return Candidate(network=self.base.network, parent=self.base, longer=True) if self.check_climb else None
+    def checked(self) -> Mapping[Check, Candidate]:
+        """The base once more, for each check. Each is trained with the first seed."""
+        networks = {check: Candidate(network=self.base.network, parent=self.base, check=check) for check in CHECKS}
+        return networks if self.checks else {}
 
     @property
     def most_seeds(self) -> int:
@@ -180,8 +183,9 @@ class Replay:
             step=step,
             seeds=waiting.seeds if waiting else self.seeds,
             comparisons=compared,
-            checks=self._missing(history, self.longer, 1) if self.longer else (),
+            checks=tuple(training for one in self.checked.values() for training in self._missing(history, one, 1)),
             climb=self._climb(history, compared),
+            rounding=self._rounding(history),
         )
 
     def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
@@ -268,8 +272,14 @@ class Replay:
         return pairs
 
     def _climb(self, history: History, comparisons: Sequence[Comparison]) -> Climb | None:
-        compared = self._compared(history, self.longer, 1) if self.longer else ()
+        longer = self.checked.get("longer")
+        compared = self._compared(history, longer, 1) if longer else ()
         return climb(compared[0], comparisons, self.judge.objective) if compared else None
+
+    def _rounding(self, history: History) -> Rounding | None:
+        other = self.checked.get("rounding")
+        pairs = self.pairs(history, other, 1) if other else ()
+        return rounding(pairs[0], self.judge.objective) if pairs else None
 
     def _row(self, seeds: int) -> range:
         return range(self.first_seed, self.first_seed + seeds)
@@ -358,7 +368,7 @@ def make_replay(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
-    check_climb: bool = False,
+    checks: bool = False,
 ) -> Replay:
     """Make the replay of a search."""
     return Replay(
@@ -368,5 +378,5 @@ def make_replay(
         first_seed=first_seed,
         costs=costs,
         limits=limits or Limits(),
-        check_climb=check_climb,
+        checks=checks,
     )

@@ -49,6 +49,7 @@ def findings_of(
         costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
         warnings=warnings_of(run, view),
         climb=view.climb,
+        rounding=view.rounding,
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),

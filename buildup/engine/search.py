@@ -177,7 +177,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
         record = save_status(record, "stopped", str(reached), warnings)
         return SearchResult(record=record, view=view, history=history)
     if reached:
-        warnings.append(f"{reached} before the longer training of the base ended: whether it still climbs is unknown.")
+        warnings.append(f"{reached} before the checks of the base had ended: whether it still climbs is unknown.")
     evaluator.close()
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)

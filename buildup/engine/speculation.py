@@ -96,7 +96,7 @@ class Experience:
 
 
 def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
-    """The trainings to run, most important first: those that the next verdict needs, the longer one of the base, and
+    """The trainings to run, most important first: those that the next verdict needs, those of the checks, and
     those that may be needed.
 
     There are more than workers only if the additional ones are almost certainly needed.

@@ -22,6 +22,7 @@ from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
+from buildup.trials.training import CHECKS
 
 
 def plan_text(made: Plan) -> str:
@@ -65,9 +66,8 @@ def plan_text(made: Plan) -> str:
     lines += [
         f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
         *(
-            [f"One more of the base, {made.longer[0]} epochs, about {duration(made.longer[1])}: does it still climb?"]
-            if made.longer
-            else []
+            f"One more of {CHECKS[check]} ({epochs} epochs, about {duration(seconds)})."
+            for check, (epochs, seconds) in made.checks.items()
         ),
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
         f"({made.images_per_second:.1f} images/s while training, measured now), "
@@ -93,6 +93,7 @@ def summary(result: SearchResult) -> str:
         decisions_table(view.decisions, view.climb),
         "",
         f"{record.network.base} became {view.best.layout}. {same}".strip(),
+        *([str(view.rounding)] if view.rounding else []),
         *(f"warning: {warning}" for warning in warnings_of(record, view)),
         "",
         "Next:",
@@ -118,6 +119,7 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "fingerprint": view.best.id,
         "trainings": len(result.history.outcomes),
         "verdicts": _verdicts(view),
+        "rounding": view.rounding and {"difference": view.rounding.difference, "images": view.rounding.images},
         "warnings": list(warnings_of(record, view)),
     }
 
@@ -202,12 +204,12 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
     objective = OBJECTIVES[run.settings.objective]
 
     usual = run.settings.epochs
-    longer = {one.id: one.candidate.epochs(usual) for one in view.checks}
+    own = {one.id: one.candidate.epochs(usual) for one in view.checks}
 
     def row(training: str, edit: str, seed: int) -> dict[str, Any]:
         curve = history.curves.get(training, ())
         score = objective.at(curve[-1]) if curve else None
-        reached = {"epoch": len(curve), "epochs": longer.get(training, usual), "score": score}
+        reached = {"epoch": len(curve), "epochs": own.get(training, usual), "score": score}
         return {"training": training, "edit": edit or "the base", "seed": seed, **reached}
 
     waited = view.checks if view.finished else view.needed

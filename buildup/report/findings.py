@@ -11,13 +11,13 @@ from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.words import macs, percent, short_number
-from buildup.statistics.climb import Climb
+from buildup.statistics.base_checks import Climb, Rounding
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.training import candidate_id, longer_id
+from buildup.trials.training import CHECKS, candidate_id, check_id
 
 SHOWN_SETTINGS = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "objective", "seeds")
 """The settings shown at the top of a report, in order."""
@@ -34,8 +34,8 @@ class TrainingRow:
     """Empty for a candidate without a decision."""
     seed: str
     outcome: Outcome
-    longer: bool = False
-    """Whether it is the longer training of the base."""
+    check: str = ""
+    """The check that the base was trained for once more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +58,8 @@ class Findings:
     """Whether and when the search ended, as a sentence."""
     climb: Climb | None = None
     """The gain of the base by a longer training, where that is known."""
+    rounding: Rounding | None = None
+    """How much the score of the base depends on rounding, where that is known."""
     evidence: Evidence | None = None
     """Correlations with the gains; None if no verdict was measured."""
     reused: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +95,7 @@ class Findings:
             found |= {decision.parent: best, decision.candidate: decision.layout}
             best = decision.layout if decision.kept else best
         base = fingerprint(self.base)
-        found |= {base: layout(self.base), longer_id(base): layout(self.base)}
+        found |= {one: layout(self.base) for one in (base, *self._checks)}
         return {**found, self.winner_id: layout(self.winner)}
 
     @cached_property
@@ -103,9 +105,14 @@ class Findings:
         for training, outcome in self.history.outcomes.items():
             candidate, _, seed = training.rpartition("-s")
             shown = self.layouts.get(candidate, "")
-            longer = candidate == longer_id(fingerprint(self.base))
-            rows.append(TrainingRow(id=training, layout=shown, seed=seed, outcome=outcome, longer=longer))
+            check = self._checks.get(candidate, "")
+            rows.append(TrainingRow(id=training, layout=shown, seed=seed, outcome=outcome, check=check))
         return tuple(rows)
+
+    @cached_property
+    def _checks(self) -> dict[str, str]:
+        """The checks of the base, by candidate."""
+        return {check_id(fingerprint(self.base), check): check for check in CHECKS}
 
     def role(self, training: str) -> Role:
         """Whether a training belongs to the base, the winner or another candidate."""

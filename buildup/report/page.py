@@ -60,6 +60,7 @@ def _sections_html(findings: Findings) -> Iterator[str]:
             tabulate_decisions(decisions, findings.climb), below=[decision.reason for decision in decisions]
         )
         steps = [scrollable(gains_svg(decisions)), table]
+        steps += [small_note(str(findings.rounding))] if findings.rounding else []
     yield html_section("Gain of each step", *steps)
     if findings.evidence:
         yield from evidence_html(findings.evidence)
@@ -80,6 +81,7 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield from answer_markdown(findings)
     yield from ("## Steps", "", decisions_markdown(findings.decisions, findings.climb), "")
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
+    yield from ("", str(findings.rounding)) if findings.rounding else ()
     yield ""
     if findings.evidence:
         yield from evidence_markdown(findings.evidence)
@@ -135,7 +137,7 @@ def _trainings_html(findings: Findings) -> str:
         (
             "role",
             "text",
-            ["base, longer" if row.longer else findings.role(row.id).replace("other", "") for row in rows],
+            [f"base, {row.check}" if row.check else findings.role(row.id).replace("other", "") for row in rows],
         ),
         ("seed", "number", [row.seed for row in rows]),
         (f"{objective.name}, {objective.scale}", "number", scores),

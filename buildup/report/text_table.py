@@ -9,7 +9,7 @@ from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import fingerprint
 from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
-from buildup.statistics.climb import Climb
+from buildup.statistics.base_checks import Climb
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.objective import ACCURACY, OBJECTIVES

@@ -77,6 +77,12 @@ def compare(
     )
 
 
+def disagreement(pair: Pair) -> float | None:
+    """The share of the validation images that only one of two trainings gets right; None if it is not known."""
+    _, differences = _image_differences(pair, ACCURACY)
+    return None if differences is None else float(np.abs(differences).mean())
+
+
 def _image_variances(pairs: Sequence[Pair], objective: Objective) -> tuple[float, float]:
     """Variances due to images: of the difference of one seed, independent of others, and of the mean, shared by all."""
     count = len(pairs)

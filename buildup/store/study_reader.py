@@ -30,7 +30,7 @@ EPOCHS = "epochs"
 """The trial attribute with a training's epochs, if the run began with another number."""
 REUSED = "reused_from"
 """The trial attribute with the run that a training was copied from."""
-TRAINING_ID = re.compile(r"[0-9a-f]+(-longer)?-s[0-9]+")
+TRAINING_ID = re.compile(r"[0-9a-f]+(-longer|-rounding)?-s[0-9]+")
 
 
 def read_history(

@@ -1,8 +1,10 @@
 """Candidates, and their trainings with one seed each: the unit of work, one Optuna trial."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import Literal
 
 from buildup.graph.layout import layout
 from buildup.graph.network import Edit, Network
@@ -15,6 +17,14 @@ WEIGHTS = "weights.safetensors"
 LONGER = 1.5
 """How many times the epochs of the others a longer training of the base has."""
 
+Check = Literal["longer", "rounding"]
+"""What the base is trained once more for: does it still climb, and how much does rounding matter?"""
+CHECKS: Mapping[Check, str] = {
+    "longer": f"the base for {LONGER:g} times the epochs",
+    "rounding": "the base in the other memory layout",
+}
+"""The checks, and their trainings in words."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -24,13 +34,13 @@ class Candidate:
     parent: "Candidate | None" = None
     edits: tuple[Edit, ...] = ()
     """The edits from the parent's network: one, or several when the rule looked ahead."""
-    longer: bool = False
-    """Whether it is trained for `LONGER` times the epochs. Then it has the network of its parent, the base."""
+    check: Check | None = None
+    """Set where the base is trained once more. Then it has the network of its parent, the base."""
 
     @cached_property
     def id(self) -> str:
-        """The fingerprint of its network, and a mark where it is trained longer."""
-        return longer_id(fingerprint(self.network)) if self.longer else fingerprint(self.network)
+        """The fingerprint of its network, and the name of its check."""
+        return check_id(fingerprint(self.network), self.check) if self.check else fingerprint(self.network)
 
     @cached_property
     def layout(self) -> str:
@@ -40,11 +50,11 @@ class Candidate:
     @cached_property
     def edit(self) -> str:
         """Its edits as text; empty for the base."""
-        return f"the base for {LONGER:g} times the epochs" if self.longer else ", ".join(map(str, self.edits))
+        return CHECKS[self.check] if self.check else ", ".join(map(str, self.edits))
 
     def epochs(self, usual: int) -> int:
         """The epochs of its trainings, where those of the search have `usual` ones."""
-        return ceil(LONGER * usual) if self.longer else usual
+        return ceil(LONGER * usual) if self.check == "longer" else usual
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +70,13 @@ class Training:
         return training_id(self.candidate.id, self.seed)
 
 
-def longer_id(candidate: str) -> str:
-    """The id of a candidate that is trained longer. It differs, so that no mean or judge takes the two for one.
+def check_id(candidate: str, check: Check) -> str:
+    """The id of a candidate that is trained for a check. It differs, so that no mean or judge takes the two for one.
 
-    >>> longer_id("0f3a")
+    >>> check_id("0f3a", "longer")
     '0f3a-longer'
     """
-    return f"{candidate}-longer"
+    return f"{candidate}-{check}"
 
 
 def training_id(candidate_id: str, seed: int) -> str:

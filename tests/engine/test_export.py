@@ -15,7 +15,7 @@ from buildup.report.page import markdown, page
 from buildup.store.run_record import RunRecord, open_record, save_record
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
-from buildup.trials.training import Candidate, longer_id, training_id
+from buildup.trials.training import Candidate, check_id, training_id
 
 STORAGE = "postgresql://team:secret@db.local/studies"
 
@@ -54,6 +54,8 @@ def test_the_exported_training_is_the_best_of_all_seeds_not_only_of_the_first_lo
             score = Score(accuracy=value, metrics={"nll": 1 - value / 100})
             history = history.with_outcome(training_id(base.id, seed), score)
         # A longer training of the base is none of its seeds.
-        history = history.with_outcome(training_id(longer_id(base.id), 3), Score(accuracy=99.0, metrics={"nll": 0.0}))
+        history = history.with_outcome(
+            training_id(check_id(base.id, "longer"), 3), Score(accuracy=99.0, metrics={"nll": 0.0})
+        )
         key, score = best_training(run, history, base)
         assert (key, score.accuracy) == (training_id(base.id, best), 70.0)

@@ -93,7 +93,7 @@ def test_the_list_of_a_deep_base_is_cut_and_says_so() -> None:
 
 
 def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
-    settings = replace(SETTINGS, judge="point", no_climb_check=True)
+    settings = replace(SETTINGS, judge="point", no_base_checks=True)
     times = [plan_to_values(make_plan(replace(settings, workers=workers))) for workers in (2, 8)]
     rounds = [values["seconds"]["most"] / values["candidates"][0]["seconds"] for values in times]
     assert rounds[0] == pytest.approx(rounds[1])
@@ -102,14 +102,14 @@ def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
     assert expected[1] < 0.9 * expected[0]
 
 
-def test_the_longer_training_of_the_base_is_told_and_counted() -> None:
-    made = [make_plan(replace(SETTINGS, judge="point", workers=2, no_climb_check=off)) for off in (False, True)]
-    longer, usual = made
-    assert longer.longer is not None
-    assert longer.longer[0] == 3
-    assert longer.longer[1] == pytest.approx(1.5 * longer.estimates[0].seconds)
-    assert longer.whole.trainings == usual.whole.trainings + 1
-    assert longer.whole_trainings == usual.whole_trainings
-    assert longer.seconds[0] / longer.each > usual.seconds[0] / usual.each + 1.3
-    assert "3 epochs, about" in plan_text(longer)
-    assert plan_to_values(usual)["longer"] is None
+def test_the_checks_of_the_base_are_told_and_counted() -> None:
+    made = [make_plan(replace(SETTINGS, judge="point", workers=2, no_base_checks=off)) for off in (False, True)]
+    more, usual = made
+    each = more.estimates[0].seconds
+    assert {check: epochs for check, (epochs, _) in more.checks.items()} == {"longer": 3, "rounding": 2}
+    assert [seconds for _, seconds in more.checks.values()] == pytest.approx([1.5 * each, each])
+    assert more.whole.trainings == usual.whole.trainings + 2
+    assert more.whole_trainings == usual.whole_trainings
+    assert more.seconds[0] / more.each > usual.seconds[0] / usual.each + 1.1
+    assert "3 epochs, about" in plan_text(more)
+    assert plan_to_values(usual)["checks"] == {}

@@ -1,4 +1,4 @@
-"""The longer training of the base in a search: when it runs, and that no verdict depends on it."""
+"""The checks of the base in a search: when they run, and that no verdict depends on them."""
 
 from dataclasses import replace
 
@@ -13,17 +13,17 @@ from buildup.report.text_table import decisions_table
 from buildup.space.load import load
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason
-from buildup.trials.training import Training, longer_id, training_id
+from buildup.trials.training import Training, check_id, training_id
 
-STEPS = make_replay(sketch("CC|CC"), load("alternet"), judge="likely", seeds=2, first_seed=7, check_climb=True)
-LONGER = training_id(longer_id(STEPS.base.id), 7)
+STEPS = make_replay(sketch("CC|CC"), load("alternet"), judge="likely", seeds=2, first_seed=7, checks=True)
+LONGER, ROUNDED = (training_id(check_id(STEPS.base.id, check), 7) for check in ("longer", "rounding"))
 
 
 def table(training: Training) -> ScoreRow:
-    """Each M gains 3 points, and longer training 9."""
+    """Each M gains 3 points and longer training 9; rounding costs 1."""
     candidate = training.candidate
-    score = 60.0 + 3 * candidate.layout.count("M") + 9 * candidate.longer
-    return ScoreRow(score=score, seconds=1.5 if candidate.longer else 1.0)
+    score = 60.0 + 3 * candidate.layout.count("M") + 9 * (candidate.check == "longer") - (candidate.check == "rounding")
+    return ScoreRow(score=score, seconds=1.5 if candidate.check == "longer" else 1.0)
 
 
 def searched(steps: Replay, workers: int, history: History | None = None) -> tuple[View, History, float]:
@@ -33,27 +33,30 @@ def searched(steps: Replay, workers: int, history: History | None = None) -> tup
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 8])
-def test_the_longer_training_changes_no_verdict_and_ends_with_the_search(workers: int) -> None:
+def test_checks_change_no_verdict_and_end_with_the_search(workers: int) -> None:
     view, history, _ = searched(STEPS, workers)
-    without, _, _ = searched(replace(STEPS, check_climb=False), workers)
+    without, _, _ = searched(replace(STEPS, checks=False), workers)
     assert view.ended
     assert view.decisions == without.decisions
-    assert LONGER in history.outcomes
+    assert {LONGER, ROUNDED} <= history.outcomes.keys()
     assert view.climb is not None
+    assert view.rounding is not None
     assert view.climb.gain == pytest.approx(9.0)
+    assert view.rounding.difference == pytest.approx(-1.0)
     assert without.climb is None
+    assert without.rounding is None
 
 
 def test_one_worker_makes_all_verdicts_first() -> None:
     _, history, clock = searched(STEPS, 1)
-    assert list(history.outcomes)[-1] == LONGER
-    assert clock == searched(replace(STEPS, check_climb=False), 1)[2] + 1.5
+    assert list(history.outcomes)[-2:] == [LONGER, ROUNDED]
+    assert clock == searched(replace(STEPS, checks=False), 1)[2] + 2.5
 
 
-def test_a_free_worker_trains_it_beside_the_base() -> None:
+def test_free_workers_train_them_beside_the_base() -> None:
     _, history, clock = searched(STEPS, 8)
-    assert LONGER in list(history.outcomes)[:8]
-    assert clock == searched(replace(STEPS, check_climb=False), 8)[2]
+    assert {LONGER, ROUNDED} <= set(list(history.outcomes)[:8])
+    assert clock == searched(replace(STEPS, checks=False), 8)[2]
 
 
 def test_a_search_that_ended_without_it_goes_on_with_it_alone() -> None:

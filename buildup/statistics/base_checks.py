@@ -1,15 +1,20 @@
-"""Whether the base has learned what it can: its gain by more epochs, beside the gains of the verdicts.
+"""Checks of the base by one more training each, whose gains stand beside those of the verdicts.
 
-With too few epochs, a block that only learns faster looks like a better one. The learning rate falls to zero at the end
-of each training, so the end of a curve is flat for any number of epochs. So the base is trained once more, for
-`LONGER` times the epochs with the same seed: equal first weights, order of images and validation images.
+**Does it still climb?** With too few epochs, a block that only learns faster looks like a better one. The learning rate
+falls to zero at the end of each training, so the end of a curve is flat for any number of epochs. So the base is
+trained once more, for `LONGER` times the epochs with the same seed: equal first weights, order of images and validation
+images.
+
+**How much does rounding matter?** The base is trained once more with the same seed and the other memory layout of
+images. Sums are then taken in another order, and nothing else differs. So the difference is what another machine may do
+to a score.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
-from buildup.statistics.paired_difference import Comparison
+from buildup.statistics.paired_difference import Comparison, Pair, disagreement
 from buildup.trials.decision import Decision
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import LONGER
@@ -59,3 +64,29 @@ def climb(longer: Comparison, others: Sequence[Comparison] = (), objective: Obje
     expected = longer.image_variance + objective.seed_deviation**2
     squares, degrees = sum(one.squares for one in others), sum(one.seeds - 1 for one in others)
     return Climb(gain=longer.gain, error=sqrt((expected + squares) / (1 + degrees)), objective=objective)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rounding:
+    """How far two trainings are apart that differ by rounding only."""
+
+    difference: float
+    images: float | None
+    """The share of the validation images that only one of the two gets right, if known."""
+    objective: Objective = ACCURACY
+
+    def __str__(self) -> str:
+        """As a sentence.
+
+        >>> print(Rounding(difference=-0.348, images=0.0418))
+        Rounding alone, with the same seed, moves a score of the base by -0.35 points, and 4.2 % of the images.
+        """
+        images = "" if self.images is None else f", and {100 * self.images:.1f} % of the images"
+        moved = f"{self.difference:+.2f} {self.objective.said}{images}"
+        return f"Rounding alone, with the same seed, moves a score of the base by {moved}."
+
+
+def rounding(pair: Pair, objective: Objective = ACCURACY) -> Rounding:
+    """The effect of rounding, from the base in the other memory layout and as it is."""
+    difference = objective.gain(pair.candidate, pair.parent)
+    return Rounding(difference=difference, images=disagreement(pair), objective=objective)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.statistics.climb import Climb, climb
+from buildup.statistics.base_checks import Climb, climb
 from buildup.statistics.paired_difference import Comparison
 from buildup.trials.decision import Decision
 from buildup.trials.objective import ACCURACY, OBJECTIVES

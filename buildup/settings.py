@@ -25,7 +25,7 @@ class SearchSettings:
     base: Annotated[str, _NETWORK] = ""
     """A timm model that `buildup models` lists, such as resnet50. Required."""
     dataset: Annotated[str, _NETWORK] = ""
-    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     fraction: Annotated[str, _NETWORK] = "1"
@@ -34,7 +34,7 @@ class SearchSettings:
     """Start the base's own blocks from timm's weights, or from those of a file."""
 
     recipe: Annotated[str, _TRAINING] = "quick"
-    """quick, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -207,13 +207,13 @@ class TrainSettings:
     space: str | None = None
     """What the layout's letters mean (default: alternet)."""
     dataset: str = ""
-    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     fraction: str = "1"
     """Share of the training images, such as 1/16."""
     recipe: str = "quick"
-    """quick, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None
@@ -236,7 +236,7 @@ class AnalyzeSettings:
     """Which measurements are made, on which images."""
 
     dataset: str | None = None
-    """digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR (default: the run's)."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR (default: the run's)."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     what: str = "all"

@@ -94,7 +94,11 @@ def _other_space(run: RunRecord, name: str) -> SearchSpace:
     settings, space = run.settings, load(name)
     space = with_look_ahead(space) if settings.look_ahead else space
     base = read_network(
-        run.network.base, input_shape=run.network.input_shape, num_classes=run.network.num_classes, stem=space.stem
+        run.network.base,
+        input_shape=run.network.input_shape,
+        num_classes=run.network.num_classes,
+        stem=space.stem,
+        base_args=run.network.base_args,
     )
     network = start(base, space)
     if fingerprint(network) != fingerprint(run.network):

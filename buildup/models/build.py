@@ -94,7 +94,10 @@ WRAPPERS: dict[type, str] = {
 
 def feature_config(network: Network) -> dict[str, Any]:
     """timm's `feature_cfg` for a network: that of its base, or hooks if the base has a wrapper class of its own."""
-    wrapped = create_on_meta(network.base, {"features_only": True, **network.base_args})
+    arguments = {"features_only": True, **network.base_args}
+    if network.base_args:  # timm's usual indices may be more than the stages that these arguments leave
+        arguments["out_indices"] = tuple(range(len(create_on_meta(network.base, network.base_args).feature_info)))
+    wrapped = create_on_meta(network.base, arguments)
     return {
         "feature_cls": WRAPPERS.get(type(wrapped), "hook"),
         "out_indices": tuple(wrapped.feature_info.out_indices),

@@ -1,4 +1,4 @@
-"""Datasets by name: `digits`, `cifar10`, `cifar100`, and those of `dataset_sources.py`, such as `folder:DIR`.
+"""Datasets by name: `digits`, `cued-digits`, the CIFAR sets, and those of `dataset_sources.py`, such as `folder:DIR`.
 
 `load_data` loads the images that a search may see. The test images have functions of their own, which only the final
 test calls.
@@ -14,6 +14,7 @@ from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
 from buildup.registry import Named, Registry
 from buildup.training.augmentation import AUGMENTATIONS
+from buildup.training.cued_digits import CuedDigits
 from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split
 from buildup.training.dataset_sources import SOURCES, Source
 from buildup.training.feed import StreamedDataset
@@ -48,7 +49,7 @@ class DatasetKind(Named, Protocol):
 
 
 DATASETS = Registry[DatasetKind]("dataset", group="buildup.datasets", error=DataError)
-for _kind in (Digits(), *CIFARS, *SOURCES):
+for _kind in (Digits(), CuedDigits(), *CIFARS, *SOURCES):
     DATASETS.register(_kind)
 
 

@@ -48,7 +48,9 @@ def test_digits_are_what_was_described() -> None:
 
 @pytest.mark.parametrize("name", ["digit", "folder", "folder:", "imagenet"])
 def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(DataError, match=r"unknown dataset .* Known: cifar10, cifar100, digits, folder:DIR"):
+    with pytest.raises(
+        DataError, match=r"unknown dataset .* Known: cifar10, cifar100, cued-digits, digits, folder:DIR"
+    ):
         describe_data(name)
 
 

@@ -169,7 +169,7 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
     """A plan as plain values, for JSON."""
     settings = made.request.settings
     return {
-        "base": made.request.network.base,
+        "base": settings.base,
         "dataset": settings.dataset,
         "layout": made.estimates[0].candidate.layout,
         "stem": made.request.network.stem,

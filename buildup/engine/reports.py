@@ -83,7 +83,7 @@ def _compared(run: RunRecord) -> Compared:
     recipe, execution = run.recipe, run.execution
     memory = "channels-last" if execution.channels_last else "channels-first"
     facts = {
-        "base": f"{run.network.base} at {settings.image_size} px, {view.candidates[0].layout}",
+        "base": f"{settings.base} at {settings.image_size} px, {view.candidates[0].layout}",
         "stem": run.network.stem,
         "dataset": settings.dataset,
         "data hash": str(run.data.hash)[:12],

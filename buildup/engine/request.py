@@ -11,7 +11,7 @@ from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import Network
 from buildup.models.pretrained import Pretrained, find_pretrained
-from buildup.models.read import read_network
+from buildup.models.read import PRUNED, read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -90,7 +90,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     speeds = measure_speeds(network, recipe, data, device, threads, settled) if measured else ()
     chosen = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
     values |= {
-        "base": network.base,
+        "base": settings.base if settings.base in PRUNED else network.base,
         "run": settings.run or folder.name,
         "pretrained": pretrained.source if pretrained else None,
         "pretrained_hash": pretrained.hash if pretrained else None,

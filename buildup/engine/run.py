@@ -227,7 +227,7 @@ class Run:
         view, _ = state_of(self._record)
         claim = self.claim
         lines = [
-            f"<b>{html.escape(self._record.network.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
+            f"<b>{html.escape(self.settings.base)}</b> on {html.escape(self.settings.dataset)} ({self.status}): "
             f"<code>{html.escape(view.best.layout)}</code>",
             *([html.escape(claim.verdict)] if claim else []),
             f"<pre>{html.escape(decisions_table(view.decisions, view.climb))}</pre>",

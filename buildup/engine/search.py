@@ -217,7 +217,7 @@ def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: Hi
     )
     if not problems:
         return
-    message = f"the base {record.network.base} has not learned: {' '.join(problems)}"
+    message = f"the base {record.settings.base} has not learned: {' '.join(problems)}"
     if not settings.allow_weak_base:
         raise WeakBase(
             f"{message} Every change on top of it would look good, so the search stops here. Train it longer "

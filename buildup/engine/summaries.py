@@ -40,7 +40,7 @@ def plan_text(made: Plan) -> str:
         for number, estimate in enumerate(made.estimates)
     ]
     lines = [
-        f"{request.network.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} "
+        f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} "
         f"to validate on, {data.image_size} px, stem {request.network.stem}.",
         f"Space {request.space.name}: {describe_walk(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
@@ -92,7 +92,7 @@ def summary(result: SearchResult) -> str:
     lines = [
         decisions_table(view.decisions, view.climb),
         "",
-        f"{record.network.base} became {view.best.layout}. {same}".strip(),
+        f"{record.settings.base} became {view.best.layout}. {same}".strip(),
         *([str(view.rounding)] if view.rounding else []),
         *(f"warning: {warning}" for warning in warnings_of(record, view)),
         "",
@@ -113,7 +113,7 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "run": str(record.folder),
         "status": record.status,
         "reason": record.reason,
-        "base": record.network.base,
+        "base": record.settings.base,
         "dataset": record.settings.dataset,
         "layout": view.best.layout,
         "fingerprint": view.best.id,
@@ -158,7 +158,7 @@ def status_values(run: RunRecord) -> dict[str, Any]:
         "status": state,
         "reason": reason,
         "driver": driver_of(run.folder),
-        "base": run.network.base,
+        "base": run.settings.base,
         "dataset": run.settings.dataset,
         "objective": run.settings.objective,
         "layout": view.best.layout,

@@ -91,7 +91,7 @@ class RunRecord:
     @property
     def title(self) -> str:
         """What is searched for on which data, for people."""
-        return f"{self.network.base} on {self.settings.dataset}"
+        return f"{self.settings.base} on {self.settings.dataset}"
 
     @property
     def execution(self) -> Execution:

@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from buildup.store.run_record import RunRecord
+
+# A machine that does other work may pause any example, which says nothing about the code.
+settings.register_profile("buildup", deadline=None)
+settings.load_profile("buildup")
 
 MakeRun = Callable[..., "RunRecord"]
 

@@ -103,7 +103,7 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
 
     A filled circle is a kept step, an open diamond a dropped one, a cross one without a score.
     """
-    left, right, top, row = 250, 720, 12, 30
+    left, right, top, row = 300, 720, 12, 30
     ends = [0.0, *(end for one in decisions if _has_finite_gain(one) for end in (one.gain, *one.ci))]
     ticks = rounded(min(ends), max(ends), 7)
     x, bottom = Scale(ticks[0], ticks[-1], left, right), top + row * len(decisions)

@@ -95,7 +95,7 @@ class Findings:
             found |= {decision.parent: best, decision.candidate: decision.layout}
             best = decision.layout if decision.kept else best
         base = fingerprint(self.base)
-        found |= {one: layout(self.base) for one in (base, *self._checks)}
+        found |= {one: layout(self.base) for one in (base, *self.checks)}
         return {**found, self.winner_id: layout(self.winner)}
 
     @cached_property
@@ -105,12 +105,12 @@ class Findings:
         for training, outcome in self.history.outcomes.items():
             candidate, _, seed = training.rpartition("-s")
             shown = self.layouts.get(candidate, "")
-            check = self._checks.get(candidate, "")
+            check = self.checks.get(candidate, "")
             rows.append(TrainingRow(id=training, layout=shown, seed=seed, outcome=outcome, check=check))
         return tuple(rows)
 
     @cached_property
-    def _checks(self) -> dict[str, str]:
+    def checks(self) -> dict[str, str]:
         """The checks of the base, by candidate."""
         return {check_id(fingerprint(self.base), check): check for check in CHECKS}
 

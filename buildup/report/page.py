@@ -29,6 +29,7 @@ from buildup.report.text_table import (
 )
 from buildup.report.words import clean, duration, escape, escape_markdown, outcome_text
 from buildup.trials.outcome import Score
+from buildup.trials.training import candidate_id
 
 FINAL_TITLE = "Final evaluation"
 EVIDENCE_TITLE = "Which diagnostics predict a gain?"
@@ -116,11 +117,12 @@ def _trainings_html(findings: Findings) -> str:
     objective = findings.objective
     curves = [
         Curve(
-            name=f"{training}: {findings.layouts.get(training.rpartition('-s')[0], '')}",
+            name=f"{training}: {findings.layouts.get(candidate_id(training), '')}",
             role=findings.role(training),
             values=tuple(value for epoch in epochs if (value := objective.at(epoch)) is not None),
         )
         for training, epochs in findings.history.curves.items()
+        if candidate_id(training) not in findings.checks
     ]
     chart = '<p class="muted">No training reported an epoch.</p>'
     if any(curve.values for curve in curves):

@@ -122,7 +122,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     seeds=st.integers(2, 3),
     judge=st.sampled_from(["likely", "proven", "point"]),
@@ -214,7 +214,7 @@ def test_no_training_starts_twice() -> None:
     assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(cut=st.integers(0, 20), noise=st.floats(0.1, 1))
 def test_a_history_cut_anywhere_leads_to_the_same_decisions(cut: int, noise: float) -> None:
     whole, history = follow(History(), noise)

@@ -124,7 +124,7 @@ def exactly(found: Tensor, expected: Tensor) -> None:
 @given(
     st.integers(1, 4), st.integers(1, 3), st.integers(1, 3), st.integers(0, 100), st.sampled_from(["shared", "heads"])
 )
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_every_window_attends_as_a_picture_of_its_own(
     window: int, rows: int, columns: int, seed: int, tables: str
 ) -> None:
@@ -134,7 +134,7 @@ def test_every_window_attends_as_a_picture_of_its_own(
 
 
 @given(st.integers(1, 7), st.integers(1, 7), st.integers(2, 5))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_a_window_at_the_border_attends_as_the_smaller_picture_that_it_holds(
     height: int, width: int, window: int
 ) -> None:
@@ -214,7 +214,7 @@ def test_global_attention_does_not_know_places() -> None:
 
 
 @given(st.sampled_from([1, 3, 5, 7]), st.integers(1, 7), st.integers(1, 7))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_masked_borders_are_left_out(kernel: int, height: int, width: int) -> None:
     made = conv(kernel)
     x = torch.randn(1, 5, height, width).double()
@@ -222,7 +222,7 @@ def test_masked_borders_are_left_out(kernel: int, height: int, width: int) -> No
 
 
 @given(st.sampled_from([1, 3, 5, 7]), st.integers(1, 7), st.integers(1, 7))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_attended_borders_are_zeros_as_in_the_reference_code(kernel: int, height: int, width: int) -> None:
     made = conv(kernel, "attended")
     x = torch.randn(1, 5, height, width).double()

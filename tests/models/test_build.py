@@ -233,7 +233,7 @@ OTHERS = [Family(base=base) for base in ("convnext_atto", "regnety_002", "mobile
     st.integers(20, 28),
     st.data(),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_any_legal_edits_give_a_network_that_trains_a_step(family: Family, size: int, data: st.DataObject) -> None:
     network = edited(family, size, data)
     model = build(network, seed=0)
@@ -250,7 +250,7 @@ def test_any_legal_edits_give_a_network_that_trains_a_step(family: Family, size:
 
 @pytest.mark.slow
 @given(st.sampled_from([RESNET, RESNETV2, *OTHERS]), st.data())
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_legal_edits_give_a_network_that_exports_and_loads_with_equal_logits(
     tmp_path: Path, family: Family, data: st.DataObject
 ) -> None:

@@ -19,7 +19,7 @@ def smooth(kernel: int = 2, temperature: float = 10, borders: str = "replicate")
 
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(1, 9))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_a_constant_map_stays_as_it_is(kernel: int, height: int, width: int) -> None:
     x = torch.full((2, 3, height, width), 3.0, dtype=torch.float64)
     torch.testing.assert_close(smooth(kernel, HOT)(x), x, rtol=0, atol=1e-12)
@@ -79,7 +79,7 @@ def test_at_a_high_temperature_it_is_a_relu_and_a_blur() -> None:
 
 
 @given(st.integers(1, 4), st.integers(1, 20), st.floats(0, 1e4))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_it_lies_between_zero_and_its_temperature(kernel: int, temperature: int, scale: float) -> None:
     y = smooth(kernel, temperature)(scale * torch.randn(1, 1, 5, 5))
     assert y.min() >= 0

@@ -52,7 +52,7 @@ def test_a_gain_that_is_no_number_is_not_drawn(published: Findings, gain: float)
 def test_all_marks_lie_inside_the_chart(published: Findings) -> None:
     far = replace(published.decisions[0], gain=40.0, ci=(-80.0, 160.0))
     circles = ElementTree.fromstring(gains_svg([far, *published.decisions])).iter(f"{SVG}circle")
-    assert all(250 <= float(circle.get("cx", "")) <= 720 for circle in circles)
+    assert all(300 <= float(circle.get("cx", "")) <= 720 for circle in circles)
 
 
 @given(st.floats(-1e3, 1e3), st.floats(0, 1e3), st.integers(2, 9))

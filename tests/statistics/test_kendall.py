@@ -17,7 +17,7 @@ TIED = st.integers(2, 5).flatmap(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ROWS)
 def test_tau_and_p_are_those_of_scipy_where_nothing_is_tied(row: list[int]) -> None:
     expected = kendalltau(range(len(row)), row, method="exact")
@@ -26,7 +26,7 @@ def test_tau_and_p_are_those_of_scipy_where_nothing_is_tied(row: list[int]) -> N
     assert found.p == pytest.approx(expected.pvalue)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(TIED)
 def test_no_p_comes_by_chance_more_often_than_it_says_with_any_ties(rows: tuple[list[int], list[int]]) -> None:
     first, second = rows
@@ -35,7 +35,7 @@ def test_no_p_comes_by_chance_more_often_than_it_says_with_any_ties(rows: tuple[
         assert sum(one <= p + 1e-12 for one in values) / len(values) <= p + 1e-9
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ROWS)
 def test_reversing_one_row_turns_the_sign_and_swapping_rows_changes_nothing(row: list[int]) -> None:
     straight, back = kendall(range(len(row)), row), kendall(range(len(row)), [-one for one in row])
@@ -45,7 +45,7 @@ def test_reversing_one_row_turns_the_sign_and_swapping_rows_changes_nothing(row:
     assert (swapped.tau, swapped.p) == (straight.tau, straight.p)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(ROWS)
 def test_zero_is_outside_of_the_interval_just_when_chance_is_rarer_than_the_level(row: list[int]) -> None:
     found = kendall(range(len(row)), row)
@@ -100,7 +100,7 @@ def test_many_things_are_counted_as_well() -> None:
     assert -1 < found.low < found.tau < found.high < 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(ROWS, ROWS)
 def test_groups_of_their_own_heights_are_compared_within_alone(one: list[int], other: list[int]) -> None:
     first, groups = [*range(len(one)), *range(len(other))], [*"a" * len(one), *"b" * len(other)]

@@ -75,7 +75,6 @@ def test_a_stage_that_may_not_be_replaced_is_left_alone() -> None:
     assert visited(rule_on(CIFAR, replace(SPACE, stages=stages)), [])[0] == "CCC|CCCC|CCCCCM|CCCC"
 
 
-@settings(deadline=None)
 @given(verdicts=st.lists(st.booleans(), max_size=12), depths=st.lists(st.integers(1, 7), min_size=1, max_size=5))
 def test_any_row_of_verdicts_ends_with_legal_layouts_that_differ(verdicts: list[bool], depths: list[int]) -> None:
     rule = rule_on("|".join("C" * depth for depth in depths))
@@ -99,7 +98,7 @@ SPACES = st.builds(
 VERDICTS = st.lists(st.booleans(), max_size=14)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(verdicts=VERDICTS, space=SPACES)
 def test_a_replayed_prefix_of_verdicts_proposes_the_recorded_next_step(
     verdicts: list[bool], space: SearchSpace
@@ -149,7 +148,7 @@ def test_a_look_ahead_and_what_it_should_have_saved_are_one_failure() -> None:
     assert visited(rule, []) == ["CCCCCCCM", "CCCCCMCM", "CCCMCCCC", "CMCMCCCC"]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(verdicts=VERDICTS, space=SPACES, depths=st.lists(st.integers(1, 7), min_size=4, max_size=4))
 def test_drops_of_one_search_never_use_more_than_its_error(
     verdicts: list[bool], space: SearchSpace, depths: list[int]

@@ -71,7 +71,7 @@ def test_a_block_added_at_the_end_of_a_stage_has_variants_too() -> None:
     ]
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(verdicts=st.lists(st.booleans(), max_size=12), tries=st.integers(1, 4), seed=st.integers(0, 9))
 def test_what_tpe_chooses_is_chosen_again_and_never_twice(verdicts: list[bool], tries: int, seed: int) -> None:
     space = replace(SPACE, tune=replace(SPACE.tune or Tuning(), tries=tries))

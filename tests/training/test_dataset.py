@@ -51,7 +51,7 @@ CLASSES = st.lists(st.integers(2, 60), min_size=2, max_size=6)
 SHARES = st.floats(0.01, 1.0)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(members=CLASSES, seed=st.integers(0, 2**31 - 1), share=st.floats(0.05, 0.5), fraction=SHARES)
 def test_split_is_balanced_and_its_parts_are_apart(
     members: list[int], seed: int, share: float, fraction: float
@@ -68,7 +68,7 @@ def test_split_is_balanced_and_its_parts_are_apart(
         assert abs(kept - fraction * (1 - share) * count) <= 2
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(members=CLASSES, seed=st.integers(0, 10_000), share=st.sampled_from([0.1, 0.2, 0.25, 0.5]))
 def test_without_a_fraction_each_class_gives_its_share(members: list[int], seed: int, share: float) -> None:
     dataset = replace(labelled(members), val_share=share)
@@ -136,7 +136,7 @@ def split_before_0_3(labels: torch.Tensor, seed: int) -> list[int]:
     return sorted(held)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(members=CLASSES, seed=st.integers(0, 2**31 - 1), fractions=st.tuples(SHARES, SHARES))
 def test_a_smaller_fraction_is_part_of_a_larger_one_and_validates_on_more(
     members: list[int], seed: int, fractions: tuple[float, float]

@@ -91,7 +91,7 @@ def pictures(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 8, 8), generator=torch.Generator().manual_seed(0)).byte()
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(count=st.integers(1, 60), cut=st.integers(0, 60), seed=st.integers(0, 1000))
 def test_images_are_changed_alike_in_any_company(count: int, cut: int, seed: int) -> None:
     images = pictures(count)

@@ -93,7 +93,7 @@ def test_the_weak_recipe_is_the_papers() -> None:
     assert rates == pytest.approx([0, 0.1, 0.1, 0.02, 4e-3, 8e-4])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(epochs=st.integers(1, 400), steps=st.integers(2, 40), name=st.sampled_from(sorted(shipped_recipes())))
 def test_the_rate_stays_between_zero_and_its_top_over_any_number_of_epochs(epochs: int, steps: int, name: str) -> None:
     recipe = load_recipe(name).with_epochs(epochs)

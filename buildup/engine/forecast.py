@@ -159,7 +159,7 @@ def _simulate(
                 # The earlier looks at the current candidate have not led to a verdict.
                 first = view.seeds if view.current and candidate.id == view.current.id else replay.seeds
                 verdicts[candidate.id] = _draw_verdict(replay, history, experience, candidate, rng, first)
-            return ScoreRow(score=0.0, seconds=seconds(training))
+            return ScoreRow(score=_standing(candidate, verdicts), seconds=seconds(training))
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)
@@ -186,6 +186,13 @@ def _draw_verdict(
         if chance >= odds.more:
             return seeds if chance < odds.more + odds.keep else -seeds
     raise AssertionError("a judge decides at its last look")
+
+
+def _standing(candidate: Candidate, verdicts: Mapping[str, int]) -> float:
+    """A score that agrees with the verdicts that were drawn, so that workers train ahead as they do by real scores."""
+    if candidate.parent is None:
+        return 0.0
+    return _standing(candidate.parent, verdicts) + (1.0 if verdicts.get(candidate.id, 1) > 0 else -1.0)
 
 
 def _epochs_left(history: History, training: Training, epochs: int) -> int:

@@ -25,7 +25,7 @@ from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import Candidate, Training
 
-PRIOR, PRIOR_MORE = 1.0, 4.0
+PRIOR, PRIOR_MORE = 1.0, 2.5
 """The prior of keep and of drop, and of one more seed, as numbers of verdicts."""
 OTHER_STAGE_WEIGHT = 0.5
 """The weight of a verdict in another stage."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from buildup.graph.network import Network
     from buildup.models.build import build
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "BuildupError": "buildup.errors",

@@ -208,11 +208,14 @@ class Findings:
     @property
     def images(self) -> str:
         """Which images the scores are from."""
-        sizes = {row.outcome.images for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images}
+        scores = [row.outcome for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images]
+        sizes = {score.images for score in scores}
         number = f"{sizes.pop():,} " if len(sizes) == 1 else ""
+        own = ", a fold of its own for each seed" if any(score.validated for score in scores) else ""
         which = "The scores of the search" if self.final else "All scores"
         test = "opened only once, by buildup final" if self.final else "not opened"
-        return f"{which} are from {number}validation images, a part of the training set. The test set was {test}."
+        held = f"{number}validation images{own}. They are part of the training set"
+        return f"{which} are from {held}. The test set was {test}."
 
     @property
     def tally(self) -> str:

@@ -1,7 +1,6 @@
 """Create the study writer, the workers and the jobs of a run from its settings."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from buildup.engine.load_state import costs_of
@@ -83,9 +82,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     settings = run.settings
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
-        epochs, execution = training.candidate.epochs(run.recipe.epochs), run.execution
-        if training.candidate.check == "rounding":
-            execution = replace(execution, channels_last=not execution.channels_last)
+        epochs = training.candidate.epochs(run.recipe.epochs)
         return Job(
             network=training.candidate.network,
             seed=training.seed,
@@ -96,10 +93,11 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             whole=whole,
             split_seed=run.data.split_seed,
             start=run.start,
+            nudged=training.candidate.check == "rounding",
             recipe=run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs),
             device=settings.device,
             threads=settings.threads,
-            execution=execution,
+            execution=run.execution,
             data_hash=run.data.hash,
             folder=str(folder),
             resume_from=None if resume_from is None else str(resume_from),

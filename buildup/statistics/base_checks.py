@@ -5,9 +5,9 @@ falls to zero at the end of each training, so the end of a curve is flat for any
 trained once more, for `LONGER` times the epochs with the same seed: equal first weights, order of images and validation
 images.
 
-**How much does rounding matter?** The base is trained once more with the same seed and the other memory layout of
-images. Sums are then taken in another order, and nothing else differs. So the difference is what another machine may do
-to a score.
+**How much does rounding matter?** The base is trained once more with the same seed, and each first weight is the next
+larger float32. Such a difference grows over a training, as those do that another machine makes by summing in another
+order. So this is what another machine may do to a score.
 """
 
 from collections.abc import Sequence
@@ -87,6 +87,6 @@ class Rounding:
 
 
 def rounding(pair: Pair, objective: Objective = ACCURACY) -> Rounding:
-    """The effect of rounding, from the base in the other memory layout and as it is."""
+    """The effect of rounding, from the base with nudged first weights and as it is."""
     difference = objective.gain(pair.candidate, pair.parent)
     return Rounding(difference=difference, images=disagreement(pair), objective=objective)

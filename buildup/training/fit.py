@@ -31,7 +31,14 @@ from buildup.training.execution import Execution, torch_settings
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
-from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model, to_memory_format
+from buildup.training.train_step import (
+    Stepper,
+    create_training_model,
+    make_optimizer,
+    nudge,
+    prepare_model,
+    to_memory_format,
+)
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 RETRY_PARTS = 2
@@ -58,6 +65,8 @@ class Job:
     """The seed of a split that all trainings share, as runs before version 0.3.0 have it."""
     start: Pretrained | None = None
     """The pretrained weights that the blocks of the base start from."""
+    nudged: bool = False
+    """Whether the first weights are changed in their last digit, to see what rounding does to the score."""
     recipe: Recipe
     device: str = "cpu"
     threads: int = 1
@@ -116,6 +125,8 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     )
 
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
+    if job.nudged:
+        nudge(model)
     model = prepare_model(model, job.network, job.execution)
     optimizer = make_optimizer(model, recipe, job.execution)
 

@@ -34,6 +34,13 @@ def create_training_model(
     return model
 
 
+@torch.no_grad()
+def nudge(model: nn.Module) -> None:
+    """Move each weight to the next larger float32."""
+    for weight in model.parameters():
+        weight.copy_(torch.nextafter(weight, torch.full_like(weight, torch.inf)))
+
+
 def prepare_model(model: nn.Module, network: Network, execution: Execution) -> nn.Module:
     """Prepare a model for an execution, in place."""
     if execution.channels_last:

@@ -21,6 +21,7 @@ from buildup.training.execution import Execution
 from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import load_recipe
+from buildup.training.train_step import nudge
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 
 
@@ -85,6 +86,17 @@ def test_a_whole_training_sees_the_validation_images_and_is_another_training(tmp
     assert seen[1] == seen[0] + score.images
     with pytest.raises(RunError, match="belongs to another training"):
         run(job(tmp_path / "mixed", whole=True, resume_from=str(tmp_path / "part"), **settings))  # type: ignore[arg-type]
+
+
+def test_nudged_weights_are_the_next_larger_ones_and_make_another_training(tmp_path: Path) -> None:
+    model, other = build(tiny(), seed=1), build(tiny(), seed=1)
+    nudge(other)
+    for one, nudged in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.all(nudged > one)
+        assert torch.allclose(nudged, one, rtol=2e-7, atol=1e-40)
+    scores = [run(job(tmp_path / f"{nudged}", nudged=nudged))[1] for nudged in (False, True)]
+    assert scores[0].losses != scores[1].losses
+    assert scores[0].validated == scores[1].validated
 
 
 @pytest.mark.parametrize("recipe", ["quick", "paper"])

@@ -28,7 +28,7 @@ MOST_TIMES = 4
 """The most seeds, in multiples of the requested number."""
 LIKELY = 0.94
 """`likely` keeps candidates with at least this probability of a gain. The prior is never quite that of a run: with this
-bound, at least 90 % of the kept blocks truly help in all simulated worlds (`docs/judging.md`)."""
+bound, about 90 % or more of the kept blocks truly help in all simulated worlds (`docs/judging.md`)."""
 ERROR = 0.04
 """The error that `proven` divides. The variance of few seeds is itself uncertain, so searches err a little more often
 than that: in at most 5 % (`docs/judging.md`)."""

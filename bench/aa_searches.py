@@ -8,7 +8,6 @@ they got right (10 kB), so that `--again` can make the verdicts anew by other ju
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -21,7 +20,7 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from answer import answer
+from answer import answer, append_line, read_lines
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
@@ -255,20 +254,6 @@ def _progress(line: Mapping[str, Any]) -> str:
     verdicts = {judge: [one["verdict"] for one in row["decisions"]] for judge, row in line["judges"].items()}
     said = "; ".join(f"{judge}: {', '.join(found)}" for judge, found in verdicts.items())
     return f"search {line['search']}: {line['trainings']} trainings, {line['seconds']:.0f} s; {said}"
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, without a last one that was not written to its end."""
-    data = path.read_bytes() if path.exists() else b""
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-
-
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Append one line of JSON, in place of a last one that was not written to its end."""
-    with path.open("ab+") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)
-        file.write(json.dumps(values).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from aa_searches import append_line, read_lines
+from answer import append_line, read_lines
 
 SEEDS = range(0, 1000, 100)
 PRECISIONS = ("float32", "bf16")

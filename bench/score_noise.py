@@ -7,7 +7,6 @@ in a file of JSON lines; a further call trains those that it lacks.
 
 import argparse
 import base64
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from answer import answer
+from answer import answer, append_line, read_lines
 from buildup.engine.problems import Problems
 from buildup.report.text_table import aligned
 from score_ways import BASE, PLAIN, TASKS, train
@@ -65,7 +64,7 @@ def score_noise(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     pairs = problems.whole("--pairs", flags["pairs"], 20, least=0, most=1000)
     problems.raise_any()
     path: Path = flags["file"]
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = read_lines(path)
     done = {(line["task"], line["seed"]) for line in lines}
     torch.set_num_threads(1)
     # All kinds in turn, so that an interrupted study has as many pairs of each.
@@ -73,8 +72,7 @@ def score_noise(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         for task in TASKS:
             if (task.name, seed) not in done:
                 lines.append(train(task, seed, flags["data_dir"]))
-                with path.open("a") as file:
-                    file.write(f"{json.dumps(lines[-1])}\n")
+                append_line(path, lines[-1])
     found = {task.name: paired for task in TASKS if len(paired := read_pairs(lines, task.name)) > 2}
     rows = [row for name, paired in found.items() for row in compare(name, paired)]
     controls = [control(name, paired) for name, paired in found.items()]

@@ -50,7 +50,7 @@ class Forecast:
     high: float
     """The first and the last decile."""
     trainings: float
-    """The median number of trainings that a verdict needs, and the longer one of the base."""
+    """The median number of trainings that verdicts need, and those of the checks."""
 
 
 def forecast(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> Forecast | None:

@@ -6,7 +6,7 @@ A judge looks at a candidate after each seed, from `--seeds` on, and asks for on
 verdict, up to four times `--seeds`. `mixed_model.py` estimates the gain from all verdicts of the run; `docs/judging.md`
 shows how often the judges are right.
 
-`proven` divides an error of 5 % among the stages of the search (`share`). That needs no independence, so verdicts may
+`proven` divides an error of 4 % among the stages of the search (`share`). That needs no independence, so verdicts may
 share a parent. `error_spending.py` divides a share among the looks.
 
 A bootstrap over seeds is no substitute: with three to five seeds it keeps something in 23 to 33 % of searches in which
@@ -31,7 +31,7 @@ LIKELY = 0.94
 bound, about 90 % or more of the kept blocks truly help in all simulated worlds (`docs/judging.md`)."""
 ERROR = 0.04
 """The error that `proven` divides. The variance of few seeds is itself uncertain, so searches err a little more often
-than that: in at most 5 % (`docs/judging.md`)."""
+than that: in about 5 % of simulated searches (`docs/judging.md`)."""
 HOPE = 0.4
 """More seeds are wanted only if a gain is more probable than this at the first look. The bound rises with the seeds, up
 to `LIKELY`, and for `proven` up to `PROVEN_HOPE`, at the last look."""

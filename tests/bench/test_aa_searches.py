@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import aa_searches
-from aa_searches import JUDGES_COMPARED, append_line, first_gain, main, null_search, read_lines, share, summary
+from aa_searches import JUDGES_COMPARED, first_gain, main, null_search, share, summary
+from answer import append_line, read_lines
 from buildup.engine.replay import make_replay
 from buildup.graph import kinds
 from buildup.graph.network import apply

@@ -26,7 +26,7 @@ from buildup.trials.objective import ACCURACY, Objective
 
 MOST_TIMES = 4
 """The most seeds, in multiples of the requested number."""
-LIKELY = 0.94
+LIKELY = 0.95
 """`likely` keeps candidates with at least this probability of a gain. The prior is never quite that of a run: with this
 bound, about 90 % or more of the kept blocks truly help in all simulated worlds (`docs/judging.md`)."""
 ERROR = 0.04

@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+import numpy as np
 from scipy.stats import binomtest
 
 from answer import answer, append_line, read_lines
@@ -31,13 +32,15 @@ from buildup.graph.network import Network
 from buildup.models.read import read_network
 from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
+from buildup.statistics.judges import MOST_TIMES
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.trials.decision import decision_to_values
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Record, Score, record_from_values, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import Candidate, Training, seed_of
+from chance import search as simulated_search
 from twin import register_twin
 
 SIZE = 8
@@ -48,6 +51,8 @@ NET = {"layers": [2, 2, 1, 1], "channels": [16, 24, 24, 32], "stem_width": 8}
 """Blocks are replaced where they keep the shape of their maps. Here, that is the second block of two stages."""
 EPOCHS = 6
 SEEDS = 3
+NETWORKS = 3
+"""That a search trains: the base, the first candidate, and one other with or without it."""
 SEEDS_APART = 100
 """Between the first seeds of two searches, more than a search can use."""
 JUDGES_COMPARED = ("likely", "proven")
@@ -95,6 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--epochs", metavar="N", help=f"of each training (default: {EPOCHS})")
     parser.add_argument("--again", action="store_true", help="make all verdicts anew from the trainings in the folder")
     parser.add_argument("--table", action="store_true", help="only print the table of the searches so far")
+    parser.add_argument("--drawn", metavar="N", help="draw so many searches from the trainings in the folder")
+    parser.add_argument("--seed", metavar="N", help="of what is drawn (default: 0)")
     return answer(parser, aa_searches, arguments)
 
 
@@ -103,8 +110,19 @@ def aa_searches(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     problems = Problems()
     searches = problems.whole("--searches", flags["searches"], 200)
     epochs = problems.whole("--epochs", flags["epochs"], EPOCHS)
-    problems.raise_any()
+    drawn = problems.whole("--drawn", flags["drawn"], 0)
+    seed = problems.whole("--seed", flags["seed"], 0, least=0)
     folder = Path(flags["folder"])
+    groups = trained_groups(folder) if drawn else []
+    if drawn and len(groups) < SEEDS * MOST_TIMES:
+        problems.found.append(
+            f"--drawn: a search draws from {SEEDS * MOST_TIMES} seeds. {folder} has {len(groups)} with "
+            f"{NETWORKS} trainings. Make more searches first."
+        )
+    problems.raise_any()
+    if drawn:
+        values = drawn_searches(groups, drawn, seed)
+        return drawn_table(values), values
     lines = read_lines(folder / "searches.jsonl")
     if flags["again"]:
         (folder / "searches.jsonl").unlink(missing_ok=True)
@@ -158,6 +176,56 @@ def search(number: int, network: Network, space: SearchSpace, recipe: Recipe, fi
         "least_accuracy": round(min(score.accuracy for score in scores), 2),
         "judges": judged,
     }
+
+
+def trained_groups(folder: Path) -> list[list[Score]]:
+    """The trainings of each seed in the folder that has as many as a search can need."""
+    groups = dict[int, list[Score]]()
+    for file in sorted(folder.glob("trainings-*.jsonl")):
+        for line in read_lines(file):
+            outcome = record_from_values(line).outcome
+            if isinstance(outcome, Score):
+                groups.setdefault(seed_of(line["training"]), []).append(outcome)
+    return [group for group in groups.values() if len(group) >= NETWORKS]
+
+
+def drawn_searches(groups: Sequence[Sequence[Score]], searches: int, seed: int) -> dict[str, Any]:
+    """How many of these searches keep something false, by each judge on the same draws."""
+    network, space, _ = null_search(EPOCHS)
+    judges = {}
+    for judge in JUDGES_COMPARED:
+        replay = make_replay(network, space, judge=judge, seeds=SEEDS)
+        random = np.random.default_rng(seed)
+        views = [simulated_search(replay, Roles(groups, random).score)[0] for _ in range(searches)]
+        judges[judge] = share(any(made.kept for made in view.decisions) for view in views)
+    return {"drawn": searches, "seeds": len(groups), "judges": judges}
+
+
+class Roles:
+    """Which training of which group is that of which network, in one drawn search."""
+
+    def __init__(self, groups: Sequence[Sequence[Score]], random: np.random.Generator) -> None:
+        chosen = random.choice(len(groups), SEEDS * MOST_TIMES, replace=False)
+        self.left = [list(random.permutation(np.array(groups[group], dtype=object))) for group in chosen]
+        self.taken: dict[tuple[str, int], Score] = {}
+
+    def score(self, candidate: Candidate, seed: int) -> Score:
+        """That of the next training of the seed's group, and the same when asked again."""
+        key = candidate.id, seed
+        if key not in self.taken:
+            self.taken[key] = self.left[seed].pop()
+        return self.taken[key]
+
+
+def drawn_table(values: Mapping[str, Any]) -> str:
+    """The drawn searches as text."""
+    rows = [["judge", "false keeps in drawn searches"]]
+    rows += [[judge, _said(found)] for judge, found in values["judges"].items()]
+    note = (
+        f"{values['drawn']:,} searches, drawn from {values['seeds']} seeds with {NETWORKS} equal networks or more. "
+        f"In brackets: {100 * LEVEL:g} % Clopper-Pearson intervals, which take the draws as independent."
+    )
+    return "\n".join([*aligned(rows), "", note])
 
 
 def _train(training: Training, recipe: Recipe) -> Record:

@@ -18,7 +18,7 @@ from buildup.graph.network import apply
 from buildup.models.build import build
 from buildup.strategies.moves import moves
 from buildup.training.recipe import Recipe
-from buildup.trials.outcome import Record, Score
+from buildup.trials.outcome import Record, Score, record_to_values
 from buildup.trials.training import Candidate, Training
 
 
@@ -136,6 +136,44 @@ def test_the_gain_of_the_first_candidates_is_that_of_the_first_look() -> None:
     gain, error = first_gain([line("keep", gain=1.0), line("drop", gain=-1.0), line("drop", gain=0.6)])
     assert gain == pytest.approx(0.2)
     assert error == pytest.approx(0.6110, abs=1e-4)
+
+
+def score(right: int) -> Score:
+    correct = np.arange(400) < right
+    return Score(accuracy=right / 4, correct=np.packbits(correct).tobytes(), images=400)
+
+
+def test_in_drawn_searches_any_training_of_a_seed_may_be_that_of_any_network() -> None:
+    # The first of each group is far better. If it always had the same role, that network would always win.
+    groups = [[score(380 - seed % 5), score(300), score(301 + seed % 3)] for seed in range(20)]
+    found = aa_searches.drawn_searches(groups, 100, seed=3)
+    assert found["seeds"] == 20
+    for judge in JUDGES_COMPARED:
+        assert found["judges"][judge]["of"] == 100
+        assert found["judges"][judge]["kept"] <= 15, judge
+    assert found == aa_searches.drawn_searches(groups, 100, seed=3)
+
+
+def test_a_training_has_one_role_in_a_drawn_search() -> None:
+    groups = [[score(300 + 10 * seed + one) for one in range(3)] for seed in range(12)]
+    network, _, _ = null_search(1)
+    roles = aa_searches.Roles(groups, np.random.default_rng(0))
+    base, other = Candidate(network=network), Candidate(network=network, check="longer")
+    for seed in range(12):
+        first, second = roles.score(base, seed), roles.score(other, seed)
+        assert first is not second
+        assert any(first in group and second in group for group in groups)
+        assert roles.score(base, seed) is first
+    assert len({roles.score(base, seed).accuracy for seed in range(12)}) == 12
+
+
+def test_too_few_trainings_to_draw_from_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = Record(outcome=score(300), curve=())
+    append_line(tmp_path / "trainings-0.jsonl", {"training": "0f-s0", **record_to_values(record)})
+    assert main([str(tmp_path), "--drawn", "5"]) == 2
+    said = capsys.readouterr().err
+    assert "--drawn: a search draws from 12 seeds" in said
+    assert "has 0 with 3 trainings. Make more searches first." in said
 
 
 def test_a_line_that_was_not_written_to_its_end_is_replaced(tmp_path: Path) -> None:

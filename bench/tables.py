@@ -1,0 +1,212 @@
+"""Write the tables of the documentation from the result files in `runs/`.
+
+A page marks the place of a table by the comments `<!-- table NAME -->` and `<!-- end -->`. Whatever stands between them
+is replaced. `--check` changes nothing and fails if a page differs from its results.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aa_searches import summary
+from answer import answer, read_lines
+from buildup.errors import BuildupError
+from error_rates import SMALL
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("docs/judging.md",)
+MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+USUAL_IMAGES = 5_000
+Result = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Read the flags, write the pages."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say which pages differ from their results")
+    return answer(parser, write_pages, arguments)
+
+
+def write_pages(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Write each page anew, or check it."""
+    changed = []
+    for name in PAGES:
+        page = ROOT / name
+        before = page.read_text()
+        after = with_tables(before)
+        if before != after:
+            changed.append(name)
+            if not flags["check"]:
+                page.write_text(after)
+    if changed and flags["check"]:
+        raise BuildupError(f"{', '.join(changed)}: not as its results say. Run python bench/tables.py.")
+    return f"Written: {', '.join(changed) or 'nothing, all pages are as their results say'}.", {"written": changed}
+
+
+def with_tables(page: str) -> str:
+    """The page with its tables made anew."""
+    unknown = {name for _, name, _ in MARKED.findall(page)} - TABLES.keys()
+    if unknown:
+        raise BuildupError(f"No table is called {', '.join(sorted(unknown))}. There are {', '.join(TABLES)}.")
+    return MARKED.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", page)
+
+
+def null(name: str) -> str:
+    """How often searches in which nothing helps keep something."""
+    found = _result(name)
+    columns = [(images, search) for images in (USUAL_IMAGES, SMALL) for search in ("4 verdicts", "8 verdicts")]
+    cells: dict[str, dict[tuple[int, str], Result]] = {}
+    for line in found["searches"]:
+        cells.setdefault(_noise(line), {})[line["images"], line["search"]] = line
+    head = ["seed", *(f"{images:,} images, {search}" for images, search in columns)]
+    rows = [
+        [noise, *(f"{100 * row[at]['kept_false']:.1f} %" if at in row else "" for at in columns)]
+        for noise, row in cells.items()
+    ]
+    spent = {
+        search: [line["trainings"] for line in found["searches"] if line["search"] == search]
+        for search in ("4 verdicts", "8 verdicts")
+    }
+    took = " and ".join(f"{min(each):.0f} to {max(each):.0f} trainings for {name}" for name, each in spent.items())
+    claimed = max(line["claimed_falsely"] for line in found["searches"])
+    note = f"{found['runs']:,} searches a line. They took {took}. A final claimed a gain after at most {100 * claimed:.1f} %."
+    return f"{_table(head, rows)}\n\n{note}"
+
+
+def kept(name: str) -> str:
+    """How many of the kept blocks truly help, by the gains and the noise of the world."""
+    found = _result(name)
+    usual = [line for line in found["searches"] if line["images"] == USUAL_IMAGES]
+    small = [line for line in found["searches"] if line["images"] == SMALL]
+    gains = list(dict.fromkeys(line["true_gains"] for line in usual))
+    cells: dict[str, dict[str, str]] = {}
+    for line in usual:
+        cells.setdefault(_noise(line), {})[line["true_gains"]] = _helping([line])
+    rows = [[noise, *(row[gain] for gain in gains)] for noise, row in cells.items()]
+    bias = [line["bias"] for line in found["searches"]]
+    note = (
+        f"{found['runs']:,} searches a line. In all, {_helping(usual, share=True)} kept blocks help. With {SMALL} images, "
+        f"gains of this size can't be told from chance: {len(small) * found['runs']:,} searches kept "
+        f"{sum(line['kept'] for line in small)} blocks. The gain of the winner as the run shows it, less the true one, is "
+        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
+    )
+    return f"{_table(['seed', *gains], rows)}\n\n{note}"
+
+
+def worst() -> str:
+    """The worlds in which the fewest kept blocks help, over all studies."""
+    runs = [_result(name) for name in ("kept", "kept_2_seeds", "kept_worst")]
+    lines = [line for run in runs for line in run["searches"] if line["seed_deviation"] == 1.0]
+    rows = []
+    for heavy in (False, True):
+        for gains in dict.fromkeys(line["true_gains"] for line in lines):
+            here = [
+                line
+                for line in lines
+                if line["true_gains"] == gains and line["heavy_tails"] == heavy and line["images"] == USUAL_IMAGES
+            ]
+            rows.append([_noise(here[0]), gains, _helping(here, share=True)])
+    return _table(["seed", "gains", "kept blocks that help"], rows)
+
+
+def found_gains() -> str:
+    """What both judges find where something helps."""
+    found = _result("power")
+    cells: dict[tuple[str, str], dict[str, Result]] = {}
+    for line in found["searches"]:
+        cells.setdefault((_noise(line), line["true_gains"]), {})[line["judge"]] = line
+    head = ["seed", "true gains"]
+    head += [f"`{judge}`: {what}" for judge in ("proven", "likely") for what in ("found", "claimed", "trainings")]
+    rows = [
+        [
+            *key,
+            *(
+                text
+                for judge in ("proven", "likely")
+                for text in (
+                    f"{row[judge]['kept_true']:.2f}",
+                    f"{row[judge]['claimed']:.2f}",
+                    f"{row[judge]['trainings']:.1f}",
+                )
+            ),
+        ]
+        for key, row in cells.items()
+    ]
+    bias = [line["bias"] for line in found["searches"]]
+    note = (
+        f"{found['runs']:,} searches a line. The gain of the winner as the run shows it, less the true one, is "
+        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
+    )
+    return f"{_table(head, rows, words=2)}\n\n{note}"
+
+
+def real() -> str:
+    """Real searches in which nothing helps, and searches drawn from their trainings."""
+    searches = summary(read_lines(ROOT / "runs" / "aa" / "searches.jsonl"))
+    drawn = _result("aa_drawn")
+    head = ["judge", "false keeps in searches", "in drawn searches", "trainings a search"]
+    rows = [
+        [f"`{judge}`", _share(row["searches"]), _share(drawn["judges"][judge]), f"{row['trainings']:.1f}"]
+        for judge, row in searches["judges"].items()
+    ]
+    gain, error = searches["first_gain"]
+    note = (
+        f"{searches['searches']:,} searches; {drawn['drawn']:,} drawn from the trainings of {drawn['seeds']} seeds. In "
+        f"brackets: 95 % intervals. Gain of the first candidate over its first 3 seeds: {gain:+.2f} points (standard error "
+        f"{error:.2f}), so nothing helps indeed."
+    )
+    return f"{_table(head, rows)}\n\n{note}"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "null": lambda: null("null"),
+    "null-2-seeds": lambda: null("null_2_seeds"),
+    "kept": lambda: kept("kept"),
+    "kept-2-seeds": lambda: kept("kept_2_seeds"),
+    "worst": worst,
+    "found": found_gains,
+    "real": real,
+}
+
+
+def _result(name: str) -> Result:
+    path = ROOT / "runs" / "judges" / f"{name}.json"
+    if not path.exists():
+        raise BuildupError(f"{path}: no such result. bench/README.md says which command makes it.")
+    values: Result = json.loads(path.read_text())
+    return values
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> str:
+    """A Markdown table with so many columns of words before those of numbers."""
+    rule = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
+
+
+def _helping(lines: Iterable[Result], share: bool = False) -> str:
+    counts = [(line["kept"], round(line["kept"] * line["kept_helping"])) for line in lines]
+    total, helping = (sum(each) for each in zip(*counts, strict=True))
+    return f"{helping:,} of {total:,}" + (f" ({100 * helping / total:.1f} %)" if share and total else "")
+
+
+def _share(found: Result) -> str:
+    low, high = found["interval"]
+    count = f"{found['kept']:,} of {found['of']:,}"
+    return f"{count}: {100 * found['kept'] / found['of']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def _noise(line: Result) -> str:
+    """The seed deviation in words, with what is unusual beside it."""
+    parts = [f"{line['seed_deviation']:g}"]
+    parts += [f"{100 * line['disagreement']:g} % disagree"] * (line["disagreement"] != 0.17)
+    parts += ["own images"] * bool(line["own_images"]) + ["one split"] * line["one_split"]
+    parts += ["heavy tails"] * line["heavy_tails"] + ["unequal"] * (line["unequal"] != 1)
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

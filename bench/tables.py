@@ -73,8 +73,8 @@ def null(name: str) -> str:
     }
     took = " and ".join(f"{min(each):.0f} to {max(each):.0f} trainings for {name}" for name, each in spent.items())
     claimed = max(line["claimed_falsely"] for line in found["searches"])
-    note = f"{found['runs']:,} searches a line. They took {took}. A final claimed a gain after at most {100 * claimed:.1f} %."
-    return f"{_table(head, rows)}\n\n{note}"
+    note = f"{found['runs']:,} searches a line. They took {took}. A final claimed a gain after at most"
+    return f"{_table(head, rows)}\n\n{note} {100 * claimed:.1f} %."
 
 
 def kept(name: str) -> str:
@@ -87,12 +87,10 @@ def kept(name: str) -> str:
     for line in usual:
         cells.setdefault(_noise(line), {})[line["true_gains"]] = _helping([line])
     rows = [[noise, *(row[gain] for gain in gains)] for noise, row in cells.items()]
-    bias = [line["bias"] for line in found["searches"]]
     note = (
-        f"{found['runs']:,} searches a line. In all, {_helping(usual, share=True)} kept blocks help. With {SMALL} images, "
-        f"gains of this size can't be told from chance: {len(small) * found['runs']:,} searches kept "
-        f"{sum(line['kept'] for line in small)} blocks. The gain of the winner as the run shows it, less the true one, is "
-        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
+        f"{found['runs']:,} searches a line. In all, {_helping(usual, share=True)} kept blocks help. With {SMALL} "
+        f"images, gains of this size can't be told from chance: {len(small) * found['runs']:,} searches kept "
+        f"{sum(line['kept'] for line in small)} blocks. {_bias(found)}"
     )
     return f"{_table(['seed', *gains], rows)}\n\n{note}"
 
@@ -136,12 +134,7 @@ def found_gains() -> str:
         ]
         for key, row in cells.items()
     ]
-    bias = [line["bias"] for line in found["searches"]]
-    note = (
-        f"{found['runs']:,} searches a line. The gain of the winner as the run shows it, less the true one, is "
-        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
-    )
-    return f"{_table(head, rows, words=2)}\n\n{note}"
+    return f"{_table(head, rows, words=2)}\n\n{found['runs']:,} searches a line. {_bias(found)}"
 
 
 def real() -> str:
@@ -156,8 +149,8 @@ def real() -> str:
     gain, error = searches["first_gain"]
     note = (
         f"{searches['searches']:,} searches; {drawn['drawn']:,} drawn from the trainings of {drawn['seeds']} seeds. In "
-        f"brackets: 95 % intervals. Gain of the first candidate over its first 3 seeds: {gain:+.2f} points (standard error "
-        f"{error:.2f}), so nothing helps indeed."
+        f"brackets: 95 % intervals. Gain of the first candidate over its first 3 seeds: {gain:+.2f} points (standard "
+        f"error {error:.2f}), so nothing helps indeed."
     )
     return f"{_table(head, rows)}\n\n{note}"
 
@@ -191,6 +184,14 @@ def _helping(lines: Iterable[Result], share: bool = False) -> str:
     counts = [(line["kept"], round(line["kept"] * line["kept_helping"])) for line in lines]
     total, helping = (sum(each) for each in zip(*counts, strict=True))
     return f"{helping:,} of {total:,}" + (f" ({100 * helping / total:.1f} %)" if share and total else "")
+
+
+def _bias(found: Result) -> str:
+    bias = [line["bias"] for line in found["searches"]]
+    return (
+        "The gain of the winner as the run shows it, less the true one, is "
+        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
+    )
 
 
 def _share(found: Result) -> str:

@@ -1,6 +1,6 @@
 """The files of one attempt at a training.
 
-    checkpoint.pt        the state after the last finished epoch, while the training runs
+    checkpoint.pt        the state after an epoch, while the training runs
     metrics.jsonl        the metrics, one line an epoch
     weights.safetensors  the weights, written at the end in place of the checkpoint
     reliability.json     the bins of the reliability diagram, written at the end
@@ -10,16 +10,20 @@ An attempt only reads the folder of an earlier one that it resumes from, because
 """
 
 import json
+import os
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
@@ -29,44 +33,95 @@ from buildup.trials.training import CHECKPOINT, WEIGHTS
 CURVE = "metrics.jsonl"
 RELIABILITY = "reliability.json"
 LOG = "log.txt"
+TIME_SHARE = 0.02
+"""The share of the time of a training that checkpoints may take. A state of 270 MB that takes a second to write is
+written about once in 50 s; that of a small network after nearly every epoch."""
 
 
-def start_attempt(
-    folder: str, earlier: str | None, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> list[Epoch]:
-    """Make the folder, load the state of an earlier attempt, and return the epochs that it finished.
+class Checkpoints:
+    """Loads and saves the state of one attempt.
 
-    The identity tells trainings apart: the state of another training is refused.
+    States are copied after an epoch and written by a thread. The next one is written when the last took at most
+    `TIME_SHARE` of the time since. A stop in order, by leaving the context between two epochs, writes the last state.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    curve = _load_earlier(Path(earlier), identity, model, optimizer) if earlier else []
-    if curve:
-        # At once, so that a third attempt finds the state here even if this one gets no further.
-        save_checkpoint(folder, identity, model, optimizer, curve)
-        append_log(folder, f"going on after epoch {len(curve)} of {earlier}")
-    else:
-        with _replacing(Path(folder) / CURVE) as temporary:
-            temporary.write_bytes(b"")
-    return curve
 
+    def __init__(self, folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """The identity tells trainings apart: the state of another training is refused."""
+        self._folder = Path(folder)
+        self._identity, self._model, self._optimizer = identity, model, optimizer
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._started = self._cost = 0.0
+        self._unsaved: Sequence[Epoch] = ()
 
-def save_checkpoint(
-    folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, curve: Sequence[Epoch]
-) -> None:
-    """Save the state after the last epoch of a curve."""
-    state = {
-        "identity": identity,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "curve": [epoch_to_values(epoch) for epoch in curve],
-    }
-    with _replacing(Path(folder) / CHECKPOINT) as temporary:
-        torch.save(state, temporary)
-    with _replacing(Path(folder) / CURVE) as temporary:
-        temporary.write_bytes(_lines(curve))
-    last = curve[-1]
-    numbers = "  ".join(f"{name} {value:.4g}" for name, value in last.metrics.items())
-    append_log(folder, f"epoch {last.number}  {numbers}")
+    def start(self, earlier: str | None) -> list[Epoch]:
+        """Make the folder, load the state of an earlier attempt, and return the epochs that it finished."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        curve = _load_earlier(Path(earlier), self._identity, self._model, self._optimizer) if earlier else []
+        if curve:
+            # At once, so that a third attempt finds the state here even if this one gets no further.
+            self._save(curve)
+            self._wait()
+            append_log(str(self._folder), f"going on after epoch {len(curve)} of {earlier}")
+        self._write_curve(curve)
+        return curve
+
+    def add(self, curve: Sequence[Epoch], *, last: bool) -> None:
+        """Note an epoch. The state is saved unless that was done recently, or the weights will follow at once."""
+        self._write_curve(curve)
+        epoch = curve[-1]
+        numbers = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
+        append_log(str(self._folder), f"epoch {epoch.number}  {numbers}")
+        self._unsaved = tuple(curve)
+        if self._writing is not None and not self._writing.done():
+            return
+        self._wait()
+        if not last and time.monotonic() - self._started >= self._cost / TIME_SHARE:
+            self._save(curve)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._wait()
+            if kind is GeneratorExit and self._unsaved:
+                self._save(self._unsaved)
+                self._wait()
+        except (OSError, RuntimeError):
+            if kind is None:
+                raise
+        finally:
+            self._thread.shutdown()
+
+    def _save(self, curve: Sequence[Epoch]) -> None:
+        self._started = time.monotonic()
+        state = {
+            "identity": self._identity,
+            # Copies: the next step changes the tensors while they are written.
+            "model": _on_host(self._model.state_dict()),
+            "optimizer": _on_host(self._optimizer.state_dict()),
+            "curve": [epoch_to_values(epoch) for epoch in curve],
+        }
+        self._writing = self._thread.submit(self._write, state)
+        self._unsaved = ()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        with _replacing(self._folder / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
+        self._cost = time.monotonic() - self._started
+
+    def _wait(self) -> None:
+        """Wait for the thread, and raise what it could not do."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write_curve(self, curve: Sequence[Epoch]) -> None:
+        with _replacing(self._folder / CURVE) as temporary:
+            temporary.write_bytes(_lines(curve))
 
 
 def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch], bins: Sequence[Bin]) -> None:
@@ -122,6 +177,15 @@ def _load_earlier(place: Path, identity: str, model: nn.Module, optimizer: torch
     return [epoch_from_values(values) for values in state["curve"]]
 
 
+def _on_host(value: Any) -> Any:
+    """A copy with all tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _on_host(one) for key, one in value.items()}
+    return [_on_host(one) for one in value] if isinstance(value, list) else value
+
+
 def _lines(curve: Sequence[Epoch]) -> bytes:
     return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve).encode()
 
@@ -132,6 +196,8 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.tmp")
     try:
         yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # else, after a power cut, the name may be there without the contents
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -131,23 +131,27 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     optimizer = make_optimizer(model, recipe, job.execution)
 
     identity = _identity(job, recipe, dataset)
-    curve = checkpoint.start_attempt(job.folder, job.resume_from, identity, model, optimizer)
-    for line in _log_header(job, feed, parts):
-        checkpoint.append_log(job.folder, line)
-
     stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
-    if len(curve) < recipe.epochs:
-        model.train()
-        shape = (min(recipe.batch_size, len(train)), *job.network.input_shape)
-        stepper.capture(torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device))
-
-    yield from curve[reported:]
     found: Metrics | None = None
-    for number in range(len(curve) + 1, recipe.epochs + 1):
-        epoch, found = _train_epoch(job, feed, stepper, number)
-        curve.append(epoch)
-        checkpoint.save_checkpoint(job.folder, identity, model, optimizer, curve)
-        yield epoch
+    with checkpoint.Checkpoints(job.folder, identity, model, optimizer) as saved:
+        curve = saved.start(job.resume_from)
+        for line in _log_header(job, feed, parts):
+            checkpoint.append_log(job.folder, line)
+        if len(curve) < recipe.epochs:
+            model.train()
+            shape = (min(recipe.batch_size, len(train)), *job.network.input_shape)
+            stepper.capture(
+                torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device)
+            )
+        yield from curve[reported:]
+        ended = time.perf_counter()
+        for number in range(len(curve) + 1, recipe.epochs + 1):
+            epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
+            ended += epoch.metrics["seconds"]
+            curve.append(epoch)
+            saved.add(curve, last=number == recipe.epochs)
+            if number > reported:
+                yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(model, feed, Execution())
     validated = torch.zeros(len(dataset.labels), dtype=torch.bool)
@@ -164,7 +168,8 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     )
 
 
-def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int) -> tuple[Epoch, Metrics]:
+def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float) -> tuple[Epoch, Metrics]:
+    """Train an epoch and validate. Its seconds are those since the end of the last one, checkpoint included."""
     recipe = feed.recipe
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
@@ -199,7 +204,7 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int) -> tuple[E
         "dead_weights": stepper.dead_weights(),
         "lr": lr,
         "throughput": seen / (trained - started),
-        "seconds": time.perf_counter() - started,
+        "seconds": time.perf_counter() - since,
     }
     return Epoch(number=number, metrics=values), found
 

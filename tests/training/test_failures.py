@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -133,12 +134,17 @@ def test_a_memory_limit_on_the_cpu_is_met_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "TIME_SHARE", 1e9)  # after every epoch
     training = fit(job(tmp_path))
     next(training)
+    while not (tmp_path / "checkpoint.pt").exists():
+        time.sleep(0.01)
     (tmp_path / "checkpoint.pt.tmp").symlink_to("/dev/full")
     with pytest.raises(Failed, match="Free some space there") as failed:
-        next(training)
+        follow(training)
     assert failed.value.reason is Reason.DISK_FULL
     assert not (tmp_path / "checkpoint.pt.tmp").is_symlink()
     epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))

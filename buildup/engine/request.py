@@ -213,8 +213,9 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         gpus = 1.0
     # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
     threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1, most=4096)
-    # By default one training per GPU. On a CPU one per core, but no more than there are seeds.
-    usual = seeds if cluster else device_count(device) if on_gpu else max(1, min(cores() // threads, seeds))
+    # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.
+    fitting = int(device_count(device) / (gpus or 1) + 1e-9) if on_gpu else min(cores() // threads, seeds)
+    usual = seeds if cluster else max(1, fitting)
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
     workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
     return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)

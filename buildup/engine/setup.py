@@ -96,6 +96,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             nudged=training.candidate.check == "rounding",
             recipe=run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs),
             device=settings.device,
+            device_share=min(1.0, settings.gpus_per_trial or 1.0),
             threads=settings.threads,
             execution=run.execution,
             data_hash=run.data.hash,

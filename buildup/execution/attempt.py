@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +64,35 @@ def run_attempt(
     yield record
 
 
+class LastingThread:
+    """A thread that runs one function after the other. It does not keep its process alive.
+
+    All trainings of a worker run in one thread, because cuDNN remembers the fastest kernels for each thread.
+    """
+
+    def __init__(self) -> None:
+        self._functions: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
+        threading.Thread(target=self._loop, name="training", daemon=True).start()
+
+    def run(self, function: Callable[[], None]) -> threading.Event:
+        """Run a function, which must not raise, after those before it. The event is set when it has ended."""
+        ended = threading.Event()
+        self._functions.put((function, ended))
+        return ended
+
+    def _loop(self) -> None:
+        while True:
+            function, ended = self._functions.get()
+            function()
+            ended.set()
+
+
+_training_thread = cache(LastingThread)
+"""That of this process."""
+
+
 class TrainingThread:
-    """Runs an attempt in a thread and hands out its updates one by one.
+    """Runs an attempt in the process' lasting thread and hands out its updates one by one.
 
     The next epoch does not wait until the driver has received the last one. With short epochs, that wait would take a
     share of the time that grows with the number of workers.
@@ -78,8 +106,7 @@ class TrainingThread:
         self._error: BaseException | None = None
         self._pause = MIN_IDLE_POLL
         self._released = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="training", daemon=True)
-        self._thread.start()
+        self._finished = _training_thread().run(self._run)
 
     def next_update(self) -> Update | None:
         """Wait for the next update; None when the attempt has ended."""
@@ -100,7 +127,7 @@ class TrainingThread:
     def release(self) -> None:
         """Stop the attempt after its current epoch, and wait for that."""
         self._released.set()
-        self._thread.join()
+        self._finished.wait()
 
     def _run(self) -> None:
         assignment = self._assignment

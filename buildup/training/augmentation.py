@@ -87,7 +87,9 @@ AUGMENTATIONS = Registry[Augmentation]("augmentation", group="buildup.augmentati
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for the device's current work."""
+    """Copy a tensor to a device, unless it is there, without waiting for the device's current work."""
+    if tensor.device.type == device.type:
+        return tensor
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     if device.type == "mps" and tensor.is_floating_point():

@@ -153,3 +153,14 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
         torch.set_num_threads(before[0])
         torch.use_deterministic_algorithms(before[1])
         torch.backends.cudnn.benchmark = before[2]
+
+
+@contextmanager
+def no_kernel_search() -> Iterator[None]:
+    """Take the kernels that cuDNN recommends. A search for the fastest takes seconds, for each shape of a batch."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before

@@ -1,6 +1,7 @@
 """The batches of a training on its device, augmented, epoch by epoch, and the images that it is validated on.
 
-A decoded dataset lies on the device, where whole batches are augmented. A streamed one, which would fill the memory or
+A decoded dataset lies on the device if it takes a small part of its memory, else on the host. Whole batches of it are
+augmented on the device. A streamed one, which would fill the memory or
 whose whole images a recipe needs, is read anew in each epoch by timm's transforms, in processes that read ahead. Both
 depend on seed and epoch alone, not on the number of processes, nor on where an interrupted training resumes.
 """
@@ -10,7 +11,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Any, Literal
 
 import numpy as np
@@ -45,6 +46,9 @@ Transform = Callable[[Image.Image], Any]
 
 AUGMENTED_VALUES = 1 << 24
 """Pixel values that a GPU augments together: each kernel is then worth its launch (4,096 images of 32 px)."""
+
+LARGEST_SHARE = 0.25
+"""Share of a training's part of a device's memory that images may take."""
 
 for _augmentation in (RANDAUGMENT, COLOUR_JITTER):
     AUGMENTATIONS.register(_augmentation)
@@ -143,8 +147,9 @@ class Feed:
         dataset = self.dataset
         if isinstance(dataset, Dataset):
             for part in torch.split(self.val, self.recipe.eval_batch_size):
-                index = part.to(self.device)
-                yield normalise(dataset.images[index], dataset.mean, dataset.std), dataset.labels[index]
+                index = send(part, dataset.images.device)
+                pixels, labels = self._taken(dataset, index)
+                yield normalise(pixels, dataset.mean, dataset.std), labels
             return
         # As timm evaluates: the centre of a slightly larger image.
         transform: Any = create_transform(
@@ -161,16 +166,20 @@ class Feed:
         self, dataset: Dataset, index: Tensor, starts: range, number: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a decoded dataset, several batches at once."""
-        index = send(index, self.device)
+        index = send(index, dataset.images.device)
         changes = self._draw_changes(number, "pixels")
         together = self._batches_together(dataset)
         for first in range(0, len(starts), together):
             last = starts[min(first + together, len(starts)) - 1]
             positions = slice(starts[first], min(len(index), last + self.recipe.batch_size))
-            inputs = dataset.images[index[positions]]
+            inputs, labels = self._taken(dataset, index[positions])
             for change in changes:
                 inputs = change(inputs, positions)
-            yield normalise(inputs, dataset.mean, dataset.std), dataset.labels[index[positions]]
+            yield normalise(inputs, dataset.mean, dataset.std), labels
+
+    def _taken(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Some pixels and their labels, on the device of the training."""
+        return send(dataset.images[index], self.device), send(dataset.labels[index], self.device)
 
     def _batches_together(self, dataset: Dataset) -> int:
         """How many batches are augmented at once. A CPU keeps one in its cache, and has no launches to save."""
@@ -191,6 +200,9 @@ class Feed:
             generator=torch.Generator(),
         )
         loaded: Any = PrefetchLoader(loader, mean=dataset.mean, std=dataset.std, channels=3, device=self.device)
+        if self.device.type == "cuda":
+            # The memory of a stream is kept for that stream. One for each epoch would keep that of all epochs.
+            loaded.stream = _transfer_stream(self.device)
         for inputs, labels in loaded:
             yield inputs, labels.to(self.device)
 
@@ -227,11 +239,28 @@ def batch_starts(images: int, batch_size: int) -> range:
 
 
 @lru_cache(maxsize=1)
-def on_device(dataset: Dataset, device: torch.device) -> Dataset:
-    """A dataset with its images on a device. The next training in this process finds them there."""
+def on_device(dataset: Dataset, device: torch.device, share: float = 1.0) -> Dataset:
+    """A dataset with its images on a device, or as it is if they would take much of the memory there.
+
+    The next training in this process finds them there.
+
+    Args:
+        dataset: A decoded dataset.
+        device: The device of the training.
+        share: The share of the device that the training may use.
+    """
     if dataset.images.device == device:
         return dataset
+    if device.type == "cuda":
+        _, memory = torch.cuda.mem_get_info(device)
+        if dataset.images.numel() > LARGEST_SHARE * share * memory:
+            return dataset
     return replace(dataset, images=dataset.images.to(device), labels=dataset.labels.to(device))
+
+
+@cache
+def _transfer_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Transform:

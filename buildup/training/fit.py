@@ -27,7 +27,7 @@ from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
-from buildup.training.execution import Execution, torch_settings
+from buildup.training.execution import Execution, no_kernel_search, torch_settings
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
@@ -69,6 +69,8 @@ class Job:
     """Whether the first weights are changed in their last digit, to see what rounding does to the score."""
     recipe: Recipe
     device: str = "cpu"
+    device_share: float = 1.0
+    """The share of a GPU that the training may use, beside others on it."""
     threads: int = 1
     execution: Execution = field(default_factory=Execution)
     """The same for all trainings of a run."""
@@ -87,7 +89,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
     Raises:
         Failed: The training diverged, found its disk full, or did not fit into memory, even with each batch in parts.
     """
-    with torch_settings(job.threads, deterministic=job.execution.deterministic):
+    with torch_settings(job.threads, deterministic=job.execution.deterministic), _share_of_memory(job):
         try:
             with _named_failures(job):
                 return (yield from _train(job, parts=1, reported=0))
@@ -104,6 +106,19 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
             return (yield from _train(again, parts=RETRY_PARTS, reported=reported))
 
 
+@contextmanager
+def _share_of_memory(job: Job) -> Iterator[None]:
+    """Keep a training within its share of a GPU, and give back what it took when it has ended."""
+    if not job.device.startswith("cuda"):
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(job.device_share, job.device)
+    try:
+        yield
+    finally:
+        torch.cuda.empty_cache()
+
+
 def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Score]:
     """Train with each batch in micro-batches. The first `reported` epochs are not yielded again."""
     device = torch.device(job.device)
@@ -115,7 +130,7 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     recipe = job.recipe.resolved(train_images=len(train))
     feed = Feed(
         recipe=recipe,
-        dataset=on_device(dataset, device) if isinstance(dataset, Dataset) else dataset,
+        dataset=on_device(dataset, device, job.device_share) if isinstance(dataset, Dataset) else dataset,
         train=train,
         val=val,
         seed=job.seed,
@@ -237,8 +252,9 @@ def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
     tallies = []
     with (
         torch.inference_mode(),
-        # Blocks are compiled for training; compiling them again for evaluation would cost more than it saves.
+        # Compiling blocks, or searching for the fastest kernels, again for evaluation would cost more than it saves.
         torch.compiler.set_stance("force_eager"),
+        no_kernel_search(),
         torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
     ):
         for inputs, labels in feed.validation():

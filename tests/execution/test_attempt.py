@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 import time
 from collections.abc import Generator
 from dataclasses import replace
@@ -94,3 +95,20 @@ def test_a_training_in_a_thread_gives_the_bits_that_it_gives_elsewhere(tmp_path:
     there = [update for update in until_idle(TrainingThread(assignment)) if isinstance(update, Epoch)]
     numbers = [[{**one.metrics, "seconds": 0, "throughput": 0} for one in row] for row in (here, there)]
     assert numbers[0] == numbers[1]
+
+
+def test_all_trainings_of_a_process_run_in_one_thread(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def noting(job: object) -> Generator[Epoch, None, Score]:
+        seen.append(threading.get_ident())
+        if job == "diverging":
+            raise Failed(Reason.DIVERGED, "the loss is not a number")
+        yield Epoch(number=1, metrics={})
+        return Score(accuracy=1.0)
+
+    for attempt, asked in enumerate(("whole", "diverging", "whole")):
+        until_idle(TrainingThread(Assignment(train=noting, job=asked, folder=tmp_path, attempt=attempt)))
+    assert len(seen) == 3
+    assert len(set(seen)) == 1
+    assert seen[0] != threading.get_ident()

@@ -120,3 +120,27 @@ def test_the_next_training_finds_the_images_on_the_device() -> None:
     meta = torch.device("meta")
     assert feeding.on_device(data, CPU) is data
     assert feeding.on_device(data, meta) is feeding.on_device(data, meta)
+
+
+def test_images_that_would_fill_a_device_stay_on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, cuda = dataset(), torch.device("cuda", 3)
+    size = data.images.numel()
+    memory = {cuda: 8 * size}
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, memory[device]))
+    assert feeding.on_device(data, cuda, 0.25) is data
+    with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):  # it would be moved there
+        feeding.on_device(data, cuda)
+    memory[cuda] = 2 * size
+    assert feeding.on_device(data, cuda) is data
+
+
+def test_images_on_the_host_make_the_batches_of_images_on_the_device() -> None:
+    data, meta = dataset(), torch.device("meta")
+    there = replace(resident(EVERYTHING, data), device=meta)
+    for name in ("epoch", "validation"):
+        ours = list(getattr(there, name)(*[1] * (name == "epoch")))
+        theirs = list(getattr(resident(EVERYTHING, data), name)(*[1] * (name == "epoch")))
+        assert [[tensor.shape for tensor in batch] for batch in ours] == [
+            [tensor.shape for tensor in batch] for batch in theirs
+        ]
+        assert {tensor.device for batch in ours for tensor in batch} == {meta}

@@ -168,6 +168,19 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
 
 
+def test_kernels_are_searched_for_in_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: dict[bool, set[bool]] = {True: set(), False: set()}
+    forward = torch.nn.Conv2d.forward
+
+    def watched(self: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
+        searched[self.training].add(torch.backends.cudnn.benchmark)
+        return forward(self, images)
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
+    run(job(tmp_path, epochs=1, fraction=0.05))
+    assert searched == {True: {True}, False: {False}}
+
+
 @pytest.mark.slow
 def test_resnet18_reads_digits(tmp_path: Path) -> None:
     network = read_network("resnet18", input_shape=(1, 16, 16), num_classes=10)

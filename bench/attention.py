@@ -1,4 +1,4 @@
-"""The local attention layer beside two plain versions of it and timm's Swin, on the same windows: milliseconds."""
+"""The local attention layer beside plain versions, torch's fused attention and timm's Swin: milliseconds."""
 
 import argparse
 import sys
@@ -19,7 +19,7 @@ from buildup.models.layers import LocalAttention2d
 from buildup.store.run_dir import cores
 from buildup.training.execution import check_device
 
-Variant = Literal["ours", "einsum", "convs", "swin"]
+Variant = Literal["ours", "einsum", "convs", "sdpa", "swin"]
 Precision = Literal["float32", "bf16"]
 
 HEAD_SIZE = 64
@@ -117,6 +117,14 @@ class ConvsAttention(EinsumAttention):
         return x.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, side**2, inner // heads)
 
 
+class SdpaAttention(EinsumAttention):
+    """The layer with torch's fused attention between the einsums."""
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        bias = self.ours.position_bias[self.get_buffer("rows"), self.get_buffer("columns")].to(query.dtype)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=self.ours.scale)
+
+
 class SwinAttention(nn.Module):
     """timm's, between its own cutting and joining of windows, with the same weights."""
 
@@ -145,6 +153,7 @@ VERSIONS: dict[Variant, Callable[[LocalAttention2d], nn.Module]] = {
     "ours": lambda ours: ours,
     "einsum": EinsumAttention,
     "convs": ConvsAttention,
+    "sdpa": SdpaAttention,
     "swin": SwinAttention,
 }
 

@@ -36,16 +36,16 @@ from buildup.space.load import load
 from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
-from buildup.training.execution import Execution, Precision, check_device
-from buildup.training.feed import Feed
+from buildup.training.execution import Execution, check_device, torch_settings
+from buildup.training.feed import Feed, on_device
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model
 
 Variant = Literal["plain", "amp", "ours"]
 VARIANTS: tuple[Variant, ...] = ("plain", "amp", "ours")
-IMAGES = 2048
-"""Of the made-up set; an epoch of it starts anew when it is through."""
+CPU_IMAGES, GPU_IMAGES = 2048, 16_384
+"""Of the made-up set; an epoch of it starts anew when it is through. A GPU augments thousands of images together."""
 ROUNDS = 3
 """After one to warm up."""
 CPU_STEPS, GPU_STEPS = 2, 40
@@ -79,10 +79,11 @@ class Row:
 class _Loop:
     """A training that can be asked for steps."""
 
+    variant: Variant
+
     batches: Iterator[tuple[Tensor, Tensor]]
     step: Callable[[Tensor, Tensor], None]
-    precision: str
-    execution: str
+    execution: Execution
     rates: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
     peak: float = 0.0
@@ -140,7 +141,15 @@ def train(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def compare(
-    network: Network, letters: str, recipe: Recipe, *, batch: int, device: str, threads: int, workers: int
+    network: Network,
+    letters: str,
+    recipe: Recipe,
+    *,
+    batch: int,
+    device: str,
+    threads: int,
+    workers: int,
+    executions: Sequence[Execution] = (),
 ) -> list[Row]:
     """Measure the three variants with batches of one size.
 
@@ -152,24 +161,28 @@ def compare(
         device: Where.
         threads: Of this process, for the steps on a CPU.
         workers: Processes that load data for the plain loops; 0 for none.
+        executions: Of our steps, one row each; by default the one that a search would choose.
     """
     recipe = replace(recipe, batch_size=batch, min_steps=1)
     place = torch.device(device)
-    torch.set_num_threads(threads)
-    execution = choose_execution(network, recipe, device=device, threads=threads, steps=10_000)[0].execution
-    loops = {name: _loop(name, network, recipe, place, execution, workers) for name in VARIANTS}
-    steps = GPU_STEPS if place.type == "cuda" else CPU_STEPS
-    for number in range(ROUNDS + 1):
-        for loop in loops.values():
-            _round(loop, place, steps if number else 1, batch, warm=number == 0)
+    if not executions:
+        executions = [choose_execution(network, recipe, device=device, threads=threads, steps=10_000)[0].execution]
+    # The settings of a training, for the plain loops too.
+    with torch_settings(threads, deterministic=False):
+        loops = [_plain(name, network, recipe, place, workers) for name in ("plain", "amp")]
+        loops += [_ours(network, recipe, place, execution) for execution in executions]
+        steps = GPU_STEPS if place.type == "cuda" else CPU_STEPS
+        for number in range(ROUNDS + 1):
+            for loop in loops:
+                _round(loop, place, steps if number else 1, batch, warm=number == 0)
     rates = {precision: _matrix_rate(place, precision) for precision in ("float32", "bf16")}
     flops = 6 * cost(network).macs  # two for each multiplication, and the way back costs twice the way there
     if place.type != "cuda":
-        for name, loop in loops.items():
-            loop.peak = _peak(name, network, recipe, execution, threads)
+        for loop in loops:
+            loop.peak = _peak(loop.variant, network, recipe, loop.execution, threads)
     return [
         Row(
-            variant=name,
+            variant=loop.variant,
             base=network.base,
             layout=letters,
             batch=batch,
@@ -177,44 +190,44 @@ def compare(
             images_per_s=max(loop.rates),
             data_share=min(1.0, min(loop.shares)),
             peak_mib=loop.peak,
-            matrix_share=max(loop.rates) * flops / rates[loop.precision],
-            execution=loop.execution,
+            matrix_share=max(loop.rates) * flops / rates[loop.execution.precision],
+            execution=str(loop.execution),
         )
-        for name, loop in loops.items()
+        for loop in loops
     ]
 
 
-def made_up(network: Network) -> Dataset:
+def made_up(network: Network, images: int = CPU_IMAGES) -> Dataset:
     """Noise in the form that a network takes."""
     generator = torch.Generator().manual_seed(0)
     channels = network.input_shape[0]
     return Dataset(
         name="made up",
-        images=torch.randint(256, (IMAGES, *network.input_shape), generator=generator, dtype=torch.uint8),
-        labels=torch.randint(network.num_classes, (IMAGES,), generator=generator),
+        images=torch.randint(256, (images, *network.input_shape), generator=generator, dtype=torch.uint8),
+        labels=torch.randint(network.num_classes, (images,), generator=generator),
         class_names=tuple(map(str, range(network.num_classes))),
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
     )
 
 
-def _loop(
-    name: Variant, network: Network, recipe: Recipe, device: torch.device, execution: Execution, workers: int
+def _plain(
+    name: Literal["plain", "amp"], network: Network, recipe: Recipe, device: torch.device, workers: int
 ) -> _Loop:
     model = create_training_model(network, recipe, seed=0, device=device).train()
-    if name == "ours":
-        return _ours(model, network, recipe, device, execution)
-    batches = _timm_batches(network, recipe, device, workers)
-    precision: Precision = "bf16" if name == "amp" else "float32"
-    step = _plain_step(model, recipe, device, amp=name == "amp")
-    return _Loop(batches=batches, step=step, precision=precision, execution=str(Execution(precision=precision)))
+    return _Loop(
+        variant=name,
+        batches=_timm_batches(network, recipe, device, workers),
+        step=_plain_step(model, recipe, device, amp=name == "amp"),
+        execution=Execution(precision="bf16" if name == "amp" else "float32"),
+    )
 
 
-def _ours(model: nn.Module, network: Network, recipe: Recipe, device: torch.device, execution: Execution) -> _Loop:
+def _ours(network: Network, recipe: Recipe, device: torch.device, execution: Execution) -> _Loop:
+    model = create_training_model(network, recipe, seed=0, device=device).train()
     model = prepare_model(model, network, execution)
-    data = made_up(network)
-    data = replace(data, images=data.images.to(device), labels=data.labels.to(device))
-    index = torch.arange(IMAGES)
+    data = on_device(made_up(network, GPU_IMAGES if device.type == "cuda" else CPU_IMAGES), device)
+    index = torch.arange(len(data.labels))
     feed = Feed(recipe=recipe, dataset=data, train=index, val=index, seed=0, device=device)
     stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
     shape = (recipe.batch_size, *network.input_shape)
@@ -224,12 +237,7 @@ def _ours(model: nn.Module, network: Network, recipe: Recipe, device: torch.devi
         for number in range(1, sys.maxsize):
             yield from (batch for batch in feed.epoch(number) if len(batch[0]) == recipe.batch_size)
 
-    return _Loop(
-        batches=batches(),
-        step=partial(stepper, lr=recipe.lr),
-        precision=execution.precision,
-        execution=str(execution),
-    )
+    return _Loop(variant="ours", batches=batches(), step=partial(stepper, lr=recipe.lr), execution=execution)
 
 
 def _timm_batches(
@@ -363,10 +371,11 @@ def _peak(name: Variant, network: Network, recipe: Recipe, execution: Execution,
 
 
 def _peak_here(name: Variant, network: Network, recipe: Recipe, execution: Execution, threads: int) -> float:
-    torch.set_num_threads(threads)
-    loop = _loop(name, network, recipe, torch.device("cpu"), execution, 0)
-    for _ in range(2):
-        loop.step(*next(loop.batches))
+    cpu = torch.device("cpu")
+    with torch_settings(threads, deterministic=False):
+        loop = _ours(network, recipe, cpu, execution) if name == "ours" else _plain(name, network, recipe, cpu, 0)
+        for _ in range(2):
+            loop.step(*next(loop.batches))
     status = Path("/proc/self/status")
     if status.is_file():  # Linux hands its count in rusage down from the parent
         return next(int(line.split()[1]) / 2**10 for line in status.open() if line.startswith("VmHWM"))

@@ -21,7 +21,7 @@ def test_every_version_is_timed_in_both_precisions() -> None:
     setting = Setting(in_chs=8, out_chs=16, heads=1, size=4, window=2)
     rows = list(compare(setting, 2, torch.device("cpu"), rounds=1))
     assert [(row.precision, row.variant) for row in rows] == [
-        (precision, name) for precision in ("float32", "bf16") for name in ("ours", "einsum", "convs", "swin")
+        (precision, name) for precision in ("float32", "bf16") for name in VERSIONS
     ]
     assert [row.ratio for row in rows if row.variant == "ours"] == [1, 1]
     assert all(row.milliseconds > 0 for row in rows)
@@ -31,5 +31,5 @@ def test_every_version_is_timed_in_both_precisions() -> None:
 def test_the_bench_prints_one_json_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--device", "cpu", "--batch", "1", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
-    assert len(values["rows"]) == 24
+    assert len(values["rows"]) == 30
     assert values["rows"][0]["setting"]["window"] == 4

@@ -18,7 +18,7 @@ from buildup.report.words import duration
 from buildup.settings import SearchSettings
 from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
-from buildup.training.execution import execution_from_words
+from buildup.training.execution_words import execution_from_words
 from buildup.training.speed import measure_speed
 from buildup.trials.training import Candidate, Check, Training
 

@@ -12,13 +12,14 @@ from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final
-from buildup.engine.load_state import load_trained, read_final, state_of
+from buildup.engine.load_model import load_trained
+from buildup.engine.load_state import read_final, state_of
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import OnEvent
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search, run_search
-from buildup.engine.summaries import status_of
+from buildup.engine.status import status_of
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.models.read import read_network as read_base

@@ -52,6 +52,7 @@ def plan_text(made: Plan) -> str:
     if made.ended_by:
         limits = " and ".join(made.ended_by)
         shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
+    measured = f"measured {made.measured}; --anew measures again" if made.measured else "measured now"
     hours = made.expected.trainings * made.each * settings.gpus_per_trial / 3600
     gpu_hours = f", {hours:.2g} GPU-hours" if hours else ""
     lines += [
@@ -61,7 +62,7 @@ def plan_text(made: Plan) -> str:
             for check, (epochs, seconds) in made.checks.items()
         ),
         f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
-        f"({made.images_per_second:.1f} images/s while training, measured now), "
+        f"({made.images_per_second:.1f} images/s while training, {measured}), "
         f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
         f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
         f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "

@@ -209,20 +209,25 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
     for name in VERSIONED:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    processor = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
         system=platform.platform(),
-        processor=processor,
+        processor=processor_name(),
         cores=cores(),
         device=device,
         versions=versions,
         measured=measured or {},
     )
+
+
+def processor_name() -> str:
+    """The name of this machine's processor."""
+    name = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return name
 
 
 def settings_from_values(values: Mapping[str, Any]) -> RunSettings:

@@ -35,7 +35,7 @@ DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
     "ray": {"execution/ray_cluster.py", "execution/ray_tune.py"},
     "scipy": {"statistics/distributions.py", "diagnostics/hessian.py"},
-    "sklearn": {"training/standard_datasets.py"},
+    "sklearn": set(),
     "optuna": {
         "strategies/samplers.py",
         "store/study_writer.py",

@@ -35,7 +35,8 @@ from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training import speed
 from buildup.training.data import load_data
-from buildup.training.execution import Execution, check_device, torch_settings
+from buildup.training.execution import check_device, torch_settings
+from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, on_device
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe

@@ -21,7 +21,7 @@ from buildup.strategies.moves import from_layout
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset, split
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, batch_starts
 from buildup.training.metrics import measure_logits
 from buildup.training.recipe import learning_rate, load_recipe

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from answer import answer, simulation
-from buildup.engine.load_state import costs_of
+from buildup.engine.costs import costs_of
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay

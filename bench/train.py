@@ -36,7 +36,8 @@ from buildup.space.load import load
 from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
-from buildup.training.execution import Execution, check_device, torch_settings
+from buildup.training.execution import check_device, torch_settings
+from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, on_device
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution

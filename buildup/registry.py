@@ -7,7 +7,7 @@ A member says its own name. A package offers one by an entry point of that name,
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, Protocol, TypeVar
@@ -34,11 +34,21 @@ class Registry(Generic[T]):
         what: The concept as messages call it: "unknown judge 'likly'".
         group: The group of its entry points.
         error: Raised for a name that is unknown or taken, and for a package that can't be loaded.
+        fill: Registers our own members; called when the first member is asked for. Without it they are registered
+            where they are defined.
     """
 
-    def __init__(self, what: str, *, group: str, error: type[RequestError] = RequestError) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        group: str,
+        error: type[RequestError] = RequestError,
+        fill: Callable[[], object] | None = None,
+    ) -> None:
         self.what, self.group, self.error = what, group, error
-        self._members: dict[str, T] = {}
+        self._fill = fill
+        self._registered: dict[str, T] = {}
         self._broken: set[str] = set()
 
     def register(self, member: T) -> T:
@@ -75,6 +85,13 @@ class Registry(Generic[T]):
                     self._broken.add(name)
                     warnings.warn(str(problem), stacklevel=2)
         return found
+
+    @cached_property
+    def _members(self) -> dict[str, T]:
+        fill, self._fill = self._fill, None
+        if fill:
+            fill()
+        return self._registered
 
     @cached_property
     def _offered(self) -> dict[str, EntryPoint]:

@@ -62,7 +62,8 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from safetensors.torch import save_file
 
-    from buildup.engine.load_state import costs_of, replay_of
+    from buildup.engine.costs import costs_of
+    from buildup.engine.load_state import replay_of
     from buildup.engine.loop import NullObserver
     from buildup.engine.loop import run_loop as run_loop
     from buildup.execution.simulated import ScoreRow, SimulatedEvaluator

@@ -29,12 +29,12 @@ from buildup.statistics.paired_difference import Comparison
 from buildup.strategies.fixed_order import Layouts, ListedRule
 from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.strategy import Rule, Strategy
-from buildup.training.augmentation import AUGMENTATIONS, Augmentation, Change, EpochImages
+from buildup.training.augmentation import Augmentation, Change, EpochImages
 from buildup.training.data import DATASETS, describe_data, load_test
 from buildup.training.dataset_sources import Source, SourceDataset
 from buildup.training.fit import Job, fit
 from buildup.training.metrics import METRICS, Metric
-from buildup.training.recipe import RECIPES, load_recipe, recipe_from_values, recipe_to_values
+from buildup.training.recipe import AUGMENTATIONS, RECIPES, load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.decision import Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective

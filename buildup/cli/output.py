@@ -1,6 +1,7 @@
 """What commands share: arguments, interrupts, and an answer as text or as one JSON document."""
 
 import json
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,15 @@ AsJson = Annotated[bool, Parameter(name="--json", help="Print one JSON document 
 Verbose = Annotated[bool, Parameter(name="--verbose", help="Show what Ray says, too.")]
 Flags = Parameter(name="*")
 """Makes the fields of a settings dataclass the flags of a command."""
+
+
+log = logging.getLogger("buildup")
+
+
+def reading(what: str) -> None:
+    """Say on stderr what is read, before torch and timm are loaded, which takes seconds."""
+    if what:
+        log.info("Reading %s ...", what)
 
 
 def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:

@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading
 from buildup.settings import ResumeSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def search(
 
     Example: buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo
     """
+    reading(settings.base)
     from buildup.engine.request import folder_for
     from buildup.engine.search import run_search
 
@@ -39,10 +40,12 @@ def resume(
 
     Example: buildup resume demo --seeds 6
     """
-    from buildup.engine.search import resume_search
     from buildup.store.run_record import open_record
 
     record = open_record(run)
+    reading(str(record.folder))
+    from buildup.engine.search import resume_search
+
     return _finish(record.folder, lambda: resume_search(record, settings, verbose=verbose), as_json=as_json)
 
 

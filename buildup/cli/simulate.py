@@ -38,6 +38,6 @@ def _read(*arguments: Any, **named: Any) -> Any:
 
 
 def _costs(candidate: Any) -> tuple[int, int]:
-    from buildup.engine.load_state import costs_of
+    from buildup.engine.costs import costs_of
 
     return costs_of(candidate)

@@ -8,9 +8,11 @@ def status(run: RunName, /, *, as_json: AsJson = False) -> int:
 
     Example: buildup status demo
     """
-    from buildup.engine.summaries import status_text, status_values
+    from buildup.engine.load_state import state_of
+    from buildup.engine.status import status_text, status_values
     from buildup.store.run_record import open_record
 
     record = open_record(run)
-    values = status_values(record)
-    return answer(status_text(record, values), values, as_json=as_json)
+    view, history = state_of(record)
+    values = status_values(record, view, history)
+    return answer(status_text(record, view, values), values, as_json=as_json)

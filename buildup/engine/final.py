@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from math import inf
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
 
 from buildup.engine.export import keep_claim
-from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, load_trained, read_final, read_json, state_of
+from buildup.engine.load_model import load_trained
+from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, PLAN, FinalPlan, read_final, read_plan, state_of
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
@@ -51,7 +51,6 @@ from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 
-PLAN = "plan.json"
 DEFAULT_SEEDS = 5
 MOST_SEEDS = 1000
 FRESH = 10_000
@@ -59,24 +58,6 @@ FRESH = 10_000
 FAILED = "failed.json"
 """New name of the final record of a failed training that is tried again."""
 CLOSED = "not opened"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinalPlan:
-    """The settings of a final. They are kept, so that an interrupted final continues unchanged."""
-
-    seeds: int
-    control: bool
-    recipe_name: str
-    recipe: Mapping[str, Any]
-    """The values of the recipe."""
-    fraction: str = "all"
-    """`same` as in the search, or `all` training images, as before version 0.3.0."""
-
-    @property
-    def epochs(self) -> int:
-        """The epochs of each training."""
-        return int(self.recipe["epochs"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,12 +104,6 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
     if view.best is view.candidates[0]:
         return None
     return _carry_out(_check(run, view, history, settings), verbose=verbose)
-
-
-def read_plan(run: RunRecord) -> FinalPlan | None:
-    """The settings of a final that has begun; None if none has."""
-    values = read_json(run.folder / FINAL_FOLDER / PLAN)
-    return None if values is None else FinalPlan(**values)
 
 
 def _check(run: RunRecord, view: View, history: History, settings: FinalSettings) -> _Request:

@@ -17,6 +17,7 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
+from buildup.report.words import duration
 from buildup.statistics.paired_difference import Comparison
 from buildup.strategies.network_size import Limits
 from buildup.trials.decision import Verdict
@@ -86,6 +87,26 @@ def forecast_plan(replay: Replay, seconds: Seconds, *, workers: int) -> Forecast
     if _can_simulate(replay, view):
         return _simulate(replay, view, History(), workers, lambda rng: seconds, count=PLAN_SIMULATIONS)
     return _count(replay, view, workers, seconds(view.needed[0]))
+
+
+def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
+    """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
+    least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
+    fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
+    span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
+    found = forecast(replay, view, history, workers=workers, epochs=epochs)
+    return f"{span} trainings left, {expected(found)}" if found else f"{span} trainings left"
+
+
+def expected(found: Forecast) -> str:
+    """A forecast in words.
+
+    >>> expected(Forecast(seconds=700.0, low=500.0, high=1000.0, trainings=6.4))
+    '6 expected: about 11 min 40 s (8 min 20 s to 16 min 40 s)'
+    """
+    about, low, high = map(duration, (found.seconds, found.low, found.high))
+    span = f" ({low} to {high})" if low != high else ""
+    return f"{round(found.trainings)} expected: about {about}{span}"
 
 
 def _can_simulate(replay: Replay, view: View) -> bool:

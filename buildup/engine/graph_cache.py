@@ -61,18 +61,18 @@ def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]
     return rows
 
 
-def recall(name: str) -> Any:
-    """The cached values of a name; None if there are none."""
+def recall(name: str, folder: Path | None = None) -> Any:
+    """The cached values of a name; None if there are none. The usual folder is that of what was read from timm."""
     try:
-        return json.loads((_folder() / f"{name}.json").read_text(encoding="utf-8"))
+        return json.loads(((folder or _folder()) / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def remember(name: str, values: Any) -> None:
+def remember(name: str, values: Any, folder: Path | None = None) -> None:
     """Cache plain values under a name."""
     with suppress(OSError):  # without a cache, only the next call is slower
-        folder = _folder()
+        folder = folder or _folder()
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / f"{name}.json", json.dumps(values).encode())
 

@@ -1,22 +1,17 @@
-"""Read the state of a run: its history from the study, its decisions by replay, and the result of its final."""
+"""Read the state of a run: its history from the study, its decisions by replay, the plan and result of its final."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
-
+from buildup.engine.costs import costs_of
 from buildup.engine.replay import Replay, View, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import Network
-from buildup.models.build import build
-from buildup.models.cost import cost
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.network_size import Limits
@@ -25,13 +20,32 @@ from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import WEIGHTS, Candidate
+from buildup.trials.training import Candidate
 
 FINAL_FOLDER = "final"
 FINAL_RESULT = "final.json"
+PLAN = "plan.json"
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinalPlan:
+    """The settings of a final. They are kept, so that an interrupted final continues unchanged."""
+
+    seeds: int
+    control: bool
+    recipe_name: str
+    recipe: Mapping[str, Any]
+    """The values of the recipe."""
+    fraction: str = "all"
+    """`same` as in the search, or `all` training images, as before version 0.3.0."""
+
+    @property
+    def epochs(self) -> int:
+        """The epochs of each training."""
+        return int(self.recipe["epochs"])
 
 
 def replay_of(run: RunRecord) -> Replay:
@@ -68,12 +82,6 @@ def warnings_of(run: RunRecord, view: View) -> tuple[str, ...]:
     return (*run.warnings, *([climbing] if climbing else []))
 
 
-def costs_of(candidate: Candidate) -> tuple[int, int]:
-    """Parameters and MACs of a candidate."""
-    known = cost(candidate.network)
-    return known.params, known.macs
-
-
 def check_splits(run: RunRecord, history: History) -> None:
     """Refuse trainings that were validated on other images than those of the one split of a run before 0.3.0.
 
@@ -88,28 +96,16 @@ def check_splits(run: RunRecord, history: History) -> None:
         )
 
 
-def load_trained(network: Network, training: Path) -> nn.Module:
-    """The model of a network with the weights of a finished training, given its folder."""
-    weights = trained_weights(training)
-    if weights is None:
-        raise RunError(
-            f"{training} has no {WEIGHTS}: the training has not ended, or they were removed. In the latter case, put "
-            "them back from a copy of the run."
-        )
-    model = build(network)
-    try:
-        model.load_state_dict(load_file(weights))
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{weights}: cannot read the weights: {error}") from error
-    except RuntimeError as error:
-        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
-    return model
-
-
 def read_final(folder: Path) -> Final | None:
     """The result of `final` in a run's folder; None if there is none."""
     values = read_json(folder / FINAL_RESULT)
     return None if values is None else final_from_values(values)
+
+
+def read_plan(run: RunRecord) -> FinalPlan | None:
+    """The settings of a final that has begun; None if none has."""
+    values = read_json(run.folder / FINAL_FOLDER / PLAN)
+    return None if values is None else FinalPlan(**values)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

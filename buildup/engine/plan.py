@@ -12,14 +12,14 @@ from buildup.engine.forecast import Forecast, forecast_plan
 from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
+from buildup.engine.speed_cache import known_speed
 from buildup.graph.network import Edit, Network, apply, edits_between
 from buildup.models.cost import Cost, cost
 from buildup.report.words import duration
 from buildup.settings import SearchSettings
 from buildup.strategies.samplers import SampledRule
 from buildup.strategies.variants import Variant
-from buildup.training.execution import execution_from_words
-from buildup.training.speed import measure_speed
+from buildup.training.execution_words import execution_from_words
 from buildup.trials.training import Candidate, Check, Training
 
 MOST_ROWS = 1000
@@ -44,6 +44,8 @@ class Plan:
     estimates: tuple[Estimate, ...]
     images_per_second: float
     """The measured training speed of the base."""
+    measured: str
+    """When the speed was measured; empty for just now."""
     networks: tuple[int, int]
     seeds: tuple[int, int]
     """Seeds of each network, at the first and at the last look."""
@@ -118,21 +120,25 @@ class Plan:
         return trainings, seconds
 
 
-def make_plan(settings: SearchSettings) -> Plan:
-    """Estimate a search without training its candidates. All problems of the settings are raised at once."""
+def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
+    """Estimate a search without training its candidates. All problems of the settings are raised at once.
+
+    With `anew`, the speed of the base is measured even if it is known.
+    """
     request = resolve(settings, new_run=False)
     asked, data = request.settings, request.data
     costs = _Costs(request.network)
     steps = replay_for(asked, request.network, request.space, costs.both)
     if request.speeds:
-        speed = request.speeds[0]
+        speed, measured = request.speeds[0], ""
     else:
-        speed = measure_speed(
+        speed, measured = known_speed(
             request.network,
             request.recipe,
             execution_from_words(asked.execution),
             device=asked.device,
             threads=asked.threads,
+            anew=anew,
         )
     # Epochs but the last validate on no more images than they train on.
     some = ceil(data.val_images / ceil(data.val_images / data.train_images))
@@ -158,6 +164,7 @@ def make_plan(settings: SearchSettings) -> Plan:
         request=request,
         estimates=tuple(estimates),
         images_per_second=1 / speed.train,
+        measured=measured,
         networks=(least, most),
         seeds=(steps.seeds, steps.most_seeds),
         whole=forecast_plan(steps, seconds, workers=asked.workers),
@@ -180,6 +187,8 @@ def plan_to_values(made: Plan) -> dict[str, Any]:
         "ended_by": list(made.ended_by),
         "seconds": dict(zip(("least", "most"), made.seconds, strict=True)),
         "expected": asdict(made.expected),
+        "images_per_second": made.images_per_second,
+        "measured": made.measured or "now",
         "checks": {check: {"epochs": one[0], "seconds": one[1]} for check, one in made.checks.items()},
         "complete": len(made.estimates) < MOST_ROWS,
         "candidates": [

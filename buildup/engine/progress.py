@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from buildup.engine.forecast import Forecast, forecast
+from buildup.engine.forecast import left
 from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
 from buildup.report.words import duration
@@ -128,26 +128,6 @@ class PlainObserver:
         if self._left[0] != known:
             self._left = known, left(self.replay, view, history, workers=self.workers, epochs=self.epochs)
         return self._left[1]
-
-
-def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
-    """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
-    least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
-    fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
-    span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
-    found = forecast(replay, view, history, workers=workers, epochs=epochs)
-    return f"{span} trainings left, {expected(found)}" if found else f"{span} trainings left"
-
-
-def expected(found: Forecast) -> str:
-    """A forecast in words.
-
-    >>> expected(Forecast(seconds=700.0, low=500.0, high=1000.0, trainings=6.4))
-    '6 expected: about 11 min 40 s (8 min 20 s to 16 min 40 s)'
-    """
-    about, low, high = map(duration, (found.seconds, found.low, found.high))
-    span = f" ({low} to {high})" if low != high else ""
-    return f"{round(found.trainings)} expected: about {about}{span}"
 
 
 @dataclass(kw_only=True)

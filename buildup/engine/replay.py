@@ -315,7 +315,9 @@ class Replay:
             outcomes = (history.outcome(network, seed) for seed in self._row(seeds))
             return tuple(self.judge.objective.value(one) for one in outcomes if isinstance(one, Score))
 
-        params, macs = self._costs_of(candidate) if self.costs else (None, None)
+        params, macs = None, None
+        if self.costs:
+            params, macs = history.costs.get(candidate.id) or self._costs_of(candidate)
         return Decision(
             step=number,
             candidate=candidate.id,

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from buildup.engine.load_state import costs_of, read_final, state_of, warnings_of
+from buildup.engine.costs import costs_of
+from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
@@ -46,7 +47,7 @@ def findings_of(
         base=view.candidates[0].network,
         winner=view.best.network,
         history=history,
-        costs={candidate.id: costs(candidate) for candidate in (view.candidates[0], view.best)},
+        costs={one.id: history.costs.get(one.id) or costs(one) for one in (view.candidates[0], view.best)},
         warnings=warnings_of(run, view),
         climb=view.climb,
         rounding=view.rounding,

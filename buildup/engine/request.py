@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from buildup.engine.load_state import costs_of
+from buildup.engine.costs import costs_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
 from buildup.graph.network import Network
-from buildup.models.pretrained import Pretrained, find_pretrained
+from buildup.models.pretrained import find_pretrained
 from buildup.models.read import PRUNED, read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
@@ -22,10 +22,12 @@ from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import check_folds, describe_data
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
-from buildup.training.execution import check_device, device_count, parse_execution
+from buildup.training.execution import check_device, device_count
+from buildup.training.execution_words import parse_execution
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
+from buildup.trials.training import Pretrained
 
 DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4

@@ -12,13 +12,14 @@ from torch import nn
 
 from buildup.engine.export import best_training, export_candidate, find_candidate
 from buildup.engine.final import run_final
-from buildup.engine.load_state import load_trained, read_final, state_of
+from buildup.engine.load_model import load_trained
+from buildup.engine.load_state import read_final, state_of
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import OnEvent
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search, run_search
-from buildup.engine.summaries import status_of
+from buildup.engine.status import status_of
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.models.read import read_network as read_base
@@ -270,14 +271,15 @@ def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose:
     return Run(run_search(asked, on_event, verbose=verbose).record)
 
 
-def plan(base: str, dataset: str, **settings: Any) -> Plan:
+def plan(base: str, dataset: str, *, anew: bool = False, **settings: Any) -> Plan:
     """Estimate the trainings and the duration of a search, without starting it.
 
-    The speed of the base is measured with a few training steps. Nothing is written.
+    The speed of the base is measured with a few training steps, and kept in the user's cache for the next plan.
 
     Args:
         base: A timm model, as in `search`.
         dataset: A dataset, as in `search`.
+        anew: Whether to measure the speed even if it is known from an earlier plan.
         **settings: The other settings of `buildup search`.
 
     Returns:
@@ -286,7 +288,7 @@ def plan(base: str, dataset: str, **settings: Any) -> Plan:
     Raises:
         RequestError: The settings are wrong. All problems are named.
     """
-    return plan_search(_settings(SearchSettings, {"base": base, "dataset": dataset, **settings}))
+    return plan_search(_settings(SearchSettings, {"base": base, "dataset": dataset, **settings}), anew=anew)
 
 
 def open_run(run: str | Path) -> Run:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from buildup.engine.load_state import costs_of
+from buildup.engine.costs import costs_of
 from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator

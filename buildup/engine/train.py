@@ -16,7 +16,7 @@ from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
-from buildup.models.pretrained import Pretrained, find_pretrained
+from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.settings import TrainSettings
 from buildup.space.load import load
@@ -24,11 +24,12 @@ from buildup.store.run_dir import attempt_folder, attempts, cores, final_record,
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import describe_data, open_data
 from buildup.training.dataset import DataInfo, parse_fraction
-from buildup.training.execution import Execution, check_device, parse_execution
+from buildup.training.execution import check_device
+from buildup.training.execution_words import Execution, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
-from buildup.trials.training import WEIGHTS
+from buildup.trials.training import WEIGHTS, Pretrained
 
 logger = logging.getLogger("buildup")
 

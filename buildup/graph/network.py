@@ -13,13 +13,14 @@ two ends. An edge leads from a block to the block that reads its output.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
-from typing import Any, Literal
-
-import networkx as nx
+from typing import TYPE_CHECKING, Any, Literal
 
 from buildup.errors import LayoutError
 from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
 from buildup.graph.kinds import BlockKind, Conv, describe, known_kinds, placed_kind
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 Shape = tuple[int, int, int]
 """Channels, height, width."""
@@ -163,8 +164,11 @@ class Network:
     def graph(self) -> "nx.DiGraph[str]":
         """The frozen networkx graph, with node attributes `block` and `stage`.
 
-        It is built on each access: it takes 40 KiB for 50 blocks, and a search keeps thousands of networks.
+        It is built on each access: it takes 40 KiB for 50 blocks, and a search keeps thousands of networks. networkx
+        is loaded by the first access.
         """
+        import networkx as nx
+
         graph: nx.DiGraph[str] = nx.DiGraph(base=self.base, stem=self.stem)
         graph.add_node("stem", block=None, stage=None)
         for stage in self.stages:

@@ -6,9 +6,8 @@ The values are what a worker is sent, an export stores and `graph --format json`
 import hashlib
 import json
 from dataclasses import asdict
+from graphlib import TopologicalSorter
 from typing import Any
-
-import networkx as nx
 
 from buildup.graph.kinds import RESERVED, Conv, from_values, to_values
 from buildup.graph.layout import layout
@@ -25,16 +24,19 @@ def fingerprint(network: Network) -> str:
     changes it. Every node is hashed with its predecessors, so names of nodes and their order in memory do not count,
     while base, stem, kinds and settings do.
     """
-    graph = network.graph
+    blocks = {block.path: block for block in network.blocks}
+    before: dict[str, set[str]] = {node: set() for node in ("stem", *blocks, "head")}
+    for source, target in network.edges:
+        before[target].add(source)
     hashes: dict[str, str] = {}
-    for node in nx.topological_sort(graph):
-        block: Block | None = graph.nodes[node]["block"]
+    for node in TopologicalSorter(before).static_order():
+        block = blocks.get(node)
         label: list[Any] = []
         if block is not None:
             label = [to_values(block.kind), block.module, block.in_shape[0], block.out_shape[0], block.added]
             if block.style is not None and not isinstance(block.kind, Conv):
                 label.append(_set_fields(asdict(block.style)))
-        hashes[node] = _digest([label or node, sorted(hashes[before] for before in graph.predecessors(node))])
+        hashes[node] = _digest([label or node, sorted(hashes[one] for one in before[node])])
     whole = [network.base, dict(network.base_args), network.stem, network.input_shape[0], network.num_classes]
     return _digest([*whole, *([dict(network.shrunk)] if network.shrunk else []), hashes["head"]])[:16]
 

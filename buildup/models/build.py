@@ -18,8 +18,9 @@ from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import network_to_values
 from buildup.models.bases import create_on_meta
 from buildup.models.blocks import block_factory
-from buildup.models.pretrained import Pretrained, load_pretrained
+from buildup.models.pretrained import load_pretrained
 from buildup.models.stem import apply_small_stem
+from buildup.trials.training import Pretrained
 
 ENTRY_POINT = "alternet"
 """The name of all built networks in timm; see `zoo.py`."""

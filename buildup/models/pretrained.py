@@ -8,7 +8,6 @@ import hashlib
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,12 @@ from torch import Tensor, nn
 
 from buildup.errors import BaseError
 from buildup.graph.network import Network
+from buildup.trials.training import Pretrained
 
 QUOTED = re.compile(r'"([^"]+)"')
 
 SHOWN = 3
 """How many of the weights that do not fit an error names."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pretrained:
-    """The source and the identity of trained weights of a base."""
-
-    source: str
-    """The absolute path of a file, or a model name of timm with a pretrained tag."""
-    hash: str
-    """The hash of all names and values, to recognise the same weights later."""
-
-    def __str__(self) -> str:
-        return f"{self.source} ({self.hash[:12]})"
 
 
 def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:

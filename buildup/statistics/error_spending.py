@@ -10,7 +10,8 @@ from functools import cache
 from math import sqrt
 
 import numpy as np
-from scipy.special import ndtr
+
+from buildup.statistics.distributions import normal_cdf
 
 EXPONENT = 5
 REACH = 7.0
@@ -37,8 +38,8 @@ def error_bounds(first: int, last: int, error: float) -> tuple[float, ...]:
         low, high = 0.0, REACH * sqrt(seeds)
         for _ in range(BISECTIONS):
             bound = (low + high) / 2
-            low, high = (bound, high) if density @ ndtr((sums - bound) / step) > allowed else (low, bound)
-        bounds.append(float(ndtr(-bound / sqrt(seeds))))
+            low, high = (bound, high) if density @ normal_cdf((sums - bound) / step) > allowed else (low, bound)
+        bounds.append(float(normal_cdf(-bound / sqrt(seeds))))
         grid = np.linspace(-REACH * sqrt(seeds), bound, POINTS)
         width = np.full(POINTS, grid[1] - grid[0])
         width[[0, -1]] /= 2

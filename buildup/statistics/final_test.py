@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from math import inf, sqrt
 from statistics import fmean, stdev
 
-from scipy.special import stdtrit
-
+from buildup.statistics.distributions import t_quantile
 from buildup.statistics.mixed_model import unshrunken
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.trials.final_result import Claim
@@ -78,5 +77,5 @@ def mean_interval(values: Sequence[float], largest: float = inf) -> tuple[float,
     """
     if len(values) < 2:
         return None
-    half = float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / sqrt(len(values))
+    half = t_quantile(len(values) - 1, 0.975) * stdev(values) / sqrt(len(values))
     return round(max(0.0, fmean(values) - half), 2), round(min(largest, fmean(values) + half), 2)

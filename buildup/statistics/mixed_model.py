@@ -29,8 +29,8 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
 
+from buildup.statistics.distributions import normal_cdf
 from buildup.statistics.paired_difference import Comparison
 from buildup.trials.objective import ACCURACY, Objective
 
@@ -79,7 +79,7 @@ class NormalMixture:
 
     def probability_above(self, gain: float) -> float:
         """The probability that the true gain is above this."""
-        return float(self.weights @ ndtr((self.means - gain) / self.deviations))
+        return float(self.weights @ normal_cdf((self.means - gain) / self.deviations))
 
     def quantile(self, share: float) -> float:
         """The gain that the true one is below with this probability."""

@@ -15,13 +15,13 @@ import yaml
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.models.pretrained import Pretrained
 from buildup.settings import RunSettings
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import cores, folder_of, trainings_in, write_atomic
-from buildup.training.execution import Execution, execution_from_words
+from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
+from buildup.trials.training import Pretrained
 
 REMOVED: dict[str, object] = {"early_drop": None, "inherit": None}
 """Settings of version 0.1.0 that changed verdicts, with their values in runs that did not use them."""
@@ -29,6 +29,9 @@ IGNORED = frozenset({"prior"})
 """Settings of version 0.1.0 that changed no verdict."""
 
 VERSIONED = ("buildup", "torch", "timm", "ray", "optuna", "networkx", "numpy")
+
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: seven times as fast."""
 
 Status = Literal["running", "finished", "stopped", "failed"]
 
@@ -176,7 +179,7 @@ def open_record(name: str) -> RunRecord:
         found = "it has no run.yaml" if folder.exists() else "no such folder"
         raise RunError(f"{folder}: this is not a run folder ({found}).{known}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)
         data = values["data"]
         return RunRecord(
             folder=folder,
@@ -206,20 +209,25 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
     for name in VERSIONED:
         with suppress(PackageNotFoundError):
             versions[name] = version(name)
-    processor = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        processor = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), processor)
     return Environment(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         python=platform.python_version(),
         system=platform.platform(),
-        processor=processor,
+        processor=processor_name(),
         cores=cores(),
         device=device,
         versions=versions,
         measured=measured or {},
     )
+
+
+def processor_name() -> str:
+    """The name of this machine's processor."""
+    name = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return name
 
 
 def settings_from_values(values: Mapping[str, Any]) -> RunSettings:

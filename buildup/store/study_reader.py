@@ -99,6 +99,7 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
     trainings = trainings_in(folder, epochs)
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}
+    costs: dict[str, tuple[int, int]] = {}
     for trial in study.get_trials(deepcopy=False):
         key = trial.user_attrs.get("training")
         if not isinstance(key, str) or not TRAINING_ID.fullmatch(key):  # it becomes a path
@@ -108,6 +109,8 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
             )
         if trial.user_attrs.get(EPOCHS) != epochs:
             continue
+        if "macs" in trial.user_attrs:
+            costs[str(trial.user_attrs["candidate"])] = trial.user_attrs["params"], trial.user_attrs["macs"]
         if key not in curves and (curve := read_epochs(trainings / key / METRICS)):
             curves[key] = curve
         if trial.state is TrialState.COMPLETE:
@@ -126,7 +129,7 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
             outcomes[key] = failure
     steps = sorted(key for key in study.user_attrs if key.startswith(decision_key(revision)))
     decisions = tuple(decision_from_values(study.user_attrs[key]) for key in steps)
-    return History(outcomes=outcomes, curves=curves, decisions=decisions)
+    return History(outcomes=outcomes, curves=curves, decisions=decisions, costs=costs)
 
 
 def _per_image(path: Path, expected: str | None) -> bytes | None:

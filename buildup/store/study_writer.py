@@ -25,6 +25,7 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.store import trial_attrs as entry
+from buildup.store.notes import Notes
 from buildup.store.run_dir import (
     METRICS,
     acquire_run_lock,
@@ -48,7 +49,6 @@ from buildup.store.study_reader import (
     history_of,
     load_study,
 )
-from buildup.store.trial_attrs import Notes
 from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History

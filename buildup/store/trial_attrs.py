@@ -1,23 +1,13 @@
-"""Attributes of trials and of the study: outcomes of trainings, and the notes that optuna-dashboard shows.
+"""Attributes of trials: outcomes of trainings, and what describes a training before it starts."""
 
-A note shows the decisions, from which it can be written again. So notes may be written late: the table grows with each
-decision, and at 500 trainings writing it each time took as long as everything else in the study.
-"""
-
-import copy
 import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.storages import BaseStorage
-from optuna_dashboard import get_note, save_note
 
 from buildup.graph.network import Network
-from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Outcome, Reason, Score, short_hash
 from buildup.trials.training import Training, candidate_id
@@ -26,8 +16,6 @@ LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
 LARGEST_METRICS = 1200
 """Bytes; with these limits all attributes of a trial stay within 4 KB."""
-NOTES_SHARE = 0.02
-"""Largest share of the time that goes into notes."""
 
 
 def params(network: Network) -> dict[str, int]:
@@ -129,93 +117,6 @@ def truncated_outcome(outcome: Outcome) -> Outcome:
             message = message[len(message) // 10 + 1 :]
         return Failure(reason=outcome.reason, message=message, seconds=outcome.seconds)
     return replace(outcome, accuracy=float(outcome.accuracy), metrics=_fitting(outcome.metrics))
-
-
-def table(decisions: Sequence[Decision], verdict: str = "") -> str:
-    """The note of the study: all decisions, and the verdict of `final` if there is one."""
-    rows = [
-        f"| {one.step} | `{_cell(one.layout)}` | {_cell(one.edit)} | {one.gain:+.2f} "
-        f"| {one.ci[0]:+.2f} to {one.ci[1]:+.2f} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
-        for one in decisions
-    ]
-    head = [
-        "| step | layout | edit | gain | interval | seeds | verdict | reason |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    warning = (
-        "Parameter importances mean something for sampled strategies only: "
-        "the build-up rule never varies one parameter by itself."
-    )
-    final = ["## Final", "", _cell(verdict), ""] if verdict else []
-    return "\n".join([*final, "## Decisions", "", *head, *rows, "", warning])
-
-
-def note(decision: Decision) -> str:
-    """The note of a candidate: its decision."""
-    return f"**{decision.verdict}** at step {decision.step}: {decision.reason}\n\n{decision.edit}"
-
-
-class Notes:
-    """Writes the notes of one study."""
-
-    def __init__(self, study: optuna.Study, trials: Mapping[str, int]) -> None:
-        """`trials` are the first trial of each candidate, by its id."""
-        self._study = study
-        self._trials = trials
-        self._latest: tuple[Sequence[Decision], str] = ((), "")
-        self._written = (0, "")
-        self._due = 0.0
-
-    def show(self, decisions: Sequence[Decision], verdict: str) -> None:
-        """Set what the notes show from the next `write` on: all decisions so far and the verdict of `final`."""
-        self._latest = (decisions, verdict)
-
-    def write(self, *, late: bool = False) -> None:
-        """Write what changed; with `late`, only if notes have taken a small share of the time so far."""
-        decisions, verdict = self._latest
-        began = time.monotonic()
-        if self._written == (len(decisions), verdict) or (late and began < self._due):
-            return
-        study = copy.copy(self._study)
-        study._storage = _ReadOnce(study._storage, study._study_id)  # type: ignore[assignment]
-        _write(study, table(decisions, verdict))
-        for decision in decisions[self._written[0] :]:
-            if decision.candidate in self._trials:
-                _write(optuna.Trial(study, self._trials[decision.candidate]), note(decision))
-        self._written = len(decisions), verdict
-        ended = time.monotonic()
-        self._due = ended + (ended - began) / NOTES_SHARE
-
-
-class _ReadOnce:
-    """A storage that reads the attributes of a study once, and writes those that change.
-
-    Notes are study attributes, and the functions of optuna-dashboard read all attributes three times for each note.
-    """
-
-    def __init__(self, storage: BaseStorage, study_id: int) -> None:
-        self._storage = storage
-        self._attributes = storage.get_study_system_attrs(study_id)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        return self._attributes
-
-    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
-        if self._attributes.get(key) != value:
-            self._storage.set_study_system_attr(study_id, key, value)
-            self._attributes[key] = value
-
-
-def _write(where: optuna.Study | optuna.Trial, text: str) -> None:
-    if get_note(where) != text:
-        save_note(where, text)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _cut(text: str, longest: int) -> str:

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from buildup.errors import RecipeError
-from buildup.registry import Registry
+from buildup.training.recipe import AUGMENTATIONS
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -81,9 +80,6 @@ class Mixture:
     """The share of each image that remains; 1 for a batch that is not mixed."""
     box: tuple[int, int, int, int] | None = None
     """For cutmix, top, bottom, left and right of the part that comes from the other image; None for mixup."""
-
-
-AUGMENTATIONS = Registry[Augmentation]("augmentation", group="buildup.augmentations", error=RecipeError)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

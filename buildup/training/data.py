@@ -13,12 +13,11 @@ from typing import Protocol
 from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, unknown
 from buildup.registry import Named, Registry
-from buildup.training.augmentation import AUGMENTATIONS
 from buildup.training.cued_digits import CuedDigits
 from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split
 from buildup.training.dataset_sources import SOURCES, Source
 from buildup.training.feed import StreamedDataset
-from buildup.training.recipe import Recipe
+from buildup.training.recipe import AUGMENTATIONS, Recipe
 from buildup.training.standard_datasets import CIFARS, Digits
 
 LARGEST_SHARE = 0.25

@@ -1,97 +1,13 @@
-"""How training steps are computed: the device, the precision, the memory layout and the form of the steps.
-
-All trainings of a run share one execution. It follows from the recipe and the kind of device, not from a measurement,
-so that one command computes the same on all machines of a kind. `speed.py` measures it.
-"""
+"""Devices, and the settings of torch that steps are computed with. `execution_words.py` has the values."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 
-from buildup.errors import RequestError, ResourceError, unknown
-
-Precision = Literal["float32", "bf16"]
-Steps = Literal["eager", "captured", "compiled"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
-    """Equal for a candidate and its parent, because the last digits of sums depend on it."""
-
-    precision: Precision = "float32"
-    """Of the multiplications; weights and their updates are always float32."""
-    channels_last: bool = False
-    """The memory format of images."""
-    steps: Steps = "eager"
-    """`captured` replays a step as one CUDA graph; `compiled` also has torch compile each block first."""
-    deterministic: bool = False
-    """Repeat the same bits on a device of this type, by kernels that may be slower. On CPU cores no cost was measured:
-    steps of resnet18 in bfloat16 took 0.96, 1.04 and 1.03 times as long (torch 2.15)."""
-
-    def __str__(self) -> str:
-        """For people and logs.
-
-        >>> print(Execution(precision="bf16", channels_last=True))
-        bf16, channels-last, eager steps
-        """
-        memory = "channels-last" if self.channels_last else "channels-first"
-        return f"{self.precision}, {memory}, {self.steps} steps{', deterministic' if self.deterministic else ''}"
-
-    @property
-    def words(self) -> str:
-        """The value of `--execution` that asks for it.
-
-        >>> Execution(precision="bf16", channels_last=True).words
-        'bf16,channels-last,eager'
-        """
-        return str(self).replace(" steps", "").replace(", ", ",")
-
-
-WORDS: Mapping[str, tuple[str, Any]] = {
-    "float32": ("precision", "float32"),
-    "bf16": ("precision", "bf16"),
-    "channels-first": ("channels_last", False),
-    "channels-last": ("channels_last", True),
-    "eager": ("steps", "eager"),
-    "captured": ("steps", "captured"),
-    "compiled": ("steps", "compiled"),
-    "deterministic": ("deterministic", True),
-}
-"""The words of `--execution`, with the field that each sets and its value."""
-
-
-def parse_execution(text: str, device: str) -> dict[str, Any]:
-    """The fields of an execution that a user asked for. A measurement chooses the others.
-
-    >>> parse_execution("float32, deterministic", "cpu")
-    {'precision': 'float32', 'deterministic': True}
-    """
-    problems = []
-    settled: dict[str, Any] = {}
-    word_of: dict[str, str] = {}
-    for word in (word.strip() for word in text.split(",")):
-        if word not in WORDS:
-            problems.append(unknown("word of --execution", word, WORDS))
-            continue
-        field, value = WORDS[word]
-        if field in word_of:
-            problems.append(f"--execution: {word_of[field]} and {word} exclude each other. Leave one of them out.")
-        settled[field], word_of[field] = value, word
-    if settled.get("steps", "eager") != "eager" and not device.startswith("cuda"):
-        problems.append(f"--execution: {settled['steps']} steps need a CUDA device, and the device is {device}.")
-    if problems:
-        raise RequestError(*problems)
-    return settled
-
-
-def execution_from_words(words: str) -> Execution:
-    """The execution that `Execution.words` wrote down."""
-    return Execution(**dict(WORDS[word] for word in words.split(",")))
+from buildup.errors import ResourceError, unknown
 
 
 def check_device(name: str) -> str:

@@ -25,7 +25,6 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from buildup.training.augmentation import (
-    AUGMENTATIONS,
     PADDING_SIZE,
     Change,
     EpochImages,
@@ -40,7 +39,7 @@ from buildup.training.augmentation import (
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.randaugment import COLOUR_JITTER, RANDAUGMENT
-from buildup.training.recipe import Recipe
+from buildup.training.recipe import AUGMENTATIONS, Recipe
 
 Transform = Callable[[Image.Image], Any]
 

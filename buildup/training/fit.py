@@ -22,12 +22,12 @@ from torch import Tensor, nn
 from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
-from buildup.models.pretrained import Pretrained
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
-from buildup.training.execution import Execution, no_kernel_search, torch_settings
+from buildup.training.execution import no_kernel_search, torch_settings
+from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
@@ -40,6 +40,7 @@ from buildup.training.train_step import (
     to_memory_format,
 )
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
+from buildup.trials.training import Pretrained
 
 RETRY_PARTS = 2
 """Micro-batches of a batch in the one retry after memory ran out."""

@@ -8,17 +8,29 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from buildup.errors import RecipeError, unknown
 from buildup.registry import Registry
 from buildup.space.load import read_mapping
-from buildup.training.augmentation import AUGMENTATIONS
+
+if TYPE_CHECKING:
+    from buildup.training.augmentation import Augmentation
 
 FOLDER = Path(__file__).parent / "recipes"
 SMALLEST_BATCH = 8
 """Batch norm needs several images for its statistics."""
+
+AUGMENTATIONS: "Registry[Augmentation]" = Registry(
+    "augmentation",
+    group="buildup.augmentations",
+    error=RecipeError,
+    fill=partial(import_module, "buildup.training.augmentation"),
+)
+"""What `augmentations:` of a recipe may name. Only such a recipe loads torch when it is read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,6 +349,9 @@ def _ineffective(recipe: Recipe) -> Iterator[str]:
         yield "milestones is missing, and schedule: steps needs it."
 
 
-RECIPES = Registry[Recipe]("recipe", group="buildup.recipes", error=RecipeError)
-for _path in shipped_recipes().values():
-    RECIPES.register(load_recipe(str(_path)))
+def _register_shipped() -> None:
+    for path in shipped_recipes().values():
+        RECIPES.register(load_recipe(str(path)))
+
+
+RECIPES = Registry[Recipe]("recipe", group="buildup.recipes", error=RecipeError, fill=_register_shipped)

@@ -17,7 +17,8 @@ import torch
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import Execution, has_matrix_units, torch_settings
+from buildup.training.execution import has_matrix_units, torch_settings
+from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.train_step import (
     Stepper,

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
-from buildup.models.pretrained import Pretrained
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
+from buildup.trials.training import Pretrained
 
 WARM_UP = 3
 """Steps before a capture, in which kernels are chosen and buffers made."""

@@ -15,6 +15,8 @@ class History:
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     curves: Mapping[str, tuple[Epoch, ...]] = field(default_factory=dict)
     decisions: tuple[Decision, ...] = ()
+    costs: Mapping[str, tuple[int, int]] = field(default_factory=dict, compare=False)
+    """Parameters and MACs of candidates by id, as far as they were recorded when the history was read."""
 
     def outcome(self, candidate_id: str, seed: int) -> Outcome | None:
         """The outcome of a training; None while it has not ended."""

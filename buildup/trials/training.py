@@ -26,6 +26,19 @@ CHECKS: Mapping[Check, str] = {
 """The checks, and their trainings in words."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pretrained:
+    """The source and the identity of trained weights of a base."""
+
+    source: str
+    """The absolute path of a file, or a model name of timm with a pretrained tag."""
+    hash: str
+    """The hash of all names and values, to recognise the same weights later."""
+
+    def __str__(self) -> str:
+        return f"{self.source} ({self.hash[:12]})"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A network to be trained, and the parent that its scores are compared with."""

@@ -4,8 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from buildup.engine.load_state import FINAL_RESULT, costs_of, state_of
-from buildup.engine.summaries import status_text, status_values
+from buildup.engine.costs import costs_of
+from buildup.engine.load_state import FINAL_RESULT, state_of
+from buildup.engine.status import status_text, status_values
 from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import Event, Started
@@ -29,8 +30,9 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
         for update in (Started(attempt=1, host="node1", pid=4711), Epoch(number=1, metrics={"accuracy": 71})):
             history = writer.record(history, Event(training=training, update=update))
     writer.close()
-    values = status_values(run)
-    text = status_text(run, values)
+    after, history = state_of(run)
+    values = status_values(run, after, history)
+    text = status_text(run, after, values)
     waiting, ahead = values["waiting_for"], values["ahead"]
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]
@@ -52,5 +54,6 @@ def test_a_final_stands_before_the_decisions_of_the_search(tried: Path, tmp_path
         opened="then",
     )
     (run.folder / FINAL_RESULT).write_text(json.dumps(final_to_values(final)))
-    text = status_text(run, status_values(run))
+    view, history = state_of(run)
+    text = status_text(run, view, status_values(run, view, history))
     assert -1 < text.index("Proven: a gain.") < text.index("test accuracy, %") < text.index("verdict")

@@ -4,8 +4,9 @@ import logging
 
 import pytest
 
+from buildup.engine.forecast import left
 from buildup.engine.loop import run_loop
-from buildup.engine.progress import PlainObserver, left
+from buildup.engine.progress import PlainObserver
 from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch

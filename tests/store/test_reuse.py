@@ -18,7 +18,7 @@ from buildup.store.run_dir import FINAL, attempt_folder, final_record, reused_fr
 from buildup.store.run_record import RunRecord, create_run_dir, environment, save_record
 from buildup.store.study_reader import REUSED
 from buildup.store.study_writer import StudyWriter
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.recipe import load_recipe
 from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score, record_to_values

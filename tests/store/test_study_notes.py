@@ -9,9 +9,9 @@ import pytest
 from optuna.storages import BaseStorage
 from optuna_dashboard import get_note, save_note
 
-from buildup.store import trial_attrs as entry
+from buildup.store import notes as entry
+from buildup.store.notes import Notes
 from buildup.store.storage import opened_storage
-from buildup.store.trial_attrs import Notes
 from buildup.trials.decision import Decision
 
 

@@ -12,7 +12,6 @@ from timm.data.random_erasing import RandomErasing
 from torch import Tensor
 
 from buildup.training.augmentation import (
-    AUGMENTATIONS,
     EpochImages,
     Mixture,
     cut,
@@ -22,6 +21,7 @@ from buildup.training.augmentation import (
     random_stream,
     soft_targets,
 )
+from buildup.training.recipe import AUGMENTATIONS
 
 SETTINGS = {"mixup": 1.0, "cutmix": 0.8, "mix_prob": 1.0, "mix_switch_prob": 0.5}
 

@@ -17,6 +17,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR100
 
 from buildup.errors import DataError
@@ -33,6 +34,19 @@ def test_digits_hold_out_a_balanced_test_set_that_shares_nothing_with_training()
     assert not train.mirror
     pixels = [set(map(bytes, part.images.numpy())) for part in (train, test)]
     assert not pixels[0] & pixels[1]
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    bunch, rows = load_digits(), standard_datasets._digit_rows()
+    assert np.array_equal(rows[:, :-1].reshape(-1, 8, 8), bunch.images)
+    assert np.array_equal(rows[:, -1], bunch.target)
+    assert [str(name) for name in bunch.target_names] == list("0123456789")
+
+
+def test_digits_without_their_file_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_datasets, "DIGITS_FILE", "elsewhere.csv.gz")
+    with pytest.raises(DataError, match="the file of scikit-learn can't be read"):
+        standard_datasets._digit_rows()
 
 
 def test_digits_are_what_was_described() -> None:

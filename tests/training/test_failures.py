@@ -19,7 +19,7 @@ from buildup.graph.network import Network
 from buildup.models.read import read_network
 from buildup.training import checkpoint
 from buildup.training.data import load_data
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
 from buildup.training.train_step import Stepper, make_optimizer

@@ -17,7 +17,7 @@ from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.data import load_data
 from buildup.training.dataset import split
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import load_recipe

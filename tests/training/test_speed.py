@@ -9,7 +9,8 @@ import torch
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network
-from buildup.training.execution import Execution, has_matrix_units
+from buildup.training.execution import has_matrix_units
+from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import choose_execution, default_execution
 from buildup.training.train_step import Stepper, make_optimizer, prepare_model

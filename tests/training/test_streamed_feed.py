@@ -21,7 +21,7 @@ from buildup.training.augmentation import normalise
 from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
-from buildup.training.execution import Execution
+from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset
 from buildup.training.fit import Job, evaluate_model, fit, validate
 from buildup.training.recipe import Recipe, load_recipe

@@ -16,7 +16,8 @@ from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
 from buildup.engine.export import best_training, find_candidate
-from buildup.engine.load_state import load_trained, state_of
+from buildup.engine.load_model import load_trained
+from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
 from buildup.errors import DataError, RequestError, ResourceError, RunError
 from buildup.graph.serialize import network_from_values

@@ -20,7 +20,8 @@ from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
 from buildup.engine.analysis.analyze import Progress
-from buildup.engine.load_state import load_trained, state_of
+from buildup.engine.load_model import load_trained
+from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.reports import evidence_of
 from buildup.errors import DataError, RunError, unknown

@@ -1,0 +1,120 @@
+"""The status of a run, as text and as plain values for JSON. It is read without torch."""
+
+from dataclasses import asdict
+from typing import Any
+
+from buildup.engine.forecast import forecast, left
+from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
+from buildup.engine.replay import View
+from buildup.report.text_table import decisions_table, final_table
+from buildup.store.run_dir import driver_of
+from buildup.store.run_record import RunRecord
+from buildup.store.study_reader import read_underway
+from buildup.trials.final_result import final_to_values
+from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES, Objective
+
+
+def status_of(run: RunRecord) -> tuple[str, str]:
+    """The status of a run and the reason for it. A run is stopped if its process is gone, whatever it wrote last."""
+    if run.status == "running" and not driver_of(run.folder):
+        return "stopped", "its driver is gone"
+    return run.status, run.reason
+
+
+def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any]:
+    """The status of a run as plain values: running trainings, decisions, and what is left."""
+    state, reason = status_of(run)
+    is_over = view.ended or (view.finished and state == "finished")
+    found = read_final(run.folder)
+    replay, workers, epochs = replay_of(run), run.settings.workers, run.settings.epochs
+    eta = forecast(replay, view, history, workers=workers, epochs=epochs)
+    waiting_for, ahead = _trainings(run, view, history)
+    return {
+        "run": str(run.folder),
+        "status": state,
+        "reason": reason,
+        "driver": driver_of(run.folder),
+        "base": run.settings.base,
+        "dataset": run.settings.dataset,
+        "objective": run.settings.objective,
+        "layout": view.best.layout,
+        "trainings": len(history.outcomes),
+        "waiting_for": waiting_for,
+        "ahead": ahead,
+        "verdicts": verdict_values(view),
+        "left": None if is_over else left(replay, view, history, workers=workers, epochs=epochs),
+        "eta": asdict(eta) if eta else None,
+        "final": found and final_to_values(found),
+        "warnings": list(warnings_of(run, view)),
+    }
+
+
+def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
+    """The status of a run as text, with its `status_values`."""
+    found = read_final(run.folder)
+    objective = OBJECTIVES[run.settings.objective]
+    reason = f" ({values['reason']})" if values["reason"] else ""
+    lines = [
+        f"{run.folder}: {values['status']}{reason}",
+        f"{run.title}, now {view.best.layout}",
+    ]
+    if found:
+        lines += ["", found.verdict, "", final_table(found)]
+    if view.decisions:
+        lines += ["", decisions_table(view.decisions, view.climb)]
+    if read_plan(run) and not found:
+        lines += ["", f"a final has begun; go on with: buildup final {run.folder}"]
+    if values["left"] is not None:
+        lines += ["", "waiting for:", *(_line(row, objective) for row in values["waiting_for"])]
+        if values["ahead"]:
+            lines += ["begun ahead of the verdicts:", *(_line(row, objective) for row in values["ahead"])]
+        lines.append(values["left"])
+        if values["status"] != "running":
+            lines.append(f"go on with: buildup resume {run.folder}")
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings_of(run, view))])
+
+
+def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The trainings that the current verdict or the end needs, and those that were started ahead of it."""
+    objective = OBJECTIVES[run.settings.objective]
+
+    usual = run.settings.epochs
+    own = {one.id: one.candidate.epochs(usual) for one in view.checks}
+
+    def row(training: str, edit: str, seed: int) -> dict[str, Any]:
+        curve = history.curves.get(training, ())
+        score = objective.at(curve[-1]) if curve else None
+        reached = {"epoch": len(curve), "epochs": own.get(training, usual), "score": score}
+        return {"training": training, "edit": edit or "the base", "seed": seed, **reached}
+
+    waited = view.checks if view.finished else view.needed
+    needed = {one.id: row(one.id, one.candidate.edit, one.seed) for one in waited}
+    if view.finished:
+        return list(needed.values()), []
+    begun = read_underway(run.folder, run.settings.storage, run.study_name, run.other_epochs)
+    ahead = [
+        row(training, str(known["edit"]), int(known["seed"]))
+        for training, known in begun.items()
+        if training not in {*history.outcomes, *needed}
+    ]
+    return list(needed.values()), ahead
+
+
+def _line(row: dict[str, Any], objective: Objective) -> str:
+    score = "" if row["score"] is None else f", {objective.name} {objective.shown(row['score'])}"
+    return f"  {row['edit']}  seed {row['seed']}: epoch {row['epoch']} of {row['epochs']}{score}"
+
+
+def verdict_values(view: View) -> list[dict[str, Any]]:
+    """The decisions as plain values, for JSON."""
+    return [
+        {
+            "step": decision.step,
+            "layout": decision.layout,
+            "verdict": decision.verdict,
+            "reason": decision.reason,
+            "still_climbing": bool(view.climb and view.climb.marks(decision)),
+        }
+        for decision in view.decisions
+    ]

@@ -87,8 +87,8 @@ AUGMENTATIONS = Registry[Augmentation]("augmentation", group="buildup.augmentati
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device without waiting for the device's current work."""
-    if device.type == "cuda":
+    """Copy a tensor to a device without waiting for the device's current work. One that is there stays."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     if device.type == "mps" and tensor.is_floating_point():
         tensor = tensor.float()  # MPS has no float64

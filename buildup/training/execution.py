@@ -63,6 +63,17 @@ WORDS: Mapping[str, tuple[str, Any]] = {
     "deterministic": ("deterministic", True),
 }
 """The words of `--execution`, with the field that each sets and its value."""
+OUT_OF_MEMORY_SIGNS = (
+    "out of memory",  # "CUDA error: out of memory" of the driver, "MPS backend out of memory"
+    "OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+    "not enough memory",
+)
+"""Parts of the messages of errors that are not torch's own `OutOfMemoryError`."""
 
 
 def parse_execution(text: str, device: str) -> dict[str, Any]:
@@ -119,6 +130,17 @@ def check_device(name: str) -> str:
     return name
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, or of a library that torch calls, says that memory ran out.
+
+    >>> is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    True
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS)
+    )
+
+
 def device_count(name: str) -> int:
     """How many devices a name stands for."""
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
@@ -135,6 +157,26 @@ def has_matrix_units(device: torch.device) -> bool:
         return device.type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Compute in IEEE float32, without TF32, which torch allows in cuDNN's convolutions, and without autocast.
+
+    TF32 keeps 10 bits of each factor. The settings are those of the process, and are restored at the end.
+    """
+    backends: Any = torch.backends
+    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    places = (*products, backends.mkldnn.conv)
+    before = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for place, precision in zip(places, before, strict=True):
+            place.fp32_precision = precision
 
 
 @contextmanager

@@ -92,7 +92,7 @@ class Feed:
 
     recipe: Recipe
     dataset: Dataset | StreamedDataset
-    """If decoded, on the device (`on_device`)."""
+    """If decoded, on the device (`on_device`), or on the host, from where each batch is sent."""
     train: Tensor
     """Indexes of the images to train on, and in `val`, of those to validate on."""
     val: Tensor
@@ -142,9 +142,9 @@ class Feed:
         """The validation images in their order, normalised, with their labels."""
         dataset = self.dataset
         if isinstance(dataset, Dataset):
-            for part in torch.split(self.val, self.recipe.eval_batch_size):
-                index = part.to(self.device)
-                yield normalise(dataset.images[index], dataset.mean, dataset.std), dataset.labels[index]
+            for part in torch.split(send(self.val, dataset.images.device), self.recipe.eval_batch_size):
+                inputs, labels = self._chosen(dataset, part)
+                yield normalise(inputs, dataset.mean, dataset.std), labels
             return
         # As timm evaluates: the centre of a slightly larger image.
         transform: Any = create_transform(
@@ -161,16 +161,20 @@ class Feed:
         self, dataset: Dataset, index: Tensor, starts: range, number: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a decoded dataset, several batches at once."""
-        index = send(index, self.device)
+        index = send(index, dataset.images.device)
         changes = self._draw_changes(number, "pixels")
         together = self._batches_together(dataset)
         for first in range(0, len(starts), together):
             last = starts[min(first + together, len(starts)) - 1]
             positions = slice(starts[first], min(len(index), last + self.recipe.batch_size))
-            inputs = dataset.images[index[positions]]
+            inputs, labels = self._chosen(dataset, index[positions])
             for change in changes:
                 inputs = change(inputs, positions)
-            yield normalise(inputs, dataset.mean, dataset.std), dataset.labels[index[positions]]
+            yield normalise(inputs, dataset.mean, dataset.std), labels
+
+    def _chosen(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels and labels on the device, by an index that is where the dataset is."""
+        return send(dataset.images[index], self.device), send(dataset.labels[index], self.device)
 
     def _batches_together(self, dataset: Dataset) -> int:
         """How many batches are augmented at once. A CPU keeps one in its cache, and has no launches to save."""

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import ceil
@@ -27,7 +27,7 @@ from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
-from buildup.training.execution import Execution, torch_settings
+from buildup.training.execution import Execution, ieee_float32, is_out_of_memory, torch_settings
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
@@ -232,6 +232,7 @@ def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
     tallies = []
     with (
         torch.inference_mode(),
+        ieee_float32(device) if execution.precision == "float32" else nullcontext(),
         # Blocks are compiled for training; compiling them again for evaluation would cost more than it saves.
         torch.compiler.set_stance("force_eager"),
         torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
@@ -298,7 +299,7 @@ def _named_failures(job: Job) -> Iterator[None]:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
         said = str(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
+        if is_out_of_memory(error):
             first = said.partition("\n")[0]
             message = f"Too little memory: {first}. Use a smaller batch, or fewer trainings a device."
             raise Failed(Reason.OUT_OF_MEMORY, message) from error

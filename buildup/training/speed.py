@@ -16,11 +16,16 @@ import torch
 
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
-from buildup.models.build import build
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import Execution, has_matrix_units, torch_settings
+from buildup.training.execution import Execution, has_matrix_units, is_out_of_memory, torch_settings
 from buildup.training.recipe import Recipe
-from buildup.training.train_step import Stepper, make_optimizer, prepare_model, to_memory_format
+from buildup.training.train_step import (
+    Stepper,
+    create_training_model,
+    make_optimizer,
+    prepare_model,
+    to_memory_format,
+)
 
 CPU_BATCH = 16
 """Batch size of a measured step on a CPU, where the time of an image hardly depends on it."""
@@ -74,6 +79,11 @@ def choose_execution(
         if chosen.deterministic and "deterministic" in str(problem):
             reason = str(problem).partition(". ")[0]
             raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
+        if is_out_of_memory(problem):
+            raise ResourceError(
+                f"--device {device}: a step of {_batch_size(recipe, place)} images of {network.base} does not fit into "
+                "the memory that is free there. Use a recipe with a smaller batch_size, or end what else uses it."
+            ) from None
         raise
     images = steps * _batch_size(recipe, place)
     for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
@@ -96,7 +106,7 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         images = torch.randn(_batch_size(recipe, place), *network.input_shape, generator=generator).to(place)
         labels = torch.randint(network.num_classes, (len(images),), generator=generator).to(place)
         targets = soft_targets(labels, network.num_classes, recipe.label_smoothing)
-        model = prepare_model(build(network, seed=0, device=place), network, execution)
+        model = prepare_model(create_training_model(network, recipe, seed=0, device=place), network, execution)
         stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
         model.train()
         began = _now(place)

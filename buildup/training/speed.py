@@ -75,7 +75,7 @@ def choose_execution(
     chosen = replace(default_execution(recipe, device), **settled)
     try:
         tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
-    except RuntimeError as problem:
+    except (MemoryError, RuntimeError) as problem:
         if chosen.deterministic and "deterministic" in str(problem):
             reason = str(problem).partition(". ")[0]
             raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
@@ -89,7 +89,7 @@ def choose_execution(
     for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
         if form == "compiled" and tried[0].seconds(images) <= COMPILING:
             break
-        with suppress(RuntimeError):  # this network can't be trained so
+        with suppress(MemoryError, RuntimeError):  # this network can't be trained so
             found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
             is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
             tried.insert(0 if is_faster else len(tried), found)

@@ -145,6 +145,19 @@ def test_a_validation_waits_a_few_times_however_many_batches_it_has(cuda: FakeCu
         assert set(found.values) <= set(METRICS)
 
 
+def test_a_score_is_computed_in_ieee_float32_and_epochs_in_between_as_they_train(cuda: FakeCuda) -> None:
+    cudnn: Any = torch.backends.cudnn
+    model = build(tiny(), seed=0, device="cuda")
+    seen: list[tuple[str, torch.dtype]] = []
+    model.register_forward_hook(lambda module, inputs, logits: seen.append((cudnn.conv.fp32_precision, logits.dtype)))
+    given = replace(feed(PAPER), val=torch.arange(4))
+    with torch.autocast("cuda", torch.bfloat16):
+        validate(model, given, Execution())
+    validate(model, given, Execution(precision="bf16"))
+    assert seen == [("ieee", torch.float32), ("tf32", torch.bfloat16)]
+    assert cudnn.conv.fp32_precision == "tf32"
+
+
 def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]:
     epochs = []
     while True:

@@ -87,13 +87,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe, execution: Execution) -> to
     }
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **settings)
-    optimizer: Any = torch.optim.AdamW(
-        model.parameters(), betas=recipe.betas, eps=recipe.eps, capturable=captured, **settings
-    )
-    # torch would warn of each optimiser whose first steps, before the capture, are not captured.
-    optimizer._warned_capturable_if_run_uncaptured = True
-    made: torch.optim.Optimizer = optimizer
-    return made
+    return torch.optim.AdamW(model.parameters(), betas=recipe.betas, eps=recipe.eps, capturable=captured, **settings)
 
 
 class Stepper:

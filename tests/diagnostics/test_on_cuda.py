@@ -44,7 +44,7 @@ RANDOM = {"ensemble"}
 
 @pytest.fixture(autouse=True)
 def few_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(hessian, "batch_eigenvalues", partial(batch_eigenvalues, most_products=12))
+    monkeypatch.setattr(hessian, "batch_eigenvalues", partial(batch_eigenvalues, most_products=6))
     on_device.cache_clear()
     yield
     on_device.cache_clear()
@@ -120,7 +120,7 @@ def test_the_measures_of_a_verdict_run_on_the_device() -> None:
             batches = partial(labelled_batches, data.part(val[:12]), 8)
             effect = measure_blocks(model, [next(iter(network.blocks)).path], batches)
             drawn = augmented_batches(data, load_recipe("paper"), train, seed=0, device=place, count=1)
-            (top,) = batch_eigenvalues(model, drawn, most_products=6)
+            (top,) = batch_eigenvalues(model, drawn, most_products=3)
             found.append([effect.lesion, effect.variance, effect.frequency, *top.values])
     assert found[1] == pytest.approx(found[0], rel=1e-3)
 

@@ -5,8 +5,8 @@ so that one command computes the same on all machines of a kind. `speed.py` meas
 """
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,14 +169,24 @@ def ieee_float32(device: torch.device) -> Iterator[None]:
     products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
     places = (*products, backends.mkldnn.conv)
     before = [place.fp32_precision for place in places]
+    matmul, tf32 = "highest", True
+    with suppress(RuntimeError):  # can't be read where someone set both in different ways
+        matmul, tf32 = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
     try:
-        for place in places:
-            place.fp32_precision = "ieee"
+        # torch has two settings for each product, and refuses to multiply where they differ.
+        _set_float32("highest", False, ["ieee"] * len(places), places)
         with torch.autocast(device.type, enabled=False):
             yield
     finally:
-        for place, precision in zip(places, before, strict=True):
-            place.fp32_precision = precision
+        _set_float32(matmul, tf32, before, places)
+
+
+def _set_float32(matmul: str, tf32: bool, precisions: Sequence[str], places: Sequence[Any]) -> None:
+    """Set torch's older settings first, because they change the newer ones."""
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = tf32
+    for place, precision in zip(places, precisions, strict=True):
+        place.fp32_precision = precision
 
 
 @contextmanager

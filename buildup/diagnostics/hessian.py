@@ -26,6 +26,7 @@ from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
 from buildup.training.dataset import Dataset
+from buildup.training.execution import ieee_float32
 from buildup.training.feed import Feed
 from buildup.training.recipe import Recipe
 
@@ -193,7 +194,14 @@ def hessian_products(
     weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
     sizes = [weight.numel() for weight in weights.values()]
     # torch's fused attention has no second derivatives.
-    with torch.enable_grad(), evaluation_mode(model), sdpa_kernel(SDPBackend.MATH), _DifferentiableTwice():
+    with (
+        torch.enable_grad(),
+        evaluation_mode(model),
+        sdpa_kernel(SDPBackend.MATH),
+        _DifferentiableTwice(),
+        # TF32 moves eigenvalues by more than their residuals.
+        ieee_float32(inputs.device),
+    ):
         logits = functional_call(model, weights, (inputs,))
         loss = F.cross_entropy(logits, targets)
         if not torch.isfinite(loss):

@@ -26,6 +26,7 @@ from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
+from buildup.training.execution import ieee_float32
 
 Direction = Mapping[str, Tensor]
 
@@ -96,7 +97,8 @@ def landscape(
             are then measured one at a time.
     """
     size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
-    with torch.no_grad(), evaluation_mode(model):
+    device = next(model.parameters()).device
+    with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         form = _squared_norm_form(model, towards)
         for some in (places[start : start + size] for start in range(0, len(places), size)):
             weights = [
@@ -115,6 +117,17 @@ def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> in
     """The number of points whose weights take at most a quarter of the free memory, in bytes."""
     moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
     return max(1, int(min(MAX_PARALLEL, free / 4 / max(1, moved))))
+
+
+def runs_in_parallel(model: nn.Module, image: Tensor) -> bool:
+    """Whether a model runs under vmap. Layers that ask for memory formats, such as our attention, can't."""
+    weights = {name: torch.stack([weight.detach()] * 2) for name, weight in model.named_parameters()}
+    try:
+        with torch.no_grad(), evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):
+            torch.vmap(lambda moved: functional_call(model, moved, (image,)))(weights)
+    except RuntimeError:
+        return False
+    return True
 
 
 def free_memory(device: torch.device) -> float:
@@ -154,6 +167,8 @@ class LossLandscape(Measurement):
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
         parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
         batches, restate = subject.train_batches[: self.train_batches(subject.sizes)], subject.restate
+        if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
+            parallel = 1
         for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
 

@@ -21,13 +21,14 @@ from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject
 from buildup.diagnostics.figures import BLUE, COLOURS, SHAPES, SKY, Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import RequestError
+from buildup.training.execution import ieee_float32
 from buildup.training.metrics import Metrics, measure_logits, metrics, tally
 
 
 def evaluate(model: nn.Module, batches: LabelledBatches) -> Metrics:
     """The metrics of a model in evaluation mode, on its own device."""
     device = next(model.parameters()).device
-    with torch.no_grad(), evaluation_mode(model):
+    with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         tallies = [tally(model(images.to(device)), labels.to(device)) for images, labels in batches]
     return metrics(reduce(add, tallies))
 

@@ -1,13 +1,26 @@
 """Devices, and the settings of torch that steps are computed with. `execution_words.py` has the values."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from buildup.errors import ResourceError, unknown
+
+OUT_OF_MEMORY_SIGNS = (
+    "out of memory",  # "CUDA error: out of memory" of the driver, "MPS backend out of memory"
+    "OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "can't allocate memory",
+    "not enough memory",
+)
+"""Parts of the messages of errors that are not torch's own `OutOfMemoryError`."""
 
 
 def check_device(name: str) -> str:
@@ -35,6 +48,17 @@ def check_device(name: str) -> str:
     return name
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, or of a library that torch calls, says that memory ran out.
+
+    >>> is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    True
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS)
+    )
+
+
 def device_count(name: str) -> int:
     """How many devices a name stands for."""
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
@@ -51,6 +75,36 @@ def has_matrix_units(device: torch.device) -> bool:
         return device.type == "cpu" and "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     except OSError:
         return False
+
+
+@contextmanager
+def ieee_float32(device: torch.device) -> Iterator[None]:
+    """Compute in IEEE float32, without TF32, which torch allows in cuDNN's convolutions, and without autocast.
+
+    TF32 keeps 10 bits of each factor. The settings are those of the process, and are restored at the end.
+    """
+    backends: Any = torch.backends
+    products = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, backends.mkldnn.matmul)
+    places = (*products, backends.mkldnn.conv)
+    before = [place.fp32_precision for place in places]
+    matmul, tf32 = "highest", True
+    with suppress(RuntimeError):  # can't be read where someone set both in different ways
+        matmul, tf32 = torch.get_float32_matmul_precision(), backends.cudnn.allow_tf32
+    try:
+        # torch has two settings for each product, and refuses to multiply where they differ.
+        _set_float32("highest", False, ["ieee"] * len(places), places)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _set_float32(matmul, tf32, before, places)
+
+
+def _set_float32(matmul: str, tf32: bool, precisions: Sequence[str], places: Sequence[Any]) -> None:
+    """Set torch's older settings first, because they change the newer ones."""
+    torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = tf32
+    for place, precision in zip(places, precisions, strict=True):
+        place.fp32_precision = precision
 
 
 @contextmanager

@@ -95,7 +95,7 @@ class Feed:
 
     recipe: Recipe
     dataset: Dataset | StreamedDataset
-    """If decoded, on the device (`on_device`)."""
+    """If decoded, on the device (`on_device`), or on the host, from where each batch is sent."""
     train: Tensor
     """Indexes of the images to train on, and in `val`, of those to validate on."""
     val: Tensor
@@ -145,10 +145,9 @@ class Feed:
         """The validation images in their order, normalised, with their labels."""
         dataset = self.dataset
         if isinstance(dataset, Dataset):
-            for part in torch.split(self.val, self.recipe.eval_batch_size):
-                index = send(part, dataset.images.device)
-                pixels, labels = self._taken(dataset, index)
-                yield normalise(pixels, dataset.mean, dataset.std), labels
+            for part in torch.split(send(self.val, dataset.images.device), self.recipe.eval_batch_size):
+                inputs, labels = self._chosen(dataset, part)
+                yield normalise(inputs, dataset.mean, dataset.std), labels
             return
         # As timm evaluates: the centre of a slightly larger image.
         transform: Any = create_transform(
@@ -171,13 +170,13 @@ class Feed:
         for first in range(0, len(starts), together):
             last = starts[min(first + together, len(starts)) - 1]
             positions = slice(starts[first], min(len(index), last + self.recipe.batch_size))
-            inputs, labels = self._taken(dataset, index[positions])
+            inputs, labels = self._chosen(dataset, index[positions])
             for change in changes:
                 inputs = change(inputs, positions)
             yield normalise(inputs, dataset.mean, dataset.std), labels
 
-    def _taken(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Some pixels and their labels, on the device of the training."""
+    def _chosen(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels and labels on the device, by an index that is where the dataset is."""
         return send(dataset.images[index], self.device), send(dataset.labels[index], self.device)
 
     def _batches_together(self, dataset: Dataset) -> int:

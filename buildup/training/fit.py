@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from math import ceil
@@ -26,7 +26,7 @@ from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
-from buildup.training.execution import no_kernel_search, torch_settings
+from buildup.training.execution import ieee_float32, is_out_of_memory, no_kernel_search, torch_settings
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
@@ -253,6 +253,7 @@ def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
     tallies = []
     with (
         torch.inference_mode(),
+        ieee_float32(device) if execution.precision == "float32" else nullcontext(),
         # Compiling blocks, or searching for the fastest kernels, again for evaluation would cost more than it saves.
         torch.compiler.set_stance("force_eager"),
         no_kernel_search(),
@@ -320,7 +321,7 @@ def _named_failures(job: Job) -> Iterator[None]:
         yield
     except (MemoryError, OSError, RuntimeError, SafetensorError) as error:
         said = str(error)
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in said:
+        if is_out_of_memory(error):
             first = said.partition("\n")[0]
             message = f"Too little memory: {first}. Use a smaller batch, or fewer trainings a device."
             raise Failed(Reason.OUT_OF_MEMORY, message) from error

@@ -183,8 +183,8 @@ def tally(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Tally:
 
 def metrics(found: Tally) -> Metrics:
     """The values of all metrics, by the sums over a set of images."""
-    correct = torch.cat([part.cpu() for part in found.correct])
-    values = {name: METRICS[name].value(sums.cpu(), len(correct)) for name, sums in found.sums.items()}
+    correct = torch.cat(found.correct).cpu()
+    values = {name: METRICS[name].value(sums, len(correct)) for name, sums in _on_host(found.sums).items()}
     count, hits, confidence = found.reliability.cpu()
     low = torch.arange(len(count), dtype=torch.float64) / len(count)
     share = count.clamp(min=1)
@@ -197,8 +197,15 @@ def metrics(found: Tally) -> Metrics:
             )
         ),
         correct=correct,
-        losses=torch.cat([part.cpu() for part in found.losses]),
+        losses=torch.cat(found.losses).cpu(),
     )
+
+
+def _on_host(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sums in float64 on the host, copied together, because each copy waits for the device."""
+    flat = torch.cat([each.double().flatten() for each in sums.values()]).cpu()
+    parts = torch.split(flat, [each.numel() for each in sums.values()])
+    return {name: part.view(each.shape) for (name, each), part in zip(sums.items(), parts, strict=True)}
 
 
 def _mean(sums: Tensor, images: int, *, scale: float = 1) -> float:

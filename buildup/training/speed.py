@@ -17,7 +17,7 @@ import torch
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import has_matrix_units, torch_settings
+from buildup.training.execution import has_matrix_units, is_out_of_memory, torch_settings
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.train_step import (
@@ -76,16 +76,21 @@ def choose_execution(
     chosen = replace(default_execution(recipe, device), **settled)
     try:
         tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
-    except RuntimeError as problem:
+    except (MemoryError, RuntimeError) as problem:
         if chosen.deterministic and "deterministic" in str(problem):
             reason = str(problem).partition(". ")[0]
             raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
+        if is_out_of_memory(problem):
+            raise ResourceError(
+                f"--device {device}: a step of {_batch_size(recipe, place)} images of {network.base} does not fit into "
+                "the memory that is free there. Use a recipe with a smaller batch_size, or end what else uses it."
+            ) from None
         raise
     images = steps * _batch_size(recipe, place)
     for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
         if form == "compiled" and tried[0].seconds(images) <= COMPILING:
             break
-        with suppress(RuntimeError):  # this network can't be trained so
+        with suppress(MemoryError, RuntimeError):  # this network can't be trained so
             found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
             is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
             tried.insert(0 if is_faster else len(tried), found)

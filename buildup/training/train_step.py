@@ -6,12 +6,14 @@ launched kernel by kernel and 6.2 ms compiled and captured (H200, torch 2.11).
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buildup.errors import RecipeError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
@@ -21,6 +23,9 @@ from buildup.trials.training import Pretrained
 
 WARM_UP = 3
 """Steps before a capture, in which kernels are chosen and buffers made."""
+VARIANTS = 4096
+"""The most compiled variants of a function. Every shape of a block and every rate of dropped paths is one, in all
+candidates that a process trains; beyond torch's own limit of 8 it leaves blocks uncompiled, without an error."""
 
 
 def create_training_model(
@@ -28,7 +33,15 @@ def create_training_model(
 ) -> nn.Module:
     """Build the model of a network with the dropout and the dropped paths of a recipe."""
     extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
-    model = build(network, seed=seed, device=device, start=start, **extra)
+    try:
+        model = build(network, seed=seed, device=device, start=start, **extra)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        raise RecipeError(
+            f"recipe {recipe.name} drops paths (drop_path: {recipe.drop_path:g}), and timm's {network.base} can't. "
+            "Use a recipe without drop_path."
+        ) from None
     if recipe.dropout:
         add_dropout(model, network, recipe.dropout)
     return model
@@ -46,6 +59,12 @@ def prepare_model(model: nn.Module, network: Network, execution: Execution) -> n
     if execution.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if execution.steps == "compiled":
+        limits: Any = torch._dynamo.config
+        limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
+        limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, VARIANTS)
+        # Else every worker starts up to 32 processes to compile in.
+        inductor: Any = torch._inductor.config
+        inductor.compile_threads = min(inductor.compile_threads or 1, torch.get_num_threads())
         # Block by block, so that candidates that differ in one block share the others in torch's cache.
         for block in network.blocks:
             model.get_submodule(block.path).compile(dynamic=False)
@@ -97,6 +116,7 @@ class Stepper:
         self._loss, self._hits = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
         self._rate = None if execution.steps == "eager" else torch.zeros((), device=self._device)
         self._captured: _Captured | None = None
+        self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         """Make one step on a batch."""
@@ -104,9 +124,13 @@ class Stepper:
             self._rate.fill_(lr)
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self._rate is None else self._rate
-        if self._captured is not None and inputs.shape == self._captured.inputs.shape:
+        self._shape = self._shape or inputs.shape
+        if self._captured is not None and inputs.shape == self._shape:
             self._captured.replay(inputs, targets)
-        else:  # also for a smaller last batch
+            return
+        # Compiling the blocks once more for a smaller last batch would take longer than its steps.
+        is_odd = self._execution.steps == "compiled" and inputs.shape != self._shape
+        with torch.compiler.set_stance("force_eager") if is_odd else nullcontext():
             self._step(inputs, targets)
 
     def take_sums(self) -> tuple[Tensor, Tensor]:
@@ -125,12 +149,15 @@ class Stepper:
 
     def capture(self, inputs: Tensor, targets: Tensor) -> None:
         """Record a step as a CUDA graph for batches of this shape. Weights and optimiser are restored afterwards."""
+        self._shape = inputs.shape
         if self._execution.steps == "eager" or self._device.type != "cuda":
             return
         for group in self.optimizer.param_groups:
             group["lr"] = self._rate
         weights, state = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()["state"]))
-        self._captured = _Captured(self._step, to_memory_format(inputs, self._execution), targets)
+        # Streams and graphs belong to the current device, which need not be that of the model.
+        with torch.cuda.device(self._device):
+            self._captured = _Captured(self._step, to_memory_format(inputs, self._execution), targets)
         # In place, because the graph holds these tensors.
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
@@ -171,18 +198,18 @@ class _Captured:
     """A step as a CUDA graph."""
 
     def __init__(self, step: Callable[[Tensor, Tensor], None], inputs: Tensor, targets: Tensor) -> None:
-        self.inputs, self._targets = inputs.clone(memory_format=torch.preserve_format), targets.clone()
+        self._inputs, self._targets = inputs.clone(memory_format=torch.preserve_format), targets.clone()
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UP):
-                step(self.inputs, self._targets)
+                step(self._inputs, self._targets)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self._graph):
-            step(self.inputs, self._targets)
+            step(self._inputs, self._targets)
 
     def replay(self, inputs: Tensor, targets: Tensor) -> None:
-        self.inputs.copy_(inputs)
+        self._inputs.copy_(inputs)
         self._targets.copy_(targets)
         self._graph.replay()

@@ -14,16 +14,18 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from buildup.errors import DataError
+from buildup.errors import DataError, ResourceError
 from buildup.graph.network import Network
 from buildup.models.read import read_network
-from buildup.training import checkpoint
+from buildup.training import checkpoint, speed
 from buildup.training.data import load_data
 from buildup.training.execution_words import Execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
+from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, make_optimizer
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
+from fake_cuda import fake_cuda
 
 FEW_STEPS = replace(load_recipe("quick").with_epochs(3), min_steps=4)
 
@@ -204,3 +206,54 @@ def test_the_data_that_the_run_began_with_is_taken(tmp_path: Path) -> None:
     epochs, _ = follow(training)
     assert len(epochs) == 1
     assert load_file(tmp_path / "weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA driver error: out of memory"),
+        MemoryError(),
+    ],
+    ids=["torch", "driver", "cuBLAS", "cuDNN", "driver of torch", "host"],
+)
+def test_memory_that_runs_out_under_any_name_gets_the_retry_and_a_sentence_when_measuring(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Stepper.__call__
+
+    def scarce(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
+        if self._parts == 1:
+            raise error
+        step(self, inputs, targets, lr)
+
+    monkeypatch.setattr(Stepper, "__call__", scarce)
+    _, score = follow(fit(job(tmp_path, recipe=replace(FEW_STEPS, epochs=1, min_steps=1))))
+    assert score.accuracy > 0
+    assert "Once more, with each batch in 2 parts" in (tmp_path / "log.txt").read_text()
+    with pytest.raises(ResourceError, match="does not fit into the memory"):
+        choose_execution(network(), FEW_STEPS, device="cpu", threads=1, steps=1)
+
+
+def test_other_errors_of_cuda_are_no_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Stepper, "__call__", broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        follow(fit(job(tmp_path)))
+
+
+def test_a_form_of_steps_that_needs_too_much_memory_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    def scarce(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        if self._execution.steps != "eager":
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Stepper, "capture", scarce)
+    monkeypatch.setattr(speed, "GPU_STEPS", 1)
+    with fake_cuda():
+        found = choose_execution(network(), replace(FEW_STEPS, batch_size=4), device="cuda", threads=1, steps=1)
+    assert [one.execution.steps for one in found] == ["eager"]

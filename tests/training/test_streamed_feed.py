@@ -25,6 +25,7 @@ from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset
 from buildup.training.fit import Job, evaluate_model, fit, validate
 from buildup.training.recipe import Recipe, load_recipe
+from fake_cuda import fake_cuda
 
 IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)
 PLAIN = replace(load_recipe("quick"), batch_size=6, crop_padding=0, flip=False, label_smoothing=0.0)
@@ -234,3 +235,23 @@ def test_a_training_from_files_goes_on_after_a_stop_as_if_unbroken(images: Path,
     resumed = list(fit(replace(whole, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1"))))
     assert [epoch.metrics["train_loss"] for epoch in resumed] == [epoch.metrics["train_loss"] for epoch in unbroken]
     assert resumed[-1].metrics["nll"] == unbroken[-1].metrics["nll"]
+
+
+def test_streamed_images_reach_a_cuda_device_without_waiting_for_each_batch(images: Path) -> None:
+    dataset = streamed(f"folder:{images}")
+    plain = feed(dataset, IMAGENET)
+    expected = [torch.cat([batch[0] for batch in batches]) for batches in (plain.epoch(1), plain.validation())]
+    waits = []
+    with fake_cuda(2) as cuda:
+        for size in (6, 2):
+            recipe = replace(IMAGENET, batch_size=size, eval_batch_size=size, mixup=0.0, cutmix=0.0)
+            given = replace(feed(dataset, recipe), device=torch.device("cuda:1"))
+            cuda.clear()
+            found = [list(batches) for batches in (given.epoch(1), given.validation())]
+            waits.append(len(cuda.waits))
+            places = {tensor.device for batches in found for batch in batches for tensor in batch}
+            assert places == {torch.device("cuda:1")}
+        again = replace(plain, device=torch.device("cuda:1"))
+        ours = [torch.cat([batch[0] for batch in batches]).cpu() for batches in (again.epoch(1), again.validation())]
+    assert waits[0] == waits[1]
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(ours, expected, strict=True))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ class Request:
     network: Network
     """The network that the search starts from: the base, with the blocks that the space adds."""
     speeds: tuple[Speed, ...]
-    """The measured speed of each form of steps, the chosen one first. Empty on CPUs, which have one form only."""
+    """The measured speed of each form of steps, the chosen one first. Empty on this machine's CPU, which has one."""
 
 
 def folder_for(settings: SearchSettings) -> Path:
@@ -86,11 +87,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     assert recipe is not None
     assert network is not None
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
-    # On a remote cluster this machine may have no such device, or another model of it.
-    device, threads = hardware.device, hardware.threads
-    measured = device.startswith("cuda") and not settings.ray
-    speeds = measure_speeds(network, recipe, data, device, threads, settled) if measured else ()
-    chosen = speeds[0].execution if speeds else replace(default_execution(recipe, device), **settled)
+    speeds = _measured(network, recipe, data, hardware, settled, seeds, settings.ray)
+    chosen = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
     values |= {
         "base": settings.base if settings.base in PRUNED else network.base,
         "run": settings.run or folder.name,
@@ -203,7 +201,9 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     """The device, workers and threads. With `--ray`, the devices and cores of this machine are not consulted."""
     cluster = settings.ray is not None
     gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
-    device = "cuda" if cluster and gpus and settings.device == "auto" else settings.device
+    device = settings.device
+    if settings.ray and device == "auto":
+        device = "cuda" if gpus or (settings.gpus_per_trial is None and _has_gpus(problems, settings.ray)) else "cpu"
     if not (cluster and device.startswith("cuda")):
         device = problems.checked(device, check_device, device)
     on_gpu = device.startswith("cuda")
@@ -223,10 +223,44 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
 
 
-def measure_speeds(
-    network: Network, recipe: Recipe, data: DataInfo, device: str, threads: int, settled: Mapping[str, Any]
+def _has_gpus(problems: Problems, address: str) -> bool:
+    from buildup.execution.ray_cluster import gpus_of  # loads Ray
+
+    return problems.checked(0.0, gpus_of, address) > 0
+
+
+def _measured(
+    network: Network,
+    recipe: Recipe,
+    data: DataInfo,
+    hardware: _Hardware,
+    settled: Mapping[str, Any],
+    seeds: int,
+    address: str | None,
 ) -> tuple[Speed, ...]:
-    """Measure the executions that a training may use, without those that `settled` excludes. The best comes first."""
+    """The speeds where the search will train. Each worker trains the base or a candidate with a few seeds, at least."""
+    device, threads = hardware.device, hardware.threads
+    asked = network, recipe, data, device, threads, settled, ceil(2 * seeds / hardware.workers)
+    if address:
+        from buildup.execution.ray_cluster import on_worker  # loads Ray
+
+        return on_worker(measure_speeds, *asked, cpus=threads, gpus=hardware.gpus_per_trial, address=address)
+    return measure_speeds(*asked) if device.startswith("cuda") else ()
+
+
+def measure_speeds(
+    network: Network,
+    recipe: Recipe,
+    data: DataInfo,
+    device: str,
+    threads: int,
+    settled: Mapping[str, Any],
+    trainings: int = 1,
+) -> tuple[Speed, ...]:
+    """Measure the executions that a training may use, without those that `settled` excludes. The best comes first.
+
+    Compiling is worth its time over all `trainings` of a worker.
+    """
     resolved = recipe.resolved(train_images=data.train_images)
-    steps = resolved.epochs * max(1, data.train_images // resolved.batch_size)
+    steps = trainings * resolved.epochs * max(1, data.train_images // resolved.batch_size)
     return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)

@@ -1,4 +1,4 @@
-"""Starts Ray on this machine or connects to a cluster, and checks that the requested workers fit."""
+"""Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
 import logging
 import math
@@ -7,16 +7,23 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
 
 import ray
 
-from buildup.errors import ResourceError
+from buildup.errors import BuildupError, ResourceError
+
+Value = TypeVar("Value")
 
 ANSWER_TIMEOUT = 5.0
 """Seconds for the first answer from a cluster's address."""
 CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to the cluster."""
+FREE_TIMEOUT = 120.0
+"""Seconds for a call on a worker, in which a busy cluster must have a free one."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
@@ -47,6 +54,49 @@ def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -
     return True
 
 
+def gpus_of(address: str) -> float:
+    """The number of GPUs of a cluster."""
+    with _connected(address):
+        return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+
+
+def on_worker(function: Callable[..., Value], *arguments: object, cpus: float, gpus: float, address: str) -> Value:
+    """Call a function on a machine of a cluster, with the resources of a worker.
+
+    What holds for a worker is found out there, because the driver may have another chip, or no GPU.
+    """
+    with _connected(address):
+        check_resources({"CPU": cpus, "GPU": gpus}, 1, address)
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function)
+        try:
+            found: Value = ray.get(task.remote(*arguments), timeout=FREE_TIMEOUT)
+        except ray.exceptions.GetTimeoutError:
+            raise ResourceError(
+                f"The Ray cluster at {address} had no worker with {cpus:g} CPU and {gpus:g} GPU free within "
+                f"{FREE_TIMEOUT:g} s. Is another search running there?"
+            ) from None
+        except ray.exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, BuildupError):
+                raise cause from None
+            said = (str(cause).strip() or type(cause).__name__).splitlines()[-1]
+            raise ResourceError(f"A worker of the Ray cluster at {address} can't train: {said}") from error
+        except ray.exceptions.RayError as error:
+            raise ResourceError(f"The Ray cluster at {address} can't start a worker: {error}") from error
+    return found
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[None]:
+    owned = start_ray(0, None, address, verbose=False)
+    try:
+        yield
+    finally:
+        if owned:
+            ray.shutdown()
+
+
+@cache
 def _check_address(address: str) -> None:
     """Raise if no Ray cluster answers at an address. Ray itself would try for minutes and then exit the process."""
     if address != "auto":

@@ -129,16 +129,7 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
     if job.whole:
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
-    feed = Feed(
-        recipe=recipe,
-        dataset=on_device(dataset, device, job.device_share) if isinstance(dataset, Dataset) else dataset,
-        train=train,
-        val=val,
-        seed=job.seed,
-        device=device,
-        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
-        workers=job.threads if device.type == "cuda" else 0,
-    )
+    feed = _feed(job, recipe, dataset, train, val)
 
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
@@ -181,6 +172,20 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
         images=len(found.correct),
         validated=np.packbits(validated.numpy()).tobytes() if job.split_seed is None else None,
         seconds=sum(epoch.metrics["seconds"] for epoch in curve),
+    )
+
+
+def _feed(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: Tensor, val: Tensor) -> Feed:
+    device = torch.device(job.device)
+    return Feed(
+        recipe=recipe,
+        dataset=on_device(dataset, device, job.device_share) if isinstance(dataset, Dataset) else dataset,
+        train=train,
+        val=val,
+        seed=job.seed,
+        device=device,
+        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
+        workers=job.threads if device.type == "cuda" else 0,
     )
 
 

@@ -40,7 +40,7 @@ def test_a_function_is_called_in_a_worker_and_its_errors_come_back_as_sentences(
     process, value = on_worker(where, 7, cpus=1, gpus=0, address=address)
     assert value == 7
     assert process != os.getpid()
-    with pytest.raises(DataError, match="^no images$"):
+    with pytest.raises(DataError, match=r"^no images$"):
         on_worker(refusing, cpus=1, gpus=0, address=address)
     with pytest.raises(ResourceError, match=f"{address} can't train: the last line"):
         on_worker(failing, cpus=1, gpus=0, address=address)

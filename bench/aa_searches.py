@@ -35,7 +35,7 @@ from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import MOST_TIMES
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.trials.decision import decision_to_values
+from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Record, Score, record_from_values, record_to_values
@@ -164,7 +164,7 @@ def search(number: int, network: Network, space: SearchSpace, recipe: Recipe, fi
     for judge in JUDGES_COMPARED:
         replay = make_replay(network, space, judge=judge, seeds=SEEDS, first_seed=number * SEEDS_APART)
         view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
-        decisions = [decision_to_values(decision) for decision in view.decisions]
+        decisions = [_line(decision) for decision in view.decisions]
         judged[judge] = {"trainings": len(history.outcomes), "decisions": decisions}
     scores = [record.outcome for record in evaluator.known.values() if isinstance(record.outcome, Score)]
     return {
@@ -226,6 +226,13 @@ def drawn_table(values: Mapping[str, Any]) -> str:
         f"In brackets: {100 * LEVEL:g} % Clopper-Pearson intervals, which take the draws as independent."
     )
     return "\n".join([*aligned(rows), "", note])
+
+
+def _line(made: Decision) -> dict[str, Any]:
+    """What a line keeps of a verdict."""
+    values = decision_to_values(made)
+    numbers = {name: [round(one, 3) for one in values[name]] for name in ("ci", "scores", "parent_scores")}
+    return {**{name: values[name] for name in ("edit", "verdict", "seeds")}, "gain": round(made.gain, 3), **numbers}
 
 
 def _train(training: Training, recipe: Recipe) -> Record:

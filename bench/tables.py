@@ -150,7 +150,7 @@ def real() -> str:
     note = (
         f"{searches['searches']:,} searches; {drawn['drawn']:,} drawn from the trainings of {drawn['seeds']} seeds. In "
         f"brackets: 95 % intervals. Gain of the first candidate over its first 3 seeds: {gain:+.2f} points (standard "
-        f"error {error:.2f}), so nothing helps indeed."
+        f"error {error:.2f})."
     )
     return f"{_table(head, rows)}\n\n{note}"
 

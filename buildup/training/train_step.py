@@ -6,7 +6,6 @@ launched kernel by kernel and 6.2 ms compiled and captured (H200, torch 2.11).
 
 import copy
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from buildup.errors import RecipeError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
+from buildup.training.execution import no_kernel_search
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.trials.training import Pretrained
@@ -128,9 +128,12 @@ class Stepper:
         if self._captured is not None and inputs.shape == self._shape:
             self._captured.replay(inputs, targets)
             return
-        # Compiling the blocks once more for a smaller last batch would take longer than its steps.
-        is_odd = self._execution.steps == "compiled" and inputs.shape != self._shape
-        with torch.compiler.set_stance("force_eager") if is_odd else nullcontext():
+        if inputs.shape == self._shape:
+            self._step(inputs, targets)
+            return
+        # Compiling blocks and searching for kernels once more, for a smaller last batch, would take longer than its
+        # steps.
+        with torch.compiler.set_stance("force_eager"), no_kernel_search():
             self._step(inputs, targets)
 
     def take_sums(self) -> tuple[Tensor, Tensor]:

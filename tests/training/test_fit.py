@@ -168,17 +168,21 @@ def test_a_worker_gets_its_settings_back(tmp_path: Path) -> None:
         torch.set_num_threads(threads)
 
 
-def test_kernels_are_searched_for_in_training_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: dict[bool, set[bool]] = {True: set(), False: set()}
+def test_kernels_are_searched_for_in_whole_batches_of_training_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: dict[tuple[bool, int], set[bool]] = {}
     forward = torch.nn.Conv2d.forward
 
     def watched(self: torch.nn.Conv2d, images: torch.Tensor) -> torch.Tensor:
-        searched[self.training].add(torch.backends.cudnn.benchmark)
+        searched.setdefault((self.training, len(images)), set()).add(torch.backends.cudnn.benchmark)
         return forward(self, images)
 
     monkeypatch.setattr(torch.nn.Conv2d, "forward", watched)
-    run(job(tmp_path, epochs=1, fraction=0.05))
-    assert searched == {True: {True}, False: {False}}
+    recipe = replace(load_recipe("quick").with_epochs(1), batch_size=22, min_steps=1)
+    run(job(tmp_path, recipe=recipe, fraction=0.05))  # 60 images
+    assert {size: found for (training, size), found in searched.items() if training} == {22: {True}, 16: {False}}
+    assert {flag for (training, _), found in searched.items() if not training for flag in found} == {False}
 
 
 @pytest.mark.slow

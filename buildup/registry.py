@@ -90,7 +90,11 @@ class Registry(Generic[T]):
     def _members(self) -> dict[str, T]:
         fill, self._fill = self._fill, None
         if fill:
-            fill()
+            try:
+                fill()
+            except BaseException:
+                self._fill = fill  # else the next look-up would find some of the members
+                raise
         return self._registered
 
     @cached_property

@@ -74,7 +74,7 @@ class SearchSettings:
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
     workers: Annotated[int | None, _MACHINES] = None
-    """Trainings side by side (default: one a GPU; on a CPU up to one a core)."""
+    """Trainings side by side (default: as many as the GPUs have room for; on a CPU up to one a core)."""
     gpus_per_trial: Annotated[float | None, _MACHINES] = None
     """GPUs of one training (default: 1 where there is one)."""
     device: Annotated[str, _MACHINES] = "auto"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from buildup.engine.costs import costs_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
+from buildup.execution.evaluator import room
 from buildup.graph.network import Network
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import PRUNED, read_network
@@ -216,7 +216,7 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
     threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1, most=4096)
     # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.
-    fitting = int(device_count(device) / (gpus or 1) + 1e-9) if on_gpu else min(cores() // threads, seeds)
+    fitting = int(room(device_count(device), gpus or 1.0)) if on_gpu else min(cores() // threads, seeds)
     usual = seeds if cluster else max(1, fitting)
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
     workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
@@ -238,9 +238,12 @@ def _measured(
     seeds: int,
     address: str | None,
 ) -> tuple[Speed, ...]:
-    """The speeds where the search will train. Each worker trains the base or a candidate with a few seeds, at least."""
+    """The speeds where the search will train: the base and a candidate with all seeds, at least.
+
+    Not by the trainings of one worker, because the number of workers must not change how steps are computed.
+    """
     device, threads = hardware.device, hardware.threads
-    asked = network, recipe, data, device, threads, settled, ceil(2 * seeds / hardware.workers)
+    asked = network, recipe, data, device, threads, settled, 2 * seeds
     if address:
         from buildup.execution.ray_cluster import on_worker  # loads Ray
 

@@ -10,6 +10,7 @@ import json
 from dataclasses import asdict
 from datetime import datetime
 from importlib.metadata import version
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ def known_speed(
     found: Any = None if anew else recall(name, folder)
     try:
         times = {part: float(found["seconds"][part]) for part in ("train", "evaluate", "preparation")}
+        if not (0 < times["train"] < inf and 0 <= times["evaluate"] < inf and 0 <= times["preparation"] < inf):
+            raise ValueError
         return Speed(execution=execution, **times), str(found["measured"])
     except (KeyError, TypeError, ValueError):  # not in the cache, or damaged
         speed = measure_speed(network, recipe, execution, device=device, threads=threads)

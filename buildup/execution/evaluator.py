@@ -1,6 +1,7 @@
 """The evaluator protocol: an ordered list of requested trainings goes in, events come out."""
 
 from collections.abc import Sequence
+from math import floor, inf
 from typing import Protocol
 
 from buildup.errors import SearchError
@@ -43,3 +44,14 @@ def raise_if_infrastructure(event: Event) -> Event:
             f"continues from there."
         )
     return event
+
+
+def room(devices: float, share: float) -> float:
+    """How many trainings fit on a machine with so many devices. A share of a GPU never spans two GPUs.
+
+    >>> room(2, 0.4), room(3, 2), room(4, 0)
+    (4, 1, inf)
+    """
+    if not share:
+        return inf
+    return floor(devices) * floor(1 / share + 1e-9) if share < 1 else floor(devices / share + 1e-9)

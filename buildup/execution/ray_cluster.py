@@ -1,7 +1,6 @@
 """Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
 import logging
-import math
 import signal
 import socket
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 import ray
 
 from buildup.errors import BuildupError, ResourceError
+from buildup.execution.evaluator import room
 
 Value = TypeVar("Value")
 
@@ -23,7 +23,9 @@ ANSWER_TIMEOUT = 5.0
 CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to the cluster."""
 FREE_TIMEOUT = 120.0
-"""Seconds for a call on a worker, in which a busy cluster must have a free one."""
+"""Seconds in which a busy cluster must have a free worker."""
+CALL_TIMEOUT = 900.0
+"""Seconds for a call on it. Compiling a large network takes minutes."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
@@ -67,13 +69,14 @@ def on_worker(function: Callable[..., Value], *arguments: object, cpus: float, g
     """
     with _connected(address):
         check_resources({"CPU": cpus, "GPU": gpus}, 1, address)
-        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function)
+        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         try:
-            found: Value = ray.get(task.remote(*arguments), timeout=FREE_TIMEOUT)
+            ray.get(remote(_nothing).remote(), timeout=FREE_TIMEOUT)
+            found: Value = ray.get(remote(function).remote(*arguments), timeout=CALL_TIMEOUT)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
                 f"The Ray cluster at {address} had no worker with {cpus:g} CPU and {gpus:g} GPU free within "
-                f"{FREE_TIMEOUT:g} s. Is another search running there?"
+                f"{FREE_TIMEOUT:g} s, or it did not answer within {CALL_TIMEOUT:g} s. Is another search running there?"
             ) from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
@@ -84,6 +87,10 @@ def on_worker(function: Callable[..., Value], *arguments: object, cpus: float, g
         except ray.exceptions.RayError as error:
             raise ResourceError(f"The Ray cluster at {address} can't start a worker: {error}") from error
     return found
+
+
+def _nothing() -> None:
+    """Ends as soon as a worker is free."""
 
 
 @contextmanager
@@ -133,7 +140,7 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    places = sum(min(_places(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
+    places = sum(min(room(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
     if places < workers:
         asked = " and ".join(f"{share:g} {name}" for name, share in resources.items() if share)
         exists = "; ".join(
@@ -144,10 +151,3 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
             f"{workers} workers with {asked} each do not fit: {where} has {exists or 'nothing'}, "
             f"which is room for {int(places)}. Ask for fewer workers or less for each."
         )
-
-
-def _places(there: float, share: float) -> float:
-    if not share:
-        return math.inf
-    # A fraction of a GPU never spans two GPUs.
-    return math.floor(there) * math.floor(1 / share + 1e-9) if share < 1 else math.floor(there / share + 1e-9)

@@ -140,10 +140,9 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
     append_log(folder, "finished")
 
 
-def epochs_done(folder: str) -> int:
-    """How many epochs an attempt has saved."""
-    curve = Path(folder) / CURVE
-    return len(curve.read_bytes().splitlines()) if curve.is_file() else 0
+def has_state(folder: str | Path) -> bool:
+    """Whether another attempt can resume from the files of a folder."""
+    return any((Path(folder) / name).is_file() for name in (CHECKPOINT, WEIGHTS))
 
 
 def append_log(folder: str, line: str) -> None:

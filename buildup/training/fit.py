@@ -90,10 +90,11 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
     Raises:
         Failed: The training diverged, found its disk full, or did not fit into memory, even with each batch in parts.
     """
+    yielded: list[Epoch] = []
     with torch_settings(job.threads, deterministic=job.execution.deterministic), _share_of_memory(job):
         try:
             with _named_failures(job):
-                return (yield from _train(job, parts=1, reported=0))
+                return (yield from _train(job, yielded, parts=1))
         except Failed as failed:
             if failed.reason is not Reason.OUT_OF_MEMORY or job.recipe.batch_size < 2 * RETRY_PARTS:
                 raise
@@ -101,10 +102,9 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
         # Outside of the except clause: inside, the error would hold all that filled the memory.
         if job.device.startswith("cuda"):
             torch.cuda.empty_cache()
-        reported = checkpoint.epochs_done(job.folder)
         with _named_failures(job):
-            again = replace(job, resume_from=job.folder if reported else job.resume_from)
-            return (yield from _train(again, parts=RETRY_PARTS, reported=reported))
+            again = replace(job, resume_from=job.folder if checkpoint.has_state(job.folder) else job.resume_from)
+            return (yield from _train(again, yielded, parts=RETRY_PARTS))
 
 
 @contextmanager
@@ -120,8 +120,8 @@ def _share_of_memory(job: Job) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Score]:
-    """Train with each batch in micro-batches. The first `reported` epochs are not yielded again."""
+def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, None, Score]:
+    """Train with each batch in micro-batches. Epochs are added to those that were yielded, and not yielded again."""
     device = torch.device(job.device)
     dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
     _check_data(job, dataset)
@@ -150,14 +150,17 @@ def _train(job: Job, *, parts: int, reported: int) -> Generator[Epoch, None, Sco
             stepper.capture(
                 torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device)
             )
-        yield from curve[reported:]
+        for epoch in curve[len(yielded) :]:
+            yielded.append(epoch)
+            yield epoch
         ended = time.perf_counter()
         for number in range(len(curve) + 1, recipe.epochs + 1):
             epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
             saved.add(curve, last=number == recipe.epochs)
-            if number > reported:
+            if number > len(yielded):
+                yielded.append(epoch)
                 yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(model, feed, Execution())

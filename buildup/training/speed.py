@@ -17,7 +17,7 @@ import torch
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import has_matrix_units, is_out_of_memory, torch_settings
+from buildup.training.execution import has_matrix_units, is_out_of_memory, no_kernel_search, torch_settings
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.train_step import (
@@ -120,6 +120,7 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         with (
             torch.inference_mode(),
             torch.compiler.set_stance("force_eager"),
+            no_kernel_search(),
             torch.autocast(place.type, torch.bfloat16, enabled=execution.precision == "bf16"),
         ):
             evaluate = min(

@@ -18,7 +18,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, **values: Any) -> list[str]:
 
     def in_a_process(name: str, bench: object, left: float) -> dict[str, Any]:
         measured.append(name)
-        return {"section": name, "seconds": 1.0, **values.get(name, {"values": {"what": 1.5}})}
+        return {"section": name, "device": "CPU", "seconds": 1.0, **values.get(name, {"values": {"what": 1.5}})}
 
     monkeypatch.setattr(gpu, "_in_a_process", in_a_process)
     return measured
@@ -50,16 +50,28 @@ def test_all_sections_fit_into_a_session_of_fifteen_minutes() -> None:
     assert sum(section.seconds for section in SECTIONS.values()) <= 800
 
 
-def test_a_crash_costs_its_section_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def crashed(command: list[str], **how: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, -11, "", "one line\nSegmentation fault\n")
+def test_a_crash_or_a_hang_costs_its_section_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Crashed:
+        returncode = -11
 
-    monkeypatch.setattr(subprocess, "run", crashed)
-    assert main([str(tmp_path), "--device", "cpu", "--only", "epoch"]) == 0
+        def __init__(self, command: list[str], **how: object) -> None:
+            assert how["start_new_session"]
+
+        def communicate(self, timeout: float) -> tuple[str, str]:
+            assert timeout <= gpu.LIMIT * SECTIONS["epoch"].seconds
+            return "", "one line\nSegmentation fault\n"
+
+    monkeypatch.setattr(subprocess, "Popen", Crashed)
+    assert main([str(tmp_path), "--device", "cpu", "--minutes", "600", "--only", "epoch"]) == 0
     (line,) = read_lines(tmp_path / FILE)
     assert line["error"] == "Segmentation fault"
-    append_line(tmp_path / FILE, {"section": "epoch", "values": {"share": 1.0}})
-    assert main([str(tmp_path), "--table", "--device", "cpu"]) == 0
+
+
+def test_a_rehearsal_is_no_result_of_another_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    append_line(tmp_path / FILE, {"section": "epoch", "device": "some GPU", "values": {"share": 1.0}, "seconds": 1})
+    measured = fake(monkeypatch)
+    assert main([str(tmp_path), "--device", "cpu", "--only", "epoch"]) == 0
+    assert measured == ["epoch"]
 
 
 def test_wrong_flags_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

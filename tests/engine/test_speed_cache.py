@@ -86,10 +86,15 @@ def test_another_machine_or_version_is_measured(
 
 def test_a_damaged_entry_is_measured_again(count: Callable[[], int], tmp_path: Path) -> None:
     known_speed(**ASKED)
-    for text in ("{", "[]", '{"seconds": {"train": null}, "measured": ""}'):
+    damaged = ["{", "[]", '{"seconds": {"train": null}, "measured": ""}']
+    damaged += [
+        f'{{"seconds": {{"train": {train}, "evaluate": 0, "preparation": 0}}, "measured": ""}}'
+        for train in ("0", "-1", "NaN", "Infinity")
+    ]
+    for text in damaged:
         next(tmp_path.rglob("*.json")).write_text(text)
         known_speed(**ASKED)
-    assert count() == 4
+    assert count() == 1 + len(damaged)
 
 
 def test_a_plan_says_when_it_measured_and_measures_anew_when_asked(count: Callable[[], int]) -> None:

@@ -238,6 +238,26 @@ def test_memory_that_runs_out_under_any_name_gets_the_retry_and_a_sentence_when_
         choose_execution(network(), FEW_STEPS, device="cpu", threads=1, steps=1)
 
 
+def test_a_resumed_training_that_is_retried_yields_its_earlier_epochs_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fit(job(tmp_path / "1"))
+    next(first)
+    first.close()
+    capture, calls = Stepper.capture, []
+
+    def scarce(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        calls.append(self)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        capture(self, inputs, targets)
+
+    monkeypatch.setattr(Stepper, "capture", scarce)
+    epochs, _ = follow(fit(job(tmp_path / "2", resume_from=str(tmp_path / "1"))))
+    assert len(calls) == 2
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+
+
 def test_other_errors_of_cuda_are_no_lack_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

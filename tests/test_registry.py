@@ -21,10 +21,10 @@ class Species:
 
 
 def trees(*names: str) -> Registry[Tree]:
-    registry = Registry[Tree]("tree", group="buildup.trees", error=DataError)
+    forest = Registry[Tree]("tree", group="buildup.trees", error=DataError)
     for name in names:
-        registry.register(Tree(name))
-    return registry
+        forest.register(Tree(name))
+    return forest
 
 
 def install(monkeypatch: pytest.MonkeyPatch, folder: Path, package: str, points: str, code: str = "") -> None:
@@ -56,22 +56,22 @@ def test_a_name_that_is_taken_is_refused() -> None:
 
 
 def test_a_class_is_registered_by_a_decorator() -> None:
-    registry = Registry[type[Species]]("tree", group="buildup.trees")
+    forest = Registry[type[Species]]("tree", group="buildup.trees")
 
-    @registry.register
+    @forest.register
     class Pine(Species):
         name = "pine"
 
-    assert registry["pine"] is Pine
+    assert forest["pine"] is Pine
 
 
 def test_a_package_offers_a_member(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     install(monkeypatch, tmp_path, "grove", "ash = grove:ASH", "ASH = SimpleNamespace(name='ash')")
-    registry = trees("oak")
-    assert list(registry) == ["oak", "ash"]
+    forest = trees("oak")
+    assert list(forest) == ["oak", "ash"]
     assert "grove" not in sys.modules
-    assert registry["ash"].name == "ash"
-    assert [tree.name for tree in registry.values()] == ["oak", "ash"]
+    assert forest["ash"].name == "ash"
+    assert [tree.name for tree in forest.values()] == ["oak", "ash"]
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,23 @@ def test_a_broken_package_is_an_error_for_its_name_and_a_warning_for_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, points: str, code: str, problem: str
 ) -> None:
     install(monkeypatch, tmp_path, "grove", points, code)
-    registry = trees("oak")
-    assert registry["oak"] == Tree("oak")
+    forest = trees("oak")
+    assert forest["oak"] == Tree("oak")
     with pytest.raises(DataError, match=rf"tree 'ash' of the package grove 1.0 \(grove:ASH\) .*{problem}"):
-        registry["ash"]
+        forest["ash"]
     with pytest.warns(UserWarning, match=problem):
-        assert registry.values() == [Tree("oak")]
-    assert registry.values() == [Tree("oak")]  # said once is enough
+        assert forest.values() == [Tree("oak")]
+    assert forest.values() == [Tree("oak")]  # said once is enough
 
 
 def test_a_package_does_not_replace_a_member_of_ours_or_of_another(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     install(monkeypatch, tmp_path, "grove", "oak = grove:OAK")
-    registry = trees("oak")
+    forest = trees("oak")
     with pytest.warns(UserWarning, match="tree 'oak' of the package grove 1.0 is left out: the one of buildup has"):
-        assert list(registry) == ["oak"]
+        assert list(forest) == ["oak"]
     install(monkeypatch, tmp_path, "wood", "oak = wood:OAK")
-    registry = trees()
+    forest = trees()
     with pytest.warns(UserWarning, match="of the package wood 1.0 is left out: the one of the package grove 1.0 has"):
-        assert list(registry) == ["oak"]
+        assert list(forest) == ["oak"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from buildup.engine.costs import costs_of
 from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
+from buildup.engine.status import status_of
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
 from buildup.report.findings import Findings
@@ -33,6 +34,7 @@ def findings_of(
 ) -> Findings:
     """Collect what the report, the model card and the comparison show of a run."""
     measured = read_diagnoses(run.folder)
+    status, reason = status_of(run)
     return Findings(
         title=run.title,
         run=str(run.folder),
@@ -54,7 +56,7 @@ def findings_of(
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
-        finished=f"This run is {run.status}{f': {run.reason}' if run.reason else ''}.",
+        finished=f"This run is {status}{f': {reason}' if reason else ''}.",
     )
 
 

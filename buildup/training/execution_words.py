@@ -1,7 +1,8 @@
 """How training steps are computed, as values without torch: precision, memory layout and the form of the steps.
 
-All trainings of a run share one execution. It follows from the recipe and the kind of device, not from a measurement,
-so that one command computes the same on all machines of a kind. `speed.py` measures it.
+All trainings of a run share one execution. Precision and memory layout follow from the recipe and the kind of device,
+not from a measurement, so that one command computes the same on all machines of a kind. Only on CUDA does a measurement
+(`speed.py`) choose the form of the steps, which compute the same but for rounding.
 """
 
 from collections.abc import Mapping

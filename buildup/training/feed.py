@@ -1,9 +1,9 @@
 """The batches of a training on its device, augmented, epoch by epoch, and the images that it is validated on.
 
 A decoded dataset lies on the device if it takes a small part of its memory, else on the host. Whole batches of it are
-augmented on the device. A streamed one, which would fill the memory or
-whose whole images a recipe needs, is read anew in each epoch by timm's transforms, in processes that read ahead. Both
-depend on seed and epoch alone, not on the number of processes, nor on where an interrupted training resumes.
+augmented on the device. A streamed one, which would fill the memory or whose whole images a recipe needs, is read anew
+in each epoch by timm's transforms, in processes that read ahead. Both depend on seed and epoch alone, not on the number
+of processes, nor on where an interrupted training resumes.
 """
 
 import hashlib

@@ -125,14 +125,10 @@ class Stepper:
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self._rate is None else self._rate
         self._shape = self._shape or inputs.shape
-        if self._captured is not None and inputs.shape == self._shape:
-            self._captured.replay(inputs, targets)
-            return
         if inputs.shape == self._shape:
-            self._step(inputs, targets)
+            (self._captured.replay if self._captured else self._step)(inputs, targets)
             return
-        # Compiling blocks and searching for kernels once more, for a smaller last batch, would take longer than its
-        # steps.
+        # Compiling blocks and searching for kernels for a smaller last batch would take longer than its steps.
         with torch.compiler.set_stance("force_eager"), no_kernel_search():
             self._step(inputs, targets)
 

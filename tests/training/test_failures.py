@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +23,9 @@ from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
 from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, make_optimizer
-from buildup.trials.outcome import Epoch, Failed, Reason, Score
+from buildup.trials.outcome import Failed, Reason
 from fake_cuda import fake_cuda
+from following import follow
 
 FEW_STEPS = replace(load_recipe("quick").with_epochs(3), min_steps=4)
 
@@ -45,15 +45,6 @@ def job(folder: Path, **changes: object) -> Job:
         "folder": str(folder),
     }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]  # a test may change any field
-
-
-def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]:
-    epochs = []
-    while True:
-        try:
-            epochs.append(next(training))
-        except StopIteration as end:
-            return epochs, end.value
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Trainings of a tiny network on a part of the digits."""
 
 import pickle
-from collections.abc import Generator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from buildup.training.health import check_base
 from buildup.training.recipe import load_recipe
 from buildup.training.train_step import nudge
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
+from following import follow
 
 
 @cache
@@ -45,15 +45,6 @@ def job(folder: Path, *, epochs: int = 2, fraction: float = 0.25, **changes: obj
 
 def run(given: Job) -> tuple[list[Epoch], Score]:
     return follow(fit(given))
-
-
-def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]:
-    epochs = []
-    while True:
-        try:
-            epochs.append(next(training))
-        except StopIteration as end:
-            return epochs, end.value
 
 
 def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """A training on a CUDA device, on a fake one: where its tensors are, what makes the host wait, how much is launched."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,8 +23,8 @@ from buildup.training.metrics import METRICS
 from buildup.training.recipe import AUGMENTATIONS, RandAugment, Recipe, load_recipe
 from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model
-from buildup.trials.outcome import Epoch, Score
 from fake_cuda import FakeCuda, Wrong, fake_cuda
+from following import follow
 
 CUDA = torch.device("cuda:0")
 PAPER = replace(load_recipe("paper"), batch_size=8, eval_batch_size=4)
@@ -155,15 +155,6 @@ def test_a_score_is_computed_in_ieee_float32_and_epochs_in_between_as_they_train
     validate(model, given, Execution(precision="bf16"))
     assert seen == [("ieee", torch.float32), ("tf32", torch.bfloat16)]
     assert cudnn.conv.fp32_precision == "tf32"
-
-
-def follow(training: Generator[Epoch, None, Score]) -> tuple[list[Epoch], Score]:
-    epochs = []
-    while True:
-        try:
-            epochs.append(next(training))
-        except StopIteration as end:
-            return epochs, end.value
 
 
 def job(folder: Path, **changes: Any) -> Job:

@@ -5,12 +5,15 @@ It has two verdicts (keep, drop) and a training that had begun. Its weights were
 """
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import buildup
 from buildup.cli.main import main
+from buildup.engine.reports import report_of
+from buildup.store.run_record import open_record
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "run_0_1_0.tar.xz"
 
@@ -37,6 +40,11 @@ def test_it_is_reported(old: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "CC|CC|CM" in Path("runs/old/report.html").read_text(encoding="utf-8")
     assert main(["status", old]) == 0
     assert "stopped (--max-trials 6 was reached)" in capsys.readouterr().out
+
+
+def test_a_run_whose_driver_was_killed_is_reported_as_stopped(old: str) -> None:
+    killed = replace(open_record(old), status="running", reason="")
+    assert report_of(killed).finished == "This run is stopped: its driver is gone."
 
 
 def test_it_is_resumed_to_its_end_and_repeats_no_training(old: str) -> None:

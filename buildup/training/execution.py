@@ -22,6 +22,9 @@ OUT_OF_MEMORY_SIGNS = (
 )
 """Parts of the messages of errors that are not torch's own `OutOfMemoryError`."""
 
+MOST_READING = 16
+"""The most processes that read images for one training, unless it is given more threads."""
+
 
 def check_device(name: str) -> str:
     """Check the name of a device. `auto` becomes a GPU where there is one, else the CPU.
@@ -62,6 +65,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 def device_count(name: str) -> int:
     """How many devices a name stands for."""
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
+
+
+def reading_processes(device: torch.device, threads: int, share: float = 1.0) -> int:
+    """How many processes read images ahead for a training: none on a CPU, whose steps use all of its threads.
+
+    A GPU needs more of them than a step has threads. They change no result, so each GPU gets its part of the cores.
+    """
+    if device.type != "cuda":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(threads, min(MOST_READING, int(cores * share / device_count("cuda"))))
 
 
 def has_matrix_units(device: torch.device) -> bool:
@@ -110,7 +124,8 @@ def _set_float32(matmul: str, tf32: bool, precisions: Sequence[str], places: Seq
 @contextmanager
 def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
     """Change torch's process-wide settings, and restore them at the end for the next user of a reused worker."""
-    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    strict, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
@@ -121,8 +136,8 @@ def torch_settings(threads: int, *, deterministic: bool) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before[0])
-        torch.use_deterministic_algorithms(before[1])
-        torch.backends.cudnn.benchmark = before[2]
+        torch.use_deterministic_algorithms(strict, warn_only=warns)
+        torch.backends.cudnn.benchmark = before[1]
 
 
 @contextmanager

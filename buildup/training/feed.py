@@ -114,9 +114,9 @@ class Feed:
             loaded = self._augmented_pixels(dataset, index, starts, number)
         else:
             # timm's transforms augment the pixels.
-            places = [list(range(start, min(images, start + recipe.batch_size))) for start in starts]
-            transform = training_transform(recipe, dataset)
-            loaded = self._read(dataset, index, places, transform, epoch_seed(self.seed, number, "images"))
+            seen = index[: min(images, starts[-1] + recipe.batch_size)]
+            seed = epoch_seed(self.seed, number, "images")
+            loaded = self._reader.batches(seen, recipe.batch_size, seed, augmented=True)
         changes = self._draw_changes(number, "normalised")
         mix_rng = random_stream(self.seed, number, "mix")
         first = 0
@@ -141,24 +141,15 @@ class Feed:
                 else:
                     yield batch_inputs, batch_targets
 
-    def validation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images in their order, normalised, with their labels."""
-        dataset = self.dataset
-        if isinstance(dataset, Dataset):
-            for part in torch.split(send(self.val, dataset.images.device), self.recipe.eval_batch_size):
-                inputs, labels = self._chosen(dataset, part)
-                yield normalise(inputs, dataset.mean, dataset.std), labels
+    def validation(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """The validation images, or one of so many of them, in their order: normalised, with their labels."""
+        dataset, chosen, size = self.dataset, self.val[::every], self.recipe.eval_batch_size
+        if isinstance(dataset, StreamedDataset):
+            yield from self._reader.batches(chosen, size, seed=0, augmented=False)
             return
-        # As timm evaluates: the centre of a slightly larger image.
-        transform: Any = create_transform(
-            dataset.image_size,
-            is_training=False,
-            use_prefetcher=True,
-            interpolation="bilinear",
-            crop_pct=1.0 if dataset.image_size <= SMALL else 0.875,
-        )
-        places = [place.tolist() for place in torch.split(torch.arange(len(self.val)), self.recipe.eval_batch_size)]
-        yield from self._read(dataset, self.val, places, transform, seed=0)
+        for part in torch.split(send(chosen, dataset.images.device), size):
+            inputs, labels = self._chosen(dataset, part)
+            yield normalise(inputs, dataset.mean, dataset.std), labels
 
     def _augmented_pixels(
         self, dataset: Dataset, index: Tensor, starts: range, number: int
@@ -184,25 +175,10 @@ class Feed:
         values = self.recipe.batch_size * dataset.channels * dataset.image_size**2
         return max(1, AUGMENTED_VALUES // values) if self.device.type == "cuda" else 1
 
-    def _read(
-        self, dataset: StreamedDataset, index: Tensor, places: list[list[int]], transform: Transform, seed: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and labels of a streamed dataset, in batches of places in the index."""
-        loader = DataLoader(
-            _SourceImages(source=dataset.source, index=index.tolist(), transform=transform, seed=seed),
-            batch_sampler=places,
-            num_workers=self.workers,
-            collate_fn=fast_collate,
-            pin_memory=self.device.type == "cuda",
-            # Without it a loader draws the seed of its workers from the network's generator.
-            generator=torch.Generator(),
-        )
-        loaded: Any = PrefetchLoader(loader, mean=dataset.mean, std=dataset.std, channels=3, device=self.device)
-        if self.device.type == "cuda":
-            # The memory of a stream is kept for that stream. One for each epoch would keep that of all epochs.
-            loaded.stream = _transfer_stream(self.device)
-        for inputs, labels in loaded:
-            yield inputs, labels.to(self.device)
+    @cached_property
+    def _reader(self) -> "_ImageReader":
+        assert isinstance(self.dataset, StreamedDataset)
+        return _ImageReader(self.dataset, self.recipe, self.device, self.workers)
 
     def _draw_changes(self, number: int, sees: Literal["pixels", "normalised"]) -> list[Change]:
         """Draw the changes that the recipe makes to the images of an epoch, in the order in which they are applied."""
@@ -287,27 +263,88 @@ def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Transform:
     return transform  # type: ignore[no-any-return]  # timm has no types
 
 
-@dataclass(frozen=True, kw_only=True)
-class _SourceImages(TorchDataset[tuple[Any, int]]):
-    """The images of an epoch by their place in it."""
+def validation_transform(dataset: StreamedDataset) -> Transform:
+    """The centre of a slightly larger image, as timm evaluates."""
+    return create_transform(  # type: ignore[no-any-return]  # timm has no types
+        dataset.image_size,
+        is_training=False,
+        use_prefetcher=True,
+        interpolation="bilinear",
+        crop_pct=1.0 if dataset.image_size <= SMALL else 0.875,
+    )
 
-    source: Source
-    index: list[int]
-    transform: Transform
-    seed: int
+
+class _ImageReader:
+    """Reads the images of a streamed dataset and transforms them, in processes that last as long as the training.
+
+    Processes that start anew in each epoch would fill their queues anew while the device waits.
+    """
+
+    def __init__(self, dataset: StreamedDataset, recipe: Recipe, device: torch.device, processes: int) -> None:
+        self._dataset = dataset
+        self._device = device
+        self._batches: list[list[_Draw]] = []
+        self._loader = DataLoader(
+            _SourceImages(
+                source=dataset.source,
+                transforms={True: training_transform(recipe, dataset), False: validation_transform(dataset)},
+            ),
+            batch_sampler=_Listed(self._batches),
+            num_workers=processes,
+            persistent_workers=processes > 0,
+            collate_fn=fast_collate,
+            pin_memory=device.type == "cuda",
+            # Without it a loader draws the seed of its workers from the network's generator.
+            generator=torch.Generator(),
+        )
+
+    def batches(self, index: Tensor, size: int, seed: int, *, augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images and labels by their index in the dataset, in batches of a size."""
+        draws = [(at, epoch_seed(seed, place, "image"), augmented) for place, at in enumerate(index.tolist())]
+        self._batches[:] = [draws[start : start + size] for start in range(0, len(draws), size)]
+        mean, std = self._dataset.mean, self._dataset.std
+        loaded: Any = PrefetchLoader(self._loader, mean=mean, std=std, channels=3, device=self._device)
+        if self._device.type == "cuda":
+            # The memory of a stream is kept for that stream. One for each epoch would keep that of all epochs.
+            loaded.stream = _transfer_stream(self._device)
+        for inputs, labels in loaded:
+            yield inputs, labels.to(self._device)
+
+
+_Draw = tuple[int, int, bool]
+"""An image: its index in the dataset, the seed of its augmentation, and whether it is augmented."""
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """The batches of an epoch. The list is filled before the loader begins it."""
+
+    batches: list[list[_Draw]]
+
+    def __iter__(self) -> Iterator[list[_Draw]]:
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.batches)
 
-    def __getitem__(self, place: int) -> tuple[Any, int]:
-        index, seed = self.index[place], epoch_seed(self.seed, place, "image")
+
+@dataclass(frozen=True, kw_only=True)
+class _SourceImages(TorchDataset[tuple[Any, int]]):
+    """The images of a dataset, read and transformed."""
+
+    source: Source
+    transforms: dict[bool, Transform]
+    """With augmentation and without."""
+
+    def __getitem__(self, draw: _Draw) -> tuple[Any, int]:
+        index, seed, augmented = draw
         # timm's transforms draw from the global generators, which get their state back at the end.
         before = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         torch.default_generator.manual_seed(seed)
         try:
-            return self.transform(self.source.open(index)), int(self.source.labels[index])
+            return self.transforms[augmented](self.source.open(index)), int(self.source.labels[index])
         finally:
             random.setstate(before[0])
             np.random.set_state(before[1])

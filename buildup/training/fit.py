@@ -26,7 +26,13 @@ from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
-from buildup.training.execution import ieee_float32, is_out_of_memory, no_kernel_search, torch_settings
+from buildup.training.execution import (
+    ieee_float32,
+    is_out_of_memory,
+    no_kernel_search,
+    reading_processes,
+    torch_settings,
+)
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
@@ -187,8 +193,7 @@ def _feed(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: T
         val=val,
         seed=job.seed,
         device=device,
-        # Beside a GPU the threads have little else to do; on a CPU the steps use all of them.
-        workers=job.threads if device.type == "cuda" else 0,
+        workers=reading_processes(device, job.threads, job.device_share),
     )
 
 
@@ -210,8 +215,7 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: 
     trained = time.perf_counter()
     if number < recipe.epochs:
         # Where few images are trained on, validating on all others would take longer than the epoch.
-        some = replace(feed, val=feed.val[:: ceil(len(feed.val) / len(feed.train))])
-        found = validate(stepper.model, some, job.execution)
+        found = validate(stepper.model, feed, job.execution, every=ceil(len(feed.val) / len(feed.train)))
     else:
         # The score is that of the exported network in float32: bfloat16 can give an image two equally good classes.
         found = validate(stepper.model, feed, Execution())
@@ -246,15 +250,15 @@ def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: 
     """Measure a model on all images of a set, as a training by this recipe measures it on the validation images."""
     device, everything = next(model.parameters()).device, torch.arange(len(images.labels))
     images = on_device(images, device) if isinstance(images, Dataset) else images
-    workers = threads if device.type == "cuda" else 0
+    workers = reading_processes(device, threads)
     feed = Feed(
         recipe=recipe, dataset=images, train=everything[:0], val=everything, seed=0, device=device, workers=workers
     )
     return validate(model, feed, Execution())
 
 
-def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
-    """Measure a model on the validation images of a feed, in evaluation mode. The mode is restored."""
+def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1) -> Metrics:
+    """Measure a model on the validation images of a feed, or one of so many, in evaluation mode, which is restored."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -267,7 +271,7 @@ def validate(model: nn.Module, feed: Feed, execution: Execution) -> Metrics:
         no_kernel_search(),
         torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
     ):
-        for inputs, labels in feed.validation():
+        for inputs, labels in feed.validation(every):
             tallies.append(tally(model(to_memory_format(inputs, execution)), labels.to(device)))
     model.train(was_training)
     return metrics(reduce(add, tallies))

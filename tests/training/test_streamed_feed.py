@@ -21,6 +21,7 @@ from buildup.training.augmentation import normalise
 from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
+from buildup.training.execution import reading_processes
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset
 from buildup.training.fit import Job, evaluate_model, fit, validate
@@ -82,6 +83,24 @@ def test_draws_depend_on_seed_and_epoch_and_not_on_who_reads(images: Path) -> No
     assert not torch.equal(inputs, epoch(feed(data, IMAGENET), 2)[0])
     assert not torch.equal(inputs, epoch(feed(data, IMAGENET, seed=1))[0])
     assert inputs.shape == (18, 3, 40, 40)
+
+
+def test_the_same_processes_read_all_epochs_and_those_that_are_left_early(images: Path, tmp_path: Path) -> None:
+    data = streamed(f"folder:{images}")
+    log = tmp_path / "readers"
+
+    def noting(index: int) -> Image.Image:
+        with log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return data.source.open(index)
+
+    noted = replace(data, source=replace(data.source, open=noting))
+    given = feed(noted, IMAGENET, workers=2)
+    next(given.epoch(1))
+    assert torch.equal(epoch(given, 2)[0], epoch(feed(data, IMAGENET), 2)[0])
+    labels = torch.cat([labels for _, labels in given.validation()])
+    assert torch.equal(labels, data.labels[given.val])
+    assert len(set(log.read_text().split())) == 2
 
 
 def test_without_augmentation_the_images_are_those_in_memory(images: Path) -> None:
@@ -200,6 +219,16 @@ def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path
 def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tar file is there"):
         describe_data(f"wds:{tmp_path}")
+
+
+def test_a_gpu_is_read_for_by_its_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(24), raising=False)
+    assert reading_processes(torch.device("cpu"), 4) == 0
+    with fake_cuda(2) as cuda:
+        assert reading_processes(torch.device("cuda:1"), 4) == 12
+        assert reading_processes(torch.device("cuda:1"), 4, share=0.5) == 6
+        assert reading_processes(torch.device("cuda:1"), 4, share=0.1) == 4
+        assert not cuda.waits
 
 
 def test_a_set_that_timm_cannot_open_is_refused(tmp_path: Path) -> None:

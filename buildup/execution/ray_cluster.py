@@ -1,6 +1,7 @@
 """Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -28,6 +30,10 @@ CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
+
+NO_TOKEN_SIGNS = ("InvalidAuthToken", "no authentication token was found")
+"""Parts of what Ray says if this machine has not the token of a cluster. Since 2.60 each new cluster has one."""
+TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
@@ -123,15 +129,32 @@ def _check_address(address: str) -> None:
     if ray.is_initialized():
         return
     trial = [sys.executable, "-c", "import ray, sys; ray.init(address=sys.argv[1], log_to_driver=False)", address]
+    done = None
     try:
         done = subprocess.run(trial, capture_output=True, text=True, timeout=CONNECT_TIMEOUT, check=False)
-    except subprocess.TimeoutExpired:
+        told = done.stderr
+    except subprocess.TimeoutExpired as error:
+        told = (error.stderr or b"").decode(errors="replace")
+    if any(sign in told for sign in NO_TOKEN_SIGNS):
+        raise ResourceError(
+            f"Ray address {address}: this cluster wants a token, and {_token_here()}. Copy `~/.ray/auth_token` of its "
+            "head to this machine, set RAY_AUTH_MODE=token, and try again."
+        )
+    if done is None:
         raise ResourceError(
             f"Ray address {address}: something answers there, but it was no Ray cluster within {CONNECT_TIMEOUT:g} s."
-        ) from None
+        )
     if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if line.strip()]
+        said = [line for line in told.strip().splitlines() if line.strip()]
         raise ResourceError(f"Ray address {address}: connecting failed. Ray says: {said[-1] if said else 'nothing'}")
+
+
+def _token_here() -> str:
+    """What this machine lacks for a cluster with a token."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return "RAY_AUTH_MODE=token is not set here"
+    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return "the token here is not its token" if given or TOKEN_FILE.expanduser().exists() else "no token is here"
 
 
 def check_resources(resources: dict[str, float], workers: int, address: str | None) -> None:

@@ -1,8 +1,15 @@
 """What is found out on the machines of a cluster, on a real one."""
 
 import os
+import shutil
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import ray
@@ -48,6 +55,60 @@ def test_a_function_is_called_in_a_worker_and_its_errors_come_back_as_sentences(
         on_worker(where, 7, cpus=1, gpus=3, address=address)
     assert gpus_of(address) == 1
     assert not ray.is_initialized()
+
+
+@pytest.mark.slow
+def test_what_is_missing_for_a_cluster_with_a_token_is_said(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    cases = (
+        ("disabled", "0" * 64, "RAY_AUTH_MODE=token is not set here"),
+        ("token", "1" * 64, "the token here is not its token"),
+        ("token", "", "no token is here"),
+        ("token", "0" * 64, ""),
+    )
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ray_program = Path(sys.executable).parent / "ray"
+    flags = ["--head", "--block", f"--port={port}", "--num-cpus=1", "--include-dashboard=false"]
+    short = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket has at most 107 characters
+    head = start(
+        [ray_program, "start", *flags, f"--temp-dir={short}"],
+        env=plain | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not answers(port):
+            assert head.poll() is None
+            time.sleep(0.2)
+        for number, (mode, token, lacks) in enumerate(cases):
+            home = tmp_path / f"{number}"
+            (home / ".ray").mkdir(parents=True)
+            if token:
+                (home / ".ray" / "auth_token").write_text(token)
+            connect = f"from buildup.execution.ray_cluster import gpus_of; gpus_of('127.0.0.1:{port}')"
+            driver = start(
+                [sys.executable, "-c", connect],
+                env=plain | {"HOME": str(home), "RAY_AUTH_MODE": mode},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            _, error = driver.communicate(timeout=120)
+            assert (driver.returncode == 0) == (not lacks)
+            assert not lacks or f"this cluster wants a token, and {lacks}. Copy" in error.splitlines()[-1]
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+        shutil.rmtree(short)
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
 
 
 def test_a_search_on_a_cluster_takes_its_gpus_although_the_driver_has_none(address: str) -> None:

@@ -79,8 +79,10 @@ class SearchSettings:
     """GPUs of one training (default: 1 where there is one)."""
     device: Annotated[str, _MACHINES] = "auto"
     """auto, cpu, cuda or mps."""
+    cpus_per_trial: Annotated[float | None, _MACHINES] = None
+    """CPUs that Ray reserves for one training (default: its threads)."""
     ray: Annotated[str | None, _MACHINES] = None
-    """Address of a Ray cluster; without it Ray is started on this machine."""
+    """Address of a Ray cluster, or `local` to start Ray on this machine (default: RAY_ADDRESS, else local)."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
     reuse: Annotated[bool, _MACHINES] = False
@@ -131,7 +133,7 @@ class ResumeSettings:
     workers: int | None = None
     """Trainings side by side (default: as before)."""
     ray: str | None = None
-    """Address of a Ray cluster, if it is another one now."""
+    """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,7 @@ class FinalSettings:
     workers: int | None = None
     """Trainings side by side (default: as in the search)."""
     ray: str | None = None
-    """Address of a Ray cluster, if it is another one now."""
+    """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, PLAN, FinalPla
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
+from buildup.engine.request import cluster_address
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError
 from buildup.models.cost import cost
@@ -131,7 +132,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
         settings=replace(
             own,
             workers=workers,
-            ray=settings.ray or own.ray,
+            ray=cluster_address(settings.ray, own.ray),
             fraction=own.fraction if same else "1",
             epochs=plan.epochs,
             seeds=plan.seeds,

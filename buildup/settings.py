@@ -79,6 +79,8 @@ class SearchSettings:
     """GPUs of one training (default: 1 where there is one)."""
     device: Annotated[str, _MACHINES] = "auto"
     """auto, cpu, cuda or mps."""
+    accelerator: Annotated[str | None, _MACHINES] = None
+    """Kind of GPU to train on, as the Ray cluster names it, such as A100 (default: the one that it has most of)."""
     cpus_per_trial: Annotated[float | None, _MACHINES] = None
     """CPUs that Ray reserves for one training (default: its threads)."""
     ray: Annotated[str | None, _MACHINES] = None

@@ -10,7 +10,7 @@ from typing import Any
 from buildup.engine.costs import costs_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
-from buildup.errors import RequestError
+from buildup.errors import RequestError, unknown
 from buildup.execution.evaluator import room
 from buildup.graph.network import Network
 from buildup.models.pretrained import find_pretrained
@@ -209,6 +209,7 @@ class _Hardware:
     threads: int
     """Of one training."""
     cpus_per_trial: float | None
+    accelerator: str | None
 
 
 def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
@@ -240,6 +241,7 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         gpus_per_trial=gpus,
         threads=threads,
         cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0, most=4096) or None,
+        accelerator=_accelerator(problems, settings, gpus),
     )
 
 
@@ -247,6 +249,28 @@ def _has_gpus(problems: Problems, address: str) -> bool:
     from buildup.execution.ray_cluster import gpus_of  # loads Ray
 
     return problems.checked(0.0, gpus_of, address) > 0
+
+
+def _accelerator(problems: Problems, settings: SearchSettings, gpus: float) -> str | None:
+    """The kind of GPU that all trainings of a run get, so that parent and candidate are computed alike.
+
+    None if there is no choice.
+    """
+    asked = settings.accelerator
+    if not (settings.ray and gpus):
+        if asked:
+            problems.found.append(f"--accelerator {asked}: it chooses among the GPUs of a Ray cluster (--ray).")
+        return None
+    from buildup.execution.ray_cluster import accelerators_of  # loads Ray
+
+    kinds = problems.checked({}, accelerators_of, settings.ray)
+    if asked is None and len(kinds) > 1:
+        asked = next(iter(kinds))
+        counts = ", ".join(f"{count:g} {kind}" for kind, count in kinds.items())
+        log.info("Ray: this cluster has GPUs of several kinds (%s). All trainings run on %s.", counts, asked)
+    elif asked and kinds and asked not in kinds:
+        problems.found.append(unknown("--accelerator", asked, list(kinds)))
+    return asked
 
 
 def _measured(
@@ -265,10 +289,11 @@ def _measured(
     device, threads = hardware.device, hardware.threads
     asked = network, recipe, data, device, threads, settled, 2 * seeds
     if address:
-        from buildup.execution.ray_cluster import on_worker  # loads Ray
+        from buildup.execution.ray_cluster import on_worker, resources_of  # loads Ray
 
         cpus = hardware.cpus_per_trial or threads
-        return on_worker(measure_speeds, *asked, cpus=cpus, gpus=hardware.gpus_per_trial, address=address)
+        resources = resources_of(cpus, hardware.gpus_per_trial, hardware.accelerator)
+        return on_worker(measure_speeds, *asked, resources=resources, address=address)
     return measure_speeds(*asked) if device.startswith("cuda") else ()
 
 

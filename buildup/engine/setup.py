@@ -72,6 +72,7 @@ def start_workers(
         workers=settings.workers,
         cpus_per_worker=settings.cpus_per_trial or settings.threads,
         gpus_per_worker=settings.gpus_per_trial,
+        accelerator=settings.accelerator,
         address=settings.ray,
         verbose=verbose,
         fetch_reusable=fetch_reusable,

@@ -5,6 +5,7 @@ starts, but not for those that it connects to; so it is told here, before any mo
 """
 
 import os
+import sys
 from pathlib import Path
 
 TOKEN_FILE = Path("~/.ray/auth_token")
@@ -17,5 +18,5 @@ def has_token() -> bool:
     return bool(given) or TOKEN_FILE.expanduser().is_file()
 
 
-if has_token():
+if has_token() and "ray" not in sys.modules:
     os.environ.setdefault("RAY_AUTH_MODE", "token")

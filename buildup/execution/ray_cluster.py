@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ FREE_TIMEOUT, GROWTH_TIMEOUT = 120.0, 900.0
 """Seconds in which a busy cluster must have a free worker; and one that grows, because new machines take minutes."""
 CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
+ACCELERATOR, ANY_SHARE = "accelerator_type:", 0.001
+"""A machine has one of the resource with this prefix and the kind of its GPUs, and all its trainings share it."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
@@ -70,21 +73,40 @@ def gpus_of(address: str) -> float:
         return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
 
 
-def on_worker(function: Callable[..., Value], *arguments: object, cpus: float, gpus: float, address: str) -> Value:
+def accelerators_of(address: str) -> dict[str, float]:
+    """The number of GPUs of each kind that a cluster has, as Ray names them, the most numerous first."""
+    found: Counter[str] = Counter()
+    with _connected(address):
+        for node in ray.nodes():  # type: ignore[no-untyped-call]
+            for name in node["Resources"] if node["Alive"] else ():
+                if name.startswith(ACCELERATOR):
+                    found[name.removeprefix(ACCELERATOR)] += node["Resources"].get("GPU", 0)
+    return {name: count for name, count in found.most_common() if count}
+
+
+def resources_of(cpus: float, gpus: float, accelerator: str | None = None) -> dict[str, float]:
+    """What Ray reserves for a training, by Ray's names."""
+    return {"CPU": cpus, "GPU": gpus} | ({f"{ACCELERATOR}{accelerator}": ANY_SHARE} if accelerator else {})
+
+
+def on_worker(
+    function: Callable[..., Value], *arguments: object, resources: Mapping[str, float], address: str
+) -> Value:
     """Call a function on a machine of a cluster, with the resources of a worker.
 
     What holds for a worker is found out there, because the driver may have another chip, or no GPU.
     """
     with _connected(address):
-        check_resources({"CPU": cpus, "GPU": gpus}, 1, address)
+        check_resources(resources, 1, address)
         free = GROWTH_TIMEOUT if _grows() else FREE_TIMEOUT
-        remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)
+        others = {name: share for name, share in resources.items() if name not in ("CPU", "GPU")}
+        remote = ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], resources=others, max_retries=0)
         try:
             ray.get(remote(_nothing).remote(), timeout=free)
             found: Value = ray.get(remote(function).remote(*arguments), timeout=CALL_TIMEOUT)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
-                f"The Ray cluster at {address} had no worker with {cpus:g} CPU and {gpus:g} GPU free within "
+                f"The Ray cluster at {address} had no worker with {_words(resources)} free within "
                 f"{free:g} s, or it did not answer within {CALL_TIMEOUT:g} s. Is another search running there?"
             ) from None
         except ray.exceptions.RayTaskError as error:
@@ -160,7 +182,7 @@ def _token_here() -> str:
     return "the token here is not its token" if has_token() else "no token is here"
 
 
-def check_resources(resources: dict[str, float], workers: int, address: str | None) -> None:
+def check_resources(resources: Mapping[str, float], workers: int, address: str | None) -> None:
     """Raise if the workers can never fit on these machines: Ray would wait for them silently.
 
     A cluster that grows may have none of the machines yet.
@@ -171,15 +193,24 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     places = sum(min(room(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
     if places < workers and not (address and _grows()):
-        asked = " and ".join(f"{share:g} {name}" for name, share in resources.items() if share)
         exists = "; ".join(
             f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
         )
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise ResourceError(
-            f"{workers} workers with {asked} each do not fit: {where} has {exists or 'nothing'}, "
+            f"{workers} workers with {_words(resources)} each do not fit: {where} has {exists or 'nothing'}, "
             f"which is room for {int(places)}. Ask for fewer workers or less for each."
         )
+
+
+def _words(resources: Mapping[str, float]) -> str:
+    """
+    >>> _words({"CPU": 4, "GPU": 1, "accelerator_type:A100": 0.001})
+    '4 CPU and 1 GPU of the kind A100'
+    """
+    parts = [f"{share:g} {name}" for name, share in resources.items() if share and not name.startswith(ACCELERATOR)]
+    kinds = [f" of the kind {name.removeprefix(ACCELERATOR)}" for name in resources if name.startswith(ACCELERATOR)]
+    return " and ".join(parts) + "".join(kinds)
 
 
 def _grows() -> bool:

@@ -27,7 +27,7 @@ from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
 from buildup.execution.dispatcher import FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.ray_cluster import check_resources, start_ray
+from buildup.execution.ray_cluster import check_resources, resources_of, start_ray
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -60,6 +60,7 @@ class RayEvaluator:
         workers: int,
         cpus_per_worker: float,
         gpus_per_worker: float,
+        accelerator: str | None = None,
         address: str | None,
         verbose: bool,
         fetch_reusable: FetchReusable | None = None,
@@ -73,12 +74,13 @@ class RayEvaluator:
             workers: How many trainings run side by side.
             cpus_per_worker: CPUs that Ray reserves for each worker.
             gpus_per_worker: GPUs for each worker: a fraction of one, or a whole number.
+            accelerator: The kind of these GPUs, as Ray names it; any, if it is None.
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
             fetch_reusable: Copies a training from another run that has finished it, before it is started.
         """
         self.workers = workers
-        self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
+        self._resources = resources_of(cpus_per_worker, gpus_per_worker, accelerator)
         self._verbose = verbose
         self._dispatcher = TrialDispatcher(
             folder=folder.absolute(), train=train, job=job, workers=workers, fetch_reusable=fetch_reusable
@@ -147,7 +149,8 @@ class RayEvaluator:
 
     def _tune(self) -> None:
         reports = _Reports(self._dispatcher)
-        resources = {name.lower(): share for name, share in self._resources.items() if share}
+        tunes_names = {"CPU": "cpu", "GPU": "gpu"}
+        resources = {tunes_names.get(name, name): share for name, share in self._resources.items() if share}
         tuner = tune.Tuner(
             tune.with_resources(_TrainingWorker, resources),
             tune_config=tune.TuneConfig(

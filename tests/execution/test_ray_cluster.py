@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,8 +16,11 @@ import ray
 from ray.cluster_utils import Cluster
 
 import buildup
-from buildup.errors import DataError, ResourceError
-from buildup.execution.ray_cluster import gpus_of, on_worker
+from buildup.engine.request import resolve
+from buildup.errors import DataError, RequestError, ResourceError
+from buildup.execution.ray_cluster import accelerators_of, gpus_of, on_worker, resources_of
+from buildup.settings import SearchSettings
+from buildup.training.speed import Speed
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
 SEARCH = {"base": "resnet6", "dataset": "digits", "epochs": 1, "seeds": 2}
@@ -44,15 +47,15 @@ def failing() -> None:
 
 
 def test_a_function_is_called_in_a_worker_and_its_errors_come_back_as_sentences(address: str) -> None:
-    process, value = on_worker(where, 7, cpus=1, gpus=0, address=address)
+    process, value = on_worker(where, 7, resources=resources_of(1, 0), address=address)
     assert value == 7
     assert process != os.getpid()
     with pytest.raises(DataError, match=r"^no images$"):
-        on_worker(refusing, cpus=1, gpus=0, address=address)
+        on_worker(refusing, resources=resources_of(1, 0), address=address)
     with pytest.raises(ResourceError, match=f"{address} can't train: the last line"):
-        on_worker(failing, cpus=1, gpus=0, address=address)
+        on_worker(failing, resources=resources_of(1, 0), address=address)
     with pytest.raises(ResourceError, match="1 workers with 1 CPU and 3 GPU each do not fit"):
-        on_worker(where, 7, cpus=1, gpus=3, address=address)
+        on_worker(where, 7, resources=resources_of(1, 3), address=address)
     assert gpus_of(address) == 1
     assert not ray.is_initialized()
 
@@ -123,3 +126,40 @@ def test_the_speed_of_a_plan_is_that_of_a_worker(address: str) -> None:
     (speed,) = made.request.speeds
     assert made.request.settings.device == "cpu"
     assert made.images_per_second == 1 / speed.train
+
+
+def test_all_trainings_of_a_cluster_with_several_kinds_of_gpus_get_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for kind, count in (("T4", 1), ("A100", 2)):
+            cluster.add_node(num_cpus=2, num_gpus=count, resources={f"accelerator_type:{kind}": 1})
+        assert accelerators_of(cluster.address) == {"A100": 2, "T4": 1}
+        asked = {"base": "resnet6", "dataset": "digits", "run": "never-made", "ray": cluster.address, "device": "cuda"}
+        measured: list[Mapping[str, float]] = []
+
+        def on_worker(*_: object, resources: Mapping[str, float], address: str) -> tuple[Speed, ...]:
+            measured.append(resources)
+            return ()
+
+        monkeypatch.setattr("buildup.execution.ray_cluster.on_worker", on_worker)
+        assert resolve(SearchSettings(**asked)).settings.accelerator == "A100"
+        assert resolve(SearchSettings(**asked, accelerator="T4")).settings.accelerator == "T4"
+        assert [list(resources)[-1] for resources in measured] == ["accelerator_type:A100", "accelerator_type:T4"]
+        with pytest.raises(RequestError, match="unknown --accelerator 'H200'"):
+            resolve(SearchSettings(**asked, accelerator="H200"))
+        monkeypatch.undo()
+        host = on_worker_of(cluster.address, "T4")
+        assert host == {"GPU": 1.0, "accelerator_type:T4": 1.0}
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def on_worker_of(address: str, kind: str) -> dict[str, float]:
+    """The GPUs of the machine where a function of a kind of GPU runs."""
+
+    def here() -> dict[str, float]:
+        node = ray.get_runtime_context().get_node_id()
+        (own,) = (one["Resources"] for one in ray.nodes() if one["NodeID"] == node)  # type: ignore[no-untyped-call]
+        return {name: own[name] for name in own if name == "GPU" or name.startswith("accelerator_type")}
+
+    return on_worker(here, resources=resources_of(1, 1, kind), address=address)

@@ -45,8 +45,8 @@ def graph(
             base, layout=layout, space=space, dataset=dataset, data_dir=data_dir, size=size, stem=stem
         )
     problems.raise_any()
-    drawings = {"dot": graph_dot, "svg": graph_svg}
-    text = drawings[form](network) if form in drawings else graph_text(network, tries)
+    drawings = {"dot": graph_dot(network), "svg": graph_svg(network, base)}
+    text = drawings.get(form) or graph_text(network, tries)
     return answer(text, network_to_values(network), as_json=as_json or form == "json")
 
 

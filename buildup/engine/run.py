@@ -232,7 +232,7 @@ class Run:
             f"<code>{html.escape(view.best.layout)}</code>",
             *([html.escape(claim.verdict)] if claim else []),
             f"<pre>{html.escape(decisions_table(view.decisions, view.climb))}</pre>",
-            graph_svg(view.best.network),
+            graph_svg(view.best.network, self.settings.base),
         ]
         return "<br>".join(lines)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from buildup.engine.costs import costs_of
@@ -35,9 +36,13 @@ def check_data(run: RunRecord) -> None:
 
 def create_writer(run: RunRecord) -> StudyWriter:
     """Create the study of a new run."""
-    folder, url, name = run.folder, run.settings.storage, run.study_name
     return StudyWriter.create(
-        folder=folder, storage_url=url, study_name=name, base=run.network, costs=costs_of, diagram=graph_svg
+        folder=run.folder,
+        storage_url=run.settings.storage,
+        study_name=run.study_name,
+        base=run.network,
+        costs=costs_of,
+        diagram=partial(graph_svg, name=run.settings.base),
     )
 
 
@@ -50,7 +55,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
             study_name=run.study_name,
             base=run.network,
             costs=costs_of,
-            diagram=graph_svg,
+            diagram=partial(graph_svg, name=run.settings.base),
             revision=len(run.earlier),
             epochs=run.other_epochs,
         )

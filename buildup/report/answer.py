@@ -38,7 +38,8 @@ def answer_html(findings: Findings) -> Iterator[str]:
             for decision in findings.kept
         )
         yield f'<h3>Kept steps, in order</h3><ol class="steps">{steps}</ol>'
-    yield f"<h3>The winner</h3>{scrollable(graph_svg(findings.winner))}</section>"
+    picture = graph_svg(findings.winner, str(findings.settings.get("base", "")))
+    yield f"<h3>The winner</h3>{scrollable(picture)}</section>"
 
 
 def answer_markdown(findings: Findings) -> Iterator[str]:

@@ -19,6 +19,8 @@ LABELS = 150
 """The left edge of the blocks; the labels of the stages are left of it."""
 BOX_WIDTH, BOX_HEIGHT = 66, 56
 GAP, ROW_GAP = 14, 20
+LANE = 12
+"""Between two lanes of skips."""
 PADDING = 12
 """Inside a stage's band."""
 PILL_HEIGHT = 26
@@ -46,8 +48,12 @@ class _Place:
         return self.y + self.height / 2
 
 
-def graph_svg(network: Network) -> str:
-    """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind."""
+def graph_svg(network: Network, name: str = "") -> str:
+    """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind.
+
+    The name is the one that the user gave to the base, if timm has another.
+    """
+    name = name or network.base
     pills = {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
     places, bands, height = _arrange(network, pills)
     letters = layout(network)
@@ -55,7 +61,7 @@ def graph_svg(network: Network) -> str:
     size = 12 if len(letters) < 90 else 9
     parts = [
         f'<rect class="surface" width="{WIDTH}" height="{height}" rx="10"/>',
-        f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(network.base)}</text>',
+        f'<text class="strong" x="{MARGIN + 4}" y="30">{escape(name)}</text>',
         f'<text class="muted" x="{MARGIN + 4}" y="64">input {shape_text(network.input_shape)}</text>',
         f'<text class="mono muted" x="{WIDTH - MARGIN - 4}" y="30" text-anchor="end" style="font-size:{size}px">'
         f"{escape(letters)}</text>",
@@ -64,11 +70,12 @@ def graph_svg(network: Network) -> str:
         first, (rows, columns) = top + PADDING + 16, stage.size
         parts += [
             f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>',
-            f'<text class="strong" x="{MARGIN + 14}" y="{first}">{escape(stage.name)}</text>',
+            f'<text class="strong" x="{MARGIN + 14}" y="{first}"{_fitting(stage.name)}>{escape(stage.name)}</text>',
             f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{rows} × {columns} map</text>',
             f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{stage.blocks[-1].out_shape[0]} channels</text>',
         ]
-    parts += [_edge(places[source], places[target]) for source, target in network.edges]
+    lanes = _lanes(network, places)
+    parts += [_edge(places[source], places[target], lanes.get(target, 0.0)) for source, target in network.edges]
     parts += [
         _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
     ]
@@ -79,7 +86,7 @@ def graph_svg(network: Network) -> str:
             f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>',
         ]
     parts += _legend(network, height - LEGEND_HEIGHT / 2 - MARGIN / 2)
-    label = escape(f"{network.base} as {letters}")
+    label = escape(f"{name} as {letters}")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="buildup-network" role="img" aria-label="{label}" '
         f'viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
@@ -88,6 +95,11 @@ def graph_svg(network: Network) -> str:
         'orient="auto"><path class="tip" d="M0 0L6 3L0 6z"/></marker></defs>'
         f"{''.join(parts)}</svg>\n"
     )
+
+
+def _fitting(name: str) -> str:
+    """A smaller font for a name that would reach into the boxes."""
+    return ' style="font-size:10px"' if len(name) > 14 else ""
 
 
 def _style() -> str:
@@ -202,9 +214,33 @@ def _title(block: Block) -> str:
     return f"{block.path}: {describe(block.kind)}{added}, {block.module} of the base, {shapes}"
 
 
-def _edge(source: _Place, target: _Place) -> str:
+def _lanes(network: Network, places: Mapping[str, _Place]) -> dict[str, float]:
+    """Where skips to each node run down, beside all boxes: those to one node join in one lane."""
+    ends = [(places[source], places[target], target) for source, target in network.edges]
+    far = {name: target.order for source, target, name in ends if _is_far(source, target)}
+    ordered = sorted(far, key=lambda name: -far[name])  # the shortest lane is the inner one
+    left = max(place.x + place.width for place in places.values()) + LANE
+    step = min(LANE, (WIDTH - MARGIN - 2 - left) / max(1, len(ordered)))
+    return {name: left + step * number for number, name in enumerate(reversed(ordered))}
+
+
+def _is_far(source: _Place, target: _Place) -> bool:
+    """Whether an edge is a skip from one row to another."""
+    return target.order != source.order + 1 and source.y != target.y
+
+
+def _edge(source: _Place, target: _Place, lane: float) -> str:
     classes = "edge"
-    if target.order != source.order + 1:
+    if _is_far(source, target):
+        classes = "edge skip"
+        out, level, middle, r = source.middle + 9, target.y - 8, target.x + target.width / 2, 6
+        turn = r if level > out else -r
+        way = (
+            f"M{source.x + source.width} {out}H{lane - r}Q{lane} {out} {lane} {out + turn}"
+            f"V{level - turn}Q{lane} {level} {lane - r} {level}"
+            f"H{middle + r}Q{middle} {level} {middle} {level + r}V{target.y}"
+        )
+    elif target.order != source.order + 1:
         # Between two boxes that are not neighbours, over the boxes between them.
         start, end = source.x + source.width / 2, target.x + target.width / 2
         lift = min(source.y, target.y) - 14

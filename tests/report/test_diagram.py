@@ -59,6 +59,28 @@ def test_every_edge_is_drawn(network: Network) -> None:
     assert sum(path.get("class") == "edge" for path in paths) == len(network.edges)
 
 
+def test_skips_between_rows_run_beside_the_boxes_and_join_before_their_end() -> None:
+    chain = sketch("CC|CC|CC")
+    far = [("stem", "c2.0"), ("c1.1", "c3.0"), ("c1.0", "head"), ("c2.1", "head"), ("c3.1", "c1.0")]
+    svg = graph_svg(replace(chain, edges=(*chain.edges, *far)))
+    right = max(box[2] for box in _boxes(svg))
+    lanes = []
+    for path in ElementTree.fromstring(svg).iter(f"{SVG}path"):
+        if path.get("class") == "edge skip":
+            lane, start, end = map(float, re.findall(r"Q([\d.]+) ([\d.]+) [^V]*V([\d.]+)Q", path.get("d", ""))[0])
+            assert right < lane < 900 - 12
+            lanes.append((lane, start < end))
+    assert [down for _, down in lanes] == [True, True, True, True, False]
+    assert lanes[2][0] == lanes[3][0]
+    assert len({lane for lane, _ in lanes}) == 4
+
+
+def test_a_picture_has_the_name_that_the_user_gave() -> None:
+    network = sketch("CC|CM", base="resnetv2_18")
+    assert "resnetv2_18" in graph_svg(network)
+    assert "resnetv2_18" not in graph_svg(network, "resnet6")
+
+
 def test_a_block_names_its_timm_path_and_settings() -> None:
     titles = [title.text or "" for title in ElementTree.fromstring(graph_svg(sketch("CC|CM"))).iter(f"{SVG}title")]
     assert titles[-1] == "c2.1: msa(heads=6, window=7), Block of the base, 128x16x16 -> 128x16x16"

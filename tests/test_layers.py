@@ -21,7 +21,7 @@ STACK = (
     {"space"},
     {"graph"},
     {"registry"},
-    {"settings", "errors", "cache"},
+    {"settings", "errors", "cache", "atomic_file"},
 )
 NEIGHBOURS = {
     ("execution", "store"),

@@ -100,7 +100,7 @@ def _ray(address: str | None) -> str:
         evaluator = RayEvaluator(
             folder=Path(folder),
             train=fit,
-            job=lambda training, folder, resume_from: None,  # no training is requested
+            job=lambda training, folder, earlier: None,  # no training is requested
             workers=1,
             cpus_per_worker=1,
             gpus_per_worker=0,

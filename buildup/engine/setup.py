@@ -1,6 +1,6 @@
 """Create the study writer, the workers and the jobs of a run from its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from buildup.engine.costs import costs_of
@@ -16,7 +16,7 @@ from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.trials.training import Training
 
-MakeJob = Callable[[Training, Path, Path | None], Job]
+MakeJob = Callable[[Training, Path, Sequence[Path]], Job]
 
 
 def check_data(run: RunRecord) -> None:
@@ -81,7 +81,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     """Make the function that makes the jobs of a run; with `whole`, they train on the validation images, too."""
     settings = run.settings
 
-    def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
+    def job(training: Training, folder: Path, earlier: Sequence[Path]) -> Job:
         epochs = training.candidate.epochs(run.recipe.epochs)
         return Job(
             network=training.candidate.network,
@@ -101,7 +101,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             execution=run.execution,
             data_hash=run.data.hash,
             folder=str(folder),
-            resume_from=None if resume_from is None else str(resume_from),
+            resume_from=tuple(map(str, earlier)),
         )
 
     return job

@@ -18,10 +18,8 @@ from typing import Any
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
-from buildup.trials.training import CHECKPOINT, WEIGHTS, Training
+from buildup.trials.training import Training
 
-RESUMABLE = (CHECKPOINT, WEIGHTS)
-"""Files of an attempt that another can resume from; only weights remain when it died between its end and its record."""
 STOP = "stop"
 """A file with this name in an attempt's folder stops the attempt after its current epoch."""
 MAX_WORKER_LOSSES = 3
@@ -30,7 +28,8 @@ WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
 Train = Callable[[Any], Generator[Epoch, None, Score]]
-MakeJob = Callable[[Training, Path, Path | None], Any]
+MakeJob = Callable[[Training, Path, Sequence[Path]], Any]
+"""Makes the job of a training, given its attempt folder and those of earlier attempts, the newest first."""
 FetchReusable = Callable[[Training, Path], None]
 """Copies a finished training of another run into the given folder, if there is one."""
 
@@ -144,9 +143,7 @@ class TrialDispatcher:
             number = max(earlier, default=0) + 1
             own = attempt_folder(folder, number)
             own.mkdir(parents=True)
-            before = (attempt_folder(folder, one) for one in reversed(earlier))
-            resumed = next((one for one in before if any((one / file).is_file() for file in RESUMABLE)), None)
-            job = self._job(training, own, resumed)
+            job = self._job(training, own, [attempt_folder(folder, one) for one in reversed(earlier)])
             self.slots[name] = WorkerSlot(training=training, folder=own, fresh=fresh)
             return Assignment(train=self._train, job=job, folder=own, attempt=number)
 

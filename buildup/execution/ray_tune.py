@@ -69,7 +69,7 @@ class RayEvaluator:
         Args:
             folder: The run's folder of trainings, which all nodes of a cluster must share.
             train: Yields the epochs of a job and returns its score. The workers must be able to import it.
-            job: Makes the job of a training, given its attempt folder and that of an earlier attempt to resume from.
+            job: Makes the job of a training, given its attempt folder and those of earlier attempts, the newest first.
             workers: How many trainings run side by side.
             cpus_per_worker: CPUs that Ray reserves for each worker.
             gpus_per_worker: GPUs for each worker: a fraction of one, or a whole number.

@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import IO
 
 from filelock import lock_descriptor
 
+from buildup.atomic_file import replacing
 from buildup.errors import RunError
 from buildup.trials.decision import Diagnosis, diagnosis_from_values, diagnosis_to_values
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
@@ -55,17 +55,8 @@ def cores() -> int:
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader sees either the old or the new content, also after a crash."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path, mode) as temporary:
+        temporary.write_bytes(content)
 
 
 def acquire_run_lock(folder: Path) -> IO[str]:

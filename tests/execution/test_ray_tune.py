@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[
 
 def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
     """Counts epochs, keeps a checkpoint, and breaks where it is told to."""
-    first = int((job["earlier"] / "checkpoint.pt").read_text()) if job["earlier"] else 0
+    kept = [place / "checkpoint.pt" for place in job["earlier"]]
+    first = next((int(path.read_text()) for path in kept if path.is_file()), 0)
     for number in range(1, job["epochs"] + 1):
         time.sleep(job["seconds"] if number > first else 0)
         if number == job.get("diverges"):
@@ -51,7 +52,7 @@ def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
 
 
 def jobs(**settings: Any) -> MakeJob:
-    def make(training: Training, folder: Path, earlier: Path | None) -> dict[str, Any]:
+    def make(training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
         return {"epochs": 3, "seconds": 0.01, **settings, "folder": str(folder), "earlier": earlier}
 
     return make
@@ -307,7 +308,7 @@ def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
 def test_a_job_that_cannot_be_made_stops_the_search_with_its_traceback(
     evaluator: Callable[..., RayEvaluator],
 ) -> None:
-    def broken(training: Training, folder: Path, earlier: Path | None) -> None:
+    def broken(training: Training, folder: Path, earlier: Sequence[Path]) -> None:
         raise LookupError("no such recipe")
 
     one = evaluator(broken)

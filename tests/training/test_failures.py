@@ -140,7 +140,7 @@ def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(
         follow(training)
     assert failed.value.reason is Reason.DISK_FULL
     assert not (tmp_path / "checkpoint.pt.tmp").is_symlink()
-    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
+    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=(str(tmp_path),))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 
 
@@ -155,7 +155,7 @@ def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(
         with pytest.raises(Failed, match="Free some space there") as failed:
             follow(fit(job(tmp_path)))
     assert failed.value.reason is Reason.DISK_FULL
-    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
+    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=(str(tmp_path),))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 
 
@@ -244,7 +244,7 @@ def test_a_resumed_training_that_is_retried_yields_its_earlier_epochs_too(
         capture(self, inputs, targets)
 
     monkeypatch.setattr(Stepper, "capture", scarce)
-    epochs, _ = follow(fit(job(tmp_path / "2", resume_from=str(tmp_path / "1"))))
+    epochs, _ = follow(fit(job(tmp_path / "2", resume_from=(str(tmp_path / "1"),))))
     assert len(calls) == 2
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 

@@ -81,6 +81,8 @@ class SearchSettings:
     """auto, cpu, cuda or mps."""
     ray: Annotated[str | None, _MACHINES] = None
     """Address of a Ray cluster; without it Ray is started on this machine."""
+    stall_timeout: Annotated[float | None, _MACHINES] = None
+    """End a worker that has reported nothing for so many seconds; its training goes on from its checkpoint."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
     reuse: Annotated[bool, _MACHINES] = False
@@ -132,6 +134,8 @@ class ResumeSettings:
     """Trainings side by side (default: as before)."""
     ray: str | None = None
     """Address of a Ray cluster, if it is another one now."""
+    stall_timeout: float | None = None
+    """End a worker that has reported nothing for so many seconds (default: as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +156,8 @@ class FinalSettings:
     """Trainings side by side (default: as in the search)."""
     ray: str | None = None
     """Address of a Ray cluster, if it is another one now."""
+    stall_timeout: float | None = None
+    """End a worker that has reported nothing for so many seconds (default: as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)

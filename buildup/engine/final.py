@@ -35,7 +35,7 @@ from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Comparison, Pair
-from buildup.store.run_dir import FINAL, attempt_folder, attempts, write_atomic
+from buildup.store.run_dir import FAILED, FINAL, attempt_folder, attempts, write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
 from buildup.training import fit
@@ -55,8 +55,6 @@ DEFAULT_SEEDS = 5
 MOST_SEEDS = 1000
 FRESH = 10_000
 """Offset of the seeds of a final from the first seed of the search, more than any search uses."""
-FAILED = "failed.json"
-"""New name of the final record of a failed training that is tried again."""
 CLOSED = "not opened"
 
 
@@ -112,6 +110,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     plan = _plan(run, settings, problems)
     own = run.settings
     workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
+    stall_timeout = problems.seconds("--stall-timeout", settings.stall_timeout) or own.stall_timeout
     problems.checked(None, check_test, own.dataset, own.data_dir)
     problems.checked(None, check_data, run)
     base, winner = view.candidates[0], view.best
@@ -132,6 +131,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
             own,
             workers=workers,
             ray=settings.ray or own.ray,
+            stall_timeout=stall_timeout,
             fraction=own.fraction if same else "1",
             epochs=plan.epochs,
             seeds=plan.seeds,

@@ -74,6 +74,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     values: dict[str, Any] = {
         "epochs": epochs,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
+        "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
     }
     network, pretrained = _start(problems, checked, space, data)

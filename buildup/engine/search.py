@@ -131,6 +131,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
         "workers": problems.whole("--workers", changes.workers, own.workers, most=100_000),
         "ray": changes.ray or own.ray,
+        "stall_timeout": problems.seconds("--stall-timeout", changes.stall_timeout) or own.stall_timeout,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
     }
     extended = extension(record, changes, problems)

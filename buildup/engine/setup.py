@@ -74,6 +74,7 @@ def start_workers(
         address=settings.ray,
         verbose=verbose,
         fetch_reusable=fetch_reusable,
+        stall_timeout=settings.stall_timeout,
     )
 
 

@@ -1,20 +1,28 @@
 """Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
 import logging
+import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from buildup.errors import BuildupError, ResourceError
+from buildup.execution import handshake
 from buildup.execution.evaluator import room
+from buildup.execution.handshake import differences, unseen
+
+log = logging.getLogger("buildup")
 
 Value = TypeVar("Value")
 
@@ -24,6 +32,8 @@ CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to the cluster."""
 FREE_TIMEOUT = 120.0
 """Seconds in which a busy cluster must have a free worker."""
+NODE_TIMEOUT = 60.0
+"""Seconds in which each node of a cluster must tell what it has."""
 CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
 OBJECT_STORE = 100 * 2**20
@@ -139,9 +149,9 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
     gpus = resources["GPU"]
     if gpus > 1 and gpus != int(gpus):
         raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    places = sum(min(room(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
-    if places < workers:
+    found = places(resources)
+    if found < workers:
+        nodes = [node["Resources"] for node in _nodes()]
         asked = " and ".join(f"{share:g} {name}" for name, share in resources.items() if share)
         exists = "; ".join(
             f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
@@ -149,5 +159,79 @@ def check_resources(resources: dict[str, float], workers: int, address: str | No
         where = f"the Ray cluster at {address}" if address else "Ray on this machine"
         raise ResourceError(
             f"{workers} workers with {asked} each do not fit: {where} has {exists or 'nothing'}, "
-            f"which is room for {int(places)}. Ask for fewer workers or less for each."
+            f"which is room for {int(found)}. Ask for fewer workers or less for each."
         )
+
+
+def check_nodes(resources: dict[str, float], expected: Mapping[str, str], folder: Path) -> None:
+    """Raise if a machine of a cluster has other software than the driver, or does not see where the run is kept."""
+    problems: list[str] = []
+    parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
+    with NamedTemporaryFile(dir=parent, prefix=".buildup-") as probe:
+        for host, found in _ask_nodes(nodes_with_room(resources), probe.name):
+            if isinstance(found, str):
+                log.warning(
+                    "warning: node %s gave no answer (%s). Trainings that are placed there may fail.", host, found
+                )
+                continue
+            serious, slight = differences(expected, found[0])
+            problems += [f"node {host} has {one}. Install there what the driver has." for one in serious]
+            for one in slight:
+                log.warning("warning: node %s has %s. Scores may differ in their last digits.", host, one)
+            if not found[1]:
+                problems.append(f"node {host} {unseen(parent)}")
+    if problems:
+        raise ResourceError(*problems)
+
+
+def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[str, tuple[dict[str, str], bool] | str]]:
+    """What each node answers, or why it gives no answer."""
+    # Sent whole, because buildup may be missing there.
+    ray.cloudpickle.register_pickle_by_value(handshake)  # type: ignore[no-untyped-call]
+    try:
+        asked = {_on_node(node["NodeID"], handshake.answer, probe): node["NodeManagerHostname"] for node in nodes}
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(handshake)  # type: ignore[no-untyped-call]
+    ray.wait(list(asked), num_returns=len(asked), timeout=NODE_TIMEOUT)
+    for reference, host in asked.items():
+        try:
+            yield host, ray.get(reference, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            yield host, f"within {NODE_TIMEOUT:g} s"
+        except ray.exceptions.RayError as error:
+            yield host, str(error).strip().splitlines()[-1]
+
+
+def end_process(pid: int, node: str) -> None:
+    """Kill a process on a machine of Ray, without waiting for it."""
+    if node == ray.get_runtime_context().get_node_id():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    else:
+        _on_node(node, os.kill, pid, signal.SIGKILL)
+
+
+def _on_node(node: str, function: Callable[..., object], *arguments: object) -> Any:
+    """Call a function on a node, also if all its CPUs are taken."""
+    place: Any = NodeAffinitySchedulingStrategy(node, soft=False)  # which Ray's own signature does not allow
+    remote: Any = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=place)
+    return remote(function).remote(*arguments)
+
+
+def places(resources: dict[str, float], without: Set[str] = frozenset()) -> float:
+    """How many workers fit on the machines of Ray, apart from some that are named by Ray's ids."""
+    nodes = [node for node in _nodes() if node["NodeID"] not in without]
+    return sum(_room_of(node, resources) for node in nodes)
+
+
+def nodes_with_room(resources: dict[str, float]) -> list[dict[str, Any]]:
+    """The machines that can have a worker, as Ray describes them."""
+    return [node for node in _nodes() if _room_of(node, resources)]
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+
+
+def _room_of(node: dict[str, Any], resources: dict[str, float]) -> float:
+    return min(room(node["Resources"].get(name, 0.0), share) for name, share in resources.items())

@@ -9,13 +9,12 @@ import math
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any, cast
@@ -25,9 +24,11 @@ from ray import tune
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
-from buildup.execution.dispatcher import FetchReusable, MakeJob, Train, TrialDispatcher
+from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.ray_cluster import check_resources, start_ray
+from buildup.execution.handshake import software
+from buildup.execution.hosts import Hosts
+from buildup.execution.ray_cluster import check_nodes, check_resources, end_process, places, start_ray
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -46,6 +47,8 @@ ENVIRONMENT = {
 }
 POLL_INTERVAL = 0.1
 """Seconds between two checks for Ctrl-C while waiting for an event."""
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks at workers that are silent."""
 
 
 class RayEvaluator:
@@ -63,6 +66,7 @@ class RayEvaluator:
         address: str | None,
         verbose: bool,
         fetch_reusable: FetchReusable | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         """Start Ray or connect to it.
 
@@ -76,12 +80,21 @@ class RayEvaluator:
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
             fetch_reusable: Copies a training from another run that has finished it, before it is started.
+            stall_timeout: Seconds without a report after which a worker is ended; None to only tell of it.
         """
         self.workers = workers
+        self._stall_timeout = stall_timeout
+        self._watched = time.monotonic()
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
         self._dispatcher = TrialDispatcher(
-            folder=folder.absolute(), train=train, job=job, workers=workers, fetch_reusable=fetch_reusable
+            folder=folder.absolute(),
+            train=train,
+            job=job,
+            workers=workers,
+            fetch_reusable=fetch_reusable,
+            hosts=Hosts(lambda without: places(self._resources, without)),
+            expected=(expected := software()),
         )
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tune")
         self._tuning: Future[None] | None = None
@@ -93,6 +106,8 @@ class RayEvaluator:
             gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
             self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
             check_resources(self._resources, workers, address)
+            if address is not None:
+                check_nodes(self._resources, expected, folder)
         except BaseException:
             self.close()
             raise
@@ -111,6 +126,7 @@ class RayEvaluator:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
+            self._watch()
             rest = POLL_INTERVAL if end is None else max(0.0, min(POLL_INTERVAL, end - time.monotonic()))
             try:
                 event = self._dispatcher.events.get(timeout=rest) if rest else self._dispatcher.events.get_nowait()
@@ -123,16 +139,21 @@ class RayEvaluator:
                 if (end is not None and time.monotonic() >= end) or (end is None and not self._dispatcher.pending):
                     return None
 
+    def _watch(self) -> None:
+        """Tell of workers that are silent, and end those that have stalled."""
+        if self._tuning is not None and time.monotonic() - self._watched >= WATCH_INTERVAL:
+            self._watched = time.monotonic()
+            for worker in self._dispatcher.watch(self._stall_timeout):
+                end_process(worker.pid, worker.node)
+
     def close(self) -> None:
         """Stop all trainings at once. They keep their checkpoints, and a given cluster keeps running."""
         gc.unfreeze()
         self._dispatcher.closed = True
         if self._tuning is not None:
             for worker in self._dispatcher.busy_workers():
-                # Tune would wait many seconds for an epoch to end. It does so for processes on other machines.
-                if worker.host == socket.gethostname():
-                    with suppress(ProcessLookupError):
-                        os.kill(worker.pid, signal.SIGKILL)
+                # Tune would wait many seconds for an epoch to end.
+                end_process(worker.pid, worker.node)
             self._thread.shutdown()
             self._tuning = None
         if self._owns_ray:
@@ -147,9 +168,9 @@ class RayEvaluator:
 
     def _tune(self) -> None:
         reports = _Reports(self._dispatcher)
-        resources = {name.lower(): share for name, share in self._resources.items() if share}
+        bundle = {name: float(share) for name, share in self._resources.items() if share}
         tuner = tune.Tuner(
-            tune.with_resources(_TrainingWorker, resources),
+            tune.with_resources(_TrainingWorker, partial(_placement, bundle)),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(self._dispatcher),
                 num_samples=-1,
@@ -169,13 +190,23 @@ class RayEvaluator:
         tuner.fit()
 
 
+def _placement(bundle: dict[str, float], config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """The resources of a worker, on another machine than those that its assignment avoids."""
+    avoided = sorted(config["assignment"].avoided) if "assignment" in config else ()
+    options: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoided)})"}]}
+    return tune.PlacementGroupFactory([bundle], **options if avoided else {})
+
+
 class _TrainingWorker(tune.Trainable):
     """A worker process. Each step reports one update of its training."""
 
+    _assignment: Assignment | None = None
     _training: TrainingThread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._training = TrainingThread(config["assignment"])
+        # Trained only once Tune has taken this worker for it: it may have waited too long, and given it to another.
+        self._assignment = config["assignment"]
+        signal.signal(signal.SIGTERM, self._leave)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -184,8 +215,15 @@ class _TrainingWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self.config = {}  # Tune sends it back with each result
-        assert self._training is not None
+        if self._training is None:
+            assert self._assignment is not None
+            self._training = TrainingThread(self._assignment, ray.get_runtime_context().get_node_id())
         return {"update": self._training.next_update()}
+
+    def _leave(self, number: int, frame: object) -> None:
+        if self._training is None:
+            os._exit(1)
+        self._training.leave()
 
     def cleanup(self) -> None:
         if self._training is not None:

@@ -19,6 +19,8 @@ from buildup.trials.training import WEIGHTS
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
+FAILED = "failed.json"
+"""In place of a final record: what an attempt ended with that another attempt is made after."""
 METRICS = "metrics.jsonl"
 DIAGNOSTICS = "diagnostics.jsonl"
 REUSED_FROM = "reused_from"

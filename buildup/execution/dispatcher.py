@@ -381,6 +381,6 @@ def _cause(error: str) -> str:
     >>> _cause("ActorDiedError: The actor died.\\n Worker exit type: SYSTEM_ERROR Worker exit detail: It left.")
     'It left.'
     """
-    detail = re.search(r"Worker exit detail: (.+)", error)
+    detail = re.search(r"Worker exit detail: (.+?)(?: Some common causes|\n|$)", error)
     lines = [line.strip() for line in error.splitlines() if "Error:" in line] or error.strip().splitlines()[-1:]
     return (detail.group(1) if detail else lines[-1] if lines else "no reason")[:200]

@@ -1,5 +1,6 @@
 """Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
 
+import atexit
 import logging
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, _TemporaryFileWrapper
 from typing import Any, TypeVar
 
 import ray
@@ -167,7 +168,7 @@ def check_nodes(resources: dict[str, float], expected: Mapping[str, str], folder
     """Raise if a machine of a cluster has other software than the driver, or does not see where the run is kept."""
     problems: list[str] = []
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    with NamedTemporaryFile(dir=parent, prefix=".buildup-") as probe:
+    with _probe(parent) as probe:
         for host, found in _ask_nodes(nodes_with_room(resources), probe.name):
             if isinstance(found, str):
                 log.warning(
@@ -182,6 +183,14 @@ def check_nodes(resources: dict[str, float], expected: Mapping[str, str], folder
                 problems.append(f"node {host} {unseen(parent)}")
     if problems:
         raise ResourceError(*problems)
+
+
+def _probe(folder: Path) -> "_TemporaryFileWrapper[bytes]":
+    """A file for the time of a `with`, which all nodes must see."""
+    try:
+        return NamedTemporaryFile(dir=folder, prefix=".buildup-")
+    except OSError as error:
+        raise ResourceError(f"{folder}: no file can be written here ({error.strerror}).") from None
 
 
 def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[str, tuple[dict[str, str], bool] | str]]:
@@ -209,6 +218,24 @@ def end_process(pid: int, node: str) -> None:
             os.kill(pid, signal.SIGKILL)
     else:
         _on_node(node, os.kill, pid, signal.SIGKILL)
+
+
+def head_answers() -> bool:
+    """Whether the head of Ray, which all its processes need, takes connections."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
+
+
+def kill_ray() -> None:
+    """Kill the processes of the Ray that this process has started, and wait for nothing at its own end."""
+    atexit.unregister(ray.shutdown)
+    node: Any = ray._private.worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
 def _on_node(node: str, function: Callable[..., object], *arguments: object) -> Any:

@@ -10,10 +10,11 @@ import os
 import shutil
 import signal
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from queue import Empty
@@ -28,7 +29,15 @@ from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Tra
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
 from buildup.execution.hosts import Hosts
-from buildup.execution.ray_cluster import check_nodes, check_resources, end_process, places, start_ray
+from buildup.execution.ray_cluster import (
+    check_nodes,
+    check_resources,
+    end_process,
+    head_answers,
+    kill_ray,
+    places,
+    start_ray,
+)
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -47,6 +56,10 @@ ENVIRONMENT = {
 }
 POLL_INTERVAL = 0.1
 """Seconds between two checks for Ctrl-C while waiting for an event."""
+CLOSE_TIMEOUT = 6.0
+"""Seconds in which Ray must have stopped. Where a signal has ended its processes, too, it would take a minute."""
+HEAD_INTERVAL, HEAD_TIMEOUT = 5.0, 20.0
+"""Seconds between two looks whether Ray's head answers, and those without an answer after which it is lost."""
 WATCH_INTERVAL = 1.0
 """Seconds between two looks at workers that are silent."""
 
@@ -84,7 +97,7 @@ class RayEvaluator:
         """
         self.workers = workers
         self._stall_timeout = stall_timeout
-        self._watched = time.monotonic()
+        self._watched = self._head_answered = self._head_asked = time.monotonic()
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
         self._dispatcher = TrialDispatcher(
@@ -96,7 +109,6 @@ class RayEvaluator:
             hosts=Hosts(lambda without: places(self._resources, without)),
             expected=(expected := software()),
         )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tune")
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix="buildup-tune-"))
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
@@ -120,7 +132,7 @@ class RayEvaluator:
         self._dispatcher.request(requested)
         if self._tuning is None and self._dispatcher.pending:
             # Not before: Tune looks for trials only once a second while it has none.
-            self._tuning = self._thread.submit(self._tune)
+            self._tuning = _in_thread(self._tune)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
@@ -140,11 +152,24 @@ class RayEvaluator:
                     return None
 
     def _watch(self) -> None:
-        """Tell of workers that are silent, and end those that have stalled."""
-        if self._tuning is not None and time.monotonic() - self._watched >= WATCH_INTERVAL:
-            self._watched = time.monotonic()
-            for worker in self._dispatcher.watch(self._stall_timeout):
-                end_process(worker.pid, worker.node)
+        """Tell of workers that are silent, end those that have stalled, and raise if Ray itself has ended."""
+        now = time.monotonic()
+        if self._tuning is None or now - self._watched < WATCH_INTERVAL:
+            return
+        self._watched = now
+        for worker in self._dispatcher.watch(self._stall_timeout):
+            end_process(worker.pid, worker.node)
+        if now - self._head_asked >= HEAD_INTERVAL:
+            self._head_asked = now
+            if head_answers():
+                self._head_answered = now
+            elif now - self._head_answered >= HEAD_TIMEOUT:
+                # Ray would try for a minute, and then end this process without a word on how to go on.
+                raise SearchError(
+                    f"Ray's head has not answered for {now - self._head_answered:.0f} s: it has ended, or the network "
+                    "to it is down. All trainings keep their checkpoints: `buildup resume` (or the same `buildup "
+                    "final`) continues from there. A cluster that was given by --ray must be up again first."
+                )
 
     def close(self) -> None:
         """Stop all trainings at once. They keep their checkpoints, and a given cluster keeps running."""
@@ -154,17 +179,26 @@ class RayEvaluator:
             for worker in self._dispatcher.busy_workers():
                 # Tune would wait many seconds for an epoch to end.
                 end_process(worker.pid, worker.node)
-            self._thread.shutdown()
-            self._tuning = None
-        if self._owns_ray:
-            ray.shutdown()
-            self._owns_ray = False
+        try:
+            _in_thread(self._stop, self._tuning, self._owns_ray).result(CLOSE_TIMEOUT)
+        except TimeoutError:
+            if self._owns_ray:
+                kill_ray()
+        self._tuning, self._owns_ray = None, False
         shutil.rmtree(self._results, ignore_errors=True)
         for name, value in self._environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+    @staticmethod
+    def _stop(tuning: "Future[None] | None", owns_ray: bool) -> None:
+        """Wait for Tune to end, and stop Ray. Both wait a minute for processes that are gone, and then end this one."""
+        if tuning is not None:
+            tuning.exception()
+        if owns_ray:
+            ray.shutdown()
 
     def _tune(self) -> None:
         reports = _Reports(self._dispatcher)
@@ -195,6 +229,21 @@ def _placement(bundle: dict[str, float], config: dict[str, Any]) -> tune.Placeme
     avoided = sorted(config["assignment"].avoided) if "assignment" in config else ()
     options: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoided)})"}]}
     return tune.PlacementGroupFactory([bundle], **options if avoided else {})
+
+
+def _in_thread(function: Callable[..., None], *arguments: object) -> "Future[None]":
+    """Run a function in a thread that does not keep the process alive."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function(*arguments)
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=function.__name__, daemon=True).start()
+    return future
 
 
 class _TrainingWorker(tune.Trainable):

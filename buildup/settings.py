@@ -124,6 +124,8 @@ class ResumeSettings:
     """likely, proven or point, in place of the former judge."""
     space: str | None = None
     """Another space from the same base; verdicts are made anew."""
+    retry_failed: bool = False
+    """Do the trainings anew that raised an exception or lacked memory; all verdicts are made anew."""
     allow_weak_base: bool = False
     """Go on although the base did not learn, and mark the run."""
     max_trials: int | None = None

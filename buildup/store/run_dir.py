@@ -130,6 +130,14 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
     return None
 
 
+def set_aside_records(training_folder: Path) -> None:
+    """Rename the final records of a training, so that it is trained again."""
+    for number in attempts(training_folder):
+        record = attempt_folder(training_folder, number) / FINAL
+        if record.is_file():
+            record.rename(record.with_name(FAILED))
+
+
 def trained_weights(training_folder: Path) -> Path | None:
     """The weights file of a training; None if it has not ended, or the file was removed.
 

@@ -82,7 +82,8 @@ class SearchSettings:
     ray: Annotated[str | None, _MACHINES] = None
     """Address of a Ray cluster; without it Ray is started on this machine."""
     stall_timeout: Annotated[float | None, _MACHINES] = None
-    """End a worker that has reported nothing for so many seconds; its training goes on from its checkpoint."""
+    """End a worker that has reported nothing for so many seconds, which must be more than an epoch takes; its training
+    goes on from its checkpoint."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
     reuse: Annotated[bool, _MACHINES] = False

@@ -143,6 +143,8 @@ class TrainingThread:
 
     def leave(self) -> None:
         """End the process after the current epoch, when its state is saved. A signal handler may call this."""
+        if self._ended:
+            os._exit(1)
         self._leaving = True
         self._updates.put(Leaving())
 

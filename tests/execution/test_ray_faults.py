@@ -6,7 +6,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from buildup.errors import ResourceError
+from buildup.execution import handshake, ray_cluster
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
 from buildup.trials.event import Event, Started
@@ -27,7 +30,7 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"
 
 
 def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
-    """Two epochs, which fail on the bad node."""
+    """Three epochs, which fail on the bad node."""
     if ray.get_runtime_context().get_node_id() == job["bad"]:
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
     for number in (1, 2, 3):
@@ -150,7 +153,16 @@ def test_a_worker_that_is_asked_to_end_ends_its_epoch_and_another_one_goes_on(
     assert caplog.text.count("was asked to end") == 4
 
 
-def test_a_node_that_does_not_see_the_run_or_has_other_code_is_named_before_anything_is_trained(
+def test_a_node_that_does_not_see_the_run_is_named_before_anything_is_trained(
+    evaluator: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_cluster, "_probe", lambda _: nullcontext(SimpleNamespace(name=str(tmp_path / "unseen"))))
+    monkeypatch.setattr(handshake, "FOLDER_PATIENCE", 0.0)
+    with pytest.raises(ResourceError, match=f"node .* does not see {tmp_path}.*--run on a path that is shared"):
+        evaluator()
+
+
+def test_a_node_with_other_software_is_named_before_anything_is_trained(
     evaluator: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("buildup.execution.ray_tune.software", lambda: {"timm": "0.1"})

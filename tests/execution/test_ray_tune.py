@@ -18,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from buildup.__main__ import run
 from buildup.errors import DataError, ResourceError, SearchError
+from buildup.execution import dispatcher
 from buildup.execution.dispatcher import MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
@@ -190,6 +191,47 @@ def test_an_unneeded_training_ends_with_its_epoch_and_can_be_wanted_again(
     ended = wait_for(one, Record)
     assert ended.outcome == Score(accuracy=62.0)
     assert [epoch.number for epoch in ended.curve] == list(range(1, 13))
+
+
+class Slow:
+    """Takes seconds to load in a process that has loaded none yet, as the libraries do from a slow disk."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        return load_slowly, (self.seconds,)
+
+
+def load_slowly(seconds: float) -> None:
+    if "LOADED" not in os.environ:
+        os.environ["LOADED"] = "1"
+        time.sleep(seconds)
+
+
+def test_a_worker_that_comes_late_does_not_train_what_another_one_took_over(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "WORKER_START_TIMEOUT", 1.0)
+    plain = jobs(seconds=0.1)
+
+    def job(training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
+        return {**plain(training, folder, earlier), "slow": Slow(5.0 if training.seed else 0.0)}
+
+    def claims() -> list[str]:
+        return sorted(f"{path.parent.parent.name} {path.read_text()}" for path in tmp_path.glob("*/*/worker"))
+
+    one = evaluator(job)
+    until_ended(one, trainings(1))
+    since = time.monotonic()
+    events = until_ended(one, trainings(2, first=1))
+    assert time.monotonic() - since < 5
+    assert len({event.update.pid for event in events if isinstance(event.update, Started)}) == 1
+    known = claims()
+    assert len(known) == 3
+    while time.monotonic() - since < 7:
+        assert one.next_event(timeout=0.5) is None
+    assert claims() == known
 
 
 def test_a_training_that_is_wanted_again_in_time_just_goes_on(evaluator: Callable[..., RayEvaluator]) -> None:

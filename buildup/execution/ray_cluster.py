@@ -214,10 +214,14 @@ def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[st
 def end_process(pid: int, node: str) -> None:
     """Kill a process on a machine of Ray, without waiting for it."""
     if node == ray.get_runtime_context().get_node_id():
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        _kill(pid)
     else:
-        _on_node(node, os.kill, pid, signal.SIGKILL)
+        _on_node(node, _kill, pid)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def head_answers() -> bool:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -118,6 +119,13 @@ def test_a_node_with_a_broken_gpu_spoils_no_training_and_gets_no_more_of_them(
     assert caplog.text.count("failed 3 times and gets no more trainings in this run") == 1
 
 
+def test_a_process_on_another_node_is_ended(cluster: Cluster) -> None:
+    [other] = {node["NodeID"] for node in ray.nodes()} - {ray.get_runtime_context().get_node_id()}  # type: ignore[no-untyped-call]
+    sleeper = subprocess.Popen(["sleep", "60"])
+    ray_cluster.end_process(sleeper.pid, other)
+    assert sleeper.wait(30) == -signal.SIGKILL
+
+
 def test_a_worker_that_hangs_is_ended_and_its_training_goes_on(
     evaluator: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,9 +136,9 @@ def test_a_worker_that_hangs_is_ended_and_its_training_goes_on(
             stopped.append(event.update.pid)
             os.kill(event.update.pid, signal.SIGSTOP)
 
-    [record] = until_ended(evaluator(workers=1, seconds=0.2, stall_timeout=2.0), trainings(1), see)
+    [record] = until_ended(evaluator(workers=1, seconds=0.2, stall_timeout=4.0), trainings(1), see)
     assert record.outcome == Score(accuracy=50.0)
-    assert f"(pid {stopped[0]}) has reported nothing for 2 s and is ended" in caplog.text
+    assert f"(pid {stopped[0]}) has reported nothing for 4 s and is ended" in caplog.text
     assert f"(pid {stopped[0]}) died" in caplog.text
 
 

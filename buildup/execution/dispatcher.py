@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.execution.hosts import Hosts
+from buildup.execution.watch import Watch
 from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.trials.event import Event, Started, Update
@@ -31,8 +32,6 @@ MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
-LONGEST_WAIT = 60.0
-"""Seconds without a running training after which a line says that the search waits for workers."""
 
 Train = Callable[[Any], Generator[Epoch, None, Score]]
 MakeJob = Callable[[Training, Path, Sequence[Path]], Any]
@@ -109,7 +108,7 @@ class TrialDispatcher:
         """The last epoch of each training."""
         self._reserved: tuple[Training, frozenset[str]] | None = None
         """The training that the next idle worker takes, and the nodes that this worker was not placed on."""
-        self._none_trained_since = time.monotonic()
+        self._watch = Watch()
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         # Ray Tune pickles its configuration, which refers to this object; nobody unpickles it.
@@ -219,31 +218,8 @@ class TrialDispatcher:
     def watch(self, stall_timeout: float | None = None) -> list[Started]:
         """Say which workers have been silent for long; returns those that are to be ended for it."""
         with self._lock:
-            now = time.monotonic()
-            stalled = []
-            busy = [slot for slot in self.slots.values() if slot.started and slot.state is not WorkerState.IDLE]
-            for slot in busy:
-                if silence := slot.remarkable_silence(now):
-                    since = time.strftime("%H:%M:%S", time.localtime(time.time() - silence))
-                    log.warning(
-                        "silent     %s has reported nothing of %s for %.0f s, since %s. Does it hang? "
-                        "--stall-timeout SECONDS ends such a worker, and its training goes on from its checkpoint.",
-                        *(slot.name, slot.training, silence, since),
-                    )
-                if slot.started and stall_timeout and now - slot.heard >= stall_timeout:
-                    log.warning("stalled    %s has reported nothing for %.0f s and is ended.", slot.name, stall_timeout)
-                    slot.heard = now
-                    stalled.append(slot.started)
-            if busy or not self._requested.keys() - self._ended:
-                self._none_trained_since = now
-            elif now - self._none_trained_since >= LONGEST_WAIT:
-                self._none_trained_since = now
-                log.warning(
-                    "waiting    no worker has started for %g s: Ray has no room for one just now. "
-                    "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed.",
-                    LONGEST_WAIT,
-                )
-            return stalled
+            waiting = bool(self._requested.keys() - self._ended)
+            return self._watch.look(self.slots.values(), waiting, stall_timeout)
 
     def _running_ids(self) -> set[str]:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile, _TemporaryFileWrapper
+from tempfile import mkstemp
 from typing import Any, TypeVar
 
 import ray
@@ -169,7 +169,7 @@ def check_nodes(resources: dict[str, float], expected: Mapping[str, str], folder
     problems: list[str] = []
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with _probe(parent) as probe:
-        for host, found in _ask_nodes(nodes_with_room(resources), probe.name):
+        for host, found in _ask_nodes(nodes_with_room(resources), probe):
             if isinstance(found, str):
                 log.warning(
                     "warning: node %s gave no answer (%s). Trainings that are placed there may fail.", host, found
@@ -185,12 +185,18 @@ def check_nodes(resources: dict[str, float], expected: Mapping[str, str], folder
         raise ResourceError(*problems)
 
 
-def _probe(folder: Path) -> "_TemporaryFileWrapper[bytes]":
-    """A file for the time of a `with`, which all nodes must see."""
+@contextmanager
+def _probe(folder: Path) -> Iterator[str]:
+    """The path of a file that all nodes must see."""
     try:
-        return NamedTemporaryFile(dir=folder, prefix=".buildup-")
+        handle, name = mkstemp(dir=folder, prefix=".buildup-")
     except OSError as error:
         raise ResourceError(f"{folder}: no file can be written here ({error.strerror}).") from None
+    os.close(handle)
+    try:
+        yield name
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[str, tuple[dict[str, str], bool] | str]]:

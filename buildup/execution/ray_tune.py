@@ -56,8 +56,9 @@ ENVIRONMENT = {
 }
 POLL_INTERVAL = 0.1
 """Seconds between two checks for Ctrl-C while waiting for an event."""
-CLOSE_TIMEOUT = 6.0
-"""Seconds in which Ray must have stopped. Where a signal has ended its processes, too, it would take a minute."""
+CLOSE_TIMEOUT, INTERRUPTED_TIMEOUT = 60.0, 6.0
+"""Seconds in which Ray must have stopped, and those after an interrupt: if the same signal has ended Ray's processes,
+Ray would wait for them for a minute, and then end this process."""
 HEAD_INTERVAL, HEAD_TIMEOUT = 5.0, 20.0
 """Seconds between two looks whether Ray's head answers, and those without an answer after which it is lost."""
 WATCH_INTERVAL = 1.0
@@ -97,6 +98,7 @@ class RayEvaluator:
         """
         self.workers = workers
         self._stall_timeout = stall_timeout
+        self._close_timeout = CLOSE_TIMEOUT
         self._watched = self._head_answered = self._head_asked = time.monotonic()
         self._resources = {"CPU": cpus_per_worker, "GPU": gpus_per_worker}
         self._verbose = verbose
@@ -136,6 +138,13 @@ class RayEvaluator:
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
+        try:
+            return self._next_event(timeout)
+        except KeyboardInterrupt:
+            self._close_timeout = INTERRUPTED_TIMEOUT
+            raise
+
+    def _next_event(self, timeout: float | None) -> Event | None:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             self._watch()
@@ -165,6 +174,7 @@ class RayEvaluator:
                 self._head_answered = now
             elif now - self._head_answered >= HEAD_TIMEOUT:
                 # Ray would try for a minute, and then end this process without a word on how to go on.
+                self._close_timeout = INTERRUPTED_TIMEOUT
                 raise SearchError(
                     f"Ray's head has not answered for {now - self._head_answered:.0f} s: it has ended, or the network "
                     "to it is down. All trainings keep their checkpoints: `buildup resume` (or the same `buildup "
@@ -180,7 +190,7 @@ class RayEvaluator:
                 # Tune would wait many seconds for an epoch to end.
                 end_process(worker.pid, worker.node)
         try:
-            _in_thread(self._stop, self._tuning, self._owns_ray).result(CLOSE_TIMEOUT)
+            _in_thread(self._stop, self._tuning, self._owns_ray).result(self._close_timeout)
         except TimeoutError:
             if self._owns_ray:
                 kill_ray()

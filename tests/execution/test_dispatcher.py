@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.execution import dispatcher as dispatching
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher
 from buildup.execution.hosts import MAX_HOST_FAULTS, Hosts, is_host_fault
+from buildup.execution.watch import LONGEST_WAIT
 from buildup.execution.worker_slot import FIRST_PATIENCE, LEAST_PATIENCE, Leaving
 from buildup.graph.network import sketch
 from buildup.trials.event import Started
@@ -267,12 +267,12 @@ def test_that_no_worker_starts_is_said_and_not_while_one_trains(
     dispatcher = TrialDispatcher(folder=tmp_path, train=never, job=lambda *_: None, workers=1)
     dispatcher.request([TRAINING])
     dispatcher.next_assignment("0")
-    clock[0] += dispatching.LONGEST_WAIT
+    clock[0] += LONGEST_WAIT
     dispatcher.watch()
     dispatcher.watch()
     assert len(silent_lines(caplog, "waiting")) == 1
     dispatcher.report("0", Started(attempt=1, host="here", pid=7))
-    clock[0] += 2 * dispatching.LONGEST_WAIT
+    clock[0] += 2 * LONGEST_WAIT
     dispatcher.watch()
     assert len(silent_lines(caplog, "waiting")) == 1
 

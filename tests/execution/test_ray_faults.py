@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,7 +163,7 @@ def test_a_worker_that_is_asked_to_end_ends_its_epoch_and_another_one_goes_on(
 def test_a_node_that_does_not_see_the_run_is_named_before_anything_is_trained(
     evaluator: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "_probe", lambda _: nullcontext(SimpleNamespace(name=str(tmp_path / "unseen"))))
+    monkeypatch.setattr(ray_cluster, "_probe", lambda _: nullcontext(str(tmp_path / "unseen")))
     monkeypatch.setattr(handshake, "FOLDER_PATIENCE", 0.0)
     with pytest.raises(ResourceError, match=f"node .* does not see {tmp_path}.*--run on a path that is shared"):
         evaluator()

@@ -161,7 +161,7 @@ def rehearse(
     rule, trials = exhaustive(base, space, 0), max(marks)
     replay = Replay(rule=rule, judge=JUDGES["point"], seeds=ceil((trials + workers) / len(rule.order)))
 
-    def job(training: Training, own: Path, earlier: Path | None) -> Rest:
+    def job(training: Training, own: Path, earlier: Sequence[Path]) -> Rest:
         # By its letters, so that verdicts fall both ways.
         accuracy = 50 + sum(map(ord, training.id)) % 1000 / 100
         return Rest(accuracy=accuracy, seconds=seconds, epochs=epochs)

@@ -5,13 +5,22 @@ import sys
 
 from buildup.cli.main import main
 
+LEFT_AT_ONCE = (1, 130)
+"""Exit codes of a failure and of an interrupt. Where the same cause has ended processes of Ray, its exit handlers would
+wait for them for a minute, and then end this process with another code."""
+
 
 def run() -> None:
     """Run the command line and leave with its exit code."""
     if "--verbose" not in sys.argv:
         # Ray prints what its daemons say on our stdout, and reads this when it is imported.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    if code in LEFT_AT_ONCE:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,9 @@ class SearchSettings:
     """CPUs that Ray reserves for one training (default: its threads)."""
     ray: Annotated[str | None, _MACHINES] = None
     """Address of a Ray cluster, or `local` to start Ray on this machine (default: RAY_ADDRESS, else local)."""
+    stall_timeout: Annotated[float | None, _MACHINES] = None
+    """End a worker that has reported nothing for so many seconds, which must be more than an epoch takes; its training
+    goes on from its checkpoint."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
     reuse: Annotated[bool, _MACHINES] = False
@@ -126,6 +129,8 @@ class ResumeSettings:
     """likely, proven or point, in place of the former judge."""
     space: str | None = None
     """Another space from the same base; verdicts are made anew."""
+    retry_failed: bool = False
+    """Do the trainings anew that raised an exception or lacked memory; all verdicts are made anew."""
     allow_weak_base: bool = False
     """Go on although the base did not learn, and mark the run."""
     max_trials: int | None = None
@@ -136,6 +141,8 @@ class ResumeSettings:
     """Trainings side by side (default: as before)."""
     ray: str | None = None
     """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
+    stall_timeout: float | None = None
+    """End a worker that has reported nothing for so many seconds (default: as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +163,8 @@ class FinalSettings:
     """Trainings side by side (default: as in the search)."""
     ray: str | None = None
     """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
+    stall_timeout: float | None = None
+    """End a worker that has reported nothing for so many seconds (default: as before)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ STACK = (
     {"space"},
     {"graph"},
     {"registry"},
-    {"settings", "errors", "cache"},
+    {"settings", "errors", "cache", "atomic_file"},
 )
 NEIGHBOURS = {
     ("execution", "store"),
@@ -33,7 +33,7 @@ NEIGHBOURS = {
 
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
-    "ray": {"execution/ray_cluster.py", "execution/ray_tune.py"},
+    "ray": {"execution/ray_cluster.py", "execution/ray_nodes.py", "execution/ray_tune.py"},
     "scipy": {"statistics/distributions.py", "diagnostics/hessian.py"},
     "sklearn": set(),
     "optuna": {

@@ -33,12 +33,14 @@ def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:
 
 @contextmanager
 def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
-    """Turn Ctrl-C and a request to terminate into KeyboardInterrupt with a message for the user.
+    """Turn Ctrl-C, a request to terminate and a lost terminal into KeyboardInterrupt with a message for the user.
 
-    A shell that starts a command in its background ignores Ctrl-C; this handler still gets it.
+    A shell that starts a command in its background ignores Ctrl-C; this handler still gets it. `nohup` ignores the
+    loss of the terminal, and that stays so.
     """
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     earlier = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield

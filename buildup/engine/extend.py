@@ -1,4 +1,4 @@
-"""Extend a search with more seeds, another judge, another space, or other epochs.
+"""Extend a search with more seeds, another judge, another space, other epochs, or another try of what failed.
 
 All verdicts are made anew under the new settings, from the existing trainings. Earlier verdicts are kept in the study,
 in `decisions-1.jsonl`, `decisions-2.jsonl` and so on; their settings are kept in `run.yaml`. With another number of
@@ -45,7 +45,8 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
     judge = problems.judge(changes.judge, run.settings.judge, seeds)
     space = problems.checked(run.space, _other_space, run, changes.space) if changes.space else run.space
     settings = replace(run.settings, seeds=seeds, epochs=epochs, judge=judge, space=changes.space or run.settings.space)
-    if replace(settings, space=run.settings.space) == run.settings and space == run.space:
+    unchanged = replace(settings, space=run.settings.space) == run.settings and space == run.space
+    if unchanged and not changes.retry_failed:
         return None
     is_done = (run.folder / FINAL_RESULT).exists()
     if is_done or (run.folder / FINAL_FOLDER).exists():
@@ -71,7 +72,7 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
         reason="extended",
         earlier=(*run.earlier, earlier),
         # All other warnings are made anew.
-        warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings)),
+        warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings, changes)),
     )
 
 
@@ -111,9 +112,10 @@ def _other_space(run: RunRecord, name: str) -> SearchSpace:
     return space
 
 
-def _warning(before: RunSettings, now: RunSettings) -> str:
+def _warning(before: RunSettings, now: RunSettings, asked: ResumeSettings) -> str:
     changes = {name: (getattr(before, name), getattr(now, name)) for name in EXTENDED}
     what = [f"{name} {old} to {new}" for name, (old, new) in changes.items() if old != new]
+    what += ["failed trainings done anew"] if asked.retry_failed else []
     return (
         f"{WARNING}{', '.join(what) or 'another form of its space'}): all verdicts were made anew after earlier ones "
         f"were seen, so `proven` errs more often than it says. A final is not touched by that."

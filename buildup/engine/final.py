@@ -36,7 +36,7 @@ from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Comparison, Pair
-from buildup.store.run_dir import FINAL, attempt_folder, attempts, write_atomic
+from buildup.store.run_dir import write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
 from buildup.training import fit
@@ -47,7 +47,7 @@ from buildup.trials.event import Event
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.outcome import Failure, Reason, Record, Score
+from buildup.trials.outcome import Failure, Record, Score
 from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
@@ -56,8 +56,6 @@ DEFAULT_SEEDS = 5
 MOST_SEEDS = 1000
 FRESH = 10_000
 """Offset of the seeds of a final from the first seed of the search, more than any search uses."""
-FAILED = "failed.json"
-"""New name of the final record of a failed training that is tried again."""
 CLOSED = "not opened"
 
 
@@ -113,6 +111,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     plan = _plan(run, settings, problems)
     own = run.settings
     workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
+    stall_timeout = problems.seconds("--stall-timeout", settings.stall_timeout) or own.stall_timeout
     problems.checked(None, check_test, own.dataset, own.data_dir)
     problems.checked(None, check_data, run)
     base, winner = view.candidates[0], view.best
@@ -133,6 +132,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
             own,
             workers=workers,
             ray=cluster_address(settings.ray, own.ray),
+            stall_timeout=stall_timeout,
             fraction=own.fraction if same else "1",
             epochs=plan.epochs,
             seeds=plan.seeds,
@@ -204,7 +204,7 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
         part.trainings.mkdir(parents=True, exist_ok=True)
         write_atomic(part.folder / PLAN, json.dumps(asdict(request.plan), indent=2).encode())
         history = _train(request, verbose=verbose)
-        if failed := _avoidable_failures(history):
+        if failed := history.avoidable_failures():
             raise SearchError(
                 f"{len(failed)} of {len(trainings)} trainings failed: "
                 + "; ".join(f"{key}: {failure.reason.value}: {failure.summary}" for key, failure in failed.items())
@@ -238,15 +238,9 @@ def _train(request: _Request, *, verbose: bool) -> History:
     part, trainings = request.part, request.trainings
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(part)))
+        if failed := writer.history.avoidable_failures():
+            writer.set_aside(failed)
         history = writer.history
-        failed = _avoidable_failures(history)
-        for training in failed:  # their records are renamed, so they train again
-            for number in attempts(part.trainings / training):
-                record = attempt_folder(part.trainings / training, number) / FINAL
-                if record.is_file():
-                    record.rename(record.with_name(FAILED))
-        kept = {key: outcome for key, outcome in history.outcomes.items() if key not in failed}
-        history = replace(history, outcomes=kept)
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:
             return history
@@ -268,15 +262,6 @@ def _train(request: _Request, *, verbose: bool) -> History:
             closing(start_workers(part, job_maker(part, whole=request.plan.fraction == "all"), verbose=verbose))
         )
         return train_all(trainings, workers, writer, history, see)
-
-
-def _avoidable_failures(history: History) -> dict[str, Failure]:
-    """The failures that another attempt may avoid: all but a loss that became infinite."""
-    return {
-        key: outcome
-        for key, outcome in history.outcomes.items()
-        if isinstance(outcome, Failure) and outcome.reason is not Reason.DIVERGED
-    }
 
 
 def _test_scores(part: RunRecord, trainings: Sequence[Training], history: History) -> dict[str, Score]:

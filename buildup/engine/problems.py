@@ -63,6 +63,10 @@ class Problems:
         self.found.append(f"{flag} {value}: a number from {least:g} to {most:g} is needed.")
         return default
 
+    def seconds(self, flag: str, value: object) -> float | None:
+        """Check a number of seconds, at least one, which may be text."""
+        return None if value is None else self.number(flag, value, 1.0, least=1.0)
+
     def parsed(self, flag: str, parse: Callable[[str], float], value: str | float | None) -> float | None:
         """Check a value with a parser that raises `ValueError`."""
         try:

@@ -2,7 +2,6 @@
 
 import logging
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -28,9 +27,6 @@ log = logging.getLogger("buildup")
 
 OnEvent = Callable[[Event | Decision], object]
 """A callback, called with each event of a training and with each decision."""
-
-SILENCE_BEFORE_NOTICE = 60.0
-"""Seconds without a running training after which a line says that the search waits for workers."""
 
 
 @contextmanager
@@ -75,7 +71,6 @@ class PlainObserver:
     """The number of decisions that were printed."""
     running: dict[str, tuple[Training, str]] = field(default_factory=dict)
     """The running trainings with their workers, by id."""
-    silent_since: float = field(default_factory=time.monotonic)
     _left: tuple[object, str] = (None, "")
 
     def see(self, view: View, history: History, event: Event | None) -> None:
@@ -85,11 +80,14 @@ class PlainObserver:
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
         """The lines on an event and on new decisions."""
-        lines = self._waiting(event)
+        lines = []
+        if event is not None and isinstance(event.update, Started):
+            self.running[event.training.id] = (event.training, event.update.worker)
         if event is not None and isinstance(event.update, Record):
+            self.running.pop(event.training.id, None)
             outcome = event.update.outcome
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
-                lines.append(f"training   {name_of(event.training)}  ended: {outcome.message}")
+                lines.append(f"training   {event.training}  ended: {outcome.message}")
             else:
                 objective = self.replay.judge.objective
                 score = (
@@ -97,30 +95,13 @@ class PlainObserver:
                     if isinstance(outcome, Failure)
                     else objective.shown(objective.value(outcome))
                 )
-                lines.append(f"training   {name_of(event.training)}  {score}  {outcome.seconds:.1f} s")
+                lines.append(f"training   {event.training}  {score}  {outcome.seconds:.1f} s")
         new = view.decisions[self.reported :]
         lines += [f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in new]
         if new and not view.finished:
             lines.append(f"           {view.best.layout}; {self.left(view, history)}")
         self.reported = len(view.decisions)
         return lines
-
-    def _waiting(self, event: Event | None) -> list[str]:
-        """A line if no training has run for a while."""
-        if event is not None and isinstance(event.update, Started):
-            self.running[event.training.id] = (event.training, event.update.worker)
-        if event is not None and isinstance(event.update, Record):
-            self.running.pop(event.training.id, None)
-        now = time.monotonic()
-        if event is not None or self.running:
-            self.silent_since = now
-        if now - self.silent_since < SILENCE_BEFORE_NOTICE:
-            return []
-        self.silent_since = now
-        return [
-            f"waiting    no worker has started for {SILENCE_BEFORE_NOTICE:g} s: Ray has no room for one just now. "
-            "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed."
-        ]
 
     def left(self, view: View, history: History) -> str:
         """What is left of the search. It is not computed anew for every epoch, because a forecast takes a while."""
@@ -153,11 +134,6 @@ class LiveObserver:
             own = training.candidate.epochs(epochs)
             seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
             eta = duration(fmean(seconds) * (own - len(curve))) if seconds else "..."
-            table.add_row(name_of(training), f"{len(curve)}/{own}", score, eta, worker)
+            table.add_row(str(training), f"{len(curve)}/{own}", score, eta, worker)
         foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
         self.live.update(Group(table, foot))
-
-
-def name_of(training: Training) -> str:
-    """The name of a training in messages."""
-    return f"{training.candidate.edit or 'the base'}  seed {training.seed}"

@@ -79,6 +79,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     values: dict[str, Any] = {
         "epochs": epochs,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
+        "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
     }
     network, pretrained = _start(problems, checked, space, data)
@@ -289,7 +290,8 @@ def _measured(
     device, threads = hardware.device, hardware.threads
     asked = network, recipe, data, device, threads, settled, 2 * seeds
     if address:
-        from buildup.execution.ray_cluster import on_worker, resources_of  # loads Ray
+        from buildup.execution.ray_cluster import on_worker  # loads Ray
+        from buildup.execution.ray_nodes import resources_of
 
         cpus = hardware.cpus_per_trial or threads
         resources = resources_of(cpus, hardware.gpus_per_trial, hardware.accelerator)

@@ -10,7 +10,7 @@ from typing import Any
 
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
-from buildup.engine.load_state import check_splits, replay_of
+from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import OnEvent, observe
@@ -76,11 +76,17 @@ def resume_search(
     record: RunRecord, changes: ResumeSettings, on_event: OnEvent | None = None, *, verbose: bool = False
 ) -> SearchResult:
     """Continue a run, or extend it with other settings. It raises what `run_search` does."""
+    failed = state_of(record)[1].avoidable_failures() if changes.retry_failed else {}
+    if changes.retry_failed and not failed:
+        log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
+        changes = replace(changes, retry_failed=False)
     record, is_extended = _changed(record, changes)
     if is_extended:
         begin(record)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(record)))
+        if failed:
+            writer.set_aside(failed)
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
         if record.status == "finished" and len(view.decisions) == len(writer.history.decisions):
@@ -131,6 +137,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
         "workers": problems.whole("--workers", changes.workers, own.workers, most=100_000),
         "ray": cluster_address(changes.ray, own.ray),
+        "stall_timeout": problems.seconds("--stall-timeout", changes.stall_timeout) or own.stall_timeout,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
     }
     extended = extension(record, changes, problems)

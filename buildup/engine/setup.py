@@ -1,7 +1,7 @@
 """Create the study writer, the workers and the jobs of a run from its settings."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.trials.training import Training
 
-MakeJob = Callable[[Training, Path, Path | None], Job]
+MakeJob = Callable[[Training, Path, Sequence[Path]], Job]
 
 
 def check_data(run: RunRecord) -> None:
@@ -81,6 +81,7 @@ def start_workers(
         address=settings.ray,
         verbose=verbose,
         fetch_reusable=fetch_reusable,
+        stall_timeout=settings.stall_timeout,
     )
 
 
@@ -91,7 +92,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     named = settings.data_dir or os.environ.get("BUILDUP_DATA")
     data_dir = None if named is None else str(Path(named).absolute())
 
-    def job(training: Training, folder: Path, resume_from: Path | None) -> Job:
+    def job(training: Training, folder: Path, earlier: Sequence[Path]) -> Job:
         epochs = training.candidate.epochs(run.recipe.epochs)
         return Job(
             network=training.candidate.network,
@@ -111,7 +112,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             execution=run.execution,
             data_hash=run.data.hash,
             folder=str(folder),
-            resume_from=None if resume_from is None else str(resume_from),
+            resume_from=tuple(map(str, earlier)),
         )
 
     return job

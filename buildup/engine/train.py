@@ -22,7 +22,6 @@ from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, cores, final_record, write_atomic
 from buildup.strategies.moves import from_layout, start
-from buildup.training.checkpoint import has_state
 from buildup.training.data import describe_data, open_data
 from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device
@@ -138,7 +137,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         threads=threads,
         execution=execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
-        resume_from=next(filter(has_state, (str(attempt_folder(place, number)) for number in reversed(earlier))), None),
+        resume_from=tuple(str(attempt_folder(place, number)) for number in reversed(earlier)),
     )
     return job, place
 

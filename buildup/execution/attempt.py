@@ -15,22 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError
-from buildup.execution.dispatcher import STOP, Assignment, is_broken
-from buildup.store.run_dir import FINAL, write_atomic
+from buildup.execution.dispatcher import STOP, Assignment, ends_process
+from buildup.execution.handshake import refusal
+from buildup.execution.hosts import is_host_fault
+from buildup.execution.worker_slot import Leaving
+from buildup.store.run_dir import FAILED, FINAL, write_atomic
 from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score, record_to_values
 
+CLAIM = "worker"
+"""In the folder of an attempt: the process that trains it. There is never a second one."""
 MIN_IDLE_POLL, MAX_IDLE_POLL = 0.01, 0.2
 """Seconds between two reports of an idle worker: they grow, because work most likely comes soon or late."""
 
 
 def run_attempt(
-    train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path
+    train: Callable[[Any], Generator[Epoch, None, Score]], job: Any, folder: Path, *, raised_before: bool = True
 ) -> Generator[Epoch | Record, None, None]:
     """Run a training in its attempt folder, turn every error into an outcome, and write the final record.
 
     All epochs are yielded, also those of earlier attempts, which may not have been recorded. The record comes last.
-    An infrastructure failure writes no record, so that a later attempt can resume from the checkpoint.
+    An infrastructure failure writes no record, so that a later attempt can resume from the checkpoint. Neither does
+    the first exception, which is an outcome only when it repeats.
     """
     started = time.monotonic()
     curve: list[Epoch] = []
@@ -49,19 +55,26 @@ def run_attempt(
         outcome = Failure(reason=failed.reason, message=failed.message, seconds=time.monotonic() - started)
     except BuildupError as error:
         outcome = Failure(reason=Reason.REFUSED, message=str(error), seconds=time.monotonic() - started)
-    except Exception:  # noqa: BLE001 - a broken candidate is a result, and this is the one place where it becomes one
-        message = traceback.format_exc()
-        outcome = Failure(reason=Reason.BROKEN, message=message, seconds=time.monotonic() - started)
-    record = Record(outcome=outcome, curve=tuple(curve))
+    except Exception as error:  # noqa: BLE001 - a broken candidate is a result, and this is where it becomes one
+        reason = Reason.HOST_FAULT if is_host_fault(error) else Reason.BROKEN
+        outcome = Failure(reason=reason, message=traceback.format_exc(), seconds=time.monotonic() - started)
+    yield _kept(Record(outcome=outcome, curve=tuple(curve)), folder, raised_before)
+
+
+def _kept(record: Record, folder: Path, raised_before: bool) -> Record:
+    """Write a record into its folder, unless the machine is to blame. Without the room for it, that is the outcome."""
+    reason = record.outcome.reason if isinstance(record.outcome, Failure) else None
+    if reason and reason.is_infrastructure:
+        return record
+    name = FAILED if reason is Reason.BROKEN and not raised_before else FINAL
     try:
-        if not (isinstance(outcome, Failure) and outcome.reason.is_infrastructure):
-            write_atomic(folder / FINAL, json.dumps(record_to_values(record)).encode())
+        write_atomic(folder / name, json.dumps(record_to_values(record)).encode())
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         full = Failure(reason=Reason.DISK_FULL, message=f"{folder} can't be written ({error}). Free some space there.")
-        record = Record(outcome=full, curve=record.curve)
-    yield record
+        return Record(outcome=full, curve=record.curve)
+    return record
 
 
 class LastingThread:
@@ -98,31 +111,42 @@ class TrainingThread:
     share of the time that grows with the number of workers.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, node: str = "") -> None:
+        """Start an attempt; `node` is Ray's id of this machine."""
         self._assignment = assignment
-        self._updates: queue.SimpleQueue[Update | None] = queue.SimpleQueue()
+        self._node = node
+        self._updates: queue.SimpleQueue[Update | Leaving | None] = queue.SimpleQueue()
         self._ended = False
-        self._broken = False
+        self._ends_process = self._leaving = False
         self._error: BaseException | None = None
         self._pause = MIN_IDLE_POLL
         self._released = threading.Event()
         self._finished = _training_thread().run(self._run)
 
-    def next_update(self) -> Update | None:
+    def next_update(self) -> Update | Leaving | None:
         """Wait for the next update; None when the attempt has ended."""
-        if self._broken:
+        if self._ends_process:
             # The driver has received the record. The process ends, with all that the failed code left behind in it.
             os._exit(1)
         update = None if self._ended else self._updates.get()
         if update is not None:
-            self._broken = isinstance(update, Record) and is_broken(update)
+            self._ends_process = isinstance(update, Record) and ends_process(update)
             return update
         self._ended = True
         if self._error:
             raise self._error
+        if self._leaving:
+            os._exit(1)
         time.sleep(self._pause)
         self._pause = min(MAX_IDLE_POLL, 1.2 * self._pause)
         return None
+
+    def leave(self) -> None:
+        """End the process after the current epoch, when its state is saved. A signal handler may call this."""
+        if self._ended:
+            os._exit(1)
+        self._leaving = True
+        self._updates.put(Leaving())
 
     def release(self) -> None:
         """Stop the attempt after its current epoch, and wait for that."""
@@ -131,10 +155,18 @@ class TrainingThread:
 
     def _run(self) -> None:
         assignment = self._assignment
-        self._updates.put(Started(attempt=assignment.attempt, host=socket.gethostname(), pid=os.getpid()))
+        host, pid = socket.gethostname(), os.getpid()
+        self._updates.put(Started(attempt=assignment.attempt, host=host, pid=pid, node=self._node))
         try:
-            with closing(run_attempt(assignment.train, assignment.job, assignment.folder)) as updates:
-                while not self._released.is_set() and not (assignment.folder / STOP).exists():
+            if problem := refusal(assignment.expected, assignment.folder):
+                self._updates.put(Record(outcome=Failure(reason=Reason.REFUSED, message=problem), curve=()))
+                return
+            _claim(assignment.folder)
+            attempt = run_attempt(
+                assignment.train, assignment.job, assignment.folder, raised_before=assignment.raised_before
+            )
+            with closing(attempt) as updates:
+                while not (self._released.is_set() or self._leaving or (assignment.folder / STOP).exists()):
                     if (update := next(updates, None)) is None:
                         break
                     self._updates.put(update)
@@ -142,3 +174,9 @@ class TrainingThread:
             self._error = error
         finally:
             self._updates.put(None)
+
+
+def _claim(folder: Path) -> None:
+    """Take an attempt for this process; raises if another one has it, which the driver had given up waiting for."""
+    with (folder / CLAIM).open("x", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} on {socket.gethostname()}")

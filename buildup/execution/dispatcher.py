@@ -5,32 +5,37 @@ to start next and passes on what workers report. A worker whose training has end
 one, because starting a process takes seconds and reusing one takes a few milliseconds.
 """
 
+import logging
 import queue
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
+from buildup.execution.hosts import Hosts
+from buildup.execution.watch import Watch
+from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
-from buildup.trials.training import CHECKPOINT, WEIGHTS, Training
+from buildup.trials.training import Training
 
-RESUMABLE = (CHECKPOINT, WEIGHTS)
-"""Files of an attempt that another can resume from; only weights remain when it died between its end and its record."""
+log = logging.getLogger("buildup")
+
 STOP = "stop"
 """A file with this name in an attempt's folder stops the attempt after its current epoch."""
 MAX_WORKER_LOSSES = 3
-"""A training fails when it has lost its worker so many times without reaching a new epoch in between."""
+"""A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
 Train = Callable[[Any], Generator[Epoch, None, Score]]
-MakeJob = Callable[[Training, Path, Path | None], Any]
+MakeJob = Callable[[Training, Path, Sequence[Path]], Any]
+"""Makes the job of a training, given its attempt folder and those of earlier attempts, the newest first."""
 FetchReusable = Callable[[Training, Path], None]
 """Copies a finished training of another run into the given folder, if there is one."""
 
@@ -43,6 +48,12 @@ class Assignment:
     job: Any
     folder: Path
     attempt: int
+    raised_before: bool = True
+    """Whether an earlier attempt raised an exception. Only then is another one an outcome."""
+    avoided: frozenset[str] = frozenset()
+    """The nodes that a new worker for it is not placed on."""
+    expected: Mapping[str, str] = field(default_factory=dict)
+    """The software of the driver, which the worker must have, too."""
 
     def __deepcopy__(self, memo: object) -> "Assignment":
         # Ray Tune copies its configurations many times, and this value is frozen.
@@ -52,45 +63,27 @@ class Assignment:
         return self.folder.parent.name
 
 
-def is_broken(record: Record) -> bool:
-    """Whether the code raised an exception.
+def ends_process(record: Record) -> bool:
+    """Whether the worker that sends a record gets no other training.
 
-    Such a worker gets no other training: its process may be damaged, for example by a GPU error that persists.
+    After an exception its process may be damaged, for example by a GPU error that persists.
     """
-    return isinstance(record.outcome, Failure) and record.outcome.reason is Reason.BROKEN
-
-
-class WorkerState(Enum):
-    """What a worker does."""
-
-    STARTING = auto()
-    TRAINING = auto()
-    STOPPING = auto()
-    """It finishes the current epoch of a training that is no longer needed, or its process ends after an exception."""
-    IDLE = auto()
-
-
-BUSY = frozenset({WorkerState.STARTING, WorkerState.TRAINING})
-
-
-@dataclass(slots=True, kw_only=True)
-class WorkerSlot:
-    """A worker with its current or latest attempt."""
-
-    training: Training
-    folder: Path
-    fresh: bool
-    """Whether a new worker is started for this attempt, rather than an idle one reused."""
-    since: float = field(default_factory=time.monotonic)
-    state: WorkerState = WorkerState.STARTING
-    started: Started | None = None
+    return isinstance(record.outcome, Failure) and record.outcome.reason in {Reason.BROKEN, Reason.HOST_FAULT}
 
 
 class TrialDispatcher:
     """The requested trainings, the workers, and the events that the search has not received yet."""
 
     def __init__(
-        self, *, folder: Path, train: Train, job: MakeJob, workers: int, fetch_reusable: FetchReusable | None = None
+        self,
+        *,
+        folder: Path,
+        train: Train,
+        job: MakeJob,
+        workers: int,
+        fetch_reusable: FetchReusable | None = None,
+        hosts: Hosts | None = None,
+        expected: Mapping[str, str] | None = None,
     ) -> None:
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.slots: dict[str, WorkerSlot] = {}
@@ -100,15 +93,22 @@ class TrialDispatcher:
         self._job = job
         self._workers = workers
         self._fetch_reusable = fetch_reusable
+        self._hosts = hosts or Hosts()
+        self._expected = expected or {}
         self._lock = threading.Lock()
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()
+        self._raised: set[str] = set()
+        """The trainings that have raised an exception once."""
+        self._avoided: dict[str, frozenset[str]] = {}
+        """The nodes on which a training failed, by training, where others have room."""
         self._losses: Counter[str] = Counter()
-        """Lost workers of each training since it last reached a new epoch."""
+        """Lost workers and faults of machines of each training since it last reached a new epoch."""
         self._reached: Counter[str] = Counter()
         """The last epoch of each training."""
-        self._reserved: Training | None = None
-        """The training that the next idle worker takes."""
+        self._reserved: tuple[Training, frozenset[str]] | None = None
+        """The training that the next idle worker takes, and the nodes that this worker was not placed on."""
+        self._watch = Watch()
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         # Ray Tune pickles its configuration, which refers to this object; nobody unpickles it.
@@ -132,29 +132,37 @@ class TrialDispatcher:
     def next_assignment(self, name: str) -> Assignment | None:
         """What the scheduler should start now in the worker slot `name`; None if nothing."""
         with self._lock:
-            fresh = self._reserved is None
-            training = self._reserved
-            if training is None and len(self.slots) < self._workers:
-                training = self._next(skipped=sum(slot.state is WorkerState.IDLE for slot in self.slots.values()))
-            if training is None:
-                return None
-            self._reserved = None
+            if fresh := self._reserved is None:
+                training = self._next_for_new_worker()
+                if training is None:
+                    return None
+                avoided = self._hosts.avoidable(self._avoided.get(training.id, frozenset()))
+            else:
+                (training, avoided), self._reserved = self._reserved, None
             folder = self._folder / training.id
             earlier = attempts(folder)
             number = max(earlier, default=0) + 1
             own = attempt_folder(folder, number)
             own.mkdir(parents=True)
-            before = (attempt_folder(folder, one) for one in reversed(earlier))
-            resumed = next((one for one in before if any((one / file).is_file() for file in RESUMABLE)), None)
-            job = self._job(training, own, resumed)
-            self.slots[name] = WorkerSlot(training=training, folder=own, fresh=fresh)
-            return Assignment(train=self._train, job=job, folder=own, attempt=number)
+            job = self._job(training, own, [attempt_folder(folder, one) for one in reversed(earlier)])
+            self.slots[name] = WorkerSlot(training=training, folder=own, fresh=fresh, avoided=avoided)
+            return Assignment(
+                train=self._train,
+                job=job,
+                folder=own,
+                attempt=number,
+                raised_before=training.id in self._raised,
+                avoided=avoided,
+                expected=self._expected,
+            )
 
-    def report(self, name: str, update: Update | None) -> bool:
+    def report(self, name: str, update: Update | Leaving | None) -> bool:
         """Process what the worker of a slot reports, None when it is idle; returns whether to give it other work."""
         with self._lock:
             slot = self.slots[name]
             training = slot.training
+            if update is not None:
+                slot.hear(update)
             match update:
                 case Started():
                     slot.started = update
@@ -167,10 +175,13 @@ class TrialDispatcher:
                         self._losses[training.id] = 0
                     self._emit(training, update)
                 case Record():
-                    if slot.state is WorkerState.TRAINING:
+                    if slot.state is WorkerState.TRAINING and not self._is_repeated(slot, update):
                         self._ended.add(training.id)
                         self._emit(training, update)
-                    slot.state = WorkerState.STOPPING if is_broken(update) else WorkerState.IDLE
+                    slot.state = WorkerState.STOPPING if ends_process(update) else WorkerState.IDLE
+                case Leaving():
+                    slot.leaving = True
+                    log.warning("worker     %s was asked to end, and does so after its epoch", slot.name)
                 case None:
                     slot.state = WorkerState.IDLE
             if slot.state is WorkerState.TRAINING and training.id not in self._requested:
@@ -178,47 +189,88 @@ class TrialDispatcher:
                 (slot.folder / STOP).touch()
                 if not isinstance(update, Started):
                     self._fail(training, Reason.UNNEEDED, "a verdict fell without it, so it ended with this epoch")
-            return slot.state is WorkerState.IDLE and self._reserve_next()
+            return slot.state is WorkerState.IDLE and self._reserve_next(slot)
 
     def release(self, name: str, error: str | None) -> None:
         """Remove a worker slot: its worker was dismissed, was given another training, or died with an error."""
         with self._lock:
             slot = self.slots.pop(name)
-            training = slot.training
             if self.closed or error is None or slot.state not in BUSY:
                 return
-            self._losses[training.id] += 1
-            if training.id not in self._requested:
-                if slot.state is WorkerState.TRAINING:
-                    self._fail(training, Reason.UNNEEDED, "a verdict fell without it, and its worker died")
-            elif self._losses[training.id] >= MAX_WORKER_LOSSES:
-                self._ended.add(training.id)
-                self._fail(
-                    training,
-                    Reason.LOST,
-                    f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
-                    f"times, and got no further than epoch {self._reached[training.id]} in between. Ray says:\n"
-                    f"{error}\nWhere memory is short, fewer trainings side by side (--workers) leave more for each.",
-                )
+            if slot.leaving:
+                self._put_back(slot, f"worker     {slot.name} has ended")
+                return
+            training = slot.training
+            self._count_loss(
+                slot,
+                f"worker     {slot.name} died: {_cause(error)}",
+                Reason.LOST,
+                f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
+                f"times, and got no further than epoch {self._reached[training.id]} in between. Ray says:\n"
+                f"{error}\nWhere memory is short, fewer trainings side by side (--workers) leave more for each.",
+            )
 
     def busy_workers(self) -> list[Started]:
         """The workers that are not idle."""
         with self._lock:
             return [slot.started for slot in self.slots.values() if slot.started and slot.state is not WorkerState.IDLE]
 
+    def watch(self, stall_timeout: float | None = None) -> list[Started]:
+        """Say which workers have been silent for long; returns those that are to be ended for it."""
+        with self._lock:
+            waiting = bool(self._requested.keys() - self._ended)
+            return self._watch.look(self.slots.values(), waiting, stall_timeout)
+
     def _running_ids(self) -> set[str]:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
 
-    def _next(self, skipped: int = 0) -> Training | None:
-        """The first waiting training after `skipped` others, leaving out those that another run has finished."""
-        while True:
-            room = self._workers - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
-            started = self._ended | self._running_ids()
-            waiting = [training for key, training in self._requested.items() if key not in started][: max(0, room)]
-            if len(waiting) <= skipped:
-                return None
-            if not (self._fetch_reusable and self._adopt_finished(waiting[skipped])):
-                return waiting[skipped]
+    def _usable(self) -> list[WorkerSlot]:
+        """The workers but those that are left idle, because their host failed too often."""
+        slots = self.slots.values()
+        return [slot for slot in slots if slot.state is not WorkerState.IDLE or slot.node not in self._hosts.excluded]
+
+    def _waiting(self) -> list[Training]:
+        """The requested trainings that may start now, in their order."""
+        limit = min(self._workers, self._hosts.room)
+        room = limit - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
+        started = self._ended | self._running_ids()
+        waiting = [training for key, training in self._requested.items() if key not in started]
+        return waiting[: int(max(0, room))]
+
+    def _next_for_new_worker(self) -> Training | None:
+        """The first waiting training that no idle worker takes; None if there is none, or no room for a worker."""
+        usable = self._usable()
+        while len(usable) < min(self._workers, self._hosts.room):
+            waiting = self._waiting()
+            for slot in usable:
+                if slot.state is WorkerState.IDLE and (taken := self._fitting(waiting, slot.node)):
+                    waiting.remove(taken)
+            training = next(filter(self._fits_elsewhere, waiting), None)
+            if training is None or not self._is_reused(training):
+                return training
+        return None
+
+    def _next_for(self, slot: WorkerSlot) -> Training | None:
+        """The first waiting training for an idle worker: one that has not failed on its host, if others can start."""
+        while waiting := self._waiting():
+            full = len(self._usable()) >= min(self._workers, self._hosts.room)
+            training = self._fitting(waiting, slot.node) or (waiting[0] if full else None)
+            if training is None or not self._is_reused(training):
+                return training
+        return None
+
+    def _fits_elsewhere(self, training: Training) -> bool:
+        """Whether there is room for a new worker apart from the nodes that a training avoids."""
+        avoided = self._hosts.avoidable(self._avoided.get(training.id, frozenset()))
+        others = sum(slot.node not in avoided for slot in self.slots.values())
+        return not avoided or self._hosts.places(avoided) > others
+
+    def _fitting(self, waiting: Sequence[Training], node: str) -> Training | None:
+        return next((training for training in waiting if node not in self._avoided.get(training.id, ())), None)
+
+    def _is_reused(self, training: Training) -> bool:
+        """Whether another run has finished a training meanwhile, which then ends here."""
+        return self._fetch_reusable is not None and self._adopt_finished(training)
 
     def _adopt_finished(self, training: Training) -> bool:
         """End a training that this run or another one has finished already."""
@@ -229,20 +281,82 @@ class TrialDispatcher:
             self._emit(training, found[1])
         return found is not None
 
-    def _reserve_next(self) -> bool:
+    def _reserve_next(self, slot: WorkerSlot) -> bool:
         """Whether an idle worker should be given another training now, which is then reserved for it."""
-        if self._reserved:
+        if self._reserved or slot.leaving or slot.node in self._hosts.excluded:
             return False
         coming = [slot.since for slot in self.slots.values() if slot.state is WorkerState.STARTING and slot.fresh]
         if coming:
             # Ray Tune gives the idle worker to whichever trial starts first. So none is offered while a new worker
             # starts. If that takes too long, as after the loss of a node, the idle one serves the waiting trial.
             return time.monotonic() - min(coming) > WORKER_START_TIMEOUT
-        self._reserved = self._next()
+        if training := self._next_for(slot):
+            # Tune reuses a worker for a trial that asks for the same nodes only.
+            self._reserved = training, slot.avoided
         return self._reserved is not None
+
+    def _is_repeated(self, slot: WorkerSlot, record: Record) -> bool:
+        """Whether a training is tried again after a record that says nothing of the candidate, or not yet."""
+        if not isinstance(record.outcome, Failure) or slot.started is None:
+            return False
+        key, outcome = slot.training.id, record.outcome
+        told = f"{slot.name}: {outcome.summary}"
+        if outcome.reason is Reason.BROKEN and key not in self._raised:
+            self._raised.add(key)
+            self._avoid(slot)
+            self._put_back(slot, f"exception  {told}; it counts only if it comes again")
+        elif outcome.reason is Reason.HOST_FAULT:
+            self._hosts.add_fault(slot.started)
+            self._avoid(slot)
+            last = f"{slot.started.host}: {outcome.summary}"
+            self._count_loss(
+                slot,
+                f"fault      {told}",
+                Reason.HOST_FAULT,
+                f"the training {key} ({slot.training.candidate.layout}) ended {MAX_WORKER_LOSSES} times by faults of "
+                f"machines, and got no further than epoch {self._reached[key]} in between. The last one was on {last}\n"
+                "Look at that machine: its GPUs (nvidia-smi), its disks and its log.",
+            )
+        else:
+            return False
+        return True
+
+    def _avoid(self, slot: WorkerSlot) -> None:
+        """Keep a training away from the host on which it has failed."""
+        key = slot.training.id
+        self._avoided[key] = self._hosts.avoidable(self._avoided.get(key, frozenset()) | {slot.node})
+
+    def _count_loss(self, slot: WorkerSlot, told: str, reason: Reason, message: str) -> None:
+        """Count an attempt that ended by no fault of the candidate. The last of too many ends the training."""
+        key = slot.training.id
+        self._losses[key] += 1
+        if key in self._requested and self._losses[key] >= MAX_WORKER_LOSSES:
+            self._ended.add(key)
+            self._fail(slot.training, reason, message)
+        else:
+            self._put_back(slot, told)
+
+    def _put_back(self, slot: WorkerSlot, told: str) -> None:
+        """Let a training wait for another worker, and say why."""
+        if slot.training.id in self._requested:
+            after = f"after epoch {reached}" if (reached := self._reached[slot.training.id]) else "from the start"
+            log.warning("%s; %s goes on from its last checkpoint, %s at most", told, slot.training, after)
+        elif slot.state is WorkerState.TRAINING:
+            self._fail(slot.training, Reason.UNNEEDED, "a verdict fell without it, and its worker ended")
 
     def _fail(self, training: Training, reason: Reason, message: str) -> None:
         self._emit(training, Record(outcome=Failure(reason=reason, message=message), curve=()))
 
     def _emit(self, training: Training, update: Update) -> None:
         self.events.put(Event(training=training, update=update))
+
+
+def _cause(error: str) -> str:
+    """What Ray says of the death of a worker, in a line.
+
+    >>> _cause("ActorDiedError: The actor died.\\n Worker exit type: SYSTEM_ERROR Worker exit detail: It left.")
+    'It left.'
+    """
+    detail = re.search(r"Worker exit detail: (.+?)(?: Some common causes|\n|$)", error)
+    lines = [line.strip() for line in error.splitlines() if "Error:" in line] or error.strip().splitlines()[-1:]
+    return (detail.group(1) if detail else lines[-1] if lines else "no reason")[:200]

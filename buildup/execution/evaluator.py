@@ -40,8 +40,8 @@ def raise_if_infrastructure(event: Event) -> Event:
     outcome = event.update.outcome if isinstance(event.update, Record) else None
     if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
         raise SearchError(
-            f"{outcome.message} No decision was made on it. Once that is mended, `resume` (or the same `final`) "
-            f"continues from there."
+            f"{outcome.message} No decision was made on it. Once that is mended, `buildup resume` (or the same "
+            f"`buildup final`) continues from there."
         )
     return event
 

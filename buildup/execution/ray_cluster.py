@@ -1,6 +1,6 @@
-"""Starts Ray on this machine or connects to a cluster, and checks what its machines have."""
+"""Starts Ray on this machine or connects to a cluster, and calls functions there."""
 
-import json
+import atexit
 import logging
 import os
 import signal
@@ -15,12 +15,10 @@ from functools import cache
 from typing import Any, TypeVar
 
 import ray
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 
 from buildup.errors import BuildupError, ResourceError
 from buildup.execution import has_token
-from buildup.execution.evaluator import room
+from buildup.execution.ray_nodes import ACCELERATOR, check_resources, grows, words
 
 Value = TypeVar("Value")
 
@@ -32,8 +30,6 @@ FREE_TIMEOUT, GROWTH_TIMEOUT = 120.0, 900.0
 """Seconds in which a busy cluster must have a free worker; and one that grows, because new machines take minutes."""
 CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
-ACCELERATOR, ANY_SHARE = "accelerator_type:", 0.001
-"""A machine has one of the resource with this prefix and the kind of its GPUs, and all its trainings share it."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
@@ -84,11 +80,6 @@ def accelerators_of(address: str) -> dict[str, float]:
     return {name: count for name, count in found.most_common() if count}
 
 
-def resources_of(cpus: float, gpus: float, accelerator: str | None = None) -> dict[str, float]:
-    """What Ray reserves for a training, by Ray's names."""
-    return {"CPU": cpus, "GPU": gpus} | ({f"{ACCELERATOR}{accelerator}": ANY_SHARE} if accelerator else {})
-
-
 def on_worker(
     function: Callable[..., Value], *arguments: object, resources: Mapping[str, float], address: str
 ) -> Value:
@@ -98,7 +89,7 @@ def on_worker(
     """
     with _connected(address):
         check_resources(resources, 1, address)
-        free = GROWTH_TIMEOUT if _grows() else FREE_TIMEOUT
+        free = GROWTH_TIMEOUT if grows() else FREE_TIMEOUT
         others = {name: share for name, share in resources.items() if name not in ("CPU", "GPU")}
         remote = ray.remote(num_cpus=resources["CPU"], num_gpus=resources["GPU"], resources=others, max_retries=0)
         try:
@@ -106,7 +97,7 @@ def on_worker(
             found: Value = ray.get(remote(function).remote(*arguments), timeout=CALL_TIMEOUT)
         except ray.exceptions.GetTimeoutError:
             raise ResourceError(
-                f"The Ray cluster at {address} had no worker with {_words(resources)} free within "
+                f"The Ray cluster at {address} had no worker with {words(resources)} free within "
                 f"{free:g} s, or it did not answer within {CALL_TIMEOUT:g} s. Is another search running there?"
             ) from None
         except ray.exceptions.RayTaskError as error:
@@ -182,42 +173,19 @@ def _token_here() -> str:
     return "the token here is not its token" if has_token() else "no token is here"
 
 
-def check_resources(resources: Mapping[str, float], workers: int, address: str | None) -> None:
-    """Raise if the workers can never fit on these machines: Ray would wait for them silently.
-
-    A cluster that grows may have none of the machines yet.
-    """
-    gpus = resources["GPU"]
-    if gpus > 1 and gpus != int(gpus):
-        raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    places = sum(min(room(node.get(name, 0.0), share) for name, share in resources.items()) for node in nodes)
-    if places < workers and not (address and _grows()):
-        exists = "; ".join(
-            f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
-        )
-        where = f"the Ray cluster at {address}" if address else "Ray on this machine"
-        raise ResourceError(
-            f"{workers} workers with {_words(resources)} each do not fit: {where} has {exists or 'nothing'}, "
-            f"which is room for {int(places)}. Ask for fewer workers or less for each."
-        )
+def head_answers() -> bool:
+    """Whether the head of Ray, which all its processes need, takes connections."""
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT).close()
+    except OSError:
+        return False
+    return True
 
 
-def _words(resources: Mapping[str, float]) -> str:
-    """
-    >>> _words({"CPU": 4, "GPU": 1, "accelerator_type:A100": 0.001})
-    '4 CPU and 1 GPU of the kind A100'
-    """
-    parts = [f"{share:g} {name}" for name, share in resources.items() if share and not name.startswith(ACCELERATOR)]
-    kinds = [f" of the kind {name.removeprefix(ACCELERATOR)}" for name in resources if name.startswith(ACCELERATOR)]
-    return " and ".join(parts) + "".join(kinds)
-
-
-def _grows() -> bool:
-    """Whether the cluster that this process is connected to adds machines when they are asked for."""
-    if is_autoscaler_v2():
-        return True
-    status = json.loads(_internal_kv_get(b"__autoscaling_status") or "{}")
-    types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
-    # Without an autoscaler, Ray's monitor makes up a type for each machine.
-    return any(name != f"node_{node}" for node, name in types.items())
+def kill_ray() -> None:
+    """Kill the processes of the Ray that this process has started, and wait for nothing at its own end."""
+    atexit.unregister(ray.shutdown)
+    node: Any = ray._private.worker._global_node
+    if node is not None:
+        node.kill_all_processes(check_alive=False, allow_graceful=False)

@@ -9,13 +9,13 @@ import math
 import os
 import shutil
 import signal
-import socket
 import tempfile
+import threading
 import time
 import traceback
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from queue import Empty
 from typing import Any, cast
@@ -25,9 +25,12 @@ from ray import tune
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
-from buildup.execution.dispatcher import FetchReusable, MakeJob, Train, TrialDispatcher
+from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.ray_cluster import check_resources, resources_of, start_ray
+from buildup.execution.handshake import software
+from buildup.execution.hosts import Hosts
+from buildup.execution.ray_cluster import head_answers, kill_ray, start_ray
+from buildup.execution.ray_nodes import check_nodes, check_resources, end_process, places, resources_of
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -46,6 +49,13 @@ ENVIRONMENT = {
 }
 POLL_INTERVAL = 0.1
 """Seconds between two checks for Ctrl-C while waiting for an event."""
+CLOSE_TIMEOUT, INTERRUPTED_TIMEOUT = 60.0, 6.0
+"""Seconds in which Ray must have stopped, and those after an interrupt: if the same signal has ended Ray's processes,
+Ray would wait for them for a minute, and then end this process."""
+HEAD_INTERVAL, HEAD_TIMEOUT = 5.0, 20.0
+"""Seconds between two looks whether Ray's head answers, and those without an answer after which it is lost."""
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks at workers that are silent."""
 
 
 class RayEvaluator:
@@ -64,13 +74,14 @@ class RayEvaluator:
         address: str | None,
         verbose: bool,
         fetch_reusable: FetchReusable | None = None,
+        stall_timeout: float | None = None,
     ) -> None:
         """Start Ray or connect to it.
 
         Args:
             folder: The run's folder of trainings, which all nodes of a cluster must share.
             train: Yields the epochs of a job and returns its score. The workers must be able to import it.
-            job: Makes the job of a training, given its attempt folder and that of an earlier attempt to resume from.
+            job: Makes the job of a training, given its attempt folder and those of earlier attempts, the newest first.
             workers: How many trainings run side by side.
             cpus_per_worker: CPUs that Ray reserves for each worker.
             gpus_per_worker: GPUs for each worker: a fraction of one, or a whole number.
@@ -78,14 +89,23 @@ class RayEvaluator:
             address: `host:port` of a Ray cluster, `auto` for the one that this machine belongs to, None to start one.
             verbose: Whether Ray and the workers may print.
             fetch_reusable: Copies a training from another run that has finished it, before it is started.
+            stall_timeout: Seconds without a report after which a worker is ended; None to only tell of it.
         """
         self.workers = workers
+        self._stall_timeout = stall_timeout
+        self._close_timeout = CLOSE_TIMEOUT
+        self._watched = self._head_answered = self._head_asked = time.monotonic()
         self._resources = resources_of(cpus_per_worker, gpus_per_worker, accelerator)
         self._verbose = verbose
         self._dispatcher = TrialDispatcher(
-            folder=folder.absolute(), train=train, job=job, workers=workers, fetch_reusable=fetch_reusable
+            folder=folder.absolute(),
+            train=train,
+            job=job,
+            workers=workers,
+            fetch_reusable=fetch_reusable,
+            hosts=Hosts(lambda without: places(self._resources, without)),
+            expected=(expected := software()),
         )
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tune")
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix="buildup-tune-"))
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
@@ -95,6 +115,8 @@ class RayEvaluator:
             gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
             self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
             check_resources(self._resources, workers, address)
+            if address is not None:
+                check_nodes(self._resources, expected, folder)
         except BaseException:
             self.close()
             raise
@@ -107,12 +129,20 @@ class RayEvaluator:
         self._dispatcher.request(requested)
         if self._tuning is None and self._dispatcher.pending:
             # Not before: Tune looks for trials only once a second while it has none.
-            self._tuning = self._thread.submit(self._tune)
+            self._tuning = _in_thread(self._tune)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
+        try:
+            return self._next_event(timeout)
+        except KeyboardInterrupt:
+            self._close_timeout = INTERRUPTED_TIMEOUT
+            raise
+
+    def _next_event(self, timeout: float | None) -> Event | None:
         end = None if timeout is None else time.monotonic() + timeout
         while True:
+            self._watch()
             rest = POLL_INTERVAL if end is None else max(0.0, min(POLL_INTERVAL, end - time.monotonic()))
             try:
                 event = self._dispatcher.events.get(timeout=rest) if rest else self._dispatcher.events.get_nowait()
@@ -125,21 +155,41 @@ class RayEvaluator:
                 if (end is not None and time.monotonic() >= end) or (end is None and not self._dispatcher.pending):
                     return None
 
+    def _watch(self) -> None:
+        """Tell of workers that are silent, end those that have stalled, and raise if Ray itself has ended."""
+        now = time.monotonic()
+        if self._tuning is None or now - self._watched < WATCH_INTERVAL:
+            return
+        self._watched = now
+        for worker in self._dispatcher.watch(self._stall_timeout):
+            end_process(worker.pid, worker.node)
+        if now - self._head_asked >= HEAD_INTERVAL:
+            self._head_asked = now
+            if head_answers():
+                self._head_answered = now
+            elif now - self._head_answered >= HEAD_TIMEOUT:
+                # Ray would try for a minute, and then end this process without a word on how to go on.
+                self._close_timeout = INTERRUPTED_TIMEOUT
+                raise SearchError(
+                    f"Ray's head has not answered for {now - self._head_answered:.0f} s: it has ended, or the network "
+                    "to it is down. All trainings keep their checkpoints: `buildup resume` (or the same `buildup "
+                    "final`) continues from there. A cluster that was given by --ray must be up again first."
+                )
+
     def close(self) -> None:
         """Stop all trainings at once. They keep their checkpoints, and a given cluster keeps running."""
         gc.unfreeze()
         self._dispatcher.closed = True
         if self._tuning is not None:
             for worker in self._dispatcher.busy_workers():
-                # Tune would wait many seconds for an epoch to end. It does so for processes on other machines.
-                if worker.host == socket.gethostname():
-                    with suppress(ProcessLookupError):
-                        os.kill(worker.pid, signal.SIGKILL)
-            self._thread.shutdown()
-            self._tuning = None
-        if self._owns_ray:
-            ray.shutdown()
-            self._owns_ray = False
+                # Tune would wait many seconds for an epoch to end.
+                end_process(worker.pid, worker.node)
+        try:
+            _in_thread(self._stop, self._tuning, self._owns_ray).result(self._close_timeout)
+        except TimeoutError:
+            if self._owns_ray:
+                kill_ray()
+        self._tuning, self._owns_ray = None, False
         shutil.rmtree(self._results, ignore_errors=True)
         for name, value in self._environment.items():
             if value is None:
@@ -147,12 +197,19 @@ class RayEvaluator:
             else:
                 os.environ[name] = value
 
+    @staticmethod
+    def _stop(tuning: "Future[None] | None", owns_ray: bool) -> None:
+        """Wait for Tune to end, and stop Ray. Both wait a minute for processes that are gone, and then end this one."""
+        if tuning is not None:
+            tuning.exception()
+        if owns_ray:
+            ray.shutdown()
+
     def _tune(self) -> None:
         reports = _Reports(self._dispatcher)
-        tunes_names = {"CPU": "cpu", "GPU": "gpu"}
-        resources = {tunes_names.get(name, name): share for name, share in self._resources.items() if share}
+        bundle = {name: float(share) for name, share in self._resources.items() if share}
         tuner = tune.Tuner(
-            tune.with_resources(_TrainingWorker, resources),
+            tune.with_resources(_TrainingWorker, partial(_placement, bundle)),
             tune_config=tune.TuneConfig(
                 search_alg=_Searcher(self._dispatcher),
                 num_samples=-1,
@@ -172,13 +229,38 @@ class RayEvaluator:
         tuner.fit()
 
 
+def _placement(bundle: dict[str, float], config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """The resources of a worker, on another machine than those that its assignment avoids."""
+    avoided = sorted(config["assignment"].avoided) if "assignment" in config else ()
+    options: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoided)})"}]}
+    return tune.PlacementGroupFactory([bundle], **options if avoided else {})
+
+
+def _in_thread(function: Callable[..., None], *arguments: object) -> "Future[None]":
+    """Run a function in a thread that does not keep the process alive."""
+    future: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            function(*arguments)
+            future.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
+            future.set_exception(error)
+
+    threading.Thread(target=run, name=function.__name__, daemon=True).start()
+    return future
+
+
 class _TrainingWorker(tune.Trainable):
     """A worker process. Each step reports one update of its training."""
 
+    _assignment: Assignment | None = None
     _training: TrainingThread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._training = TrainingThread(config["assignment"])
+        # Trained only once Tune has taken this worker for it: it may have waited too long, and given it to another.
+        self._assignment = config["assignment"]
+        signal.signal(signal.SIGTERM, self._leave)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
@@ -187,8 +269,15 @@ class _TrainingWorker(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         self.config = {}  # Tune sends it back with each result
-        assert self._training is not None
+        if self._training is None:
+            assert self._assignment is not None
+            self._training = TrainingThread(self._assignment, ray.get_runtime_context().get_node_id())
         return {"update": self._training.next_update()}
+
+    def _leave(self, number: int, frame: object) -> None:
+        if self._training is None:
+            os._exit(1)
+        self._training.leave()
 
     def cleanup(self) -> None:
         if self._training is not None:

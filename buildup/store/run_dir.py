@@ -3,7 +3,6 @@
 import json
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import IO
 
 from filelock import lock_descriptor
 
+from buildup.atomic_file import replacing
 from buildup.errors import RunError
 from buildup.trials.decision import Diagnosis, diagnosis_from_values, diagnosis_to_values
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
@@ -19,6 +19,8 @@ from buildup.trials.training import WEIGHTS
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
+FAILED = "failed.json"
+"""In place of a final record: what an attempt ended with that another attempt is made after."""
 METRICS = "metrics.jsonl"
 DIAGNOSTICS = "diagnostics.jsonl"
 REUSED_FROM = "reused_from"
@@ -55,17 +57,8 @@ def cores() -> int:
 
 def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that a reader sees either the old or the new content, also after a crash."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    with replacing(path, mode) as temporary:
+        temporary.write_bytes(content)
 
 
 def acquire_run_lock(folder: Path) -> IO[str]:
@@ -135,6 +128,14 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
                     f"Remove the file, and the training goes on from its checkpoint."
                 ) from None
     return None
+
+
+def set_aside_records(training_folder: Path) -> None:
+    """Rename the final records of a training, so that it is trained again."""
+    for number in attempts(training_folder):
+        record = attempt_folder(training_folder, number) / FINAL
+        if record.is_file():
+            record.rename(record.with_name(FAILED))
 
 
 def trained_weights(training_folder: Path) -> Path | None:

@@ -30,6 +30,8 @@ EPOCHS = "epochs"
 """The trial attribute with a training's epochs, if the run began with another number."""
 REUSED = "reused_from"
 """The trial attribute with the run that a training was copied from."""
+SET_ASIDE = "set_aside"
+"""The study attribute with the numbers of the failed trials whose trainings are done anew, in new trials."""
 TRAINING_ID = re.compile(r"[0-9a-f]+(-longer|-rounding)?-s[0-9]+")
 
 
@@ -97,6 +99,7 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
 def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None = None) -> History:
     """The history in a study and in the files beside it: the decisions of one revision, trainings of so many epochs."""
     trainings = trainings_in(folder, epochs)
+    set_aside = study.user_attrs.get(SET_ASIDE, ())
     outcomes: dict[str, Outcome] = {}
     curves: dict[str, tuple[Epoch, ...]] = {}
     costs: dict[str, tuple[int, int]] = {}
@@ -125,7 +128,11 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
                 validated=validated,
                 **trial.user_attrs["score"],
             )
-        elif trial.state is TrialState.FAIL and (failure := entry.failure(trial.user_attrs)):
+        elif (
+            trial.state is TrialState.FAIL
+            and trial.number not in set_aside
+            and (failure := entry.failure(trial.user_attrs))
+        ):
             outcomes[key] = failure
     steps = sorted(key for key in study.user_attrs if key.startswith(decision_key(revision)))
     decisions = tuple(decision_from_values(study.user_attrs[key]) for key in steps)

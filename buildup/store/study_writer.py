@@ -7,7 +7,7 @@ The Optuna study is the source of truth for outcomes and decisions. Files beside
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +32,7 @@ from buildup.store.run_dir import (
     final_record,
     read_epochs,
     reused_from,
+    set_aside_records,
     trainings_in,
     write_atomic,
 )
@@ -43,6 +44,7 @@ from buildup.store.study_reader import (
     LOSSES,
     MARK,
     REUSED,
+    SET_ASIDE,
     VALIDATED,
     decision_key,
     existing_storage,
@@ -218,6 +220,19 @@ class StudyWriter:
             self._notes.show(history.decisions, self._verdict)
             self._notes.write(late=True)
         return history
+
+    def set_aside(self, trainings: Collection[str]) -> None:
+        """Forget the outcomes of failed trainings, which are done anew in new trials."""
+        for key in trainings:
+            set_aside_records(self._trainings / key)
+        failed = [
+            trial.number
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+            if trial.user_attrs["training"] in trainings and trial.user_attrs.get(EPOCHS) == self._epochs
+        ]
+        with reporting_lost_storage(self._what):
+            self._study.set_user_attr(SET_ASIDE, sorted({*self._study.user_attrs.get(SET_ASIDE, ()), *failed}))
+        self.history = self.history.without(trainings)
 
     def conclude(self, values: dict[str, Any]) -> None:
         """Write the result of `final`."""

@@ -6,25 +6,25 @@
     reliability.json     the bins of the reliability diagram, written at the end
     log.txt              a log for people
 
-An attempt only reads the folder of an earlier one that it resumes from, because the worker of that one may be alive.
+An attempt only reads the folders of earlier ones that it resumes from, because their workers may be alive.
 """
 
 import json
-import os
+import pickle
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from buildup.atomic_file import replacing
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
@@ -36,6 +36,8 @@ LOG = "log.txt"
 TIME_SHARE = 0.02
 """The share of the time of a training that checkpoints may take. A state of 270 MB that takes a second to write is
 written about once in 50 s; that of a small network after nearly every epoch."""
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
+"""The errors of files that are empty, cut off or damaged. What they were written for is trained again."""
 
 
 class Checkpoints:
@@ -54,15 +56,15 @@ class Checkpoints:
         self._started = self._cost = 0.0
         self._unsaved: Sequence[Epoch] = ()
 
-    def start(self, earlier: str | None) -> list[Epoch]:
-        """Make the folder, load the state of an earlier attempt, and return the epochs that it finished."""
+    def start(self, earlier: Sequence[str]) -> list[Epoch]:
+        """Make the folder, load the newest state of earlier attempts that can be read, and return its epochs."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        curve = _load_earlier(Path(earlier), self._identity, self._model, self._optimizer) if earlier else []
+        place, curve = self._load(earlier)
         if curve:
             # At once, so that a third attempt finds the state here even if this one gets no further.
             self._save(curve)
             self._wait()
-            append_log(str(self._folder), f"going on after epoch {len(curve)} of {earlier}")
+            append_log(str(self._folder), f"going on after epoch {len(curve)} of {place}")
         self._write_curve(curve)
         return curve
 
@@ -96,6 +98,28 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
 
+    def _load(self, earlier: Sequence[str]) -> tuple[str, list[Epoch]]:
+        """Load the first state that there is and that can be read; returns where it was and its epochs."""
+        for place in earlier:
+            try:
+                state = _read_state(Path(place))
+            except UNREADABLE as error:
+                said = str(error).partition("\n")[0] or type(error).__name__
+                append_log(str(self._folder), f"the state in {place} can't be read and is left out: {said}")
+                continue
+            if state is None:
+                continue
+            if state["identity"] != self._identity:
+                raise RunError(
+                    f"{place} belongs to another training: it is {state['identity']}, and {self._identity} is to be "
+                    "resumed. Network, seed, data, recipe or precision differ; train from the start instead."
+                )
+            self._model.load_state_dict(state["model"])
+            if "optimizer" in state:
+                self._optimizer.load_state_dict(state["optimizer"])
+            return place, state["curve"]
+        return "", []
+
     def _save(self, curve: Sequence[Epoch]) -> None:
         self._started = time.monotonic()
         state = {
@@ -109,7 +133,7 @@ class Checkpoints:
         self._unsaved = ()
 
     def _write(self, state: dict[str, Any]) -> None:
-        with _replacing(self._folder / CHECKPOINT) as temporary:
+        with replacing(self._folder / CHECKPOINT) as temporary:
             torch.save(state, temporary)
         self._cost = time.monotonic() - self._started
 
@@ -120,7 +144,7 @@ class Checkpoints:
             writing.result()
 
     def _write_curve(self, curve: Sequence[Epoch]) -> None:
-        with _replacing(self._folder / CURVE) as temporary:
+        with replacing(self._folder / CURVE) as temporary:
             temporary.write_bytes(_lines(curve))
 
 
@@ -132,17 +156,12 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
     """
     place = Path(folder)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with _replacing(place / WEIGHTS) as temporary:
+    with replacing(place / WEIGHTS) as temporary:
         save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
-    with _replacing(place / RELIABILITY) as temporary:
+    with replacing(place / RELIABILITY) as temporary:
         temporary.write_bytes(json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     append_log(folder, "finished")
-
-
-def has_state(folder: str | Path) -> bool:
-    """Whether another attempt can resume from the files of a folder."""
-    return any((Path(folder) / name).is_file() for name in (CHECKPOINT, WEIGHTS))
 
 
 def append_log(folder: str, line: str) -> None:
@@ -151,29 +170,22 @@ def append_log(folder: str, line: str) -> None:
         file.write(f"{line}\n")
 
 
-def _load_earlier(place: Path, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Epoch]:
+def _read_state(place: Path) -> dict[str, Any] | None:
+    """The whole state in the folder of an attempt; None if there is none."""
     if not place.is_dir():
         raise RunError(f"{place} is not the folder of an earlier attempt, so there is nothing to resume from.")
-    state: dict[str, Any]
     if (path := place / CHECKPOINT).is_file():
         state = torch.load(path, map_location="cpu", weights_only=True)
+        values = state["curve"]
     elif (path := place / WEIGHTS).is_file():
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        curve = [json.loads(line) for line in metadata["curve"].splitlines()]
-        state = {"identity": metadata["identity"], "model": weights, "curve": curve}
+            state = {"model": {name: file.get_tensor(name) for name in file.keys()}}  # noqa: SIM118
+        values = [json.loads(line) for line in metadata["curve"].splitlines()]
+        state["identity"] = metadata["identity"]
     else:
-        return []
-    if state["identity"] != identity:
-        raise RunError(
-            f"{path} belongs to another training: it is {state['identity']}, and {identity} is to be resumed. "
-            "Network, seed, data, recipe or precision differ; train from the start instead."
-        )
-    model.load_state_dict(state["model"])
-    if "optimizer" in state:
-        optimizer.load_state_dict(state["optimizer"])
-    return [epoch_from_values(values) for values in state["curve"]]
+        return None
+    return {**state, "identity": state["identity"], "curve": [epoch_from_values(one) for one in values]}
 
 
 def _on_host(value: Any) -> Any:
@@ -187,16 +199,3 @@ def _on_host(value: Any) -> Any:
 
 def _lines(curve: Sequence[Epoch]) -> bytes:
     return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve).encode()
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file that takes a path when it is complete. After an error, half of it would fill the disk."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # else, after a power cut, the name may be there without the contents
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -83,8 +83,8 @@ class Job:
     """The same for all trainings of a run."""
     folder: str
     """Where this attempt writes."""
-    resume_from: str | None = None
-    """The folder of an earlier attempt, which is only read."""
+    resume_from: tuple[str, ...] = ()
+    """The folders of earlier attempts, which are only read: the one to resume from first."""
 
 
 def fit(job: Job) -> Generator[Epoch, None, Score]:
@@ -109,7 +109,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
         if job.device.startswith("cuda"):
             torch.cuda.empty_cache()
         with _named_failures(job):
-            again = replace(job, resume_from=job.folder if checkpoint.has_state(job.folder) else job.resume_from)
+            again = replace(job, resume_from=(job.folder, *job.resume_from))
             return (yield from _train(again, yielded, parts=RETRY_PARTS))
 
 

@@ -13,6 +13,8 @@ class Started:
     attempt: int
     host: str
     pid: int
+    node: str = ""
+    """Ray's id of the machine; host names may repeat."""
 
     @property
     def worker(self) -> str:

@@ -1,10 +1,10 @@
 """The history of a search: all trainings and decisions so far, as an immutable value."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from buildup.trials.decision import Decision
-from buildup.trials.outcome import Epoch, Outcome
+from buildup.trials.outcome import Epoch, Failure, Outcome, Reason
 from buildup.trials.training import training_id
 
 
@@ -22,6 +22,14 @@ class History:
         """The outcome of a training; None while it has not ended."""
         return self.outcomes.get(training_id(candidate_id, seed))
 
+    def avoidable_failures(self) -> dict[str, Failure]:
+        """The failures that another attempt may avoid, by training: all but a loss that became infinite."""
+        return {
+            key: outcome
+            for key, outcome in self.outcomes.items()
+            if isinstance(outcome, Failure) and outcome.reason is not Reason.DIVERGED
+        }
+
     def with_epoch(self, training: str, epoch: Epoch) -> "History":
         """The history with one more epoch of a training; a known epoch changes nothing."""
         curve = self.curves.get(training, ())
@@ -32,6 +40,10 @@ class History:
     def with_outcome(self, training: str, outcome: Outcome) -> "History":
         """The history with the outcome of a training."""
         return replace(self, outcomes={**self.outcomes, training: outcome})
+
+    def without(self, trainings: Collection[str]) -> "History":
+        """The history without the outcomes of some trainings."""
+        return replace(self, outcomes={key: one for key, one in self.outcomes.items() if key not in trainings})
 
     def with_decision(self, decision: Decision) -> "History":
         """The history with one more decision."""

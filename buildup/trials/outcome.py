@@ -20,7 +20,9 @@ class Reason(StrEnum):
     REFUSED = "refused"
     """Its data or files are not valid."""
     BROKEN = "broken"
-    """The code raised; the message is the traceback."""
+    """The code raised, twice; the message is the traceback."""
+    HOST_FAULT = "host_fault"
+    """Its machine failed: the GPU, the driver, or a file that could not be read."""
     LOST = "lost"
     """Its worker died repeatedly without progress."""
     UNNEEDED = "unneeded"
@@ -29,7 +31,7 @@ class Reason(StrEnum):
     @property
     def is_infrastructure(self) -> bool:
         """Whether the cause is the machine, not the candidate. No verdict may rest on such a failure."""
-        return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST}
+        return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST, Reason.HOST_FAULT}
 
 
 class Failed(Exception):

@@ -77,6 +77,9 @@ class Training:
     candidate: Candidate
     seed: int
 
+    def __str__(self) -> str:
+        return f"{self.candidate.edit or 'the base'}  seed {self.seed}"
+
     @cached_property
     def id(self) -> str:
         """The name of its folder: fingerprint and seed."""

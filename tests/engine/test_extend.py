@@ -20,10 +20,10 @@ from buildup.errors import RunError
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.settings import ResumeSettings
-from buildup.store.run_dir import DIAGNOSTICS
+from buildup.store.run_dir import DIAGNOSTICS, FINAL
 from buildup.store.run_record import RunRecord, open_record, save_record, save_status
 from buildup.trials.event import Event, Started
-from buildup.trials.outcome import Failure, Reason, Record
+from buildup.trials.outcome import Failure, Reason, Record, record_to_values
 from buildup.trials.training import Candidate, Training
 
 
@@ -236,3 +236,38 @@ def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_a
     monkeypatch.setattr(search, "_workers", workers)
     assert main(["resume", str(run), "--allow-weak-base"]) == 0
     assert {line["seeds"] for line in lines_of(run / "decisions.jsonl")} == {2}
+
+
+def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_them(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(SimulatedEvaluator):
+        """Every training of the last stage's M raises."""
+
+        def next_event(self, timeout: float | None = None) -> Event | None:
+            event = super().next_event(timeout)
+            if event is None or not event.training.candidate.layout.endswith("M"):
+                return event
+            broken = Failure(reason=Reason.BROKEN, message="Traceback\nZeroDivisionError")
+            folder = run / "trainings" / event.training.id / "attempt-1"
+            folder.mkdir(parents=True, exist_ok=True)
+            record = Record(outcome=broken, curve=())
+            (folder / FINAL).write_text(json.dumps(record_to_values(record)))
+            return Event(training=event.training, update=record)
+
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: Failing(table=Scores()))
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 0
+    _, history = state_of(open_record(str(run)))
+    failed = history.avoidable_failures()
+    assert failed
+    monkeypatch.setattr(search, "_workers", lambda run, verbose: SimulatedEvaluator(table=Scores()))
+    assert main(["resume", str(run), "--retry-failed"]) == 0
+    found = open_record(str(run))
+    _, history = state_of(found)
+    assert not history.avoidable_failures()
+    assert any(trainings_in(run)[key] == 1 for key in failed)  # the new verdicts may lead past the others
+    assert len(found.earlier) == 2
+    assert any("failed trainings done anew" in warning for warning in found.warnings)
+    assert not any((run / "trainings" / key / "attempt-1" / FINAL).exists() for key in failed)
+    assert main(["resume", str(run), "--retry-failed"]) == 0
+    assert len(open_record(str(run)).earlier) == 2

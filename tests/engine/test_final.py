@@ -53,7 +53,7 @@ class Local:
         training = self._wanted[0]
         folder = self._run.trainings / training.id / "attempt-1"
         folder.mkdir(parents=True)
-        *_, record = run_attempt(fit, self._job(training, folder, None), folder)
+        *_, record = run_attempt(fit, self._job(training, folder, ()), folder)
         return Event(training=training, update=record)
 
     def close(self) -> None:

@@ -11,7 +11,7 @@ from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.trials.event import Event, Started
+from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Record, Score
 
@@ -48,24 +48,6 @@ def test_a_range_of_equal_ends_is_one_number() -> None:
     history = History(outcomes={training.id: Score(accuracy=80.0, seconds=10.0) for training in view.needed})
     text = left(STEPS, STEPS.view(history), history, workers=2, epochs=1)
     assert text == "4 trainings left, 4 expected: about 20 s"
-
-
-def test_waiting_for_a_worker_is_said_and_not_again_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2, silent_since=-1e9)
-    view = STEPS.view(History())
-    watcher.see(view, History(), None)
-    watcher.see(view, History(), None)
-    assert caplog.text.count("no worker has started for 60 s") == 1
-
-
-def test_nothing_is_said_while_a_worker_trains(caplog: pytest.LogCaptureFixture) -> None:
-    watcher = PlainObserver(replay=STEPS, epochs=1, workers=2)
-    view = STEPS.view(History())
-    event = Event(training=view.needed[0], update=Started(attempt=1, host="here", pid=1))
-    watcher.see(view, History(), event)
-    watcher.silent_since = -1e9
-    watcher.see(view, History(), None)
-    assert not caplog.messages
 
 
 def test_the_views_of_a_finished_search_wait_for_nothing() -> None:

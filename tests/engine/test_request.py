@@ -53,7 +53,7 @@ def test_workers_read_the_data_where_the_driver_does(
     training = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
     monkeypatch.setenv("BUILDUP_DATA", "sets")
     given = [
-        job_maker(make_run(tmp_path, data_dir=data_dir))(training, tmp_path, None).data_dir
+        job_maker(make_run(tmp_path, data_dir=data_dir))(training, tmp_path, ()).data_dir
         for data_dir in (None, "/elsewhere")
     ]
     assert given == [os.path.abspath("sets"), "/elsewhere"]

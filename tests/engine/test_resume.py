@@ -28,7 +28,8 @@ DRIVER = """
 
     def train(job):
         folder, earlier, seed = job
-        first = int((earlier / "checkpoint.pt").read_text()) if earlier else 0
+        kept = [place / "checkpoint.pt" for place in earlier]
+        first = next((int(path.read_text()) for path in kept if path.is_file()), 0)
         for number in range(1, 9):
             if number > first:
                 time.sleep(0.5)

@@ -1,6 +1,7 @@
 """A training in a worker's thread, in this process and without Ray."""
 
 import os
+import shutil
 import socket
 import threading
 import time
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from buildup.execution.attempt import TrainingThread
+from buildup.execution import handshake
+from buildup.execution.attempt import TrainingThread, run_attempt
 from buildup.execution.dispatcher import STOP, Assignment
+from buildup.execution.worker_slot import Leaving
 from buildup.models.read import read_network
-from buildup.store.run_dir import FINAL
+from buildup.store.run_dir import FAILED, FINAL
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
 from buildup.trials.event import Started, Update
-from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score
 
 
 def counting(job: tuple[int, float]) -> Generator[Epoch, None, Score]:
@@ -32,7 +35,7 @@ def diverging(job: tuple[int, float]) -> Generator[Epoch, None, Score]:
     raise Failed(Reason.DIVERGED, "the loss is not a number")
 
 
-def until_idle(thread: TrainingThread) -> list[Update | None]:
+def until_idle(thread: TrainingThread) -> list[Update | Leaving | None]:
     updates = [thread.next_update()]
     while updates[-1] is not None:
         updates.append(thread.next_update())
@@ -78,9 +81,84 @@ def test_a_named_failure_is_a_record(tmp_path: Path) -> None:
 
 
 def test_what_no_record_can_hold_is_raised_to_the_driver(tmp_path: Path) -> None:
-    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path / "missing", attempt=1))
-    with pytest.raises(OSError, match="missing"):
+    def removing(job: Path) -> Generator[Epoch, None, Score]:
+        yield Epoch(number=1, metrics={})
+        shutil.rmtree(job)
+        return Score(accuracy=1.0)
+
+    folder = tmp_path / "attempt-1"
+    folder.mkdir()
+    thread = TrainingThread(Assignment(train=removing, job=folder, folder=folder, attempt=1))
+    with pytest.raises(OSError, match="attempt-1"):
         until_idle(thread)
+
+
+def outcome_of(thread: TrainingThread) -> Outcome:
+    *_, record, _ = until_idle(thread)
+    assert isinstance(record, Record)
+    return record.outcome
+
+
+def test_a_worker_that_does_not_see_the_folder_of_the_run_says_so_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handshake, "FOLDER_PATIENCE", 0.0)
+    folder = tmp_path / "missing"
+    outcome = outcome_of(TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=folder, attempt=1)))
+    assert isinstance(outcome, Failure)
+    assert outcome.reason is Reason.REFUSED
+    assert f"{socket.gethostname()} does not see {folder}" in outcome.message
+    assert "--run on a path that is shared" in outcome.message
+
+
+@pytest.mark.parametrize("name", ["buildup", "code of buildup", "torch", "timm"])
+def test_a_worker_with_other_software_says_so_and_trains_nothing(tmp_path: Path, name: str) -> None:
+    expected = {**handshake.software(), name: "0.0.1"}
+    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
+    outcome = outcome_of(thread)
+    assert isinstance(outcome, Failure)
+    assert outcome.reason is Reason.REFUSED
+    found = handshake.software()[name]
+    assert f"{socket.gethostname()} has {name} {found}, and the driver 0.0.1" in outcome.message
+    assert not (tmp_path / FINAL).exists()
+
+
+def test_a_worker_with_the_software_of_the_driver_trains(tmp_path: Path) -> None:
+    expected = handshake.software()
+    assert {"buildup", "code of buildup", "torch", "timm", "python"} == expected.keys()
+    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
+    assert outcome_of(thread) == Score(accuracy=50.0)
+
+
+def test_an_attempt_has_one_worker(tmp_path: Path) -> None:
+    assignment = Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1)
+    assert outcome_of(TrainingThread(assignment)) == Score(accuracy=50.0)
+    with pytest.raises(FileExistsError):
+        until_idle(TrainingThread(assignment))
+
+
+def raising(job: Exception) -> Generator[Epoch, None, Score]:
+    yield Epoch(number=1, metrics={})
+    raise job
+
+
+@pytest.mark.parametrize(
+    ("error", "raised_before", "reason", "kept"),
+    [
+        (KeyError("block"), True, Reason.BROKEN, FINAL),
+        (KeyError("block"), False, Reason.BROKEN, FAILED),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True, Reason.HOST_FAULT, None),
+        (OSError(5, "Input/output error"), True, Reason.HOST_FAULT, None),
+    ],
+)
+def test_only_an_exception_that_repeats_and_is_not_the_hosts_is_a_final_record(
+    tmp_path: Path, error: Exception, raised_before: bool, reason: Reason, kept: str | None
+) -> None:
+    *_, record = run_attempt(raising, error, tmp_path, raised_before=raised_before)
+    assert isinstance(record, Record)
+    assert isinstance(record.outcome, Failure)
+    assert record.outcome.reason is reason
+    assert [path.name for path in tmp_path.iterdir()] == ([kept] if kept else [])
 
 
 @pytest.mark.slow
@@ -108,7 +186,9 @@ def test_all_trainings_of_a_process_run_in_one_thread(tmp_path: Path) -> None:
         return Score(accuracy=1.0)
 
     for attempt, asked in enumerate(("whole", "diverging", "whole")):
-        until_idle(TrainingThread(Assignment(train=noting, job=asked, folder=tmp_path, attempt=attempt)))
+        folder = tmp_path / f"{attempt}"
+        folder.mkdir()
+        until_idle(TrainingThread(Assignment(train=noting, job=asked, folder=folder, attempt=attempt)))
     assert len(seen) == 3
     assert len(set(seen)) == 1
     assert seen[0] != threading.get_ident()

@@ -18,7 +18,8 @@ from ray.cluster_utils import Cluster
 import buildup
 from buildup.engine.request import resolve
 from buildup.errors import DataError, RequestError, ResourceError
-from buildup.execution.ray_cluster import accelerators_of, gpus_of, on_worker, resources_of
+from buildup.execution.ray_cluster import accelerators_of, gpus_of, on_worker
+from buildup.execution.ray_nodes import resources_of
 from buildup.settings import SearchSettings
 from buildup.training.speed import Speed
 

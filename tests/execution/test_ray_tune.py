@@ -1,13 +1,14 @@
 """Real Ray workers on trainings of a few milliseconds."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ray.cluster_utils import Cluster
 
 from buildup.__main__ import run
 from buildup.errors import DataError, ResourceError, SearchError
+from buildup.execution import dispatcher
 from buildup.execution.dispatcher import MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.graph.network import sketch
@@ -33,7 +35,8 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[
 
 def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
     """Counts epochs, keeps a checkpoint, and breaks where it is told to."""
-    first = int((job["earlier"] / "checkpoint.pt").read_text()) if job["earlier"] else 0
+    kept = [place / "checkpoint.pt" for place in job["earlier"]]
+    first = next((int(path.read_text()) for path in kept if path.is_file()), 0)
     for number in range(1, job["epochs"] + 1):
         time.sleep(job["seconds"] if number > first else 0)
         if number == job.get("diverges"):
@@ -51,7 +54,7 @@ def toy(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
 
 
 def jobs(**settings: Any) -> MakeJob:
-    def make(training: Training, folder: Path, earlier: Path | None) -> dict[str, Any]:
+    def make(training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
         return {"epochs": 3, "seconds": 0.01, **settings, "folder": str(folder), "earlier": earlier}
 
     return make
@@ -190,6 +193,47 @@ def test_an_unneeded_training_ends_with_its_epoch_and_can_be_wanted_again(
     assert [epoch.number for epoch in ended.curve] == list(range(1, 13))
 
 
+class Slow:
+    """Takes seconds to load in a process that has loaded none yet, as the libraries do from a slow disk."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __reduce__(self) -> Any:
+        return load_slowly, (self.seconds,)
+
+
+def load_slowly(seconds: float) -> None:
+    if "LOADED" not in os.environ:
+        os.environ["LOADED"] = "1"
+        time.sleep(seconds)
+
+
+def test_a_worker_that_comes_late_does_not_train_what_another_one_took_over(
+    evaluator: Callable[..., RayEvaluator], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "WORKER_START_TIMEOUT", 1.0)
+    plain = jobs(seconds=0.1)
+
+    def job(training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
+        return {**plain(training, folder, earlier), "slow": Slow(5.0 if training.seed else 0.0)}
+
+    def claims() -> list[str]:
+        return sorted(f"{path.parent.parent.name} {path.read_text()}" for path in tmp_path.glob("*/*/worker"))
+
+    one = evaluator(job)
+    until_ended(one, trainings(1))
+    since = time.monotonic()
+    events = until_ended(one, trainings(2, first=1))
+    assert time.monotonic() - since < 5
+    assert len({event.update.pid for event in events if isinstance(event.update, Started)}) == 1
+    known = claims()
+    assert len(known) == 3
+    while time.monotonic() - since < 7:
+        assert one.next_event(timeout=0.5) is None
+    assert claims() == known
+
+
 def test_a_training_that_is_wanted_again_in_time_just_goes_on(evaluator: Callable[..., RayEvaluator]) -> None:
     one = evaluator(jobs(seconds=0.3), workers=1)
     one.request(trainings(1))
@@ -307,7 +351,7 @@ def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
 def test_a_job_that_cannot_be_made_stops_the_search_with_its_traceback(
     evaluator: Callable[..., RayEvaluator],
 ) -> None:
-    def broken(training: Training, folder: Path, earlier: Path | None) -> None:
+    def broken(training: Training, folder: Path, earlier: Sequence[Path]) -> None:
         raise LookupError("no such recipe")
 
     one = evaluator(broken)
@@ -431,7 +475,10 @@ def test_ray_does_not_report_a_killed_worker_if_its_messages_are_skipped_as_on_t
     with pytest.raises(SystemExit):
         run()
     out, error = script(start, tmp_path, 3, "", "kill").communicate(timeout=60)
-    assert error == ""
+    [line] = error.splitlines()
+    assert re.match(
+        r"worker     .* \(pid \d+\) died: Worker unexpectedly exits .*; the base  seed 0 goes on from", line
+    )
     assert out.splitlines() == ["two epochs", "1.0"]
 
 

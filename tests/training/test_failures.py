@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -135,12 +136,21 @@ def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(
     next(training)
     while not (tmp_path / "checkpoint.pt").exists():
         time.sleep(0.01)
-    (tmp_path / "checkpoint.pt.tmp").symlink_to("/dev/full")
+    really = tempfile.mkstemp
+
+    def full(dir: Path, prefix: str) -> tuple[int, str]:
+        if "checkpoint" not in prefix:
+            return really(dir=dir, prefix=prefix)
+        (dir / "temporary").symlink_to("/dev/full")
+        return os.open(os.devnull, os.O_RDONLY), str(dir / "temporary")
+
+    monkeypatch.setattr(tempfile, "mkstemp", full)
     with pytest.raises(Failed, match="Free some space there") as failed:
         follow(training)
     assert failed.value.reason is Reason.DISK_FULL
-    assert not (tmp_path / "checkpoint.pt.tmp").is_symlink()
-    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
+    assert not (tmp_path / "temporary").is_symlink()
+    monkeypatch.undo()
+    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=(str(tmp_path),))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 
 
@@ -155,7 +165,7 @@ def test_a_full_disk_at_the_end_is_a_named_failure_and_spoils_nothing(
         with pytest.raises(Failed, match="Free some space there") as failed:
             follow(fit(job(tmp_path)))
     assert failed.value.reason is Reason.DISK_FULL
-    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=str(tmp_path))))
+    epochs, _ = follow(fit(job(tmp_path / "again", resume_from=(str(tmp_path),))))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 
 
@@ -244,7 +254,7 @@ def test_a_resumed_training_that_is_retried_yields_its_earlier_epochs_too(
         capture(self, inputs, targets)
 
     monkeypatch.setattr(Stepper, "capture", scarce)
-    epochs, _ = follow(fit(job(tmp_path / "2", resume_from=str(tmp_path / "1"))))
+    epochs, _ = follow(fit(job(tmp_path / "2", resume_from=(str(tmp_path / "1"),))))
     assert len(calls) == 2
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
 

@@ -76,7 +76,7 @@ def test_a_whole_training_sees_the_validation_images_and_is_another_training(tmp
     seen = [int((tmp_path / name / "log.txt").read_text().split(": ")[1].split()[0]) for name in ("part", "whole")]
     assert seen[1] == seen[0] + score.images
     with pytest.raises(RunError, match="belongs to another training"):
-        run(job(tmp_path / "mixed", whole=True, resume_from=str(tmp_path / "part"), **settings))  # type: ignore[arg-type]
+        run(job(tmp_path / "mixed", whole=True, resume_from=(str(tmp_path / "part"),), **settings))  # type: ignore[arg-type]
 
 
 def test_nudged_weights_are_the_next_larger_ones_and_make_another_training(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, re
     first.close()
     torch.rand(3)
     # The second attempt dies before its first epoch, and the third still finds what the first one did.
-    second = fit(replace(whole, folder=str(tmp_path / "attempt-2"), resume_from=str(tmp_path / "attempt-1")))
+    second = fit(replace(whole, folder=str(tmp_path / "attempt-2"), resume_from=(str(tmp_path / "attempt-1"),)))
     next(second)  # remembered, not trained
     second.close()
-    third, resumed = run(replace(whole, folder=str(tmp_path / "attempt-3"), resume_from=str(tmp_path / "attempt-2")))
+    third, resumed = run(replace(whole, folder=str(tmp_path / "attempt-3"), resume_from=(str(tmp_path / "attempt-2"),)))
 
     assert [epoch.number for epoch in third] == [1, 2, 3]
     assert resumed.correct == score.correct
@@ -119,7 +119,7 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, re
 def test_a_training_that_died_between_its_end_and_its_record_is_not_repeated(tmp_path: Path) -> None:
     done = job(tmp_path / "1", epochs=1, fraction=0.05)
     _, score = run(done)
-    epochs, again = run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1")))
+    epochs, again = run(replace(done, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "1"),)))
     assert [epoch.number for epoch in epochs] == [1]
     assert again == score
 
@@ -128,9 +128,9 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     done = job(tmp_path / "1", epochs=1, fraction=0.05)
     run(done)
     with pytest.raises(RunError, match="belongs to another training"):
-        run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1"), seed=2))
+        run(replace(done, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "1"),), seed=2))
     with pytest.raises(RunError, match="is not the folder of an earlier attempt"):
-        run(replace(done, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "none")))
+        run(replace(done, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "none"),)))
 
 
 def test_a_diverging_training_is_a_named_failure(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_training_on_the_device_is_that_of_the_cpu_and_resumes(
         first = fit(job(tmp_path / f"{name}-1", **{"device": "cuda", **changes}))
         next(first)
         first.close()
-        resumed = {"device": "cuda", "resume_from": str(tmp_path / f"{name}-1"), **changes}
+        resumed = {"device": "cuda", "resume_from": (str(tmp_path / f"{name}-1"),), **changes}
         epochs, score = follow(fit(job(tmp_path / f"{name}-2", **resumed)))
         assert [epoch.number for epoch in epochs] == [1, 2]
         assert score.accuracy == pytest.approx(plain.accuracy, abs=2)

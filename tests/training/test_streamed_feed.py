@@ -261,7 +261,7 @@ def test_a_training_from_files_goes_on_after_a_stop_as_if_unbroken(images: Path,
     first = fit(replace(whole, folder=str(tmp_path / "1")))
     next(first)
     first.close()
-    resumed = list(fit(replace(whole, folder=str(tmp_path / "2"), resume_from=str(tmp_path / "1"))))
+    resumed = list(fit(replace(whole, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "1"),))))
     assert [epoch.metrics["train_loss"] for epoch in resumed] == [epoch.metrics["train_loss"] for epoch in unbroken]
     assert resumed[-1].metrics["nll"] == unbroken[-1].metrics["nll"]
 

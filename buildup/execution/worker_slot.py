@@ -1,0 +1,84 @@
+"""A worker as the dispatcher knows it: what it does, and since when it has said nothing."""
+
+import time
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+
+from buildup.trials.event import Started, Update
+from buildup.trials.outcome import Epoch
+from buildup.trials.training import Training
+
+LEAST_PATIENCE = 60.0
+"""Seconds without a report that are never remarkable."""
+FIRST_PATIENCE = 600.0
+"""Seconds for the first epoch, in which data are read and networks are compiled."""
+PATIENCE = 10
+"""A silence of so many times the longest epoch of a training is remarkable."""
+
+
+class WorkerState(Enum):
+    """What a worker does."""
+
+    STARTING = auto()
+    TRAINING = auto()
+    STOPPING = auto()
+    """It finishes the current epoch of a training that is no longer needed, or its process ends after an exception."""
+    IDLE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A worker was asked to end (SIGTERM), as when its node is drained. It does so after its epoch."""
+
+
+BUSY = frozenset({WorkerState.STARTING, WorkerState.TRAINING})
+
+
+@dataclass(slots=True, kw_only=True)
+class WorkerSlot:
+    """A worker with its current or latest attempt."""
+
+    training: Training
+    folder: Path
+    fresh: bool
+    """Whether a new worker is started for this attempt, rather than an idle one reused."""
+    avoided: frozenset[str] = frozenset()
+    """The nodes that the worker was not placed on."""
+    since: float = field(default_factory=time.monotonic)
+    state: WorkerState = WorkerState.STARTING
+    started: Started | None = None
+    leaving: bool = False
+    """Whether it was asked to end."""
+    heard: float = field(default_factory=time.monotonic)
+    """When it last reported something of its training."""
+    longest: float = 0.0
+    """Seconds of its longest epoch so far."""
+    _told: float = 0.0
+
+    @property
+    def node(self) -> str:
+        """Ray's id of its machine, once it has started."""
+        return self.started.node if self.started else ""
+
+    @property
+    def name(self) -> str:
+        """Host and process for people."""
+        return f"{self.started.host} (pid {self.started.pid})" if self.started else "a worker that had not started"
+
+    def hear(self, update: Update | Leaving) -> None:
+        """Note that it has reported something."""
+        now = time.monotonic()
+        if isinstance(update, Epoch):
+            # Epochs of an earlier attempt come at once, with the seconds that they took then.
+            self.longest = max(self.longest, now - self.heard, update.metrics.get("seconds", 0.0))
+        self.heard, self._told = now, 0.0
+
+    def remarkable_silence(self, now: float) -> float | None:
+        """The seconds of a silence that is to be told now: once, and again whenever it has doubled."""
+        silence = now - self.heard
+        patience = max(LEAST_PATIENCE, PATIENCE * self.longest) if self.longest else FIRST_PATIENCE
+        if silence < max(patience, 2 * self._told):
+            return None
+        self._told = silence
+        return silence

@@ -81,7 +81,7 @@ class WorkerSlot:
     folder: Path
     fresh: bool
     """Whether a new worker is started for this attempt, rather than an idle one reused."""
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
     state: WorkerState = WorkerState.STARTING
     started: Started | None = None
 
@@ -210,14 +210,18 @@ class TrialDispatcher:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
 
     def _next(self, skipped: int = 0) -> Training | None:
-        """The first waiting training after `skipped` others, leaving out those that another run has finished."""
+        """The first waiting training after `skipped` others, leaving out those that have a final record.
+
+        A worker may have died between its final record and its report. A training that is wanted again while its
+        worker still finishes an epoch of it waits for that: two workers never have the same one.
+        """
         while True:
-            room = self._workers - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
-            started = self._ended | self._running_ids()
+            occupied = {slot.training.id for slot in self.slots.values() if slot.state is not WorkerState.IDLE}
+            started, room = self._ended | occupied, self._workers - len(occupied)
             waiting = [training for key, training in self._requested.items() if key not in started][: max(0, room)]
             if len(waiting) <= skipped:
                 return None
-            if not (self._fetch_reusable and self._adopt_finished(waiting[skipped])):
+            if not self._adopt_finished(waiting[skipped]):
                 return waiting[skipped]
 
     def _adopt_finished(self, training: Training) -> bool:

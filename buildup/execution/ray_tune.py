@@ -25,7 +25,7 @@ from ray import tune
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
-from buildup.execution.dispatcher import FetchReusable, MakeJob, Train, TrialDispatcher
+from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.ray_cluster import check_resources, start_ray
 from buildup.trials.event import Event
@@ -172,18 +172,23 @@ class RayEvaluator:
 class _TrainingWorker(tune.Trainable):
     """A worker process. Each step reports one update of its training."""
 
+    _assignment: Assignment | None = None
+    """What a new worker begins with its first step."""
     _training: TrainingThread | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._training = TrainingThread(config["assignment"])
+        # Not begun here: where the start takes too long, an idle worker has taken over, and this one is only stopped.
+        self._assignment = config["assignment"]
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self.setup(new_config)
+        self._training = TrainingThread(new_config["assignment"])
         return True
 
     def step(self) -> dict[str, Any]:
         self.config = {}  # Tune sends it back with each result
+        if self._assignment is not None:
+            self._training, self._assignment = TrainingThread(self._assignment), None
         assert self._training is not None
         return {"update": self._training.next_update()}
 

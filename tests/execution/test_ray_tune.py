@@ -292,7 +292,7 @@ def test_a_worker_that_started_so_late_that_another_took_over_trains_nothing(tmp
     assert not began.wait(0.2)
     worker.step()
     assert began.wait(10)
-    worker.stop()
+    worker.cleanup()
 
 
 def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..., RayEvaluator]) -> None:

@@ -111,6 +111,12 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def unchecked_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are not loaded in a process of their own, which takes seconds; tests/models/test_export.py is on that."""
+    monkeypatch.setattr("buildup.models.export._check", lambda *_: None)
+
+
+@pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
     """Starts processes; what still runs when the test ends, passed or failed, is killed."""
     processes: list[subprocess.Popen[Any]] = []

@@ -16,6 +16,24 @@ settings.register_profile("buildup", deadline=None)
 settings.load_profile("buildup")
 
 MakeRun = Callable[..., "RunRecord"]
+LONG = (
+    "test_search.py",
+    "test_ray_tune.py",
+    "test_notebook.py",
+    "test_ray_cluster.py",
+    "test_api.py",
+    "test_final.py",
+    "test_simulated_cluster.py",
+    "test_simulated.py",
+    "test_old_run.py",
+    "test_extending.py",
+)
+"""Files that take longest. They begin first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -108,6 +126,12 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         attempt.mkdir(parents=True)
         save_file(build(candidate.network, seed=3).state_dict(), attempt / "weights.safetensors")
     return folder
+
+
+@pytest.fixture
+def unchecked_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports are not loaded in a process of their own, which takes seconds; tests/models/test_export.py is on that."""
+    monkeypatch.setattr("buildup.models.export._check", lambda *_: None)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ from buildup.training.recipe import load_recipe
 
 info = describe_data("stripes", sys.argv[1])
 shape = (info.channels, info.image_size, info.image_size)
-network = read_network("resnet10t", input_shape=shape, num_classes=info.num_classes)
+network = read_network("test_resnet", input_shape=shape, num_classes=info.num_classes)
 recipe = load_recipe("gentle").with_epochs(1)
 job = Job(network=network, seed=0, dataset="stripes", data_dir=sys.argv[1], recipe=recipe, folder=sys.argv[2])
 (epoch,) = fit(job)
@@ -106,7 +106,7 @@ LEFT = Metric(name="said_left", sums=lambda seen: (seen.top[1] == 0).sum(), valu
 
 def train(folder: Path, **changes: Any) -> Epoch:
     settings = {
-        "network": read_network("resnet10t", input_shape=(3, 16, 16), num_classes=2),
+        "network": read_network("test_resnet", input_shape=(3, 16, 16), num_classes=2),
         "seed": 0,
         "dataset": "halves:any",
         "data_dir": str(folder / "data"),
@@ -282,7 +282,7 @@ def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: d
 def test_a_package_that_is_broken_is_named_when_it_is_asked_for(installed: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "site" / "my_package.py").write_text("import no_such_module\n")
     for flags in (["--dataset", "stripes"], ["--dataset", "digits", "--judge", "steady"]):
-        command = [sys.executable, "-m", "buildup", "plan", "--base", "resnet10t", *flags]
+        command = [sys.executable, "-m", "buildup", "plan", "--base", "test_resnet", *flags]
         done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "of the package my_package 1.0" in done.stderr

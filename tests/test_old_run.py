@@ -12,8 +12,10 @@ import pytest
 
 import buildup
 from buildup.cli.main import main
+from buildup.engine import search
 from buildup.engine.reports import report_of
 from buildup.store.run_record import open_record
+from local_workers import LocalWorkers
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "run_0_1_0.tar.xz"
 
@@ -47,7 +49,9 @@ def test_a_run_whose_driver_was_killed_is_reported_as_stopped(old: str) -> None:
     assert report_of(killed).finished == "This run is stopped: its driver is gone."
 
 
-def test_it_is_resumed_to_its_end_and_repeats_no_training(old: str) -> None:
+@pytest.mark.usefixtures("unchecked_export")
+def test_it_is_resumed_to_its_end_and_repeats_no_training(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "start_workers", LocalWorkers)
     before = {path: path.read_bytes() for path in Path("runs/old/trainings").glob("*/attempt-1/final.json")}
     run = buildup.open_run(old).resume(workers=1)
     assert run.status == "finished"

@@ -108,8 +108,13 @@ def speculate(view: View, history: History, replay: Replay, workers: int) -> tup
     experience = Experience(decisions=recent, objective=objective)
     order = itertools.count()
     ahead: list[tuple[float, int, Step, int]] = [(-1.0, next(order), view.step, view.seeds)]
+    looked: dict[tuple[int, int], Step] = {}
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, seeds = heapq.heappop(ahead)
+        # Looks of different length lead to the same steps. The first way there was the most probable one.
+        if (id(step), seeds) in looked:
+            continue
+        looked[id(step), seeds] = step
         answer = replay.decide(history, step, len(view.decisions) + 1, view.comparisons)
         if isinstance(answer, Waiting):
             # A later look than the one that the judge waits for is only possible, not yet due.

@@ -232,8 +232,9 @@ class TrialDispatcher:
     def _waiting(self) -> list[Training]:
         """The requested trainings that may start now, in their order."""
         limit = min(self._workers, self._hosts.room)
-        room = limit - sum(slot.state is not WorkerState.IDLE for slot in self.slots.values())
-        started = self._ended | self._running_ids()
+        # One that is wanted again while its worker still finishes an epoch of it waits: two never have the same one.
+        occupied = [slot.training.id for slot in self.slots.values() if slot.state is not WorkerState.IDLE]
+        room, started = limit - len(occupied), self._ended | set(occupied)
         waiting = [training for key, training in self._requested.items() if key not in started]
         return waiting[: int(max(0, room))]
 
@@ -246,7 +247,7 @@ class TrialDispatcher:
                 if slot.state is WorkerState.IDLE and (taken := self._fitting(waiting, slot.node)):
                     waiting.remove(taken)
             training = next(filter(self._fits_elsewhere, waiting), None)
-            if training is None or not self._is_reused(training):
+            if training is None or not self._adopt_finished(training):
                 return training
         return None
 
@@ -255,7 +256,7 @@ class TrialDispatcher:
         while waiting := self._waiting():
             full = len(self._usable()) >= min(self._workers, self._hosts.room)
             training = self._fitting(waiting, slot.node) or (waiting[0] if full else None)
-            if training is None or not self._is_reused(training):
+            if training is None or not self._adopt_finished(training):
                 return training
         return None
 
@@ -268,12 +269,8 @@ class TrialDispatcher:
     def _fitting(self, waiting: Sequence[Training], node: str) -> Training | None:
         return next((training for training in waiting if node not in self._avoided.get(training.id, ())), None)
 
-    def _is_reused(self, training: Training) -> bool:
-        """Whether another run has finished a training meanwhile, which then ends here."""
-        return self._fetch_reusable is not None and self._adopt_finished(training)
-
     def _adopt_finished(self, training: Training) -> bool:
-        """End a training that this run or another one has finished already."""
+        """End a training that this run or another one has finished: a worker may have died before it reported that."""
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
         if found := final_record(self._folder / training.id):

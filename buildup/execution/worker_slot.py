@@ -45,12 +45,12 @@ class WorkerSlot:
     """Whether a new worker is started for this attempt, rather than an idle one reused."""
     avoided: frozenset[str] = frozenset()
     """The nodes that the worker was not placed on."""
-    since: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=lambda: time.monotonic())
     state: WorkerState = WorkerState.STARTING
     started: Started | None = None
     leaving: bool = False
     """Whether it was asked to end."""
-    heard: float = field(default_factory=time.monotonic)
+    heard: float = field(default_factory=lambda: time.monotonic())
     """When it last reported something of its training."""
     longest: float = 0.0
     """Seconds of its longest epoch so far."""

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +19,15 @@ from buildup.engine.final import FRESH
 from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run_loop as run_loop
-from buildup.engine.setup import MakeJob, create_writer
-from buildup.execution.attempt import run_attempt
+from buildup.engine.setup import create_writer
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.models.read import read_network
 from buildup.store.run_record import RunRecord, create_run_dir, open_record, save_record
-from buildup.training.data import describe_data, load_data
-from buildup.training.fit import fit
+from buildup.training.data import load_data
+from buildup.training.dataset import split
 from buildup.training.recipe import load_recipe
-from buildup.trials.event import Event
 from buildup.trials.history import History
-from buildup.trials.training import Training
+from local_workers import LocalWorkers
 
 SIZE = 12
 Search = Callable[..., RunRecord]
@@ -37,47 +35,26 @@ GAINS = {"CC|CC|CC": ScoreRow(score=80.0), "CC|CC|CM": ScoreRow(score=95.0)}
 """One block helps, by so much that any judge sees it."""
 
 
-class Local:
-    """Trains in this process what Ray's workers would."""
-
-    workers = 1
-
-    def __init__(self, run: RunRecord, job: MakeJob, *, verbose: bool) -> None:
-        self._run, self._job = run, job
-        self._wanted: Sequence[Training] = ()
-
-    def request(self, wanted: Sequence[Training]) -> None:
-        self._wanted = wanted
-
-    def next_event(self, timeout: float | None = None) -> Event | None:
-        training = self._wanted[0]
-        folder = self._run.trainings / training.id / "attempt-1"
-        folder.mkdir(parents=True)
-        *_, record = run_attempt(fit, self._job(training, folder, ()), folder)
-        return Event(training=training, update=record)
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture(scope="session")
 def searched(make_run: Callable[..., RunRecord]) -> Search:
     """Makes a run that was searched on a table of scores; `most` trainings of it."""
-    data, info = load_data("digits", None, SIZE), describe_data("digits", None, SIZE)
+    data = load_data("digits", None, SIZE)
+    train, val = split(data, FRESH, fraction=1 / 8)
 
     def searched(name: str, table: dict[str, ScoreRow], *, most: int | None = None) -> RunRecord:
         run = make_run(
             Path("runs") / name,
             base="test_resnet",
             image_size=SIZE,
+            fraction="1/8",
             epochs=1,
             seeds=2,
             judge="likely",
             recipe=replace(load_recipe("quick").with_epochs(1), min_steps=1),
             data={
                 "hash": data.hash,
-                "train_images": info.train_images,
-                "val_images": info.val_images,
+                "train_images": len(train),
+                "val_images": len(val),
                 "mean": tuple(data.mean),
                 "std": tuple(data.std),
                 "image_size": SIZE,
@@ -116,7 +93,7 @@ def place(searched: Search, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_a_final_trains_anew_and_opens_the_test_set_once(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "start_workers", Local)
+    monkeypatch.setattr(command, "start_workers", LocalWorkers)
     assert main(["final", "helps", "--seeds", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["seeds"] == [FRESH, FRESH + 1, FRESH + 2]
@@ -159,7 +136,7 @@ def test_a_final_trains_anew_and_opens_the_test_set_once(
 def test_a_final_may_train_on_all_images_that_are_not_of_the_test(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "start_workers", Local)
+    monkeypatch.setattr(command, "start_workers", LocalWorkers)
     assert main(["final", "whole", "--fraction", "all", "--seeds", "3", "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["train_images"] + values["test_images"] == 1797

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
@@ -19,8 +20,8 @@ from ray.cluster_utils import Cluster
 from buildup.__main__ import run
 from buildup.errors import DataError, ResourceError, SearchError
 from buildup.execution import dispatcher
-from buildup.execution.dispatcher import MakeJob
-from buildup.execution.ray_tune import RayEvaluator
+from buildup.execution.dispatcher import Assignment, MakeJob
+from buildup.execution.ray_tune import RayEvaluator, _TrainingWorker
 from buildup.graph.network import sketch
 from buildup.store.run_dir import write_atomic
 from buildup.trials.event import Event, Started
@@ -321,6 +322,21 @@ def test_a_training_that_only_kills_its_workers_ends_the_search_and_can_be_tried
     ended = until_ended(evaluator(jobs(), workers=1), trainings(1))[-1].update
     assert isinstance(ended, Record)
     assert ended.outcome == Score(accuracy=53.0)
+
+
+def test_a_worker_that_started_so_late_that_another_took_over_trains_nothing(tmp_path: Path) -> None:
+    began = threading.Event()
+
+    def train(job: object) -> Generator[Epoch, None, Score]:
+        began.set()
+        yield Epoch(number=1, metrics={})
+        return Score(accuracy=1.0)
+
+    worker = _TrainingWorker({"assignment": Assignment(train=train, job=None, folder=tmp_path, attempt=1)})
+    assert not began.wait(0.2)
+    worker.step()
+    assert began.wait(10)
+    worker.cleanup()
 
 
 def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..., RayEvaluator]) -> None:

@@ -19,7 +19,7 @@ from buildup.training.dataset import split
 from buildup.training.execution_words import Execution
 from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
-from buildup.training.recipe import load_recipe
+from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.train_step import nudge
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 from following import follow
@@ -27,7 +27,11 @@ from following import follow
 
 @cache
 def tiny(size: int = 8) -> Network:
-    return read_network("resnet10t", input_shape=(1, size, size), num_classes=10)
+    return read_network("test_resnet", input_shape=(1, size, size), num_classes=10)
+
+
+def few_steps(recipe: str, epochs: int) -> Recipe:
+    return replace(load_recipe(recipe).with_epochs(epochs), min_steps=4)
 
 
 def job(folder: Path, *, epochs: int = 2, fraction: float = 0.25, **changes: object) -> Job:
@@ -37,7 +41,7 @@ def job(folder: Path, *, epochs: int = 2, fraction: float = 0.25, **changes: obj
         "dataset": "digits",
         "image_size": 8,
         "fraction": fraction,
-        "recipe": load_recipe("quick").with_epochs(epochs),
+        "recipe": few_steps("quick", epochs),
         "folder": str(folder),
     }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]  # a test may change any field
@@ -48,7 +52,7 @@ def run(given: Job) -> tuple[list[Epoch], Score]:
 
 
 def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path) -> None:
-    epochs, score = run(job(tmp_path / "a", epochs=3, fraction=0.5))
+    epochs, score = run(job(tmp_path / "a", fraction=0.5, recipe=load_recipe("quick").with_epochs(3)))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert score.accuracy > 50
     assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
@@ -92,7 +96,7 @@ def test_nudged_weights_are_the_next_larger_ones_and_make_another_training(tmp_p
 
 @pytest.mark.parametrize("recipe", ["quick", "paper"])
 def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, recipe: str) -> None:
-    whole = job(tmp_path / "whole", epochs=3, fraction=0.1, recipe=load_recipe(recipe).with_epochs(3))
+    whole = job(tmp_path / "whole", fraction=0.1, recipe=few_steps(recipe, 3))
     unbroken, score = run(whole)
 
     first = fit(replace(whole, folder=str(tmp_path / "attempt-1")))

@@ -9,7 +9,7 @@ from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
-from buildup.errors import RequestError, RunError
+from buildup.errors import RequestError, RunError, command
 from buildup.models.export import check_onnx, check_target, export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
@@ -65,7 +65,7 @@ def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candid
         if not view.finished:
             raise RunError(
                 f"{run.folder}: the search has not ended, so there is no winner. Go on with "
-                f"`buildup resume {run.folder}`, or choose a network by --candidate."
+                f"`{command('resume', run.folder)}`, or choose a network by --candidate."
             )
         return view.best
     name = str(name)

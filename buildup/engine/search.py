@@ -17,7 +17,7 @@ from buildup.engine.progress import OnEvent, observe
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
-from buildup.errors import BuildupError, SearchError, WeakBase
+from buildup.errors import BuildupError, SearchError, WeakBase, command
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
@@ -129,7 +129,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
     values: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
-        "workers": problems.whole("--workers", changes.workers, own.workers, most=100_000),
+        "workers": problems.whole("--workers", changes.workers, own.workers),
         "ray": changes.ray or own.ray,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
     }
@@ -221,7 +221,7 @@ def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: Hi
     if not settings.allow_weak_base:
         raise WeakBase(
             f"{message} Every change on top of it would look good, so the search stops here. Train it longer "
-            f"(--epochs, --fraction), or go on all the same: buildup resume {record.folder} --allow-weak-base"
+            f"(--epochs, --fraction), or go on all the same: {command('resume', record.folder, '--allow-weak-base')}"
         )
     warnings.append(f"weak base: {message}")
     log.warning("warning: %s", message)

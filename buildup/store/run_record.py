@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import yaml
 
-from buildup.errors import RunError
+from buildup.errors import RequestError, RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.settings import RunSettings
+from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import cores, folder_of, trainings_in, write_atomic
@@ -196,9 +196,9 @@ def open_record(name: str) -> RunRecord:
         )
     except OSError as problem:
         raise RunError(f"{path}: can't be read: {problem.strerror}.") from None
-    except RunError as problem:
-        raise RunError(f"{path}: {problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as problem:
+    except RequestError as error:
+        raise RunError(*(f"{path}: {problem}" for problem in error.problems)) from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         what = " ".join(f"{type(problem).__name__}: {problem}".split())
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({what}).") from None
 
@@ -239,4 +239,6 @@ def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
         kept["execution"] = Execution(**kept["execution"]).words
     if isinstance(start := kept.get("pretrained"), Mapping):
         kept |= {"pretrained": start["source"], "pretrained_hash": start["hash"]}
+    if problems := list(problems_of(kept)):
+        raise RunError(*(f"settings: {problem}" for problem in problems))
     return RunSettings(**kept)

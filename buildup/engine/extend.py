@@ -20,9 +20,8 @@ from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import DIAGNOSTICS, acquire_run_lock
+from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock
 from buildup.store.run_record import RunRecord, save_record
-from buildup.store.study_writer import DECISIONS
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.network_size import Limits
 from buildup.training.recipe import recipe_from_values, recipe_to_values

@@ -83,7 +83,7 @@ def resume_search(
         writer = stack.enter_context(closing(open_writer(record)))
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
-        if record.status == "finished" and len(view.decisions) == len(writer.history.decisions):
+        if record.status == "finished" and view.finished and len(view.decisions) == len(writer.history.decisions):
             log.info("%s: this run is finished; nothing is left to do.", record.folder)
             return SearchResult(record=record, view=view, history=writer.history)
         evaluator: Evaluator

@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import cores, folder_of, trainings_in, write_atomic
+from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
 from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained
@@ -127,10 +127,12 @@ class RunRecord:
 def create_run_dir(run: RunRecord) -> None:
     """Create the folder of a new run."""
     try:
-        run.trainings.mkdir(parents=True)
+        run.trainings.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise RunError(f"{run.folder}: this folder can't be made: {problem.strerror}. Give another --run.") from None
-    save_record(run)
+    with closing(acquire_run_lock(run.folder)):
+        check_free(run.folder)  # another search may have begun it meanwhile
+        save_record(run)
 
 
 def save_record(run: RunRecord) -> None:

@@ -63,6 +63,13 @@ def test_a_wrong_value_is_named_with_its_file_and_what_would_be_right(
     assert f"{path}: settings: threads is 0; a whole number from 1 to 4,096 is needed." in refused.value.problems
 
 
+def test_a_run_that_another_search_began_meanwhile_is_left_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    create_run_dir(make_run(tmp_path / "run", seed=1))
+    with pytest.raises(RunError, match="exists already"):
+        create_run_dir(make_run(tmp_path / "run", seed=2))
+    assert open_record(str(tmp_path / "run")).settings.seed == 1
+
+
 def test_a_removed_setting_that_a_run_did_not_use_is_left_out() -> None:
     assert settings_from_values({**asdict(SETTINGS), **REMOVED, "prior": "lesion"}) == SETTINGS
 

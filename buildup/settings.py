@@ -173,6 +173,8 @@ class ResumeSettings:
     """Trainings side by side (default: as before)."""
     ray: str | None = None
     """Address of a Ray cluster, if it is another one now."""
+    rebuild: bool = False
+    """Make study.db anew from the files of the trainings first, where it is lost or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)

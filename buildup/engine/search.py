@@ -14,6 +14,7 @@ from buildup.engine.load_state import check_splits, replay_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import OnEvent, observe
+from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
@@ -76,7 +77,10 @@ def resume_search(
     record: RunRecord, changes: ResumeSettings, on_event: OnEvent | None = None, *, verbose: bool = False
 ) -> SearchResult:
     """Continue a run, or extend it with other settings. It raises what `run_search` does."""
+    damaged = record
     record, is_extended = _changed(record, changes)
+    if changes.rebuild:
+        rebuild_study(damaged)
     if is_extended:
         begin(record)
     with ExitStack() as stack:

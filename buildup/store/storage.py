@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sqlite3
 import time
 import warnings
@@ -55,19 +56,17 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
     URLs are those of SQLAlchemy; `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage: BaseStorage
     if url is None:
-        storage = _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
+        parsed = make_url("sqlite://").set(database=str(folder.absolute() / "study.db"))
     elif journal := _journal_file(url):
         storage = _journal(journal)
     else:
-        storage = _database(_parsed(url))
-    try:
+        parsed = _parsed(url)
+    with ExitStack() as held:
+        storage = _database(_readable(parsed, held))
+        held.callback(storage.engine.dispose)
+        held.callback(storage.remove_session)
         yield storage
-    finally:
-        if isinstance(storage, RDBStorage):
-            storage.remove_session()
-            storage.engine.dispose()
 
 
 def check_storage(url: str | None, study_name: str | None = None) -> None:
@@ -276,6 +275,21 @@ def _database(url: URL) -> RDBStorage:
         raise ResourceError(f"storage {name} can't be used: {cause_of(error)}.{way_back(file)}") from None
     except RuntimeError as error:
         raise RunError(f"storage {name} was written by another version of Optuna: {error}") from None
+
+
+def _readable(url: URL, held: ExitStack) -> URL:
+    """The URL, or that of a copy where it is a file in a folder that can't be written.
+
+    SQLite makes a lock and its log beside a file, even to read it.
+    """
+    file = Path(url.database or "")
+    if url.get_backend_name() != "sqlite" or not file.is_file() or os.access(file.parent, os.W_OK):
+        return url
+    temporary = Path(held.enter_context(TemporaryDirectory()))
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        if path.is_file():
+            shutil.copyfile(path, temporary / f"copy-of-{path.name}")
+    return url.set(database=str(temporary / f"copy-of-{file.name}"))
 
 
 def _configure_sqlite(storage: RDBStorage, *, write_ahead: bool) -> None:

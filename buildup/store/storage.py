@@ -59,7 +59,8 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
     if url is None:
         parsed = make_url("sqlite://").set(database=str(folder.absolute() / "study.db"))
     elif journal := _journal_file(url):
-        storage = _journal(journal)
+        yield _journal(journal)
+        return
     else:
         parsed = _parsed(url)
     with ExitStack() as held:
@@ -258,10 +259,15 @@ def _database(url: URL) -> RDBStorage:
         url = url if "+" in url.drivername else url.set(drivername=f"{backend}+{DRIVERS[backend]}")
         # Trainings take long, and servers drop idle connections.
         engine = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT}, "pool_pre_ping": True}
+        if url.drivername.endswith("+psycopg2"):
+            _end_waiting_for_postgres()
+        elif backend == "mysql":
+            engine["connect_args"] |= {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
     else:
         raise ResourceError(f"storage {name}: {backend!r} is not known; known are sqlite, postgresql, mysql, journal.")
     try:
-        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
+        kind = RDBStorage if file else PatientStorage
+        storage = kind(url.render_as_string(hide_password=False), engine_kwargs=engine)
         if file:
             _configure_sqlite(storage, write_ahead=is_new and _is_own_disk(file))
         return storage
@@ -340,10 +346,3 @@ def _check_file(url: URL) -> None:
     # A process that died while it made the tables leaves some of them.
     if not {"studies", "trials", "version_info"} <= tables and tables - BaseModel.metadata.tables.keys():
         raise RunError(f"{path}: this is a database of something else (tables {', '.join(sorted(tables)) or 'none'}).")
-
-
-def _cause(error: BaseException) -> str:
-    """The message of the driver, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")

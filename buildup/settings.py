@@ -101,6 +101,8 @@ class SearchSettings:
     """Address of a Ray cluster; without it Ray is started on this machine."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
+    keep_weights: Annotated[str, _MACHINES] = "all"
+    """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False
     """Take over trainings that a run beside this one, or in its storage, has finished."""
 

@@ -1,5 +1,6 @@
 """Export networks as timm models, with a model card."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 from buildup.trials.training import WEIGHTS, Candidate, candidate_id, seed_of
 
+log = logging.getLogger("buildup")
+
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:
     """Write the winner to `export/` and the report to `report.html` of a finished run."""
@@ -28,8 +31,11 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
     if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
     findings = findings_of(run, view, history)
-    _export(run, findings, view.best, target)
     write_findings(run, findings)
+    if trained_weights(run.trainings / best_training(run, history, view.best)[0]):
+        _export(run, findings, view.best, target)
+    else:  # `clean` removed them when another network had won
+        log.warning(f"warning: {run.folder}: the weights of {view.best.layout} were removed, so it is not exported.")
 
 
 def keep_claim(run: RunRecord) -> None:

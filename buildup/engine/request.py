@@ -138,6 +138,7 @@ def _load(
         max_params=problems.whole("--max-params", settings.max_params, 0) or None,
         max_macs=problems.whole("--max-macs", settings.max_macs, 0) or None,
         seed=problems.whole("--seed", settings.seed, 0),
+        keep_weights=problems.choice("kept weights", settings.keep_weights, "all", ("all", "winners")),
     )
     return checked, space, recipe, data
 

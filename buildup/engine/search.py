@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from buildup.engine.clean import losers
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import check_splits, replay_of
@@ -186,6 +187,9 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
     keep_winner(record, view, history)
+    if record.settings.keep_weights == "winners":
+        for left in losers(record, view):
+            left.remove()
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
 

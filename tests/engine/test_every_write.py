@@ -154,6 +154,7 @@ def asked(make_run: MakeRun) -> Iterator[RunRecord]:
             judge="point",
             workers=2,
             allow_weak_base=True,
+            keep_weights="winners",
             no_base_checks=False,
         )
 
@@ -183,6 +184,8 @@ def check(record: RunRecord, expected: History) -> None:
     lines = [json.loads(line) for line in (done.folder / "decisions.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [decision.step for decision in expected.decisions]
     assert finished <= history.outcomes.keys()
+    weights = {candidate_id(path.parents[1].name) for path in done.folder.rglob(WEIGHTS)}
+    assert weights == {expected.decisions[0].parent, expected.decisions[-1].parent}
     complete = [trial.user_attrs["training"] for trial in trials if trial.state is TrialState.COMPLETE]
     assert sorted(complete) == sorted(history.outcomes)
     assert not [trial for trial in trials if trial.state is TrialState.RUNNING]

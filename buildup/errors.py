@@ -16,6 +16,7 @@ BuildupError
     └── ExportError   what was written does not compute what was trained
 """
 
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
@@ -96,6 +97,15 @@ def unknown(what: str, found: str, known: Iterable[str], *, shown: int = 12) -> 
     hint = f" did you mean {_either(close)}?" if close else ""
     listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
     return f"unknown {what} {found!r}:{hint} Known: {listed}."
+
+
+def command(*words: object) -> str:
+    """A command of ours, to be pasted into a shell.
+
+    >>> command("resume", "runs/my run")
+    "buildup resume 'runs/my run'"
+    """
+    return shlex.join(["buildup", *map(str, words)])
 
 
 def _either(names: Sequence[str]) -> str:

@@ -6,8 +6,10 @@ checked in `engine/request.py`, where all problems of a request are found togeth
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -16,6 +18,24 @@ _TRAINING = Parameter(group=Group("Training", sort_key=2))
 _DECIDING = Parameter(group=Group("What is tried and how it is judged", sort_key=3))
 _LIMITS = Parameter(group=Group("Limits", sort_key=4))
 _MACHINES = Parameter(group=Group("Machines and storage", sort_key=5))
+
+
+BOUNDS: Mapping[str, tuple[int, int]] = {
+    "cpus_per_trial": (0, 4096),
+    "epochs": (1, 100_000),
+    "gpus_per_trial": (0, 1024),
+    "image_size": (1, 4096),
+    "max_macs": (1, 10**15),
+    "max_params": (1, 10**12),
+    "max_trials": (1, 1_000_000),
+    "seed": (0, 2**31 - 1),
+    "seeds": (1, 1000),
+    "stall_timeout": (1, 10**9),
+    "threads": (1, 4096),
+    "time_budget": (0, 10**9),
+    "workers": (1, 100_000),
+}
+"""The least and the most of each number, as a flag and in `run.yaml`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +110,8 @@ class SearchSettings:
     goes on from its checkpoint."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
+    keep_weights: Annotated[str, _MACHINES] = "all"
+    """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False
     """Take over trainings that a run beside this one, or in its storage, has finished."""
 
@@ -115,6 +137,29 @@ class RunSettings(SearchSettings):
     """Of these weights."""
     no_base_checks: bool = True
     """Runs before version 0.3.0 have none."""
+
+
+def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the settings of a file, which anyone may have edited.
+
+    >>> list(problems_of({"workers": -3, "base": "resnet18"}))
+    ['workers is -3; a whole number from 1 to 100,000 is needed.']
+    """
+    hints = get_type_hints(RunSettings)
+    for name, value in values.items():
+        kinds = get_args(hints.get(name)) or (hints.get(name),)
+        if name in BOUNDS:
+            least, most = BOUNDS[name]
+            needed = f"a {'whole ' if int in kinds else ''}number from {least} to {most:,}"
+            is_number = isinstance(value, int if int in kinds else int | float) and not isinstance(value, bool)
+            fits = is_number and least <= value <= most
+        else:
+            needed = "true or false" if bool in kinds else "a text"
+            fits = isinstance(value, bool if bool in kinds else str)
+        if name not in hints:
+            yield f"{name}: no setting has this name."
+        elif not fits and not (value is None and NoneType in kinds):
+            yield f"{name} is {value!r}; {needed} is needed."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +188,8 @@ class ResumeSettings:
     """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
     stall_timeout: float | None = None
     """End a worker that has reported nothing for so many seconds (default: as before)."""
+    rebuild: bool = False
+    """Make study.db anew from the files of the trainings first, where it is lost or damaged."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from typing import Annotated
 
 from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible
+from buildup.errors import command
 from buildup.settings import FinalSettings
 
 
@@ -28,7 +29,7 @@ def final(
     record = open_record(run)
     folder = record.folder
     # Ray prints on stdout whatever its settings.
-    with interruptible(lambda: f"Interrupted. Go on with: buildup final {folder}"), redirect_stdout(sys.stderr):
+    with interruptible(lambda: f"Interrupted. Go on with: {command('final', folder)}"), redirect_stdout(sys.stderr):
         found = run_final(record, settings, verbose=verbose)
     if found is None:
         text = f"{folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."

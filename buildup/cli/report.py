@@ -25,7 +25,7 @@ def report(
 
     Args:
         runs: Names in runs/, or run folders; several are compared.
-        to: Where a comparison goes (default: comparison.html beside the runs).
+        to: Where the page goes (default: report.html in the run, or comparison.html beside the runs).
     """
     from buildup.engine.problems import Problems
     from buildup.store.run_dir import folder_of
@@ -37,9 +37,7 @@ def report(
     named = {folder_of(name).absolute(): name for name in runs}
     records = [record for name in named.values() if (record := problems.checked(None, open_record, name))]
     file_format = problems.choice("format", file_format, "html", ("html", "md"))
-    if to and len(named) == 1:
-        problems.found.append("--to is for a comparison of several runs; a run's own report lies in its folder.")
-    elif to and file_format == "md":
+    if to and file_format == "md":
         problems.found.append("--to is for the page; --format md prints. Leave one of them out.")
     elif to and not Path(to).absolute().parent.is_dir():
         problems.found.append(f"--to {to}: its folder does not exist.")
@@ -53,7 +51,7 @@ def report(
     if file_format == "md":
         text = markdown(report_of(records[0]))
         return answer(text, {"markdown": text}, as_json=as_json)
-    path = write_report(records[0])
+    path = write_report(records[0], to)
     return answer(f"{path}: written.", {"report": str(path)}, as_json=as_json)
 
 

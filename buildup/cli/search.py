@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading
+from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) 
 
     def message() -> str:
         started = (folder / "run.yaml").exists()
-        return f"Interrupted. Go on with: buildup resume {folder}" if started else "Interrupted; nothing was written."
+        return (
+            f"Interrupted. Go on with: {command('resume', folder)}" if started else "Interrupted; nothing was written."
+        )
 
     # Ray prints on stdout whatever its settings; the result may have to be the only thing there.
     with interruptible(message), redirect_stdout(sys.stderr):

@@ -1,5 +1,6 @@
 """Export networks as timm models, with a model card."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
-from buildup.errors import RequestError, RunError
+from buildup.errors import RequestError, RunError, command
 from buildup.models.export import check_onnx, check_target, export_network
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
@@ -21,6 +22,8 @@ from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 from buildup.trials.training import WEIGHTS, Candidate, candidate_id, seed_of
 
+log = logging.getLogger("buildup")
+
 
 def keep_winner(run: RunRecord, view: View, history: History) -> None:
     """Write the winner to `export/` and the report to `report.html` of a finished run."""
@@ -28,8 +31,11 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
     if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
     findings = findings_of(run, view, history)
-    _export(run, findings, view.best, target)
     write_findings(run, findings)
+    if trained_weights(run.trainings / best_training(run, history, view.best)[0]):
+        _export(run, findings, view.best, target)
+    else:  # `clean` removed them when another network had won
+        log.warning(f"warning: {run.folder}: the weights of {view.best.layout} were removed, so it is not exported.")
 
 
 def keep_claim(run: RunRecord) -> None:
@@ -65,7 +71,7 @@ def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candid
         if not view.finished:
             raise RunError(
                 f"{run.folder}: the search has not ended, so there is no winner. Go on with "
-                f"`buildup resume {run.folder}`, or choose a network by --candidate."
+                f"`{command('resume', run.folder)}`, or choose a network by --candidate."
             )
         return view.best
     name = str(name)

@@ -20,15 +20,12 @@ from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import DIAGNOSTICS, acquire_run_lock
+from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock
 from buildup.store.run_record import RunRecord, save_record
-from buildup.store.study_writer import DECISIONS
 from buildup.strategies.moves import start, with_look_ahead
 from buildup.strategies.network_size import Limits
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 
-MOST_SEEDS = 1000
-MOST_EPOCHS = 100_000
 EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extension may change."""
 WARNING = "extended ("
@@ -36,8 +33,8 @@ WARNING = "extended ("
 
 def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
     """The record of the extended run; None if no setting changes. Nothing is written."""
-    epochs = problems.whole("--epochs", changes.epochs, run.settings.epochs, most=MOST_EPOCHS)
-    seeds = problems.whole("--seeds", changes.seeds, run.settings.seeds, most=MOST_SEEDS)
+    epochs = problems.whole("--epochs", changes.epochs, run.settings.epochs)
+    seeds = problems.whole("--seeds", changes.seeds, run.settings.seeds)
     if seeds < run.settings.seeds:
         problems.found.append(
             f"--seeds {seeds}: this run has {run.settings.seeds} of each network already. Ask for more, or none."

@@ -29,7 +29,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.request import cluster_address
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
-from buildup.errors import ResourceError, RunError, SearchError
+from buildup.errors import ResourceError, RunError, SearchError, command
 from buildup.models.cost import cost
 from buildup.report.text_table import final_table
 from buildup.report.words import duration
@@ -53,7 +53,6 @@ from buildup.trials.training import Candidate, Training
 log = logging.getLogger("buildup")
 
 DEFAULT_SEEDS = 5
-MOST_SEEDS = 1000
 FRESH = 10_000
 """Offset of the seeds of a final from the first seed of the search, more than any search uses."""
 CLOSED = "not opened"
@@ -98,7 +97,7 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
     if not view.finished:
         raise RunError(
             f"{run.folder}: the search has not ended, so there is no winner to make a claim of. "
-            f"Go on with it by `buildup resume {run.folder}`."
+            f"Go on with it by `{command('resume', run.folder)}`."
         )
     if view.best is view.candidates[0]:
         return None
@@ -110,7 +109,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     problems = Problems()
     plan = _plan(run, settings, problems)
     own = run.settings
-    workers = problems.whole("--workers", settings.workers, own.workers, most=100_000)
+    workers = problems.whole("--workers", settings.workers, own.workers)
     stall_timeout = problems.seconds("--stall-timeout", settings.stall_timeout) or own.stall_timeout
     problems.checked(None, check_test, own.dataset, own.data_dir)
     problems.checked(None, check_data, run)
@@ -167,13 +166,13 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
     recipe, name = run.recipe, str(settings.recipe or run.settings.recipe)
     if settings.recipe:
         recipe = problems.checked(recipe, load_recipe, settings.recipe)
-    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=MOST_SEEDS)
+    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
             f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "
             f"of 100 cases (7 with two seeds, 25 with one, where seeds differ much), and the test set opens only once."
         )
-    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs, most=100_000)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     control, values = bool(settings.control), recipe_to_values(recipe)
     fraction = problems.choice("fraction of a final", settings.fraction, "same", ("same", "all"))
@@ -191,7 +190,7 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
         problems.found.append(
             f"{' and '.join(changed)}: a final of this run has begun, with --seeds {kept.seeds}, --epochs "
             f"{kept.epochs}, --recipe {kept.recipe_name} and {'the' if kept.control else 'no'} control. Go on "
-            f"with it by `buildup final {run.folder}`, or remove {run.folder / FINAL_FOLDER} to begin anew."
+            f"with it by `{command('final', run.folder)}`, or remove {run.folder / FINAL_FOLDER} to begin anew."
         )
     return kept
 
@@ -208,7 +207,7 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
             raise SearchError(
                 f"{len(failed)} of {len(trainings)} trainings failed: "
                 + "; ".join(f"{key}: {failure.reason.value}: {failure.summary}" for key, failure in failed.items())
-                + f". The test set stays closed. Mend the cause, and `buildup final {run.folder}` tries these again."
+                + f". The test set stays closed. Mend the cause, and `{command('final', run.folder)}` tries them again."
             )
         # Recorded first: if this process dies while it reads the test images, they count as used.
         opened = replace(run, data=replace(run.data, test_set="opened by buildup final"))

@@ -11,7 +11,7 @@ from typing import Any
 
 import buildup
 from buildup.cache import user_cache
-from buildup.errors import RequestError, unknown
+from buildup.errors import LayoutError, RequestError, unknown
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.store.run_dir import write_atomic
@@ -28,7 +28,7 @@ Known = dict[str, Any]
 def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
     """The staged graph of a base for images of 32 px and 100 classes; `read` reads it if it is not in the cache."""
     name = f"graph-{base.replace('/', '_')}-{stem}"
-    with suppress(AttributeError, KeyError, TypeError, ValueError):  # not in the cache, or of another version
+    with suppress(LayoutError):  # not in the cache, or of another version
         return network_from_values(recall(name))
     network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
     remember(name, network_to_values(network))

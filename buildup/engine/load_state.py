@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from buildup.engine.costs import costs_of
 from buildup.engine.replay import Replay, View, make_replay
@@ -12,6 +12,7 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
+from buildup.store.run_dir import UNREADABLE
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
 from buildup.strategies.network_size import Limits
@@ -28,6 +29,9 @@ PLAN = "plan.json"
 
 CountCosts = Callable[[Candidate], tuple[int, int]]
 """Counts parameters and MACs of a candidate."""
+
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,21 +102,19 @@ def check_splits(run: RunRecord, history: History) -> None:
 
 def read_final(folder: Path) -> Final | None:
     """The result of `final` in a run's folder; None if there is none."""
-    values = read_json(folder / FINAL_RESULT)
-    return None if values is None else final_from_values(values)
+    return _read_json(folder / FINAL_RESULT, final_from_values)
 
 
 def read_plan(run: RunRecord) -> FinalPlan | None:
     """The settings of a final that has begun; None if none has."""
-    values = read_json(run.folder / FINAL_FOLDER / PLAN)
-    return None if values is None else FinalPlan(**values)
+    return _read_json(run.folder / FINAL_FOLDER / PLAN, lambda values: FinalPlan(**values))
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The values of a JSON file; None if there is no such file."""
+def _read_json(path: Path, from_values: Callable[[dict[str, Any]], Value]) -> Value | None:
+    """What a JSON file describes; None if there is no such file."""
     if not path.is_file():
         return None
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as problem:
+        return from_values(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, *UNREADABLE) as problem:
         raise RunError(f"{path}: this can't be read ({problem}). Put it back from a copy of the run.") from None

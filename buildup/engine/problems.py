@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from buildup.errors import RequestError, unknown
+from buildup.settings import BOUNDS
 from buildup.statistics.judges import JUDGES
 
 P = ParamSpec("P")
@@ -43,20 +44,23 @@ class Problems:
         if self.found:
             raise RequestError(*self.found)
 
-    def whole(self, flag: str, value: object, default: int, least: int = 1, most: int = 1_000_000) -> int:
-        """Check a whole number within bounds, which may be text. None stands for the default."""
+    def whole(self, flag: str, value: object, default: int, least: int | None = None, most: int | None = None) -> int:
+        """Check a whole number within bounds, usually those of the flag. It may be text; None is the default."""
         if value is None:
             return default
+        usual = _bounds(flag)
+        least, most = usual[0] if least is None else least, usual[1] if most is None else most
         number = _read(int, value)
         if number is not None and least <= number <= most:
             return int(number)
         self.found.append(f"{flag} {value}: a whole number from {least} to {most:,} is needed.")
         return default
 
-    def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float = 1e9) -> float:
-        """Check a number within bounds, which may be text. None stands for the default."""
+    def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float | None = None) -> float:
+        """Check a number within bounds, usually up to that of the flag. It may be text; None is the default."""
         if value is None:
             return default
+        most = _bounds(flag)[1] if most is None else most
         number = _read(float, value)
         if number is not None and least <= number <= most:
             return number
@@ -99,6 +103,10 @@ class Problems:
                 f"use at least {needed} seeds, or --judge point."
             )
         return "point"
+
+
+def _bounds(flag: str) -> tuple[int, int]:
+    return BOUNDS.get(flag.removeprefix("--").replace("-", "_"), (1, 1_000_000))
 
 
 def _read(kind: type[int] | type[float], value: object) -> float | None:

@@ -9,6 +9,7 @@ from buildup.engine.costs import costs_of
 from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.engine.status import status_of
+from buildup.errors import RunError
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
 from buildup.report.findings import Findings
@@ -22,6 +23,8 @@ from buildup.training.recipe import recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
 from buildup.trials.training import Candidate
+
+REPORT = "report.html"
 
 
 def report_of(run: RunRecord) -> Findings:
@@ -60,16 +63,23 @@ def findings_of(
     )
 
 
-def write_report(run: RunRecord) -> Path:
-    """Write `report.html` of a run anew, and return its path."""
-    return write_findings(run, report_of(run))
-
-
-def write_findings(run: RunRecord, findings: Findings) -> Path:
-    """Write findings as `report.html` of a run, and return its path."""
-    path = run.folder / "report.html"
-    write_atomic(path, page(findings).encode())
+def write_report(run: RunRecord, to: str | None = None) -> Path:
+    """Write the report of a run anew, usually as its `report.html`, and return its path."""
+    path = Path(to) if to else run.folder / REPORT
+    content = page(report_of(run)).encode()
+    try:
+        write_atomic(path, content)
+    except OSError as problem:
+        raise RunError(
+            f"{path}: it can't be written: {problem.strerror}. Write it elsewhere with --to FILE, or print it with "
+            f"--format md."
+        ) from None
     return path
+
+
+def write_findings(run: RunRecord, findings: Findings) -> None:
+    """Write findings as `report.html` of a run."""
+    write_atomic(run.folder / REPORT, page(findings).encode())
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[Compared], Evidence | None]:

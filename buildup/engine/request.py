@@ -70,12 +70,12 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     settings = replace(settings, ray=cluster_address(settings.ray))
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
-    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS, most=1000)
+    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
     hardware = _hardware(problems, settings, seeds)
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
     checked, space, recipe, data = _load(problems, settings, seeds)
-    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
     values: dict[str, Any] = {
         "epochs": epochs,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
@@ -149,9 +149,10 @@ def _load(
         strategy=problems.choice("strategy", settings.strategy, "alternet", tuple(STRATEGIES)),
         objective=problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES)),
         judge=problems.judge(settings.judge, space.judge if space else "likely", seeds),
-        max_params=problems.whole("--max-params", settings.max_params, 0, most=10**12) or None,
-        max_macs=problems.whole("--max-macs", settings.max_macs, 0, most=10**15) or None,
-        seed=problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1),
+        max_params=problems.whole("--max-params", settings.max_params, 0) or None,
+        max_macs=problems.whole("--max-macs", settings.max_macs, 0) or None,
+        seed=problems.whole("--seed", settings.seed, 0),
+        keep_weights=problems.choice("kept weights", settings.keep_weights, "all", ("all", "winners")),
     )
     return checked, space, recipe, data
 
@@ -216,7 +217,7 @@ class _Hardware:
 def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
     """The device, workers and threads. With `--ray`, the devices and cores of this machine are not consulted."""
     cluster = settings.ray is not None
-    gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0, most=1024)
+    gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0)
     device = settings.device
     if settings.ray and device == "auto":
         device = "cuda" if gpus or (settings.gpus_per_trial is None and _has_gpus(problems, settings.ray)) else "cpu"
@@ -230,7 +231,7 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     if settings.gpus_per_trial is None and on_gpu:
         gpus = 1.0
     # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
-    threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1, most=4096)
+    threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1)
     # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.
     fitting = int(room(device_count(device), gpus or 1.0)) if on_gpu else min(cores() // threads, seeds)
     usual = seeds if cluster else max(1, fitting)
@@ -241,7 +242,7 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         workers=workers,
         gpus_per_trial=gpus,
         threads=threads,
-        cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0, most=4096) or None,
+        cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0) or None,
         accelerator=_accelerator(problems, settings, gpus),
     )
 

@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from buildup.engine.clean import losers
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import OnEvent, observe
+from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, cluster_address, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
-from buildup.errors import BuildupError, SearchError, WeakBase
+from buildup.errors import BuildupError, SearchError, WeakBase, command
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
@@ -80,7 +82,10 @@ def resume_search(
     if changes.retry_failed and not failed:
         log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
         changes = replace(changes, retry_failed=False)
+    damaged = record
     record, is_extended = _changed(record, changes)
+    if changes.rebuild:
+        rebuild_study(damaged)
     if is_extended:
         begin(record)
     with ExitStack() as stack:
@@ -89,7 +94,7 @@ def resume_search(
             writer.set_aside(failed)
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
-        if record.status == "finished" and len(view.decisions) == len(writer.history.decisions):
+        if record.status == "finished" and view.finished and len(view.decisions) == len(writer.history.decisions):
             log.info("%s: this run is finished; nothing is left to do.", record.folder)
             return SearchResult(record=record, view=view, history=writer.history)
         evaluator: Evaluator
@@ -135,7 +140,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
     values: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
-        "workers": problems.whole("--workers", changes.workers, own.workers, most=100_000),
+        "workers": problems.whole("--workers", changes.workers, own.workers),
         "ray": cluster_address(changes.ray, own.ray),
         "stall_timeout": problems.seconds("--stall-timeout", changes.stall_timeout) or own.stall_timeout,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
@@ -189,6 +194,9 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
     keep_winner(record, view, history)
+    if record.settings.keep_weights == "winners":
+        for left in losers(record, view):
+            left.remove()
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
 
@@ -228,7 +236,7 @@ def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: Hi
     if not settings.allow_weak_base:
         raise WeakBase(
             f"{message} Every change on top of it would look good, so the search stops here. Train it longer "
-            f"(--epochs, --fraction), or go on all the same: buildup resume {record.folder} --allow-weak-base"
+            f"(--epochs, --fraction), or go on all the same: {command('resume', record.folder, '--allow-weak-base')}"
         )
     warnings.append(f"weak base: {message}")
     log.warning("warning: %s", message)

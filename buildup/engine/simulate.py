@@ -71,7 +71,7 @@ def run_simulation(settings: SimulateSettings, read: Callable[..., Network], cos
             timm are not needed.
     """
     problems = Problems()
-    workers = problems.whole("--workers", settings.workers, 1, most=100_000)
+    workers = problems.whole("--workers", settings.workers, 1)
     noise = problems.number("--noise", settings.noise, 0.0, most=100.0)
     search = table_search(settings, problems, read, costs)
     replay, judge = search.replay, search.replay.judge
@@ -106,8 +106,8 @@ def table_search(
     settings: SimulateSettings, problems: Problems, read: Callable[..., Network], costs: CountCosts
 ) -> TableSearch:
     """Check the settings of a simulated search, and read the table. Problems found before are raised, too."""
-    seeds = problems.whole("--seeds", settings.seeds, 1, most=1000)
-    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
+    seeds = problems.whole("--seeds", settings.seeds, 1)
+    seed = problems.whole("--seed", settings.seed, 0)
     space = problems.checked(None, space_of, settings)
     judge = problems.judge(settings.judge, space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES))]

@@ -6,6 +6,7 @@ from typing import Any
 from buildup.engine.forecast import forecast, left
 from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
 from buildup.engine.replay import View
+from buildup.errors import command
 from buildup.report.text_table import decisions_table, final_table
 from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
@@ -64,14 +65,14 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
     if view.decisions:
         lines += ["", decisions_table(view.decisions, view.climb)]
     if read_plan(run) and not found:
-        lines += ["", f"a final has begun; go on with: buildup final {run.folder}"]
+        lines += ["", f"a final has begun; go on with: {command('final', run.folder)}"]
     if values["left"] is not None:
         lines += ["", "waiting for:", *(_line(row, objective) for row in values["waiting_for"])]
         if values["ahead"]:
             lines += ["begun ahead of the verdicts:", *(_line(row, objective) for row in values["ahead"])]
         lines.append(values["left"])
         if values["status"] != "running":
-            lines.append(f"go on with: buildup resume {run.folder}")
+            lines.append(f"go on with: {command('resume', run.folder)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings_of(run, view))])
 
 

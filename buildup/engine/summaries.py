@@ -6,6 +6,7 @@ from buildup.engine.load_state import warnings_of
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.search import SearchResult
 from buildup.engine.status import verdict_values
+from buildup.errors import command
 from buildup.report.text_table import PlanRow, candidates_table, decisions_table
 from buildup.report.words import duration
 from buildup.space.schema import describe_tuning, describe_walk
@@ -79,7 +80,7 @@ def summary(result: SearchResult) -> str:
     """A result as text: the decisions and the next commands. If the search stopped early, how to resume it."""
     record, view = result.record, result.view
     if not view.finished:
-        return f"Stopped: {record.reason}. Go on with: buildup resume {record.folder}"
+        return f"Stopped: {record.reason}. Go on with: {command('resume', record.folder)}"
     same = "No replacement was kept: the base stays as it is." if view.best is view.candidates[0] else ""
     lines = [
         decisions_table(view.decisions, view.climb),
@@ -91,9 +92,9 @@ def summary(result: SearchResult) -> str:
         "Next:",
         f"  {record.folder / 'report.html'}  the evidence for each decision, in a browser",
         f"  {record.folder / 'export'}  the network as a timm model; its README.md says how to load it",
-        f"  buildup final {record.folder}  train winner and base anew, open the test set once, and say what is proven",
-        f"  buildup dashboard {record.folder}  curves and timeline",
-        f"  buildup export {record.folder} --to DIR  the same network, or another candidate, elsewhere",
+        f"  {command('final', record.folder)}  train winner and base anew, open the test set once, say what is proven",
+        f"  {command('dashboard', record.folder)}  curves and timeline",
+        f"  {command('export', record.folder, '--to', 'DIR')}  the same network, or another candidate, elsewhere",
     ]
     return "\n".join(lines)
 

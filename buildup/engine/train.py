@@ -102,11 +102,11 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     if not settings.dataset:
         problems.found.append("--dataset is missing.")
     recipe = problems.checked(None, load_recipe, settings.recipe)
-    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1, most=100_000)
-    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
+    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
+    seed = problems.whole("--seed", settings.seed, 0)
     share = problems.checked(1.0, parse_fraction, settings.fraction)
     device = problems.checked("cpu", check_device, settings.device)
-    threads = problems.whole("--threads", settings.threads, cores(), most=4096)
+    threads = problems.whole("--threads", settings.threads, cores())
     settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
     data, network, start = _find(problems, name, settings, share, recipe)
     problems.raise_any()

@@ -107,7 +107,7 @@ class RayEvaluator:
             expected=(expected := software()),
         )
         self._tuning: Future[None] | None = None
-        self._results = Path(tempfile.mkdtemp(prefix="buildup-tune-"))
+        self._results = Path(tempfile.mkdtemp(prefix=f"buildup-tune-{os.getpid()}-"))
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
         os.environ.update(ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(workers))
         self._owns_ray = False

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from graphlib import TopologicalSorter
 from typing import Any
 
+from buildup.errors import LayoutError
 from buildup.graph.kinds import RESERVED, Conv, from_values, to_values
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Stage
@@ -86,7 +87,14 @@ def network_to_values(network: Network) -> dict[str, Any]:
 
 
 def network_from_values(values: dict[str, Any]) -> Network:
-    """The network that `network_to_values` wrote down."""
+    """The network that `network_to_values` wrote down; raises if these are the values of none."""
+    try:
+        return _network(values)
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise LayoutError(f"this is no network ({type(problem).__name__}: {problem}).") from None
+
+
+def _network(values: dict[str, Any]) -> Network:
     return Network(
         base=values["base"],
         base_args=dict(values["base_args"]),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from buildup.errors import command
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
@@ -238,13 +239,13 @@ class Findings:
     def commands(self) -> tuple[tuple[str, str], ...]:
         """Commands that make sense next, each with its purpose."""
         run = shlex.quote(self.run)
-        final = (f"buildup final {run}", "retrain base and winner with fresh seeds and test them once on the test set")
-        analyze = (f"buildup analyze {run} --verdicts", "measure which diagnostics predict a gain")
+        final = (command("final", run), "retrain base and winner with fresh seeds and test them once on the test set")
+        analyze = (command("analyze", run, "--verdicts"), "measure which diagnostics predict a gain")
         return (
             *([final] if self.kept and not self.final else []),
             *([analyze] if self.decisions and not self.evidence else []),
-            (f"buildup export {run} --to DIR", "export the winner as a timm model"),
-            (f"buildup dashboard {run}", "browse all trainings"),
+            (command("export", run, "--to", "DIR"), "export the winner as a timm model"),
+            (command("dashboard", run), "browse all trainings"),
         )
 
 

@@ -47,6 +47,16 @@ def macs(number: float) -> str:
     return f"{digits} {unit}MACs"
 
 
+def memory(number: float) -> str:
+    """Bytes with three digits.
+
+    >>> memory(270_000_000)
+    '270 MB'
+    """
+    digits, unit = _scaled(number)
+    return f"{digits} {unit}B"
+
+
 def change_text(before: float, after: float) -> str:
     """A relative change.
 

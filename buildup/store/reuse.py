@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError, RunError
-from buildup.store.run_dir import REUSED_FROM, attempt_folder, attempts, final_record
+from buildup.store.run_dir import REUSED_FROM, attempt_folder, attempts, final_record, trained_weights
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import folders_beside
 from buildup.training.dataset import parse_fraction
@@ -23,9 +23,9 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
 NOT_COMPARED = frozenset({
-    "allow_weak_base", "base", "data_dir", "dataset", "device", "gpus_per_trial", "judge", "look_ahead",
-    "max_macs", "max_params", "max_trials", "no_base_checks", "objective", "ray", "recipe", "reuse", "run", "seed",
-    "seeds", "space", "stall_timeout", "storage", "strategy", "threads", "time_budget", "workers",
+    "allow_weak_base", "base", "cpus_per_trial", "data_dir", "dataset", "device", "gpus_per_trial", "judge",
+    "keep_weights", "look_ahead", "max_macs", "max_params", "max_trials", "no_base_checks", "objective", "ray", "recipe",
+    "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage", "strategy", "threads", "time_budget", "workers",
 })  # fmt: skip
 """Settings that do not affect the result of a training, or that `_training_settings` replaces by what they stand for.
 All others must be equal, including settings that are added later."""
@@ -61,7 +61,8 @@ class ReusableRuns:
             there = run.trainings / training.id
             try:
                 found = final_record(there)
-                if found and isinstance(found[1].outcome, Score):
+                # Without its weights it could win here, and not be exported.
+                if found and isinstance(found[1].outcome, Score) and trained_weights(there):
                     _copy_attempt(attempt_folder(there, found[0]), attempt_folder(folder, 1), str(run.folder))
                     return
             except (RunError, OSError) as problem:

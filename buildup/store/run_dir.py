@@ -4,16 +4,22 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, TypeVar
 
 from filelock import lock_descriptor
 
 from buildup.atomic_file import replacing
-from buildup.errors import RunError
-from buildup.trials.decision import Diagnosis, diagnosis_from_values, diagnosis_to_values
+from buildup.errors import RunError, command
+from buildup.trials.decision import (
+    Decision,
+    Diagnosis,
+    decision_from_values,
+    diagnosis_from_values,
+    diagnosis_to_values,
+)
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
 from buildup.trials.training import WEIGHTS
 
@@ -22,6 +28,7 @@ FINAL = "final.json"
 FAILED = "failed.json"
 """In place of a final record: what an attempt ended with that another attempt is made after."""
 METRICS = "metrics.jsonl"
+DECISIONS = "decisions.jsonl"
 DIAGNOSTICS = "diagnostics.jsonl"
 REUSED_FROM = "reused_from"
 """In an attempt that was copied from another run: the folder of that run."""
@@ -30,6 +37,11 @@ LOCK_TRIES = 5
 """`driver_of` holds the lock for an instant, so a process counts as the driver only after so many failed tries."""
 LOCK_PAUSE = 0.02
 """Seconds between two tries."""
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What damaged JSON, and the values in it, lead to."""
+
+Line = TypeVar("Line")
 
 
 def folder_of(name: str) -> Path:
@@ -41,13 +53,18 @@ def check_free(folder: Path) -> None:
     """Raise if a new run can't be created here."""
     if (folder / "run.yaml").exists():
         raise RunError(
-            f"{folder}: this run exists already. Go on with it by `buildup resume {folder}`, or give another --run."
+            f"{folder}: this run exists already. Go on with it by `{command('resume', folder)}`, or give another --run."
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    # A process that died before it wrote `run.yaml` leaves no more than these.
+    if folder.exists() and not (folder.is_dir() and all(map(_is_begun, folder.iterdir()))):
         raise RunError(f"{folder}: this is there already and is no run. Give another --run.")
     parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise RunError(f"{folder}: no permission to write into {parent}. Give another --run.")
+
+
+def _is_begun(path: Path) -> bool:
+    return path.name.startswith((LOCK, ".run.yaml.")) or (path.name == "trainings" and not any(path.iterdir()))
 
 
 def cores() -> int:
@@ -65,15 +82,26 @@ def acquire_run_lock(folder: Path) -> IO[str]:
     """Lock a run for this process until the returned file is closed or the process ends."""
     if not folder.is_dir():
         raise RunError(f"{folder}: there is no such run.")
-    file = (folder / LOCK).open("a+", encoding="utf-8")
-    if not _locked(file):
-        file.seek(0)
-        holder = file.read().strip() or "unknown"
+    try:
+        file = (folder / LOCK).open("a+", encoding="utf-8")
+    except OSError as problem:
+        raise RunError(
+            f"{folder}: it can't be written: {problem.strerror}. `status`, `report` and `export` only read a run; "
+            f"to go on with it, copy it to where you may write."
+        ) from None
+    try:
+        if not _locked(file):
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise RunError(f"{folder}: this run is being written by process {holder}. Wait for it, or end it first.")
+        for left in folder.glob(".run.yaml.*"):  # a process died while it wrote
+            left.unlink()
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+        file.flush()
+    except BaseException:
         file.close()
-        raise RunError(f"{folder}: this run is being written by process {holder}. Wait for it, or end it first.")
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {socket.gethostname()}")
-    file.flush()
+        raise
     return file
 
 
@@ -82,15 +110,18 @@ def driver_of(folder: Path) -> str | None:
     try:
         with (folder / LOCK).open(encoding="utf-8") as file:
             return None if _locked(file) else file.read().strip() or "unknown"
-    except FileNotFoundError:
+    except (OSError, RunError):  # there is no lock, or none that can be seen from here
         return None
 
 
 def _locked(file: IO[str]) -> bool:
     """Lock an open file, if no other process holds it."""
     for _ in range(LOCK_TRIES):
-        if lock_descriptor(file.fileno(), blocking=False):
-            return True
+        try:
+            if lock_descriptor(file.fileno(), blocking=False):
+                return True
+        except OSError as problem:  # not that someone holds it: the file system has no locks
+            raise RunError(f"{file.name}: it can't be locked: {problem.strerror}. Keep runs on another disk.") from None
         time.sleep(LOCK_PAUSE)
     return False
 
@@ -122,7 +153,7 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
         if path.is_file():
             try:
                 return number, record_from_values(json.loads(path.read_text(encoding="utf-8")))
-            except (ValueError, KeyError, TypeError, AttributeError) as problem:
+            except UNREADABLE as problem:
                 raise RunError(
                     f"{path}: this is no final record of a training ({type(problem).__name__}: {problem}). "
                     f"Remove the file, and the training goes on from its checkpoint."
@@ -157,14 +188,20 @@ def reused_from(training_folder: Path) -> str | None:
 
 def read_epochs(path: Path) -> tuple[Epoch, ...]:
     """The epochs in a `metrics.jsonl`, up to the first line that a crash left unfinished."""
-    if not path.is_file():
-        return ()
-    epochs: list[Epoch] = []
-    finished, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
-    with suppress(ValueError, KeyError, TypeError):
-        for line in finished.split("\n"):
-            epochs.append(epoch_from_values(json.loads(line)))  # noqa: PERF401 - those before an error are kept
-    return tuple(epochs)
+    return tuple(_lines(path, epoch_from_values))
+
+
+def _lines(path: Path, from_values: Callable[[dict[str, Any]], Line]) -> Iterator[Line]:
+    if path.is_file():
+        finished, _, _ = path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+        with suppress(*UNREADABLE):
+            for line in finished.split("\n"):
+                yield from_values(json.loads(line))
+
+
+def read_decisions(path: Path) -> tuple[Decision, ...]:
+    """The decisions in a `decisions.jsonl`, up to the first line that is damaged."""
+    return tuple(_lines(path, decision_from_values))
 
 
 def read_diagnoses(folder: Path) -> tuple[Diagnosis, ...]:
@@ -174,10 +211,10 @@ def read_diagnoses(folder: Path) -> tuple[Diagnosis, ...]:
         return ()
     try:
         return tuple(diagnosis_from_values(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except UNREADABLE as problem:
         raise RunError(
             f"{path}: damaged, or not written by this version of buildup ({type(problem).__name__}: {problem}). "
-            f"Remove it, and measure again by `buildup analyze {folder} --verdicts`."
+            f"Remove it, and measure again by `{command('analyze', folder, '--verdicts')}`."
         ) from None
 
 

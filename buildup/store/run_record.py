@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import yaml
 
-from buildup.errors import RunError
+from buildup.errors import RequestError, RunError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.settings import RunSettings
+from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import cores, folder_of, trainings_in, write_atomic
+from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
 from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained
@@ -127,10 +127,12 @@ class RunRecord:
 def create_run_dir(run: RunRecord) -> None:
     """Create the folder of a new run."""
     try:
-        run.trainings.mkdir(parents=True)
+        run.trainings.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         raise RunError(f"{run.folder}: this folder can't be made: {problem.strerror}. Give another --run.") from None
-    save_record(run)
+    with closing(acquire_run_lock(run.folder)):
+        check_free(run.folder)  # another search may have begun it meanwhile
+        save_record(run)
 
 
 def save_record(run: RunRecord) -> None:
@@ -196,9 +198,9 @@ def open_record(name: str) -> RunRecord:
         )
     except OSError as problem:
         raise RunError(f"{path}: can't be read: {problem.strerror}.") from None
-    except RunError as problem:
-        raise RunError(f"{path}: {problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError, AttributeError) as problem:
+    except RequestError as error:
+        raise RunError(*(f"{path}: {problem}" for problem in error.problems)) from None
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
         what = " ".join(f"{type(problem).__name__}: {problem}".split())
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({what}).") from None
 
@@ -239,4 +241,6 @@ def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
         kept["execution"] = Execution(**kept["execution"]).words
     if isinstance(start := kept.get("pretrained"), Mapping):
         kept |= {"pretrained": start["source"], "pretrained_hash": start["hash"]}
+    if problems := list(problems_of(kept)):
+        raise RunError(*(f"settings: {problem}" for problem in problems))
     return RunSettings(**kept)

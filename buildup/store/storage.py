@@ -1,22 +1,33 @@
 """Storages of the Optuna study: a file in the run's folder, or a database that several machines can read."""
 
+import logging
 import os
+import shutil
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import wraps
+from importlib import import_module
+from itertools import count
 from pathlib import Path
+from select import select
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages._rdb.models import BaseModel
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from buildup.errors import ResourceError, RunError, SearchError
+from buildup.errors import ResourceError, RunError, SearchError, command
+
+log = logging.getLogger("buildup")
 
 DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
 """The driver for a URL that names none. SQLAlchemy's own choice changes with its version."""
@@ -24,8 +35,16 @@ PACKAGES = {"psycopg2": "psycopg2-binary"}
 """The package of a driver, if its name differs."""
 CONNECT_TIMEOUT = 5
 """Seconds for connecting to a database server."""
+ANSWER_TIMEOUT = 30
+"""Seconds in which a server must have sent something, when it was asked."""
+OUTAGE = 900
+"""Seconds for which a statement is sent again to a server that does not answer."""
+LONGEST_PAUSE = 20.0
+"""Seconds between two tries, at most."""
 SQLITE_TIMEOUT = 30
 """Seconds for the lock of a SQLite file."""
+STUDY_FILES = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
+"""The file of a study, and what SQLite keeps beside it."""
 OWN_DISKS = frozenset({"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"})
 """File systems that are not shared between machines."""
 
@@ -37,19 +56,18 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
     URLs are those of SQLAlchemy; `journal:///FILE` or the path of a `.log` file means Optuna's journal file.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    storage: BaseStorage
     if url is None:
-        storage = _database(make_url("sqlite://").set(database=str(folder.absolute() / "study.db")))
+        parsed = make_url("sqlite://").set(database=str(folder.absolute() / "study.db"))
     elif journal := _journal_file(url):
-        storage = _journal(journal)
+        yield _journal(journal)
+        return
     else:
-        storage = _database(_parsed(url))
-    try:
+        parsed = _parsed(url)
+    with ExitStack() as held:
+        storage = _database(_readable(parsed, held))
+        held.callback(storage.engine.dispose)
+        held.callback(storage.remove_session)
         yield storage
-    finally:
-        if isinstance(storage, RDBStorage):
-            storage.remove_session()
-            storage.engine.dispose()
 
 
 def check_storage(url: str | None, study_name: str | None = None) -> None:
@@ -80,11 +98,38 @@ def artifact_store(folder: Path) -> FileSystemArtifactStore:
     return FileSystemArtifactStore(path)
 
 
+def make_durable(storage: BaseStorage) -> None:
+    """Wait until everything in a SQLite file is on the disk. Other storages do not answer earlier than that."""
+    if isinstance(storage, RDBStorage) and storage.engine.name == "sqlite":
+        with storage.engine.connect() as connection:
+            connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move the `study.db` of a run, which is damaged, into a folder of its own; None if there is no such file."""
+    found = [path for name in STUDY_FILES if (path := folder / name).exists()]
+    if not found:
+        return None
+    place = next(path for number in count(1) if not (path := folder / f"damaged-{number}").exists())
+    place.mkdir()
+    for path in found:
+        path.rename(place / path.name)
+    return place
+
+
+def way_back(file: Path | None) -> str:
+    """A sentence on how to make a file anew, if it is the `study.db` of a run."""
+    if file is None or file.name != STUDY_FILES[0]:
+        return ""
+    again = command("resume", file.parent, "--rebuild")
+    return f" If it is damaged, `{again}` makes it anew from the files of the trainings."
+
+
 def hide_password(url: str | None) -> str:
     """The name of a storage for messages: its URL without the password."""
     if url is None:
         return "study.db of the run"
-    return url if _journal_file(url) else make_url(url).render_as_string(hide_password=True)
+    return url if _journal_file(url) else _parsed(url).render_as_string(hide_password=True)
 
 
 @contextmanager
@@ -94,9 +139,79 @@ def reporting_lost_storage(what: str) -> Iterator[None]:
         yield
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
         raise SearchError(
-            f"{what} can't be written any more: {_cause(error)}. Nothing that was written is lost; "
+            f"{what} can't be written any more: {cause_of(error)}. Nothing that was written is lost; "
             f"`resume` goes on once it works again."
         ) from error
+
+
+def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a storage, which is one transaction, that is called again while the server does not answer."""
+
+    @wraps(method)
+    def call(self: RDBStorage, *arguments: Any, **named: Any) -> Any:
+        since, pause = time.monotonic(), 0.5
+        while True:
+            try:
+                done = method(self, *arguments, **named)
+            except optuna.exceptions.UpdateFinishedTrialError:
+                if pause > 0.5:  # the transaction was carried out, and only its answer was lost
+                    return True
+                raise
+            except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
+                if not _is_outage(error) or time.monotonic() - since > OUTAGE:
+                    raise
+                if pause == 0.5:
+                    log.warning(
+                        f"warning: {hide_password(self.url)} does not answer ({cause_of(error)}). Trainings go on; "
+                        f"it is tried again for {OUTAGE // 60} minutes."
+                    )
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+            else:
+                if pause > 0.5:
+                    log.info(f"{hide_password(self.url)} answers again after {time.monotonic() - since:.0f} s.")
+                return done
+
+    return call
+
+
+class PatientStorage(RDBStorage):
+    """A database on a server that may be restarted, or be out of reach for some minutes, while trainings go on."""
+
+
+for _name in (*BaseStorage.__abstractmethods__, "_create_new_trial", "_get_trials"):  # what Optuna's cache calls
+    setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
+
+
+def _is_outage(error: BaseException) -> bool:
+    """Whether the connection was lost or refused, in contrast to a statement that is wrong."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    return any(isinstance(one, OperationalError | InterfaceError) for one in chain)
+
+
+def _end_waiting_for_postgres() -> None:
+    """Have psycopg2 wait for answers in Python. Its own wait has no limit, and holds up Ctrl-C."""
+    with suppress(ImportError):  # which is reported when the storage is opened
+        import_module("psycopg2.extensions").set_wait_callback(_wait_for_postgres)
+
+
+def _wait_for_postgres(connection: Any) -> None:
+    psycopg2 = import_module("psycopg2.extensions")
+    seconds = ANSWER_TIMEOUT if connection.status in {psycopg2.STATUS_READY, psycopg2.STATUS_BEGIN} else CONNECT_TIMEOUT
+    while (state := connection.poll()) != psycopg2.POLL_OK:
+        reading = [connection] if state == psycopg2.POLL_READ else []
+        writing = [] if reading else [connection]
+        if not any(select(reading, writing, [], seconds)):
+            raise import_module("psycopg2").OperationalError(f"no answer for {seconds} s")
+
+
+def cause_of(error: BaseException) -> str:
+    """The message of an error of a storage, which is that of the driver, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")
 
 
 def _parsed(url: str) -> URL:
@@ -144,23 +259,43 @@ def _database(url: URL) -> RDBStorage:
         url = url if "+" in url.drivername else url.set(drivername=f"{backend}+{DRIVERS[backend]}")
         # Trainings take long, and servers drop idle connections.
         engine = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT}, "pool_pre_ping": True}
+        if url.drivername.endswith("+psycopg2"):
+            _end_waiting_for_postgres()
+        elif backend == "mysql":
+            engine["connect_args"] |= {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
     else:
         raise ResourceError(f"storage {name}: {backend!r} is not known; known are sqlite, postgresql, mysql, journal.")
     try:
-        storage = RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=engine)
+        kind = RDBStorage if file else PatientStorage
+        storage = kind(url.render_as_string(hide_password=False), engine_kwargs=engine)
         if file:
             _configure_sqlite(storage, write_ahead=is_new and _is_own_disk(file))
         return storage
     except (ImportError, NoSuchModuleError) as error:
         driver = url.drivername.rpartition("+")[2]
         raise ResourceError(
-            f"storage {name} needs a driver that is not installed: {_cause(error)}. "
+            f"storage {name} needs a driver that is not installed: {cause_of(error)}. "
             f"Install it with `pip install {PACKAGES.get(driver, driver)}`."
         ) from None
-    except SQLAlchemyError as error:
-        raise ResourceError(f"storage {name} can't be used: {_cause(error)}.") from None
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise ResourceError(f"storage {name} can't be used: {cause_of(error)}.{way_back(file)}") from None
     except RuntimeError as error:
         raise RunError(f"storage {name} was written by another version of Optuna: {error}") from None
+
+
+def _readable(url: URL, held: ExitStack) -> URL:
+    """The URL, or that of a copy where it is a file in a folder that can't be written.
+
+    SQLite makes a lock and its log beside a file, even to read it.
+    """
+    file = Path(url.database or "")
+    if url.get_backend_name() != "sqlite" or not file.is_file() or os.access(file.parent, os.W_OK):
+        return url
+    temporary = Path(held.enter_context(TemporaryDirectory()))
+    for path in (file, file.with_name(f"{file.name}-wal")):
+        if path.is_file():
+            shutil.copyfile(path, temporary / f"copy-of-{path.name}")
+    return url.set(database=str(temporary / f"copy-of-{file.name}"))
 
 
 def _configure_sqlite(storage: RDBStorage, *, write_ahead: bool) -> None:
@@ -205,13 +340,9 @@ def _check_file(url: URL) -> None:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
             tables = {name for (name,) in connection.execute("select name from sqlite_master where type = 'table'")}
     except sqlite3.DatabaseError as error:
-        raise RunError(f"{path}: this is no study database ({error}). Move it away, or choose another run.") from None
-    if not {"studies", "trials", "version_info"} <= tables:
+        raise RunError(
+            f"{path}: this is no study database ({error}). Move it away, or choose another run.{way_back(path)}"
+        ) from None
+    # A process that died while it made the tables leaves some of them.
+    if not {"studies", "trials", "version_info"} <= tables and tables - BaseModel.metadata.tables.keys():
         raise RunError(f"{path}: this is a database of something else (tables {', '.join(sorted(tables)) or 'none'}).")
-
-
-def _cause(error: BaseException) -> str:
-    """The message of the driver, in one line."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")

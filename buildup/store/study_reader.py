@@ -9,13 +9,15 @@ from typing import Any
 
 import optuna
 from optuna import Study as Study
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
-from buildup.errors import RunError
+from buildup.errors import RunError, command
 from buildup.store import trial_attrs as entry
 from buildup.store.run_dir import METRICS, read_epochs, trainings_in
-from buildup.store.storage import hide_password, opened_storage
+from buildup.store.storage import cause_of, hide_password, opened_storage, way_back
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
@@ -32,6 +34,8 @@ REUSED = "reused_from"
 """The trial attribute with the run that a training was copied from."""
 SET_ASIDE = "set_aside"
 """The study attribute with the numbers of the failed trials whose trainings are done anew, in new trials."""
+DAMAGE = (StorageInternalError, SQLAlchemyError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+"""What Optuna raises where pages of a database are damaged, or hold something else than it wrote."""
 TRAINING_ID = re.compile(r"[0-9a-f]+(-longer|-rounding)?-s[0-9]+")
 
 
@@ -39,7 +43,7 @@ def read_history(
     folder: Path, storage_url: str | None, study_name: str, revision: int = 0, epochs: int | None = None
 ) -> History:
     """Read the history of a run, without locking it: another process may be writing it."""
-    with existing_storage(folder, storage_url) as storage:
+    with existing_storage(folder, storage_url) as storage, reporting_damage(folder, storage_url):
         return history_of(folder, load_study(storage, storage_url, study_name), revision, epochs)
 
 
@@ -55,7 +59,7 @@ def read_underway(
     folder: Path, storage_url: str | None, study_name: str, epochs: int | None = None
 ) -> dict[str, Mapping[str, Any]]:
     """The trial attributes of the trainings that have begun and not ended, by training id."""
-    with existing_storage(folder, storage_url) as storage:
+    with existing_storage(folder, storage_url) as storage, reporting_damage(folder, storage_url):
         study = load_study(storage, storage_url, study_name)
         begun = [trial.user_attrs for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))]
     return {str(known["training"]): known for known in begun if known.get(EPOCHS) == epochs and "training" in known}
@@ -75,9 +79,23 @@ def folders_beside(storage_url: str | None) -> list[Path]:
 def existing_storage(folder: Path, storage_url: str | None) -> Iterator[BaseStorage]:
     """The storage of an existing run; raises instead of creating a new one."""
     if storage_url is None and not (folder / "study.db").is_file():
-        raise RunError(f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage).")
+        raise RunError(
+            f"{folder} has no study.db: there is no run, or its study lies elsewhere (--storage). If the file is lost, "
+            f"`{command('resume', folder, '--rebuild')}` makes it anew from the files of the trainings."
+        )
     with opened_storage(storage_url, folder) as storage:
         yield storage
+
+
+@contextmanager
+def reporting_damage(folder: Path, storage_url: str | None) -> Iterator[None]:
+    """Turn whatever damaged pages of a study lead to into a `RunError`."""
+    try:
+        yield
+    except DAMAGE as problem:
+        file = None if storage_url else folder / "study.db"
+        what = file or hide_password(storage_url)
+        raise RunError(f"{what}: it can't be read ({cause_of(problem)}).{way_back(file)}") from None
 
 
 def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -> Study:

@@ -7,7 +7,7 @@ The Optuna study is the source of truth for outcomes and decisions. Files beside
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,16 +27,17 @@ from buildup.graph.serialize import fingerprint
 from buildup.store import trial_attrs as entry
 from buildup.store.notes import Notes
 from buildup.store.run_dir import (
+    DECISIONS,
     METRICS,
     acquire_run_lock,
     final_record,
-    read_epochs,
+    read_decisions,
     reused_from,
     set_aside_records,
     trainings_in,
     write_atomic,
 )
-from buildup.store.storage import artifact_store, hide_password, opened_storage, reporting_lost_storage
+from buildup.store.storage import artifact_store, hide_password, make_durable, opened_storage, reporting_lost_storage
 from buildup.store.study_reader import (
     CORRECT,
     EPOCHS,
@@ -50,6 +51,7 @@ from buildup.store.study_reader import (
     existing_storage,
     history_of,
     load_study,
+    reporting_damage,
 )
 from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.event import Event, Started
@@ -57,7 +59,6 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
 from buildup.trials.training import Candidate, Training
 
-DECISIONS = "decisions.jsonl"
 CONCLUSION = "final"
 """The study attribute with the result of `final`."""
 MOST_HEADS = 4096
@@ -128,25 +129,31 @@ class StudyWriter:
     ) -> "StudyWriter":
         """Begin a run: create its study. The arguments are those of `open`."""
         folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
+        what = hide_password(storage_url)
+        with ExitStack() as held, reporting_lost_storage(f"the study in {what}"):
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(opened_storage(storage_url, folder))
-            what = hide_password(storage_url)
             try:
                 sampler = optuna.samplers.RandomSampler()
                 study = optuna.create_study(
                     storage=storage, study_name=study_name, direction="maximize", sampler=sampler
                 )
             except optuna.exceptions.DuplicatedStudyError:
-                raise RunError(
-                    f"{what} holds a study {study_name!r} already. Go on with it by `resume`, or choose another name "
-                    "for the run."
-                ) from None
+                study = optuna.load_study(storage=storage, study_name=study_name, sampler=sampler)
+                if study.user_attrs or study.get_trials(deepcopy=False):  # otherwise its process died right here
+                    raise RunError(
+                        f"{what} holds a study {study_name!r} already. Go on with it by `resume`, or choose another "
+                        "name for the run."
+                    ) from None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 study.set_metric_names(["accuracy"])
             study.set_user_attr(MARK, {"format": FORMAT, "base": fingerprint(base), "folder": str(folder.absolute())})
-            return cls(folder, study, storage, held.pop_all(), costs, diagram, what)
+            make_durable(storage)
+            writer = cls(folder, study, storage, held, costs, diagram, what)
+            writer._repair_decisions()
+            writer._held = held.pop_all()
+            return writer
 
     @classmethod
     def open(
@@ -177,14 +184,15 @@ class StudyWriter:
             held.callback(acquire_run_lock(folder).close)
             storage = held.enter_context(existing_storage(folder, storage_url))
             what = hide_password(storage_url)
-            study = load_study(storage, storage_url, study_name)
-            found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
-            if found != expected:
-                raise RunError(
-                    f"the study {study_name!r} in {what} began with another base (fingerprint {found}, "
-                    f"not {expected}). Resume it with the settings that it was made with."
-                )
-            writer = cls(folder, study, storage, held, costs, diagram, what, revision, epochs)
+            with reporting_damage(folder, storage_url):
+                study = load_study(storage, storage_url, study_name)
+                found, expected = study.user_attrs[MARK]["base"], fingerprint(base)
+                if found != expected:
+                    raise RunError(
+                        f"the study {study_name!r} in {what} began with another base (fingerprint {found}, "
+                        f"not {expected}). Resume it with the settings that it was made with."
+                    )
+                writer = cls(folder, study, storage, held, costs, diagram, what, revision, epochs)
             with reporting_lost_storage(writer._what):
                 writer._catch_up()
             writer._held = held.pop_all()
@@ -234,6 +242,16 @@ class StudyWriter:
             self._study.set_user_attr(SET_ASIDE, sorted({*self._study.user_attrs.get(SET_ASIDE, ()), *failed}))
         self.history = self.history.without(trainings)
 
+    def restore(self, conclusion: dict[str, Any] | None) -> None:
+        """Write into a study that was made anew what only files hold: earlier decisions, and the result of `final`."""
+        with reporting_lost_storage(self._what):
+            for revision in range(self._revision):
+                path = self._folder / DECISIONS
+                for decision in read_decisions(path.with_stem(f"{path.stem}-{revision + 1}")):
+                    self._study.set_user_attr(decision_key(revision, decision.step), decision_to_values(decision))
+        if conclusion:
+            self.conclude(conclusion)
+
     def conclude(self, values: dict[str, Any]) -> None:
         """Write the result of `final`."""
         with reporting_lost_storage(self._what):
@@ -267,7 +285,7 @@ class StudyWriter:
                 trial.set_user_attr("outcome", Reason.UNNEEDED.value)
                 self._study.tell(trial, state=TrialState.FAIL)
                 continue
-            self._repair_metrics(key)
+            self._repair_metrics(key, self.history)
             one = self._open[key] = _OpenTrial(
                 trial=trial, known=dict(frozen.user_attrs), reported=set(frozen.intermediate_values)
             )
@@ -276,11 +294,7 @@ class StudyWriter:
             if found := final_record(self._trainings / key):
                 one.attempt, record = found
                 self.history = self._tell(one, self.history, record)
-        lines = "".join(json.dumps(decision_to_values(decision)) + "\n" for decision in self.history.decisions)
-        path = self._folder / DECISIONS
-        if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != lines:
-            write_atomic(path, lines.encode())
-        self._notes.show(self.history.decisions, self._verdict)
+        self._repair_decisions()
 
     def _ask(self, training: Training, history: History) -> _OpenTrial:
         network = training.candidate.network
@@ -303,7 +317,7 @@ class StudyWriter:
             self._firsts[training.candidate.id] = trial._trial_id
             if self._diagram:
                 self._attach_diagram(trial, self._diagram(network))
-        self._repair_metrics(training.id)
+        self._repair_metrics(training.id, history)
         for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was not needed then
             self._report(one, epoch)
         return one
@@ -357,12 +371,25 @@ class StudyWriter:
         is_unneeded = isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED
         return history if is_unneeded else history.with_outcome(key, outcome)
 
-    def _repair_metrics(self, key: str) -> None:
+    def _repair_metrics(self, key: str, history: History) -> None:
+        """Write the epochs in the history anew, if the file has others: its training is in no trial, or a line is torn.
+
+        Those that are left out are reported again.
+        """
         path = self._trainings / key / METRICS
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = "".join(json.dumps(epoch_to_values(epoch)) + "\n" for epoch in read_epochs(path))
-        if path.exists() and path.stat().st_size != len(text.encode()):
-            write_atomic(path, text.encode())
+        _write_lines(path, map(epoch_to_values, history.curves.get(key, ())))
+
+    def _repair_decisions(self) -> None:
+        _write_lines(self._folder / DECISIONS, map(decision_to_values, self.history.decisions))
+        self._notes.show(self.history.decisions, self._verdict)
+
+
+def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write a file of JSON lines anew, unless it has these lines already."""
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    if (path.read_text(encoding="utf-8", errors="replace") if path.exists() else "") != text:
+        write_atomic(path, text.encode())
 
 
 def _distributions(network: Network, values: dict[str, int]) -> dict[str, BaseDistribution]:

@@ -233,7 +233,7 @@ def _number(least: float, most: float = math.inf, *, closed: bool = True) -> Che
             with suppress(ValueError):
                 float(value)
                 return "it is a text, and YAML reads a number only with a point, as in 1.0e-4."
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf
         return None if is_number and (least < value <= most or (closed and value == least)) else wanted
 
     return check

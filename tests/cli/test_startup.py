@@ -21,6 +21,7 @@ LIGHT = {
     "models": WITHOUT_A_STUDY,
     "models resnet1*": WITHOUT_A_STUDY,
     "search --help": WITHOUT_A_STUDY,
+    "ls": (*HEAVY, "optuna_dashboard"),
     "status old": (*HEAVY, "optuna_dashboard"),
     "report old": (*HEAVY, "optuna_dashboard"),
     "report old --format md": (*HEAVY, "optuna_dashboard"),

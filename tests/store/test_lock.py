@@ -1,5 +1,6 @@
 """Who writes a run, and who only asks."""
 
+import errno
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from buildup.errors import RunError
+from buildup.store import run_dir
 from buildup.store.run_dir import acquire_run_lock, driver_of
 
 HOLD = "import sys, time; from pathlib import Path; from buildup.store.run_dir import acquire_run_lock\n"
@@ -41,6 +43,16 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         holder.send_signal(signal.SIGKILL)
     assert driver_of(tmp_path) is None
     acquire_run_lock(tmp_path).close()
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, *, blocking: bool) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(run_dir, "lock_descriptor", refuse)
+    with pytest.raises(RunError, match="it can't be locked: No locks available"):
+        acquire_run_lock(tmp_path)
+    assert driver_of(tmp_path) is None
 
 
 def test_readers_neither_see_one_another_nor_keep_a_writer_out(tmp_path: Path) -> None:

@@ -34,6 +34,42 @@ def test_settings_that_version_0_1_0_wrote_are_read() -> None:
     assert (settings.pretrained, settings.pretrained_hash) == ("file", "ab")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "needed"),
+    [
+        ("workers", -3, "a whole number from 1 to 100,000"),
+        ("workers", 2.5, "a whole number from 1 to 100,000"),
+        ("workers", True, "a whole number from 1 to 100,000"),
+        ("workers", None, "a whole number from 1 to 100,000"),
+        ("seeds", "three", "a whole number from 1 to 1,000"),
+        ("gpus_per_trial", -0.5, "a number from 0 to 1,024"),
+        ("time_budget", float("nan"), "a number from 0 to 1,000,000,000"),
+        ("look_ahead", "no", "true or false"),
+        ("base", 18, "a text"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_file_and_what_would_be_right(
+    make_run: MakeRun, tmp_path: Path, name: str, value: object, needed: str
+) -> None:
+    create_run_dir(make_run(tmp_path / "run"))
+    path = tmp_path / "run" / "run.yaml"
+    values = yaml.safe_load(path.read_text())
+    values["settings"][name] = value
+    values["settings"]["threads"] = 0
+    path.write_text(yaml.safe_dump(values))
+    with pytest.raises(RunError) as refused:
+        open_record(str(tmp_path / "run"))
+    assert f"{path}: settings: {name} is {value!r}; {needed} is needed." in refused.value.problems
+    assert f"{path}: settings: threads is 0; a whole number from 1 to 4,096 is needed." in refused.value.problems
+
+
+def test_a_run_that_another_search_began_meanwhile_is_left_alone(make_run: MakeRun, tmp_path: Path) -> None:
+    create_run_dir(make_run(tmp_path / "run", seed=1))
+    with pytest.raises(RunError, match="exists already"):
+        create_run_dir(make_run(tmp_path / "run", seed=2))
+    assert open_record(str(tmp_path / "run")).settings.seed == 1
+
+
 def test_a_removed_setting_that_a_run_did_not_use_is_left_out() -> None:
     assert settings_from_values({**asdict(SETTINGS), **REMOVED, "prior": "lesion"}) == SETTINGS
 

@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -489,31 +488,6 @@ def test_checking_a_storage_writes_nothing_and_finds_a_study_of_that_name(tmp_pa
         check_storage(url, "another")
         with pytest.raises(RunError, match="holds a study 'run' already"):
             check_storage(url, "run")
-
-
-@pytest.fixture
-def postgres() -> Iterator[str]:
-    """A PostgreSQL server of our own, as another user where we are root: it refuses to run as root."""
-    pytest.importorskip("psycopg2")
-    initdb = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
-    if initdb is None:
-        pytest.skip("needs PostgreSQL's own programs")
-    with tempfile.TemporaryDirectory() as name, socket.socket() as free:
-        if os.getuid() == 0:
-            shutil.chown(name, "nobody")
-        user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        data = ["-D", f"{name}/data"]
-        options = f"-p {port} -k {name} -c listen_addresses=127.0.0.1"
-        control = [*user, str(Path(initdb).with_name("pg_ctl")), *data, "-w", "-l", f"{name}/log", "-o", options]
-        subprocess.run([*user, initdb, *data, "-U", "me", "-A", "trust"], check=True, stdout=subprocess.DEVNULL)
-        subprocess.run([*control, "start"], check=True, stdout=subprocess.DEVNULL)
-        try:
-            yield f"postgresql://me@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.slow

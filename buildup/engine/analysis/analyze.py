@@ -135,7 +135,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
             problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
         wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
     device = problems.checked("cpu", check_device, settings.device)
-    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
+    seed = problems.whole("--seed", settings.seed, 0)
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
     names = list(filter(None, (model, *(settings.compare or "").split(","))))

@@ -191,7 +191,7 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
         if name not in HERE
     ]
     device = problems.checked("cpu", check_device, settings.device)
-    seed = problems.whole("--seed", settings.seed, 0, least=0, most=2**31 - 1)
+    seed = problems.whole("--seed", settings.seed, 0)
     extent = QUICK if settings.quick else Extent()
     extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))
     names = list(filter(None, (name, *(settings.compare or "").split(","))))

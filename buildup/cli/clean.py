@@ -1,0 +1,69 @@
+"""`ls` and `clean`: the runs on this disk, and the space that they take."""
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from buildup.cli.output import AsJson, answer
+
+DryRun = Annotated[bool, Parameter(name="--dry-run", help="Only say what would be removed.")]
+
+
+def ls(folder: str = "runs", /, *, as_json: AsJson = False) -> int:
+    """The runs in a folder with status, verdicts, size and age.
+
+    Example: buildup ls
+
+    Args:
+        folder: Where to look.
+    """
+    from buildup.engine.clean import list_runs
+    from buildup.report.text_table import TextTable
+    from buildup.report.words import clean as one_line
+    from buildup.report.words import duration, memory
+
+    rows = list_runs(Path(folder))
+    if not rows:
+        return answer(f"{folder}: there are no runs here.", [], as_json=as_json)
+    now = time.time()
+    table = TextTable.by_column(
+        ("run", "text", (row["run"] for row in rows)),
+        ("status", "text", (row["status"] for row in rows)),
+        ("base", "text", (row["base"] or "" for row in rows)),
+        ("dataset", "text", (row["dataset"] or "" for row in rows)),
+        ("size", "number", (memory(row["size"]) for row in rows)),
+        ("changed", "number", (f"{duration(max(0.0, now - row['changed']))} ago" for row in rows)),
+        ("verdicts", "text", (one_line(row["verdict"]) for row in rows)),
+    )
+    return answer(table.text(), rows, as_json=as_json)
+
+
+def clean(*runs: str, dry_run: DryRun = False, as_json: AsJson = False) -> int:
+    """Remove the weights of networks that lost, and what ended processes left behind.
+
+    Example: buildup clean demo --dry-run
+
+    Args:
+        runs: Names in runs/, or run folders.
+    """
+    from buildup.engine import clean as engine
+    from buildup.engine.problems import Problems
+    from buildup.report.words import memory
+    from buildup.store.run_record import open_record
+
+    problems = Problems()
+    if not runs:
+        problems.found.append("clean: RUN is missing. See buildup clean --help.")
+    records = [record for name in dict.fromkeys(runs) if (record := problems.checked(None, open_record, name))]
+    looked = [both for record in records if (both := problems.checked(None, engine.leftovers, record))]
+    problems.raise_any()
+    gone = [one for own, _ in looked for one in own] if dry_run else engine.remove_leftovers(records)
+    freed, stays = sum(one.size for one in gone), [sentence for _, sentence in looked]
+    rows = [{**asdict(one), "path": str(one.path)} for one in gone]
+    values = {"would_remove" if dry_run else "removed": rows, "bytes": freed, "stays": stays}
+    lines = [f"{memory(one.size):>8}  {one.what}  {one.path}" for one in gone]
+    said = "would be freed; nothing was removed" if dry_run else "were freed"
+    return answer("\n".join([*lines, *stays, f"{memory(freed)} {said}."]), values, as_json=as_json)

@@ -1,0 +1,145 @@
+"""List the runs on this disk, and remove what none of their commands needs any more.
+
+Weights are most of a run. After a search, export and `analyze` need those of the base and of the winner; a training
+without weights keeps its score, so nothing is trained again. Processes leave folders of Ray behind, and those that were
+killed folders of Tune.
+"""
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from buildup.engine.load_state import read_final, state_of
+from buildup.engine.replay import View
+from buildup.engine.status import status_of
+from buildup.errors import BuildupError, RunError
+from buildup.store.run_dir import DECISIONS, LOCK, acquire_run_lock, driver_of, final_record, read_decisions
+from buildup.store.run_record import RunRecord, open_record
+from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
+
+RAY = Path(tempfile.gettempdir()) / "ray"
+TUNE = "buildup-tune-"
+"""The beginning of the names of Tune's folders; the process that made one follows."""
+NEAR = 600.0
+"""Seconds between the start of Ray and of the writing, at most. Other programs use Ray, too, and process ids recur."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """A file or a folder that no command needs."""
+
+    path: Path
+    what: str
+    size: int
+    """The bytes that its removal frees."""
+
+    def remove(self) -> None:
+        """Remove it."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            self.path.unlink(missing_ok=True)
+
+
+def list_runs(place: Path) -> list[dict[str, Any]]:
+    """What is known of each run in a folder without its study, the newest first."""
+    rows = [_row(path.parent) for path in place.glob("*/run.yaml")]
+    return sorted(rows, key=lambda row: float(row["changed"]), reverse=True)
+
+
+def losers(run: RunRecord, view: View) -> list[Leftover]:
+    """The weights of all trainings that have ended, but for those of the base and of the winner."""
+    kept = {view.candidates[0].id, view.best.id}
+    return [
+        _leftover(path, "weights")
+        for training in sorted(run.folder.glob("trainings*/*"))
+        if candidate_id(training.name) not in kept and final_record(training)
+        for name in (WEIGHTS, CHECKPOINT)
+        for path in sorted(training.glob(f"*/{name}"))
+    ]
+
+
+def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
+    """What can go of a run, and a sentence on what stays; raises if a process is writing the run."""
+    if driver := driver_of(run.folder):
+        raise RunError(f"{run.folder}: this run is being written by process {driver}. Wait for it, or end it first.")
+    view, _ = state_of(run)
+    found = list(_sessions(run.folder))
+    if not view.finished:
+        return found, f"{run.folder}: all weights stay, because the search has not ended."
+    names = " and ".join(dict.fromkeys((view.candidates[0].layout, view.best.layout)))
+    return [*losers(run, view), *found], f"{run.folder}: all scores, and the weights of {names} stay."
+
+
+def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
+    """Remove what can go of some runs, and return it with the bytes that it freed."""
+    removed = []
+    for run in runs:
+        found, _ = leftovers(run)
+        with closing(acquire_run_lock(run.folder)):
+            for one in found:
+                one.remove()
+        removed += found
+    return removed
+
+
+def _leftover(path: Path, what: str) -> Leftover:
+    return Leftover(path=path, what=what, size=size_of(path))
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {"run": str(folder), "size": size_of(folder)}
+    values["changed"] = (folder / "run.yaml").stat().st_mtime
+    try:
+        run = open_record(str(folder.absolute()))
+        final = read_final(folder)
+    except BuildupError as problem:
+        return {**values, "status": "damaged", "base": None, "dataset": None, "verdict": str(problem)}
+    decisions = read_decisions(folder / DECISIONS)
+    kept = f"{sum(one.kept for one in decisions)} of {len(decisions)} kept"
+    claim = f"{kept}; {final.verdict}" if final else kept
+    own = {"base": run.settings.base, "dataset": run.settings.dataset}
+    return {**values, **own, "status": status_of(run)[0], "verdict": claim}
+
+
+def _sessions(folder: Path) -> Iterator[Leftover]:
+    """The folders that Ray and Tune made for the last process that wrote a run, if it ran here and has ended.
+
+    Tune's stays where a process is killed, and Ray's always.
+    """
+    lock = folder / LOCK
+    pid, _, host = (lock.read_text(encoding="utf-8") if lock.is_file() else "").strip().partition(" on ")
+    if pid.isdecimal() and host == socket.gethostname() and not _is_alive(int(pid)):
+        sessions = (path for path in RAY.glob(f"session_*_{pid}") if abs(_began(path) - lock.stat().st_mtime) < NEAR)
+        for path in (*sessions, *RAY.parent.glob(f"{TUNE}{pid}-*")):
+            if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
+                yield _leftover(path, "folder of an ended process")
+
+
+def _began(session: Path) -> float:
+    """When Ray began a session, by the name of its folder."""
+    date, time = session.name.split("_")[1:3]
+    return datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S").timestamp()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def size_of(path: Path) -> int:
+    """The bytes of a file, or of all files below a folder, without those that another run holds, too."""
+    files = [path] if path.is_file() else [Path(root) / name for root, _, names in os.walk(path) for name in names]
+    return sum(status.st_size for file in files if (status := file.lstat()).st_nlink == 1)

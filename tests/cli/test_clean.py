@@ -1,0 +1,128 @@
+"""`ls` and `clean`: what there is, what can go, and that the rest stays."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from buildup.cli.main import main
+from buildup.engine import clean as engine
+from buildup.engine.clean import leftovers, losers
+from buildup.engine.load_state import state_of
+from buildup.store.run_dir import FINAL, LOCK, acquire_run_lock
+from buildup.store.run_record import open_record
+from buildup.trials.outcome import Record, record_to_values
+from buildup.trials.training import WEIGHTS
+
+
+@pytest.fixture
+def place(tried: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one run, whose trainings have their final records."""
+    monkeypatch.chdir(tmp_path)
+    run = open_record(str(shutil.copytree(tried, tmp_path / "runs" / "tried")))
+    for key, outcome in state_of(run)[1].outcomes.items():
+        attempt = run.trainings / key / "attempt-1"
+        attempt.mkdir(parents=True, exist_ok=True)
+        (attempt / FINAL).write_text(json.dumps(record_to_values(Record(outcome=outcome, curve=()))))
+    return tmp_path
+
+
+@pytest.fixture
+def dead() -> int:
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_runs_are_listed_with_their_size_and_verdicts(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "runs" / "broken").mkdir()
+    (place / "runs" / "broken" / "run.yaml").write_text("settings: 7")
+    assert main(["ls", "--json"]) == 0
+    rows = {row["run"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows.keys() == {"runs/tried", "runs/broken"}
+    assert (rows["runs/tried"]["status"], rows["runs/tried"]["base"]) == ("finished", "lcnet_035")
+    assert rows["runs/tried"]["size"] >= sum(path.stat().st_size for path in place.rglob(WEIGHTS))
+    assert rows["runs/tried"]["verdict"] == "1 of 2 kept"
+    assert rows["runs/broken"]["status"] == "damaged"
+    assert main(["ls"]) == 0
+    assert "lcnet_035" in capsys.readouterr().out
+    assert main(["ls", "elsewhere"]) == 0
+    assert "there are no runs" in capsys.readouterr().out
+
+
+def test_the_weights_of_losers_go_and_all_else_stays(place: Path) -> None:
+    run = open_record("tried")
+    view, history = state_of(run)
+    before = {path for path in run.folder.rglob("*") if path.is_file()}
+    gone = losers(run, view)
+    for one in gone:
+        one.remove()
+    after = {path for path in run.folder.rglob("*") if path.is_file()}
+    assert before - after == {one.path for one in gone}
+    assert {path.name for path in before - after} == {WEIGHTS}
+    left = {path.parents[1].name.rpartition("-s")[0] for path in after if path.name == WEIGHTS}
+    assert left == {view.candidates[0].id, view.best.id}
+    assert state_of(run)[1] == history
+
+
+def test_a_search_that_has_not_ended_keeps_all_weights(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = set(place.rglob(WEIGHTS))
+    assert main(["clean", "tried"]) == 0
+    assert "all weights stay, because the search has not ended" in capsys.readouterr().out
+    assert set(place.rglob(WEIGHTS)) == weights
+
+
+def test_what_a_killed_process_left_goes_and_that_of_others_stays(
+    place: Path, dead: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(engine, "RAY", place / "ray")
+    now = datetime.now().strftime("session_%Y-%m-%d_%H-%M-%S_000000")
+    ours = [place / "ray" / f"{now}_{dead}", place / f"buildup-tune-{dead}-abc"]
+    others = [place / "ray" / f"{now}_{dead}1", place / f"buildup-tune-{dead}1-abc"]
+    others.append(place / "ray" / f"session_2020-01-01_00-00-00_000000_{dead}")  # another program had this process id
+    for folder in (*ours, *others):
+        folder.mkdir(parents=True)
+        (folder / "log").write_bytes(b"x" * 1000)
+    (place / "runs" / "tried" / LOCK).write_text(f"{dead} on {socket.gethostname()}")
+    assert main(["clean", "tried", "--dry-run", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in values["would_remove"]] == [str(path) for path in ours]
+    assert values["bytes"] == 2000
+    assert all(path.exists() for path in ours)
+    assert main(["clean", "tried"]) == 0
+    assert "2.00 kB were freed" in capsys.readouterr().out
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in others)
+
+
+def test_the_folders_of_a_living_process_or_of_another_machine_stay(
+    place: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "RAY", place / "ray")
+    run = open_record("tried")
+    for pid, host in ((os.getpid(), socket.gethostname()), (dead, "elsewhere")):
+        (place / f"buildup-tune-{pid}-abc").mkdir()
+        (run.folder / LOCK).write_text(f"{pid} on {host}")
+        assert leftovers(run)[0] == []
+
+
+def test_a_run_that_is_written_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with acquire_run_lock(place / "runs" / "tried"):
+        assert main(["clean", "tried"]) == 2
+    assert "being written by process" in capsys.readouterr().err
+
+
+def test_all_that_is_wrong_is_said_at_once(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["clean", "nowhere", "neither"]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere" in said
+    assert "neither" in said
+    assert main(["clean"]) == 2
+    assert "RUN is missing" in capsys.readouterr().err

@@ -224,9 +224,10 @@ class Replay:
             if missing := self.missing(history, candidate, seeds):
                 return Waiting(seeds=seeds, needed=missing)
             if compared := self._compared(history, candidate, seeds):
-                judged = self.judge.judge(
-                    compared[0], earlier, first=self.seeds, last=self.most_seeds, share=step.share
-                )
+                # Seeds whose training of the parent failed are no pairs, now or at the last look.
+                lost = seeds - compared[0].seeds
+                first, last = max(1, self.seeds - lost), self.most_seeds - lost
+                judged = self.judge.judge(compared[0], earlier, first=first, last=last, share=step.share)
             else:
                 judged = _drop("dropped: no training of its parent has a score to compare with")
             if judged is not None:

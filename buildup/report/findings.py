@@ -1,6 +1,5 @@
 """The facts and sentences of a report, shared by its HTML and Markdown forms and by the model card."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -238,7 +237,7 @@ class Findings:
     @property
     def commands(self) -> tuple[tuple[str, str], ...]:
         """Commands that make sense next, each with its purpose."""
-        run = shlex.quote(self.run)
+        run = self.run
         final = (command("final", run), "retrain base and winner with fresh seeds and test them once on the test set")
         analyze = (command("analyze", run, "--verdicts"), "measure which diagnostics predict a gain")
         return (

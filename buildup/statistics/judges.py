@@ -73,8 +73,8 @@ class Judge(Protocol):
         Args:
             current: The comparison of candidate and parent over all seeds so far.
             earlier: The comparisons of the earlier verdicts of the run.
-            first: The seeds at the first look.
-            last: The seeds at the last look.
+            first: The seeds that both have at the first look.
+            last: The seeds that both have at the last look.
             share: The share of the error of the search that this verdict may use.
         """
 

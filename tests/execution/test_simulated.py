@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from buildup.engine.loop import NullObserver, run_loop
@@ -123,6 +123,8 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
 
 
 @settings(max_examples=20)
+# A training of the base fails: at the last look, the judge has fewer pairs than seeds.
+@example(2, "proven", 1, 0.0, 2.0, 1, 1, (2, 4, 1, 3), 0.2)
 @given(
     seeds=st.integers(2, 3),
     judge=st.sampled_from(["likely", "proven", "point"]),

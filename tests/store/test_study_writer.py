@@ -490,7 +490,6 @@ def test_checking_a_storage_writes_nothing_and_finds_a_study_of_that_name(tmp_pa
             check_storage(url, "run")
 
 
-@pytest.mark.slow
 def test_a_run_in_postgresql_reads_back_equal(tmp_path: Path, postgres: str) -> None:
     writer = begin(tmp_path / "run", postgres)
     history = writer.history

@@ -316,7 +316,7 @@ STOPS: Stops = {
 def test_a_search_comes_to_the_same_decisions_after_a_stop_at_some_writes(
     what: str, points: Points, expected: History
 ) -> None:
-    chosen = random.Random(what).sample(range(len(points.names)), 6)
+    chosen = random.Random(what).sample(range(len(points.names)), 4)
     assert STOPS[what](points, expected, chosen) == []
 
 

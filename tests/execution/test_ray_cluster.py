@@ -129,6 +129,7 @@ def test_the_speed_of_a_plan_is_that_of_a_worker(address: str) -> None:
     assert made.images_per_second == 1 / speed.train
 
 
+@pytest.mark.slow
 def test_all_trainings_of_a_cluster_with_several_kinds_of_gpus_get_one_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:

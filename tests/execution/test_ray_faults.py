@@ -125,6 +125,7 @@ def test_a_process_on_another_node_is_ended(cluster: Cluster) -> None:
     assert sleeper.wait(30) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_ended_and_its_training_goes_on(
     evaluator: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_worker_that_hangs_is_ended_and_its_training_goes_on(
     assert f"(pid {stopped[0]}) died" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_asked_to_end_ends_its_epoch_and_another_one_goes_on(
     evaluator: Make, caplog: pytest.LogCaptureFixture
 ) -> None:

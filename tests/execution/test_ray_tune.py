@@ -481,6 +481,7 @@ def test_ray_prints_nothing(tmp_path: Path, start: Start) -> None:
     assert out.splitlines() == ["two epochs", "1.0"]
 
 
+@pytest.mark.slow
 def test_ray_does_not_report_a_killed_worker_if_its_messages_are_skipped_as_on_the_command_line(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:

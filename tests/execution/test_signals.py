@@ -35,7 +35,8 @@ def search(tmp_path: Path, start: Start) -> "subprocess.Popen[str]":
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_all_processes_of_a_search_ends_it_in_seconds_with_the_way_to_go_on(
     search: "subprocess.Popen[str]", tmp_path: Path, number: int
 ) -> None:

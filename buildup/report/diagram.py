@@ -9,7 +9,7 @@ from string import Template
 from buildup.graph.kinds import Conv, describe, known_kinds
 from buildup.graph.layout import layout
 from buildup.graph.network import Block, Network
-from buildup.report.html import MONO, SANS, palette
+from buildup.report.html import MONO, SANS, palette, with_fallbacks
 from buildup.report.text_table import STEM_TEXTS, shape_text
 from buildup.report.words import clean, escape
 
@@ -117,7 +117,8 @@ def _style() -> str:
         f".buildup-network .{kind.name} .letter,.buildup-network .{kind.name} .inside{{fill:var(--ink-{kind.name})}}"
         for kind in kinds
     )
-    return f"{palette('.buildup-network', light, dark)}{_SHEET.substitute(SANS=SANS, MONO=MONO)}{boxes}"
+    sheet = with_fallbacks(_SHEET.substitute(SANS=SANS, MONO=MONO) + boxes, light)
+    return palette(".buildup-network", light, dark) + sheet
 
 
 def _is_light(colour: str) -> bool:

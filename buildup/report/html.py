@@ -4,6 +4,7 @@ Blue stands for attention and kept steps, orange for dropped steps. They are dis
 colour blindness. The colours of block kinds also differ in lightness. Shape and text repeat whatever a colour shows.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
@@ -35,6 +36,16 @@ def palette(selector: str, more_light: str = "", more_dark: str = "") -> str:
         f"@media (prefers-color-scheme:dark){{{selector}{{{dark}}}}}"
         f"@media print{{{selector}{{{light}}}}}"
     )
+
+
+def with_fallbacks(sheet: str, more_light: str = "") -> str:
+    """A style sheet with each colour also as it is in the light, for viewers of SVG that know no variables.
+
+    >>> with_fallbacks(".a{fill:var(--new)}", "--new:#fff;")
+    '.a{fill:#fff;fill:var(--new)}'
+    """
+    colours = dict(re.findall(r"--([\w-]+):([^;]+);", _LIGHT + more_light))
+    return re.sub(r"([\w-]+):var\(--([\w-]+)\)", lambda found: f"{found[1]}:{colours[found[2]]};{found[0]}", sheet)
 
 
 _SHEET = Template(Path(__file__).with_name("page.css").read_text(encoding="utf-8"))

@@ -75,6 +75,12 @@ def test_skips_between_rows_run_beside_the_boxes_and_join_before_their_end() -> 
     assert len({lane for lane, _ in lanes}) == 4
 
 
+def test_colours_are_there_for_viewers_that_know_no_variables() -> None:
+    svg = graph_svg(sketch("CM|CG|CK|CS"))
+    used = re.findall(r"([\w-]+):(#\w+);\1:var\(--[\w-]+\)", svg)
+    assert len(used) == svg.count("var(--") > 20
+
+
 def test_a_picture_has_the_name_that_the_user_gave() -> None:
     network = sketch("CC|CM", base="resnetv2_18")
     assert "resnetv2_18" in graph_svg(network)

@@ -79,8 +79,8 @@ def graph_svg(network: Network, name: str = "") -> str:
     parts += [
         _box(block, places[block.path], index) for stage in network.stages for index, block in enumerate(stage.blocks)
     ]
-    for name, text in pills.items():
-        place = places[name]
+    for end, text in pills.items():
+        place = places[end]
         parts += [
             f'<rect class="pill" x="{place.x}" y="{place.y}" width="{place.width}" height="{place.height}" rx="13"/>',
             f'<text class="muted" x="{place.x + 14}" y="{place.middle + 4}">{escape(text)}</text>',

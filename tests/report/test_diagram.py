@@ -84,7 +84,9 @@ def test_colours_are_there_for_viewers_that_know_no_variables() -> None:
 def test_a_picture_has_the_name_that_the_user_gave() -> None:
     network = sketch("CC|CM", base="resnetv2_18")
     assert "resnetv2_18" in graph_svg(network)
-    assert "resnetv2_18" not in graph_svg(network, "resnet6")
+    svg = graph_svg(network, "resnet6")
+    assert "resnetv2_18" not in svg
+    assert 'aria-label="resnet6 as CC|CM"' in svg
 
 
 def test_a_block_names_its_timm_path_and_settings() -> None:

@@ -264,7 +264,7 @@ class _TrainingWorker(tune.Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.cleanup()
-        self._training = TrainingThread(new_config["assignment"])
+        self._assignment = new_config["assignment"]
         return True
 
     def step(self) -> dict[str, Any]:

@@ -85,8 +85,8 @@ class Workers(SimulatedEvaluator):
         record = Record(outcome=score, curve=curve)
         attempt = attempt_folder(self.folder / training.id, max(attempts(self.folder / training.id), default=0) + 1)
         attempt.mkdir(parents=True)
-        write_atomic(attempt / FINAL, json.dumps(record_to_values(record)).encode())
         (attempt / WEIGHTS).write_bytes(b"weights")
+        write_atomic(attempt / FINAL, json.dumps(record_to_values(record)).encode())
         self.trained.append(training.id)
         started = Started(attempt=1, host="node1", pid=4711)
         updates: list[Update] = [started, *curve, record]

@@ -349,6 +349,19 @@ def test_a_final_record_is_adopted_and_nothing_is_started(evaluator: Callable[..
     assert len(event.update.curve) == 3
 
 
+def test_a_worker_that_took_another_training_is_still_known_by_its_node_and_ended_with_the_search(
+    evaluator: Callable[..., RayEvaluator],
+) -> None:
+    one = evaluator(jobs(epochs=2, seconds=0.3), workers=1)
+    one.request(trainings(2))
+    first, second = wait_for(one, Started), wait_for(one, Started)
+    assert first.pid == second.pid
+    assert first.node == second.node == ray.get_runtime_context().get_node_id()
+    since = time.monotonic()
+    one.close()
+    assert time.monotonic() - since < 6
+
+
 def test_closing_in_the_middle_of_an_epoch_is_quick_and_keeps_the_checkpoint(
     evaluator: Callable[..., RayEvaluator],
 ) -> None:

@@ -282,11 +282,15 @@ class TrialDispatcher:
         """Whether an idle worker should be given another training now, which is then reserved for it."""
         if self._reserved or slot.leaving or slot.node in self._hosts.excluded:
             return False
-        coming = [slot.since for slot in self.slots.values() if slot.state is WorkerState.STARTING and slot.fresh]
-        if coming:
+        coming = [slot for slot in self.slots.values() if slot.state is WorkerState.STARTING]
+        if any(time.monotonic() - one.since > WORKER_START_TIMEOUT for one in coming):
+            # As after the loss of a node: the idle worker serves the trial that waits. It may also hold the room that
+            # a new worker needs.
+            return True
+        if any(one.fresh for one in coming):
             # Ray Tune gives the idle worker to whichever trial starts first. So none is offered while a new worker
-            # starts. If that takes too long, as after the loss of a node, the idle one serves the waiting trial.
-            return time.monotonic() - min(coming) > WORKER_START_TIMEOUT
+            # starts.
+            return False
         if training := self._next_for(slot):
             # Tune reuses a worker for a trial that asks for the same nodes only.
             self._reserved = training, slot.avoided

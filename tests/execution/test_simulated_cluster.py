@@ -31,6 +31,8 @@ from simulated_cluster import Clock, DriverKilled, Faults, Outcomes, SimulatedCl
 SPACES = {name: load(name) for name in ("paper", "alternet")}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 """Where files are quick to write and to remove."""
+LOST_WHILE_REUSED = (1166, 9389, 10534, 11013)
+"""Seeds in which an idle worker is lost that was to take a trial, and the others hold all room that is left."""
 MOST_LIVES = 200
 """A driver that was started so many times and still has not ended never will."""
 
@@ -166,7 +168,7 @@ def check_all(seeds: Iterable[int]) -> None:
 
 
 def test_a_search_on_a_failing_cluster_decides_as_an_undisturbed_one() -> None:
-    check_all(range(200))
+    check_all((*range(200), *LOST_WHILE_REUSED))
 
 
 @pytest.mark.slow

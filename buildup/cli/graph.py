@@ -45,8 +45,13 @@ def graph(
             base, layout=layout, space=space, dataset=dataset, data_dir=data_dir, size=size, stem=stem
         )
     problems.raise_any()
-    drawings = {"dot": graph_dot(network), "svg": graph_svg(network, base)}
-    text = drawings.get(form) or graph_text(network, tries)
+    match form:
+        case "dot":
+            text = graph_dot(network)
+        case "svg":
+            text = graph_svg(network, base)
+        case _:
+            text = graph_text(network, tries)
     return answer(text, network_to_values(network), as_json=as_json or form == "json")
 
 

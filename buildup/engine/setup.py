@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from buildup.engine.costs import costs_of
 from buildup.errors import DataError, RunError
@@ -36,33 +37,29 @@ def check_data(run: RunRecord) -> None:
 
 def create_writer(run: RunRecord) -> StudyWriter:
     """Create the study of a new run."""
-    return StudyWriter.create(
-        folder=run.folder,
-        storage_url=run.settings.storage,
-        study_name=run.study_name,
-        base=run.network,
-        costs=costs_of,
-        diagram=partial(graph_svg, name=run.settings.base),
-    )
+    return StudyWriter.create(**_study(run))
 
 
 def open_writer(run: RunRecord) -> StudyWriter:
     """Open the study of a run. It is created if the process died before it could create it."""
     try:
-        return StudyWriter.open(
-            folder=run.folder,
-            storage_url=run.settings.storage,
-            study_name=run.study_name,
-            base=run.network,
-            costs=costs_of,
-            diagram=partial(graph_svg, name=run.settings.base),
-            revision=len(run.earlier),
-            epochs=run.other_epochs,
-        )
+        return StudyWriter.open(**_study(run), revision=len(run.earlier), epochs=run.other_epochs)
     except RunError:
         if any(run.trainings.iterdir()):
             raise
     return create_writer(run)
+
+
+def _study(run: RunRecord) -> dict[str, Any]:
+    """What the writer of a study is told, new or not."""
+    return {
+        "folder": run.folder,
+        "storage_url": run.settings.storage,
+        "study_name": run.study_name,
+        "base": run.network,
+        "costs": costs_of,
+        "diagram": partial(graph_svg, name=run.settings.base),
+    }
 
 
 def start_workers(

@@ -111,7 +111,7 @@ class TrainingThread:
     share of the time that grows with the number of workers.
     """
 
-    def __init__(self, assignment: Assignment, node: str = "") -> None:
+    def __init__(self, assignment: Assignment, node: str) -> None:
         """Start an attempt; `node` is Ray's id of this machine."""
         self._assignment = assignment
         self._node = node

@@ -35,6 +35,10 @@ def diverging(job: tuple[int, float]) -> Generator[Epoch, None, Score]:
     raise Failed(Reason.DIVERGED, "the loss is not a number")
 
 
+def thread_of(assignment: Assignment) -> TrainingThread:
+    return TrainingThread(assignment, "node")
+
+
 def until_idle(thread: TrainingThread) -> list[Update | Leaving | None]:
     updates = [thread.next_update()]
     while updates[-1] is not None:
@@ -43,23 +47,23 @@ def until_idle(thread: TrainingThread) -> list[Update | Leaving | None]:
 
 
 def test_a_thread_reports_its_start_its_epochs_and_its_end(tmp_path: Path) -> None:
-    thread = TrainingThread(Assignment(train=counting, job=(3, 0.0), folder=tmp_path, attempt=1))
+    thread = thread_of(Assignment(train=counting, job=(3, 0.0), folder=tmp_path, attempt=1))
     updates = until_idle(thread)
     assert [type(update) for update in updates] == [Started, Epoch, Epoch, Epoch, Record, type(None)]
     assert (tmp_path / FINAL).is_file()
-    assert updates[0] == Started(attempt=1, host=socket.gethostname(), pid=os.getpid())
+    assert updates[0] == Started(attempt=1, host=socket.gethostname(), pid=os.getpid(), node="node")
     assert thread.next_update() is None
 
 
 def test_training_goes_on_while_nobody_takes_updates(tmp_path: Path) -> None:
-    thread = TrainingThread(Assignment(train=counting, job=(5, 0.01), folder=tmp_path, attempt=1))
+    thread = thread_of(Assignment(train=counting, job=(5, 0.01), folder=tmp_path, attempt=1))
     while not (tmp_path / FINAL).is_file():
         time.sleep(0.01)
     assert len(until_idle(thread)) == 1 + 5 + 1 + 1
 
 
 def test_a_stopped_training_ends_with_the_epoch_that_it_is_in(tmp_path: Path) -> None:
-    thread = TrainingThread(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
+    thread = thread_of(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
     while not isinstance(thread.next_update(), Epoch):
         pass
     (tmp_path / STOP).touch()
@@ -68,13 +72,13 @@ def test_a_stopped_training_ends_with_the_epoch_that_it_is_in(tmp_path: Path) ->
 
 
 def test_leaving_ends_a_training_that_runs(tmp_path: Path) -> None:
-    thread = TrainingThread(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
+    thread = thread_of(Assignment(train=counting, job=(1000, 0.01), folder=tmp_path, attempt=1))
     thread.release()
     assert not (tmp_path / FINAL).exists()
 
 
 def test_a_named_failure_is_a_record(tmp_path: Path) -> None:
-    *_, record, _ = until_idle(TrainingThread(Assignment(train=diverging, job=(1, 0.0), folder=tmp_path, attempt=1)))
+    *_, record, _ = until_idle(thread_of(Assignment(train=diverging, job=(1, 0.0), folder=tmp_path, attempt=1)))
     assert isinstance(record, Record)
     assert isinstance(record.outcome, Failure)
     assert record.outcome.reason is Reason.DIVERGED
@@ -88,7 +92,7 @@ def test_what_no_record_can_hold_is_raised_to_the_driver(tmp_path: Path) -> None
 
     folder = tmp_path / "attempt-1"
     folder.mkdir()
-    thread = TrainingThread(Assignment(train=removing, job=folder, folder=folder, attempt=1))
+    thread = thread_of(Assignment(train=removing, job=folder, folder=folder, attempt=1))
     with pytest.raises(OSError, match="attempt-1"):
         until_idle(thread)
 
@@ -104,7 +108,7 @@ def test_a_worker_that_does_not_see_the_folder_of_the_run_says_so_and_trains_not
 ) -> None:
     monkeypatch.setattr(handshake, "FOLDER_PATIENCE", 0.0)
     folder = tmp_path / "missing"
-    outcome = outcome_of(TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=folder, attempt=1)))
+    outcome = outcome_of(thread_of(Assignment(train=counting, job=(1, 0.0), folder=folder, attempt=1)))
     assert isinstance(outcome, Failure)
     assert outcome.reason is Reason.REFUSED
     assert f"{socket.gethostname()} does not see {folder}" in outcome.message
@@ -114,7 +118,7 @@ def test_a_worker_that_does_not_see_the_folder_of_the_run_says_so_and_trains_not
 @pytest.mark.parametrize("name", ["buildup", "code of buildup", "torch", "timm"])
 def test_a_worker_with_other_software_says_so_and_trains_nothing(tmp_path: Path, name: str) -> None:
     expected = {**handshake.software(), name: "0.0.1"}
-    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
+    thread = thread_of(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
     outcome = outcome_of(thread)
     assert isinstance(outcome, Failure)
     assert outcome.reason is Reason.REFUSED
@@ -126,15 +130,15 @@ def test_a_worker_with_other_software_says_so_and_trains_nothing(tmp_path: Path,
 def test_a_worker_with_the_software_of_the_driver_trains(tmp_path: Path) -> None:
     expected = handshake.software()
     assert {"buildup", "code of buildup", "torch", "timm", "python"} == expected.keys()
-    thread = TrainingThread(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
+    thread = thread_of(Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1, expected=expected))
     assert outcome_of(thread) == Score(accuracy=50.0)
 
 
 def test_an_attempt_has_one_worker(tmp_path: Path) -> None:
     assignment = Assignment(train=counting, job=(1, 0.0), folder=tmp_path, attempt=1)
-    assert outcome_of(TrainingThread(assignment)) == Score(accuracy=50.0)
+    assert outcome_of(thread_of(assignment)) == Score(accuracy=50.0)
     with pytest.raises(FileExistsError):
-        until_idle(TrainingThread(assignment))
+        until_idle(thread_of(assignment))
 
 
 def raising(job: Exception) -> Generator[Epoch, None, Score]:
@@ -170,7 +174,7 @@ def test_a_training_in_a_thread_gives_the_bits_that_it_gives_elsewhere(tmp_path:
     folder = tmp_path / "thread"
     folder.mkdir()
     assignment = Assignment(train=fit, job=replace(job, folder=str(folder)), folder=folder, attempt=1)
-    there = [update for update in until_idle(TrainingThread(assignment)) if isinstance(update, Epoch)]
+    there = [update for update in until_idle(thread_of(assignment)) if isinstance(update, Epoch)]
     numbers = [[{**one.metrics, "seconds": 0, "throughput": 0} for one in row] for row in (here, there)]
     assert numbers[0] == numbers[1]
 
@@ -188,7 +192,7 @@ def test_all_trainings_of_a_process_run_in_one_thread(tmp_path: Path) -> None:
     for attempt, asked in enumerate(("whole", "diverging", "whole")):
         folder = tmp_path / f"{attempt}"
         folder.mkdir()
-        until_idle(TrainingThread(Assignment(train=noting, job=asked, folder=folder, attempt=attempt)))
+        until_idle(thread_of(Assignment(train=noting, job=asked, folder=folder, attempt=attempt)))
     assert len(seen) == 3
     assert len(set(seen)) == 1
     assert seen[0] != threading.get_ident()

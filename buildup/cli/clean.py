@@ -1,8 +1,6 @@
-"""`ls` and `clean`: the runs on this disk, and the space that they take."""
+"""`buildup clean`."""
 
-import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -10,35 +8,6 @@ from cyclopts import Parameter
 from buildup.cli.output import AsJson, answer
 
 DryRun = Annotated[bool, Parameter(name="--dry-run", help="Only say what would be removed.")]
-
-
-def ls(folder: str = "runs", /, *, as_json: AsJson = False) -> int:
-    """The runs in a folder with status, verdicts, size and age.
-
-    Example: buildup ls
-
-    Args:
-        folder: Where to look.
-    """
-    from buildup.engine.clean import list_runs
-    from buildup.report.text_table import TextTable
-    from buildup.report.words import clean as one_line
-    from buildup.report.words import duration, memory
-
-    rows = list_runs(Path(folder))
-    if not rows:
-        return answer(f"{folder}: there are no runs here.", [], as_json=as_json)
-    now = time.time()
-    table = TextTable.by_column(
-        ("run", "text", (row["run"] for row in rows)),
-        ("status", "text", (row["status"] for row in rows)),
-        ("base", "text", (row["base"] or "" for row in rows)),
-        ("dataset", "text", (row["dataset"] or "" for row in rows)),
-        ("size", "number", (memory(row["size"]) for row in rows)),
-        ("changed", "number", (f"{duration(max(0.0, now - row['changed']))} ago" for row in rows)),
-        ("verdicts", "text", (one_line(row["verdict"]) for row in rows)),
-    )
-    return answer(table.text(), rows, as_json=as_json)
 
 
 def clean(*runs: str, dry_run: DryRun = False, as_json: AsJson = False) -> int:

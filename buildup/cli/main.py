@@ -26,7 +26,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "plan": ("plan:plan", _SEARCHING, "What a search would train and cost; trains nothing."),
     "simulate": ("simulate:simulate", _SEARCHING, "The same rule on a table of scores."),
     "status": ("status:status", _SEARCHING, "What runs, what was decided, what is left."),
-    "ls": ("clean:ls", _RESULTS, "The runs in a folder with status, verdicts, size and age."),
+    "ls": ("ls:ls", _RESULTS, "The runs in a folder with status, verdicts, size and age."),
     "final": ("final:final", _RESULTS, "Train base and winner anew, open the test set once, and say what is proven."),
     "report": ("report:report", _RESULTS, "Write report.html of a run anew, or compare several runs."),
     "export": ("export:export", _RESULTS, "Write the discovered network as a timm model."),

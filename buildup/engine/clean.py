@@ -1,4 +1,4 @@
-"""List the runs on this disk, and remove what none of their commands needs any more.
+"""Remove what no command of a run needs any more.
 
 Weights are most of a run. After a search, export and `analyze` need those of the base and of the winner; a training
 without weights keeps its score, so nothing is trained again. Processes leave folders of Ray behind, and those that were
@@ -14,14 +14,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from buildup.engine.load_state import read_final, state_of
+from buildup.engine.load_state import state_of
 from buildup.engine.replay import View
-from buildup.engine.status import status_of
-from buildup.errors import BuildupError, RunError
-from buildup.store.run_dir import DECISIONS, LOCK, acquire_run_lock, driver_of, final_record, read_decisions
-from buildup.store.run_record import RunRecord, open_record
+from buildup.errors import RunError
+from buildup.store.run_dir import LOCK, acquire_run_lock, driver_of, final_record
+from buildup.store.run_record import RunRecord
 from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
 
 RAY = Path(tempfile.gettempdir()) / "ray"
@@ -46,12 +44,6 @@ class Leftover:
             shutil.rmtree(self.path, ignore_errors=True)
         else:
             self.path.unlink(missing_ok=True)
-
-
-def list_runs(place: Path) -> list[dict[str, Any]]:
-    """What is known of each run in a folder without its study, the newest first."""
-    rows = [_row(path.parent) for path in place.glob("*/run.yaml")]
-    return sorted(rows, key=lambda row: float(row["changed"]), reverse=True)
 
 
 def losers(run: RunRecord, view: View) -> list[Leftover]:
@@ -92,21 +84,6 @@ def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
 
 def _leftover(path: Path, what: str) -> Leftover:
     return Leftover(path=path, what=what, size=size_of(path))
-
-
-def _row(folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = {"run": str(folder), "size": size_of(folder)}
-    values["changed"] = (folder / "run.yaml").stat().st_mtime
-    try:
-        run = open_record(str(folder.absolute()))
-        final = read_final(folder)
-    except BuildupError as problem:
-        return {**values, "status": "damaged", "base": None, "dataset": None, "verdict": str(problem)}
-    decisions = read_decisions(folder / DECISIONS)
-    kept = f"{sum(one.kept for one in decisions)} of {len(decisions)} kept"
-    claim = f"{kept}; {final.verdict}" if final else kept
-    own = {"base": run.settings.base, "dataset": run.settings.dataset}
-    return {**values, **own, "status": status_of(run)[0], "verdict": claim}
 
 
 def _sessions(folder: Path) -> Iterator[Leftover]:

@@ -194,7 +194,7 @@ def test_every_picture_shows_it_in_its_colours() -> None:
     svg = graph_svg(network)
     texts = [text.text for text in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
     assert "D depthwise convolution" in texts
-    assert ".buildup-network .depthwise .box{fill:var(--kind-depthwise)}" in svg
+    assert ".buildup-network .depthwise .box{fill:#a2456b;fill:var(--kind-depthwise)}" in svg
     assert "--kind-depthwise:#a2456b;--ink-depthwise:#fff;" in svg
     assert "--kind-depthwise:#e58fb3;--ink-depthwise:#06243a;" in svg
 

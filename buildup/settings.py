@@ -43,7 +43,7 @@ class SearchSettings:
     """What a search is asked for."""
 
     base: Annotated[str, _NETWORK] = ""
-    """A timm model that `buildup models` lists, such as resnet50. Required."""
+    """A timm model that `buildup models` lists, such as resnet50 or 'resnet18(channels=[16, 32, 64, 96])'. Required."""
     dataset: Annotated[str, _NETWORK] = ""
     """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None

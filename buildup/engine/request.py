@@ -12,6 +12,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError, unknown
 from buildup.execution.evaluator import room
+from buildup.graph.base_name import base_in_path, base_text, parse_base
 from buildup.graph.network import Network
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import PRUNED, read_network
@@ -59,7 +60,7 @@ class Request:
 def folder_for(settings: SearchSettings) -> Path:
     """The folder of the run, by default `runs/BASE-DATASET`."""
     dataset = settings.dataset
-    return folder_of(settings.run or f"{settings.base}-{Path(dataset.partition(':')[2] or dataset).name}")
+    return folder_of(settings.run or f"{base_in_path(settings.base)}-{Path(dataset.partition(':')[2] or dataset).name}")
 
 
 def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
@@ -95,8 +96,9 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     speeds = _measured(network, recipe, data, hardware, settled, seeds, settings.ray)
     chosen = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
+    asked, arguments = parse_base(settings.base)
     values |= {
-        "base": settings.base if settings.base in PRUNED else network.base,
+        "base": base_text(asked if asked in PRUNED else network.base, arguments),
         "run": settings.run or folder.name,
         "pretrained": pretrained.source if pretrained else None,
         "pretrained_hash": pretrained.hash if pretrained else None,

@@ -228,7 +228,7 @@ def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: Hi
         [history.curves.get(key, ()) for key in ids],
         num_classes=record.data.num_classes,
         images=record.data.val_images,
-        expected=record.recipe.expectation(record.network.base, settings.dataset, parse_fraction(settings.fraction)),
+        expected=record.recipe.expectation(record.network.title, settings.dataset, parse_fraction(settings.fraction)),
     )
     if not problems:
         return

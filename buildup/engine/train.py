@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from buildup.engine.problems import Problems
 from buildup.engine.request import measure_speeds
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
+from buildup.graph.base_name import base_in_path, parse_base
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
+from buildup.models.bases import create_on_meta
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.settings import TrainSettings
@@ -65,7 +68,7 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "fraction": job.fraction,
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
-    logger.info(f"{job.network.base} on {job.dataset}, {job.execution}, in {folder}")
+    logger.info(f"{job.network.title} on {job.dataset}, {job.execution}, in {folder}")
     epochs = job.recipe.epochs
     with closing(run_attempt(fit, job, folder)) as updates:
         for update in updates:
@@ -115,7 +118,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     assert network is not None
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
 
-    place = Path(settings.to or f"trainings/{name}-{Path(settings.dataset).name}-s{seed}")
+    place = Path(settings.to or f"trainings/{base_in_path(name)}-{Path(settings.dataset).name}-s{seed}")
     if final_record(place) is not None:
         raise RunError(f"{place}: this training is finished. Name another folder with --to, or remove that one.")
     earlier = attempts(place)
@@ -165,21 +168,24 @@ def find_network(name: str, layout: str | None, data: DataInfo, space: str | Non
     try:
         base = read_network(name, input_shape=shape, num_classes=data.num_classes)
     except BaseError:
-        if layout or space or not timm.is_model(name.partition(".")[0]):
+        asked, arguments = parse_base(name)
+        model = asked.partition(".")[0]
+        if layout or space or not timm.is_model(model):
             raise
-        return _whole(name.partition(".")[0], shape, data.num_classes)
+        return _whole(model, arguments, shape, data.num_classes)
     if layout:
         return from_layout(layout, base, load(space or "alternet"))
     return start(base, load(space)) if space else base
 
 
-def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
-    arguments: dict[str, Any] = {"img_size": shape[1]}
+def _whole(name: str, asked: Mapping[str, Any], shape: tuple[int, int, int], num_classes: int) -> Network:
+    arguments: dict[str, Any] = {"img_size": shape[1], **asked}
     with torch.device("meta"):
         try:
             timm.create_model(name, **arguments)
         except TypeError:  # it takes images of any size
-            arguments = {}
+            arguments = dict(asked)
+            create_on_meta(name, arguments)
     return Network(
         base=name,
         base_args=arguments,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from buildup.errors import LayoutError
 from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
+from buildup.graph.base_name import base_text
 from buildup.graph.kinds import BlockKind, Conv, describe, known_kinds, placed_kind
 
 if TYPE_CHECKING:
@@ -159,6 +160,11 @@ class Network:
     num_classes: int
     stages: tuple[Stage, ...]
     edges: tuple[tuple[str, str], ...]
+
+    @property
+    def title(self) -> str:
+        """The base's name with its arguments, as people write it."""
+        return base_text(self.base, self.base_args)
 
     @property
     def graph(self) -> "nx.DiGraph[str]":

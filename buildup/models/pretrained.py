@@ -18,6 +18,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
+from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
 from buildup.trials.training import Pretrained
 
@@ -32,7 +33,7 @@ def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:
 
     `name` is the base's name in timm; its tag selects one of timm's weights. A `file` is used in place of them.
     """
-    source = str(Path(file).absolute()) if file else name
+    source = str(Path(file).absolute()) if file else parse_base(name)[0]
     return Pretrained(source=source, hash=_hash(_read(network, source)))
 
 

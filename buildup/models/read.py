@@ -17,6 +17,7 @@ from timm.models import resnet, resnetv2
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
+from buildup.graph.base_name import RESERVED, parse_base
 from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Shrink, Stage
 from buildup.models.bases import TracedBase, create_on_meta, trace_base
 from buildup.models.stages import FoundStage, obstacle
@@ -25,9 +26,6 @@ from buildup.models.trace import Call, trace_calls
 
 SMALL_SIDE = 64
 """Images up to this side get the small stem, unless the space says otherwise."""
-
-RESERVED = {"device", "features_only", "in_chans", "num_classes", "pretrained"}
-"""Arguments of timm's `create_model` that are no settings of a base."""
 
 PRUNED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "resnet6": ("resnetv2_18", {"stem_chs": 8, "channels": [8, 16, 32], "layers": [0, 1, 1]}),
@@ -64,15 +62,16 @@ def read_network(
     """The network of a timm model, with all blocks as timm makes them.
 
     Args:
-        base: The model's name in timm. A pretrained tag (`resnet50.a1_in1k`) is checked and dropped, since weights
-            are no part of a network.
+        base: The model's name in timm, with arguments of the model as `parse_base` reads them. A pretrained tag
+            (`resnet50.a1_in1k`) is checked and dropped, since weights are no part of a network.
         input_shape: The shape of the images; the shapes of all blocks follow from it.
         num_classes: The size of the classifier.
         stem: `auto` is `small` at inputs of up to 64 px if the base can have the small stem, else `base`.
         base_args: Further arguments of timm's `create_model`.
     """
-    base, pruned = PRUNED.get(base, (base, {}))
-    arguments = {**pruned, **(base_args or {})}
+    asked, written = parse_base(base)
+    base, pruned = PRUNED.get(asked, (asked, {}))
+    arguments = {**pruned, **written, **(base_args or {})}
     if reserved := sorted(arguments.keys() & RESERVED):
         raise BaseError(f"base_args of {base} has {', '.join(reserved)}, which the network itself says.")
     traced = trace_base(base, arguments)

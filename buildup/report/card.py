@@ -71,9 +71,9 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         _metadata(findings, network, exported),
         "---",
         "",
-        f"# {clean(network.base)} as `{clean(layout(network))}`",
+        f"# {clean(network.title)} as `{clean(layout(network))}`",
         "",
-        f"Derived from timm's {code(network.base)} by the build-up rule on {code(dataset)}. "
+        f"Derived from timm's {code(network.title)} by the build-up rule on {code(dataset)}. "
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         "",
         *("```", graph_text(network), "```", ""),

@@ -134,7 +134,7 @@ def graph_dot(network: Network) -> str:
     """A network in the DOT language, one cluster per stage."""
     lines = [
         "digraph network {",
-        f"  label={_quoted(f'{network.base}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
+        f"  label={_quoted(f'{network.title}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
         '  node [shape=box, style="rounded,filled", fillcolor="#e3e8ee", color="#9fabb9", fontname=Helvetica];',
         f"  {_quoted('stem')} [label={_quoted('stem', STEM_TEXTS[network.stem])}, fillcolor=white];",
         f"  {_quoted('head')} [label={_quoted('head', f'{network.num_classes} classes')}, fillcolor=white];",

@@ -113,7 +113,7 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
     """A network stage by stage, one line per block. The blocks to try are those of the build-up rule by default."""
     order = try_order(network) if tries is None else {path: number for number, path in enumerate(tries, start=1)}
     facts = {
-        "base": network.base,
+        "base": network.title,
         "layout": layout(network),
         "fingerprint": fingerprint(network),
         "input": f"{shape_text(network.input_shape)}, {network.num_classes} classes",

@@ -64,3 +64,18 @@ def test_cpus_may_be_reserved_apart_from_the_threads() -> None:
     assert resolve(settings).settings.cpus_per_trial is None
     shared = SearchSettings(base="resnet6", dataset="digits", run="never-made", ray="local", cpus_per_trial=0.5)
     assert resolve(shared).settings.cpus_per_trial == 0.5
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "folder"),
+    [
+        ("resnet10t(channels=[8,8,8,16])", "resnet10t(channels=[8, 8, 8, 16])", "resnet10t-channels-8-8-8-16-digits"),
+        ("resnet6(stem_chs=4)", "resnet6(stem_chs=4)", "resnet6-stem_chs-4-digits"),
+    ],
+)
+def test_arguments_of_the_base_are_settings_of_the_run(asked: str, kept: str, folder: str) -> None:
+    request = resolve(SearchSettings(base=asked, dataset="digits", ray="local"))
+    assert request.settings.base == kept
+    assert request.folder == Path("runs") / folder
+    again = resolve(SearchSettings(base=kept, dataset="digits", ray="local"))
+    assert again.network == request.network

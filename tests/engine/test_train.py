@@ -13,6 +13,7 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine.train import find_network
+from buildup.errors import BaseError
 from buildup.graph.layout import layout
 from buildup.training.dataset import DataInfo
 
@@ -39,6 +40,15 @@ def test_a_wrong_request_is_refused_with_all_that_is_wrong(tmp_path: Path, capsy
     for problem in ("did you mean 'quick'", "fraction is '2'", "word of --execution 'fp8'", "resnet10"):
         assert problem in said
     assert not (tmp_path / "a").exists()
+
+
+def test_any_model_takes_arguments() -> None:
+    data = DataInfo(train_images=10, val_images=10, num_classes=7, channels=3, image_size=32)
+    whole = find_network("vit_tiny_patch16_224(patch_size=4, depth=2)", None, data)
+    assert whole.base_args == {"img_size": 32, "patch_size": 4, "depth": 2}
+    assert whole.title == "vit_tiny_patch16_224(img_size=32, patch_size=4, depth=2)"
+    with pytest.raises(BaseError, match="cannot be made by timm with .*colour"):
+        find_network("vit_tiny_patch16_224(colour=4)", None, data)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import pytest
 import timm
 
 from buildup.errors import BaseError, LayoutError
+from buildup.graph.base_name import base_text, parse_base
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.layout import layout
 from buildup.graph.network import apply, chain, replacement
@@ -80,6 +81,60 @@ def test_a_model_that_cannot_be_a_base_is_refused_with_the_reason(name: str, say
 def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object], says: str) -> None:
     with pytest.raises(BaseError, match=says):
         read_network("resnet18", input_shape=(3, 32, 32), num_classes=10, base_args=arguments)
+
+
+WRITTEN = {
+    "resnet18": ("resnet18", {}),
+    "resnet18()": ("resnet18", {}),
+    "resnet18 (channels=[8, 16, 16, 32])": ("resnet18", {"channels": [8, 16, 16, 32]}),
+    "resnet18.a1_in1k(drop_path_rate=-.5, aa_layer=None)": (
+        "resnet18.a1_in1k",
+        {"drop_path_rate": -0.5, "aa_layer": None},
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_a_base_is_written_with_its_arguments(text: str) -> None:
+    assert parse_base(text) == WRITTEN[text]
+    assert parse_base(base_text(*WRITTEN[text])) == WRITTEN[text]
+
+
+def test_written_arguments_are_base_arguments() -> None:
+    shape, arguments = (3, 32, 32), {"channels": [8, 16, 16, 32]}
+    written = read_network("resnet18(channels=[8, 16, 16, 32])", input_shape=shape, num_classes=10)
+    assert written == read_network("resnet18", input_shape=shape, num_classes=10, base_args=arguments)
+    assert [stage.blocks[-1].out_shape[0] for stage in written.stages] == [8, 16, 16, 32]
+
+
+def test_arguments_of_a_base_of_our_own_go_before_its_own() -> None:
+    network = read_network("resnet6(stem_chs=4)", input_shape=(1, 28, 28), num_classes=10)
+    assert network.base_args == {"stem_chs": 4, "channels": [8, 16, 32], "layers": [0, 1, 1]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resnet18(8)",
+        "resnet18(**{'channels': 1})",
+        "resnet18(channels=[8)",
+        "resnet18(channels=8)(1)",
+        "resnet18(channels=open('x'))",
+        "resnet18(channels=1, channels=2)",
+        "resnet18(",
+        "(channels=1)",
+        "resnet18(\0)",
+        "resnet18(a=" + "(" * 10_000,
+    ],
+)
+def test_arguments_that_are_not_plain_values_are_refused_with_an_example(text: str) -> None:
+    with pytest.raises(BaseError, match=r"'resnetv2_18\(stem_chs=16"):
+        read_network(text, input_shape=(3, 32, 32), num_classes=10)
+
+
+def test_arguments_that_the_dataset_says_are_refused() -> None:
+    with pytest.raises(BaseError, match="num_classes can't be given here"):
+        read_network("resnet18(num_classes=5)", input_shape=(3, 32, 32), num_classes=10)
 
 
 SIZES = {

@@ -47,7 +47,7 @@ def test_any_model_takes_arguments() -> None:
     whole = find_network("vit_tiny_patch16_224(patch_size=4, depth=2)", None, data)
     assert whole.base_args == {"img_size": 32, "patch_size": 4, "depth": 2}
     assert whole.title == "vit_tiny_patch16_224(img_size=32, patch_size=4, depth=2)"
-    with pytest.raises(BaseError, match="cannot be made by timm with .*colour"):
+    with pytest.raises(BaseError, match=r"cannot be made by timm with .*colour"):
         find_network("vit_tiny_patch16_224(colour=4)", None, data)
 
 

@@ -83,7 +83,7 @@ def test_base_arguments_that_do_not_fit_are_refused(arguments: dict[str, object]
         read_network("resnet18", input_shape=(3, 32, 32), num_classes=10, base_args=arguments)
 
 
-WRITTEN = {
+WRITTEN: dict[str, tuple[str, dict[str, object]]] = {
     "resnet18": ("resnet18", {}),
     "resnet18()": ("resnet18", {}),
     "resnet18 (channels=[8, 16, 16, 32])": ("resnet18", {"channels": [8, 16, 16, 32]}),

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
+from buildup.diagnostics.conclusions import pair_conclusion
 from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table
 from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.predictions import evaluate
@@ -239,6 +240,11 @@ class CorruptionErrors(Measurement):
         right.set(xlabel="severity (0: clean)", ylabel="error (%), mean of all kinds", title="all kinds")
         right.legend(fontsize=7)
         return figure
+
+    def conclusion(self, tables: Sequence[Table]) -> str:
+        return pair_conclusion(
+            tables, "the mean error is {mean_error:.1%}", self.summary, less={"mean_error": "a smaller error"}
+        )
 
 
 def _corrupted(subject: Subject) -> CorruptedImages:

@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.conclusions import border_rise, pair_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
@@ -195,6 +196,10 @@ class LossLandscape(Measurement):
             flat.plot(0, 0, "+", color="black")
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
         return figure
+
+    def conclusion(self, tables: Sequence[Table]) -> str:
+        words = "the cross-entropy rises by {rise:.3g} from the centre to the border"
+        return pair_conclusion(tables, words, border_rise, less={"rise": "a flatter loss"})
 
 
 def _measured(

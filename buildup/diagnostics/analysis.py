@@ -54,6 +54,8 @@ class Subject:
     """Labelled images that it was not trained on."""
     train_batches: tuple[Batch, ...] = ()
     """Augmented as in training; as many as the requested measurement that needs most of them."""
+    train_images: str = ""
+    """Which images these batches are of."""
     weight_decay: float
     sizes: Sizes
     seed: int = 0

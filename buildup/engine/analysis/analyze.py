@@ -84,7 +84,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         measurement.check(subjects)
     wanted, notes = _measurable(request, subjects)
     before = [weights_digest(subject.model) for subject in subjects]
-    recipe = json.dumps(recipe_to_values(request.models[0].recipe), sort_keys=True)
     identity = {
         "models": {subject.label: digest[:16] for subject, digest in zip(subjects, before, strict=True)},
         "images": {
@@ -92,7 +91,8 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
             f"training set, {subject.images.hash[:16]}"
             for subject in subjects
         },
-        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        "training images": {subject.label: subject.train_images for subject in subjects},
+        "recipes": {model.label: _digest(recipe_to_values(model.recipe)) for model in request.models},
         "restate": settings.restate,
         "corruptions": settings.corruptions or "generated",
         "sizes": asdict(request.sizes),
@@ -120,6 +120,10 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
 def analysis_values(analysis: Analysis) -> dict[str, Any]:
     """An analysis as plain values."""
     return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
@@ -200,6 +204,7 @@ def _page(
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
         "images": next(iter(identity["images"].values())),
+        "training images": next(iter(identity["training images"].values())),
         "seed": identity["seed"],
     }
     return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)

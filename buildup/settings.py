@@ -315,6 +315,12 @@ class AnalyzeSettings:
     """Images to look at (default: 10,000 or all there are)."""
     restate: bool = False
     """Measure batch norm statistics anew at each point of the landscape."""
+    scaling: str = "filter"
+    """Directions of the landscape are as long as the weights in each output filter, or in each column, as in the
+    reference code: filter or column."""
+    decay: str = "squares"
+    """What the landscape adds to the cross-entropy, times the weight decay: squares (half the squared norm of all
+    weights), norms (the sum of the norms of all tensors, as in the reference code) or none."""
     corruptions: str | None = None
     """The unpacked files of CIFAR-10-C or CIFAR-100-C (default: the same kinds, made here)."""
     mc_dropout: int | None = None

@@ -54,12 +54,18 @@ class Subject:
     """Labelled images that it was not trained on."""
     train_batches: tuple[Batch, ...] = ()
     """Augmented as in training; as many as the requested measurement that needs most of them."""
+    train_images: str = ""
+    """Which images these batches are of."""
     weight_decay: float
     sizes: Sizes
     seed: int = 0
     """Seed of directions, noise and corruptions."""
     restate: bool = False
     """Whether batch norm statistics are recomputed at each point of the landscape."""
+    scaling: str = "filter"
+    """What of the weights the directions of the landscape are scaled like: `filter` or `column`."""
+    decay: str = "squares"
+    """What the landscape adds to the cross-entropy: `squares`, `norms` or `none`."""
     corruptions: str | None = None
     """The folder of published corrupted images. Without it, clean images are corrupted here."""
     mc_dropout: int = 0

@@ -1,8 +1,12 @@
 """The loss around trained weights, along two random directions that are scaled like the weights.
 
 A direction covers all weights with at least two axes, except position tables. Biases and norms stay as they are. Each
-output filter of a direction has the norm of the same filter of the weights (filter normalisation). The two directions
-are orthogonal filter by filter.
+output filter of a direction has the norm of the same filter of the weights (filter normalisation). The reference code
+scales columns in place of filters: the weights of all outputs for one input. The two directions are orthogonal filter
+by filter, or column by column.
+
+The loss is the cross-entropy plus the decay. This is half the squared norm of all weights, as an optimiser with weight
+decay has it, or the sum of the norms of all tensors, as in the reference code. There it makes most of the surface.
 
 All points use the same augmented images, so they differ by their weights only. Batch norms keep the statistics of the
 trained weights, as in the reference code, or get new ones for the weights of each point.
@@ -31,8 +35,10 @@ from buildup.training.execution import ieee_float32
 
 Direction = Mapping[str, Tensor]
 
+SCALINGS = {"filter": "filter by filter", "column": "column by column"}
+DECAYS = {"squares": "½‖w‖²", "norms": "Σ‖w‖", "none": ""}
 HIDDEN_ABOVE = 42.0
-"""Losses higher than this above the minimum are not drawn, as in the paper."""
+"""Cross-entropy with a decay of norms is not drawn where it is higher than this above the minimum, as in the paper."""
 MAX_PARALLEL = 16
 """The most points that are measured at once."""
 POSITION_TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
@@ -50,15 +56,15 @@ class Point:
     accuracy: float
     """In percent, for the most probable class of each target."""
     decay: float
-    """Half the squared norm of all weights."""
+    """Half the squared norm of all weights, the sum of the norms of all tensors, or zero."""
 
     def loss(self, weight_decay: float) -> float:
         """The objective: cross-entropy and weight decay."""
         return self.nll + weight_decay * self.decay
 
 
-def directions(model: nn.Module, *, seed: int = 0) -> tuple[Direction, Direction]:
-    """Two random directions, scaled like the weights and orthogonal filter by filter.
+def directions(model: nn.Module, *, seed: int = 0, scaling: str = "filter") -> tuple[Direction, Direction]:
+    """Two random directions, scaled like the weights and orthogonal filter by filter, or column by column.
 
     The random numbers are drawn on the CPU in the order of the weights.
     """
@@ -67,17 +73,16 @@ def directions(model: nn.Module, *, seed: int = 0) -> tuple[Direction, Direction
     for name, weight in model.named_parameters():
         if weight.ndim < 2 or any(table in name for table in POSITION_TABLES):
             continue
-        filters = weight.detach().double().flatten(1)
-        one, other = (
-            torch.randn(weight.shape, generator=generator, dtype=torch.float64).to(weight.device).flatten(1)
-            for _ in range(2)
-        )
+        drawn = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+        filters, one, other = (part.to(weight.device).flatten(1) for part in (weight.detach().double(), *drawn))
+        if scaling == "column":
+            filters, one, other = filters.T, one.T, other.T
         one = _scaled(one, filters)
         along = (one * other).sum(1, keepdim=True) / one.square().sum(1, keepdim=True).clamp(min=1e-300)
         # A filter of one element has no orthogonal direction.
         other = other - along * one if filters.shape[1] > 1 else torch.zeros_like(other)
         for direction, part in zip(found, (one, _scaled(other, filters)), strict=True):
-            direction[name] = part.reshape(weight.shape).to(weight.dtype)
+            direction[name] = (part.T if scaling == "column" else part).reshape(weight.shape).to(weight.dtype)
     return found
 
 
@@ -89,6 +94,7 @@ def landscape(
     *,
     parallel: int = 1,
     restate: bool = False,
+    decay: str = "squares",
 ) -> Iterator[Point]:
     """The loss at each place, in order; the coordinates are multiples of the two directions. Weights stay as they are.
 
@@ -96,11 +102,12 @@ def landscape(
         parallel: The number of places that are measured at once. Each needs memory for its own weights.
         restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
             are then measured one at a time.
+        decay: One of `DECAYS`.
     """
     size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
     device = next(model.parameters()).device
     with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
-        form = _squared_norm_form(model, towards)
+        forms = _squared_norm_forms(model, towards)
         for some in (places[start : start + size] for start in range(0, len(places), size)):
             weights = [
                 {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
@@ -109,9 +116,9 @@ def landscape(
             if restate:
                 weights[0] |= _restated(model, batches, weights[0])
             for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
-                powers = torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)
-                decay = (form @ powers).clamp(min=0).item() / 2
-                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=decay)
+                squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
+                kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
+                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
 
 
 def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> int:
@@ -152,10 +159,16 @@ class LossLandscape(Measurement):
 
     name = "landscape"
     title = "Loss around the weights"
-    caption = "Cross-entropy on augmented training images along two random directions that are scaled like the filters."
+    caption = (
+        "The loss on augmented training images along two random directions that are scaled like the weights. All "
+        "models have one scale. border_rise: the median rise over the minimum at the border; less is flatter."
+    )
 
     def train_batches(self, sizes: Sizes) -> int:
         return ceil(sizes.landscape_images / BATCH)
+
+    def settings(self, subject: Subject) -> Row:
+        return {"restate": subject.restate, "scaling": subject.scaling, "decay": subject.decay}
 
     def work(self, subject: Subject) -> tuple[int, int]:
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
@@ -163,43 +176,85 @@ class LossLandscape(Measurement):
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
-        towards = directions(subject.model, seed=subject.seed)
+        towards = directions(subject.model, seed=subject.seed, scaling=subject.scaling)
         device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
         parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
-        batches, restate = subject.train_batches[: self.train_batches(subject.sizes)], subject.restate
+        batches = subject.train_batches[: self.train_batches(subject.sizes)]
         if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
             parallel = 1
-        for point in landscape(subject.model, batches, left, towards, parallel=parallel, restate=restate):
-            yield [{**asdict(point), "loss": point.loss(subject.weight_decay)}]
+        how: Any = {"parallel": parallel, "restate": subject.restate, "decay": subject.decay}
+        made = {"weight_decay": subject.weight_decay, "decay_kind": subject.decay, "scaling": subject.scaling}
+        for point in landscape(subject.model, batches, left, towards, **how):
+            yield [{**asdict(point), "loss": point.loss(subject.weight_decay), **made}]
 
     def summary(self, rows: Rows) -> Row:
         centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)
-        return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], "points": len(rows)}
+        rise = {"border_rise": _border_rise(rows)} if len(rows) > 1 else {}
+        return {"centre_nll": centre["nll"], "centre_loss": centre["loss"], **rise, "points": len(rows)}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
-        figure = Figure(figsize=(4.8 * len(tables), 7.8))
+        figure = Figure(figsize=(4.8 * len(tables), 8.2))
+        highest = _highest_drawn(tables)
+        scale: Any = {"cmap": "viridis", "vmin": 0, "vmax": highest}
         for number, table in enumerate(tables):
-            xs, ys = (sorted({row[axis] for row in table.rows}) for axis in "xy")
-            values = np.full((len(ys), len(xs)), nan)
-            for row in table.rows:
-                values[ys.index(row["y"]), xs.index(row["x"])] = nan if row["nll"] is None else row["nll"]
-            values = values - np.nanmin(values)
-            values[values > HIDDEN_ABOVE] = nan
+            xs, ys, values = _surface(table.rows)
+            drawn = np.where(values > highest, nan, values)
             surface: Any = figure.add_subplot(2, len(tables), number + 1, projection="3d")
-            surface.plot_surface(*np.meshgrid(xs, ys), values, cmap="viridis", lw=0, antialiased=True)
-            surface.set(xlabel="direction 1", ylabel="direction 2", zlabel="NLL above its minimum", title=table.label)
+            surface.plot_surface(*np.meshgrid(xs, ys), drawn, lw=0, antialiased=True, **scale)
+            surface.set(xlabel="direction 1", ylabel="direction 2", zlabel="loss above its minimum", title=table.label)
+            surface.set_zlim(0, highest)
             surface.set_box_aspect(None, zoom=0.85)  # the default cuts off the label of the third axis
             flat = figure.add_subplot(2, len(tables), len(tables) + number + 1)
-            lines = flat.contour(xs, ys, values, levels=10, cmap="viridis", linewidths=1.1)
-            flat.clabel(lines, list(lines.levels)[::2], fontsize=7)
+            lines = flat.contour(xs, ys, values, levels=np.linspace(0, highest, 11), linewidths=1.1, **scale)
+            flat.clabel(lines, list(lines.levels)[::2], fontsize=7, fmt="%.3g")
             flat.plot(0, 0, "+", color="black")
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
+        figure.suptitle(_described(tables, highest), fontsize=8)
         return figure
 
     def conclusion(self, tables: Sequence[Table]) -> str:
         words = "the cross-entropy rises by {rise:.3g} from the centre to the border"
         return pair_conclusion(tables, words, border_rise, less={"rise": "a flatter loss"})
+
+
+def _surface(rows: Rows) -> tuple[list[float], list[float], Any]:
+    """The coordinates, and the loss above its minimum at each; nan where the model breaks down."""
+    xs, ys = (sorted({row[axis] for row in rows}) for axis in "xy")
+    values = np.full((len(ys), len(xs)), nan)
+    for row in rows:
+        values[ys.index(row["y"]), xs.index(row["x"])] = nan if row["loss"] is None else row["loss"]
+    values[~np.isfinite(values)] = nan
+    return xs, ys, values - (np.nanmin(values) if np.isfinite(values).any() else 0)
+
+
+def _border_rise(rows: Rows) -> float | None:
+    """The median of the loss above its minimum over the border, where it is finite."""
+    _, _, values = _surface(rows)
+    border = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+    return float(np.nanmedian(border)) if np.isfinite(border).any() else None
+
+
+def _highest_drawn(tables: Sequence[Table]) -> float:
+    """The end of the scale that all models share: twice the rise of the flattest, or the limit of the paper."""
+    surfaces = [_surface(table.rows)[2] for table in tables]
+    top = max((float(values[np.isfinite(values)].max(initial=0)) for values in surfaces), default=0.0)
+    if any(row["decay_kind"] == "norms" for table in tables for row in table.rows):
+        limit = HIDDEN_ABOVE
+    else:
+        limit = 2 * min((rise for table in tables if (rise := _border_rise(table.rows))), default=top)
+    return min(top, limit) or 1.0
+
+
+def _described(tables: Sequence[Table], highest: float) -> str:
+    """What is drawn, in two lines: terms of the loss, scaling of the directions and the end of the scale."""
+    row = tables[0].rows[0]
+    rates = ", ".join(dict.fromkeys(f"{row['weight_decay']:g}" for table in tables for row in table.rows[:1]))
+    decay = f" + {rates} · {DECAYS[row['decay_kind']]}" if row["decay_kind"] != "none" else ", without decay"
+    return (
+        f"loss = cross-entropy{decay}; directions scaled like the weights, {SCALINGS[row['scaling']]}\n"
+        f"one scale for all; what is more than {highest:.3g} above the minimum is not drawn"
+    )
 
 
 def _measured(
@@ -253,16 +308,16 @@ def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, 
     return fresh
 
 
-def _squared_norm_form(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:
-    """The coefficients of the squared norm of all weights at a point: 1, x, y, xx, xy, yy."""
+def _squared_norm_forms(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:
+    """The coefficients of the squared norm of each tensor of weights at a point: 1, x, y, xx, xy, yy."""
     one, other = towards
-    form = torch.zeros(6, dtype=torch.float64)
+    forms = []
     for name, weight in model.named_parameters():
         w = weight.detach().double()
         a, b = (direction[name].double() if name in direction else torch.zeros_like(w) for direction in (one, other))
         products = (w * w, 2 * w * a, 2 * w * b, a * a, 2 * a * b, b * b)
-        form += torch.stack([product.sum() for product in products]).cpu()
-    return form
+        forms.append(torch.stack([product.sum() for product in products]).cpu())
+    return torch.stack(forms)
 
 
 def _scaled(rows: Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from buildup.report.findings import Findings
 from buildup.settings import ExportSettings
 from buildup.store.run_dir import trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
+from buildup.training.dataset import parse_fraction
+from buildup.training.recipe import recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
@@ -89,7 +91,15 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
     data = {"mean": list(run.data.mean), "std": list(run.data.std), "crop_pct": 1.0, "interpolation": "bilinear"}
-    export_network(candidate.network, load_file(weights), target, card=card, data=data, onnx=onnx)
+    trained = {
+        "recipe": recipe_to_values(run.recipe),
+        "dataset": run.settings.dataset,
+        "data_hash": run.data.hash,
+        "seed": seed_of(training),
+        "split_seed": run.data.split_seed,
+        "fraction": parse_fraction(run.settings.fraction),
+    }
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
 
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:

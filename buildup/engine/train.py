@@ -63,6 +63,7 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "recipe": recipe_to_values(job.recipe),
         "dataset": job.dataset,
         "data_dir": job.data_dir,
+        "data_hash": job.data_hash,
         "image_size": job.image_size,
         "seed": job.seed,
         "fraction": job.fraction,

@@ -52,6 +52,7 @@ def export_network(
     card: str,
     expected: Tensor | None = None,
     data: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
     onnx: bool = False,
 ) -> None:
     """Write a trained network so that timm loads it, and check that it does.
@@ -66,6 +67,7 @@ def export_network(
         expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
+        training: Dataset, seed, share of the images and recipe of the training, for `analyze`.
         onnx: Whether to write `model.onnx`, too; `check_onnx` tells whether that is possible here.
     """
     check_target(folder)
@@ -77,13 +79,7 @@ def export_network(
         raise ExportError(f"The weights are not those of this network: {error}") from error
     logits = probe_logits(model, network) if expected is None else expected
     config = data_config(network) | dict(data or {})
-    values = {
-        "architecture": ENTRY_POINT,
-        "num_classes": network.num_classes,
-        "num_features": model.num_features,
-        "pretrained_cfg": {name: value for name, value in config.items() if name != "architecture"},
-        "model_args": {"network": network_to_values(network)},
-    }
+    values = _config(network, model, config) | ({"training": dict(training)} if training else {})
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -103,6 +99,17 @@ def export_network(
         raise RunError(f"{folder} could not be written: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _config(network: Network, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of timm's `config.json`."""
+    return {
+        "architecture": ENTRY_POINT,
+        "num_classes": network.num_classes,
+        "num_features": model.num_features,
+        "pretrained_cfg": {name: value for name, value in config.items() if name != "architecture"},
+        "model_args": {"network": network_to_values(network)},
+    }
 
 
 def check_target(folder: Path) -> None:

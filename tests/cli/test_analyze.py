@@ -248,4 +248,8 @@ def test_published_corruptions_are_checked_before_anything_runs(
     assert "gaussian_noise.npy" in capsys.readouterr().err
     assert run("--what", "variance", *asked) == 2
     assert "--corruptions is for --what corruption" in capsys.readouterr().err
+    assert run("--what", "variance", "--scaling", "columns", "--decay", "norms", "--out", str(tmp_path / "a")) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'column'" in said
+    assert "--decay is for --what landscape, which is not asked for" in said
     assert not (tmp_path / "a").exists()

@@ -1,14 +1,24 @@
 from collections.abc import Callable
 from copy import deepcopy
 from math import isfinite
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from buildup.diagnostics.figures import Row, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
-from buildup.diagnostics.landscape import MAX_PARALLEL, Direction, directions, grid, landscape, max_parallel_points
+from buildup.diagnostics.landscape import (
+    MAX_PARALLEL,
+    Direction,
+    LossLandscape,
+    directions,
+    grid,
+    landscape,
+    max_parallel_points,
+)
 
 Make = Callable[[str], nn.Module]
 
@@ -32,6 +42,22 @@ def test_each_filter_of_both_directions_is_as_long_as_that_of_the_weights(make: 
     for direction in directions(model):
         for name in direction:
             assert torch.allclose(filters(direction, name), filters(weights, name), rtol=1e-4), name
+
+
+def test_columns_are_scaled_as_in_the_reference_code(make: Make) -> None:
+    model = make("test_resnet")
+    weights, generator = dict(model.named_parameters()), torch.Generator().manual_seed(0)
+    one, other = directions(model, scaling="column")
+    for name in one:
+        weight = weights[name].detach().double()
+        drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        # Its norms are over the first axis alone.
+        expected = drawn / drawn.norm(dim=0, keepdim=True) * weight.norm(dim=0, keepdim=True)
+        assert torch.allclose(one[name].double(), expected, rtol=1e-4, atol=1e-7), name
+        if len(weight) > 1:
+            products = (one[name].double() * other[name]).sum(0)
+            assert (products.abs() <= 1e-4 * weight.square().sum(0) + 1e-9).all(), name
 
 
 def test_biases_norms_and_tables_of_positions_stay(make: Make, make_alternet: Make) -> None:
@@ -81,6 +107,48 @@ def test_the_strict_decay_is_half_the_square_of_all_weights(make: Make) -> None:
     stayed = sum(w.detach().square().sum().item() for name, w in model.named_parameters() if name not in one) / 2
     for point in landscape(model, [(noise(1, 3, 32, 32), soft(1))], grid(3), (one, other)):
         assert point.decay == pytest.approx(stayed + moved * (1 + point.x**2 + point.y**2), rel=0.05)
+
+
+def test_the_decay_of_the_reference_code_is_the_sum_of_the_norms_of_all_tensors(make: Make) -> None:
+    model = make("test_vit")
+    one, other = directions(model)
+    batches, places = [(noise(1, 3, 32, 32), soft(1))], [(0.0, 0.0), (0.4, -0.7)]
+    plain, moved = landscape(model, batches, places, (one, other), decay="norms")
+    assert plain.decay == pytest.approx(sum(w.detach().norm().item() for w in model.parameters()), rel=1e-5)
+    at = [w + (0.4 * one[name] - 0.7 * other[name] if name in one else 0) for name, w in model.named_parameters()]
+    assert moved.decay == pytest.approx(sum(w.detach().norm().item() for w in at), rel=1e-4)
+    (none,) = landscape(model, batches, places[:1], (one, other), decay="none")
+    assert none.loss(0.05) == none.nll == plain.nll
+
+
+def surface_rows(steepness: float, decay_kind: str = "squares") -> list[Row]:
+    """The loss of a bowl, in which the model breaks down in one corner."""
+    made = {"accuracy": 50.0, "weight_decay": 0.05, "decay_kind": decay_kind, "scaling": "filter"}
+    rows = [{"x": x, "y": y, "loss": 2 + steepness * (x * x + y * y), "nll": 9.0, **made} for x, y in grid(5)]
+    rows[0]["loss"] = None
+    return rows
+
+
+def test_all_models_share_the_axis_and_the_levels_and_the_figure_says_what_is_drawn() -> None:
+    tables = [Table(label=str(steep), units=[], rows=surface_rows(steep)) for steep in (1.0, 30.0)]
+    figure = draw_figure(LossLandscape().figure, tables)
+    axes: Any = figure.axes
+    limits = {surface.get_zlim() for surface in axes[0::2]}
+    levels = {tuple(contour.collections[0].levels) for contour in axes[1::2]}
+    # The median at the border of the flat one is 1.25, and twice that is drawn of both.
+    assert limits == {(0.0, 2.5)}
+    assert len(levels) == 1
+    title = figure.get_suptitle()
+    for said in ("cross-entropy + 0.05 · ½‖w‖²", "like the weights, filter by filter", "more than 2.5 above"):
+        assert said in title
+    assert LossLandscape().summary(tables[0].rows)["border_rise"] == 1.25
+
+
+def test_the_limit_of_the_paper_is_that_of_its_own_loss() -> None:
+    steep = [Table(label="a", units=[], rows=surface_rows(1000.0, kind)) for kind in ("norms", "squares")]
+    said = [draw_figure(LossLandscape().figure, [table]).get_suptitle() for table in steep]
+    assert "more than 42 above" in said[0]
+    assert "more than 2e+03 above" in said[1]
 
 
 def test_a_linear_model_of_one_image_and_equal_classes_has_its_known_surface() -> None:

@@ -20,6 +20,7 @@ from torch import nn
 from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
 from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
 from buildup.engine.analysis.subjects import UNTRAINED, AnalyzedModel, find_model, make_subject
 from buildup.engine.problems import Problems
@@ -33,6 +34,8 @@ from buildup.training.recipe import recipe_to_values
 
 logger = logging.getLogger("buildup")
 
+FOR_ONE = {"corruptions": "corruption", "restate": "landscape", "scaling": "landscape", "decay": "landscape"}
+"""Settings of a single measurement."""
 PROGRESS_INTERVAL = 5.0
 """Seconds between two progress messages."""
 
@@ -77,6 +80,8 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         replace(
             make_subject(found, request.sizes, request.wanted, request.seed, request.device),
             restate=settings.restate,
+            scaling=settings.scaling,
+            decay=settings.decay,
             corruptions=settings.corruptions,
             mc_dropout=request.passes,
         )
@@ -86,7 +91,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         measurement.check(subjects)
     wanted, notes = _measurable(request, subjects)
     before = [weights_digest(subject.model) for subject in subjects]
-    recipe = json.dumps(recipe_to_values(request.models[0].recipe), sort_keys=True)
     identity = {
         "models": {subject.label: digest[:16] for subject, digest in zip(subjects, before, strict=True)},
         "images": {
@@ -94,8 +98,8 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
             f"training set, {subject.images.hash[:16]}"
             for subject in subjects
         },
-        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
-        "restate": settings.restate,
+        "training images": {subject.label: subject.train_images for subject in subjects},
+        "recipes": {model.label: _digest(recipe_to_values(model.recipe)) for model in request.models},
         "corruptions": settings.corruptions or "generated",
         "sizes": asdict(request.sizes),
         "seed": request.seed,
@@ -132,15 +136,21 @@ def analysis_values(analysis: Analysis) -> dict[str, Any]:
     }
 
 
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
     """The checked settings. All problems are reported at once."""
     problems = Problems()
     asks_all = settings.what == "all"
     wanted = problems.checked([], find_measurements, None if asks_all else settings.what.split(","))
-    passes = 0
+    asked, passes = {measurement.name for measurement in wanted}, 0
+    for flag, what in FOR_ONE.items():
+        if asked and what not in asked and getattr(settings, flag) != getattr(AnalyzeSettings(), flag):
+            problems.found.append(f"--{flag} is for --what {what}, which is not asked for.")
     if settings.mc_dropout is not None:
         passes = problems.whole("--mc-dropout", settings.mc_dropout, 0, most=10_000)
-        asked = {measurement.name for measurement in wanted}
         if asked and not asked & {"calibration", "ensemble"}:
             problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
         wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
@@ -150,12 +160,12 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
     names = list(filter(None, (model, *(settings.compare or "").split(","))))
     models = [found for name in names if (found := problems.checked(None, find_model, name, settings))]
+    problems.choice("scaling", settings.scaling, "filter", tuple(SCALINGS))
+    problems.choice("decay", settings.decay, "squares", tuple(DECAYS))
     problems.repeated([found.label for found in models])
     if settings.pretrained and models and not any(found.by_name for found in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
-    if settings.corruptions and "corruption" not in [measurement.name for measurement in wanted]:
-        raise RequestError("--corruptions is for --what corruption, which is not asked for.")
     return _Request(
         models=models,
         wanted=wanted,
@@ -211,6 +221,7 @@ def _page(
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
         "images": next(iter(identity["images"].values())),
+        "training images": next(iter(identity["training images"].values())),
         "seed": identity["seed"],
     }
     return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)

@@ -1,10 +1,11 @@
 """The models that `analyze` can name, with their data: networks of runs, trainings, exports and timm models."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -27,15 +28,21 @@ from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of
 from buildup.store.run_record import open_record
-from buildup.training.data import describe_data, load_data
+from buildup.training.data import describe_data, load_data, open_data
 from buildup.training.dataset import Dataset, parse_fraction
 from buildup.training.fit import split_for
-from buildup.training.recipe import Recipe, load_recipe, recipe_from_values
+from buildup.training.recipe import Recipe, load_recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import seed_of
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
 )
+UNKNOWN_IMAGES = (
+    "its folder does not say which images it was trained on, so hessian and landscape may use others, and the other "
+    "measurements may use images that it was trained on"
+)
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +59,10 @@ class AnalyzedModel:
     """With `split_seed` and `fraction`, decides which images it was trained and validated on."""
     split_seed: int | None = None
     fraction: float = 1.0
+    trained_here: bool = False
+    """Whether it was trained on the images of this fold."""
+    data_hash: str | None = None
+    """The hash of the data that it was trained on, as its recipe opens them; None where it is not known or not used."""
     by_name: bool = False
     """Whether it was named by its timm name, so that `--pretrained` applies."""
     note: str = ""
@@ -75,19 +86,15 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
         return _of_run(run, candidate if mark else None, settings)
     if (Path(name) / TRAINING).is_file():
         return _of_training(Path(name), settings)
-    if not settings.dataset:
-        raise RequestError(f"--dataset is missing: which images shall {name} be measured on?")
+    if (Path(name) / "config.json").is_file():
+        return _of_export(Path(name), settings)
+    _check_dataset(name, settings)
     known: dict[str, Any] = {
         "recipe": load_recipe(settings.recipe or "paper"),
         "dataset": settings.dataset,
         "data_dir": settings.data_dir,
     }
-    if (Path(name) / "config.json").is_file():
-        model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
-        return AnalyzedModel(
-            label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known
-        )
-    data = describe_data(settings.dataset, settings.data_dir)
+    data = describe_data(known["dataset"], settings.data_dir)
     network = find_network(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
     if settings.pretrained:
@@ -116,36 +123,80 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> Anal
         seed=seed_of(training),
         split_seed=run.data.split_seed,
         fraction=parse_fraction(run.settings.fraction),
+        trained_here=not settings.dataset or settings.dataset == run.settings.dataset,
+        data_hash=None if settings.dataset or settings.recipe else run.data.hash,
     )
 
 
 def _of_training(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
-    path = place / TRAINING
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        network = network_from_values(values["network"])
-        recipe = recipe_from_values(values["recipe"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
+    values, network = _read(place / TRAINING, lambda values: network_from_values(values["network"]))
     return AnalyzedModel(
         label=place.name,
         model=load_trained(network, place),
-        recipe=load_recipe(settings.recipe) if settings.recipe else recipe,
-        dataset=settings.dataset or values["dataset"],
-        data_dir=settings.data_dir or values["data_dir"],
         image_size=network.input_shape[1],
-        seed=values.get("seed", 0),
-        split_seed=None if "seed" in values else 0,
-        fraction=values.get("fraction", 1.0),
+        **_data_of(values, settings),
     )
+
+
+def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
+    """An export. Those of versions before 0.4.0 do not say how they were trained."""
+    _, values = _read(place / "config.json", lambda values: values.get("training"))
+    if values is None:
+        _check_dataset(str(place), settings)
+        values = {"recipe": recipe_to_values(load_recipe("paper")), "dataset": settings.dataset}
+    model: Any = timm.create_model(f"local-dir:{place}", pretrained=True)
+    return AnalyzedModel(
+        label=place.name,
+        model=model,
+        image_size=model.pretrained_cfg["input_size"][-1],
+        **_data_of(values, settings),
+    )
+
+
+def _check_dataset(name: str, settings: AnalyzeSettings) -> None:
+    if not settings.dataset:
+        raise RequestError(f"--dataset is missing: which images shall {name} be measured on?")
+
+
+def _read(path: Path, wanted: Callable[[dict[str, Any]], Found]) -> tuple[dict[str, Any], Found]:
+    """The values of a file, and what is wanted of them."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return values, wanted(values)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
+
+
+def _data_of(values: Mapping[str, Any], settings: AnalyzeSettings) -> dict[str, Any]:
+    """The data and the recipe that a file names, unless the settings name others."""
+    known = "fraction" in values
+    here = not settings.dataset or settings.dataset == values["dataset"]
+    return {
+        "recipe": load_recipe(settings.recipe) if settings.recipe else recipe_from_values(values["recipe"]),
+        "dataset": settings.dataset or values["dataset"],
+        "data_dir": settings.data_dir or values.get("data_dir"),
+        "seed": values.get("seed", 0),
+        # Trainings before version 0.3.0 shared one split, and did not write their share of the images.
+        "split_seed": values.get("split_seed", None if "seed" in values else 0),
+        "fraction": values.get("fraction", 1.0),
+        "trained_here": here and known,
+        "data_hash": None if settings.dataset or settings.recipe else values.get("data_hash"),
+        "note": UNKNOWN_IMAGES if here and not known else "",
+    }
 
 
 def make_subject(
     found: AnalyzedModel, sizes: Sizes, wanted: Sequence[Measurement], seed: int, device: torch.device
 ) -> Subject:
     """A model on its device, with its units and with the data that these measurements need."""
-    data = load_data(found.dataset, found.data_dir, found.image_size)
+    place = (found.dataset, found.data_dir, found.image_size)
+    data = load_data(*place)
+    if found.data_hash not in (None, data.hash) and open_data(*place, found.recipe).hash != found.data_hash:
+        raise DataError(
+            f"{found.dataset}: this is not the data that {found.label} was trained on. Give back its files."
+        )
     train, val = split_for(data, found.seed, found.split_seed, found.fraction)
+    digest = hashlib.sha256(train.numpy().tobytes()).hexdigest()[:16]
     model = found.model.to(device)
     broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
     if broken:
@@ -167,6 +218,8 @@ def make_subject(
         units=find_units(model, image),
         images=data.part(shown),
         train_batches=batches,
+        train_images=f"{len(train)} of {len(data.labels)} images of {data.name}, "
+        f"{'those of its training' if found.trained_here else 'a fold that is not known to be its own'}, {digest}",
         weight_decay=found.recipe.weight_decay,
         sizes=sizes,
         seed=seed,

@@ -1,0 +1,111 @@
+"""`analyze` measures the training loss on the images that a network was trained on, and the rest on none of them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from buildup.diagnostics.analysis import QUICK, Subject
+from buildup.diagnostics.measurements import find_measurements
+from buildup.engine.analysis.analyze import analyze_model
+from buildup.engine.analysis.subjects import find_model, make_subject
+from buildup.errors import DataError
+from buildup.graph.network import Network
+from buildup.graph.serialize import network_to_values
+from buildup.models.build import build
+from buildup.models.export import export_network
+from buildup.models.read import read_network
+from buildup.settings import AnalyzeSettings
+from buildup.training.augmentation import normalise
+from buildup.training.data import load_data
+from buildup.training.dataset import Dataset, split
+from buildup.training.recipe import Recipe, recipe_to_values
+
+PLAIN = Recipe(name="plain", epochs=1, batch_size=32, eval_batch_size=32, optimizer="sgd", lr=0.1, schedule="cosine")
+"""Without augmentation, so that an image can be recognised in a batch."""
+SEED, FRACTION = 3, 1 / 10
+
+
+@pytest.fixture(scope="module")
+def digits() -> Dataset:
+    return load_data("digits")
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return read_network("test_resnet", input_shape=(1, 16, 16), num_classes=10)
+
+
+def facts(digits: Dataset, **other: Any) -> dict[str, Any]:
+    training = {"dataset": "digits", "data_hash": digits.hash, "seed": SEED, "fraction": FRACTION}
+    return {"recipe": recipe_to_values(PLAIN), "data_dir": None, "image_size": 16} | training | other
+
+
+def trained(place: Path, network: Network, values: dict[str, Any]) -> Path:
+    """The folder that a training leaves, here of first weights."""
+    (place / "attempt-1").mkdir(parents=True)
+    save_file(build(network, seed=0).state_dict(), place / "attempt-1" / "weights.safetensors")
+    (place / "training.json").write_text(json.dumps({"network": network_to_values(network)} | values))
+    return place
+
+
+def exported(place: Path, network: Network, values: dict[str, Any]) -> Path:
+    export_network(network, build(network, seed=0).state_dict(), place, card="", training=values)
+    return place
+
+
+def subject_of(place: Path) -> Subject:
+    found = find_model(str(place), AnalyzeSettings())
+    return make_subject(found, QUICK, find_measurements(["landscape"]), 0, torch.device("cpu"))
+
+
+def pixels(images: Tensor) -> set[bytes]:
+    return {image.numpy().tobytes() for image in images}
+
+
+@pytest.mark.parametrize("left", [trained, exported])
+def test_the_loss_is_measured_on_the_images_of_the_training(
+    left: Any, tmp_path: Path, digits: Dataset, network: Network
+) -> None:
+    subject = subject_of(left(tmp_path / "net", network, facts(digits)))
+    train, val = (
+        pixels(normalise(digits.part(index).images, digits.mean, digits.std))
+        for index in split(digits, SEED, fraction=FRACTION)
+    )
+    seen = pixels(torch.cat([images for images, _ in subject.train_batches]))
+    assert len(seen) > 100
+    assert seen <= train
+    assert pixels(normalise(subject.images.images, digits.mean, digits.std)) <= val
+
+
+def test_an_analysis_on_other_training_images_is_another_one(
+    tmp_path: Path, digits: Dataset, network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = AnalyzeSettings(what="variance", quick=True, images=8, device="cpu", out=str(tmp_path / "out"))
+    caplog.set_level("INFO", "buildup")
+    found = []
+    for number, values in enumerate([facts(digits), facts(digits, fraction=1 / 2), facts(digits, fraction=1 / 2)]):
+        place = trained(tmp_path / str(number) / "net", network, values)
+        found.append(analyze_model(str(place), settings).identity["training images"]["net"])
+        assert ("kept from before" in caplog.text) == (number == 2)
+    assert found[0].startswith("116 of 1438 images of digits, those of its training")
+    assert found[0] != found[1] == found[2]
+
+
+def test_a_training_that_does_not_name_its_images_is_measured_with_a_warning(
+    tmp_path: Path, digits: Dataset, network: Network
+) -> None:
+    values = facts(digits)
+    del values["fraction"], values["seed"]
+    found = find_model(str(trained(tmp_path / "net", network, values)), AnalyzeSettings())
+    assert "does not say which images it was trained on" in found.note
+
+
+def test_other_data_than_it_was_trained_on_is_refused(tmp_path: Path, digits: Dataset, network: Network) -> None:
+    place = trained(tmp_path / "net", network, facts(digits, data_hash="0" * 64))
+    with pytest.raises(DataError, match="not the data that net was trained on"):
+        subject_of(place)

@@ -71,6 +71,9 @@ class SearchSettings:
     """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
     strategy: Annotated[str, _DECIDING] = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2 (weighs MACs), nsga2-params, exhaustive."""
+    places: Annotated[str | None, _DECIDING] = None
+    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
+    space's)."""
     judge: Annotated[str | None, _DECIDING] = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: Annotated[str, _DECIDING] = "accuracy"
@@ -240,6 +243,9 @@ class SimulateSettings:
     """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
     strategy: str = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2, nsga2-params, exhaustive."""
+    places: str | None = None
+    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
+    space's)."""
     judge: str | None = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: str = "accuracy"

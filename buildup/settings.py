@@ -54,7 +54,7 @@ class SearchSettings:
     """Start the base's own blocks from timm's weights, or from those of a file."""
 
     recipe: Annotated[str, _TRAINING] = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -279,7 +279,7 @@ class TrainSettings:
     fraction: str = "1"
     """Share of the training images, such as 1/16."""
     recipe: str = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None

@@ -54,7 +54,7 @@ class SearchSettings:
     """Start the base's own blocks from timm's weights, or from those of a file."""
 
     recipe: Annotated[str, _TRAINING] = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -71,6 +71,9 @@ class SearchSettings:
     """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
     strategy: Annotated[str, _DECIDING] = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2 (weighs MACs), nsga2-params, exhaustive."""
+    places: Annotated[str | None, _DECIDING] = None
+    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
+    space's)."""
     judge: Annotated[str | None, _DECIDING] = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: Annotated[str, _DECIDING] = "accuracy"
@@ -240,6 +243,9 @@ class SimulateSettings:
     """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
     strategy: str = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2, nsga2-params, exhaustive."""
+    places: str | None = None
+    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
+    space's)."""
     judge: str | None = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: str = "accuracy"
@@ -273,7 +279,7 @@ class TrainSettings:
     fraction: str = "1"
     """Share of the training images, such as 1/16."""
     recipe: str = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None

@@ -1,6 +1,4 @@
-"""`graph` and `spaces`: what there is to search, shown before anything is searched."""
-
-from dataclasses import asdict
+"""`graph`: what there is to search, shown before anything is searched."""
 
 from buildup.cli.output import AsJson, answer
 
@@ -53,16 +51,3 @@ def graph(
         case _:
             text = graph_text(network, tries)
     return answer(text, network_to_values(network), as_json=as_json or form == "json")
-
-
-def spaces(*, as_json: AsJson = False) -> int:
-    """The search spaces that ship, and what each allows.
-
-    Example: buildup spaces
-    """
-    from buildup.space.load import load, shipped
-    from buildup.space.schema import describe_spaces
-
-    loaded = {name: load(name) for name in shipped()}
-    values = [{**asdict(space), "file": str(shipped()[name])} for name, space in loaded.items()]
-    return answer(describe_spaces(loaded), values, as_json=as_json)

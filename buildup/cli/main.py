@@ -35,7 +35,8 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),
     "graph": ("graph:graph", _NETWORKS, "The staged graph of a base or a layout."),
     "models": ("models:models", _NETWORKS, "Which timm names can be a base, and for the others why not."),
-    "spaces": ("graph:spaces", _NETWORKS, "The search spaces that ship, and what each allows."),
+    "spaces": ("recipes:spaces", _NETWORKS, "The search spaces that ship, and what each allows."),
+    "recipes": ("recipes:recipes", _NETWORKS, "The recipes that ship or are installed, or all settings of one."),
     "train": ("train:train", _NETWORKS, "Train any timm model or layout once; the same command goes on after a stop."),
     "doctor": ("doctor:doctor", _NETWORKS, "What works here, what does not, and what to do."),
 }

@@ -22,7 +22,7 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock
 from buildup.store.run_record import RunRecord, save_record
-from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 
@@ -90,7 +90,7 @@ def begin(extended: RunRecord) -> None:
 def _other_space(run: RunRecord, name: str) -> SearchSpace:
     """Another space that keeps the trainings of a run."""
     settings, space = run.settings, load(name)
-    space = with_look_ahead(space) if settings.look_ahead else space
+    space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
     base = read_network(
         run.network.base,
         input_shape=run.network.input_shape,

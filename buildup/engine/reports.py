@@ -108,6 +108,7 @@ def _compared(run: RunRecord) -> Compared:
         "start": str(run.start or "fresh weights"),
         "precision": execution.precision,
         "space": f"{run.space.name}: {describe_walk(run.space)}",
+        "places": run.space.places,
         "judge": settings.judge,
         "seeds": str(settings.seeds),
         "first seed": str(settings.seed),

@@ -21,7 +21,7 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import check_free, cores, folder_of
 from buildup.store.storage import check_storage
-from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import check_folds, describe_data
@@ -135,7 +135,7 @@ def _load(
     space = None
     with problems.caught():
         space = load(settings.space)
-        space = with_look_ahead(space) if settings.look_ahead else space
+        space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
     recipe = problems.checked(None, load_recipe, settings.recipe)
     kind, _, folder = settings.dataset.partition(":")
     dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset

@@ -15,7 +15,7 @@ from buildup.settings import SimulateSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import ALTERNET
-from buildup.strategies.moves import start, with_look_ahead
+from buildup.strategies.moves import start, steered
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -155,7 +155,7 @@ def table_search(
 def space_of(settings: SimulateSettings) -> SearchSpace:
     """The space of the settings, with look-ahead if they ask for it."""
     space = load(settings.space)
-    return with_look_ahead(space) if settings.look_ahead else space
+    return steered(space, look_ahead=settings.look_ahead, places=settings.places)
 
 
 def start_network(

@@ -39,7 +39,7 @@ def parse(text: str, network: Network, *, ends: bool = False) -> tuple[str, ...]
             if letter not in known_kinds():
                 problems.append(f"letter {letter!r} at {path} is not known; known are {', '.join(known_kinds())}.")
             elif index < count and letter != Conv.letter and (obstacle := stage.obstacle(index)):
-                free = ", ".join(stage.blocks[place].path for place in sorted(stage.positions(step=1)))
+                free = ", ".join(stage.blocks[place].path for place in sorted(stage.replaceable))
                 where = free or f"no block of {stage.name}"
                 problems.append(f"{path} {obstacle}, so only C can stand there. {letter} fits at {where}.")
     if problems:

@@ -128,20 +128,23 @@ class Stage:
         block = self.blocks[index]
         if not block.keeps_shape:
             return f"turns {block.in_shape} into {block.out_shape}: a block that changes resolution or width stays"
-        if index == 0:
-            return f"is the first block of {self.name}, where the paper's rule replaces nothing"
         if self.is_point:
             return "sees maps of one point, which has no other to attend to"
         return block.fixed or None
 
-    def positions(self, step: int = 2) -> tuple[int, ...]:
-        """Where another kind may stand, in the order of the rule: n-1, n-3, ... down to 1.
+    @property
+    def replaceable(self) -> tuple[int, ...]:
+        """Where another kind may stand, from the end backwards."""
+        return tuple(index for index in reversed(range(len(self.blocks))) if self.obstacle(index) is None)
 
-        Places where only the base's own block can stand are skipped.
+    def positions(self, step: int = 2) -> tuple[int, ...]:
+        """Where the rule may put another kind, in its order: n-1, n-3, ... down to 1.
+
+        Places where only the base's own block can stand are skipped. The rule never replaces a stage's first block.
         """
         found: list[int] = []
-        for index in range(len(self.blocks) - 1, 0, -1):
-            if self.obstacle(index) is None and (not found or found[-1] - index >= step):
+        for index in self.replaceable:
+            if index and (not found or found[-1] - index >= step):
                 found.append(index)
         return tuple(found)
 

@@ -7,6 +7,7 @@ from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, comparab
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
 from buildup.report.page import evidence_html, evidence_markdown
+from buildup.report.places import PlaceFindings, find_places
 from buildup.report.text_table import ColumnKind, TextTable, tabulate_final
 from buildup.report.words import duration, escape, escape_markdown, points, short_number
 from buildup.trials.objective import ACCURACY, OBJECTIVES
@@ -24,6 +25,8 @@ def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) 
         each = (f"{escape_markdown(run.run)} {escape_markdown(value)}" for run, value in zip(runs, values, strict=True))
         lines.append(f"- {escape_markdown(name)}: {', '.join(each)}")
     lines += ["", *_results(runs).markdown(), "", escape_markdown(_legend(runs)), ""]
+    if places := find_places(runs):
+        lines += [escape_markdown(places.words), ""]
     for run in runs:
         said = run.final.verdict if run.final else "no final evaluation yet"
         lines.append(f"- {escape_markdown(run.run)}: {escape_markdown(said)}")
@@ -32,7 +35,8 @@ def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) 
 
 def comparison_table(runs: Sequence[Compared]) -> str:
     """The results of each run for a terminal."""
-    return f"{_results(runs).text()}\n\n{comparability(runs)}"
+    found = find_places(runs)
+    return "\n\n".join([_results(runs).text(), *([found.words] if found else []), comparability(runs)])
 
 
 def _sections_html(runs: Sequence[Compared], evidence: Evidence | None) -> Iterator[str]:
@@ -45,6 +49,8 @@ def _sections_html(runs: Sequence[Compared], evidence: Evidence | None) -> Itera
     yield "</section>"
     yield html_section("Results and costs", html_table(_results(runs)), small_note(_legend(runs)))
     yield from _plots(runs)
+    if places := find_places(runs):
+        yield html_section("End of a stage or its beginning", *_places_html(places))
     finals = []
     for run in runs:
         text = '<p class="muted">No final evaluation yet, so there is no claim about its winner.</p>'
@@ -86,6 +92,21 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         )
         plot = plot_svg(progress, label="Best score so far over trainings", across="trainings", up=up)
         yield html_section("Best score over trainings", small_note(note), scrollable(plot))
+
+
+def _places_html(found: PlaceFindings) -> Iterator[str]:
+    note = (
+        "Each network of runs that were free to change blocks anywhere in a stage: the mean place of its changed "
+        "blocks, and its score. random and exhaustive choose places whatever the scores; tpe and nsga2 do not."
+    )
+    dots: dict[str, list[Dot]] = {}
+    for one in found.networks:
+        title = f"{one.run}: {one.layout}, place {one.place:.2f}, {one.score:.2f}"
+        dots.setdefault(one.run, []).append(Dot(x=one.place, y=one.score, title=title))
+    series = [Series(name=run, dots=tuple(own)) for run, own in dots.items()]
+    across = "mean place of changed blocks (0 beginning, 1 end of their stage)"
+    plot = plot_svg(series, label="Score of each network against the place of its blocks", across=across, up="score")
+    yield f"<p>{escape(found.words)}</p>{small_note(note)}{scrollable(plot)}"
 
 
 def _title(runs: Sequence[Compared]) -> str:

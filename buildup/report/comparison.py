@@ -15,7 +15,7 @@ from buildup.trials.training import candidate_id
 _SUBJECT = ("base", "stem", "dataset", "data hash", "validation images")
 MUST_MATCH = (*_SUBJECT, "recipe", "epochs", "fraction", "objective", "start", "precision")
 """The facts that must be equal for the scores of two runs to be comparable."""
-MAY_DIFFER = ("space", "judge", "seeds", "first seed", "steps", "device", "torch")
+MAY_DIFFER = ("space", "places", "judge", "seeds", "first seed", "steps", "device", "torch")
 """Facts that may differ. The comparison names those that do: they change what was tried, how certain a verdict is, or
 the rounding of sums."""
 

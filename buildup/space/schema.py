@@ -13,6 +13,7 @@ from buildup.errors import SpaceError
 from buildup.graph.kinds import Conv, known_kinds, settings_of
 
 STEMS = ("auto", "small", "base")
+PLACES = ("rule", "any")
 ORDERS = ("last-first", "first-last")
 _EXAMPLES = {"kind": "M, G", "window": "4, 7", "heads": "3, 6", "head_size": "32, 64"}
 PLACED = ("heads", "head_size", "window")
@@ -99,6 +100,9 @@ class SearchSpace:
     """The letter of the kind to try."""
     place: Literal["replace", "end"] = "replace"
     """`replace` replaces blocks of the base by it; `end` adds one block of it at the end of each stage."""
+    places: Literal["rule", "any"] = "rule"
+    """Where the controls change a stage: where the build-up rule may, or `any` as many of its places. The rule goes
+    its own way."""
     heads: int | Literal["auto"] = "auto"
     """Number of heads in the fourth stage from the end, doubled from stage to stage.
 
@@ -183,7 +187,7 @@ class SearchSpace:
         return getattr(self, name) if name in OWN else dict(self.settings).get(name)
 
     def _values(self) -> Iterator[str]:
-        known = {"kind": tuple(known_kinds()), "place": ("replace", "end"), "stem": STEMS}
+        known = {"kind": tuple(known_kinds()), "place": ("replace", "end"), "places": PLACES, "stem": STEMS}
         for name, choices in known.items():
             if getattr(self, name) not in choices:
                 yield f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}."
@@ -228,7 +232,8 @@ class SearchSpace:
                 "kind C in place of the base's own blocks changes nothing. Use place: end, which adds one more block "
                 "to a stage, or max_replaced: 0 for a stage that is left alone."
             )
-        for name, usual in (("step", 2), ("look_ahead", 0), ("failures", 1)) if self.place == "end" else ():
+        alone = (("step", 2), ("look_ahead", 0), ("failures", 1), ("places", "rule"))
+        for name, usual in alone if self.place == "end" else ():
             if getattr(self, name) != usual:
                 yield f"{name} is {getattr(self, name)}, but with place: end every stage has one try. Leave it out."
         for name in (*OWN, *dict(self.settings)):
@@ -309,7 +314,8 @@ def _description(space: SearchSpace) -> Iterator[str]:
         yield f"one more block of kind {kinds} at the end of each stage"
     else:
         ordinal = {1: "1st", 2: "2nd", 3: "3rd"}.get(space.step, f"{space.step}th")
-        yield f"kind {kinds} at every {ordinal} block from a stage's end"
+        anywhere = ", for the controls at as many blocks anywhere in a stage" if space.places == "any" else ""
+        yield f"kind {kinds} at every {ordinal} block from a stage's end{anywhere}"
     yield describe_walk(space)
     had = {name for letter in space.kinds for name in settable(letter)}
     asked = {name: space.asked(name) for name in (*OWN, *dict(space.settings)) if name in had}

@@ -1,9 +1,10 @@
 """The moves that a space allows on a network, and the network that a search starts from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from types import MappingProxyType
+from typing import Any
 
 from buildup.errors import LayoutError, SpaceError
 from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
@@ -79,6 +80,20 @@ def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
     return tuple(_moves_in(network, number, space) for number in range(len(network.stages)))
 
 
+def moves_anywhere(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
+    """The moves at every place of each stage that the rule may change, its first block included where shapes allow.
+
+    >>> from buildup.graph.network import sketch
+    >>> space = SearchSpace(name="s", description="")
+    >>> [[move.path for move in stage] for stage in moves_anywhere(sketch("CCC|CCCC"), space)]
+    [['c1.2', 'c1.1'], ['c2.3', 'c2.2', 'c2.1']]
+    """
+    return tuple(
+        _moves_at(stage.replaceable if may else (), network, number, space)
+        for number, (stage, may) in enumerate(zip(network.stages, moves(network, space), strict=True))
+    )
+
+
 def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
     """The network of a layout. Its blocks have the settings that a search in the space would give them.
 
@@ -110,8 +125,13 @@ def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
 
 
 def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:
-    stage, wish = network.stages[number], space.stage(number)
-    letter, added_to = wish.kind or space.kind, stage.name if space.place == "end" else None
+    places = _places(network.stages[number], number, space)[: space.stage(number).max_replaced]
+    return _moves_at(places, network, number, space)
+
+
+def _moves_at(places: Sequence[int], network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:
+    stage, added_to = network.stages[number], network.stages[number].name if space.place == "end" else None
+    letter = space.stage(number).kind or space.kind
     return tuple(
         Move(
             path=next_path(stage) if added_to else stage.blocks[index].path,
@@ -119,7 +139,7 @@ def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, 
             added_to=added_to,
             variants=tuple(_variants(network, number, stage.blocks[index], space)),
         )
-        for index in _places(stage, number, space)[: wish.max_replaced]
+        for index in places
     )
 
 
@@ -230,6 +250,7 @@ def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace)
         )
 
 
-def with_look_ahead(space: SearchSpace) -> SearchSpace:
-    """The space with a look-ahead of at least 1, as in the paper."""
-    return replace(space, look_ahead=max(1, space.look_ahead))
+def steered(space: SearchSpace, *, look_ahead: bool = False, places: str | None = None) -> SearchSpace:
+    """The space as the flags change it: with a look-ahead of at least 1, as in the paper, and with other places."""
+    changed: dict[str, Any] = {"places": places} if places is not None else {}
+    return replace(space, look_ahead=max(int(look_ahead), space.look_ahead), **changed)

@@ -1,8 +1,9 @@
 """Optuna's samplers: strategies that serve as controls, and the choice among many settings at a kept place.
 
-A layout is one number per stage: how many of its places are changed. Each proposal fills an in-memory study with the
-results so far and asks a sampler once, with a seed that follows from the run's seed and the step. So a resumed search
-proposes the same again. All settings whose defaults differ between Optuna 4 and 5 are given.
+A layout is one number per stage: how many of its places are changed; with `places: any`, one per place. Each proposal
+fills an in-memory study with the results so far and asks a sampler once, with a seed that follows from the run's seed
+and the step. So a resumed search proposes the same again. All settings whose defaults differ between Optuna 4 and 5 are
+given.
 """
 
 import hashlib
@@ -87,9 +88,8 @@ class SampledRule:
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """One number for each stage that has places."""
-        stages = zip(self.base.network.stages, self.layouts.places, strict=True)
-        return {f"{stage.name}.changed": IntDistribution(0, len(places)) for stage, places in stages if places}
+        """One number for each group of moves."""
+        return {name: IntDistribution(0, len(moves)) for name, moves in self.layouts.groups.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,8 @@ class _Proposal:
         for attempt in range(ATTEMPTS):
             name = f"{rule.seed}/{len(self.tried)}/{attempt}"
             trial = _ask(rule.sampler, name, self.trials, rule.distributions, directions)
-            names = (f"{stage.name}.changed" for stage in rule.base.network.stages)
-            counts = tuple(int(trial.params.get(name, 0)) for name in names)
-            if any(counts) and counts not in self.tried:
+            counts = tuple(int(trial.params[name]) for name in rule.distributions)
+            if any(counts) and counts not in self.tried and rule.layouts.has(counts):
                 return counts, trial
         return next(one for one in rule.layouts.all if one not in self.tried), trial
 
@@ -130,8 +129,6 @@ class _Proposal:
         return replace(self, best=self.candidate if decision.kept else self.best, trials=trials, tried=tried)
 
     def _result(self, decision: Decision, counts: Counts, trial: FrozenTrial) -> FrozenTrial:
-        stages = zip(self.rule.base.network.stages, counts, strict=True)
-        changed = {f"{stage.name}.changed": count for stage, count in stages}
         values = None
         if decision.scores:
             values = [OBJECTIVES[decision.objective].sign * fmean(decision.scores)]
@@ -142,7 +139,7 @@ class _Proposal:
         return optuna.trial.create_trial(
             state=TrialState.COMPLETE if values else TrialState.FAIL,
             values=values,
-            params={name: changed[name] for name in self.rule.distributions},
+            params=dict(zip(self.rule.distributions, counts, strict=True)),
             distributions=self.rule.distributions,
             system_attrs=trial.system_attrs,  # where `nsga2` stores the generation of a trial
         )

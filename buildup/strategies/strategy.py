@@ -55,7 +55,12 @@ class Strategy:
     """The cost that must be known of each candidate, because the rule weighs it against the score."""
 
     def unused(self, space: SearchSpace) -> str | None:
-        """A warning on settings of the space that only the build-up rule uses; None if there are none."""
+        """A warning on settings of the space that this strategy does not use; None if there are none."""
+        if self.builds_up and space.places == "any":
+            return (
+                f"strategy {self.name}: places: any is for the controls. The build-up rule goes from the end of each "
+                "stage, as ever."
+            )
         if self.builds_up or not space.steering:
             return None
         names = ", ".join(space.steering)

@@ -177,10 +177,32 @@ def load_recipe(name: str) -> Recipe:
             raise RecipeError(f"{known} A recipe of your own is given as a path ending in .yaml.")
         return RECIPES[name]
     try:
-        return recipe_from_values({"name": path.stem, **read_mapping(path, RecipeError, "recipe file")})
+        return recipe_from_values({"name": path.stem, **_read(path)})
     except RecipeError as error:
         where = f"{path}: "
         raise RecipeError(*(where + problem.removeprefix(where) for problem in error.problems)) from None
+
+
+def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a file, on top of those of the recipe that it extends.
+
+    Description and expected accuracies are those of a recipe alone. A null takes a setting back to its default.
+    """
+    own = read_mapping(path, RecipeError, "recipe file")
+    if "extends" not in own:
+        return own
+    name, path = own.pop("extends"), path.resolve()
+    if not isinstance(name, str):
+        raise RecipeError(f"extends is {name!r}; the name of a recipe, or a YAML file, is needed.")
+    parent = shipped_recipes().get(name, path.parent / name)
+    if path in below or parent.resolve() == path:
+        raise RecipeError(f"extends: {name} leads back to {path.name}. A recipe can't extend itself.")
+    if parent.suffix in {".yaml", ".yml"}:
+        values = _read(parent, (*below, path))
+    else:
+        values = recipe_to_values(load_recipe(name))
+    inherited = {key: value for key, value in values.items() if key not in {"name", "description", "expected"}}
+    return {key: value for key, value in (inherited | own).items() if value is not None}
 
 
 def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
@@ -195,7 +217,7 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
 def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     """The recipe of a file's values. The error names all problems of the file at once."""
     known = {entry.name for entry in fields(Recipe)}
-    problems = [unknown("key", key, known - {"name"}, shown=40) for key in values if key not in known]
+    problems = [unknown("key", key, known - {"name"} | {"extends"}, shown=40) for key in values if key not in known]
     needed = ("epochs", "batch_size", "eval_batch_size", "optimizer", "lr", "schedule")
     problems += [f"{key} is missing." for key in needed if key not in values]
     settings = {key: value for key, value in values.items() if key in known}

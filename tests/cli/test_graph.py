@@ -1,14 +1,19 @@
-"""`graph` and `spaces`: what people see before anything is searched."""
+"""`graph`, `spaces` and `recipes`: what people see before anything is searched."""
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from buildup.cli.main import main
 from buildup.engine.staged_graph import staged_graph
 from buildup.errors import RequestError
-from buildup.space.load import shipped
+from buildup.space.load import load, shipped
+from buildup.training.recipe import RECIPES, load_recipe, shipped_recipes
 
 
 @pytest.fixture
@@ -71,3 +76,41 @@ def test_every_shipped_space_is_described(capsys: pytest.CaptureFixture[str]) ->
     assert "kind K (conv-msa) at every 2nd block" in text
     assert "one more block of kind S (smoothing) at the end of each stage" in text
     assert "heads 3, head size 64, window auto" in text
+
+
+@pytest.mark.parametrize(("command", "load_it"), [("recipes", load_recipe), ("spaces", load)])
+def test_a_printed_file_is_read_as_what_it_was_printed_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, load_it: Callable[[str], Any]
+) -> None:
+    for name in shipped_recipes() if command == "recipes" else shipped():
+        assert main([command, name, "--yaml"]) == 0
+        copy = tmp_path / f"{name}.yaml"
+        copy.write_text(capsys.readouterr().out)
+        assert load_it(str(copy)) == load_it(name)
+        assert main([command, str(copy)]) == 0
+        assert name in capsys.readouterr().out
+
+
+def test_all_files_are_printed_as_documents(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, names in (("recipes", shipped_recipes()), ("spaces", shipped())):
+        assert main([command, "--yaml"]) == 0
+        assert len(list(yaml.safe_load_all(capsys.readouterr().out))) == len(names)
+
+
+def test_a_recipe_of_a_package_without_a_file_is_printed_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = replace(load_recipe("paper"), name="mine")
+    monkeypatch.setitem(RECIPES._members, "mine", mine)
+    assert main(["recipes", "mine", "--yaml"]) == 0
+    copy = tmp_path / "mine.yaml"
+    copy.write_text(capsys.readouterr().out)
+    assert load_recipe(str(copy)) == mine
+
+
+def test_recipes_answer_in_json_with_all_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    values = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
+    assert values["cifar100_vit_noaug"]["lr"] == 1.25e-4
+    assert main(["recipes", "papr"]) == 2
+    assert "did you mean 'paper'" in capsys.readouterr().err

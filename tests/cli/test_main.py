@@ -135,7 +135,7 @@ def test_help_answers_in_under_half_a_second() -> None:
         (["report", "none"], "not a run folder"),
         (["graph", "resnet18", "--format", "gif"], "unknown format 'gif'"),
         (["graph", "resnet18", "--layout", "CC|CC"], "has 2 stages, resnet18 has 4"),
-        (["graph", "resnet18", "--layout", "MC|CC|CC|CC"], "only C can stand there"),
+        (["graph", "resnet18", "--layout", "CC|MC|CC|CC"], "only C can stand there"),
         (["graph", "resnet18", "--layout", "CX|CC|CC|CC"], "letter 'X' at layer1.1 is not known"),
         (["graph", "resnet18", "--size", "4"], "--size 4"),
         (["models", "resnet999*"], "resnet999"),

@@ -18,7 +18,7 @@ from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvalu
 from buildup.graph.network import sketch
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.strategies.moves import with_look_ahead
+from buildup.strategies.moves import steered
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.event import Event
 from buildup.trials.history import History
@@ -67,7 +67,7 @@ def test_the_strict_rule_takes_eight_trainings_to_the_network_of_the_paper() -> 
 
 
 def test_one_look_ahead_takes_nine_trainings_to_the_same_network() -> None:
-    view, history, _ = search(PUBLISHED, with_look_ahead(load("paper")))
+    view, history, _ = search(PUBLISHED, steered(load("paper"), look_ahead=True))
     assert view.best.layout == "CCC|CCCM|CCCCCM|CMCM"
     assert len(history.outcomes) == 9
 

@@ -32,7 +32,7 @@ def legal_edits(network: Network) -> list[Edit]:
     edits: list[Edit] = []
     for stage in network.stages:
         edits += [Append(stage=stage.name, kind=kind) for kind in kinds(stage) if not stage.closed]
-        for block in (stage.blocks[position] for position in stage.positions(step=1)):
+        for block in (stage.blocks[position] for position in stage.replaceable):
             edits += [replacement(network, block.path, kind) for kind in kinds(stage) if kind != block.kind]
     return edits
 
@@ -132,7 +132,7 @@ def test_edits_layouts_and_positions_agree_on_where_another_kind_may_stand(
         ]
         network = network.with_stage(number, replace(stage, blocks=tuple(blocks)))
     for number, stage in enumerate(network.stages):
-        free = set(stage.positions(step=1))
+        free = set(stage.replaceable)
         for index, block in enumerate(stage.blocks):
             letters = [other.letters for other in network.stages]
             letters[number] = f"{stage.letters[:index]}S{stage.letters[index + 1 :]}"

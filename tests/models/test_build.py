@@ -211,7 +211,7 @@ def legal_edits(network: Network) -> list[Edit]:
     for stage in network.stages:
         if stage.closed is None:
             edits += [Append(stage=stage.name, kind=kind) for kind in kinds_for(stage, stage.blocks[-1])]
-        for position in stage.positions(step=1):
+        for position in stage.replaceable:
             block = stage.blocks[position]
             edits += [replacement(network, block.path, kind) for kind in kinds_for(stage, block) if kind != block.kind]
     return edits

@@ -59,7 +59,10 @@ def check_equal(base: str, size: int) -> None:
 
 
 def check_trains(base: str, size: int) -> None:
-    network = last_of_every_stage(read_network(base, input_shape=(3, size, size), num_classes=7))
+    check_gradients(last_of_every_stage(read_network(base, input_shape=(3, size, size), num_classes=7)))
+
+
+def check_gradients(network: Network) -> None:
     assert network.replaced
     model = build(network)
     logits = model(pictures(network))
@@ -78,6 +81,16 @@ def test_a_base_that_is_read_and_built_is_the_base(base: str) -> None:
 @pytest.mark.parametrize("base", SMALL)
 def test_attention_at_the_end_of_every_stage_trains(base: str) -> None:
     check_trains(base, 32)
+
+
+@pytest.mark.parametrize("base", ["convnext_atto", "mambaout_femto", "resnet18", "starnet_s1"])
+def test_attention_at_the_first_block_of_a_stage_trains_where_shapes_allow(base: str) -> None:
+    network = read_network(base, input_shape=(3, 32, 32), num_classes=7)
+    first = [number for number, stage in enumerate(network.stages) if 0 in stage.replaceable]
+    assert first
+    for number in first:
+        network = network.replace(network.stages[number].blocks[0].path, "M")
+    check_gradients(network)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule, most_drops
-from buildup.strategies.moves import moves, with_look_ahead
+from buildup.strategies.moves import moves, steered
 from buildup.strategies.strategy import hypothetical, walk
 from buildup.trials.decision import Decision
 from buildup.trials.training import Candidate
@@ -57,7 +57,7 @@ def test_only_drops_try_each_stage_once() -> None:
 
 
 def test_a_look_ahead_builds_on_the_dropped_state_and_is_compared_with_the_kept_one() -> None:
-    rule = rule_on(CIFAR, with_look_ahead(SPACE))
+    rule = rule_on(CIFAR, steered(SPACE, look_ahead=True))
     assert rule.first is not None
     second = walk(rule.first, [hypothetical(rule.first.candidate, kept=False)])
     assert second is not None
@@ -67,7 +67,7 @@ def test_a_look_ahead_builds_on_the_dropped_state_and_is_compared_with_the_kept_
 
 
 def test_a_kept_look_ahead_keeps_both_blocks() -> None:
-    assert visited(rule_on(CIFAR, with_look_ahead(SPACE)), [False, True])[2] == "CCC|CCCC|CCCCCM|CMCM"
+    assert visited(rule_on(CIFAR, steered(SPACE, look_ahead=True)), [False, True])[2] == "CCC|CCCC|CCCCCM|CMCM"
 
 
 def test_a_stage_that_may_not_be_replaced_is_left_alone() -> None:

@@ -1,7 +1,9 @@
 """The controls: strategies over the same layouts, with the same budget and the same judge."""
 
+import random
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
@@ -27,10 +29,12 @@ def costs(candidate: Candidate) -> tuple[int, int]:
     return 100 + changed, 1000 - changed
 
 
-def replay(strategy: str, text: str = DEEP, seed: int = 0, limits: Limits | None = None) -> Replay:
+def replay(
+    strategy: str, text: str = DEEP, seed: int = 0, limits: Limits | None = None, space: SearchSpace = SPACE
+) -> Replay:
     return make_replay(
         sketch(text),
-        SPACE,
+        space,
         strategy=STRATEGIES[strategy],
         judge="point",
         seeds=1,
@@ -145,3 +149,63 @@ def test_a_candidate_that_costs_too_much_is_dropped_untrained_with_the_reason(st
 def test_limits_that_no_candidate_fits_are_known_before_any_training() -> None:
     assert not replay("alternet", limits=Limits(max_params=100)).fits_any
     assert not replay("random", limits=Limits(max_macs=10)).fits_any
+
+
+ANYWHERE = replace(SPACE, places="any")
+
+
+@pytest.mark.parametrize("strategy", ["random", "tpe", "nsga2"])
+def test_controls_change_as_many_blocks_as_the_rule_could_but_anywhere(strategy: str) -> None:
+    view, _ = search(replay(strategy, space=ANYWHERE), score)
+    layouts = [decision.layout for decision in view.decisions]
+    assert len(layouts) == len(set(layouts)) == replay("alternet").verdicts_left((), kept=True)
+    counts = [[stage.count("M") for stage in layout.split("|")] for layout in layouts]
+    assert all(count <= most for row in counts for count, most in zip(row, (1, 2, 3, 2), strict=True))
+    assert any("MC" in layout and not layout.endswith("CM") for layout in layouts)
+
+
+@pytest.mark.parametrize("strategy", CONTROLS)
+def test_a_search_anywhere_is_the_same_when_it_is_replayed(strategy: str) -> None:
+    text = "CCC|CCCC"
+    view, _ = search(replay(strategy, text, space=ANYWHERE), score)
+    for length in range(len(view.decisions)):
+        step = walk(replay(strategy, text, space=ANYWHERE).rule.first, view.decisions[:length])
+        assert step is not None
+        assert step.candidate.id == view.decisions[length].candidate
+
+
+def test_layouts_anywhere_are_all_that_have_few_enough_changes() -> None:
+    base = sketch("CCC|CCCC")
+    layouts = Layouts(base=Candidate(network=base), space=ANYWHERE)
+    found = [layouts.candidate(counts, layouts.base).layout for counts in layouts.all]
+    of_stages = [("CCC", "CMC", "CCM"), ("CCCC", "CMCC", "CCMC", "CCCM", "CMMC", "CMCM", "CCMM")]
+    assert sorted(found) == sorted("|".join(stages) for stages in product(*of_stages))[1:]
+    assert layouts.size == len(found) + 1
+    assert layouts.tries == 3
+
+
+def test_random_layouts_anywhere_differ_from_those_of_the_rule_in_their_places_alone() -> None:
+    networks = {space.places: Layouts(base=Candidate(network=sketch(DEEP)), space=space) for space in (SPACE, ANYWHERE)}
+    for stage in range(4):
+        shares = []
+        for layouts in networks.values():
+            drawn = [layouts.draw(random.Random(seed)) for seed in range(400)]
+            rows = [layouts.candidate(counts, layouts.base).layout.split("|")[stage] for counts in drawn]
+            shares.append([sum(row.count("M") == count for row in rows) / 400 for count in range(4)])
+        # The numbers of changes are drawn first, from the same random numbers.
+        assert shares[0] == shares[1]
+
+
+def test_a_first_block_is_changed_only_where_its_shapes_allow_it() -> None:
+    network = sketch("CC|CC")
+    first = network.stages[1].blocks[0]
+    kept = replace(first, in_shape=first.out_shape)
+    open_first = network.with_stage(1, replace(network.stages[1], blocks=(kept, network.stages[1].blocks[1])))
+    for base, expected in ((network, {"CC|CC", "CM|CC", "CC|CM", "CM|CM"}), (open_first, {"CC|MC", "CM|MC"})):
+        layouts = Layouts(base=Candidate(network=base), space=ANYWHERE)
+        assert {layouts.candidate(counts, layouts.base).layout for counts in layouts.all} >= expected - {"CC|CC"}
+
+
+def test_the_build_up_rule_says_that_other_places_change_nothing() -> None:
+    assert "is for the controls" in str(STRATEGIES["alternet"].unused(ANYWHERE))
+    assert STRATEGIES["random"].unused(ANYWHERE) is None

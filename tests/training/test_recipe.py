@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,56 @@ def test_the_rate_stays_between_zero_and_its_top_over_any_number_of_epochs(epoch
     rates = [learning_rate(recipe, step, steps) for step in range(epochs * steps)]
     assert all(0 <= rate <= recipe.lr * (1 + 1e-12) for rate in rates)
     assert max(rates) > 0
+
+
+def test_a_file_extends_a_recipe_and_null_is_a_default(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("extends: paper\nepochs: 20\nclip_grad: null\nmixup: null\n")
+    (tmp_path / "sgd.yaml").write_text(
+        "extends: mine.yaml\noptimizer: sgd\nbetas: null\nlr: 0.1\nmix_switch_prob: null\n"
+    )
+    paper, mine, sgd = (load_recipe(name) for name in ("paper", *map(str, sorted(tmp_path.iterdir()))))
+    changes: dict[str, Any] = {"epochs": 20, "clip_grad": None, "mixup": 0.0, "expected": {}, "description": ""}
+    assert mine == replace(paper, name="mine", **changes)
+    assert sgd == replace(mine, name="sgd", optimizer="sgd", lr=0.1)
+
+
+def test_the_recipe_without_augmentation_is_the_papers() -> None:
+    """Section 5 of the paper's specification, column "CIFAR strong-minus-aug"."""
+    plain: dict[str, Any] = {
+        "randaugment": None,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "label_smoothing": 0.0,
+        "clip_grad": None,
+    }
+    own: dict[str, Any] = {
+        "name": "cifar100_vit_noaug",
+        "expected": {},
+        "description": load_recipe("cifar100_vit_noaug").description,
+    }
+    assert load_recipe("cifar100_vit_noaug") == replace(load_recipe("paper"), **own, **plain)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("extends: papr", "did you mean 'paper'"),
+        ("extends: 3", "extends is 3; the name of a recipe"),
+        ("extends: mine.yaml", "can't extend itself"),
+        ("extends: other.yaml", "can't extend itself"),
+        ("extends: none.yaml", "can't be read"),
+        ("extends: paper\nlr: null", "lr is missing"),
+        ("extends: paper\nmixup: 2\nlabel_smoothing: 3", "label_smoothing is 3"),
+        ("extend: paper", "did you mean 'extends'"),
+    ],
+)
+def test_what_a_recipe_can_t_extend_is_said_with_the_file(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{text}\n")
+    (tmp_path / "other.yaml").write_text("extends: mine.yaml\n")
+    with pytest.raises(RecipeError) as error:
+        load_recipe(str(tmp_path / "mine.yaml"))
+    assert says in str(error.value)
+    assert "mine.yaml: " in str(error.value)
 
 
 def test_steps_fall_at_their_milestones_after_the_warmup() -> None:

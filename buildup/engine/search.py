@@ -79,14 +79,14 @@ def resume_search(
     record: RunRecord, changes: ResumeSettings, on_event: OnEvent | None = None, *, verbose: bool = False
 ) -> SearchResult:
     """Continue a run, or extend it with other settings. It raises what `run_search` does."""
+    if changes.rebuild:
+        _changed(record, changes)  # raises what is wrong with them before anything is written
+        rebuild_study(record)
     failed = state_of(record)[1].avoidable_failures() if changes.retry_failed else {}
     if changes.retry_failed and not failed:
         log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
         changes = replace(changes, retry_failed=False)
-    damaged = record
     record, is_extended = _changed(record, changes)
-    if changes.rebuild:
-        rebuild_study(damaged)
     if is_extended:
         begin(record)
     with ExitStack() as stack:

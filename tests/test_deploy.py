@@ -15,6 +15,7 @@ import pytest
 import ray
 import yaml
 
+from buildup.execution.counters import COUNTED
 from buildup.settings import ResumeSettings, SearchSettings
 
 ROOT = Path(__file__).parent.parent
@@ -75,3 +76,7 @@ def test_the_slurm_script_is_a_script() -> None:
         assert done.stdout == ""
     options = re.findall(r"^#SBATCH (.+)$", Path(script).read_text(), re.MULTILINE)
     assert all(len(shlex.split(option)) == 1 for option in options)
+
+
+def test_the_page_on_clusters_names_each_counter() -> None:
+    assert set(re.findall(r"`(?:ray_buildup_)(\w+)_total", (ROOT / "docs/cluster.md").read_text())) == COUNTED.keys()

@@ -33,7 +33,12 @@ NEIGHBOURS = {
 
 DOORS = {
     "matplotlib": {"diagnostics/figures.py"},
-    "ray": {"execution/ray_cluster.py", "execution/ray_nodes.py", "execution/ray_tune.py"},
+    "ray": {
+        "execution/counters.py",
+        "execution/ray_cluster.py",
+        "execution/ray_nodes.py",
+        "execution/ray_tune.py",
+    },
     "scipy": {"statistics/distributions.py", "diagnostics/hessian.py"},
     "sklearn": set(),
     "optuna": {

@@ -14,12 +14,13 @@ from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
-from buildup.engine.progress import OnEvent, observe
+from buildup.engine.progress import CallbackObserver, OnEvent, observe
 from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, cluster_address, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command
+from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
@@ -78,14 +79,14 @@ def resume_search(
     record: RunRecord, changes: ResumeSettings, on_event: OnEvent | None = None, *, verbose: bool = False
 ) -> SearchResult:
     """Continue a run, or extend it with other settings. It raises what `run_search` does."""
+    if changes.rebuild:
+        _changed(record, changes)  # raises what is wrong with them before anything is written
+        rebuild_study(record)
     failed = state_of(record)[1].avoidable_failures() if changes.retry_failed else {}
     if changes.retry_failed and not failed:
         log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
         changes = replace(changes, retry_failed=False)
-    damaged = record
     record, is_extended = _changed(record, changes)
-    if changes.rebuild:
-        rebuild_study(damaged)
     if is_extended:
         begin(record)
     with ExitStack() as stack:
@@ -170,8 +171,10 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     log.info("run %s: %s, %d workers", record.folder, record.title, record.settings.workers)
     warnings = _warnings(record)
     try:
-        with observe(replay, record, on_event) as observer:
+        with observe(replay, record, on_event) as shown:
             inspect = partial(_inspect, record, replay, warnings)
+            counted, before = verdict_counter(record.study_name), len(writer.history.decisions)
+            observer = CallbackObserver(observer=shown, on_event=counted, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)

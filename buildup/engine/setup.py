@@ -79,6 +79,7 @@ def start_workers(
         verbose=verbose,
         fetch_reusable=fetch_reusable,
         stall_timeout=settings.stall_timeout,
+        name=run.study_name,
     )
 
 

@@ -84,7 +84,9 @@ class TrialDispatcher:
         fetch_reusable: FetchReusable | None = None,
         hosts: Hosts | None = None,
         expected: Mapping[str, str] | None = None,
+        count: Callable[..., None] = lambda *_: None,
     ) -> None:
+        """`count` is told what happens, by the names of `execution/counters.py`."""
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.slots: dict[str, WorkerSlot] = {}
         self.closed = False
@@ -95,6 +97,7 @@ class TrialDispatcher:
         self._fetch_reusable = fetch_reusable
         self._hosts = hosts or Hosts()
         self._expected = expected or {}
+        self._count = count
         self._lock = threading.Lock()
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()
@@ -167,17 +170,19 @@ class TrialDispatcher:
                 case Started():
                     slot.started = update
                     slot.state = WorkerState.TRAINING
+                    self._count("trainings_started")
                     if training.id in self._requested:
                         self._emit(training, update)
                 case Epoch() if slot.state is WorkerState.TRAINING:
                     if update.number > self._reached[training.id]:
                         self._reached[training.id] = update.number
                         self._losses[training.id] = 0
+                        self._count("epochs")
                     self._emit(training, update)
                 case Record():
                     if slot.state is WorkerState.TRAINING and not self._is_repeated(slot, update):
                         self._ended.add(training.id)
-                        self._emit(training, update)
+                        self._end(training, update)
                     slot.state = WorkerState.STOPPING if ends_process(update) else WorkerState.IDLE
                 case Leaving():
                     slot.leaving = True
@@ -219,7 +224,10 @@ class TrialDispatcher:
         """Say which workers have been silent for long; returns those that are to be ended for it."""
         with self._lock:
             waiting = bool(self._requested.keys() - self._ended)
-            return self._watch.look(self.slots.values(), waiting, stall_timeout)
+            stalled = self._watch.look(self.slots.values(), waiting, stall_timeout)
+            for _ in stalled:
+                self._count("stalls")
+            return stalled
 
     def _running_ids(self) -> set[str]:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
@@ -340,13 +348,21 @@ class TrialDispatcher:
     def _put_back(self, slot: WorkerSlot, told: str) -> None:
         """Let a training wait for another worker, and say why."""
         if slot.training.id in self._requested:
+            self._count("retries")
             after = f"after epoch {reached}" if (reached := self._reached[slot.training.id]) else "from the start"
             log.warning("%s; %s goes on from its last checkpoint, %s at most", told, slot.training, after)
         elif slot.state is WorkerState.TRAINING:
             self._fail(slot.training, Reason.UNNEEDED, "a verdict fell without it, and its worker ended")
 
     def _fail(self, training: Training, reason: Reason, message: str) -> None:
-        self._emit(training, Record(outcome=Failure(reason=reason, message=message), curve=()))
+        self._end(training, Record(outcome=Failure(reason=reason, message=message), curve=()))
+
+    def _end(self, training: Training, record: Record) -> None:
+        if isinstance(record.outcome, Failure):
+            self._count("trainings_failed", record.outcome.reason.value)
+        else:
+            self._count("trainings_finished")
+        self._emit(training, record)
 
     def _emit(self, training: Training, update: Update) -> None:
         self.events.put(Event(training=training, update=update))

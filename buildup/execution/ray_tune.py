@@ -25,6 +25,7 @@ from ray import tune
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
+from buildup.execution.counters import counting
 from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
@@ -75,6 +76,7 @@ class RayEvaluator:
         verbose: bool,
         fetch_reusable: FetchReusable | None = None,
         stall_timeout: float | None = None,
+        name: str = "",
     ) -> None:
         """Start Ray or connect to it.
 
@@ -90,6 +92,7 @@ class RayEvaluator:
             verbose: Whether Ray and the workers may print.
             fetch_reusable: Copies a training from another run that has finished it, before it is started.
             stall_timeout: Seconds without a report after which a worker is ended; None to only tell of it.
+            name: The name of the run in Ray's metrics.
         """
         self.workers = workers
         self._stall_timeout = stall_timeout
@@ -105,6 +108,7 @@ class RayEvaluator:
             fetch_reusable=fetch_reusable,
             hosts=Hosts(lambda without: places(self._resources, without)),
             expected=(expected := software()),
+            count=counting(name),
         )
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix=f"buildup-tune-{os.getpid()}-"))

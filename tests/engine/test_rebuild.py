@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 
 from buildup.cli.main import main
+from buildup.engine import search
 from buildup.engine.load_state import state_of
 from buildup.engine.rebuild import rebuild_study
+from buildup.errors import RequestError
+from buildup.execution.simulated import SimulatedEvaluator
+from buildup.settings import ResumeSettings
 from buildup.store.run_dir import FINAL, attempt_folder
 from buildup.store.run_record import RunRecord, open_record, save_record
 from buildup.store.study_reader import open_study
-from buildup.trials.outcome import Record, record_to_values
+from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Reason, Record, record_to_values
 
 
 @pytest.fixture
@@ -80,6 +85,31 @@ def test_the_earlier_decisions_of_an_extended_run_come_back(run: RunRecord) -> N
     attributes = open_study(run.folder, None, run.study_name).user_attrs
     assert {"decision:0001", "decision:0002", "decision-1:0001", "decision-1:0002"} <= attributes.keys()
     assert state_of(extended)[1].decisions == before.decisions
+
+
+def test_failed_trainings_of_a_damaged_study_are_done_anew_once_it_is_rebuilt(
+    run: RunRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view, before = state_of(run)
+    [path] = run.trainings.glob(f"{view.candidates[1].id}-s*/attempt-1/{FINAL}")
+    failure = Failure(reason=Reason.BROKEN, message="Traceback\nZeroDivisionError: a broken block")
+    path.write_text(json.dumps(record_to_values(Record(outcome=failure, curve=()))))
+    damage(run.folder / "study.db", 1)
+    monkeypatch.setattr(search, "_workers", lambda *_, verbose: SimulatedEvaluator(table={}))
+    followed: list[History] = []
+    monkeypatch.setattr(search, "_follow", lambda record, writer, *_: followed.append(writer.history))
+    search.resume_search(run, ResumeSettings(rebuild=True, retry_failed=True))
+    assert before.outcomes.keys() - followed[0].outcomes.keys() >= {path.parent.parent.name}
+    assert followed[0].outcomes.items() <= before.outcomes.items()
+    assert followed[0].outcomes
+
+
+def test_wrong_settings_are_told_before_a_study_is_rebuilt(run: RunRecord) -> None:
+    damage(run.folder / "study.db", 1)
+    left = (run.folder / "study.db").read_bytes()
+    with pytest.raises(RequestError, match="--seeds 0"):
+        search.resume_search(run, ResumeSettings(rebuild=True, seeds=0))
+    assert (run.folder / "study.db").read_bytes() == left
 
 
 def test_a_record_that_was_changed_is_told_by_its_decision(run: RunRecord, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,8 @@ from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.store.run_record import open_record, save_record
 from buildup.training.recipe import shipped_recipes
+from buildup.trials.decision import Decision
+from buildup.trials.event import Event
 from buildup.trials.outcome import Score
 from local_workers import LocalWorkers
 
@@ -190,8 +192,10 @@ def test_each_candidate_has_its_diagram_in_the_study(place: Path) -> None:
 @pytest.mark.usefixtures("unchecked_export")
 @pytest.mark.parametrize(("lost", "status"), [(3, "running"), (1, "finished")])
 def test_verdicts_that_were_not_written_down_when_the_driver_died_are_made_up_for(
-    place: Path, lost: int, status: Literal["running", "finished"]
+    place: Path, lost: int, status: Literal["running", "finished"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    counted: list[Event | Decision] = []
+    monkeypatch.setattr(search, "verdict_counter", lambda _: counted.append)
     run = place / f"lost-{lost}" / "demo"
     shutil.copytree(place / "runs" / "demo", run)
     lines = (run / "decisions.jsonl").read_text().splitlines()
@@ -206,6 +210,7 @@ def test_verdicts_that_were_not_written_down_when_the_driver_died_are_made_up_fo
     assert [asdict(one) for one in state_of(open_record(str(run)))[1].decisions] == [
         asdict(one) for one in state_of(open_record(str(place / "runs" / "demo")))[1].decisions
     ]
+    assert len([one for one in counted if isinstance(one, Decision)]) == lost
     assert open_record(str(run)).status == "finished"
 
 

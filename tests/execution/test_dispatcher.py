@@ -1,5 +1,6 @@
 """What becomes of trainings whose workers die, hang or fail, with workers that are only played."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Set
 from pathlib import Path
@@ -14,8 +15,9 @@ from buildup.execution.hosts import MAX_HOST_FAULTS, Hosts, is_host_fault
 from buildup.execution.watch import LONGEST_WAIT
 from buildup.execution.worker_slot import FIRST_PATIENCE, LEAST_PATIENCE, Leaving
 from buildup.graph.network import sketch
+from buildup.store.run_dir import FINAL, write_atomic
 from buildup.trials.event import Started
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, record_to_values
 from buildup.trials.training import Candidate, Training
 
 TRAINING = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
@@ -290,3 +292,26 @@ def test_the_death_of_a_worker_is_told_with_its_cause_and_what_is_next(
         "worker     here (pid 7) died: Connection lost.; the base  seed 0 goes on from its last checkpoint, "
         "after epoch 1 at most"
     ]
+
+
+def test_what_happens_is_counted_once(tmp_path: Path, clock: list[float]) -> None:
+    counted: list[tuple[str, ...]] = []
+    dispatcher = TrialDispatcher(
+        folder=tmp_path, train=never, job=lambda *_: None, workers=1, count=lambda *what: counted.append(what)
+    )
+    dispatcher.request([TRAINING])
+    for attempt in (1, 2):
+        dispatcher.next_assignment(f"{attempt}")
+        dispatcher.report(f"{attempt}", Started(attempt=attempt, host="here", pid=7))
+        dispatcher.report(f"{attempt}", Epoch(number=1, metrics={}))
+        if attempt == 1:
+            clock[0] += 100
+            dispatcher.watch(90.0)
+            dispatcher.release("1", "it was ended")
+    dispatcher.report("2", ended := Record(outcome=SCORE, curve=()))
+    expected = ["trainings_started", "epochs", "stalls", "retries", "trainings_started", "trainings_finished"]
+    assert [name for name, *_ in counted] == expected
+    write_atomic(tmp_path / TRAINING.id / "attempt-2" / FINAL, json.dumps(record_to_values(ended)).encode())
+    later = TrialDispatcher(folder=tmp_path, train=never, job=lambda *_: None, workers=1, count=pytest.fail)
+    later.request([TRAINING])
+    assert later.events.get_nowait().update == ended

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import ray
@@ -20,10 +21,12 @@ from ray.cluster_utils import Cluster
 from buildup.__main__ import run
 from buildup.errors import DataError, ResourceError, SearchError
 from buildup.execution import dispatcher
+from buildup.execution.counters import COUNTED, verdict_counter
 from buildup.execution.dispatcher import Assignment, MakeJob
 from buildup.execution.ray_tune import RayEvaluator, _TrainingWorker
 from buildup.graph.network import sketch
 from buildup.store.run_dir import write_atomic
+from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
 from buildup.trials.training import Candidate, Training
@@ -76,6 +79,7 @@ def one_ray() -> Iterator[None]:
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=100 * 2**20,
+        _system_config={"metrics_report_interval_ms": 200},
     )
     yield
     ray.shutdown()
@@ -85,7 +89,7 @@ def one_ray() -> Iterator[None]:
 def evaluator(tmp_path: Path) -> Iterator[Callable[..., RayEvaluator]]:
     made = []
 
-    def make(job: MakeJob, workers: int = 2, cpus: float = 1, gpus: float = 0) -> RayEvaluator:
+    def make(job: MakeJob, workers: int = 2, cpus: float = 1, gpus: float = 0, name: str = "") -> RayEvaluator:
         one = RayEvaluator(
             folder=tmp_path,
             train=toy,
@@ -95,6 +99,7 @@ def evaluator(tmp_path: Path) -> Iterator[Callable[..., RayEvaluator]]:
             gpus_per_worker=gpus,
             address=None,
             verbose=False,
+            name=name,
         )
         made.append(one)
         return one
@@ -143,6 +148,45 @@ def test_a_training_starts_goes_through_its_epochs_and_ends(evaluator: Callable[
     assert isinstance(ended, Record)
     assert ended.outcome == Score(accuracy=53.0)
     assert [epoch.number for epoch in ended.curve] == [1, 2, 3]
+
+
+def test_prometheus_reads_what_happened(evaluator: Callable[..., RayEvaluator]) -> None:
+    port = ray.nodes()[0]["MetricsExportPort"]  # type: ignore[no-untyped-call]
+    if port <= 0:
+        pytest.skip("ray[default] is not installed")
+    kept = Decision(
+        **dict.fromkeys(("candidate", "parent", "edit", "layout", "reason", "judge"), ""),  # type: ignore[arg-type]
+        scores=(),
+        parent_scores=(),
+        **dict.fromkeys(("step", "gain", "level", "looks", "seeds"), 1),  # type: ignore[arg-type]
+        ci=(0, 2),
+        verdict="keep",
+    )
+    one = evaluator(jobs(epochs=2), name="counted")
+    until_ended(one, trainings(3))
+    one.close()
+    until_ended(evaluator(jobs(diverges=2), workers=1, name="counted"), trainings(1, first=3))
+    verdict_counter("counted")(kept)
+    expected = {"trainings_started": 4, "trainings_finished": 3, "trainings_failed diverged": 1, "epochs": 7}
+    expected["verdicts keep"] = 1
+    deadline = time.monotonic() + 30
+    while served(port) != expected and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert served(port) == expected
+    assert {name.partition(" ")[0] for name in expected} | {"retries", "stalls"} == COUNTED.keys()
+
+
+def served(port: int) -> dict[str, float]:
+    """What Ray serves of the run `counted`, by the names of counters and the values of their labels."""
+    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    found = {}
+    for line in lines:
+        if line.startswith("ray_buildup_") and 'run="counted"' in line:
+            name = line.partition("{")[0].removeprefix("ray_buildup_").removesuffix("_total")
+            label = re.search(r'(?:reason|verdict)="(\w+)"', line)
+            found[f"{name} {label[1]}" if label else name] = float(line.rpartition(" ")[2])
+    return found
 
 
 def test_workers_outlive_their_trainings_and_gaps_in_which_nothing_is_wanted(

@@ -7,7 +7,8 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         logger.addHandler(_Stderr())
         logger.setLevel(logging.INFO)
     try:
-        return _call(arguments)
+        return int(parse(arguments)() or 0)
     except BuildupError as error:
         problems = error.problems if isinstance(error, RequestError) else str(error).split("\n")
         print("buildup: " + "\n         ".join(problems), file=sys.stderr)
@@ -87,7 +88,8 @@ def make_app() -> App:
     return app
 
 
-def _call(arguments: Sequence[str]) -> int:
+def parse(arguments: Sequence[str]) -> Callable[[], Any]:
+    """The call of a command, with its settings. What does not fit the command raises a `RequestError`."""
     app = make_app()
     name = arguments[0] if arguments else "--help"
     if name in COMMANDS:
@@ -117,7 +119,7 @@ def _call(arguments: Sequence[str]) -> int:
         raise RequestError(*(unknown(f"flag of {name}", word, flags, shown=40) for word in stray))
     if unused:
         raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
-    return int(command(*bound.args, **bound.kwargs) or 0)
+    return partial(command, *bound.args, **bound.kwargs)
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

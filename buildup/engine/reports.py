@@ -53,7 +53,7 @@ def findings_of(
         winner=view.best.network,
         history=history,
         costs={one.id: history.costs.get(one.id) or costs(one) for one in (view.candidates[0], view.best)},
-        warnings=warnings_of(run, view),
+        warnings=warnings_of(run, view, history),
         climb=view.climb,
         rounding=view.rounding,
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,

@@ -19,7 +19,7 @@ from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
-from buildup.training.execution_words import Execution, execution_from_words
+from buildup.training.execution_words import Execution, execution_from_words, processor_name
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained
 
@@ -221,15 +221,6 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
         versions=versions,
         measured=measured or {},
     )
-
-
-def processor_name() -> str:
-    """The name of this machine's processor."""
-    name = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return name
 
 
 def settings_from_values(values: Mapping[str, Any]) -> RunSettings:

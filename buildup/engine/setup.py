@@ -80,6 +80,7 @@ def start_workers(
         fetch_reusable=fetch_reusable,
         stall_timeout=settings.stall_timeout,
         name=run.study_name,
+        remote=run.remote_trainings,
     )
 
 

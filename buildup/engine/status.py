@@ -59,6 +59,7 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
     lines = [
         f"{run.folder}: {values['status']}{reason}",
         f"{run.title}, now {view.best.layout}",
+        *([f"trainings in {run.remote_trainings}"] if run.remote_trainings else []),
     ]
     if found:
         lines += ["", found.verdict, "", final_table(found)]

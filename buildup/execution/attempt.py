@@ -18,7 +18,7 @@ from buildup.errors import BuildupError
 from buildup.execution.dispatcher import Assignment, ends_process
 from buildup.execution.handshake import refusal
 from buildup.execution.hosts import is_host_fault
-from buildup.execution.places import Mirror, Place, SharedFolder
+from buildup.execution.places import Mirror, Workplace, SharedFolder
 from buildup.execution.worker_slot import Leaving
 from buildup.store.run_dir import FAILED, FINAL, write_atomic
 from buildup.trials.event import Started, Update
@@ -157,7 +157,7 @@ class TrainingThread:
         host, pid = socket.gethostname(), os.getpid()
         self._updates.put(Started(attempt=assignment.attempt, host=host, pid=pid, node=self._node))
         folder, elsewhere = assignment.folder, assignment.elsewhere
-        place: Place = Mirror(folder, elsewhere) if elsewhere else SharedFolder(folder)
+        place: Workplace = Mirror(folder, elsewhere) if elsewhere else SharedFolder(folder)
         try:
             problem = refusal(assignment.expected)
             if failure := Failure(reason=Reason.REFUSED, message=problem) if problem else place.open():
@@ -178,7 +178,7 @@ class TrainingThread:
             self._updates.put(None)
 
 
-def _handed_over(update: Epoch | Record, place: Place) -> Epoch | Record:
+def _handed_over(update: Epoch | Record, place: Workplace) -> Epoch | Record:
     """An update whose files are kept, as far as the driver relies on them; else what became of it."""
     if isinstance(update, Epoch):
         place.note()

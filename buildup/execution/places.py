@@ -33,7 +33,7 @@ OUTAGE, OUTAGE_PAUSE = 900.0, 5.0
 """Seconds for which a final record is written again to a storage that does not answer, and those between two tries."""
 
 
-class Place(Protocol):
+class Workplace(Protocol):
     """The folder of an attempt, as its process sees it."""
 
     def open(self) -> Failure | None:
@@ -111,6 +111,7 @@ class Mirror:
         """Claim the attempt in the storage, and bring the states of earlier ones."""
         _remove_leftovers(self._folder.parent.parent)
         try:
+            self._remote.parent.parent.check_marked()
             # A storage has no exclusive creation. This makes a second process improbable, as its start is already.
             if self._remote.has(CLAIM):
                 raise FileExistsError(f"{self._remote}: another process trains this attempt.")

@@ -18,6 +18,8 @@ from uuid import uuid4
 from buildup.atomic_file import replacing
 from buildup.errors import RemoteError, ResourceError, RunError, unknown
 
+MARK = "buildup-run"
+"""In the storage of a run: a file that says that it is there. Else a disk that is not mounted would seem empty."""
 SCHEMES = ("s3", "gs", "abfs", "file")
 HINTS = {
     "NO_SUCH_BUCKET": "Make the bucket first.",
@@ -39,6 +41,12 @@ class RemoteFolder:
         """A folder in it. The query, which may name an endpoint, stays at the end of the URL."""
         path, mark, query = self.url.partition("?")
         return RemoteFolder(f"{path.rstrip('/')}/{quote(name)}{mark}{query}")
+
+    @property
+    def parent(self) -> "RemoteFolder":
+        """The folder that it is in."""
+        path, mark, query = self.url.partition("?")
+        return RemoteFolder(f"{path.rpartition('/')[0]}{mark}{query}")
 
     def __str__(self) -> str:
         """For people: without credentials.
@@ -103,6 +111,13 @@ class RemoteFolder:
             if filesystem.get_file_info(f"{root}/{name}").is_file:
                 filesystem.delete_file(f"{root}/{name}")
 
+    def check_marked(self) -> None:
+        """Raise unless a run has marked it."""
+        if not self.has(MARK):
+            raise RemoteError(
+                f"{self}: nothing of this run is there. Is it mounted here, or was it removed? Put it back as it was."
+            )
+
     def _entries(self) -> list[Any]:
         import pyarrow.fs
 
@@ -155,6 +170,14 @@ def check_remote(url: str, name: str) -> None:
         raise RunError(
             f"{folder}: another run has written there. Give another --run or another --storage-path, or remove it."
         )
+
+
+def mark_remote(folder: RemoteFolder) -> None:
+    """Mark the folder of a new run."""
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary) / MARK
+        path.write_text("The trainings of a run of buildup write here.\n", encoding="utf-8")
+        folder.put(path)
 
 
 @contextmanager

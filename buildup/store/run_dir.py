@@ -165,7 +165,12 @@ def _is_here(path: Path) -> bool:
     if path.is_file():
         return True
     remote = remote_of(path.parent)
-    return remote is not None and remote.get(path.name, path)
+    if remote is None:
+        return False
+    if remote.get(path.name, path):
+        return True
+    remote.parent.parent.check_marked()
+    return False
 
 
 def final_record(training_folder: Path) -> tuple[int, Record] | None:

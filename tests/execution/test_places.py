@@ -15,12 +15,13 @@ from buildup.execution.attempt import TrainingThread
 from buildup.execution.dispatcher import TrialDispatcher
 from buildup.execution.places import CLAIM, STOP, WORK
 from buildup.graph.network import sketch
-from buildup.store.remote_folder import RemoteFolder, remote_url
+from buildup.store.remote_folder import MARK, RemoteFolder, mark_remote, remote_url
 from buildup.store.run_dir import (
     FAILED,
     FINAL,
     attempt_folder,
     final_record,
+    note_remote,
     remote_of,
     set_aside_records,
     trained_weights,
@@ -57,6 +58,7 @@ class Search:
         self.trainings = folder
         self.remote = RemoteFolder(remote_url(str(storage))) / "demo"
         self._seconds = seconds
+        mark_remote(self.remote)
         self._restart()
 
     def _restart(self) -> None:
@@ -190,13 +192,32 @@ def test_a_second_process_does_not_train_an_attempt(search: Search) -> None:
 
 
 def test_a_storage_that_cant_be_reached_is_a_fault_of_the_machine(search: Search, tmp_path: Path) -> None:
-    (tmp_path / "storage").write_text("no folder")
+    (tmp_path / "storage" / "demo" / TRAINING.id).write_text("no folder")
     [_, record] = until_end(search.start())
     assert isinstance(record, Record)
     assert isinstance(record.outcome, Failure)
     assert record.outcome.reason is Reason.HOST_FAULT
     assert record.outcome.message.startswith(f"{socket.gethostname()}: file://")
     assert "it can't be written" in record.outcome.message
+
+
+def test_a_storage_that_is_not_mounted_is_not_taken_for_one_without_records(search: Search) -> None:
+    until_end(search.start())
+    search.remote.remove(MARK)
+    assert final_record(search.trainings / TRAINING.id)
+    folder = attempt_folder(search.trainings / "other", 1)
+    folder.mkdir(parents=True)
+    note_remote(folder, search.remote / "other" / folder.name)
+    with pytest.raises(RunError, match=r"/demo: nothing of this run is there\. Is it mounted here"):
+        final_record(search.trainings / "other")
+    assignment = search.dispatcher.next_assignment("slot")
+    assert assignment is None
+    search.trainings = search.trainings.parent / "new"
+    search._restart()
+    [_, record] = until_end(search.start())
+    assert isinstance(record, Record)
+    assert isinstance(record.outcome, Failure)
+    assert record.outcome.reason is Reason.HOST_FAULT
 
 
 @pytest.mark.parametrize("lasts", [False, True])

@@ -10,6 +10,7 @@ BuildupError
 │   ├── DataError     a dataset that is missing, broken or not what was asked for
 │   ├── TableError    a table of scores
 │   ├── RunError      a run folder that is missing, taken, foreign or damaged
+│   │   └── RemoteError   its part in a storage, which can't be read or written
 │   └── ResourceError a device, a worker, a cluster or a storage that cannot be had
 └── SearchError       it was started, and it failed (exit 1)
     ├── WeakBase      the base did not learn, so no verdict on top of it would mean anything
@@ -68,6 +69,10 @@ class TableError(RequestError):
 
 class RunError(RequestError):
     """A run folder that is missing, taken, foreign or damaged."""
+
+
+class RemoteError(RunError, OSError):
+    """A folder in a storage that can't be read or written. Like errors of disks, it belongs to a machine."""
 
 
 class ResourceError(RequestError):

@@ -113,6 +113,8 @@ class SearchSettings:
     goes on from its checkpoint."""
     storage: Annotated[str | None, _MACHINES] = None
     """An Optuna storage, such as postgresql://... (default: study.db in the run)."""
+    storage_path: Annotated[str | None, _MACHINES] = None
+    """Where trainings write, as s3://BUCKET/FOLDER, gs://... or a folder; machines then need not share the run's."""
     keep_weights: Annotated[str, _MACHINES] = "all"
     """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False

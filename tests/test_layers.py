@@ -32,6 +32,7 @@ NEIGHBOURS = {
 """The only imports between parts that stand on one line of the stack."""
 
 DOORS = {
+    "pyarrow": {"execution/handshake.py", "store/remote_folder.py"},
     "matplotlib": {"diagnostics/figures.py"},
     "ray": {
         "execution/counters.py",

@@ -1,6 +1,5 @@
 """`buildup clean`."""
 
-from dataclasses import asdict
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -31,8 +30,8 @@ def clean(*runs: str, dry_run: DryRun = False, as_json: AsJson = False) -> int:
     problems.raise_any()
     gone = [one for own, _ in looked for one in own] if dry_run else engine.remove_leftovers(records)
     freed, stays = sum(one.size for one in gone), [sentence for _, sentence in looked]
-    rows = [{**asdict(one), "path": str(one.path)} for one in gone]
+    rows = [{"path": one.shown, "what": one.what, "size": one.size} for one in gone]
     values = {"would_remove" if dry_run else "removed": rows, "bytes": freed, "stays": stays}
-    lines = [f"{memory(one.size):>8}  {one.what}  {one.path}" for one in gone]
+    lines = [f"{memory(one.size):>8}  {one.what}  {one.shown}" for one in gone]
     said = "would be freed; nothing was removed" if dry_run else "were freed"
     return answer("\n".join([*lines, *stays, f"{memory(freed)} {said}."]), values, as_json=as_json)

@@ -18,7 +18,16 @@ from pathlib import Path
 from buildup.engine.load_state import state_of
 from buildup.engine.replay import View
 from buildup.errors import RunError
-from buildup.store.run_dir import LOCK, acquire_run_lock, driver_of, final_record
+from buildup.store.remote_folder import RemoteFolder
+from buildup.store.run_dir import (
+    LOCK,
+    acquire_run_lock,
+    attempt_folder,
+    attempts,
+    driver_of,
+    final_record,
+    remote_of,
+)
 from buildup.store.run_record import RunRecord
 from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
 
@@ -37,10 +46,19 @@ class Leftover:
     what: str
     size: int
     """The bytes that its removal frees."""
+    remote: RemoteFolder | None = None
+    """Where the file is instead, if it is in a storage."""
+
+    @property
+    def shown(self) -> str:
+        """Where it is, for people."""
+        return f"{self.remote}/{self.path.name}" if self.remote else str(self.path)
 
     def remove(self) -> None:
         """Remove it."""
-        if self.path.is_dir():
+        if self.remote:
+            self.remote.remove(self.path.name)
+        elif self.path.is_dir():
             shutil.rmtree(self.path, ignore_errors=True)
         else:
             self.path.unlink(missing_ok=True)
@@ -49,12 +67,20 @@ class Leftover:
 def losers(run: RunRecord, view: View) -> list[Leftover]:
     """The weights of all trainings that have ended, but for those of the base and of the winner."""
     kept = {view.candidates[0].id, view.best.id}
-    return [
-        _leftover(path, "weights")
+    folders = [
+        attempt_folder(training, number)
         for training in sorted(run.folder.glob("trainings*/*"))
         if candidate_id(training.name) not in kept and final_record(training)
-        for name in (WEIGHTS, CHECKPOINT)
-        for path in sorted(training.glob(f"*/{name}"))
+        for number in attempts(training)
+    ]
+    large = (WEIGHTS, CHECKPOINT)
+    here = [_leftover(folder / name, "weights") for folder in folders for name in large if (folder / name).exists()]
+    return here + [
+        Leftover(path=folder / name, what="weights", size=size, remote=remote)
+        for folder in folders
+        if (remote := remote_of(folder))
+        for name, size in remote.sizes().items()
+        if name in large
     ]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from buildup.engine.costs import costs_of
-from buildup.engine.replay import Replay, View, make_replay
+from buildup.engine.replay import MIXED, Replay, View, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
@@ -21,7 +21,7 @@ from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import Candidate
+from buildup.trials.training import Candidate, candidate_id
 
 FINAL_FOLDER = "final"
 FINAL_RESULT = "final.json"
@@ -80,10 +80,29 @@ def state_of(run: RunRecord) -> tuple[View, History]:
     return replay_of(run).view(history), history
 
 
-def warnings_of(run: RunRecord, view: View) -> tuple[str, ...]:
-    """The warnings of a run, and that on a base that is still climbing."""
+def warnings_of(run: RunRecord, view: View, history: History) -> tuple[str, ...]:
+    """The warnings of a run, that on a base that is still climbing, and that on several kinds of device."""
     climbing = view.climb.warning(view.decisions) if view.climb else None
-    return (*run.warnings, *([climbing] if climbing else []))
+    found = (*run.warnings, climbing, _mixed_devices(view, history))
+    return tuple(warning for warning in found if warning)
+
+
+def _mixed_devices(view: View, history: History) -> str | None:
+    """Which candidates were trained on which kind of device; None if all were on one."""
+    names = {one.id: f"step {number}" if number else "the base" for number, one in enumerate(view.candidates)}
+    kinds: dict[str, dict[str, None]] = {}
+    for key, outcome in history.outcomes.items():
+        if isinstance(outcome, Score) and outcome.device and (name := names.get(candidate_id(key))):
+            kinds.setdefault(outcome.device, {})[name] = None
+    if len(kinds) < 2:
+        return None
+    where = "; ".join(f"{kind}: {', '.join(found)}" for kind, found in kinds.items())
+    marked = sum(MIXED in decision.reason for decision in view.decisions)
+    return (
+        f"The networks were {MIXED} ({where}), on which one network gets different scores. {marked} of "
+        f"{len(view.decisions)} verdicts {'compares' if marked == 1 else 'compare'} over several kinds; their reasons "
+        "say so. On a cluster, --accelerator chooses one kind."
+    )
 
 
 def check_splits(run: RunRecord, history: History) -> None:

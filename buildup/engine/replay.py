@@ -23,6 +23,8 @@ from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Score
 from buildup.trials.training import CHECKS, Candidate, Check, Training, training_id
 
+MIXED = "trained on several kinds of device"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
@@ -228,6 +230,8 @@ class Replay:
                 lost = seeds - compared[0].seeds
                 first, last = max(1, self.seeds - lost), self.most_seeds - lost
                 judged = self.judge.judge(compared[0], earlier, first=first, last=last, share=step.share)
+                if judged and (mixed := self._mixed(history, candidate, seeds)):
+                    judged = replace(judged, reason=f"{judged.reason}; {mixed}")
             else:
                 judged = _drop("dropped: no training of its parent has a score to compare with")
             if judged is not None:
@@ -340,6 +344,19 @@ class Replay:
             objective=self.judge.objective.name,
             unit=self.judge.objective.unit,
         )
+
+    def _mixed(self, history: History, candidate: Candidate, seeds: int) -> str:
+        """The mark of a comparison over several kinds of device, on which equal networks get different scores."""
+
+        def kinds(network: str) -> list[str]:
+            outcomes = (history.outcome(network, seed) for seed in self._row(seeds))
+            return sorted({one.device for one in outcomes if isinstance(one, Score) and one.device})
+
+        assert candidate.parent is not None
+        ours, theirs = kinds(candidate.id), kinds(candidate.parent.id)
+        if len({*ours, *theirs}) < 2:
+            return ""
+        return f"{MIXED}: the candidate on {' and '.join(ours)}, its parent on {' and '.join(theirs)}"
 
 
 def _check_recorded(decision: Decision, candidate: Candidate) -> None:

@@ -44,6 +44,7 @@ def findings_of(
         settings={
             **{name: value for name, value in asdict(run.settings).items() if value is not None},
             "storage": hide_password(run.settings.storage),  # reports and cards travel, a password must not
+            **({"storage_path": str(run.remote_trainings)} if run.remote_trainings else {}),
             "stem": run.network.stem,
             "recipe values": recipe_to_values(run.recipe),
             "data": asdict(run.data),
@@ -53,7 +54,7 @@ def findings_of(
         winner=view.best.network,
         history=history,
         costs={one.id: history.costs.get(one.id) or costs(one) for one in (view.candidates[0], view.best)},
-        warnings=warnings_of(run, view),
+        warnings=warnings_of(run, view, history),
         climb=view.climb,
         rounding=view.rounding,
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,

@@ -19,6 +19,7 @@ from buildup.models.read import PRUNED, read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
+from buildup.store.remote_folder import check_remote, remote_url
 from buildup.store.run_dir import check_free, cores, folder_of
 from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
@@ -88,6 +89,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     if new_run:
         problems.checked(None, check_free, folder)
         problems.checked(None, check_storage, settings.storage, folder.name)
+        if checked.storage_path:
+            problems.checked(None, check_remote, checked.storage_path, folder.name)
     problems.raise_any()
     assert data is not None
     assert space is not None
@@ -154,6 +157,7 @@ def _load(
         max_params=problems.whole("--max-params", settings.max_params, 0) or None,
         max_macs=problems.whole("--max-macs", settings.max_macs, 0) or None,
         seed=problems.whole("--seed", settings.seed, 0),
+        storage_path=problems.checked(None, remote_url, settings.storage_path) if settings.storage_path else None,
         keep_weights=problems.choice("kept weights", settings.keep_weights, "all", ("all", "winners")),
     )
     return checked, space, recipe, data

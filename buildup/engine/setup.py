@@ -12,6 +12,7 @@ from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
 from buildup.report.diagram import graph_svg
+from buildup.store.remote_folder import mark_remote
 from buildup.store.run_record import RunRecord
 from buildup.store.study_writer import StudyWriter
 from buildup.training.data import open_data
@@ -66,7 +67,11 @@ def start_workers(
     run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
     """Start the Ray workers of a run."""
-    settings = run.settings
+    settings, remote = run.settings, run.remote_trainings
+    if remote and run.trainings.is_dir() and any(run.trainings.iterdir()):
+        remote.check_marked()
+    elif remote:
+        mark_remote(remote)
     return RayEvaluator(
         folder=run.trainings.absolute(),
         train=fit,
@@ -80,6 +85,7 @@ def start_workers(
         fetch_reusable=fetch_reusable,
         stall_timeout=settings.stall_timeout,
         name=run.study_name,
+        remote=remote,
     )
 
 

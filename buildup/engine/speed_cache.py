@@ -14,15 +14,13 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import buildup
 from buildup.cache import user_cache
 from buildup.engine.graph_cache import recall, remember
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.store.run_dir import cores
-from buildup.store.run_record import processor_name
+from buildup.training.execution import device_kind
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe, recipe_to_values
 from buildup.training.speed import Speed, measure_speed
@@ -58,7 +56,6 @@ def known_speed(
 
 
 def _key(network: Network, recipe: Recipe, execution: Execution, device: str, threads: int) -> dict[str, Any]:
-    on_gpu = device.startswith("cuda")
     return {
         "network": fingerprint(network),
         "input_shape": network.input_shape,
@@ -66,7 +63,7 @@ def _key(network: Network, recipe: Recipe, execution: Execution, device: str, th
         "execution": execution.words,
         "device": device,
         "threads": threads,
-        "chip": torch.cuda.get_device_name(device) if on_gpu else processor_name(),
+        "chip": device_kind(device),
         "cores": cores(),
         "versions": {name: version(name) for name in ("torch", "timm")},
     }

@@ -47,7 +47,7 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
         "left": None if is_over else left(replay, view, history, workers=workers, epochs=epochs),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
-        "warnings": list(warnings_of(run, view)),
+        "warnings": list(warnings_of(run, view, history)),
     }
 
 
@@ -59,6 +59,7 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
     lines = [
         f"{run.folder}: {values['status']}{reason}",
         f"{run.title}, now {view.best.layout}",
+        *([f"trainings in {run.remote_trainings}"] if run.remote_trainings else []),
     ]
     if found:
         lines += ["", found.verdict, "", final_table(found)]
@@ -73,7 +74,7 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
         lines.append(values["left"])
         if values["status"] != "running":
             lines.append(f"go on with: {command('resume', run.folder)}")
-    return "\n".join([*lines, *(f"warning: {warning}" for warning in warnings_of(run, view))])
+    return "\n".join([*lines, *(f"warning: {warning}" for warning in values["warnings"])])
 
 
 def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

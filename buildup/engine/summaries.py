@@ -87,7 +87,7 @@ def summary(result: SearchResult) -> str:
         "",
         f"{record.settings.base} became {view.best.layout}. {same}".strip(),
         *([str(view.rounding)] if view.rounding else []),
-        *(f"warning: {warning}" for warning in warnings_of(record, view)),
+        *(f"warning: {warning}" for warning in warnings_of(record, view, result.history)),
         "",
         "Next:",
         f"  {record.folder / 'report.html'}  the evidence for each decision, in a browser",
@@ -113,5 +113,5 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "trainings": len(result.history.outcomes),
         "verdicts": verdict_values(view),
         "rounding": view.rounding and {"difference": view.rounding.difference, "images": view.rounding.images},
-        "warnings": list(warnings_of(record, view)),
+        "warnings": list(warnings_of(record, view, result.history)),
     }

@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError
-from buildup.execution.dispatcher import STOP, Assignment, ends_process
+from buildup.execution.dispatcher import Assignment, ends_process
 from buildup.execution.handshake import refusal
 from buildup.execution.hosts import is_host_fault
+from buildup.execution.places import Mirror, SharedFolder, Workplace
 from buildup.execution.worker_slot import Leaving
 from buildup.store.run_dir import FAILED, FINAL, write_atomic
 from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score, record_to_values
 
-CLAIM = "worker"
-"""In the folder of an attempt: the process that trains it. There is never a second one."""
 MIN_IDLE_POLL, MAX_IDLE_POLL = 0.01, 0.2
 """Seconds between two reports of an idle worker: they grow, because work most likely comes soon or late."""
 
@@ -157,26 +156,36 @@ class TrainingThread:
         assignment = self._assignment
         host, pid = socket.gethostname(), os.getpid()
         self._updates.put(Started(attempt=assignment.attempt, host=host, pid=pid, node=self._node))
+        folder, elsewhere = assignment.folder, assignment.elsewhere
+        place: Workplace = Mirror(folder, elsewhere) if elsewhere else SharedFolder(folder)
         try:
-            if problem := refusal(assignment.expected, assignment.folder):
-                self._updates.put(Record(outcome=Failure(reason=Reason.REFUSED, message=problem), curve=()))
+            problem = refusal(assignment.expected)
+            if failure := Failure(reason=Reason.REFUSED, message=problem) if problem else place.open():
+                self._updates.put(Record(outcome=failure, curve=()))
                 return
-            _claim(assignment.folder)
             attempt = run_attempt(
                 assignment.train, assignment.job, assignment.folder, raised_before=assignment.raised_before
             )
             with closing(attempt) as updates:
-                while not (self._released.is_set() or self._leaving or (assignment.folder / STOP).exists()):
+                while not (self._released.is_set() or self._leaving or place.is_stopped()):
                     if (update := next(updates, None)) is None:
                         break
-                    self._updates.put(update)
+                    self._updates.put(_handed_over(update, place))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the driver is told of it
             self._error = error
         finally:
+            place.close()
             self._updates.put(None)
 
 
-def _claim(folder: Path) -> None:
-    """Take an attempt for this process; raises if another one has it, which the driver had given up waiting for."""
-    with (folder / CLAIM).open("x", encoding="utf-8") as file:
-        file.write(f"{os.getpid()} on {socket.gethostname()}")
+def _handed_over(update: Epoch | Record, place: Workplace) -> Epoch | Record:
+    """An update whose files are kept, as far as the driver relies on them; else what became of it."""
+    if isinstance(update, Epoch):
+        place.note()
+        return update
+    try:
+        place.finish()
+    except OSError as problem:
+        failure = Failure(reason=Reason.HOST_FAULT, message=f"{socket.gethostname()}: {problem}")
+        return Record(outcome=failure, curve=update.curve)
+    return update

@@ -14,20 +14,23 @@ from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
+from uuid import uuid4
 
+from buildup.errors import RunError
 from buildup.execution.hosts import Hosts
+from buildup.execution.places import WORK, Elsewhere, stop_attempt
 from buildup.execution.watch import Watch
 from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
-from buildup.store.run_dir import attempt_folder, attempts, final_record
+from buildup.store.remote_folder import RemoteFolder
+from buildup.store.run_dir import attempt_folder, attempts, final_record, note_remote, remote_of
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
 
-STOP = "stop"
-"""A file with this name in an attempt's folder stops the attempt after its current epoch."""
 MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
 WORKER_START_TIMEOUT = 20.0
@@ -54,6 +57,8 @@ class Assignment:
     """The nodes that a new worker for it is not placed on."""
     expected: Mapping[str, str] = field(default_factory=dict)
     """The software of the driver, which the worker must have, too."""
+    elsewhere: Elsewhere | None = None
+    """Where the files of the folder are copied to. Without it, all machines see the folder."""
 
     def __deepcopy__(self, memo: object) -> "Assignment":
         # Ray Tune copies its configurations many times, and this value is frozen.
@@ -85,8 +90,21 @@ class TrialDispatcher:
         hosts: Hosts | None = None,
         expected: Mapping[str, str] | None = None,
         count: Callable[..., None] = lambda *_: None,
+        remote: RemoteFolder | None = None,
     ) -> None:
-        """`count` is told what happens, by the names of `execution/counters.py`."""
+        """Prepare for requests.
+
+        Args:
+            folder: The run's folder of trainings.
+            train: Yields the epochs of a job and returns its score.
+            job: Makes the job of a training.
+            workers: How many trainings run side by side.
+            fetch_reusable: Copies a training from another run that has finished it.
+            hosts: What is known of the machines.
+            expected: The software that workers must have.
+            count: Is told what happens, by the names of `execution/counters.py`.
+            remote: Where the trainings write instead of the run's folder.
+        """
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.slots: dict[str, WorkerSlot] = {}
         self.closed = False
@@ -98,6 +116,9 @@ class TrialDispatcher:
         self._hosts = hosts or Hosts()
         self._expected = expected or {}
         self._count = count
+        self._remote = remote
+        self._work = Path(gettempdir()) / f"{WORK}{uuid4().hex[:12]}"
+        """The folder on each machine for attempts that are copied to the storage."""
         self._lock = threading.Lock()
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()
@@ -145,14 +166,22 @@ class TrialDispatcher:
             folder = self._folder / training.id
             earlier = attempts(folder)
             number = max(earlier, default=0) + 1
-            own = attempt_folder(folder, number)
+            own, before = attempt_folder(folder, number), [attempt_folder(folder, one) for one in reversed(earlier)]
             own.mkdir(parents=True)
-            job = self._job(training, own, [attempt_folder(folder, one) for one in reversed(earlier)])
             self.slots[name] = WorkerSlot(training=training, folder=own, fresh=fresh, avoided=avoided)
+            elsewhere = None
+            if self._remote:
+                remote = self._remote / training.id / own.name
+                note_remote(own, remote)
+                work = self._work / f"{training.id}.{number}"
+                states = [(work / one.name, there) for one in before if (there := remote_of(one))]
+                elsewhere = Elsewhere(own=remote, earlier=tuple(states))
+                own, before = work / own.name, [work / one.name for one in before]
             return Assignment(
                 train=self._train,
-                job=job,
+                job=self._job(training, own, before),
                 folder=own,
+                elsewhere=elsewhere,
                 attempt=number,
                 raised_before=training.id in self._raised,
                 avoided=avoided,
@@ -191,7 +220,7 @@ class TrialDispatcher:
                     slot.state = WorkerState.IDLE
             if slot.state is WorkerState.TRAINING and training.id not in self._requested:
                 slot.state = WorkerState.STOPPING
-                (slot.folder / STOP).touch()
+                stop_attempt(slot.folder)
                 if not isinstance(update, Started):
                     self._fail(training, Reason.UNNEEDED, "a verdict fell without it, so it ended with this epoch")
             return slot.state is WorkerState.IDLE and self._reserve_next(slot)
@@ -281,7 +310,13 @@ class TrialDispatcher:
         """End a training that this run or another one has finished: a worker may have died before it reported that."""
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
-        if found := final_record(self._folder / training.id):
+        try:
+            found = final_record(self._folder / training.id)
+        except RunError as problem:
+            self._ended.add(training.id)
+            self._fail(training, Reason.REFUSED, str(problem))
+            return True
+        if found:
             self._ended.add(training.id)
             self._emit(training, found[1])
         return found is not None

@@ -56,26 +56,26 @@ def differences(driver: Mapping[str, str], node: Mapping[str, str]) -> tuple[lis
     return serious, slight
 
 
-def answer(probe: str) -> tuple[dict[str, str], bool]:
-    """The software of a node, and whether it sees a file. Like `software`, it is sent as it is."""
+def answer(probe: str) -> tuple[dict[str, str], str]:
+    """The software of a node, and why it does not see a file. Like `software`, it is sent as it is."""
+    if "://" in probe:
+        import pyarrow.fs
+
+        try:
+            filesystem, path = pyarrow.fs.FileSystem.from_uri(probe)
+            return software(), "" if filesystem.get_file_info(path).is_file else "what the driver wrote is not there"
+        except (OSError, ValueError) as problem:
+            return software(), str(problem).partition(" Detail:")[0]
     end = time.monotonic() + FOLDER_PATIENCE
     while not Path(probe).exists() and time.monotonic() < end:
         time.sleep(0.1)
-    return software(), Path(probe).exists()
+    return software(), "" if Path(probe).exists() else "it is not there"
 
 
-def refusal(expected: Mapping[str, str], folder: Path) -> str | None:
-    """Why this process must not train in a folder; None if nothing speaks against it."""
-    host = socket.gethostname()
+def refusal(expected: Mapping[str, str]) -> str | None:
+    """Why this process must not train; None if it has the software of the driver."""
     serious, _ = differences(expected, _own_software())
-    if serious:
-        return f"{host} has {'; '.join(serious)}. Install there what the driver has."
-    end = time.monotonic() + FOLDER_PATIENCE
-    while not folder.is_dir():
-        if time.monotonic() > end:
-            return f"{host} {unseen(folder)}"
-        time.sleep(0.1)
-    return None
+    return f"{socket.gethostname()} has {'; '.join(serious)}. Install there what the driver has." if serious else None
 
 
 _own_software = cache(software)

@@ -19,6 +19,7 @@ from buildup.errors import ResourceError
 from buildup.execution import handshake
 from buildup.execution.evaluator import room
 from buildup.execution.handshake import differences, unseen
+from buildup.store.remote_folder import RemoteFolder, probe_in
 
 log = logging.getLogger("buildup")
 
@@ -74,11 +75,13 @@ def grows() -> bool:
     return any(name != f"node_{node}" for node, name in types.items())
 
 
-def check_nodes(resources: Mapping[str, float], expected: Mapping[str, str], folder: Path) -> None:
-    """Raise if a machine of a cluster has other software than the driver, or does not see where the run is kept."""
+def check_nodes(
+    resources: Mapping[str, float], expected: Mapping[str, str], folder: Path, remote: RemoteFolder | None = None
+) -> None:
+    """Raise if a machine of a cluster has other software than the driver, or does not see where trainings write."""
     problems: list[str] = []
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
-    with _probe(parent) as probe:
+    with probe_in(remote) if remote else _probe(parent) as probe:
         for host, found in _ask_nodes(nodes_with_room(resources), probe):
             if isinstance(found, str):
                 log.warning(
@@ -89,7 +92,9 @@ def check_nodes(resources: Mapping[str, float], expected: Mapping[str, str], fol
             problems += [f"node {host} has {one}. Install there what the driver has." for one in serious]
             for one in slight:
                 log.warning("warning: node %s has %s. Scores may differ in their last digits.", host, one)
-            if not found[1]:
+            if found[1] and remote:
+                problems.append(f"node {host} can't read {remote}: {found[1]}. Give it the credentials that it needs.")
+            elif found[1]:
                 problems.append(f"node {host} {unseen(parent)}")
     if problems:
         raise ResourceError(*problems)
@@ -109,7 +114,7 @@ def _probe(folder: Path) -> Iterator[str]:
         Path(name).unlink(missing_ok=True)
 
 
-def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[str, tuple[dict[str, str], bool] | str]]:
+def _ask_nodes(nodes: Sequence[dict[str, Any]], probe: str) -> Iterator[tuple[str, tuple[dict[str, str], str] | str]]:
     """What each node answers, or why it gives no answer."""
     # Sent whole, because buildup may be missing there.
     ray.cloudpickle.register_pickle_by_value(handshake)  # type: ignore[no-untyped-call]

@@ -32,6 +32,7 @@ from buildup.execution.handshake import software
 from buildup.execution.hosts import Hosts
 from buildup.execution.ray_cluster import head_answers, kill_ray, start_ray
 from buildup.execution.ray_nodes import check_nodes, check_resources, end_process, places, resources_of
+from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
@@ -77,11 +78,12 @@ class RayEvaluator:
         fetch_reusable: FetchReusable | None = None,
         stall_timeout: float | None = None,
         name: str = "",
+        remote: RemoteFolder | None = None,
     ) -> None:
         """Start Ray or connect to it.
 
         Args:
-            folder: The run's folder of trainings, which all nodes of a cluster must share.
+            folder: The run's folder of trainings, which all nodes of a cluster must share, without a remote one.
             train: Yields the epochs of a job and returns its score. The workers must be able to import it.
             job: Makes the job of a training, given its attempt folder and those of earlier attempts, the newest first.
             workers: How many trainings run side by side.
@@ -93,6 +95,7 @@ class RayEvaluator:
             fetch_reusable: Copies a training from another run that has finished it, before it is started.
             stall_timeout: Seconds without a report after which a worker is ended; None to only tell of it.
             name: The name of the run in Ray's metrics.
+            remote: Where the trainings write instead, so that nodes need not share the folder.
         """
         self.workers = workers
         self._stall_timeout = stall_timeout
@@ -109,6 +112,7 @@ class RayEvaluator:
             hosts=Hosts(lambda without: places(self._resources, without)),
             expected=(expected := software()),
             count=counting(name),
+            remote=remote,
         )
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix=f"buildup-tune-{os.getpid()}-"))
@@ -120,7 +124,7 @@ class RayEvaluator:
             self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
             check_resources(self._resources, workers, address)
             if address is not None:
-                check_nodes(self._resources, expected, folder)
+                check_nodes(self._resources, expected, folder, remote)
         except BaseException:
             self.close()
             raise

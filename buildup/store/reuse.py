@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError, RunError
-from buildup.store.run_dir import REUSED_FROM, attempt_folder, attempts, final_record, trained_weights
+from buildup.store.run_dir import ELSEWHERE, REUSED_FROM, attempt_folder, attempts, final_record, trained_weights
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import folders_beside
 from buildup.training.dataset import parse_fraction
@@ -25,8 +25,8 @@ from buildup.trials.training import Training
 NOT_COMPARED = frozenset({
     "allow_weak_base", "base", "cpus_per_trial", "data_dir", "dataset", "device", "gpus_per_trial", "judge",
     "keep_weights", "look_ahead", "max_macs", "max_params", "max_trials", "no_base_checks", "objective", "places",
-    "ray", "recipe", "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage", "strategy", "threads",
-    "time_budget", "workers",
+    "ray", "recipe", "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage", "storage_path", "strategy",
+    "threads", "time_budget", "workers",
 })  # fmt: skip
 """Settings that do not affect the result of a training, or that `_training_settings` replaces by what they stand for.
 All others must be equal, including settings that are added later."""
@@ -115,7 +115,7 @@ def _copy_attempt(theirs: Path, ours: Path, source: str) -> None:
     shutil.rmtree(aside, ignore_errors=True)  # left by a process that died here
     aside.mkdir(parents=True)
     for path in theirs.iterdir():
-        if path.is_file() and path.name != REUSED_FROM:
+        if path.is_file() and path.name not in {REUSED_FROM, ELSEWHERE}:
             try:
                 os.link(path, aside / path.name)
             except OSError:

@@ -13,6 +13,7 @@ from filelock import lock_descriptor
 
 from buildup.atomic_file import replacing
 from buildup.errors import RunError, command
+from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.decision import (
     Decision,
     Diagnosis,
@@ -30,6 +31,8 @@ FAILED = "failed.json"
 METRICS = "metrics.jsonl"
 DECISIONS = "decisions.jsonl"
 DIAGNOSTICS = "diagnostics.jsonl"
+ELSEWHERE = "elsewhere"
+"""In the folder of an attempt whose worker writes into a storage: the URL of its folder there."""
 REUSED_FROM = "reused_from"
 """In an attempt that was copied from another run: the folder of that run."""
 LOCK = ".lock"
@@ -146,11 +149,35 @@ def attempt_folder(training_folder: Path, number: int) -> Path:
     return training_folder / f"{ATTEMPT}{number}"
 
 
+def note_remote(attempt: Path, remote: RemoteFolder) -> None:
+    """Note where the worker of an attempt writes. Its URL may hold a password."""
+    write_atomic(attempt / ELSEWHERE, remote.url.encode(), mode=0o600)
+
+
+def remote_of(attempt: Path) -> RemoteFolder | None:
+    """The folder in a storage that the worker of an attempt writes into; None if it is that of the run."""
+    path = attempt / ELSEWHERE
+    return RemoteFolder(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _is_here(path: Path) -> bool:
+    """Whether a file of an attempt is in the run's folder, after it was brought from the storage if it is there."""
+    if path.is_file():
+        return True
+    remote = remote_of(path.parent)
+    if remote is None:
+        return False
+    if remote.get(path.name, path):
+        return True
+    remote.parent.parent.check_marked()
+    return False
+
+
 def final_record(training_folder: Path) -> tuple[int, Record] | None:
     """The newest final record of a training, with the number of the attempt that wrote it."""
     for number in reversed(attempts(training_folder)):
         path = attempt_folder(training_folder, number) / FINAL
-        if path.is_file():
+        if _is_recorded(path.parent):
             try:
                 return number, record_from_values(json.loads(path.read_text(encoding="utf-8")))
             except UNREADABLE as problem:
@@ -164,9 +191,14 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
 def set_aside_records(training_folder: Path) -> None:
     """Rename the final records of a training, so that it is trained again."""
     for number in attempts(training_folder):
-        record = attempt_folder(training_folder, number) / FINAL
-        if record.is_file():
-            record.rename(record.with_name(FAILED))
+        attempt = attempt_folder(training_folder, number)
+        if _is_recorded(attempt):
+            (attempt / FINAL).rename(attempt / FAILED)
+
+
+def _is_recorded(attempt: Path) -> bool:
+    """Whether an attempt has a final record that counts. One that was set aside may still be in the storage."""
+    return not (attempt / FAILED).is_file() and _is_here(attempt / FINAL)
 
 
 def trained_weights(training_folder: Path) -> Path | None:
@@ -175,9 +207,9 @@ def trained_weights(training_folder: Path) -> Path | None:
     It is that of the newest attempt with a final record, to which the score belongs. Without a record it is the newest.
     """
     folders = [attempt_folder(training_folder, number) for number in reversed(attempts(training_folder))]
-    recorded = [folder for folder in folders if (folder / FINAL).is_file()]
+    recorded = [folder for folder in folders if _is_recorded(folder)]
     paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if _is_here(path)), None)
 
 
 def reused_from(training_folder: Path) -> str | None:

@@ -18,8 +18,9 @@ from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
+from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
-from buildup.training.execution_words import Execution, execution_from_words
+from buildup.training.execution_words import Execution, execution_from_words, processor_name
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained
 
@@ -119,6 +120,12 @@ class RunRecord:
         return trainings_in(self.folder, self.other_epochs)
 
     @property
+    def remote_trainings(self) -> RemoteFolder | None:
+        """The folder in a storage that its trainings write into; None if that is the run's own."""
+        path = self.settings.storage_path
+        return RemoteFolder(path) / self.study_name / self.trainings.name if path else None
+
+    @property
     def study_name(self) -> str:
         """The name of its Optuna study."""
         return f"{self.owner}-{self.folder.name}" if self.owner else self.folder.name
@@ -155,7 +162,8 @@ def save_record(run: RunRecord) -> None:
         plain = json.loads(json.dumps(part))
         text += yaml.safe_dump(plain, sort_keys=False, default_flow_style=flow, width=1000, allow_unicode=True)
     # The URL of a storage may hold a password, which `resume` needs.
-    write_atomic(run.folder / "run.yaml", text.encode(), mode=0o600 if run.settings.storage else 0o644)
+    secret = run.settings.storage or run.settings.storage_path
+    write_atomic(run.folder / "run.yaml", text.encode(), mode=0o600 if secret else 0o644)
 
 
 def with_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
@@ -221,15 +229,6 @@ def environment(device: str, measured: Mapping[str, str] | None = None) -> Envir
         versions=versions,
         measured=measured or {},
     )
-
-
-def processor_name() -> str:
-    """The name of this machine's processor."""
-    name = platform.processor()
-    with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return name
 
 
 def settings_from_values(values: Mapping[str, Any]) -> RunSettings:

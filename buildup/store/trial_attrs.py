@@ -66,7 +66,12 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
     values: dict[str, Any] = {
         "outcome": "score",
         "mean_score": (sum(others) + outcome.accuracy) / (len(others) + 1),
-        "score": {"images": outcome.images, "seconds": outcome.seconds, "metrics": _fitting(outcome.metrics)},
+        "score": {
+            "images": outcome.images,
+            "seconds": outcome.seconds,
+            "metrics": _fitting(outcome.metrics),
+            "device": outcome.device,
+        },
     }
     if outcome.correct is not None:
         values["correct_hash"] = outcome.correct_hash

@@ -47,8 +47,14 @@ class Checkpoints:
     `TIME_SHARE` of the time since. A stop in order, by leaving the context between two epochs, writes the last state.
     """
 
-    def __init__(self, folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """The identity tells trainings apart: the state of another training is refused."""
+    devices: tuple[str, ...]
+    """The kinds of device that the training ran on, those of earlier attempts first."""
+
+    def __init__(
+        self, folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, device: str = ""
+    ) -> None:
+        """The identity tells trainings apart: the state of another training is refused. `device` is a kind."""
+        self.devices = (device,)
         self._folder = Path(folder)
         self._identity, self._model, self._optimizer = identity, model, optimizer
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -117,6 +123,7 @@ class Checkpoints:
             self._model.load_state_dict(state["model"])
             if "optimizer" in state:
                 self._optimizer.load_state_dict(state["optimizer"])
+                self.devices = tuple(dict.fromkeys((*state.get("devices", ()), *self.devices)))
             return place, state["curve"]
         return "", []
 
@@ -128,6 +135,7 @@ class Checkpoints:
             "model": _on_host(self._model.state_dict()),
             "optimizer": _on_host(self._optimizer.state_dict()),
             "curve": [epoch_to_values(epoch) for epoch in curve],
+            "devices": list(self.devices),
         }
         self._writing = self._thread.submit(self._write, state)
         self._unsaved = ()

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from buildup.errors import ResourceError, unknown
+from buildup.training.execution_words import processor_name
 
 OUT_OF_MEMORY_SIGNS = (
     "out of memory",  # "CUDA error: out of memory" of the driver, "MPS backend out of memory"
@@ -49,6 +50,14 @@ def check_device(name: str) -> str:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("--device mps: this machine has none. Use --device cpu, or auto.")
     return name
+
+
+def device_kind(name: str) -> str:
+    """The kind of a device, on which the last digits of sums depend: the name of a GPU, or of the processor."""
+    kind = torch.device(name).type
+    if kind == "cuda":
+        return torch.cuda.get_device_name(name)
+    return "Apple GPU" if kind == "mps" else processor_name() or "CPU"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

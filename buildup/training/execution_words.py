@@ -5,8 +5,11 @@ not from a measurement, so that one command computes the same on all machines of
 (`speed.py`) choose the form of the steps, which compute the same but for rounding.
 """
 
+import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from buildup.errors import RequestError, unknown
@@ -88,3 +91,12 @@ def parse_execution(text: str, device: str) -> dict[str, Any]:
 def execution_from_words(words: str) -> Execution:
     """The execution that `Execution.words` wrote down."""
     return Execution(**dict(WORDS[word] for word in words.split(",")))
+
+
+def processor_name() -> str:
+    """The name of this machine's processor."""
+    name = platform.processor()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return name

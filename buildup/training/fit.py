@@ -27,6 +27,7 @@ from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
+    device_kind,
     ieee_float32,
     is_out_of_memory,
     no_kernel_search,
@@ -146,7 +147,7 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
     identity = _identity(job, recipe, dataset)
     stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
     found: Metrics | None = None
-    with checkpoint.Checkpoints(job.folder, identity, model, optimizer) as saved:
+    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, device_kind(job.device)) as saved:
         curve = saved.start(job.resume_from)
         for line in _log_header(job, feed, parts):
             checkpoint.append_log(job.folder, line)
@@ -181,6 +182,7 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
         images=len(found.correct),
         validated=np.packbits(validated.numpy()).tobytes() if job.split_seed is None else None,
         seconds=sum(epoch.metrics["seconds"] for epoch in curve),
+        device=", ".join(saved.devices),
     )
 
 

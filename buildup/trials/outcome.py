@@ -67,6 +67,8 @@ class Score:
     validated: bytes | None = None
     """Which images of the set were validated on, one bit an image; None if all trainings share them."""
     seconds: float = 0.0
+    device: str = ""
+    """The kind of its device, such as NVIDIA A100-SXM4-40GB, joined by commas if it went on on another; or unknown."""
 
     @property
     def correct_hash(self) -> str:
@@ -132,6 +134,7 @@ def record_to_values(record: Record) -> dict[str, Any]:
                 "validated": _text(outcome.validated),
                 "images": outcome.images,
                 "seconds": outcome.seconds,
+                "device": outcome.device,
             }
         }
     else:

@@ -2,15 +2,19 @@
 
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import pytest
 
+from buildup.engine.load_state import warnings_of
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
+from buildup.store.run_record import RunRecord
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
@@ -54,6 +58,27 @@ def test_decisions_that_do_not_follow_from_the_settings_are_told_with_what_would
     other = make_replay(sketch("CC|CC"), replace(SPACE, order="first-last"), judge="point", seeds=1, first_seed=7)
     with pytest.raises(RunError, match=r"step 1 of this run decided on CC\|CM .* CM\|CC .* would be tried"):
         other.view(replace(history, decisions=view.decisions))
+
+
+def test_a_comparison_over_several_kinds_of_device_says_so(make_run: Callable[..., RunRecord], tmp_path: Path) -> None:
+    steps = replay()
+    old, new = Score(accuracy=80, device="T4"), Score(accuracy=85, device="A100")
+    history = with_outcomes(History(), steps.base.id, old, old)
+    candidates = steps.view(history).needed
+    same = with_outcomes(history, candidates[0].candidate.id, *[replace(new, device="T4")] * 2)
+    mixed = with_outcomes(history, candidates[0].candidate.id, new, old)
+    [plain], [marked] = (steps.view(one).decisions for one in (same, mixed))
+    assert marked.reason.endswith(
+        "; trained on several kinds of device: the candidate on A100 and T4, its parent on T4"
+    )
+    assert "kinds of device" not in plain.reason
+    unknown = with_outcomes(history, candidates[0].candidate.id, *[replace(new, device="")] * 2)
+    assert "kinds of device" not in steps.view(unknown).decisions[0].reason
+    run = make_run(tmp_path)
+    [warning] = warnings_of(run, steps.view(mixed), mixed)
+    assert "(T4: the base, step 1; A100: step 1)" in warning
+    assert "1 of 1 verdicts compares" in warning
+    assert warnings_of(run, steps.view(same), same) == ()
 
 
 def test_only_the_seeds_that_are_missing_are_waited_for() -> None:

@@ -57,6 +57,16 @@ def test_the_state_after_an_epoch_is_saved_although_the_next_step_changes_it(tmp
     assert all(torch.equal(state[name], then[name]) for name in then)
 
 
+def test_the_kinds_of_device_of_all_attempts_are_known(tmp_path: Path) -> None:
+    for attempt, device in (("1", "T4"), ("2", "A100"), ("3", "T4")):
+        model, optimizer = made()
+        with Checkpoints(str(tmp_path / attempt), "one", model, optimizer, device) as saved:
+            saved.start([str(tmp_path / str(int(attempt) - 1))] if attempt > "1" else [])
+            if attempt == "1":
+                saved.add(epochs(1), last=False)
+    assert saved.devices == ("T4", "A100")
+
+
 def test_writing_does_not_hold_up_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     release = threading.Event()
     really = torch.save

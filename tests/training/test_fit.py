@@ -16,7 +16,7 @@ from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.data import load_data
 from buildup.training.dataset import split
-from buildup.training.execution_words import Execution
+from buildup.training.execution_words import Execution, processor_name
 from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import Recipe, load_recipe
@@ -55,6 +55,7 @@ def test_a_training_learns_and_leaves_its_score_curve_and_weights(tmp_path: Path
     epochs, score = run(job(tmp_path / "a", fraction=0.5, recipe=load_recipe("quick").with_epochs(3)))
     assert [epoch.number for epoch in epochs] == [1, 2, 3]
     assert score.accuracy > 50
+    assert score.device == (processor_name() or "CPU")
     assert epochs[-1].metrics["train_loss"] < epochs[0].metrics["train_loss"]
     assert check_base([epochs], num_classes=10, images=score.images, expected=None) == []
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [

@@ -1,0 +1,228 @@
+"""Where the process of an attempt writes.
+
+Usually that is a folder of the run, which all machines see. With a storage (`--storage-path`) it is a folder of the
+machine alone, whose files a thread copies to the storage while the training goes on.
+"""
+
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from buildup.execution.handshake import FOLDER_PATIENCE, unseen
+from buildup.store.remote_folder import RemoteFolder
+from buildup.store.run_dir import FINAL, remote_of
+from buildup.trials.outcome import Failure, Reason
+from buildup.trials.training import CHECKPOINT, WEIGHTS
+
+STOP = "stop"
+"""A file with this name in an attempt's folder stops the attempt after its current epoch."""
+CLAIM = "worker"
+"""In the folder of an attempt: the process that trains it. There is never a second one."""
+WORK = "buildup-work-"
+"""The beginning of the names of folders of a machine alone."""
+STOP_INTERVAL = 5.0
+"""Seconds between two looks into a storage for `STOP`."""
+OUTAGE, OUTAGE_PAUSE = 900.0, 5.0
+"""Seconds for which a final record is written again to a storage that does not answer, and those between two tries."""
+
+
+class Workplace(Protocol):
+    """The folder of an attempt, as its process sees it."""
+
+    def open(self) -> Failure | None:
+        """Take the attempt for this process, or return why this machine can't. Raises if another process has it."""
+        ...
+
+    def is_stopped(self) -> bool:
+        """Whether the driver has asked for the end of the attempt."""
+        ...
+
+    def note(self) -> None:
+        """An epoch has ended, so files have changed."""
+        ...
+
+    def finish(self) -> None:
+        """The final record is written. Raises `OSError` if it can't be kept."""
+        ...
+
+    def close(self) -> None:
+        """The attempt has ended, with a record or without."""
+        ...
+
+
+class SharedFolder:
+    """A folder that all machines see, so that nothing is copied."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def open(self) -> Failure | None:
+        """Wait until the folder is seen here, and claim it."""
+        end = time.monotonic() + FOLDER_PATIENCE
+        while not self._folder.is_dir():
+            if time.monotonic() > end:
+                message = f"{socket.gethostname()} {unseen(self._folder)}"
+                return Failure(reason=Reason.REFUSED, message=message)
+            time.sleep(0.1)
+        _claim(self._folder)
+        return None
+
+    def is_stopped(self) -> bool:
+        """Whether the driver left a sign in the folder."""
+        return (self._folder / STOP).exists()
+
+    def note(self) -> None:
+        """Nothing is to be copied."""
+
+    def finish(self) -> None:
+        """The record is where the driver looks."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elsewhere:
+    """The places in a storage that belong to an attempt."""
+
+    own: RemoteFolder
+    earlier: Sequence[tuple[Path, RemoteFolder]]
+    """Those of earlier attempts, the newest first, with the folder of the machine that the training reads instead."""
+
+
+class Mirror:
+    """A folder of this machine, whose files are copied to a storage. It lies in one that is the attempt's alone."""
+
+    def __init__(self, folder: Path, elsewhere: Elsewhere) -> None:
+        self._folder, self._elsewhere, self._remote = folder, elsewhere, elsewhere.own
+        self._copied: dict[str, tuple[int, int]] = {}
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._looked = time.monotonic()
+
+    def open(self) -> Failure | None:
+        """Claim the attempt in the storage, and bring the states of earlier ones."""
+        _remove_leftovers(self._folder.parent.parent)
+        try:
+            self._remote.parent.parent.check_marked()
+            # A storage has no exclusive creation. This makes a second process improbable, as its start is already.
+            if self._remote.has(CLAIM):
+                raise FileExistsError(f"{self._remote}: another process trains this attempt.")
+            shutil.rmtree(self._folder.parent, ignore_errors=True)
+            self._folder.mkdir(parents=True)
+            _claim(self._folder)
+            self._remote.put(self._folder / CLAIM)
+            for folder, remote in self._elsewhere.earlier:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not remote.get(CHECKPOINT, folder / CHECKPOINT):
+                    remote.get(WEIGHTS, folder / WEIGHTS)
+        except FileExistsError:
+            raise
+        except OSError as problem:
+            return Failure(reason=Reason.HOST_FAULT, message=f"{socket.gethostname()}: {problem}")
+        self._thread = threading.Thread(target=self._copy_along, name="copy", daemon=True)
+        self._thread.start()
+        return None
+
+    def is_stopped(self) -> bool:
+        """Whether the driver left a sign in the storage, as far as was looked lately."""
+        if time.monotonic() - self._looked < STOP_INTERVAL:
+            return False
+        self._looked = time.monotonic()
+        with suppress(OSError):
+            return self._remote.has(STOP)
+        return False
+
+    def note(self) -> None:
+        """Wake the thread. While it copies, the training goes on, and what it left out comes with the next copy."""
+        self._changed.set()
+
+    def finish(self) -> None:
+        """Copy everything, the final record last. A storage that does not answer is asked again for minutes."""
+        self._end_thread()
+        end = time.monotonic() + OUTAGE
+        while True:
+            try:
+                return self._copy()
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(OUTAGE_PAUSE)
+
+    def close(self) -> None:
+        """Copy what the attempt left, such as its last state, and remove the folders of this machine."""
+        if self._thread is None:
+            return
+        self._end_thread()
+        with suppress(OSError):  # then the next attempt goes on from an earlier state
+            self._copy()
+        shutil.rmtree(self._folder.parent, ignore_errors=True)
+        with suppress(OSError):  # another attempt of this machine may be in there
+            self._folder.parent.parent.rmdir()
+
+    def _end_thread(self) -> None:
+        assert self._thread is not None
+        self._closing.set()
+        self._changed.set()
+        self._thread.join()
+
+    def _copy_along(self) -> None:
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            if self._closing.is_set():
+                return
+            with suppress(OSError):  # it is tried again after the next epoch
+                self._copy()
+
+    def _copy(self) -> None:
+        """Copy each file that has changed, the record last, so that all that it tells of is there."""
+        found = {path.name: path for path in self._folder.iterdir() if not path.name.startswith(".")}
+        for name in sorted(found, key=lambda name: name == FINAL):
+            with suppress(FileNotFoundError):  # the training removed it meanwhile
+                status = found[name].stat()
+                state = (status.st_ino, status.st_mtime_ns)
+                if self._copied.get(name) != state:
+                    self._remote.put(found[name])
+                    self._copied[name] = state
+        for name in self._copied.keys() - found.keys():
+            self._remote.remove(name)
+            del self._copied[name]
+
+
+def stop_attempt(folder: Path) -> None:
+    """Leave the sign that an attempt is to stop, for the driver: in its folder of the run, and in its storage."""
+    sign = folder / STOP
+    sign.touch()
+    if remote := remote_of(folder):
+
+        def put() -> None:
+            with suppress(OSError):  # then it trains to its end, and nobody waits for it
+                remote.put(sign)
+
+        threading.Thread(target=put, name="stop", daemon=True).start()  # a storage may answer late
+
+
+def _claim(folder: Path) -> None:
+    """Take an attempt for this process; raises if another one has it, which the driver had given up waiting for."""
+    with (folder / CLAIM).open("x", encoding="utf-8") as file:
+        file.write(f"{os.getpid()} on {socket.gethostname()}")
+
+
+def _remove_leftovers(own: Path) -> None:
+    """Remove the folders that killed processes left on this machine."""
+    for claim in own.parent.glob(f"{WORK}*/*/*/{CLAIM}"):
+        with suppress(OSError, ValueError):
+            pid, _, host = claim.read_text(encoding="utf-8").partition(" on ")
+            if host == socket.gethostname() and claim.stat().st_uid == os.getuid():
+                try:
+                    os.kill(int(pid), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(claim.parent.parent, ignore_errors=True)

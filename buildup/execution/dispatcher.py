@@ -311,7 +311,7 @@ class TrialDispatcher:
                 "Look at that machine: its GPUs (nvidia-smi), its disks and its log.",
             )
         elif outcome.reason is Reason.LOST:  # one of the processes of its worker
-            self._lose(slot, f"worker     {told}", outcome.message)
+            self._lose(slot, f"worker     {told}", f"Last, {outcome.message}.")
         else:
             return False
         return True

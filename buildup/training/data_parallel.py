@@ -240,7 +240,7 @@ def _cause(ranks: Sequence[_Rank]) -> BaseException:
         if not rank.raised and (code or (rank is ranks[0] and rank.finished)):
             how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
             return Failed(
-                Reason.LOST, f"process {number} of {len(ranks)} of the training (pid {rank.process.pid}) ended {how}."
+                Reason.LOST, f"process {number} of {len(ranks)} of the training (pid {rank.process.pid}) ended {how}"
             )
     return min((rank.raised for rank in ranks if rank.raised), key=lambda raised: raised.at).error
 

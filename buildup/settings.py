@@ -23,6 +23,7 @@ _MACHINES = Parameter(group=Group("Machines and storage", sort_key=5))
 BOUNDS: Mapping[str, tuple[int, int]] = {
     "cpus_per_trial": (0, 4096),
     "epochs": (1, 100_000),
+    "gpus": (1, 1024),
     "gpus_per_trial": (0, 1024),
     "image_size": (1, 4096),
     "max_macs": (1, 10**15),
@@ -99,7 +100,7 @@ class SearchSettings:
     workers: Annotated[int | None, _MACHINES] = None
     """Trainings side by side (default: as many as the GPUs have room for; on a CPU up to one a core)."""
     gpus_per_trial: Annotated[float | None, _MACHINES] = None
-    """GPUs of one training (default: 1 where there is one)."""
+    """GPUs of one training: a share of one, or a whole number that share each batch (default: 1 where there is one)."""
     device: Annotated[str, _MACHINES] = "auto"
     """auto, cpu, cuda or mps."""
     accelerator: Annotated[str | None, _MACHINES] = None
@@ -290,8 +291,10 @@ class TrainSettings:
     """Of weights, order and augmentation."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
+    gpus: int = 1
+    """GPUs of this machine that share each batch."""
     threads: int | None = None
-    """CPU threads (default: all cores)."""
+    """CPU threads, for each GPU (default: all cores)."""
     execution: str | None = None
     """How steps are computed: float32 or bf16, channels-first or channels-last, eager, captured or compiled,
     deterministic; joined by commas (default: bf16 where the device has matrix units for it, channels-last)."""

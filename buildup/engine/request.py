@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     hardware = _hardware(problems, settings, seeds)
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
+    settled = problems.checked({}, execution_for, settled, processes_of(hardware.gpus_per_trial))
     checked, space, recipe, data = _load(problems, settings, seeds)
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
     values: dict[str, Any] = {
@@ -117,6 +119,24 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         network=network,
         speeds=speeds,
     )
+
+
+def processes_of(gpus_per_trial: float) -> int:
+    """How many processes share a training: one for each of its GPUs.
+
+    >>> processes_of(0), processes_of(0.25), processes_of(2.0)
+    (1, 1, 2)
+    """
+    return max(1, int(gpus_per_trial))
+
+
+def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:
+    """The fields of an execution that are settled for a training in so many processes, whose steps are eager."""
+    if processes == 1:
+        return settled
+    if (steps := settled.get("steps", "eager")) != "eager":
+        raise RequestError(f"--execution: steps on {processes} GPUs are eager, not {steps}. Leave the word out.")
+    return {**settled, "steps": "eager"}
 
 
 def cluster_address(asked: str | None, before: str | None = None) -> str | None:
@@ -236,6 +256,10 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         )
     if settings.gpus_per_trial is None and on_gpu:
         gpus = 1.0
+    if gpus > 1 and gpus != int(gpus):
+        problems.found.append(f"--gpus-per-trial {gpus:g}: a share of one GPU, or a whole number of them, is needed.")
+    if gpus > 1 and device.startswith("cuda:"):
+        problems.found.append(f"--gpus-per-trial {gpus:g}: --device {device} is one GPU. Use --device cuda.")
     # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
     threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1)
     # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.
@@ -295,12 +319,13 @@ def _measured(
     Not by the trainings of one worker, because the number of workers must not change how steps are computed.
     """
     device, threads = hardware.device, hardware.threads
-    asked = network, recipe, data, device, threads, settled, 2 * seeds
+    processes = processes_of(hardware.gpus_per_trial)
+    asked = network, recipe, data, device, threads, settled, 2 * seeds, processes
     if address:
         from buildup.execution.ray_cluster import on_worker  # loads Ray
         from buildup.execution.ray_nodes import resources_of
 
-        cpus = hardware.cpus_per_trial or threads
+        cpus = hardware.cpus_per_trial or threads * processes
         resources = resources_of(cpus, hardware.gpus_per_trial, hardware.accelerator)
         return on_worker(measure_speeds, *asked, resources=resources, address=address)
     return measure_speeds(*asked) if device.startswith("cuda") else ()
@@ -314,11 +339,15 @@ def measure_speeds(
     threads: int,
     settled: Mapping[str, Any],
     trainings: int = 1,
+    processes: int = 1,
 ) -> tuple[Speed, ...]:
     """Measure the executions that a training may use, without those that `settled` excludes. The best comes first.
 
-    Compiling is worth its time over all `trainings` of a worker.
+    Compiling is worth its time over all `trainings` of a worker. Of several `processes`, one is measured with its part
+    of a batch, without the time that gradients take between them.
     """
     resolved = recipe.resolved(train_images=data.train_images)
     steps = trainings * resolved.epochs * max(1, data.train_images // resolved.batch_size)
-    return choose_execution(network, resolved, device=device, threads=threads, steps=steps, settled=settled)
+    part = replace(resolved, batch_size=ceil(resolved.batch_size / processes))
+    found = choose_execution(network, part, device=device, threads=threads, steps=steps, settled=settled)
+    return tuple(replace(speed, train=speed.train / processes, evaluate=speed.evaluate / processes) for speed in found)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.engine.costs import costs_of
+from buildup.engine.request import processes_of
 from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator
@@ -77,7 +78,7 @@ def start_workers(
         train=fit,
         job=job,
         workers=settings.workers,
-        cpus_per_worker=settings.cpus_per_trial or settings.threads,
+        cpus_per_worker=settings.cpus_per_trial or settings.threads * processes_of(settings.gpus_per_trial),
         gpus_per_worker=settings.gpus_per_trial,
         accelerator=settings.accelerator,
         address=settings.ray,
@@ -112,6 +113,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             recipe=run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs),
             device=settings.device,
             device_share=min(1.0, settings.gpus_per_trial or 1.0),
+            processes=processes_of(settings.gpus_per_trial),
             threads=settings.threads,
             execution=run.execution,
             data_hash=run.data.hash,

@@ -12,8 +12,8 @@ import timm
 import torch
 
 from buildup.engine.problems import Problems
-from buildup.engine.request import measure_speeds
-from buildup.errors import BaseError, RunError, SearchError
+from buildup.engine.request import execution_for, measure_speeds
+from buildup.errors import BaseError, ResourceError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.base_name import base_in_path, parse_base
 from buildup.graph.network import Network
@@ -27,7 +27,7 @@ from buildup.store.run_dir import attempt_folder, attempts, cores, final_record,
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import describe_data, open_data
 from buildup.training.dataset import DataInfo, parse_fraction
-from buildup.training.execution import check_device
+from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution, parse_execution
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
@@ -110,8 +110,11 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     seed = problems.whole("--seed", settings.seed, 0)
     share = problems.checked(1.0, parse_fraction, settings.fraction)
     device = problems.checked("cpu", check_device, settings.device)
-    threads = problems.whole("--threads", settings.threads, cores())
+    gpus = problems.whole("--gpus", settings.gpus, 1)
+    problems.checked(None, _check_gpus, gpus, device)
+    threads = problems.whole("--threads", settings.threads, max(1, cores() // gpus))
     settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
+    settled = problems.checked({}, execution_for, settled, gpus)
     data, network, start = _find(problems, name, settings, share, recipe)
     problems.raise_any()
     assert recipe is not None
@@ -126,7 +129,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     if earlier and (path := place / EXECUTION).is_file():  # a checkpoint can only be continued with the same one
         execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
     else:
-        execution = measure_speeds(network, recipe, data, device, threads, settled)[0].execution
+        execution = measure_speeds(network, recipe, data, device, threads, settled, processes=gpus)[0].execution
     job = Job(
         network=network,
         seed=seed,
@@ -138,12 +141,20 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         start=start,
         recipe=recipe,
         device=device,
+        processes=gpus,
         threads=threads,
         execution=execution,
         folder=str(attempt_folder(place, max(earlier, default=0) + 1)),
         resume_from=tuple(str(attempt_folder(place, number)) for number in reversed(earlier)),
     )
     return job, place
+
+
+def _check_gpus(gpus: int, device: str) -> None:
+    if gpus > 1 and device != "cuda":
+        raise ResourceError(f"--gpus {gpus}: the device is {device}. GPUs share a training with --device cuda.")
+    if gpus > 1 and gpus > device_count(device):
+        raise ResourceError(f"--gpus {gpus}: this machine has {device_count(device)}.")
 
 
 def _find(

@@ -234,15 +234,7 @@ class TrialDispatcher:
             if slot.leaving:
                 self._put_back(slot, f"worker     {slot.name} has ended")
                 return
-            training = slot.training
-            self._count_loss(
-                slot,
-                f"worker     {slot.name} died: {_cause(error)}",
-                Reason.LOST,
-                f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
-                f"times, and got no further than epoch {self._reached[training.id]} in between. Ray says:\n"
-                f"{error}\nWhere memory is short, fewer trainings side by side (--workers) leave more for each.",
-            )
+            self._lose(slot, f"worker     {slot.name} died: {_cause(error)}", f"Ray says:\n{error}")
 
     def busy_workers(self) -> list[Started]:
         """The workers that are not idle."""
@@ -361,9 +353,23 @@ class TrialDispatcher:
                 f"machines, and got no further than epoch {self._reached[key]} in between. The last one was on {last}\n"
                 "Look at that machine: its GPUs (nvidia-smi), its disks and its log.",
             )
+        elif outcome.reason is Reason.LOST:  # one of the processes of its worker
+            self._lose(slot, f"worker     {told}", f"Last, {outcome.message}.")
         else:
             return False
         return True
+
+    def _lose(self, slot: WorkerSlot, told: str, error: str) -> None:
+        """Count an attempt whose worker, or one of its processes, died."""
+        training = slot.training
+        self._count_loss(
+            slot,
+            told,
+            Reason.LOST,
+            f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
+            f"times, and got no further than epoch {self._reached[training.id]} in between. {error}\n"
+            "Where memory is short, fewer trainings side by side (--workers) leave more for each.",
+        )
 
     def _avoid(self, slot: WorkerSlot) -> None:
         """Keep a training away from the host on which it has failed."""

@@ -25,7 +25,7 @@ from buildup.training.recipe import AUGMENTATIONS
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Change = Callable[[Tensor, slice], Tensor]
-"""Takes images and their positions in the epoch, and returns the changed images."""
+"""Takes images and their positions among those that this process sees, and returns the changed images."""
 
 PADDING_SIZE = 32
 """A recipe states its crop padding for images of this size; other sizes are padded in proportion."""
@@ -49,14 +49,20 @@ class EpochImages:
     device: torch.device
     seed: int
     epoch: int
+    positions: Integers | None = None
+    """The images that this process sees, where several share a training. Numbers are drawn for all of them."""
 
     def draws(self, purpose: str) -> np.random.RandomState:
         """The random stream of one purpose. Draws for other purposes do not affect it."""
         return random_stream(self.seed, self.epoch, purpose)
 
+    def own(self, drawn: NDArray[Any]) -> NDArray[Any]:
+        """Of numbers drawn for each image, those for the images that this process sees."""
+        return drawn if self.positions is None else drawn[self.positions]
+
     def send(self, drawn: NDArray[Any]) -> Tensor:
-        """Copy drawn numbers to the device of the images."""
-        return send(torch.from_numpy(drawn), self.device)
+        """Copy drawn numbers to the device of the images, for the images that this process sees."""
+        return send(torch.from_numpy(self.own(drawn)), self.device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,10 @@ of processes, nor on where an interrupted training resumes.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ from buildup.training.augmentation import (
     PADDING_SIZE,
     Change,
     EpochImages,
+    Integers,
     epoch_seed,
     mix,
     mixture,
@@ -36,6 +38,7 @@ from buildup.training.augmentation import (
     send,
     soft_targets,
 )
+from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Dataset
 from buildup.training.dataset_sources import SMALL, Source
 from buildup.training.randaugment import COLOUR_JITTER, RANDAUGMENT
@@ -103,30 +106,34 @@ class Feed:
     device: torch.device
     workers: int = 0
     """Processes that read ahead in a streamed dataset; 0 to read in this one."""
+    group: ProcessGroup = ALONE
+    """The processes that share each batch. Numbers are drawn for all images, so that these do not depend on it."""
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
-        recipe, dataset, images = self.recipe, self.dataset, len(self.train)
-        order = random_stream(self.seed, number, "order").permutation(images)
-        index = self.train[torch.from_numpy(order.astype(np.int64))]
-        starts = batch_starts(images, recipe.batch_size)
+        recipe, dataset = self.recipe, self.dataset
+        order = random_stream(self.seed, number, "order").permutation(len(self.train)).astype(np.int64)
+        sizes, positions = self._own_rows()
+        index = self.train[torch.from_numpy(order if positions is None else order[positions])]
+        together = self._batches_together(dataset) if isinstance(dataset, Dataset) else 1
+        chunks = [sizes[first : first + together] for first in range(0, len(sizes), together)]
         if isinstance(dataset, Dataset):
-            loaded = self._augmented_pixels(dataset, index, starts, number)
+            loaded = self._augmented_pixels(dataset, index, chunks, self._draw_changes(number, "pixels", positions))
         else:
             # timm's transforms augment the pixels.
-            seen = index[: min(images, starts[-1] + recipe.batch_size)]
             seed = epoch_seed(self.seed, number, "images")
-            loaded = self._reader.batches(seen, recipe.batch_size, seed, augmented=True)
-        changes = self._draw_changes(number, "normalised")
+            loaded = self._reader.batches(index, sizes, seed, augmented=True, positions=positions)
+        changes = self._draw_changes(number, "normalised", positions)
         mix_rng = random_stream(self.seed, number, "mix")
         first = 0
-        for inputs, labels in loaded:
+        for (inputs, labels), chunk in zip(loaded, chunks, strict=True):
             for change in changes:
                 inputs = change(inputs, slice(first, first + len(inputs)))
             first += len(inputs)
             targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
-            batches = zip(torch.split(inputs, recipe.batch_size), torch.split(targets, recipe.batch_size), strict=True)
-            for batch_inputs, batch_targets in batches:
+            for batch_inputs, batch_targets in zip(
+                torch.split(inputs, chunk), torch.split(targets, chunk), strict=True
+            ):
                 if recipe.mixup or recipe.cutmix:
                     height, width = batch_inputs.shape[-2:]
                     how = mixture(
@@ -143,24 +150,33 @@ class Feed:
 
     def validation(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images, or one of so many of them, in their order: normalised, with their labels."""
-        dataset, chosen, size = self.dataset, self.val[::every], self.recipe.eval_batch_size
+        dataset, size = self.dataset, self.recipe.eval_batch_size
+        chosen = torch.tensor_split(self.val[::every], self.group.size)[self.group.rank]
         if isinstance(dataset, StreamedDataset):
-            yield from self._reader.batches(chosen, size, seed=0, augmented=False)
+            sizes = [len(part) for part in torch.split(chosen, size)]
+            yield from self._reader.batches(chosen, sizes, seed=0, augmented=False)
             return
         for part in torch.split(send(chosen, dataset.images.device), size):
             inputs, labels = self._chosen(dataset, part)
             yield normalise(inputs, dataset.mean, dataset.std), labels
 
+    def _own_rows(self) -> tuple[list[int], Integers | None]:
+        """How many images of each batch this process sees, and their positions in the epoch; None for all of them."""
+        size, images = self.recipe.batch_size, len(self.train)
+        starts = batch_starts(images, size)
+        whole = [min(size, images - start) for start in starts]
+        if self.group.size == 1:
+            return whole, None
+        own = [start + self.group.rows(count) for start, count in zip(starts, whole, strict=True)]
+        return [len(rows) for rows in own], np.concatenate(own)
+
     def _augmented_pixels(
-        self, dataset: Dataset, index: Tensor, starts: range, number: int
+        self, dataset: Dataset, index: Tensor, chunks: list[list[int]], changes: list[Change]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and labels of a decoded dataset, several batches at once."""
-        index = send(index, dataset.images.device)
-        changes = self._draw_changes(number, "pixels")
-        together = self._batches_together(dataset)
-        for first in range(0, len(starts), together):
-            last = starts[min(first + together, len(starts)) - 1]
-            positions = slice(starts[first], min(len(index), last + self.recipe.batch_size))
+        """Normalised images and labels of a decoded dataset, by the sizes of the batches that are augmented at once."""
+        index, end = send(index, dataset.images.device), 0
+        for chunk in chunks:
+            positions = slice(end, end := end + sum(chunk))
             inputs, labels = self._chosen(dataset, index[positions])
             for change in changes:
                 inputs = change(inputs, positions)
@@ -180,7 +196,9 @@ class Feed:
         assert isinstance(self.dataset, StreamedDataset)
         return _ImageReader(self.dataset, self.recipe, self.device, self.workers)
 
-    def _draw_changes(self, number: int, sees: Literal["pixels", "normalised"]) -> list[Change]:
+    def _draw_changes(
+        self, number: int, sees: Literal["pixels", "normalised"], positions: Integers | None
+    ) -> list[Change]:
         """Draw the changes that the recipe makes to the images of an epoch, in the order in which they are applied."""
         images = EpochImages(
             count=len(self.train),
@@ -190,6 +208,7 @@ class Feed:
             device=self.device,
             seed=self.seed,
             epoch=number,
+            positions=positions,
         )
         changes = []
         for name in AUGMENTATIONS:
@@ -298,10 +317,15 @@ class _ImageReader:
             generator=torch.Generator(),
         )
 
-    def batches(self, index: Tensor, size: int, seed: int, *, augmented: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and labels by their index in the dataset, in batches of a size."""
-        draws = [(at, epoch_seed(seed, place, "image"), augmented) for place, at in enumerate(index.tolist())]
-        self._batches[:] = [draws[start : start + size] for start in range(0, len(draws), size)]
+    def batches(
+        self, index: Tensor, sizes: Sequence[int], seed: int, *, augmented: bool, positions: Integers | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Normalised images and labels by their index in the dataset, in batches of these sizes."""
+        places = range(sum(sizes)) if positions is None else positions.tolist()
+        draws = [
+            (at, epoch_seed(seed, place, "image"), augmented) for place, at in zip(places, index.tolist(), strict=False)
+        ]
+        self._batches[:] = [draws[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
         mean, std = self._dataset.mean, self._dataset.std
         loaded: Any = PrefetchLoader(self._loader, mean=mean, std=std, channels=3, device=self._device)
         if self._device.type == "cuda":

@@ -9,7 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import partial, reduce
 from math import ceil
 from operator import add
 from statistics import fmean
@@ -19,12 +19,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from buildup.errors import DataError
+from buildup.errors import DataError, ResourceError
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
+from buildup.training.data_parallel import ALONE, ProcessGroup, in_processes
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     device_kind,
@@ -79,7 +80,10 @@ class Job:
     device: str = "cpu"
     device_share: float = 1.0
     """The share of a GPU that the training may use, beside others on it."""
+    processes: int = 1
+    """How many share each batch, on CUDA with a GPU each. Their steps are eager."""
     threads: int = 1
+    """CPU threads of each process."""
     execution: Execution = field(default_factory=Execution)
     """The same for all trainings of a run."""
     folder: str
@@ -95,23 +99,39 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
     that one again, because the listener may have died before it wrote them down.
 
     Raises:
-        Failed: The training diverged, found its disk full, or did not fit into memory, even with each batch in parts.
+        Failed: The training diverged, found its disk full, did not fit into memory, even with each batch in parts, or
+            lost one of its processes.
     """
     yielded: list[Epoch] = []
-    with torch_settings(job.threads, deterministic=job.execution.deterministic), _share_of_memory(job):
-        try:
-            with _named_failures(job):
-                return (yield from _train(job, yielded, parts=1))
-        except Failed as failed:
-            if failed.reason is not Reason.OUT_OF_MEMORY or job.recipe.batch_size < 2 * RETRY_PARTS:
-                raise
-            checkpoint.append_log(job.folder, f"{failed.message} Once more, with each batch in {RETRY_PARTS} parts.")
-        # Outside of the except clause: inside, the error would hold all that filled the memory.
-        if job.device.startswith("cuda"):
-            torch.cuda.empty_cache()
-        with _named_failures(job):
-            again = replace(job, resume_from=(job.folder, *job.resume_from))
-            return (yield from _train(again, yielded, parts=RETRY_PARTS))
+    try:
+        return (yield from _attempt(job, yielded, parts=1))
+    except Failed as failed:
+        if failed.reason is not Reason.OUT_OF_MEMORY or job.recipe.batch_size < 2 * RETRY_PARTS * job.processes:
+            raise
+        checkpoint.append_log(job.folder, f"{failed.message} Once more, with each batch in {RETRY_PARTS} parts.")
+    # Outside of the except clause: inside, the error would hold all that filled the memory.
+    if job.device.startswith("cuda") and job.processes == 1:
+        torch.cuda.empty_cache()
+    again = replace(job, resume_from=(job.folder, *job.resume_from))
+    return (yield from _attempt(again, yielded, parts=RETRY_PARTS))
+
+
+def _attempt(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, None, Score]:
+    """Train with each batch in micro-batches. Epochs are added to those that were yielded, and not yielded again."""
+    train = partial(_train_as, job, yielded, parts)
+    return (yield from train(ALONE) if job.processes == 1 else in_processes(train, job.processes, job.device, yielded))
+
+
+def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
+    """Train as one process of a group."""
+    if group.size > 1 and job.device.startswith("cuda"):
+        job = replace(job, device=f"cuda:{group.rank}")
+    with (
+        torch_settings(job.threads, deterministic=job.execution.deterministic),
+        _share_of_memory(job),
+        _named_failures(job),
+    ):
+        return (yield from _train(job, yielded, parts, group))
 
 
 @contextmanager
@@ -127,8 +147,7 @@ def _share_of_memory(job: Job) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, None, Score]:
-    """Train with each batch in micro-batches. Epochs are added to those that were yielded, and not yielded again."""
+def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
     device = torch.device(job.device)
     dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
     _check_data(job, dataset)
@@ -136,7 +155,8 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
     if job.whole:
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
-    feed = _feed(job, recipe, dataset, train, val)
+    feed = _feed(job, recipe, dataset, train, val, group)
+    _check_group(feed)
 
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
@@ -145,15 +165,15 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
     optimizer = make_optimizer(model, recipe, job.execution)
 
     identity = _identity(job, recipe, dataset)
-    stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
     found: Metrics | None = None
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer, device_kind(job.device)) as saved:
-        curve = saved.start(job.resume_from)
-        for line in _log_header(job, feed, parts):
+        curve = _restored(saved, job, optimizer, group)
+        stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts, group=group)
+        for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
         if len(curve) < recipe.epochs:
             model.train()
-            shape = (min(recipe.batch_size, len(train)), *job.network.input_shape)
+            shape = (len(group.rows(min(recipe.batch_size, len(train)))), *job.network.input_shape)
             stepper.capture(
                 torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device)
             )
@@ -165,7 +185,8 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
             epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
-            saved.add(curve, last=number == recipe.epochs)
+            if group.leads:
+                saved.add(curve, last=number == recipe.epochs)
             if number > len(yielded):
                 yielded.append(epoch)
                 yield epoch
@@ -173,7 +194,8 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
         found = validate(model, feed, Execution())
     validated = torch.zeros(len(dataset.labels), dtype=torch.bool)
     validated[val] = True
-    checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
+    if group.leads:
+        checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
     return Score(
         accuracy=found.accuracy,
         metrics={**found.values, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)},
@@ -186,7 +208,22 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
     )
 
 
-def _feed(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: Tensor, val: Tensor) -> Feed:
+def _restored(
+    saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, group: ProcessGroup
+) -> list[Epoch]:
+    """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
+    curve = saved.start(job.resume_from) if group.leads else []
+    if group.size == 1:
+        return curve
+    curve, state = group.share((curve, optimizer.state_dict()))
+    if not group.leads:
+        optimizer.load_state_dict(state)
+    return curve
+
+
+def _feed(
+    job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: Tensor, val: Tensor, group: ProcessGroup
+) -> Feed:
     device = torch.device(job.device)
     return Feed(
         recipe=recipe,
@@ -196,7 +233,20 @@ def _feed(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: T
         seed=job.seed,
         device=device,
         workers=reading_processes(device, job.threads, job.device_share),
+        group=group,
     )
+
+
+def _check_group(feed: Feed) -> None:
+    """Refuse batches that are too small to be shared."""
+    size, batch = feed.group.size, feed.recipe.batch_size
+    starts = batch_starts(len(feed.train), batch)
+    smallest = min(batch, len(feed.train) - starts[-1])
+    if size > 1 and (smallest < 2 * size or len(feed.val) < size):
+        raise ResourceError(
+            f"{size} GPUs a training: each needs 2 images of a batch, and the smallest batch has {smallest} "
+            f"({len(feed.train)} images in batches of {batch}). Use fewer GPUs a training."
+        )
 
 
 def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float) -> tuple[Epoch, Metrics]:
@@ -205,10 +255,12 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: 
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
     # The draws of the network itself (dropped paths) depend on the epoch, so that a resumed training repeats them.
-    torch.manual_seed(epoch_seed(job.seed, number, "network"))
+    torch.manual_seed(epoch_seed(job.seed, number, f"network {feed.group.rank}" if feed.group.rank else "network"))
     stepper.model.train()
     for step, (inputs, targets) in enumerate(feed.epoch(number)):
         lr = learning_rate(recipe, (number - 1) * len(starts) + step, len(starts))
+        if feed.group.size > 1:
+            stepper.images = min(recipe.batch_size, len(feed.train) - starts[step])
         stepper(inputs, targets, lr)
 
     seen = min(len(feed.train), starts[-1] + recipe.batch_size)
@@ -276,7 +328,7 @@ def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1)
         for inputs, labels in feed.validation(every):
             tallies.append(tally(model(to_memory_format(inputs, execution)), labels.to(device)))
     model.train(was_training)
-    return metrics(reduce(add, tallies))
+    return metrics(reduce(add, feed.group.gather(reduce(add, tallies))))
 
 
 def _log_header(job: Job, feed: Feed, parts: int) -> Iterator[str]:
@@ -284,7 +336,7 @@ def _log_header(job: Job, feed: Feed, parts: int) -> Iterator[str]:
     yield (
         f"{fingerprint(job.network)} seed {job.seed}: {len(feed.train)} images, {len(feed.val)} to "
         f"validate on, batch {recipe.batch_size}{f' in {parts} parts' if parts > 1 else ''}, lr {recipe.lr:.4g}, "
-        f"{job.execution} on {job.device}"
+        f"{job.execution} on {f'{feed.group.size} x ' if feed.group.size > 1 else ''}{feed.device}"
     )
     if job.start:
         yield f"the blocks of the base start from {job.start}"

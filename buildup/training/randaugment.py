@@ -154,6 +154,9 @@ CHOICES = (
 def _apply_layers(layers: tuple[Layer, ...], epoch: EpochImages) -> Change:
     # As in timm's training transform, pixels from outside of the image get the mean colour.
     fill = tuple(min(255, round(255 * value)) for value in epoch.mean)
+    layers = tuple(
+        Layer(operation=epoch.own(layer.operation), arguments=epoch.own(layer.arguments)) for layer in layers
+    )
 
     def change(images: Tensor, positions: slice) -> Tensor:
         for layer in layers:

@@ -16,6 +16,7 @@ from buildup.errors import RecipeError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
+from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.execution import no_kernel_search
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
@@ -101,13 +102,19 @@ class Stepper:
         execution: Execution,
         *,
         parts: int = 1,
+        group: ProcessGroup = ALONE,
     ) -> None:
         """Set up the steps without computing anything.
 
         Model and optimiser come from `prepare_model` and `make_optimizer` for the same execution. `parts` is the number
-        of micro-batches of a batch, whose gradients are summed before the update.
+        of micro-batches of a batch, whose gradients are summed before the update. `group` are the processes that make
+        the steps together, which are eager then.
         """
         self.model = model
+        self.images: int | None = None
+        """How many images the next batch has over all processes, if they are not all in the inputs."""
+        self._spread = group.spread(model)
+        self._group = group
         self.optimizer = optimizer
         self._clip = recipe.clip_grad
         self._execution = execution
@@ -119,7 +126,7 @@ class Stepper:
         self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
-        """Make one step on a batch."""
+        """Make one step on a batch, or on this process' rows of it."""
         if self._rate is not None:
             self._rate.fill_(lr)
         for group in self.optimizer.param_groups:
@@ -133,10 +140,11 @@ class Stepper:
             self._step(inputs, targets)
 
     def take_sums(self) -> tuple[Tensor, Tensor]:
-        """The summed losses and hits since the last call, on the device."""
+        """The losses and hits since the last call, summed over all processes, on the device."""
         taken = self._loss.clone(), self._hits.clone()
         self._loss.zero_()
         self._hits.zero_()
+        self._group.sum(taken)
         return taken
 
     def dead_weights(self) -> int:
@@ -175,6 +183,8 @@ class Stepper:
     def _step(self, inputs: Tensor, targets: Tensor) -> None:
         self.optimizer.zero_grad()
         inputs = to_memory_format(inputs, self._execution)
+        # Gradients are averaged over the processes.
+        images = len(inputs) if self.images is None else self.images / self._group.size
         for part, part_targets in zip(inputs.chunk(self._parts), targets.chunk(self._parts), strict=True):
             # A captured step must not reuse the casts of its first run.
             with torch.autocast(
@@ -183,9 +193,9 @@ class Stepper:
                 enabled=self._execution.precision == "bf16",
                 cache_enabled=self._execution.steps == "eager",
             ):
-                logits = self.model(part)
+                logits = self._spread(part)
             loss = F.cross_entropy(logits.float(), part_targets, reduction="sum")
-            (loss / len(inputs)).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            (loss / images).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             self._loss += loss.detach()
             self._hits += (logits.detach().argmax(1) == part_targets.argmax(1)).sum()
         if self._clip is not None:

@@ -42,6 +42,9 @@ class Failed(Exception):
         self.reason = reason
         self.message = message
 
+    def __reduce__(self) -> tuple[type["Failed"], tuple[Reason, str]]:
+        return Failed, (self.reason, self.message)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:

@@ -2,17 +2,23 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from buildup.engine.request import cluster_address, resolve
 from buildup.engine.setup import job_maker
 from buildup.errors import RequestError
-from buildup.graph.network import sketch
+from buildup.graph.network import Network, sketch
 from buildup.settings import SearchSettings
 from buildup.store.run_record import RunRecord
+from buildup.training.execution_words import Execution
+from buildup.training.recipe import Recipe
+from buildup.training.speed import Speed
 from buildup.trials.training import Candidate, Training
+from fake_cuda import fake_cuda
 
 
 @pytest.mark.parametrize(
@@ -79,3 +85,36 @@ def test_arguments_of_the_base_are_settings_of_the_run(asked: str, kept: str, fo
     assert request.folder == Path("runs") / folder
     again = resolve(SearchSettings(base=kept, dataset="digits", ray="local"))
     assert again.network == request.network
+
+
+def test_gpus_of_a_training_become_a_share_of_memory_or_processes(
+    make_run: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    training = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
+    jobs = [
+        job_maker(make_run(tmp_path, gpus_per_trial=gpus))(training, tmp_path, ()) for gpus in (0.0, 0.25, 1.0, 2.0)
+    ]
+    assert [(job.device_share, job.processes) for job in jobs] == [(1.0, 1), (0.25, 1), (1.0, 1), (1.0, 2)]
+
+
+def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    def measured(network: Network, recipe: Recipe, *, settled: dict[str, Any], **given: Any) -> tuple[Speed, ...]:
+        batches.append(recipe.batch_size)
+        return (Speed(execution=Execution(**settled), train=1.0, evaluate=0.5, preparation=0.0),)
+
+    monkeypatch.setattr("buildup.engine.request.choose_execution", measured)
+    asked = SearchSettings(base="resnet6", dataset="digits", run="never-made", ray="local", gpus_per_trial=2.0)
+    with fake_cuda(4):
+        found = resolve(asked)
+        assert (found.settings.workers, found.settings.device, batches) == (2, "cuda", [18])
+        assert found.settings.execution.endswith("eager")
+        assert (found.speeds[0].train, found.speeds[0].evaluate) == (0.5, 0.25)
+        for changes, said in (
+            ({"gpus_per_trial": 1.5}, "a share of one GPU, or a whole number of them"),
+            ({"device": "cuda:1"}, "--device cuda:1 is one GPU"),
+            ({"execution": "captured"}, "steps on 2 GPUs are eager, not captured"),
+        ):
+            with pytest.raises(RequestError, match=said):
+                resolve(replace(asked, **changes))

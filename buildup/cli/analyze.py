@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, answer, interruptible
+from buildup.cli.output import AsJson, Flags, answer, interruptible, reading
 from buildup.settings import AnalyzeSettings
 
 
@@ -16,6 +16,7 @@ def analyze(
     Args:
         model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
     """
+    reading(model)
     if settings.verdicts:
         from buildup.engine.analysis.verdicts import diagnose_verdicts, diagnosed_values
         from buildup.report.diagnostic_table import evidence_text

@@ -22,6 +22,8 @@ def answer_html(findings: Findings) -> Iterator[str]:
     """The answer for the page."""
     yield f'<section><p class="eyebrow">{SEARCH_TITLE if findings.final else "Result"}</p>'
     yield f'<p class="headline">{escape(findings.headline)}</p>'
+    if findings.decisions:
+        yield f'<p class="muted">{escape(findings.tried)}</p>'
     yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
     yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
     yield '<div class="tiles">'
@@ -56,7 +58,9 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
     )
     if findings.final:
         yield from (f"## {SEARCH_TITLE}", "")
-    yield from (f"**{escape_markdown(findings.headline)}**", "", *table.markdown(), "")
+    yield from (f"**{escape_markdown(findings.headline)}**", "")
+    yield from (escape_markdown(findings.tried), "") if findings.decisions else ()
+    yield from (*table.markdown(), "")
     if gains := findings.paired_gains:
         name = "Winner minus base" if objective.sign > 0 else "Improvement of the winner over the base"
         yield from (f"{name}: {points(fmean(gains))} {objective.said}, mean over {len(gains)} shared seeds.", "")

@@ -19,7 +19,7 @@ from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
-from buildup.errors import DataError, RequestError, ResourceError, RunError
+from buildup.errors import DataError, RequestError, ResourceError, RunError, unknown
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
@@ -75,6 +75,12 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
         return _of_run(run, candidate if mark else None, settings)
     if (Path(name) / TRAINING).is_file():
         return _of_training(Path(name), settings)
+    is_export = (Path(name) / "config.json").is_file()
+    if not is_export and not timm.is_model(name.partition(".")[0]):
+        near = unknown("model", name, timm.list_models(), listed_by="`buildup models`")
+        raise RequestError(
+            f"{near} It is no run either (`buildup ls` lists them), and no folder of a training or an export."
+        )
     if not settings.dataset:
         raise RequestError(f"--dataset is missing: which images shall {name} be measured on?")
     known: dict[str, Any] = {
@@ -82,7 +88,7 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
         "dataset": settings.dataset,
         "data_dir": settings.data_dir,
     }
-    if (Path(name) / "config.json").is_file():
+    if is_export:
         model: Any = timm.create_model(f"local-dir:{name}", pretrained=True)
         return AnalyzedModel(
             label=Path(name).name, model=model, image_size=model.pretrained_cfg["input_size"][-1], **known

@@ -67,6 +67,8 @@ class Findings:
     """Trainings reused from another run, and the name of that run."""
     final: Final | None = None
     """The result of `buildup final`; None before it."""
+    exported: bool = False
+    """Whether the winner is in the run's folder `export`."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -176,18 +178,27 @@ class Findings:
             return "Nothing has been decided yet."
         if not self.kept:
             return f"None of {counted(len(self.decisions), 'tried block')} was kept: the base stays as it is."
-        where = places_text(self.base, self.winner)
-        if self.final:
-            means = {one.part: one.mean for one in self.final.contenders}
-            before, after, what = means["base"], means["winner"], f"test {self.objective.name}"
-        else:
-            scores = [list(values.values()) for values in self.paired_scores(self.winner)]
-            before, after = (fmean(values) if values else None for values in scores)
-            what = f"{self.objective.title}, {'each step proven' if self.judge == 'proven' else 'unproven'}"
+        if not self.final:
+            return self.searched
+        where, means = places_text(self.base, self.winner), {one.part: one.mean for one in self.final.contenders}
+        before, after = means["base"], means["winner"]
         if before is None or after is None:
-            return f"{where}, {what}." if not self.final else f"{where}. {self.final.verdict}"
-        found = f"{where}: {before:.2f} -> {after:.2f} {self.objective.scale} {what}."
-        return f"{found} {self.final.verdict}" if self.final else found
+            return f"{where}. {self.final.verdict}"
+        found = f"{before:.2f} -> {after:.2f} {self.objective.scale} test {self.objective.name}"
+        return f"{where}: {found}. {self.final.verdict}"
+
+    @property
+    def searched(self) -> str:
+        """What the search found, in one sentence."""
+        if self.unchanged:
+            return self.tried
+        where = places_text(self.base, self.winner)
+        before, after = (list(scores.values()) for scores in self.paired_scores(self.winner))
+        proof = "" if self.final else ", each step proven" if self.judge == "proven" else ", unproven"
+        what = f"{self.objective.title}{proof}"
+        if not before or not after:
+            return f"{where}, {what}."
+        return f"{where}: {fmean(before):.2f} -> {fmean(after):.2f} {self.objective.scale} {what}."
 
     @property
     def tried(self) -> str:

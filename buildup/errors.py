@@ -91,17 +91,32 @@ class ExportError(SearchError):
     """An exported network that does not compute what was trained."""
 
 
-def unknown(what: str, found: str, known: Iterable[str], *, shown: int = 12) -> str:
-    """Say that a name is not known, and which ones are meant or exist.
+def unknown(what: str, found: str, known: Iterable[str], *, shown: int = 12, listed_by: str = "") -> str:
+    """Say that a name is not known, and which ones are meant or exist. Upper and lower case count as the same.
 
-    >>> unknown("recipe", "quikc", ["quick", "paper"])
-    "unknown recipe 'quikc': did you mean 'quick'? Known: paper, quick."
+    `listed_by` is a command that tells of the names where there are more than `shown`.
+
+    >>> unknown("recipe", "Quikc", ["quick", "paper"])
+    "unknown recipe 'Quikc': did you mean 'quick'? Known: paper, quick."
     """
     names = sorted(known)
-    close = get_close_matches(found, names, n=3, cutoff=0.6)
+    lower = {name.lower(): name for name in names}
+    close = [lower[name] for name in get_close_matches(found.lower(), lower, n=3, cutoff=0.6)]
     hint = f" did you mean {_either(close)}?" if close else ""
+    if listed_by and len(names) > shown:
+        return f"unknown {what} {found!r}:{hint} See {listed_by}."
     listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
     return f"unknown {what} {found!r}:{hint} Known: {listed}."
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun in the singular or plural.
+
+    >>> counted(1, "training"), counted(1200, "image"), counted(2, "class")
+    ('1 training', '1,200 images', '2 classes')
+    """
+    plural = f"{noun}es" if noun.endswith("ss") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
 
 
 def command(*words: object) -> str:

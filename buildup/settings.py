@@ -46,9 +46,13 @@ class SearchSettings:
     base: Annotated[str, _NETWORK] = ""
     """A timm model that `buildup models` lists, such as resnet50 or 'resnet18(channels=[16, 32, 64, 96])'. Required."""
     dataset: Annotated[str, _NETWORK] = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
+    image_size: Annotated[int | None, _NETWORK] = None
+    """Side of the images in pixels (default: their own up to 64, else 224)."""
+    skip_unreadable: Annotated[bool, _NETWORK] = False
+    """Leave out images that can't be read; their names are said."""
     fraction: Annotated[str, _NETWORK] = "1"
     """Share of the training images, such as 1/16."""
     pretrained: Annotated[str | bool | None, _NETWORK] = None
@@ -91,9 +95,9 @@ class SearchSettings:
     time_budget: Annotated[str | float | None, _LIMITS] = None
     """Stop after this long, such as 90m or 2h30m."""
     max_params: Annotated[int | None, _LIMITS] = None
-    """Drop candidates with more parameters, untrained."""
+    """Drop candidates with more parameters, such as 10M, untrained."""
     max_macs: Annotated[int | None, _LIMITS] = None
-    """Drop candidates with more multiply-accumulates, untrained."""
+    """Drop candidates with more multiply-accumulates, such as 2G, untrained."""
 
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
@@ -229,7 +233,7 @@ class ExportSettings:
     candidate: str | int | None = None
     """A step number, a layout or a fingerprint (default: the winner)."""
     onnx: bool = False
-    """Write model.onnx, too; it needs buildup[onnx]."""
+    """Write model.onnx, too; it needs `pip install '.[onnx]'` in a clone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,11 +280,15 @@ class TrainSettings:
     space: str | None = None
     """What the layout's letters mean (default: alternet)."""
     dataset: str = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     fraction: str = "1"
     """Share of the training images, such as 1/16."""
+    image_size: int | None = None
+    """Side of the images in pixels (default: their own up to 64, else 224)."""
+    skip_unreadable: bool = False
+    """Leave out images that can't be read; their names are said."""
     recipe: str = "quick"
     """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
     epochs: int | None = None
@@ -307,7 +315,8 @@ class AnalyzeSettings:
     """Which measurements are made, on which images."""
 
     dataset: str | None = None
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR (default: the run's)."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR
+    (default: the run's)."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     what: str = "all"

@@ -3,7 +3,7 @@
 from textwrap import wrap
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, answer, interruptible
+from buildup.cli.output import AsJson, Flags, answer, interruptible, reading
 from buildup.settings import AnalyzeSettings
 
 
@@ -17,6 +17,7 @@ def analyze(
     Args:
         model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
     """
+    reading(model)
     if settings.verdicts:
         from buildup.engine.analysis.verdicts import diagnose_verdicts, diagnosed_values
         from buildup.report.diagnostic_table import evidence_text

@@ -4,7 +4,7 @@ import sys
 from contextlib import redirect_stdout
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading, table_width
 from buildup.errors import command
 from buildup.settings import FinalSettings
 
@@ -21,12 +21,14 @@ def final(
 
     Example: buildup final demo --seeds 5 --control
     """
-    from buildup.engine.final import run_final
-    from buildup.report.text_table import final_table
     from buildup.store.run_record import open_record
-    from buildup.trials.final_result import final_to_values
 
     record = open_record(run)
+    reading(str(record.folder))
+    from buildup.engine.final import run_final
+    from buildup.report.text_table import final_table
+    from buildup.trials.final_result import final_to_values
+
     folder = record.folder
     # Ray prints on stdout whatever its settings.
     with interruptible(lambda: f"Interrupted. Go on with: {command('final', folder)}"), redirect_stdout(sys.stderr):
@@ -35,4 +37,6 @@ def final(
         text = f"{folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."
         return answer(text, {"run": str(folder), "verdict": text, "claims": []}, as_json=as_json)
     values = {"run": str(folder), **final_to_values(found)}
-    return answer(f"{final_table(found)}\n\n{found.verdict}", values, as_json=as_json)
+    return answer(
+        f"{final_table(found, width=table_width(verbose=verbose))}\n\n{found.verdict}", values, as_json=as_json
+    )

@@ -1,6 +1,6 @@
 """`graph`: what there is to search, shown before anything is searched."""
 
-from buildup.cli.output import AsJson, answer
+from buildup.cli.output import AsJson, answer, reading
 
 
 def graph(
@@ -22,7 +22,7 @@ def graph(
 
     Args:
         base: A timm model.
-        dataset: digits, cifar10, cifar100, folder:DIR, torch/NAME, hfds/NAME or wds:DIR.
+        dataset: digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR.
         data_dir: Where cifar10 and cifar100 are, or are downloaded to.
         space: What may be searched: a name that `buildup spaces` lists, or a YAML file.
         layout: Show this layout of the base, such as 'CC|CC|CM|CM'.
@@ -30,6 +30,7 @@ def graph(
         stem: auto (small at up to 64 px), small or base.
         format: text, json, dot or svg.
     """
+    reading(base)
     from buildup.engine.problems import Problems
     from buildup.engine.staged_graph import staged_graph
     from buildup.graph.serialize import network_to_values

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from buildup.cli.output import AsJson, answer
+from buildup.cli.output import AsJson, answer, table_width
 
 
 def ls(folder: str = "runs", /, *, as_json: AsJson = False) -> int:
@@ -29,6 +29,8 @@ def ls(folder: str = "runs", /, *, as_json: AsJson = False) -> int:
         ("dataset", "text", (row["dataset"] or "" for row in rows)),
         ("size", "number", (memory(row["size"]) for row in rows)),
         ("changed", "number", (f"{duration(max(0.0, now - row['changed']))} ago" for row in rows)),
-        ("verdicts", "text", (clean(row["verdict"]) for row in rows)),
+        ("verdicts", "text", ("" if row["status"] == "damaged" else row["verdict"] for row in rows)),
     )
-    return answer(table.text(), rows, as_json=as_json)
+    damaged = [clean(row["verdict"]) for row in rows if row["status"] == "damaged"]
+    lines = [table.text(width=table_width(verbose=False), less=("size", "changed", "dataset")), *damaged]
+    return answer("\n".join(lines), rows, as_json=as_json)

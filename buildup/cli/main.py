@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -15,11 +16,17 @@ from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentEr
 from cyclopts import convert as to_type
 
 from buildup import __version__
+from buildup.cli.output import coloured
 from buildup.errors import BuildupError, RequestError, unknown
 
 _SEARCHING = Group("Search", sort_key=1)
 _RESULTS = Group("Results", sort_key=2)
 _NETWORKS = Group("Networks and machines", sort_key=3)
+
+FIRST_SEARCH = (
+    "buildup search --base resnet6 --dataset cued-digits --recipe quick-plain --epochs 4 --seeds 2 --run demo"
+)
+"""The search that the README begins with."""
 
 COMMANDS: dict[str, tuple[str, Group, str]] = {
     "search": ("search:search", _SEARCHING, "Search where attention helps, to the end."),
@@ -54,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         return int(parse(arguments)() or 0)
     except BuildupError as error:
         problems = error.problems if isinstance(error, RequestError) else str(error).split("\n")
-        print("buildup: " + "\n         ".join(problems), file=sys.stderr)
+        print(coloured("buildup: " + "\n         ".join(problems), sys.stderr), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print(str(error) or "Interrupted.", file=sys.stderr)
@@ -74,8 +81,7 @@ def make_app() -> App:
         name="buildup",
         version=f"buildup {__version__}",
         help="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
-        help_epilogue="A first search, on images that come along:\n"
-        "buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo",
+        help_epilogue=f"A first search, on images that come along:\n{_lines(FIRST_SEARCH)}",
         help_format="plaintext",
         help_flags=["--help", "-h"],
         default_parameter=Parameter(negative=(), converter=_convert, allow_repeating=True, show_default=_shown_default),
@@ -95,8 +101,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     if name in COMMANDS:
         # The paragraph of its docstring that begins with `Example:`.
         paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
-        examples = [text.removeprefix("Example:").split() for text in paragraphs if text.startswith("Example:")]
-        app[name].help_epilogue = "\n".join(f"Example:\n  {' '.join(words)}" for words in examples)
+        examples = [text.removeprefix("Example:") for text in paragraphs if text.startswith("Example:")]
+        app[name].help_epilogue = "\n".join(f"Example:\n  {_lines(text)}" for text in examples)
     # Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone.
     pydantic = sys.modules.pop("pydantic", None)
     try:
@@ -120,6 +126,11 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     if unused:
         raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
     return partial(command, *bound.args, **bound.kwargs)
+
+
+def _lines(command: str) -> str:
+    """A command on lines of 80 columns that a shell takes as one."""
+    return " \\\n    ".join(textwrap.wrap(command.strip(), 74, break_on_hyphens=False, break_long_words=False))
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:

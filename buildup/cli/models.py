@@ -4,6 +4,7 @@ from importlib.metadata import version
 from typing import Any
 
 from buildup.cli.output import AsJson, answer
+from buildup.errors import counted
 
 
 def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
@@ -19,7 +20,11 @@ def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
     rows = base_models(pattern, _learn)
     fit = [row for row in rows if row["supported"]]
     width = max((len(row["name"]) for row in fit), default=0)
-    lines = [f"{row['name']:{width}}  {row['stages']} stages, {row['positions']} blocks can be replaced" for row in fit]
+    lines = [
+        f"{row['name']:{width}}  {counted(row['stages'], 'stage')}, "
+        f"{counted(row['positions'], 'block')} can be replaced"
+        for row in fit
+    ]
     lines += [row["reason"] for row in rows if not row["supported"]]
     if len(rows) > 1:
         what = f"names like {pattern}" if pattern else f"convolutional names of timm {version('timm')}"

@@ -2,16 +2,21 @@
 
 import json
 import logging
+import os
+import re
+import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 from cyclopts import Parameter
 
 RunName = Annotated[str, Parameter(help="A name in runs/, or a run's folder.")]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print one JSON document on stdout; messages go to stderr.")]
-Verbose = Annotated[bool, Parameter(name="--verbose", help="Show what Ray says, too.")]
+Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Whole tables, and what Ray says.")]
+Details = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Whole tables, however wide.")]
 Flags = Parameter(name="*")
 """Makes the fields of a settings dataclass the flags of a command."""
 
@@ -27,8 +32,31 @@ def reading(what: str) -> None:
 
 def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:
     """Print an answer, and give back its exit code."""
-    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else text)
+    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else coloured(text, sys.stdout))
     return code
+
+
+def table_width(*, verbose: bool) -> int | None:
+    """How wide tables may be: as the terminal, or 80 columns where there is none; None for whole tables."""
+    return None if verbose else shutil.get_terminal_size().columns
+
+
+COLOURS = {
+    r"keep(?=\s|$)|^Proven.*": "34;1",
+    r"drop(?=\s|$)": "33",
+    r"^warning:|^buildup:|FAILS": "31;1",
+    r"^Next:": "1",
+}
+"""What is coloured in a terminal: kept blue and dropped yellow, as on the page. The words say it without."""
+
+
+def coloured(text: str, stream: TextIO) -> str:
+    """A text with colours if the stream is a terminal that shows them, and the user does not forbid them."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
+        return text
+    for pattern, colour in COLOURS.items():
+        text = re.sub(pattern, f"\x1b[{colour}m\\g<0>\x1b[0m", text, flags=re.MULTILINE)
+    return text
 
 
 @contextmanager

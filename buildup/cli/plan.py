@@ -4,14 +4,18 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from buildup.cli.output import AsJson, Flags, answer, reading
+from buildup.cli.output import AsJson, Details, Flags, answer, reading, table_width
 from buildup.settings import SearchSettings
 
 Anew = Annotated[bool, Parameter(help="Measure the speed of the base even if it is known from an earlier plan.")]
 
 
 def plan(
-    settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, anew: Anew = False, as_json: AsJson = False
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
+    *,
+    anew: Anew = False,
+    verbose: Details = False,
+    as_json: AsJson = False,
 ) -> int:
     """Say what a search would train and cost. Nothing is trained but a few timing steps.
 
@@ -22,4 +26,4 @@ def plan(
     from buildup.engine.summaries import plan_text
 
     made = make_plan(settings, anew=anew)
-    return answer(plan_text(made), plan_to_values(made), as_json=as_json)
+    return answer(plan_text(made, width=table_width(verbose=verbose)), plan_to_values(made), as_json=as_json)

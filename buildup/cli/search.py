@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading, table_width
 from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
 
@@ -19,14 +19,14 @@ def search(
 ) -> int:
     """Search where attention helps, to the end.
 
-    Example: buildup search --base resnet18 --dataset digits --epochs 6 --seeds 2 --run demo
+    Example: buildup search --base resnet6 --dataset cued-digits --recipe quick-plain --epochs 4 --seeds 2 --run demo
     """
     reading(settings.base)
     from buildup.engine.request import folder_for
     from buildup.engine.search import run_search
 
     folder = folder_for(settings)
-    return _finish(folder, lambda: run_search(settings, verbose=verbose), as_json=as_json)
+    return _finish(folder, lambda: run_search(settings, verbose=verbose), verbose=verbose, as_json=as_json)
 
 
 def resume(
@@ -47,10 +47,12 @@ def resume(
     reading(str(record.folder))
     from buildup.engine.search import resume_search
 
-    return _finish(record.folder, lambda: resume_search(record, settings, verbose=verbose), as_json=as_json)
+    return _finish(
+        record.folder, lambda: resume_search(record, settings, verbose=verbose), verbose=verbose, as_json=as_json
+    )
 
 
-def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) -> int:
+def _finish(folder: Path, work: Callable[[], "SearchResult"], *, verbose: bool, as_json: bool) -> int:
     from buildup.engine.summaries import result_to_values, summary
 
     def message() -> str:
@@ -62,4 +64,4 @@ def _finish(folder: Path, work: Callable[[], "SearchResult"], *, as_json: bool) 
     # Ray prints on stdout whatever its settings; the result may have to be the only thing there.
     with interruptible(message), redirect_stdout(sys.stderr):
         result = work()
-    return answer(summary(result), result_to_values(result), as_json=as_json)
+    return answer(summary(result, width=table_width(verbose=verbose)), result_to_values(result), as_json=as_json)

@@ -3,11 +3,17 @@
 from dataclasses import fields
 from typing import Annotated, Any
 
-from buildup.cli.output import AsJson, Flags, answer
+from buildup.cli.output import AsJson, Details, Flags, answer, table_width
+from buildup.errors import counted
 from buildup.settings import SimulateSettings
 
 
-def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), *, as_json: AsJson = False) -> int:
+def simulate(
+    settings: Annotated[SimulateSettings, Flags] = SimulateSettings(),
+    *,
+    verbose: Details = False,
+    as_json: AsJson = False,
+) -> int:
     """The same rule on a table of scores.
 
     Example: buildup simulate --base resnetv2_50 --space paper --scores table.csv --judge point
@@ -18,10 +24,11 @@ def simulate(settings: Annotated[SimulateSettings, Flags] = SimulateSettings(), 
     found = run_simulation(settings, _read, _costs)
     lines = [
         *([found.left_unused, ""] if found.left_unused else []),
-        decisions_table(found.decisions),
+        decisions_table(found.decisions, width=table_width(verbose=verbose)),
         "",
-        f"{found.layout} is left after {found.trainings} trainings, the base included (judge {found.judge}).",
-        f"makespan {found.makespan:g} s on {found.workers} worker{'s' if found.workers > 1 else ''}, "
+        f"{found.layout} is left after {counted(found.trainings, 'training')}, the base included "
+        f"(judge {found.judge}).",
+        f"makespan {found.makespan:g} s on {counted(found.workers, 'worker')}, "
         f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
     ]
     verdicts = [{"layout": one.layout, "verdict": one.verdict, "reason": one.reason} for one in found.decisions]

@@ -1,9 +1,9 @@
 """`buildup status`."""
 
-from buildup.cli.output import AsJson, RunName, answer
+from buildup.cli.output import AsJson, Details, RunName, answer, table_width
 
 
-def status(run: RunName, /, *, as_json: AsJson = False) -> int:
+def status(run: RunName, /, *, verbose: Details = False, as_json: AsJson = False) -> int:
     """Say what runs, what was decided and what is left.
 
     Example: buildup status demo
@@ -15,4 +15,4 @@ def status(run: RunName, /, *, as_json: AsJson = False) -> int:
     record = open_record(run)
     view, history = state_of(record)
     values = status_values(record, view, history)
-    return answer(status_text(record, view, values), values, as_json=as_json)
+    return answer(status_text(record, view, values, width=table_width(verbose=verbose)), values, as_json=as_json)

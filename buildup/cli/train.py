@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, answer, interruptible
+from buildup.cli.output import AsJson, Flags, answer, interruptible, reading
 from buildup.settings import TrainSettings
 
 
@@ -14,6 +14,7 @@ def train(name: str, /, settings: Annotated[TrainSettings, Flags] = TrainSetting
     Args:
         name: A timm model, also vit_tiny_cifar, pit_, swin_, mixer_tiny_cifar and resnet50_cifar.
     """
+    reading(name)
     from buildup.engine.train import train_once, trained_values
     from buildup.report.words import duration
 

@@ -14,12 +14,15 @@ from typing import Literal
 import torch
 from packaging.requirements import Requirement
 
-from buildup.errors import BuildupError
+from buildup.errors import BuildupError, counted
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.store.run_dir import cores
 from buildup.store.storage import hide_password, opened_storage
-from buildup.training.data import data_folder, describe_data
+from buildup.training.data import DatasetKind, check_folds, check_test, data_folder, dataset_kind, describe_data
 from buildup.training.fit import fit
+from buildup.training.health import validation_warning
+from buildup.training.image_files import contradictions
+from buildup.training.standard_datasets import Cifar
 
 SHOWN = ("torch", "timm", "ray", "optuna")
 FREE_GIB = 5.0
@@ -51,7 +54,7 @@ def check_machine(
         _tried("ray", partial(_ray, ray)),
         _tried("storage", partial(_storage, storage)),
         _disk(),
-        *([_tried("dataset", partial(_dataset, dataset, data_dir))] if dataset else []),
+        *(_dataset(dataset, data_dir) if dataset else []),
     ]
 
 
@@ -116,10 +119,41 @@ def _storage(url: str | None) -> str:
     return "SQLite files work" if url is None else f"{hide_password(url)} answers"
 
 
-def _dataset(name: str, data_dir: str | None) -> str:
-    data = describe_data(name, data_dir)
-    where = "on this disk" if data.present else f"not in {data_folder(data_dir)} yet; a search fetches it"
-    return f"{name}, {data.num_classes} classes, {data.train_images + data.val_images:,} training images, {where}"
+def _dataset(name: str, data_dir: str | None) -> list[Check]:
+    """Whether a dataset is what a search needs: every image is read, and every file that is wrong is named."""
+    try:
+        kind, data = dataset_kind(name), describe_data(name, data_dir)
+        check_folds(name, data_dir)
+        source = kind.source(name, data_folder(data_dir), train=True)
+    except BuildupError as error:
+        return [Check(name="dataset", state="fails", found=" ".join(str(error).split()))]
+    if not data.present:
+        return [_fetching(name, kind, data_folder(data_dir))]
+    found = f"{name}, {data.num_classes} classes, {data.train_images + data.val_images:,} training images, "
+    checks = [Check(name="dataset", state="ok", found=f"{found}{data.image_size} px, on this disk")]
+    if source is not None:
+        if broken := list(source.unreadable().values()):
+            advice = "\n".join([*broken, "Mend or remove them, or leave them out with --skip-unreadable."])
+            checks = [Check(name="dataset", state="fails", found=f"{found}{len(broken)} unreadable", advice=advice)]
+        if wrong := contradictions(source.files, source.labels.tolist()):
+            said = f"{counted(len(wrong), 'image')} in several classes"
+            checks.append(Check(name="labels", state="note", found=said, advice="\n".join(wrong)))
+    notes = [*data.notes, *filter(None, [validation_warning(data.val_images)])]
+    try:
+        check_test(name, data_dir)
+    except BuildupError as error:
+        notes.append(f"`buildup final` can't run: {error}")
+    return [*checks, *(Check(name="images", state="note", found=note) for note in notes)]
+
+
+def _fetching(name: str, kind: DatasetKind, place: Path) -> Check:
+    """Whether a set that is not on this disk can be fetched."""
+    found = f"{name} is not in {place} yet"
+    problem = kind.unreachable() if isinstance(kind, Cifar) else ""
+    if not problem:
+        return Check(name="dataset", state="ok", found=f"{found}; a search fetches it")
+    advice = "Put its files there yourself, or name their folder by --data-dir or BUILDUP_DATA."
+    return Check(name="dataset", state="fails", found=f"{found}, and can't be fetched: {problem}", advice=advice)
 
 
 def _tried(name: str, what: Callable[[], str]) -> Check:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -90,7 +91,15 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
     if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
-    data = {"mean": list(run.data.mean), "std": list(run.data.std), "crop_pct": 1.0, "interpolation": "bilinear"}
+    data: dict[str, Any] = {
+        "mean": list(run.data.mean),
+        "std": list(run.data.std),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+    }
+    if run.data.class_names:
+        names = run.data.class_names
+        data |= {"label_names": list(names), "label_descriptions": {name: name.replace("_", " ") for name in names}}
     trained = {
         "recipe": recipe_to_values(run.recipe),
         "dataset": run.settings.dataset,

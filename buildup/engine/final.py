@@ -29,7 +29,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.request import cluster_address
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
-from buildup.errors import ResourceError, RunError, SearchError, command
+from buildup.errors import ResourceError, RunError, SearchError, command, counted
 from buildup.models.cost import cost
 from buildup.report.text_table import final_table
 from buildup.report.words import duration
@@ -56,6 +56,8 @@ DEFAULT_SEEDS = 5
 FRESH = 10_000
 """Offset of the seeds of a final from the first seed of the search, more than any search uses."""
 CLOSED = "not opened"
+NARROW = 70
+"""Columns of a table in an error message."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +87,7 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
         raise RunError(
             f"{run.folder}: the test set was already used for this run, on {found.opened}. A second claim on the same "
             f"images would be chosen by the first. This is the result:",
-            *final_table(found).splitlines(),
+            *final_table(found, width=NARROW).splitlines(),
             found.verdict,
         )
     if run.data.test_set != CLOSED and read_plan(run) is None:
@@ -245,8 +247,8 @@ def _train(request: _Request, *, verbose: bool) -> History:
             return history
         time = duration(-(-len(left) // part.settings.workers) * request.seconds)
         log.info(
-            f"final of {request.run.folder}: {len(left)} of {len(trainings)} trainings are left, "
-            f"{request.plan.epochs} epochs on {request.images:,} images each, about {time}"
+            f"final of {request.run.folder}: {len(left)} of {counted(len(trainings), 'training')} left, "
+            f"{counted(request.plan.epochs, 'epoch')} on {request.images:,} images each, about {time}"
         )
         names = {candidate.id: name for name, candidate in request.networks.items()}
 

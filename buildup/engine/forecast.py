@@ -95,7 +95,8 @@ def left(replay: Replay, view: View, history: History, *, workers: int, epochs: 
     fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
     span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
     found = forecast(replay, view, history, workers=workers, epochs=epochs)
-    return f"{span} trainings left, {expected(found)}" if found else f"{span} trainings left"
+    span = f"{span} trainings left" if largest != 1 else "1 training left"
+    return f"{span}, {expected(found)}" if found else span
 
 
 def expected(found: Forecast) -> str:

@@ -57,7 +57,7 @@ def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]
         if (fnmatch(name, pattern) if pattern else row["convolutional"])
     ]
     if not rows:
-        raise RequestError(unknown("model", str(pattern), known["families"]))
+        raise RequestError(unknown("model", str(pattern), known["families"], listed_by="`buildup models`"))
     return rows
 
 

@@ -27,6 +27,6 @@ def _row(folder: Path) -> dict[str, Any]:
         return {**values, "status": "damaged", "base": None, "dataset": None, "verdict": str(problem)}
     decisions = read_decisions(folder / DECISIONS)
     kept = f"{sum(one.kept for one in decisions)} of {len(decisions)} kept"
-    claim = f"{kept}; {final.verdict}" if final else kept
+    claim = f"{kept}, {'proven' if final.claims[0].claimed else 'not proven'}" if final else kept
     own = {"base": run.settings.base, "dataset": run.settings.dataset}
-    return {**values, **own, "status": status_of(run)[0], "verdict": claim}
+    return {**values, **own, "status": status_of(run)[0], "verdict": claim, "final": final and final.verdict}

@@ -1,7 +1,9 @@
 """Check settings, and collect all problems of a request before raising an error."""
 
+import re
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import ParamSpec, TypeVar
 
 from buildup.errors import RequestError, unknown
@@ -45,12 +47,15 @@ class Problems:
             raise RequestError(*self.found)
 
     def whole(self, flag: str, value: object, default: int, least: int | None = None, most: int | None = None) -> int:
-        """Check a whole number within bounds, usually those of the flag. It may be text; None is the default."""
+        """Check a whole number within bounds, usually those of the flag. None is the default.
+
+        It may be text, also such as 500k, 1.5M or 2G.
+        """
         if value is None:
             return default
         usual = _bounds(flag)
         least, most = usual[0] if least is None else least, usual[1] if most is None else most
-        number = _read(int, value)
+        number = _read(int, _unscaled(value))
         if number is not None and least <= number <= most:
             return int(number)
         self.found.append(f"{flag} {value}: a whole number from {least} to {most:,} is needed.")
@@ -107,6 +112,19 @@ class Problems:
 
 def _bounds(flag: str) -> tuple[int, int]:
     return BOUNDS.get(flag.removeprefix("--").replace("-", "_"), (1, 1_000_000))
+
+
+def _unscaled(value: object) -> object:
+    """A number with k, M or G behind it without that; anything else as it is.
+
+    >>> _unscaled("1.5M"), _unscaled("2k"), _unscaled("many")
+    (1500000, 2000, 'many')
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", value.strip()) if isinstance(value, str) else None
+    if not found:
+        return value
+    number = Decimal(found[1]) * {"k": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+    return int(number) if number == int(number) else value
 
 
 def _read(kind: type[int] | type[float], value: object) -> float | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from buildup.engine.load_state import read_final, replay_of
 from buildup.engine.replay import Replay
 from buildup.engine.setup import create_writer, open_writer
+from buildup.errors import counted
 from buildup.store.run_dir import DECISIONS, acquire_run_lock, final_record, read_decisions
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import set_aside
@@ -34,7 +35,8 @@ def rebuild_study(run: RunRecord) -> None:
     with closing(open_writer(run)) as writer:
         writer.restore(final_to_values(final) if final else None)
         history = _adopt(replay_of(run), writer, run.trainings)
-    log.info(f"{run.folder}: {len(history.outcomes)} trainings and {len(history.decisions)} decisions were restored")
+    found = f"{counted(len(history.outcomes), 'training')} and {counted(len(history.decisions), 'decision')}"
+    log.info(f"{run.folder}: {found} were restored")
     for kept, made in zip(before, history.decisions, strict=False):
         if kept != made:
             log.warning(

@@ -60,6 +60,7 @@ def findings_of(
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
+        exported=view.finished,
         finished=f"This run is {status}{f': {reason}' if reason else ''}.",
     )
 

@@ -26,7 +26,7 @@ from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import check_folds, describe_data
+from buildup.training.data import absolute_name, check_folds, describe_data, readable_name
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import parse_execution
@@ -160,9 +160,11 @@ def _load(
         space = load(settings.space)
         space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
     recipe = problems.checked(None, load_recipe, settings.recipe)
-    kind, _, folder = settings.dataset.partition(":")
-    dataset = f"{kind}:{Path(folder).absolute()}" if folder else settings.dataset
-    data = problems.checked(None, describe_data, dataset, settings.data_dir, fraction=share) if dataset else None
+    size = problems.whole("--image-size", settings.image_size, 0, least=8) or None
+    data, dataset = None, ""
+    if settings.dataset:
+        dataset = absolute_name(readable_name(settings.dataset, skip_unreadable=settings.skip_unreadable))
+        data = problems.checked(None, describe_data, dataset, settings.data_dir, size, fraction=share)
     if data:
         problems.checked(None, check_folds, dataset, settings.data_dir)
     checked = replace(

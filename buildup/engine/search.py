@@ -19,7 +19,7 @@ from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, cluster_address, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
-from buildup.errors import BuildupError, SearchError, WeakBase, command
+from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
@@ -37,11 +37,12 @@ from buildup.store.run_record import (
     with_status,
 )
 from buildup.store.study_writer import StudyWriter
-from buildup.strategies.moves import left_out
+from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import open_data
-from buildup.training.dataset import parse_fraction
+from buildup.training.data import check_images, open_data
+from buildup.training.dataset import Dataset, parse_fraction
 from buildup.training.health import check_base, recipe_warning, validation_warning
+from buildup.training.image_files import shortened
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
 from buildup.trials.training import training_id
@@ -111,6 +112,7 @@ def resume_search(
 def _new_record(request: Request) -> RunRecord:
     settings = request.settings
     data = open_data(settings.dataset, settings.data_dir, settings.image_size, request.recipe)
+    wrong = check_images(settings.dataset, settings.data_dir, decoded=isinstance(data, Dataset))
     return RunRecord(
         folder=request.folder,
         settings=settings,
@@ -126,6 +128,8 @@ def _new_record(request: Request) -> RunRecord:
             std=tuple(data.std),
             image_size=data.image_size,
             channels=data.channels,
+            class_names=data.class_names,
+            notes=(*request.data.notes, *shortened(wrong)),
         ),
         network=request.network,
         environment=environment(
@@ -167,14 +171,16 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
 def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_event: OnEvent | None) -> SearchResult:
     """Run the loop, and write the status of the run at its end."""
     replay = replay_of(record)
+    if changed := added_blocks(record.network, record.space):
+        log.info("%s", changed)
     limit = _limit(record, replay)
-    log.info("run %s: %s, %d workers", record.folder, record.title, record.settings.workers)
+    log.info("run %s: %s, %s", record.folder, record.title, counted(record.settings.workers, "worker"))
     warnings = _warnings(record)
     try:
         with observe(replay, record, on_event) as shown:
             inspect = partial(_inspect, record, replay, warnings)
-            counted, before = verdict_counter(record.study_name), len(writer.history.decisions)
-            observer = CallbackObserver(observer=shown, on_event=counted, decided=before)
+            count, before = verdict_counter(record.study_name), len(writer.history.decisions)
+            observer = CallbackObserver(observer=shown, on_event=count, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)
@@ -213,7 +219,11 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    for warning in (recipe_warning(record.network, record.recipe), validation_warning(record.data.val_images)):
+    for warning in (
+        *record.data.notes,
+        recipe_warning(record.network, record.recipe),
+        validation_warning(record.data.val_images),
+    ):
         if warning:
             warnings.append(warning)
             log.warning("warning: %s", warning)

@@ -8,6 +8,7 @@ from buildup.engine.load_state import read_final, read_plan, replay_of, warnings
 from buildup.engine.replay import View
 from buildup.errors import command
 from buildup.report.text_table import decisions_table, final_table
+from buildup.report.words import short_edit
 from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
@@ -51,8 +52,8 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
     }
 
 
-def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
-    """The status of a run as text, with its `status_values`."""
+def status_text(run: RunRecord, view: View, values: dict[str, Any], *, width: int | None = None) -> str:
+    """The status of a run as text, from its `status_values`; with a width, its tables are short ones."""
     found = read_final(run.folder)
     objective = OBJECTIVES[run.settings.objective]
     reason = f" ({values['reason']})" if values["reason"] else ""
@@ -62,9 +63,9 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any]) -> str:
         *([f"trainings in {run.remote_trainings}"] if run.remote_trainings else []),
     ]
     if found:
-        lines += ["", found.verdict, "", final_table(found)]
+        lines += ["", found.verdict, "", final_table(found, width=width)]
     if view.decisions:
-        lines += ["", decisions_table(view.decisions, view.climb)]
+        lines += ["", decisions_table(view.decisions, view.climb, width=width)]
     if read_plan(run) and not found:
         lines += ["", f"a final has begun; go on with: {command('final', run.folder)}"]
     if values["left"] is not None:
@@ -105,7 +106,7 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
 
 def _line(row: dict[str, Any], objective: Objective) -> str:
     score = "" if row["score"] is None else f", {objective.name} {objective.shown(row['score'])}"
-    return f"  {row['edit']}  seed {row['seed']}: epoch {row['epoch']} of {row['epochs']}{score}"
+    return f"  {short_edit(row['edit'])}  seed {row['seed']}: epoch {row['epoch']} of {row['epochs']}{score}"
 
 
 def verdict_values(view: View) -> list[dict[str, Any]]:

@@ -4,21 +4,22 @@ from typing import Any
 
 from buildup.engine.load_state import warnings_of
 from buildup.engine.plan import MOST_ROWS, Plan
+from buildup.engine.reports import findings_of
 from buildup.engine.search import SearchResult
 from buildup.engine.status import verdict_values
-from buildup.errors import command
+from buildup.errors import command, counted
 from buildup.report.text_table import PlanRow, candidates_table, decisions_table
 from buildup.report.words import duration
 from buildup.space.schema import describe_tuning, describe_walk
-from buildup.strategies.moves import left_out
+from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import CHECKS
 
 
-def plan_text(made: Plan) -> str:
-    """A plan as text: the candidates, and the expected trainings and duration."""
+def plan_text(made: Plan, *, width: int | None = None) -> str:
+    """A plan as text: the candidates, and the expected trainings and duration; a short table where it has a width."""
     request, settings, data = made.request, made.request.settings, made.request.data
     rows = [
         PlanRow(
@@ -37,6 +38,7 @@ def plan_text(made: Plan) -> str:
         f"Space {request.space.name}: {describe_walk(request.space)}.",
         f"Judge {settings.judge}, by the {OBJECTIVES[settings.objective].title}.",
     ]
+    lines += filter(None, [added_blocks(request.network, request.space)])
     if warning := STRATEGIES[settings.strategy].unused(request.space):
         lines.append(warning)
     elif request.space.tune:
@@ -44,12 +46,13 @@ def plan_text(made: Plan) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
+    lines += data.notes
     found = recipe_warning(request.network, request.recipe), validation_warning(request.data.val_images)
     lines += filter(None, found)
-    lines += ["", candidates_table(rows), ""]
+    lines += ["", candidates_table(rows, width=width), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
-    shape = f"{_range(*made.networks)} networks x {_range(*made.seeds)} seeds"
+    shape = f"{_range(*made.networks, 'network')} x {_range(*made.seeds, 'seed')}"
     if made.ended_by:
         limits = " and ".join(made.ended_by)
         shape = f"{limits} counted in; without, {_range(*made.whole_trainings)}, {shape}"
@@ -57,42 +60,50 @@ def plan_text(made: Plan) -> str:
     hours = made.expected.trainings * made.each * settings.gpus_per_trial / 3600
     gpu_hours = f", {hours:.2g} GPU-hours" if hours else ""
     lines += [
-        f"{_range(*made.trainings)} trainings ({shape}), {settings.epochs} epochs each.",
+        f"{_range(*made.trainings, 'training')} ({shape}), {counted(settings.epochs, 'epoch')} each.",
         *(
-            f"One more of {CHECKS[check]} ({epochs} epochs, about {duration(seconds)})."
+            f"One more of {CHECKS[check]} ({counted(epochs, 'epoch')}, about {duration(seconds)})."
             for check, (epochs, seconds) in made.checks.items()
         ),
-        f"About {duration(made.each)} a training on {settings.device} with {settings.threads} threads "
+        f"About {duration(made.each)} a training on {settings.device} with {counted(settings.threads, 'thread')} "
         f"({made.images_per_second:.1f} images/s while training, {measured}), "
-        f"{_range(*map(duration, made.seconds))} in all on {settings.workers} workers.",
-        f"Expected, with verdicts by chance: {round(made.expected.trainings)} trainings, about "
+        f"{_range(*map(duration, made.seconds))} in all on {counted(settings.workers, 'worker')}.",
+        f"Expected, with verdicts by chance: {counted(round(made.expected.trainings), 'training')}, about "
         f"{duration(made.expected.seconds)} (8 of 10 searches {duration(made.expected.low)} to "
         f"{duration(made.expected.high)}){gpu_hours}.",
     ]
     return "\n".join(lines)
 
 
-def _range(low: object, high: object) -> str:
-    return str(low) if low == high else f"{low} to {high}"
+def _range(low: object, high: object, noun: str = "") -> str:
+    if noun and low == high:
+        return counted(int(str(high)), noun)
+    span = str(low) if low == high else f"{low} to {high}"
+    return f"{span} {noun}s" if noun else span
 
 
-def summary(result: SearchResult) -> str:
-    """A result as text: the decisions and the next commands. If the search stopped early, how to resume it."""
+def summary(result: SearchResult, *, width: int | None = None) -> str:
+    """A result as text: the decisions, the result in one sentence, and the next commands.
+
+    If the search stopped early, how to resume it. With a width, the table is a short one.
+    """
     record, view = result.record, result.view
     if not view.finished:
         return f"Stopped: {record.reason}. Go on with: {command('resume', record.folder)}"
-    same = "No replacement was kept: the base stays as it is." if view.best is view.candidates[0] else ""
+    findings = findings_of(record, view, result.history)
+    final = f"  {command('final', record.folder)}  train winner and base anew, and say on the test set what is proven"
     lines = [
-        decisions_table(view.decisions, view.climb),
+        decisions_table(view.decisions, view.climb, width=width),
         "",
-        f"{record.settings.base} became {view.best.layout}. {same}".strip(),
+        *([] if findings.unchanged else [f"{record.settings.base} became {view.best.layout}."]),
+        findings.headline,
         *([str(view.rounding)] if view.rounding else []),
         *(f"warning: {warning}" for warning in warnings_of(record, view, result.history)),
         "",
         "Next:",
+        *([] if findings.unchanged or findings.final else [final]),
         f"  {record.folder / 'report.html'}  the evidence for each decision, in a browser",
         f"  {record.folder / 'export'}  the network as a timm model; its README.md says how to load it",
-        f"  {command('final', record.folder)}  train winner and base anew, open the test set once, say what is proven",
         f"  {command('dashboard', record.folder)}  curves and timeline",
         f"  {command('export', record.folder, '--to', 'DIR')}  the same network, or another candidate, elsewhere",
     ]

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, cores, final_record, write_atomic
 from buildup.strategies.moves import from_layout, start
-from buildup.training.data import describe_data, open_data
+from buildup.training.data import describe_data, open_data, readable_name
 from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution, parse_execution
@@ -105,6 +105,9 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     problems = Problems()
     if not settings.dataset:
         problems.found.append("--dataset is missing.")
+    else:
+        named = readable_name(settings.dataset, skip_unreadable=settings.skip_unreadable)
+        settings = replace(settings, dataset=named)
     recipe = problems.checked(None, load_recipe, settings.recipe)
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
     seed = problems.whole("--seed", settings.seed, 0)
@@ -163,7 +166,8 @@ def _find(
     """The data, the network and its pretrained weights; None for what cannot be loaded."""
     data, network, start = None, None, None
     if settings.dataset:
-        data = problems.checked(None, describe_data, settings.dataset, settings.data_dir, fraction=share)
+        size = problems.whole("--image-size", settings.image_size, 0, least=8) or None
+        data = problems.checked(None, describe_data, settings.dataset, settings.data_dir, size, fraction=share)
     if data:
         network = problems.checked(None, find_network, name, settings.layout, data, settings.space)
     if network and recipe and recipe.dropout and not network.stages:

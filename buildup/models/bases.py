@@ -51,7 +51,7 @@ def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedB
     """
     name, _, tag = (get_deprecated_models().get(base) or base).partition(".")
     if not timm.is_model(name):
-        raise BaseError(unknown("base", base, timm.list_models()))
+        raise BaseError(unknown("base", base, timm.list_models(), listed_by="`buildup models`"))
     known = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
     if tag and tag not in (*known, "untrained"):
         raise BaseError(unknown(f"pretrained tag of {name}", tag, known))

@@ -156,7 +156,8 @@ def check_onnx() -> None:
     """Refuse to write ONNX without the optional packages that it needs."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ResourceError(
-            f"--onnx: {', '.join(missing)} can't be imported. Install what it needs with: pip install 'buildup[onnx]'"
+            f"--onnx: {', '.join(missing)} can't be imported. Install them: in a clone of buildup, "
+            "pip install '.[onnx]'"
         )
 
 

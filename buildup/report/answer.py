@@ -21,7 +21,10 @@ SEARCH_TITLE = "The search behind it, on validation images"
 def answer_html(findings: Findings) -> Iterator[str]:
     """The answer for the page."""
     yield f'<section><p class="eyebrow">{SEARCH_TITLE if findings.final else "Result"}</p>'
-    yield f'<p class="headline">{escape(findings.headline)}</p>'
+    said = findings.searched if findings.final else findings.headline
+    yield f'<p class="headline">{escape(said)}</p>'
+    if findings.decisions:
+        yield f'<p class="muted">{escape(findings.tried)}</p>'
     yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
     yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
     yield '<div class="tiles">'
@@ -38,8 +41,11 @@ def answer_html(findings: Findings) -> Iterator[str]:
             for decision in findings.kept
         )
         yield f'<h3>Kept steps, in order</h3><ol class="steps">{steps}</ol>'
-    picture = graph_svg(findings.winner, str(findings.settings.get("base", "")))
-    yield f"<h3>The winner</h3>{scrollable(picture)}</section>"
+    name = str(findings.settings.get("base", ""))
+    for title, network in {"The base": findings.base, "The winner": findings.winner}.items():
+        if title == "The winner" or not findings.unchanged:
+            yield f"<h3>{title}</h3>{scrollable(graph_svg(network, name))}"
+    yield "</section>"
 
 
 def answer_markdown(findings: Findings) -> Iterator[str]:
@@ -56,7 +62,10 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
     )
     if findings.final:
         yield from (f"## {SEARCH_TITLE}", "")
-    yield from (f"**{escape_markdown(findings.headline)}**", "", *table.markdown(), "")
+    said = findings.searched if findings.final else findings.headline
+    yield from (f"**{escape_markdown(said)}**", "")
+    yield from (escape_markdown(findings.tried), "") if findings.decisions else ()
+    yield from (*table.markdown(), "")
     if gains := findings.paired_gains:
         name = "Winner minus base" if objective.sign > 0 else "Improvement of the winner over the base"
         yield from (f"{name}: {points(fmean(gains))} {objective.said}, mean over {len(gains)} shared seeds.", "")

@@ -12,6 +12,8 @@ from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
 
 CHART_WIDTH = 900
+NARROW_WIDTH = 440
+"""Of a chart for phones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +77,11 @@ def interval_mark(kind: str, y: float, low: float, middle: float, high: float) -
     return f'{line}<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
 
 
-def picture(height: float, label: str, parts: Sequence[str]) -> str:
+def picture(height: float, label: str, parts: Sequence[str], *, width: float = CHART_WIDTH) -> str:
     """A chart as SVG; screen readers read the label."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" role="img" aria-label="{escape(label)}" '
-        f'viewBox="0 0 {CHART_WIDTH} {height:g}">{"".join(parts)}</svg>'
+        f'viewBox="0 0 {width:g} {height:g}">{"".join(parts)}</svg>'
     )
 
 
@@ -98,19 +100,19 @@ class Curve:
     values: tuple[float, ...]
 
 
-def gains_svg(decisions: Sequence[Decision]) -> str:
-    """Gains with their intervals, one row per step.
+def gains_svg(decisions: Sequence[Decision], *, narrow: bool = False) -> str:
+    """Gains with their intervals, one row per step, and its words above it in the narrow form.
 
     A filled circle is a kept step, an open diamond a dropped one, a cross one without a score.
     """
-    left, right, top, row = 300, 720, 12, 30
+    left, right, top, row = (16, 330, 12, 50) if narrow else (300, 720, 12, 30)
     ends = [0.0, *(end for one in decisions if _has_finite_gain(one) for end in (one.gain, *one.ci))]
     ticks = rounded(min(ends), max(ends), 7)
     x, bottom = Scale(ticks[0], ticks[-1], left, right), top + row * len(decisions)
     unit = next((f"{one.unit} of {OBJECTIVES[one.objective].title}" for one in decisions), "points")
     parts = vertical_grid(ticks, x, top, bottom, f"gain over the parent, in {unit}")
     for number, decision in enumerate(decisions):
-        y = top + row * (number + 0.5)
+        y = top + row * (number + (0.68 if narrow else 0.5))
         kind, paths = "kept" if decision.kept else "dropped", edited_paths(decision.edit)
         paths = paths if len(paths) <= 24 else f"{paths[:23]}…"
         mark = (
@@ -121,13 +123,22 @@ def gains_svg(decisions: Sequence[Decision]) -> str:
             interval = interval_mark(kind, y, x(decision.ci[0]), x(decision.gain), x(decision.ci[1]))
             between = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
             mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{between}</text>'
-        parts.append(
-            f"<g><title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>"
-            f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'
+            if narrow:
+                mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}</text>'
+        words = (
+            f'<text class="axis" x="{left - 8}" y="{y - 15}">{decision.step}</text>'
+            f'<text x="{left + 12}" y="{y - 15}">{escape(paths)}</text>'
+            f'<text class="{kind}" x="{NARROW_WIDTH - 8}" y="{y - 15}" text-anchor="end">{kind}</text>'
+            if narrow
+            else f'<text class="axis" x="22" y="{y + 4}" text-anchor="end">{decision.step}</text>'
             f'<text x="34" y="{y + 4}">{escape(paths)}</text>'
-            f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>{mark}</g>'
+            f'<text class="{kind}" x="{left - 14}" y="{y + 4}" text-anchor="end">{kind}</text>'
         )
-    return picture(bottom + 48, "Gain of each step over its parent, with its interval", parts)
+        parts.append(
+            f"<g><title>{escape(f'step {decision.step}: {decision.edit}; {decision.reason}')}</title>{words}{mark}</g>"
+        )
+    width = NARROW_WIDTH if narrow else CHART_WIDTH
+    return picture(bottom + 48, "Gain of each step over its parent, with its interval", parts, width=width)
 
 
 def _has_finite_gain(decision: Decision) -> bool:
@@ -157,16 +168,16 @@ def taus_svg(correlations: Sequence[Correlation]) -> str:
     return picture(bottom + 48, "Rank correlation of each diagnostic with the gains", parts)
 
 
-def curves_svg(curves: Sequence[Curve], measure: str) -> str:
+def curves_svg(curves: Sequence[Curve], measure: str, *, narrow: bool = False) -> str:
     """Scores by epoch, one line per training; base and winner stand out.
 
     Trainings differ most visibly at their end, in a range that is small compared to the whole. Long trainings
-    therefore get a second panel that enlarges their last third.
+    therefore get a second panel that enlarges their last third, but for the narrow form.
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
     epochs = max(len(curve.values) for curve in ordered)
-    if epochs < ENLARGED_FROM:
-        right = 720
+    if narrow or epochs < ENLARGED_FROM:
+        right = 330 if narrow else 720
         parts, ends = _panel(ordered, 1, max(2, epochs), 52, right)
     else:
         right = 738
@@ -181,7 +192,8 @@ def curves_svg(curves: Sequence[Curve], measure: str) -> str:
         several = len(ends[role]) > 1
         name = f"{'others' if role == 'other' and several else role}{f' ({len(ends[role])})' if several else ''}"
         parts.append(f'<text class="{role}" x="{right + 12}" y="{lowest + 4:.1f}">{name}</text>')
-    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts)
+    width = NARROW_WIDTH if narrow else CHART_WIDTH
+    return picture(PANEL_BOTTOM + 48, f"{measure} of each training by epoch", parts, width=width)
 
 
 def _panel(
@@ -226,6 +238,7 @@ class Dot:
     y: float
     title: str
     large: bool = False
+    small: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,31 +251,42 @@ class Series:
     """Whether a step line joins the values."""
 
 
-def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str) -> str:
-    """All series in one panel, with a legend on the right."""
+def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str, narrow: bool = False) -> str:
+    """All series in one panel, with a legend on the right, or below it in the narrow form."""
+    right = NARROW_WIDTH - 20 if narrow else RIGHT
     dots = [dot for one in series for dot in one.dots if isfinite(dot.y)]
     x_ticks, y_ticks = (
         rounded(min(values, default=0.0), max(values, default=1.0), 7)
         for values in ([dot.x for dot in dots], [dot.y for dot in dots])
     )
-    x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, RIGHT), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
-    parts = horizontal_grid(y_ticks, y, LEFT, RIGHT)
+    if all(dot.x == int(dot.x) for dot in dots):  # a count has no halves
+        x_ticks = [tick for tick in x_ticks if tick == int(tick)]
+    x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, right), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
+    parts = horizontal_grid(y_ticks, y, LEFT, right)
     parts += [axis_text(x(tick), BOTTOM + 20, f"{tick:g}") for tick in x_ticks]
-    parts.append(axis_text((LEFT + RIGHT) / 2, BOTTOM + 42, across))
+    parts.append(axis_text((LEFT + right) / 2, BOTTOM + 42, across))
     parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
     for number, one in enumerate(series):
         known = [dot for dot in one.dots if isfinite(dot.y)]
-        drawn = [_mark(number % MOST_SERIES, x(dot.x), y(dot.y), 6.5 if dot.large else 4, dot.title) for dot in known]
+        drawn = [_mark(number % MOST_SERIES, x(dot.x), y(dot.y), _size(dot), dot.title) for dot in known]
         if one.joined and known:
             way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
             drawn.insert(0, f'<path class="run run{number % MOST_SERIES} way" d="{way}"/>')
         parts.append(f"<g>{''.join(drawn)}</g>")
-        height = TOP + 14 + LEGEND_LINE * number
-        parts.append(_mark(number % MOST_SERIES, RIGHT + 28, height - 4, 5, one.name))
+        across_at, height = (LEFT, BOTTOM + 68) if narrow else (right + 28, TOP + 14)
+        height += LEGEND_LINE * number
+        parts.append(_mark(number % MOST_SERIES, across_at, height - 4, 5, one.name))
         name = one.name if len(one.name) <= 26 else f"{one.name[:25]}…"
-        parts.append(f'<text x="{RIGHT + 42}" y="{height}">{escape(name)}</text>')
-    bottom = max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
-    return picture(bottom + 14, label, [f'<g transform="translate(0 14)">{"".join(parts)}</g>'])
+        parts.append(f'<text x="{across_at + 14}" y="{height}">{escape(name)}</text>')
+    bottom = (
+        BOTTOM + 54 + LEGEND_LINE * len(series) if narrow else max(BOTTOM + 54, TOP + 24 + LEGEND_LINE * len(series))
+    )
+    moved = [f'<g transform="translate(0 14)">{"".join(parts)}</g>']
+    return picture(bottom + 14, label, moved, width=NARROW_WIDTH if narrow else CHART_WIDTH)
+
+
+def _size(dot: Dot) -> float:
+    return 6.5 if dot.large else 2 if dot.small else 4
 
 
 def _mark(number: int, x: float, y: float, size: float, title: str) -> str:

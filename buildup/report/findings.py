@@ -3,9 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Literal
 
-from buildup.errors import command
+from buildup.errors import command, counted
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
@@ -66,6 +67,8 @@ class Findings:
     """Trainings reused from another run, and the name of that run."""
     final: Final | None = None
     """The result of `buildup final`; None before it."""
+    exported: bool = False
+    """Whether the winner is in the run's folder `export`."""
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
@@ -170,13 +173,38 @@ class Findings:
 
     @property
     def headline(self) -> str:
-        """The result in one sentence."""
+        """The result in one sentence: where, how much, and whether it is proven. A final comes before the search."""
         if not self.decisions:
             return "Nothing has been decided yet."
-        tried = f"{len(self.decisions)} tried block{'s' if len(self.decisions) > 1 else ''}"
         if not self.kept:
-            return f"None of {tried} was kept: the base stays as it is."
-        return f"{len(self.kept)} of {tried} {'was' if len(self.kept) == 1 else 'were'} kept."
+            return f"None of {counted(len(self.decisions), 'tried block')} was kept: the base stays as it is."
+        if not self.final:
+            return self.searched
+        where, means = places_text(self.base, self.winner), {one.part: one.mean for one in self.final.contenders}
+        before, after = means["base"], means["winner"]
+        if before is None or after is None:
+            return f"{where}. {self.final.verdict}"
+        found = f"{before:.2f} -> {after:.2f} {self.objective.scale} test {self.objective.name}"
+        return f"{where}: {found}. {self.final.verdict}"
+
+    @property
+    def searched(self) -> str:
+        """What the search found, in one sentence."""
+        if self.unchanged:
+            return self.tried
+        where = places_text(self.base, self.winner)
+        before, after = (list(scores.values()) for scores in self.paired_scores(self.winner))
+        proof = "" if self.final else ", each step proven" if self.judge == "proven" else ", unproven"
+        what = f"{self.objective.title}{proof}"
+        if not before or not after:
+            return f"{where}, {what}."
+        return f"{where}: {fmean(before):.2f} -> {fmean(after):.2f} {self.objective.scale} {what}."
+
+    @property
+    def tried(self) -> str:
+        """How many of the tried blocks were kept."""
+        were = "was" if len(self.kept) == 1 else "were"
+        return f"{len(self.kept)} of {counted(len(self.decisions), 'tried block')} {were} kept."
 
     @property
     def claim(self) -> str:
@@ -246,6 +274,28 @@ class Findings:
             (command("export", run, "--to", "DIR"), "export the winner as a timm model"),
             (command("dashboard", run), "browse all trainings"),
         )
+
+
+def places_text(base: Network, winner: Network) -> str:
+    """What stands where in the winner.
+
+    >>> from buildup.graph.network import sketch
+    >>> base = sketch("CC|CCCC")
+    >>> places_text(base, base.replace("c2.3", "M").replace("c2.1", "M").replace("c1.1", "M"))
+    'Local attention at c2.3, c2.1 and the end of c1'
+    """
+    own = {block.path: block.kind for block in base.blocks}
+    places: dict[str, list[str]] = {}
+    for stage in reversed(winner.stages):
+        changed = [block for block in reversed(stage.blocks) if own.get(block.path) != block.kind]
+        at_end = len(changed) == 1 < len(stage.blocks) and changed[0] is stage.blocks[-1]
+        for block in changed:
+            places.setdefault(block.kind.label, []).append(f"the end of {stage.name}" if at_end else block.path)
+    return "; ".join(f"{kind[0].upper()}{kind[1:]} at {_listed(where)}" for kind, where in places.items())
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

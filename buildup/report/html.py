@@ -90,7 +90,8 @@ def warning_box(title: str, warnings: Sequence[str]) -> str:
 def settings_section(title: str, settings: Iterable[tuple[str, object]]) -> str:
     """A table of settings that opens with a click."""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in settings)
-    return f"<section><details><summary>{escape(title)}</summary><table>{rows}</table></details></section>"
+    folded = f"<summary>{escape(title)}</summary><table>{rows}</table>"
+    return f'<section class="settings"><details>{folded}</details></section>'
 
 
 def html_section(title: str, *parts: str) -> str:
@@ -106,6 +107,19 @@ def small_note(text: str) -> str:
 def scrollable(content: str) -> str:
     """A table or picture that scrolls where the screen is too narrow for it."""
     return f'<div class="scroll">{content}</div>'
+
+
+def responsive(wide: str, narrow: str) -> str:
+    """A picture in two forms: for screens and paper, and for phones, where the wide one would be cut or tiny."""
+    return f'<div class="wide scroll">{wide}</div><div class="narrow">{narrow}</div>'
+
+
+def glossary(words: Iterable[tuple[str, str, str]]) -> str:
+    """Words with their explanations, which open with a click. Each has an anchor; explanations are HTML."""
+    rows = "".join(
+        f'<dt id="word-{escape(anchor)}">{escape(word)}</dt><dd>{explained}</dd>' for anchor, word, explained in words
+    )
+    return f'<section><details class="glossary"><summary>Glossary</summary><dl>{rows}</dl></details></section>'
 
 
 def tile(name: str, value: str, unit: str, more: str) -> str:

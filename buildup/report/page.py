@@ -3,6 +3,7 @@
 To add a section, write it into `_sections_html` and `_sections_markdown`.
 """
 
+import json
 from collections.abc import Iterator
 
 from buildup.report.answer import answer_html, answer_markdown
@@ -11,9 +12,11 @@ from buildup.report.diagnostic_table import EXPLAINED, Evidence, tabulate_correl
 from buildup.report.findings import Findings, flat
 from buildup.report.html import (
     document,
+    glossary,
     html_section,
     html_table,
     page_header,
+    responsive,
     scrollable,
     settings_section,
     small_note,
@@ -27,6 +30,7 @@ from buildup.report.text_table import (
     tabulate_decisions,
     tabulate_final,
 )
+from buildup.report.tried import tried_html, tried_markdown
 from buildup.report.words import clean, duration, escape, escape_markdown, outcome_text
 from buildup.trials.outcome import Score
 from buildup.trials.training import candidate_id
@@ -34,6 +38,44 @@ from buildup.trials.training import candidate_id
 FINAL_TITLE = "Final evaluation"
 EVIDENCE_TITLE = "Which diagnostics predict a gain?"
 COMMANDS_TITLE = "Next commands"
+USE_TITLE = "Use the winner"
+PAPER = "https://arxiv.org/abs/2202.06709"
+WORDS = (
+    (
+        "layout",
+        "Layout: C, M, G, K, S",
+        "One letter per block, <code>|</code> between stages. C is the base’s own block, M local attention, G global "
+        "attention, K attention in the shape of a convolution, S smoothing. The letters are those of "
+        f'<a href="{PAPER}">the paper</a>, where there are any.',
+    ),
+    (
+        "parent",
+        "Parent",
+        'The best network so far, which a candidate changes by one <a href="#word-step">step</a>. A gain is measured '
+        "against it, seed by seed.",
+    ),
+    ("step", "Step", "One change of a network, and the verdict on it: keep or drop."),
+    (
+        "point",
+        "Point",
+        "A percent of all validation images. From 80 % to 81 % is one point. Judge <code>point</code> compares means "
+        "alone, without an interval.",
+    ),
+    (
+        "interval",
+        "Interval, CI",
+        "Where the gain lies with the stated probability. A step is kept if all of it is above the least gain.",
+    ),
+    ("seed", "Seed", "A number that fixes the first weights, the order of images and their augmentation."),
+    ("macs", "MACs", "Multiply-accumulates for one image: the computation of a network."),
+    (
+        "proof",
+        "Proof",
+        "The scores that chose a network also measure it, which flatters it. <code>buildup final</code> measures "
+        'winner and <a href="#word-parent">base</a> anew on images that no verdict used.',
+    ),
+)
+"""The glossary: anchors, words, and their explanations as HTML."""
 
 
 def page(findings: Findings) -> str:
@@ -53,22 +95,35 @@ def _sections_html(findings: Findings) -> Iterator[str]:
     if final := findings.final:
         proven = " proven" if final.claims[0].claimed else ""
         verdict = f'<div class="claim{proven}"><p><strong>{escape(final.verdict)}</strong></p></div>'
-        yield html_section(FINAL_TITLE, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final)))
+        lead = f'<p class="headline">{escape(findings.headline.removesuffix(final.verdict))}</p>'
+        yield html_section(
+            FINAL_TITLE, lead, verdict, html_table(tabulate_final(final)), small_note(final_protocol(final))
+        )
     yield from answer_html(findings)
     steps = [f'<p class="muted">{NO_DECISIONS}</p>']
     if decisions := findings.decisions:
         table = html_table(
             tabulate_decisions(decisions, findings.climb), below=[decision.reason for decision in decisions]
         )
-        steps = [scrollable(gains_svg(decisions)), table]
+        steps = [responsive(gains_svg(decisions), gains_svg(decisions, narrow=True)), table]
         steps += [small_note(str(findings.rounding))] if findings.rounding else []
     yield html_section("Gain of each step", *steps)
+    yield from tried_html(findings)
     if findings.evidence:
         yield from evidence_html(findings.evidence)
     yield _trainings_html(findings)
+    if findings.exported:
+        yield html_section(USE_TITLE, f"<pre>{_code_lines(use_code(findings))}</pre>")
     commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
     yield html_section(COMMANDS_TITLE, *commands)
+    yield glossary(WORDS)
     yield settings_section("All settings and versions", flat(findings.settings))
+
+
+def use_code(findings: Findings) -> str:
+    """Three lines of Python that load the exported winner."""
+    folder = json.dumps(f"local-dir:{findings.run}/export", ensure_ascii=False)
+    return f"import timm\nimport buildup.models\nmodel = timm.create_model({folder}, pretrained=True)"
 
 
 def _sections_markdown(findings: Findings) -> Iterator[str]:
@@ -84,11 +139,16 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
     yield from ("", str(findings.rounding)) if findings.rounding else ()
     yield ""
+    yield from tried_markdown(findings)
     if findings.evidence:
         yield from evidence_markdown(findings.evidence)
     yield from ("## Trainings", "", f"{findings.tally}.", "", f"## {COMMANDS_TITLE}", "")
     yield from (f"    {clean(command):<44}  # {purpose}" for command, purpose in findings.commands)
     yield ""
+
+
+def _code_lines(text: str) -> str:
+    return "\n".join(map(escape, text.split("\n")))
 
 
 def evidence_html(evidence: Evidence) -> Iterator[str]:
@@ -128,7 +188,8 @@ def _trainings_html(findings: Findings) -> str:
     if any(curve.values for curve in curves):
         better = "" if objective.sign > 0 else "; less is better"
         measure = f"{objective.title[0].upper()}{objective.title[1:]} ({objective.scale})"
-        chart = small_note(f"{measure}, one line per training{better}.") + scrollable(curves_svg(curves, measure))
+        shown = responsive(curves_svg(curves, measure), curves_svg(curves, measure, narrow=True))
+        chart = small_note(f"{measure}, one line per training{better}.") + shown
     rows, outcomes = findings.trainings, [row.outcome for row in findings.trainings]
     scores = [f"{objective.value(one):.2f}" if isinstance(one, Score) else "–" for one in outcomes]
     reused = findings.reused

@@ -8,7 +8,15 @@ from buildup.graph.kinds import describe
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import fingerprint
-from buildup.report.words import clean, escape_markdown, gain_text, interval_heading, interval_text, short_number
+from buildup.report.words import (
+    clean,
+    escape_markdown,
+    gain_text,
+    interval_heading,
+    interval_text,
+    short_edit,
+    short_number,
+)
 from buildup.statistics.base_checks import Climb
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
@@ -35,10 +43,19 @@ class TextTable:
         rows = [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
         return cls(columns=[(name, kind) for name, kind, _ in columns], rows=rows)
 
-    def text(self) -> str:
-        """The table for a terminal, numbers right-aligned."""
+    def text(self, *, width: int | None = None, less: Sequence[str] = ()) -> str:
+        """The table for a terminal, numbers right-aligned.
+
+        Where it is wider than `width`, the columns `less` are left out one by one until it fits.
+        """
         numbers = {index for index, (_, kind) in enumerate(self.columns) if kind == "number"}
-        return "\n".join(aligned([[name for name, _ in self.columns], *self.rows], right=numbers))
+        lines = aligned([[name for name, _ in self.columns], *self.rows], right=numbers)
+        if width is not None and less and max(map(len, lines)) > width:
+            kept = [index for index, (name, _) in enumerate(self.columns) if name != less[0]]
+            rows = [[row[index] for index in kept] for row in self.rows]
+            fewer = TextTable(columns=[self.columns[index] for index in kept], rows=rows)
+            return fewer.text(width=width, less=less[1:])
+        return "\n".join(lines)
 
     def markdown(self) -> list[str]:
         """The lines of the table in Markdown."""
@@ -67,15 +84,18 @@ class PlanRow:
     """`first`: always tried; `possible`: tried only after certain verdicts."""
 
 
-def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None) -> TextTable:
-    """The decisions of a search, one per row. Those on less than a longer training gains are marked."""
+def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None, *, short: bool = False) -> TextTable:
+    """The decisions of a search, one per row. Those on less than a longer training gains are marked.
+
+    With `short`, edits do not say the settings of their blocks.
+    """
     heading, with_level = interval_heading(decisions)
     units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
     marks = ["still climbing" if climb and climb.marks(one) else "" for one in decisions]
     mark: list[tuple[str, ColumnKind, list[str]]] = [("mark", "text", marks)] if any(marks) else []
     return TextTable.by_column(
         ("step", "number", [str(one.step) for one in decisions]),
-        ("edit", "code", [one.edit for one in decisions]),
+        ("edit", "code", [short_edit(one.edit) if short else one.edit for one in decisions]),
         ("layout", "layout", [one.layout for one in decisions]),
         (f"gain ({units.pop()})" if units else "gain", "number", [gain_text(one) for one in decisions]),
         (heading, "number", [interval_text(one, with_level=with_level) for one in decisions]),
@@ -87,9 +107,10 @@ def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None
     )
 
 
-def decisions_table(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
-    """The decisions of a search for a terminal."""
-    return tabulate_decisions(decisions, climb).text() if decisions else NO_DECISIONS
+def decisions_table(decisions: Sequence[Decision], climb: Climb | None = None, *, width: int | None = None) -> str:
+    """The decisions of a search for a terminal, in a short form where that has a width."""
+    table = tabulate_decisions(decisions, climb, short=width is not None)
+    return table.text(width=width, less=("MACs", "params", "seeds", "layout")) if decisions else NO_DECISIONS
 
 
 def decisions_markdown(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
@@ -97,16 +118,16 @@ def decisions_markdown(decisions: Sequence[Decision], climb: Climb | None = None
     return "\n".join(tabulate_decisions(decisions, climb).markdown()) if decisions else NO_DECISIONS
 
 
-def candidates_table(rows: Sequence[PlanRow]) -> str:
-    """The candidates of a plan for a terminal."""
+def candidates_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
+    """The candidates of a plan for a terminal, in a short form where that has a width."""
     return TextTable.by_column(
         ("no.", "number", [str(row.number) for row in rows]),
         ("role", "text", [row.role for row in rows]),
         ("layout", "layout", [row.layout for row in rows]),
-        ("edit", "code", [row.edit for row in rows]),
+        ("edit", "code", [row.edit if width is None else short_edit(row.edit) for row in rows]),
         ("params", "number", [short_number(row.params) for row in rows]),
         ("MACs", "number", [short_number(row.macs) for row in rows]),
-    ).text()
+    ).text(width=width, less=("MACs", "params"))
 
 
 def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
@@ -192,9 +213,9 @@ def tabulate_final(final: Final) -> TextTable:
     )
 
 
-def final_table(final: Final) -> str:
+def final_table(final: Final, *, width: int | None = None) -> str:
     """The table for a terminal."""
-    return tabulate_final(final).text()
+    return tabulate_final(final).text(width=width, less=("MACs", "params", "by seed"))
 
 
 def final_protocol(final: Final) -> str:

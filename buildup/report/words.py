@@ -4,6 +4,7 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+from buildup.graph.kinds import known_kinds
 from buildup.trials.decision import Decision
 from buildup.trials.outcome import Failure, Outcome
 
@@ -74,8 +75,8 @@ def points(value: float) -> str:
 def duration(seconds: float) -> str:
     """A time span in its two largest units.
 
-    >>> [duration(seconds) for seconds in (0.25, 40, 192, 7500)]
-    ['0.2 s', '40 s', '3 min 12 s', '2 h 05 min']
+    >>> [duration(seconds) for seconds in (0.25, 40, 192, 7500, 767_000)]
+    ['0.2 s', '40 s', '3 min 12 s', '2 h 05 min', '8 d 21 h']
     """
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -84,7 +85,9 @@ def duration(seconds: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02} h"
 
 
 def edited_paths(edit: str) -> str:
@@ -94,6 +97,38 @@ def edited_paths(edit: str) -> str:
     'c3.3, c3.1'
     """
     return ", ".join(re.findall(r"([^\s,]+): ", edit)) or edit
+
+
+EDIT = re.compile(r"([^\s,]+): (?:one more |(?P<old>[\w-]+(?:\([^)]*\))?) -> )(?P<new>[\w-]+(?:\([^)]*\))?)")
+
+
+def short_edit(edit: str) -> str:
+    """An edit in a few letters for a terminal: places, and kinds by their letters; settings only where they change.
+
+    >>> short_edit("c3.3: conv -> msa(heads=12, window=4), c3.1: conv -> msa(heads=12, window=4)")
+    'c3.3, c3.1 C->M'
+    >>> short_edit("c3: one more smoothing"), short_edit("c3.3: msa(heads=12, window=4) -> msa(heads=12, window=2)")
+    ('c3 +S', 'c3.3 window 4->2')
+    """
+    places: dict[str, list[str]] = {}
+    for found in EDIT.finditer(edit):
+        places.setdefault(_change(found["old"] or "", found["new"]), []).append(found[1])
+    listed = (
+        f"{', '.join(paths) if len(paths) < 3 else f'{paths[0]} and {len(paths) - 1} more'} {change}"
+        for change, paths in places.items()
+    )
+    return ", ".join(listed) or edit
+
+
+def _change(old: str, new: str) -> str:
+    letters = {kind.name: letter for letter, kind in known_kinds().items()}
+    before, after = (text.partition("(")[0] for text in (old, new))
+    if before != after:
+        arrow = f"{letters.get(before, before)}->" if before else "+"
+        return f"{arrow}{letters.get(after, after)}"
+    had, has = (dict(re.findall(r"(\w+)=([^,)]+)", text)) for text in (old, new))
+    names = [name for name in {**had, **has} if had.get(name) != has.get(name)]
+    return ", ".join(f"{name} {had.get(name, 'usual')}->{has.get(name, 'usual')}" for name in names)
 
 
 def has_failed(decision: Decision) -> bool:

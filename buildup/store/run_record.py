@@ -50,6 +50,10 @@ class DataRecord:
     std: tuple[float, ...]
     image_size: int
     channels: int
+    class_names: tuple[str, ...] = ()
+    """Empty for a run before version 0.4.0."""
+    notes: tuple[str, ...] = ()
+    """What users should know of the images, as sentences."""
     split_seed: int | None = None
     """The seed of the one split of a run before version 0.3.0. Since then, each seed has a validation fold of its own.
     """
@@ -127,8 +131,15 @@ class RunRecord:
 
     @property
     def study_name(self) -> str:
-        """The name of its Optuna study."""
-        return f"{self.owner}-{self.folder.name}" if self.owner else self.folder.name
+        """The name of its Optuna study.
+
+        The name that the run was given: in a file of its own, the study of a renamed folder keeps its name. In a
+        shared storage, a copied folder must not write into the study of its original.
+        """
+        if self.owner:
+            return f"{self.owner}-{self.folder.name}"
+        given = Path(self.settings.run or "").name
+        return self.folder.name if self.settings.storage or given in {"", ".."} else given
 
 
 def create_run_dir(run: RunRecord) -> None:
@@ -190,13 +201,15 @@ def open_record(name: str) -> RunRecord:
         raise RunError(f"{folder}: this is not a run folder ({found}).{known}")
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=SAFE_LOADER)
-        data = values["data"]
+        data: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values["data"].items()
+        }
         return RunRecord(
             folder=folder,
             settings=settings_from_values(values["settings"]),
             space=space_from_values(values["space"]),
             recipe=recipe_from_values(values["recipe"]),
-            data=DataRecord(**{**data, "mean": tuple(data["mean"]), "std": tuple(data["std"])}),
+            data=DataRecord(**data),
             network=network_from_values(values["network"]),
             environment=Environment(**values["environment"]),
             status=values["status"],

@@ -104,7 +104,10 @@ def load_study(storage: BaseStorage, storage_url: str | None, study_name: str) -
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=optuna.samplers.RandomSampler())
     except KeyError:
         names = ", ".join(sorted(study.study_name for study in storage.get_all_studies())[:12])
-        raise RunError(f"{hide_password(storage_url)} has no study {study_name!r}; it has {names or 'none'}.") from None
+        raise RunError(
+            f"{hide_password(storage_url)} has no study {study_name!r}; it has {names or 'none'}. The study of a run "
+            "in a shared storage has the name of its folder: if that was renamed, give it its name back."
+        ) from None
     mark = study.user_attrs.get(MARK)
     if not isinstance(mark, dict) or mark.get("format") != FORMAT:
         raise RunError(

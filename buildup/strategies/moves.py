@@ -6,10 +6,10 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from buildup.errors import LayoutError, SpaceError
+from buildup.errors import LayoutError, SpaceError, counted
 from buildup.graph.attention_size import FIRST_HEADS, attention_size, heads_at, window_for
 from buildup.graph.kinds import BlockKind, Conv, known_kinds, placed_kind, settings_of
-from buildup.graph.layout import parse
+from buildup.graph.layout import layout, parse
 from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, next_path, replacement
 from buildup.space.schema import SearchSpace
 
@@ -68,6 +68,18 @@ def start(base: Network, space: SearchSpace) -> Network:
             "there. Name other values, or leave it out."
         )
     return network
+
+
+def added_blocks(network: Network, space: SearchSpace) -> str | None:
+    """Which blocks a space has added to the base that a search starts from; None if it is the base as it is."""
+    added = [block.path for block in network.blocks if block.added]
+    if not added:
+        return None
+    shown = f"{', '.join(added[:3])}{', ...' if len(added) > 3 else ''}"
+    return (
+        f"Space {space.name} changes the base before the search: {counted(len(added), 'more block')} ({shown}), "
+        f"so that {network.base} has the layout {layout(network)}."
+    )
 
 
 def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:

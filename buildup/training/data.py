@@ -6,20 +6,24 @@ test calls.
 
 import os
 import re
+import shlex
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from buildup.cache import user_cache
-from buildup.errors import DataError, RecipeError, unknown
+from buildup.errors import DataError, RecipeError, counted, unknown
 from buildup.registry import Named, Registry
 from buildup.training.cued_digits import CuedDigits
-from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split
-from buildup.training.dataset_sources import SOURCES, Source
+from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split, size_note
+from buildup.training.dataset_sources import SOURCES, Source, SourceDataset, refuse_unreadable
 from buildup.training.feed import StreamedDataset
+from buildup.training.image_files import contradictions
 from buildup.training.recipe import AUGMENTATIONS, Recipe
 from buildup.training.standard_datasets import CIFARS, Digits
 
+READABLE = "readable"
+"""The kind of `readable:NAME`: another set without the images that can't be read."""
 LARGEST_SHARE = 0.25
 """Share of the memory that decoded images may take."""
 
@@ -47,8 +51,22 @@ class DatasetKind(Named, Protocol):
         """Decode all training images, or all test images."""
 
 
+def _open_readable(name: str, place: Path, train: bool) -> Source:
+    """Another set without the images that can't be read."""
+    inner = name.partition(":")[2]
+    source = dataset_kind(inner).source(inner, place, train=train)
+    if source is None:
+        raise DataError(f"{name}: the images of {inner} are no files of their own; leave --skip-unreadable out.")
+    if not (broken := source.unreadable()):
+        return source
+    shown = ", ".join(str(source.files[index]) if source.files else f"image {index}" for index in list(broken)[:5])
+    kept = [index for index in range(len(source.labels)) if index not in broken]
+    return source.part(kept, [f"{counted(len(broken), 'unreadable image')} left out: {shown}."])
+
+
 DATASETS = Registry[DatasetKind]("dataset", group="buildup.datasets", error=DataError)
-for _kind in (Digits(), CuedDigits(), *CIFARS, *SOURCES):
+_READABLE = SourceDataset(name=READABLE, usage=f"{READABLE}:NAME", open=_open_readable)
+for _kind in (Digits(), CuedDigits(), *CIFARS, *SOURCES, _READABLE):
     DATASETS.register(_kind)
 
 
@@ -60,7 +78,35 @@ def dataset_kind(name: str) -> DatasetKind:
         mark = kind.usage[len(own) :][:1]
         if name == own if not mark else name.startswith(own + mark) and name != own + mark:
             return kind
-    raise DataError(unknown("dataset", name, [kind.usage for kind in DATASETS.values()]))
+    raise DataError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    """What is meant by a name that is none: a folder, a file, a set that is not fetched, or another spelling."""
+    path, said = Path(name).expanduser(), f"unknown dataset {name!r}: "
+    own = f"--dataset {shlex.quote(f'folder:{name}')}"
+    if path.is_dir():
+        return f"{said}for the images of this folder, say {own}."
+    if path.suffix.lower() == ".csv":
+        return f"{said}for a table of paths and labels, say --dataset {shlex.quote(f'csv:{name}')}."
+    if re.fullmatch(r"(imagenet|ilsvrc)[-_]?(1k|2012)?", name.lower()):
+        return f"{said}it is not fetched. Unpack it, and say --dataset folder:DIR, where DIR has train/ and val/."
+    if name.startswith((".", "~", "/")):
+        return f"{said}there is no such folder. For a folder of images, say {own}."
+    return unknown("dataset", name, [kind.usage for kind in DATASETS.values()])
+
+
+def readable_name(name: str, *, skip_unreadable: bool) -> str:
+    """A dataset as it is, or without its unreadable images."""
+    return f"{READABLE}:{name}" if skip_unreadable and not name.startswith(f"{READABLE}:") else name
+
+
+def absolute_name(name: str) -> str:
+    """A dataset with the absolute path of its folder or file, as a run keeps it."""
+    kind, _, rest = name.partition(":")
+    if kind == READABLE:
+        return f"{kind}:{absolute_name(rest)}"
+    return f"{kind}:{Path(rest).expanduser().absolute()}" if rest else name
 
 
 def load_data(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
@@ -91,6 +137,16 @@ def check_test(name: str, data_dir: str | None = None) -> None:
     dataset_kind(name).source(name, data_folder(data_dir), train=False)
 
 
+def check_images(name: str, data_dir: str | None = None, *, decoded: bool = False) -> list[str]:
+    """Return sentences on training images with several labels; raise if some can't be read, unless all are decoded."""
+    source = dataset_kind(name).source(name, data_folder(data_dir), train=True)
+    if source is None:
+        return []
+    if not decoded:
+        refuse_unreadable(list(source.unreadable().values()))
+    return contradictions(source.files, source.labels.tolist())
+
+
 def describe_data(
     name: str, data_dir: str | None = None, image_size: int | None = None, fraction: float = 1.0
 ) -> DataInfo:
@@ -102,6 +158,7 @@ def describe_data(
         check_fraction(contents.members, contents.val_share, fraction)
     except DataError as error:
         raise DataError(*(f"{name}: {problem}" for problem in error.problems)) from None
+    uneven = size_note(contents.members, contents.classes)
     train_images, val_images = count_split(contents.members, contents.val_share, fraction)
     return DataInfo(
         image_size=size,
@@ -111,6 +168,7 @@ def describe_data(
         val_images=val_images,
         present=contents.present,
         classes=contents.classes,
+        notes=(*contents.notes, *([uneven] if uneven else [])),
     )
 
 

@@ -32,7 +32,9 @@ from buildup.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-FILE_FORMAT = "1"
+FILE_FORMAT = "2"
+UNEVEN = 10
+"""How many times as many images as the smallest class the largest one has where users are told."""
 LEAST_MEMBERS = 2
 """The least images of a class."""
 MOST_VALIDATED = 10_000
@@ -102,6 +104,8 @@ class Contents:
     val_share: float = 0.1
     present: bool = True
     """Whether they are on this disk; if not, loading fetches them."""
+    notes: tuple[str, ...] = ()
+    """What of the set is left out, as sentences."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +121,8 @@ class DataInfo:
     present: bool = True
     """Whether it is on this disk; if not, loading fetches it."""
     classes: tuple[str, ...] = field(default=(), repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
+    """What users should know of the images, as sentences."""
 
 
 class Labelled(Protocol):
@@ -180,6 +186,22 @@ def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:
             f"{', '.join(few[:5])}{' and more' if len(few) > 5 else ''}: a class needs at least {LEAST_MEMBERS}, one "
             "to train on and one to validate on. Add images, or leave the class out."
         )
+
+
+def size_note(members: Sequence[int], classes: Sequence[str]) -> str | None:
+    """A sentence on classes of very different size; None if they are not.
+
+    >>> size_note((5000, 120), ("cat", "dog"))
+    'Classes of very different size: 5,000 images of cat, 120 of dog. Accuracy tells most about the large ones.'
+    """
+    large, small = max(members), min(members)
+    if large < UNEVEN * small or not classes:
+        return None
+    most, least = classes[members.index(large)], classes[members.index(small)]
+    return (
+        f"Classes of very different size: {large:,} images of {most}, {small:,} of {least}. "
+        "Accuracy tells most about the large ones."
+    )
 
 
 def check_fraction(members: Sequence[int], val_share: float, fraction: float) -> None:
@@ -256,12 +278,20 @@ def load_or_decode(folder: Path, name: str, source: object, decode: Callable[[],
         with FileLock(folder / f"{name}.lock", fallback_to_soft=False):  # others wait until the first has decoded
             if (found := _read_decoded(path)) is not None:
                 return found
-            dataset = replace(decode(), origin=origin)
+            try:
+                dataset = replace(decode(), origin=origin)
+            except DataError:  # a refused request leaves nothing
+                (folder / f"{name}.lock").unlink(missing_ok=True)
+                raise
             _write_decoded(path, dataset)
             for other in folder.glob(f"{name}-*.safetensors"):
                 if other != path:
                     other.unlink(missing_ok=True)
             return dataset
+    except DataError:
+        with suppress(OSError):
+            folder.rmdir()  # unless there are other sets
+        raise
     except OSError as problem:
         # Without a file, training goes on, and the log says why each process decodes for itself.
         return replace(decode(), origin=f"{origin}, for itself alone: {problem}")

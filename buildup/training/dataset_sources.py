@@ -5,6 +5,7 @@ Training images and test images are two sources. The test images are opened only
 | name | is |
 | --- | --- |
 | `folder:DIR` | one folder a class: `DIR/train/<class>/` beside `DIR/test/<class>/`, or `DIR/<class>/` |
+| `csv:FILE` | a table of paths and labels, with the columns path, label and split |
 | `torch/NAME` | a set of torchvision, as timm names it |
 | `hfds/NAME` | a set of the Hugging Face hub or a local copy of it, as timm names it; needs `datasets` |
 | `wds:DIR` | the tar files of a webdataset, each image with its `.cls` file beside it |
@@ -19,10 +20,10 @@ import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,20 +32,26 @@ from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
+from buildup.atomic_file import replacing
 from buildup.cache import user_cache
 from buildup.errors import DataError
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
+from buildup.training.image_files import (
+    LEAST_IMAGES,
+    ImageFiles,
+    open_image,
+    read_folder,
+    read_table,
+    shortened,
+    unreadable,
+)
 
 IMAGE_SIZE = 224
 SMALL = 64
 """Sets of images up to this size keep it; others are scaled to `IMAGE_SIZE`."""
-LEAST_IMAGES = 5
-"""A class needs images to train on and images to validate on."""
-TEST_FOLDERS = ("test", "val", "validation")
-"""The first of them that exists has the test images."""
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LOOKED_AT = 9
+"""Images whose median tells the size of those of a set."""
 WEBDATASET_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,6 +66,37 @@ class Source:
     """Returns RGB. It is pickled for the processes that read ahead."""
     state: object
     """Plain values that differ between sets, and between states of the files of one set."""
+    files: tuple[Path, ...] = ()
+    """Where each image is, if it is a file of its own."""
+    notes: tuple[str, ...] = ()
+    """What of the set is left out, as sentences."""
+
+    def part(self, kept: Sequence[int], notes: Sequence[str]) -> "Source":
+        """Some of the images, with more notes."""
+        return replace(
+            self,
+            labels=self.labels[list(kept)],
+            open=partial(_open_part, self.open, tuple(kept)),
+            state=[self.state, list(kept)],
+            files=tuple(self.files[index] for index in kept) if self.files else (),
+            notes=(*self.notes, *notes),
+        )
+
+    def unreadable(self) -> dict[int, str]:
+        """Which images can't be read, and why. It is kept in the user's cache, because decoding all takes minutes."""
+        known = _index_path(self.state).with_suffix(".unreadable.json")
+        with suppress(OSError, ValueError):
+            return {int(index): problem for index, problem in json.loads(known.read_text(encoding="utf-8")).items()}
+        found = unreadable(len(self.labels), self.open)
+        with suppress(OSError):
+            known.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(known) as temporary:
+                temporary.write_text(json.dumps(found), encoding="utf-8")
+        return found
+
+
+def _open_part(open_one: Callable[[int], Image.Image], kept: Sequence[int], index: int) -> Image.Image:
+    return open_one(kept[index])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +109,20 @@ class SourceDataset:
     open: Callable[[str, Path, bool], Source]
     """Opens a set by its name, the data folder, and whether the training images are wanted."""
     image_size: int | None = None
-    """The default size; None to take it from the first image."""
+    """The default size; None to take it from the images."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
         """The requested size or the default."""
         if chosen := asked or self.image_size:
             return chosen
-        largest = max(self.source(name, place, train=True).open(0).size)
-        return largest if largest <= SMALL else IMAGE_SIZE
+        source = self.source(name, place, train=True)
+        count = len(source.labels)
+        sides = []
+        for index in range(0, count, -(-count // LOOKED_AT)):
+            with suppress(DataError):  # one that can't be read is told of when all are
+                sides.append(max(source.open(index).size))
+        usual = sorted(sides)[len(sides) // 2] if sides else IMAGE_SIZE
+        return usual if usual <= SMALL else IMAGE_SIZE
 
     def contents(self, name: str, place: Path) -> Contents:
         """The classes and their sizes, counted from the labels."""
@@ -90,7 +134,7 @@ class SourceDataset:
                 f"{name}: {_some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
                 "some to validate on."
             )
-        return Contents(members=members, classes=classes)
+        return Contents(members=members, classes=classes, notes=source.notes)
 
     def source(self, name: str, place: Path, *, train: bool) -> Source:
         """The training images, or the test images after a check that they have the same classes."""
@@ -135,67 +179,46 @@ def _some(names: Sequence[str]) -> str:
 def _decoded(source: Source, image_size: int) -> Dataset:
     # Scaled by the shorter side, and cropped at the centre.
     fit = partial(ImageOps.fit, size=(image_size, image_size), method=Image.Resampling.BILINEAR)
+
+    def decode(index: int) -> Tensor | str:
+        try:
+            image: Tensor = pil_to_tensor(fit(source.open(index)))
+            return image
+        except DataError as error:
+            return str(error)
+
     with ThreadPoolExecutor() as pool:
-        images = pool.map(lambda index: pil_to_tensor(fit(source.open(index))), range(len(source.labels)))
-        return Dataset(
-            name=source.name,
-            images=torch.stack(list(images)),
-            labels=source.labels,
-            class_names=source.class_names,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        )
+        found = list(pool.map(decode, range(len(source.labels))))
+    refuse_unreadable([problem for problem in found if isinstance(problem, str)])
+    return Dataset(
+        name=source.name,
+        images=torch.stack([image for image in found if isinstance(image, Tensor)]),
+        labels=source.labels,
+        class_names=source.class_names,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
 
 
-def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
-    """Open an image file in RGB, rotated as its EXIF data says."""
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)
-            # By way of RGBA, because a palette may hold transparency that RGB can't represent.
-            return image.convert("RGBA").convert("RGB") if image.mode == "P" else image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
-
-
-def _open_folder(name: str, place: Path, train: bool) -> Source:
-    """Open a folder of class folders, classes and files in the order of their names."""
-    root = Path(name.partition(":")[2]).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder. {LAYOUT}")
-    part = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
-    if not train and part == root:
-        raise DataError(
-            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
-        )
-    skipped = TEST_FOLDERS if part == root else ()
-    classes = {
-        folder.name: [
-            path
-            for path in sorted(folder.rglob("*"))
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        ]
-        for folder in sorted(part.iterdir())
-        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
-    }
-    problems = []
-    if len(classes) < 2:
-        which = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
-        problems.append(f"{part}: {which} is there; at least two are needed. {LAYOUT}")
-    least = LEAST_IMAGES if train else 1
-    for label, members in classes.items():
-        if len(members) < least:
-            problems.append(f"{part / label}: {len(members)} images; a class needs at least {least}.")
+def refuse_unreadable(problems: Sequence[str]) -> None:
+    """Raise if images can't be read, and name them all."""
     if problems:
-        raise DataError(*problems)
-    paths = [path for members in classes.values() for path in members]
-    files = [(str(path.relative_to(root)), path.stat()) for path in paths]
+        raise DataError(*shortened(problems), "Mend or remove them, or leave them out with --skip-unreadable.")
+
+
+def _open_files(read: Callable[..., ImageFiles], name: str, place: Path, train: bool) -> Source:
+    """Open labelled image files, of a folder or a table."""
+    found = read(Path(name.partition(":")[2]).expanduser(), train=train)
+    files = [(os.path.relpath(path, found.root), path.stat()) for path in found.paths]
+    labels = [] if read is read_folder else [found.class_names, found.labels]  # a folder's are in its paths
     return Source(
         name=name,
-        labels=torch.tensor([label for label, members in enumerate(classes.values()) for _ in members]),
-        class_names=tuple(classes),
-        open=partial(_open_item, paths),
-        state=[str(root.resolve()), [(path, found.st_size, found.st_mtime_ns) for path, found in files]],
+        labels=torch.tensor(found.labels),
+        class_names=found.class_names,
+        open=partial(_open_item, found.paths),
+        state=[str(found.root.resolve()), [(path, one.st_size, one.st_mtime_ns) for path, one in files], *labels],
+        files=found.paths,
+        notes=found.notes,
     )
 
 
@@ -268,8 +291,7 @@ def _open_webdataset(name: str, place: Path, train: bool) -> Source:
 
 def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[Any, Any]]:
     """Where the images of tar files are. It is kept in the user's cache, because reading all headers takes minutes."""
-    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-    path = user_cache() / "indexes" / f"{key}.npz"
+    path = _index_path(state)
     names = ("shard", "start", "length", "label")
     try:
         with np.load(path, allow_pickle=False) as kept:
@@ -280,10 +302,16 @@ def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[
     index = dict(zip(names, columns, strict=True))
     with suppress(OSError):  # without a cache, the next process reads the headers again
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{key}.{os.getpid()}.npz")
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
         np.savez(temporary, allow_pickle=False, **index)
         temporary.replace(path)
     return index
+
+
+def _index_path(state: object) -> Path:
+    """Where the user's cache keeps what is known of a set in this state."""
+    key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
+    return user_cache() / "indexes" / f"{key}.npz"
 
 
 def _members(shard: Path) -> list[tuple[int, int, int]]:
@@ -312,7 +340,8 @@ def _open_member(shards: Sequence[Path], places: dict[str, np.ndarray[Any, Any]]
 
 
 SOURCES = (
-    SourceDataset(name="folder", usage="folder:DIR", open=_open_folder, image_size=IMAGE_SIZE),
+    SourceDataset(name="folder", usage="folder:DIR", open=partial(_open_files, read_folder)),
+    SourceDataset(name="csv", usage="csv:FILE", open=partial(_open_files, read_table)),
     SourceDataset(name="torch", usage="torch/NAME", open=_open_by_timm),
     SourceDataset(name="hfds", usage="hfds/NAME", open=_open_by_timm),
     SourceDataset(name="wds", usage="wds:DIR", open=_open_webdataset),

@@ -35,7 +35,7 @@ def check_base(
     accuracy = _last(curves, "accuracy")
     p = 1 / num_classes
     noise = STANDARD_ERRORS * math.sqrt(p * (1 - p) / max(1, images * len(curves)))
-    floor = 100 * (p + max(noise, LEAST_PROGRESS * (1 - p)))
+    floor = min(100.0, 100 * (p + max(noise, LEAST_PROGRESS * (1 - p))))  # of two images, noise alone is over 100 %
     problems = []
     if accuracy < floor:
         said = f"The base reaches {accuracy:.2f} % of the validation images, where guessing reaches {100 * p:.2f} %"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import torch
@@ -166,6 +167,14 @@ class Cifar:
                 shutil.rmtree(temporary, ignore_errors=True)
             if made and place.is_dir() and not any(place.iterdir()):
                 place.rmdir()
+
+    def unreachable(self) -> str:
+        """Why its server can't be reached; empty if it can."""
+        try:
+            with urlopen(Request(self.published.url, method="HEAD"), timeout=TIMEOUT / 3):
+                return ""
+        except OSError as problem:
+            return f"{self.published.url}: {getattr(problem, 'reason', problem)}"
 
     def _files(self) -> dict[str, str]:
         """The md5 of every needed file, by its name."""

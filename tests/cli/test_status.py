@@ -7,6 +7,7 @@ from pathlib import Path
 from buildup.engine.costs import costs_of
 from buildup.engine.load_state import FINAL_RESULT, state_of
 from buildup.engine.status import status_text, status_values
+from buildup.report.words import short_edit
 from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import Event, Started
@@ -37,7 +38,7 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]
     assert (ahead[0]["epoch"], ahead[0]["epochs"], ahead[0]["seed"]) == (1, 1, seed)
-    assert f"begun ahead of the verdicts:\n  {later.candidate.edit}  seed {seed}: epoch 1 of 1" in text
+    assert f"begun ahead of the verdicts:\n  {short_edit(later.candidate.edit)}  seed {seed}: epoch 1 of 1" in text
 
 
 def test_a_final_stands_before_the_decisions_of_the_search(tried: Path, tmp_path: Path) -> None:

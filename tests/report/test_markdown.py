@@ -20,7 +20,12 @@ def test_hostile_text_neither_becomes_markup_nor_html(with_text: Callable[[str],
     outside_code = re.sub(r"`[^`\n]*`|^    .*$", "", text, flags=re.MULTILINE)
     assert "<script" not in outside_code
     assert not re.search(r"(?<!\\)\[x", outside_code)
-    assert re.findall(r"^#+ .*", text, re.MULTILINE)[1:] == ["## Steps", "## Trainings", "## Next commands"]
+    assert re.findall(r"^#+ .*", text, re.MULTILINE)[1:] == [
+        "## Steps",
+        "## What it cost",
+        "## Trainings",
+        "## Next commands",
+    ]
 
 
 def test_an_empty_run_has_a_report(empty: Findings) -> None:

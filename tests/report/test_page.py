@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 
 from buildup.report.findings import Findings
-from buildup.report.page import page
+from buildup.report.page import PAPER, page
 from buildup.trials.outcome import Failure, Reason
 
 VOID = {"meta", "br", "wbr"}
@@ -75,9 +75,11 @@ def test_hostile_text_stays_text(with_text: Callable[[str], Findings]) -> None:
 
 def test_the_page_needs_nothing_but_itself(published: Findings) -> None:
     text = page(published)
-    assert set(re.findall(r"https?:[^\"' ]*", text)) == {"http://www.w3.org/2000/svg"}
+    assert set(re.findall(r"https?:[^\"' ]*", text)) == {"http://www.w3.org/2000/svg", PAPER}
+    links = set(re.findall(r'href="([^"]*)"', text))
+    assert links - {PAPER} == {link for link in links if f'id="{link.removeprefix("#")}"' in text}
     assert not {"script", "link", "img", "iframe"} & set(Reader(text).tags)
-    assert not re.search(r"\b(src|href)=|@import|url\((?!#)", text)
+    assert not re.search(r"\bsrc=|@import|url\((?!#)", text)
 
 
 def test_the_answer_comes_before_the_evidence(published: Findings) -> None:

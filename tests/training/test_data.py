@@ -60,10 +60,10 @@ def test_digits_are_what_was_described() -> None:
     assert load_data("digits") is dataset
 
 
-@pytest.mark.parametrize("name", ["digit", "folder", "folder:", "imagenet"])
+@pytest.mark.parametrize("name", ["digit", "folder", "folder:", "flowers"])
 def test_unknown_dataset_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(
-        DataError, match=r"unknown dataset .* Known: cifar10, cifar100, cued-digits, digits, folder:DIR"
+        DataError, match=r"unknown dataset .* Known: cifar10, cifar100, csv:FILE, cued-digits, digits, folder:DIR"
     ):
         describe_data(name)
 
@@ -233,7 +233,7 @@ def test_folders_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         describe_data(f"folder:{tmp_path}")
     assert "only the class folder 'ant'" in str(error.value)
-    assert "1 images; a class needs at least 5" in str(error.value)
+    assert "1 image; a class needs at least 5" in str(error.value)
 
 
 def test_a_set_smaller_than_its_classes_times_folds_is_too_small_for_a_search(pictures: Path) -> None:

@@ -20,11 +20,13 @@ from buildup.engine.export import best_training, find_candidate
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
-from buildup.errors import DataError, RequestError, ResourceError, RunError
+from buildup.errors import DataError, RequestError, ResourceError, RunError, unknown
+from buildup.graph.base_name import parse_base
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
+from buildup.models.read import PRUNED
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of
 from buildup.store.run_record import open_record
@@ -88,6 +90,12 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
         return _of_training(Path(name), settings)
     if (Path(name) / "config.json").is_file():
         return _of_export(Path(name), settings)
+    model_name = parse_base(name)[0].partition(".")[0]
+    if not timm.is_model(model_name) and model_name not in PRUNED:
+        near = unknown("model", name, timm.list_models(), listed_by="`buildup models`")
+        raise RequestError(
+            f"{near} It is no run either (`buildup ls` lists them), and no folder of a training or an export."
+        )
     _check_dataset(name, settings)
     known: dict[str, Any] = {
         "recipe": load_recipe(settings.recipe or "paper"),

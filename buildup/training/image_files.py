@@ -1,0 +1,247 @@
+"""Labelled image files: one folder a class, or a table of paths and labels. Everything wrong with them is said at once.
+
+Transparent pixels are shown on white, grey images become RGB, and 16-bit ones are scaled to 8 bits.
+"""
+
+import csv
+import hashlib
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from buildup.errors import DataError, counted
+
+LEAST_IMAGES = 5
+"""A class needs images to train on and images to validate on."""
+MOST_NAMED = 20
+"""Files that one message names; `doctor` names all."""
+TEST_FOLDERS = ("test", "val", "validation")
+"""The first of them that exists has the test images."""
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
+COLUMNS = {
+    "path": ("path", "file", "filename", "image"),
+    "label": ("label", "class"),
+    "split": ("split", "part"),
+}
+"""The columns of a table, with the names that each may have."""
+SPLITS = {"": "train", "train": "train", "training": "train", "test": "test", "val": "val", "validation": "val"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFiles:
+    """The files for training, or those for the test."""
+
+    root: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    """What is left out, as sentences."""
+
+
+def read_folder(root: Path, *, train: bool) -> ImageFiles:
+    """The files of a folder of class folders, classes and files in the order of their names."""
+    if not root.is_dir():
+        raise DataError(f"{root} is not a folder. {LAYOUT}")
+    part = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
+    if not train and part == root:
+        raise DataError(
+            f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
+        )
+    skipped = TEST_FOLDERS if part == root else ()
+    every = {
+        folder.name: [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".") and path.is_file()]
+        for folder in sorted(part.iterdir())
+        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
+    }
+    classes = {name: [path for path in files if path.suffix.lower() in SUFFIXES] for name, files in every.items()}
+    problems = []
+    if len(classes) < 2:
+        which = f"only the class folder {next(iter(classes))!r}" if classes else "no class folder"
+        problems.append(f"{part}: {which} is there; at least two are needed. {LAYOUT}{_deeper(part)}")
+    counts = {str(part / name): len(members) for name, members in classes.items()}
+    problems += _too_few(counts, train=train)
+    if problems:
+        raise DataError(*problems)
+    return ImageFiles(
+        root=root,
+        paths=tuple(path for members in classes.values() for path in members),
+        labels=tuple(label for label, members in enumerate(classes.values()) for _ in members),
+        class_names=tuple(classes),
+        notes=tuple(_left_out(root, part, every)),
+    )
+
+
+def read_table(path: Path, *, train: bool) -> ImageFiles:
+    """The files of a CSV with the columns `path`, `label` and, for test images, `split`.
+
+    Paths are relative to the folder of the table. Without a column `split`, all images are for training.
+    """
+    rows = list(_rows(path))
+    chosen = "train" if train else "test" if any(split == "test" for *_, split in rows) else "val"
+    if not train and all(split == "train" for *_, split in rows):
+        raise DataError(f"{path} has no test images. Mark them in a column split, by test.")
+    classes = sorted(
+        {label for _, label, _ in rows}, key=lambda text: (int(text), "") if text.isdecimal() else (0, text)
+    )
+    own = [(file, classes.index(label)) for file, label, split in rows if split == chosen]
+    counts = Counter(label for _, label in own)
+    if problems := _too_few(
+        {f"{path}: class {name}": counts[label] for label, name in enumerate(classes)}, train=train
+    ):
+        raise DataError(*problems)
+    unused = sum(split == "val" for *_, split in rows) if any(split == "test" for *_, split in rows) else 0
+    return ImageFiles(
+        root=path.parent,
+        paths=tuple(file for file, _ in own),
+        labels=tuple(label for _, label in own),
+        class_names=tuple(classes),
+        notes=(f"{counted(unused, 'row')} of split val {VAL_UNUSED}",) if unused else (),
+    )
+
+
+VAL_UNUSED = "beside test are left out: a search validates on folds of the training images, a final on the test images."
+
+
+def _rows(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """Path, label and split of each row, after a check of all rows."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as table:
+            lines = list(csv.reader(table))
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise DataError(f"{path} can't be read as a table: {problem}.") from None
+    head = [name.strip().lower() for name in lines[0]] if lines else []
+    where = {
+        column: next((head.index(name) for name in names if name in head), None) for column, names in COLUMNS.items()
+    }
+    if where["path"] is None or where["label"] is None:
+        raise DataError(f"{path}: its first line is {','.join(head)!r}; path,label or path,label,split is needed.")
+    problems, seen = [], dict[Path, str]()
+    found = []
+    for number, line in enumerate(lines[1:], start=2):
+        if not any(line):
+            continue
+        name, label, split = (
+            line[index].strip() if (index := where[column]) is not None and index < len(line) else ""
+            for column in COLUMNS
+        )
+        file = path.parent / Path(name).expanduser()
+        if not label:
+            problems.append(f"{path}, line {number}: {name} has no label.")
+        elif split.lower() not in SPLITS:
+            problems.append(f"{path}, line {number}: split is {split!r}; train, val or test is needed.")
+        elif seen.setdefault(file, label) != label:
+            problems.append(f"{path}, line {number}: {name} is labelled {label!r}, and {seen[file]!r} before.")
+        elif not name or not file.is_file():
+            problems.append(f"{path}, line {number}: {name or 'the path'} is not there.")
+        found.append((file, label, SPLITS.get(split.lower(), "train")))
+    if problems:
+        raise DataError(*shortened(problems))
+    yield from found
+
+
+def _too_few(members: Mapping[str, int], *, train: bool) -> list[str]:
+    """The classes with too few images."""
+    least = LEAST_IMAGES if train else 1
+    return [
+        f"{name}: {counted(count, 'image')}; a class needs at least {least}."
+        for name, count in members.items()
+        if count < least
+    ]
+
+
+def _deeper(folder: Path) -> str:
+    """The folder that is meant where the classes are one level deeper."""
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if (inner / "train").is_dir() or sum(path.is_dir() for path in inner.iterdir()) > 1:
+            return f" Or did you mean {shlex.quote(f'folder:{inner}')}?"
+    return ""
+
+
+def _left_out(root: Path, part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """What lies beside the images and is not used."""
+    others = Counter(
+        path.suffix.lower() or "none"
+        for files in every.values()
+        for path in files
+        if path.suffix.lower() not in SUFFIXES
+    )
+    if others:
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(5))
+        yield f"{counted(others.total(), 'file')} in {part} left out, which is no image by its suffix: {kinds}."
+    stray = sorted(path.name for path in part.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if stray:
+        yield f"{counted(len(stray), 'image')} in {part} left out, in no class folder: {', '.join(stray[:5])}."
+    if (root / "test").is_dir() and any((root / name).is_dir() for name in TEST_FOLDERS[1:]):
+        yield f"the images of {root / 'val'} {VAL_UNUSED}"
+
+
+def shortened(problems: Sequence[str]) -> list[str]:
+    """Problems for one message."""
+    more = len(problems) - MOST_NAMED
+    rest = f"... and {more} more; `buildup doctor --dataset` names all."
+    return [*problems[:MOST_NAMED], rest] if more > 0 else list(problems)
+
+
+def unreadable(count: int, open_one: Callable[[int], Image.Image]) -> dict[int, str]:
+    """Which of so many images can't be read, and why. All are decoded."""
+
+    def problem(index: int) -> str | None:
+        try:
+            open_one(index)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        return {index: found for index, found in enumerate(pool.map(problem, range(count))) if found}
+
+
+def contradictions(paths: Sequence[Path], labels: Sequence[int]) -> list[str]:
+    """Files of equal contents in different classes: one of each is mislabelled. Only files of one size are read."""
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for index, path in enumerate(paths):
+        by_size[path.stat().st_size].append(index)
+    same: dict[str, list[int]] = defaultdict(list)
+    for members in by_size.values():
+        if len({labels[index] for index in members}) > 1:
+            for index in members:
+                same[hashlib.sha256(paths[index].read_bytes()).hexdigest()].append(index)
+    return [
+        f"the same image has several labels: {_paths(paths[index] for index in members)}."
+        for members in same.values()
+        if len({labels[index] for index in members}) > 1
+    ]
+
+
+def _paths(paths: Iterable[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
+    """Open an image file in RGB, rotated as its EXIF data says."""
+    try:
+        with Image.open(file) as opened:
+            return _as_rgb(ImageOps.exif_transpose(opened))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # Pillow would clip all above 255 to white
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    elif image.mode in {"I", "F"}:
+        raise ValueError(f"its pixels are of mode {image.mode}; save it with 8 or 16 bits")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    # What is under transparent pixels is often black, and would hide a black drawing.
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

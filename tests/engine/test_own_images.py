@@ -1,0 +1,95 @@
+"""The whole way with one's own images: plan, search, final, export, and a prediction with the names of the classes."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from buildup.cli.main import main
+from buildup.engine import final, search
+from buildup.models import export
+from buildup.models.build import build
+from buildup.models.export import export_network
+from buildup.models.read import read_network
+from buildup.statistics.judges import PointJudge
+from buildup.trials.decision import Verdict
+from local_workers import LocalWorkers
+
+SIZE = 12
+MODES = ("RGB", "L", "RGBA", "P")
+SEARCH = ["--base", "test_resnet", "--dataset", "folder:pets", "--skip-unreadable", "--run", "own"]
+SEARCH += ["--epochs", "2", "--seeds", "1", "--workers", "1", "--judge", "point", "--no-base-checks"]
+
+
+def draw(folder: Path, count: int) -> None:
+    """Dark maple leaves and bright oak leaves, in all modes of pictures."""
+    noise = np.random.RandomState(0)
+    for name, light in (("maple_leaf", 40), ("oak_leaf", 210)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = (light + noise.randint(0, 40, (SIZE + number, SIZE, 3))).astype(np.uint8)
+            Image.fromarray(pixels).convert(MODES[number % len(MODES)]).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command beside a folder of pets, with workers in this process, and returns what it says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BUILDUP_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(search, "start_workers", LocalWorkers)
+    monkeypatch.setattr(final, "start_workers", LocalWorkers)
+    draw(Path("pets/train"), 10)
+    draw(Path("pets/val"), 4)
+    Path("pets/train/oak_leaf/torn.png").write_bytes(Path("pets/train/oak_leaf/0.png").read_bytes()[:60])
+    usual = PointJudge.judge
+
+    def keep(*given: Any, **named: Any) -> Verdict:
+        """Every step is kept, so that there is something to prove."""
+        found = usual(*given, **named)
+        assert found is not None
+        return replace(found, verdict="keep")
+
+    monkeypatch.setattr(PointJudge, "judge", keep)
+
+    def ask(*arguments: str) -> str:
+        assert main(arguments) == 0
+        return capsys.readouterr().out
+
+    return ask
+
+
+@pytest.mark.slow
+def test_own_images_lead_to_a_model_that_names_its_classes(ask: Callable[..., str]) -> None:
+    assert "1 unreadable image left out" in ask("plan", *SEARCH)
+    said = ask("search", *SEARCH, "--allow-weak-base")
+    assert "became CM|CM|CM" in said
+    assert "buildup final" in said
+    assert "Local attention at" in said
+    verdict = json.loads(ask("final", "own", "--seeds", "3", "--json"))["verdict"]
+    assert verdict in ask("status", "own")
+    ask("export", "own", "--to", "leaves")
+    model: Any = timm.create_model("local-dir:leaves", pretrained=True).eval()
+    assert model.pretrained_cfg["label_names"] == ["maple_leaf", "oak_leaf"]
+    assert model.pretrained_cfg["label_descriptions"]["oak_leaf"] == "oak leaf"
+    data: Any = timm.data
+    transform = data.create_transform(**data.resolve_model_data_config(model))
+    with torch.inference_mode():
+        logits = model(transform(Image.open("pets/val/oak_leaf/0.png").convert("RGB"))[None])
+    assert model.pretrained_cfg["label_names"][int(logits.argmax())] in {"maple_leaf", "oak_leaf"}
+
+
+def test_an_export_carries_the_names_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "_check", lambda *_: None)  # loading it in a process without buildup takes seconds
+    network = read_network("test_resnet", input_shape=(3, SIZE, SIZE), num_classes=2)
+    data: dict[str, Any] = {"label_names": ["maple_leaf", "oak_leaf"]}
+    export_network(network, build(network, seed=0).state_dict(), tmp_path / "leaves", card="", data=data)
+    model: Any = timm.create_model(f"local-dir:{tmp_path / 'leaves'}")
+    assert model.pretrained_cfg["label_names"] == data["label_names"]

@@ -1,0 +1,69 @@
+"""What was tried, in vain and at what cost, as a page shows it."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from buildup.report.findings import Findings
+from buildup.report.page import page, use_code
+from buildup.report.tried import COST_TITLE, PLOTS_TITLE, VAIN_TITLE, tried_html, tried_markdown
+from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Reason
+
+
+def section(findings: Findings, title: str) -> str:
+    return next((part for part in tried_html(findings) if f"<h2>{title}</h2>" in part), "")
+
+
+def test_the_leading_sentence_says_where_and_how_much(published: Findings) -> None:
+    assert published.headline == (
+        "Local attention at c4.3, c4.1, the end of c3 and the end of c2: "
+        "82.48 -> 84.02 % validation accuracy, unproven."
+    )
+    assert page(published).index("Local attention at") < page(published).index("winner minus base")
+
+
+def test_accuracy_is_drawn_against_attention_blocks_and_macs(published: Findings) -> None:
+    plots = section(published, PLOTS_TITLE)
+    assert re.findall(r'aria-label="([^"]*)"', plots) == [
+        "validation accuracy against attention blocks",
+        "validation accuracy against million MACs",
+    ]
+    assert "CCC|CCCC|CCCCCC|CCCM: 83.45" in plots
+    ticks = re.findall(r'text-anchor="middle">([^<]*)<', plots.partition("million MACs")[0])
+    assert "0.5" not in ticks
+    assert "4" in ticks
+
+
+def test_every_dropped_step_is_listed_with_its_reason(published: Findings) -> None:
+    vain = section(published, VAIN_TITLE)
+    assert vain.count("<li>") == sum(not one.kept for one in published.decisions) == 4
+    assert "c2.1 C-&gt;M" in vain
+    assert "the reason of step 7" in vain
+    assert "the reason of step 1<" not in vain
+
+
+def test_the_cost_counts_what_no_verdict_needed(published: Findings, empty: Findings) -> None:
+    outcomes = dict(published.history.outcomes)
+    unneeded = Failure(reason=Reason.UNNEEDED, message="ended", seconds=60.0)
+    lost = replace(published, history=replace(published.history, outcomes={**outcomes, f"{'0' * 16}-s0": unneeded}))
+    assert "ended unneeded" in section(lost, COST_TITLE)
+    assert "1 min 00 s of it" in section(lost, COST_TITLE)
+    assert "changed no verdict" not in section(published, COST_TITLE)
+    assert section(empty, COST_TITLE) == ""
+    assert list(tried_markdown(replace(empty, history=History()))) == []
+
+
+def test_the_winner_is_loaded_by_three_lines(published: Findings) -> None:
+    said = use_code(replace(published, run="runs/my run"))
+    assert len(said.splitlines()) == 3
+    assert compile(said, "use", "exec")
+    assert '"local-dir:runs/my run/export"' in said
+    assert "Use the winner" not in page(published)
+    assert "Use the winner" in page(replace(published, exported=True))
+
+
+@pytest.mark.parametrize("word", ["parent", "point", "interval", "layout"])
+def test_the_glossary_explains(word: str, published: Findings) -> None:
+    assert f'<dt id="word-{word}">' in page(published)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from buildup.diagnostics.analysis import Measurement
 from buildup.diagnostics.cka import UnitSimilarity
 from buildup.diagnostics.corruption import CorruptionErrors
+from buildup.diagnostics.equivariance import Equivariance
 from buildup.diagnostics.feature_maps import Frequencies, Variance
 from buildup.diagnostics.hessian import HessianSpectrum
 from buildup.diagnostics.landscape import LossLandscape
@@ -21,6 +22,7 @@ MEASUREMENTS.register(Frequencies())
 MEASUREMENTS.register(Variance())
 MEASUREMENTS.register(Lesions())
 MEASUREMENTS.register(UnitSimilarity())
+MEASUREMENTS.register(Equivariance())
 MEASUREMENTS.register(NoiseBands())
 MEASUREMENTS.register(CorruptionErrors())
 MEASUREMENTS.register(Calibration())

@@ -65,7 +65,8 @@ def shift_maps(unit: Unit, output: Tensor, shift: int) -> Tensor:
         case "tokens":
             prefix, maps = output[:, : unit.layout.prefix], output[:, unit.layout.prefix :]
             assert unit.layout.size is not None
-            shifted = maps.unflatten(1, unit.layout.size).roll((shift, shift), (1, 2)).flatten(1, 2)
+            grid = maps.reshape(len(maps), *unit.layout.size, -1)
+            shifted = grid.roll((shift, shift), (1, 2)).flatten(1, 2)
             return torch.cat([prefix, shifted], 1)
         case "none":
             raise AssertionError("a unit without maps can't be shifted")
@@ -210,7 +211,8 @@ def _maps_of(unit: Unit, branch: Tensor) -> Tensor:
     """The maps of a branch, which may be summed as tokens in a unit that ends with maps."""
     assert unit.size is not None
     if branch.ndim == 3:
-        return branch[:, branch.shape[1] - unit.layout.pixels :].transpose(1, 2).unflatten(2, unit.size)
+        tokens = branch[:, branch.shape[1] - unit.layout.pixels :].transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], *unit.size)
     maps = unit.as_map(branch)
     assert maps is not None
     return maps

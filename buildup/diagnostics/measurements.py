@@ -12,6 +12,8 @@ from buildup.diagnostics.landscape import LossLandscape
 from buildup.diagnostics.lesion import Lesions
 from buildup.diagnostics.noise import NoiseBands
 from buildup.diagnostics.predictions import Calibration, DropoutEnsemble
+from buildup.diagnostics.robustness import Robustness, TrainingLoss
+from buildup.diagnostics.shape import ShapeOrTexture
 from buildup.errors import RequestError, unknown
 from buildup.registry import Registry
 
@@ -24,9 +26,12 @@ MEASUREMENTS.register(Lesions())
 MEASUREMENTS.register(UnitSimilarity())
 MEASUREMENTS.register(Equivariance())
 MEASUREMENTS.register(NoiseBands())
+MEASUREMENTS.register(ShapeOrTexture())
 MEASUREMENTS.register(CorruptionErrors())
 MEASUREMENTS.register(Calibration())
 MEASUREMENTS.register(DropoutEnsemble())
+MEASUREMENTS.register(Robustness())
+MEASUREMENTS.register(TrainingLoss())
 
 
 def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buildup.diagnostics.equivariance import Equivariance, equivariance_error, measure_equivariance, shiftable
-from buildup.diagnostics.figures import Table, draw_figure
+from buildup.diagnostics.figures import Row, Table, draw_figure
 from buildup.diagnostics.units import Unit, find_units
 
 MakeAlterNet = Callable[[str], nn.Module]
@@ -95,7 +95,7 @@ def test_transformers_have_errors_at_windows_alone(make: Callable[..., nn.Module
 
 
 def test_its_figure_and_summary_are_those_of_its_kinds() -> None:
-    units = [
+    units: list[Row] = [
         {"unit": number, "name": kind, "kind": kind, "stage": 1, "subsamples": False, "height": 8, "width": 8}
         for number, kind in enumerate(("conv", "msa"))
     ]

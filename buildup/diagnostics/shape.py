@@ -143,19 +143,18 @@ class ShapeOrTexture(Measurement):
             for name, line in (("low-passed", "-"), ("high-passed", "--")):
                 rows = [row for row in table.rows if row["variant"] == name]
                 cuts, accuracies = [row["level"] for row in rows], [row["accuracy"] for row in rows]
-                panels[0].plot(cuts, accuracies, f"{marker}{line}", color=colour, ms=4, label=f"{table.label}, {name}")
+                panels[0].plot(cuts, accuracies, f"{marker}{line}", color=colour, ms=4)
             rows = [row for row in table.rows if row["variant"] in ("clean", "patches shuffled")]
             grids, accuracies = [max(1, row["level"]) for row in rows], [row["accuracy"] for row in rows]
             panels[1].plot(grids, accuracies, f"{marker}-", color=colour, ms=4, label=table.label)
             found = self.summary(table.rows)
             if "phase kept" in found:
                 places[table.label] = (found["amplitude kept"], found["phase kept"])
-        panels[0].set(xlabel="cut frequency (π)", ylabel="accuracy (%)", title="filtered")
+        panels[0].set(xlabel="cut frequency (π)", ylabel="accuracy (%)", title="low-passed, and high-passed (dashed)")
         panels[1].set(xlabel="patches on a side", ylabel="accuracy (%)", title="patches shuffled", xscale="log")
         panels[1].set_xticks([1, *GRIDS], ["1", *map(str, GRIDS)])
         panels[1].minorticks_off()
-        for axes in panels[:2]:
-            axes.legend(fontsize=6)
+        panels[1].legend(fontsize=6)
         panels[2].set(title="phases of one, amplitudes of another")
         plot_points(panels[2], places, "class of the amplitudes (%)", "class of the phases (%)")
         return figure

@@ -320,7 +320,8 @@ class AnalyzeSettings:
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     what: str = "all"
-    """all, or names joined by commas: hessian,landscape,fourier,variance,lesion,cka,noise,corruption,calibration."""
+    """all, or names joined by commas: hessian,landscape,fourier,variance,lesion,cka,equivariance,noise,shape,
+    corruption,calibration; and on request robustness,training,ensemble."""
     compare: str | None = None
     """Other models to draw beside it, joined by commas."""
     out: str | None = None

@@ -3,8 +3,9 @@
 Colours are those of Okabe and Ito, which remain distinct in the common forms of colour blindness. Markers differ too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -21,6 +22,8 @@ MARKERS = {"conv": "o", "msa": "s", "mlp": "^", "smoothing": "D", "stem": ".", "
 NAMES = {"conv": "Conv", "msa": "MSA", "mlp": "MLP", "smoothing": "smoothing", "subsampling": "subsampling"}
 SHAPES = "os^Dv<"
 """Markers of models that are drawn into one panel."""
+LOOKS = tuple((colour, SHAPES[(place + turn) % 6]) for turn in range(6) for place, colour in enumerate(COLOURS))
+"""Colour and marker of up to 36 models in one panel."""
 
 STYLE: Any = {
     "font.size": 9,
@@ -86,6 +89,20 @@ def plot_depth(axes: Axes, table: Table, column: str, rows: Rows, label: str) ->
         )
     axes.set(xlabel="normalised depth", ylabel=label, title=table.label, xlim=(-0.02, 1.02))
     axes.legend(fontsize=7, framealpha=0.9)
+
+
+def looks_of(tables: Sequence[Table]) -> list[tuple[Table, str, str]]:
+    """Models with a colour and a marker each; beyond 36 of them, these repeat."""
+    return [(table, *look) for table, look in zip(tables, cycle(LOOKS), strict=False)]
+
+
+def plot_points(axes: Axes, points: Mapping[str, tuple[float, float]], across: str, up: str) -> None:
+    """A scatter with one labelled point per model."""
+    for (label, (x, y)), (colour, marker) in zip(points.items(), cycle(LOOKS), strict=False):
+        axes.plot([x], [y], marker, color=colour, ms=6, label=label)
+    axes.margins(0.12)
+    axes.set(xlabel=across, ylabel=up)
+    axes.legend(fontsize=6, ncols=1 + len(points) // 12)
 
 
 def shade(axes: Axes, table: Table) -> None:

@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from buildup.diagnostics.analysis import Measurement
 from buildup.diagnostics.cka import UnitSimilarity
 from buildup.diagnostics.corruption import CorruptionErrors
+from buildup.diagnostics.equivariance import Equivariance
 from buildup.diagnostics.feature_maps import Frequencies, Variance
 from buildup.diagnostics.hessian import HessianSpectrum
 from buildup.diagnostics.landscape import LossLandscape
 from buildup.diagnostics.lesion import Lesions
 from buildup.diagnostics.noise import NoiseBands
 from buildup.diagnostics.predictions import Calibration, DropoutEnsemble
+from buildup.diagnostics.robustness import Robustness, TrainingLoss
+from buildup.diagnostics.shape import ShapeOrTexture
 from buildup.errors import RequestError, unknown
 from buildup.registry import Registry
 
@@ -21,10 +24,14 @@ MEASUREMENTS.register(Frequencies())
 MEASUREMENTS.register(Variance())
 MEASUREMENTS.register(Lesions())
 MEASUREMENTS.register(UnitSimilarity())
+MEASUREMENTS.register(Equivariance())
 MEASUREMENTS.register(NoiseBands())
+MEASUREMENTS.register(ShapeOrTexture())
 MEASUREMENTS.register(CorruptionErrors())
 MEASUREMENTS.register(Calibration())
 MEASUREMENTS.register(DropoutEnsemble())
+MEASUREMENTS.register(Robustness())
+MEASUREMENTS.register(TrainingLoss())
 
 
 def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:

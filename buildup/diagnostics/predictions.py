@@ -6,7 +6,7 @@ in order, so the result does not depend on the batch size (on a CPU; a GPU draws
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial, reduce
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject
-from buildup.diagnostics.figures import BLUE, COLOURS, SHAPES, SKY, Figure, Row, Rows, Table, panels_of
+from buildup.diagnostics.analysis import Batch, LabelledBatches, Measurement, Subject
+from buildup.diagnostics.figures import BLUE, SKY, Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import RequestError
 from buildup.training.execution import ieee_float32
@@ -31,6 +31,17 @@ def evaluate(model: nn.Module, batches: LabelledBatches) -> Metrics:
     with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         tallies = [tally(model(images.to(device)), labels.to(device)) for images, labels in batches]
     return metrics(reduce(add, tallies))
+
+
+def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """The mean cross-entropy of a model in evaluation mode with target probabilities."""
+    device, summed, count = next(model.parameters()).device, 0.0, 0
+    with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
+        for images, targets in batches:
+            logs = model(images.to(device)).double().log_softmax(1)
+            summed -= (logs * targets.to(device)).sum().item()
+            count += len(images)
+    return summed / count
 
 
 class Calibration(Measurement):
@@ -157,7 +168,7 @@ class DropoutEnsemble(Measurement):
         panels: Any = figure.subplots(1, 3)
         most = max(table.rows[-1]["passes"] for table in tables)
         for axes, name, label in zip(panels, ("points", "nll", "ece"), ("accuracy (%)", "NLL", "ECE"), strict=True):
-            for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+            for table, colour, marker in looks_of(tables):
                 once, *averaged = table.rows
                 axes.axhline(once[name], color=colour, ls="--", lw=1, label=f"{table.label}, no dropout")
                 if averaged:

@@ -11,10 +11,11 @@ from buildup.engine.replay import View
 from buildup.engine.status import status_of
 from buildup.errors import RunError
 from buildup.report.comparison import Compared, compared
-from buildup.report.diagnostic_table import Correlation, Evidence, MeasuredVerdict, When
+from buildup.report.diagnostic_table import EXPECTED, Correlation, Effect, Evidence, MeasuredVerdict, When
 from buildup.report.findings import Findings
 from buildup.report.page import page
 from buildup.space.schema import describe_walk
+from buildup.statistics.distributions import share_interval
 from buildup.statistics.kendall import kendall
 from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
@@ -136,7 +137,20 @@ def evidence_of(runs: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]
     whens: tuple[When, ...] = ("before", "change")
     measured = [(measure, when) for when in whens for measure in MEASURES]
     found = (_correlation(rows, measure, when) for measure, when in [("step", "before"), *measured])
-    return Evidence(rows=rows, correlations=tuple(one for one in found if one))
+    effects = (_effect(rows, measure) for measure in EXPECTED)
+    return Evidence(
+        rows=rows,
+        correlations=tuple(one for one in found if one),
+        effects=tuple(one for one in effects if one.count),
+    )
+
+
+def _effect(rows: Sequence[MeasuredVerdict], measure: str) -> Effect:
+    """How often one diagnostic changes as the paper says."""
+    changes = [change for row in rows if (change := row.value(measure, "change"))]
+    expected = sum(change * EXPECTED[measure] > 0 for change in changes)
+    low, high = share_interval(expected, len(changes)) if changes else (0.0, 1.0)
+    return Effect(measure=measure, as_expected=expected, count=len(changes), low=low, high=high)
 
 
 def _correlation(rows: Sequence[MeasuredVerdict], measure: str, when: When) -> Correlation | None:

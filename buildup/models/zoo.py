@@ -4,6 +4,10 @@
 | --- | --- | --- |
 | `vit_tiny_cifar` | ViT-Ti, patches of 2 px and a class token | 5.403M |
 | `vit_tiny_patch4_cifar` | the same with patches of 4 px | 5.373M |
+| `vit_tiny_patch8_cifar` | the same with patches of 8 px | 5.392M |
+| `convit_tiny_k3_cifar` | ViT-Ti, patches of 4 px that attend to the 3 x 3 around, mean pooling | 5.373M |
+| `convit_tiny_k5_cifar` | the same, attention to the 5 x 5 around | 5.373M |
+| `convit_tiny_k8_cifar` | the same, attention to all 8 x 8 | 5.373M |
 | `vit_small_cifar` | ViT-S, twice as wide as ViT-Ti | 21.423M |
 | `pit_tiny_cifar` | PiT-Ti, overlapping patches of 2 px | 4.577M |
 | `swin_tiny_cifar` | Swin-Ti, patches of 1 px and windows of 4 | 27.562M |
@@ -13,20 +17,23 @@
 
 The transformers and the mixer are timm's classes with the paper's sizes. Their attention has no bias on
 queries, keys and values, as in the reference code. Swin keeps timm's correct mask for shifted windows, and a table of
-positions for each head.
+positions for each head. ConViT is the paper's own, not the network of that name in timm. Nothing attends to places
+outside of the map, where the reference code attends to zeros.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from math import isqrt
+from typing import Any, ClassVar
 
 import torch
+from timm.layers.attention import Attention
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.pit import PoolingVisionTransformer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Append, Network, Shape, apply, replacement
@@ -47,6 +54,28 @@ attention blocks of each stage at n-1, n-3, ..."""
 RESNETS = {"resnet50_cifar": "resnet50", "resnext50_cifar": "resnext50_32x4d"}
 
 
+class NearAttention(Attention):
+    """timm's attention, with the same weights, in which each token of a square map attends to the k x k around it."""
+
+    kernel: ClassVar[int] = 3
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """(images, tokens, channels) to the same shape."""
+        side, reach = isqrt(x.shape[1]), self.kernel // 2
+        place = torch.arange(side, device=x.device)
+        far = (place[:, None] - place).abs() > reach
+        far = (far[:, None, :, None] | far[None, :, None, :]).reshape(side * side, side * side)
+        near = x.new_zeros(far.shape).masked_fill(far, float("-inf"))
+        result: Tensor = super().forward(x, attn_mask=near if attn_mask is None else near + attn_mask)
+        return result
+
+
+class NearAttention5(NearAttention):
+    """The same with the 5 x 5 around. timm takes a class, without settings."""
+
+    kernel: ClassVar[int] = 5
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transformer:
     """A transformer or mixer for CIFAR: a class of timm with the paper's sizes."""
@@ -57,14 +86,24 @@ class Transformer:
     sizes: Mapping[str, Any]
 
 
-def _vit(**sizes: int) -> Transformer:
+def _vit(**sizes: Any) -> Transformer:
     depth = {"depth": 12, "qkv_bias": False}
     return Transformer(module=VisionTransformer, first_conv="patch_embed.proj", sizes={**depth, **sizes})
+
+
+def _convit(attention: type[Attention]) -> Transformer:
+    """The paper's study of locality: a ViT whose patches attend to the patches around them, or to all."""
+    pooled = {"class_token": False, "global_pool": "avg"}
+    return _vit(patch_size=4, embed_dim=192, num_heads=3, attn_layer=attention, **pooled)
 
 
 TRANSFORMERS = {
     "vit_tiny_cifar": _vit(patch_size=2, embed_dim=192, num_heads=3),
     "vit_tiny_patch4_cifar": _vit(patch_size=4, embed_dim=192, num_heads=3),
+    "vit_tiny_patch8_cifar": _vit(patch_size=8, embed_dim=192, num_heads=3),
+    "convit_tiny_k3_cifar": _convit(NearAttention),
+    "convit_tiny_k5_cifar": _convit(NearAttention5),
+    "convit_tiny_k8_cifar": _convit(Attention),
     "vit_small_cifar": _vit(patch_size=2, embed_dim=384, num_heads=6),
     "pit_tiny_cifar": Transformer(
         module=PoolingVisionTransformer,

@@ -4,7 +4,7 @@ Diagnostics of the parent are known before a candidate is trained, so a correlat
 The change from parent to candidate is known only together with the gain. It can explain a gain but not predict it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,9 @@ from buildup.trials.decision import MEASURES, Decision, Diagnosis
 When = Literal["before", "change"]
 
 LEVEL, SIGNIFICANCE = 0.95, 0.05
+EXPECTED = {"variance": -1, "frequency": -1, "ape": -1, "nep": 1}
+"""The diagnostics that the paper says attention lowers (-1) or raises (1): less variance and high frequency, a flatter
+loss, which is less convex."""
 ORDER = "step"
 """Not a diagnostic but the number of the step. A diagnostic must correlate with the gain more strongly than this,
 because it may only reflect the position of a block."""
@@ -69,11 +72,36 @@ class Correlation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """How often a diagnostic changes from parent to candidate as the paper says, whatever the gain."""
+
+    measure: str
+    as_expected: int
+    count: int
+    """Verdicts in which it changes at all."""
+    low: float
+    """The share as expected has this exact 95 % interval."""
+    high: float
+
+    @property
+    def words(self) -> str:
+        """What was found, in a sentence."""
+        direction = "falls" if EXPECTED[self.measure] < 0 else "rises"
+        agrees = self.low > 0.5
+        answer = "as the paper says" if agrees else "against the paper" if self.high < 0.5 else "which decides nothing"
+        return (
+            f"{MEASURES[self.measure]} {direction} in {self.as_expected} of {self.count} verdicts, {answer} "
+            f"({percent(LEVEL)} interval of the share {100 * self.low:.0f} to {100 * self.high:.0f} %)"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """Measured verdicts of one or several runs, and the correlations of their diagnostics with the gains."""
 
     rows: Sequence[MeasuredVerdict]
     correlations: Sequence[Correlation]
+    effects: Sequence[Effect] = ()
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -82,7 +110,8 @@ class Evidence:
         several = f" of {runs} runs" if runs > 1 else ""
         measured = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
         if not any(one.when == "before" and one.measure != ORDER for one in self.correlations):
-            return (f"{measured} A correlation needs at least two verdicts of one run without failed trainings.",)
+            needed = f"{measured} A correlation needs at least two verdicts of one run without failed trainings."
+            return (needed, *self._effects())
         least = min(one.least_p for one in self.correlations)
         if least >= SIGNIFICANCE:
             measured += f" This is too few for a significant result: even perfect agreement has p = {least:.2g}."
@@ -90,9 +119,28 @@ class Evidence:
             measured,
             self._conclusion("before"),
             self._conclusion("change"),
+            *self._flattening(),
+            *self._effects(),
             "Verdicts of one search are not independent: they share parents and go from the last stage to the first. "
             "All intervals here are therefore too narrow.",
         )
+
+    def _flattening(self) -> Iterator[str]:
+        """Whether candidates whose loss is flatter than their parent's gain more."""
+        for one in self.correlations:
+            if one.when == "change" and one.measure == "ape":
+                numbers = f"tau {one.tau:+.2f} ({percent(LEVEL)} interval {one.low:+.2f} to {one.high:+.2f})"
+                answer = "It is not shown that flattening goes with the gain"
+                if one.p < SIGNIFICANCE:
+                    answer = (
+                        f"Candidates that are {'flatter' if one.tau < 0 else 'sharper'} than their parent gain more"
+                    )
+                yield f"{answer}: {one.name} and gain have {numbers}. APE alone, without correction."
+
+    def _effects(self) -> Iterator[str]:
+        """What attention does to its place and to the loss, beside what the paper says."""
+        if self.effects:
+            yield f"From parent to candidate, {'; '.join(one.words for one in self.effects)}."
 
     def _conclusion(self, when: When) -> str:
         """Whether any diagnostic of one kind correlates with the gain, corrected for their number."""

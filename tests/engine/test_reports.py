@@ -1,12 +1,15 @@
 """What diagnostics say of gains: a prediction is told only where chance, and the mere order of the tries, do less."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
+from scipy.stats import binomtest
 
 from buildup.engine.reports import evidence_of
 from buildup.report.diagnostic_table import Evidence, evidence_text, tabulate_diagnoses
 from buildup.report.page import evidence_html, evidence_markdown
+from buildup.statistics.distributions import share_interval
 from buildup.trials.decision import Decision, Diagnosis, diagnosis_from_values, diagnosis_to_values
 
 SHUFFLED = (0.3, 1.1, -0.4, 0.9, -1.0, 0.2, 0.7, -0.1, 0.5)
@@ -121,3 +124,46 @@ def test_a_diagnosis_is_read_back_as_it_was_written() -> None:
 @pytest.mark.parametrize(("before", "after", "change"), [(2.0, 3.5, 1.5), (None, 3.0, None), (1.0, None, None)])
 def test_a_change_needs_both_sides(before: float | None, after: float | None, change: float | None) -> None:
     assert diagnosis(1, before, after).mean("change", "lesion") == change
+
+
+def flattened(gains: Sequence[float], apes: Sequence[float], nep: float = 0.1) -> Evidence:
+    """Verdicts whose APE changes by these numbers, and whose NEP changes by the same number each time."""
+    decisions = [decision(step, gain) for step, gain in enumerate(gains, start=1)]
+    found = [
+        replace(
+            diagnosis(step, 1.0, 1.0),
+            before={"ape": (50.0,), "nep": (0.1,)},
+            after={"ape": (50 + ape,), "nep": (0.1 + nep,)},
+        )
+        for step, ape in enumerate(apes, start=1)
+    ]
+    return evidence_of({"run": (decisions, found)})
+
+
+def test_flattening_that_goes_with_the_gain_is_told_as_that_and_chance_as_chance() -> None:
+    assert "Candidates that are flatter than their parent gain more" in " ".join(
+        flattened(SHUFFLED, [-gain for gain in SHUFFLED]).words
+    )
+    assert "Candidates that are sharper than their parent gain more" in " ".join(flattened(SHUFFLED, SHUFFLED).words)
+    assert "It is not shown that flattening" in " ".join(flattened(SHUFFLED, sorted(SHUFFLED)).words)
+
+
+@pytest.mark.parametrize(
+    ("apes", "says"),
+    [
+        ([-1.0] * 9, "APE falls in 9 of 9 verdicts, as the paper says"),
+        ([1.0] * 9, "APE falls in 0 of 9 verdicts, against the paper"),
+        ([1.0, -1.0] * 4 + [0.0], "APE falls in 4 of 8 verdicts, which decides nothing"),
+    ],
+)
+def test_what_the_paper_says_of_attention_is_counted_over_the_verdicts(apes: list[float], says: str) -> None:
+    found = flattened(SHUFFLED, apes)
+    for told in (evidence_text(found), "\n".join(evidence_markdown(found)), "".join(evidence_html(found))):
+        assert says in told
+    assert {one.measure: one.as_expected for one in found.effects}["nep"] == 9
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 9), (9, 9), (8, 11), (1, 30)])
+def test_the_interval_of_a_share_is_exact(successes: int, count: int) -> None:
+    expected = binomtest(successes, count).proportion_ci(0.95, method="exact")
+    assert share_interval(successes, count) == pytest.approx((expected.low, expected.high))

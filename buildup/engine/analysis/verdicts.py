@@ -138,6 +138,7 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
         "files": [str(file) for file in found.files],
         "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in found.evidence.rows],
         "correlations": [asdict(correlation) for correlation in found.evidence.correlations],
+        "effects": [asdict(effect) for effect in found.evidence.effects],
     }
 
 

@@ -1,0 +1,218 @@
+"""Translation equivariance of a unit: its output for shifted maps, compared with its shifted output.
+
+The maps that a unit receives are shifted by s pixels down and to the right, round the border. What its branch then adds
+is compared with what it added before, shifted alike:
+
+    error = |f(shift x) - shift f(x)| / |shift f(x) - its mean over space|
+
+0 means that the branch moves with its input; 1 that the error is as large as what varies over space. The shortcut is
+always equivariant and left out. Only pixels are compared that neither the padding of a convolution nor the seam of the
+shift can reach. So a convolution without stride has no error, nor has attention over the whole map without positions.
+Attention inside windows has none for shifts by whole windows. In a branch with both a padded convolution and attention,
+attention carries the effect of the padding further, and the error includes that.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from buildup.diagnostics.analysis import Measurement, Subject, unit_columns
+from buildup.diagnostics.figures import (
+    COLOURS,
+    MARKERS,
+    NAMES,
+    Figure,
+    Row,
+    Rows,
+    Table,
+    panels_of,
+    plot_depth,
+)
+from buildup.diagnostics.hooks import evaluation_mode, intercept
+from buildup.diagnostics.units import Unit
+from buildup.models.layers import ConvAttention2d, Smoothing2d
+from buildup.training.augmentation import normalise
+
+SHIFTS = tuple(range(1, 9))
+"""Pixels; the usual windows have sides of 4, 7 and 8."""
+
+
+def border_of(model: nn.Module, unit: Unit) -> int:
+    """How many pixels from the border of its maps the padding inside a unit can change its output."""
+    modules = dict(model.named_modules())
+    convs = [modules[path] for path in unit.convs]
+    radii = [
+        max(dilation * (kernel // 2) for dilation, kernel in zip(conv.dilation, conv.kernel_size, strict=True))
+        for conv in convs
+        if isinstance(conv, nn.Conv2d)
+    ]
+    inside = modules[unit.name].modules() if unit.name in modules else ()
+    radii += [module.kernel // 2 for module in inside if isinstance(module, ConvAttention2d | Smoothing2d)]
+    return sum(radii)
+
+
+def shift_maps(unit: Unit, output: Tensor, shift: int) -> Tensor:
+    """The output of a unit with its maps shifted down and to the right, round the border. Class tokens stay."""
+    match unit.layout.order:
+        case "nchw":
+            return output.roll((shift, shift), (2, 3))
+        case "nhwc":
+            return output.roll((shift, shift), (1, 2))
+        case "tokens":
+            prefix, maps = output[:, : unit.layout.prefix], output[:, unit.layout.prefix :]
+            assert unit.layout.size is not None
+            grid = maps.reshape(len(maps), *unit.layout.size, -1)
+            shifted = grid.roll((shift, shift), (1, 2)).flatten(1, 2)
+            return torch.cat([prefix, shifted], 1)
+        case "none":
+            raise AssertionError("a unit without maps can't be shifted")
+
+
+def equivariance_error(before: Tensor, after: Tensor, shift: int, border: int) -> float | None:
+    """The error of maps after a shift; None if no pixel is free of borders, or if the maps do not vary there.
+
+    Args:
+        before: Maps (images x channels x height x width) of the input as it was.
+        after: Maps of the shifted input.
+        shift: Pixels down and to the right.
+        border: Pixels that padding can reach.
+    """
+    height, width = before.shape[2:]
+    rows, columns = slice(shift + border, height - border), slice(shift + border, width - border)
+    # Without a border, a shift round the border has no seam.
+    inside = (slice(None), slice(None)) if border == 0 else (rows, columns)
+    expected = before.roll((shift, shift), (2, 3))[:, :, *inside].double()
+    found = after[:, :, *inside].double()
+    if not expected.numel():
+        return None
+    varying = (expected - expected.mean((2, 3), keepdim=True)).square().sum().sqrt().item()
+    error = (found - expected).square().sum().sqrt().item()
+    return error / varying if varying > 1e-9 * expected.square().sum().sqrt().item() else None
+
+
+def measure_equivariance(
+    model: nn.Module, before: Unit, unit: Unit, images: Tensor, shifts: Sequence[int] = SHIFTS
+) -> dict[int, float]:
+    """The error of a unit by shift, without shifts for which its maps are too small.
+
+    Args:
+        model: The model, which stays as it is.
+        before: The unit whose output this one reads.
+        unit: A unit that keeps the size of its maps.
+        images: Normalised images.
+        shifts: Pixels, each smaller than the maps.
+    """
+    assert unit.size is not None
+    border = border_of(model, unit)
+    still = _branch(model, before, unit, images, 0)
+    errors = {
+        shift: equivariance_error(still, _branch(model, before, unit, images, shift), shift, border)
+        for shift in shifts
+        if shift < min(unit.size)
+    }
+    return {shift: error for shift, error in errors.items() if error is not None}
+
+
+def shiftable(units: Sequence[Unit]) -> list[tuple[Unit, Unit]]:
+    """The units that keep the size of the maps of the unit before them, with that unit."""
+    return [
+        (before, unit)
+        for before, unit in pairwise(units)
+        if unit.size is not None
+        and unit.size == before.size
+        and min(unit.size) > 1
+        and unit.kind not in ("head", "subsampling")
+    ]
+
+
+class Equivariance(Measurement):
+    """The equivariance error of each unit for each shift. One row per unit and shift."""
+
+    name = "equivariance"
+    title = "Translation equivariance"
+    caption = (
+        "How much the output of a block differs from the shifted output when its input is shifted; 0 is equivariant, 1 "
+        "as large as what varies over space. Attention in windows has no error for shifts by whole windows. Pixels "
+        "near padding are not compared, and maps that are too small for that are left out."
+    )
+    needs_labels = False
+
+    def work(self, subject: Subject) -> tuple[int, int]:
+        return len(shiftable(subject.units)), len(_shown(subject)) * (1 + len(SHIFTS))
+
+    def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+        finished = {row["unit"] for row in done}
+        images = normalise(_shown(subject), subject.images.mean, subject.images.std)
+        images = images.to(next(subject.model.parameters()).device)
+        for before, unit in shiftable(subject.units):
+            if unit.index not in finished:
+                found = measure_equivariance(subject.model, before, unit, images)
+                yield [{**unit_columns(unit), "shift": shift, "error": error} for shift, error in found.items()]
+
+    def summary(self, rows: Rows) -> Row:
+        kinds = sorted({row["kind"] for row in rows})
+        return {f"error_{kind}": fmean(row["error"] for row in rows if row["kind"] == kind) for kind in kinds}
+
+    def figure(self, tables: Sequence[Table]) -> Figure:
+        figure, panels = panels_of(tables, 4.6, 3.1, rows=2, sharey="row")
+        for number, table in enumerate(tables):
+            _plot_shifts(panels[0][number], table)
+            units: dict[int, list[Row]] = {}
+            for row in table.rows:
+                units.setdefault(row["unit"], []).append(row)
+            means = [{**rows[0], "error": fmean(row["error"] for row in rows)} for rows in units.values()]
+            plot_depth(panels[1][number], table, "error", means, "error, mean over shifts")
+        return figure
+
+
+def _plot_shifts(axes: Any, table: Table) -> None:
+    """The mean error over the units of each kind and size of maps, over shifts."""
+    sizes = {unit["unit"]: unit["height"] for unit in table.units}
+    groups: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for row in table.rows:
+        groups.setdefault((row["kind"], sizes[row["unit"]]), {}).setdefault(row["shift"], []).append(row["error"])
+    for colour, (kind, side) in zip(COLOURS * 3, sorted(groups), strict=False):
+        means = {shift: fmean(errors) for shift, errors in sorted(groups[kind, side].items())}
+        label = f"{NAMES.get(kind, kind)}, {side} px"
+        axes.plot(list(means), list(means.values()), f"{MARKERS[kind]}-", color=colour, ms=4, label=label)
+    axes.set(xlabel="shift (pixels)", ylabel="equivariance error", title=table.label, xticks=SHIFTS)
+    axes.legend(fontsize=7)
+
+
+def _shown(subject: Subject) -> Tensor:
+    """One batch of images, evenly spaced, because some datasets are sorted by class."""
+    images = subject.images.images
+    index = torch.linspace(0, len(images) - 1, min(subject.sizes.batch_size, len(images))).round().long()
+    return images[index]
+
+
+def _branch(model: nn.Module, before: Unit, unit: Unit, images: Tensor, shift: int) -> Tensor:
+    """What the branch of a unit computes as maps, when the maps that the unit receives are shifted."""
+    found: list[Tensor] = []
+
+    def shifted(output: Tensor, _: Any) -> Tensor:
+        return shift_maps(before, output, shift)
+
+    def observe(output: Tensor, operands: tuple[Any, ...]) -> None:
+        branch = output if unit.join is None else operands[1 - unit.skip]
+        found.append(_maps_of(unit, branch.expand_as(output)).clone())
+
+    actions = {before.site: shifted, unit.join or unit.site: observe}
+    with torch.no_grad(), evaluation_mode(model), intercept(model, actions):
+        model(images)
+    return found[0]
+
+
+def _maps_of(unit: Unit, branch: Tensor) -> Tensor:
+    """The maps of a branch, which may be summed as tokens in a unit that ends with maps."""
+    assert unit.size is not None
+    if branch.ndim == 3:
+        tokens = branch[:, branch.shape[1] - unit.layout.pixels :].transpose(1, 2)
+        return tokens.reshape(*tokens.shape[:2], *unit.size)
+    maps = unit.as_map(branch)
+    assert maps is not None
+    return maps

@@ -5,12 +5,14 @@ and no sentence says so: it says what these networks show, and whether that is w
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
-from statistics import fmean
+from math import inf, isnan
+from statistics import fmean, median
 
 from buildup.diagnostics.analysis import steps_by_kind
 from buildup.diagnostics.figures import Row, Rows, Table
 
+BORDER = 0.99
+"""Points of a landscape with a coordinate from here on are its border."""
 LOW, HIGH = 0.35, 0.65
 """Noise below and above these shares of pi is of low and of high frequency."""
 
@@ -133,3 +135,11 @@ def noise_losses(rows: Rows) -> Row:
         "high": [row["drop"] for row in rows if row["low"] >= HIGH],
     }
     return {name: fmean(values) if values else 0.0 for name, values in parts.items()}
+
+
+def border_rise(rows: Rows) -> Row:
+    """The median rise of the loss from the centre of a landscape to its border."""
+    centre = min(rows, key=lambda row: row["x"] ** 2 + row["y"] ** 2)["nll"]
+    edge = [row["nll"] for row in rows if max(abs(row["x"]), abs(row["y"])) >= BORDER]
+    # None is a loss that is not finite.
+    return {"rise": median(inf if nll is None or centre is None else nll - centre for nll in edge)}

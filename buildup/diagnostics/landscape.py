@@ -14,7 +14,7 @@ trained weights, as in the reference code, or get new ones for the weights of ea
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil, inf, nan
+from math import ceil, nan
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.conclusions import pair_conclusion
+from buildup.diagnostics.conclusions import border_rise, pair_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
@@ -214,13 +214,8 @@ class LossLandscape(Measurement):
         return figure
 
     def conclusion(self, tables: Sequence[Table]) -> str:
-        # A border without any finite loss is the steepest one.
-        return pair_conclusion(
-            tables,
-            "the loss rises by {rise:.3g} to the border",
-            lambda rows: {"rise": inf if (rise := _border_rise(rows)) is None else rise},
-            less={"rise": "a flatter loss"},
-        )
+        words = "the cross-entropy rises by {rise:.3g} from the centre to the border"
+        return pair_conclusion(tables, words, border_rise, less={"rise": "a flatter loss"})
 
 
 def _surface(rows: Rows) -> tuple[list[float], list[float], Any]:

@@ -58,7 +58,7 @@ def test_steps_are_those_within_stages(
 
 def landscape(kinds: Sequence[str], border: float | None) -> Table:
     grid = [(x, y) for x in (-1.0, 0.0, 1.0) for y in (-1.0, 0.0, 1.0)]
-    return table(kinds, [{"x": x, "y": y, "loss": border if x or y else 1.0} for x, y in grid])
+    return table(kinds, [{"x": x, "y": y, "nll": border if x or y else 1.0} for x, y in grid])
 
 
 def corrupted(kinds: Sequence[str], error: float) -> Table:
@@ -109,7 +109,7 @@ def test_half_a_claim_is_said_to_be_half() -> None:
 
 
 def test_a_landscape_whose_centre_is_not_finite_is_described() -> None:
-    broken = table(ALTER, [{"x": x, "y": 0.0, "loss": None} for x in (-1.0, 0.0, 1.0)])
+    broken = table(ALTER, [{"x": x, "y": 0.0, "nll": None} for x in (-1.0, 0.0, 1.0)])
     assert str(inf) in LossLandscape().conclusion([broken])
 
 

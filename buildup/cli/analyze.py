@@ -1,6 +1,5 @@
 """`analyze`: the paper's measurements on a run's network or any model of timm, as numbers and figures."""
 
-from textwrap import wrap
 from typing import Annotated
 
 from buildup.cli.output import AsJson, Flags, answer, interruptible, reading
@@ -39,6 +38,5 @@ def analyze(
                 shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in numbers.items()}
                 numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
             lines.append(f"{what:12} {label}: {numbers}")
-        lines += wrap(found.conclusions.get(what, ""), 100, initial_indent=13 * " ", subsequent_indent=13 * " ")
     lines.append(f"Numbers and figures: {found.folder}, all of them in {found.folder / 'index.html'}")
     return answer("\n".join(lines), analysis_values(found), as_json=as_json)

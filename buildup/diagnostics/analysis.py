@@ -130,10 +130,6 @@ class Measurement(ABC):
     def figure(self, tables: Sequence[Table]) -> Figure:
         """The figure of one model, or of several side by side."""
 
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        """What the numbers say, and whether it is what the paper describes. Empty if the paper claims nothing."""
-        return ""
-
 
 def labelled_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The images of a dataset, normalised, with their labels."""
@@ -163,13 +159,8 @@ def unit_columns(unit: Unit) -> Row:
 
 def mean_steps(rows: Rows, column: str) -> Row:
     """The mean change of a value at units of each kind, within stages. The paper compares its signs."""
-    return {f"mean_step_{kind}": fmean(values) for kind, values in sorted(steps_by_kind(rows, column).items())}
-
-
-def steps_by_kind(rows: Rows, column: str) -> dict[str, list[float]]:
-    """The changes of a value from a unit to the next one of its stage, by the kind of the second."""
     steps: dict[str, list[float]] = {}
     for before, after in pairwise(rows):
         if after["stage"] == before["stage"] and after["unit"] == before["unit"] + 1:
             steps.setdefault(after["kind"], []).append(after[column] - before[column])
-    return steps
+    return {f"mean_step_{kind}": fmean(values) for kind, values in sorted(steps.items())}

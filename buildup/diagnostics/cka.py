@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
-from buildup.diagnostics.conclusions import similarity_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
@@ -120,6 +119,3 @@ class UnitSimilarity(Measurement):
             axes.set(xlabel="unit", ylabel="unit", title=table.label)
             figure.colorbar(picture, ax=axes, label="CKA (minibatch, unbiased)", shrink=0.85)
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return similarity_conclusion(tables)

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
-from buildup.diagnostics.conclusions import pair_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of
 from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.predictions import evaluate
@@ -240,11 +239,6 @@ class CorruptionErrors(Measurement):
         right.set(xlabel="severity (0: clean)", ylabel="error (%), mean of all kinds", title="all kinds")
         right.legend(fontsize=7)
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return pair_conclusion(
-            tables, "the mean error is {mean_error:.1%}", self.summary, less={"mean_error": "a smaller error"}
-        )
 
 
 def _corrupted(subject: Subject) -> CorruptedImages:

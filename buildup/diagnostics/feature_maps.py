@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
-from buildup.diagnostics.conclusions import steps_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
 from buildup.diagnostics.units import Unit, watch_maps
 
@@ -103,9 +102,6 @@ class Variance(Measurement):
     def figure(self, tables: Sequence[Table]) -> Figure:
         return depth_figure(tables, "variance", "variance over space")
 
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return steps_conclusion(tables, "variance", "the variance")
-
 
 class Frequencies(Measurement):
     """The spectrum of each unit's maps. One row per unit and frequency."""
@@ -155,9 +151,6 @@ class Frequencies(Measurement):
             plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
             plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return steps_conclusion(tables, "log_amplitude", "the highest frequency")
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:

@@ -22,7 +22,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.conclusions import pair_conclusion
 from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
@@ -305,12 +304,3 @@ class HessianSpectrum(Measurement):
             axes.set_ylim(bottom=0)
             axes.legend(fontsize=7)
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return pair_conclusion(
-            tables,
-            "{nep:.1%} of the eigenvalues are negative, and the mean of the positive ones is {ape:.3g}",
-            lambda rows: {name: value or 0.0 for name, value in self.summary(rows).items()},
-            less={"ape": "smaller positive eigenvalues"},
-            more={"nep": "more negative ones"},
-        )

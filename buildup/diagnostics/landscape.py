@@ -27,7 +27,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.conclusions import border_rise, pair_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
@@ -212,10 +211,6 @@ class LossLandscape(Measurement):
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
         figure.suptitle(_described(tables, highest), fontsize=8)
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        words = "the cross-entropy rises by {rise:.3g} from the centre to the border"
-        return pair_conclusion(tables, words, border_rise, less={"rise": "a flatter loss"})
 
 
 def _surface(rows: Rows) -> tuple[list[float], list[float], Any]:

@@ -14,7 +14,6 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject, unit_columns
-from buildup.diagnostics.conclusions import lesion_conclusion
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate
@@ -110,9 +109,6 @@ class Lesions(Measurement):
             axes.set(xlabel="normalised depth", ylabel="Δ accuracy (points)", title=table.label, xlim=(-0.02, 1.02))
             axes.legend(fontsize=7, loc="lower right")
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        return lesion_conclusion(tables)
 
 
 def _replacement(removal: Removal, result: Tensor, inputs: tuple[Any, ...]) -> Tensor:

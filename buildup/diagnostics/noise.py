@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
-from buildup.diagnostics.conclusions import noise_losses, pair_conclusion
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset
@@ -117,10 +116,6 @@ class NoiseBands(Measurement):
         axes.set(xlabel="frequency of the noise (π)", ylabel="Δ accuracy (points)", xlim=(0, 1))
         axes.legend(fontsize=7)
         return figure
-
-    def conclusion(self, tables: Sequence[Table]) -> str:
-        words = "noise of low frequencies costs {low:.1f} points, of high ones {high:.1f}"
-        return pair_conclusion(tables, words, noise_losses, less={"high": "less harm by high frequencies"})
 
 
 def _bands(subject: Subject) -> tuple[Band, ...]:

@@ -27,8 +27,6 @@ class Section:
     """By model."""
     figure: str
     """SVG."""
-    conclusion: str = ""
-    """What the numbers say."""
     left_out: str = ""
     """Why there is neither, where it could not be measured."""
 
@@ -70,7 +68,7 @@ def _section(section: Section) -> str:
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"
-        f'<p>{escape(section.conclusion)}</p>{table}<p class="small">{files}</p></section>'
+        f'{table}<p class="small">{files}</p></section>'
     )
 
 

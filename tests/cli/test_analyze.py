@@ -45,8 +45,6 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
     assert "Variance over space" in page
     assert "weights are random" in page
     assert "<svg " in page
-    assert values["conclusions"] == {}  # random weights say nothing of the paper's claims
-    assert "paper." not in page
 
 
 def test_one_long_part_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,17 +118,9 @@ def test_a_training_is_analysed_with_its_weights(
     place = tmp_path / "training"
     shutil.copytree(dropped, place)
     last = (place / "attempt-1" / "metrics.jsonl").read_text().splitlines()[-1]
-    asked = ["analyze", str(place), "--what", "calibration,cka", "--device", "cpu", "--out", str(tmp_path / "a")]
+    asked = ["analyze", str(place), "--what", "calibration", "--device", "cpu", "--out", str(tmp_path / "a"), "--json"]
     assert main(asked) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    asked += ["--json"]
-    assert main(asked) == 0
-    values = json.loads(capsys.readouterr().out)
-    sentence = values["conclusions"]["cka"]
-    assert sentence.startswith("training: the mean similarity is")
-    assert sentence in said
-    assert sentence in (tmp_path / "a" / "index.html").read_text()
-    found = values["summaries"]["calibration"]["training"]
+    found = json.loads(capsys.readouterr().out)["summaries"]["calibration"]["training"]
     assert found["points"] == pytest.approx(json.loads(last)["metrics"]["accuracy"], abs=0.4)
     (place / "attempt-1" / "weights.safetensors").unlink()
     assert main(asked) == 2
@@ -208,8 +198,6 @@ def test_a_run_is_analysed_beside_its_base(
     assert list(found["variance"]) == ["tiny CC|CC|CC|CM", "tiny CC|CC|CC|CC"]
     assert "mean_step_msa" in found["variance"]["tiny CC|CC|CC|CM"]
     assert "mean_step_msa" not in found["variance"]["tiny CC|CC|CC|CC"]
-    page = next(Path("analyses").glob("*/index.html")).read_text()
-    assert "units of attention lower the variance" in page
     assert main(["analyze", "tiny:7", "--what", "variance"]) == 2
     assert "no such candidate" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
-from buildup.engine.analysis.subjects import UNTRAINED, AnalyzedModel, find_model, make_subject
+from buildup.engine.analysis.subjects import AnalyzedModel, find_model, make_subject
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
 from buildup.report.analysis_page import Section, analysis_page
@@ -50,8 +50,6 @@ class Analysis:
     """What the numbers depend on."""
     summaries: Mapping[str, Mapping[str, Any]]
     """The summary by measurement and model. A measurement that could not be made has its reason as `left out`."""
-    conclusions: Mapping[str, str]
-    """What the numbers of trained models say of the paper's claims, by measurement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,19 +106,16 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     folder = Path(settings.out or f"analyses/{label}-{Path(request.models[0].dataset).name}")
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
-    conclusions: dict[str, str] = {}
     for measurement in wanted:
         try:
-            found[measurement.name], tables = run_measurement(measurement, subjects, folder, identity)
-            if all(model.note != UNTRAINED for model in request.models):
-                conclusions[measurement.name] = measurement.conclusion(tables)
+            found[measurement.name] = run_measurement(measurement, subjects, folder, identity)
         except RequestError as error:
             if not request.asks_all:
                 raise
             logger.warning(f"{measurement.name}: left out. {error}")
             found[measurement.name] = {"left out": str(error)}
     assert before == [weights_digest(subject.model) for subject in subjects], "a measurement changed its model"
-    analysis = Analysis(folder=folder, identity=identity, summaries=found, conclusions=conclusions)
+    analysis = Analysis(folder=folder, identity=identity, summaries=found)
     write_atomic(folder / "summary.json", json.dumps(json_values(analysis_values(analysis)), indent=2).encode())
     write_atomic(folder / "index.html", _page(subjects, wanted, analysis, notes).encode())
     return analysis
@@ -128,12 +123,7 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
 
 def analysis_values(analysis: Analysis) -> dict[str, Any]:
     """An analysis as plain values."""
-    return {
-        "folder": str(analysis.folder),
-        "identity": analysis.identity,
-        "summaries": analysis.summaries,
-        "conclusions": analysis.conclusions,
-    }
+    return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
 
 
 def _digest(values: Mapping[str, Any]) -> str:
@@ -213,7 +203,6 @@ def _page(
                 words=measurement.caption,
                 numbers={} if left_out else numbers,
                 figure=figure,
-                conclusion=analysis.conclusions.get(measurement.name, ""),
                 left_out=left_out,
             )
         )
@@ -229,15 +218,15 @@ def _page(
 
 def run_measurement(
     measurement: Measurement, subjects: Sequence[Subject], folder: Path, identity: dict[str, Any]
-) -> tuple[dict[str, Any], list[Table]]:
-    """The summaries and tables of one measurement, read from an earlier run with the same identity or made now."""
+) -> dict[str, Any]:
+    """The summaries of one measurement of all models, read from an earlier run with the same identity or made now."""
     what, identity = measurement.name, identity | measurement.settings(subjects[0])
     path = folder / f"{what}.json"
     with suppress(OSError, json.JSONDecodeError):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("identity") == identity:
             logger.info(f"{what}: kept from before.")
-            return dict(kept["summaries"]), [Table(**table) for table in kept["tables"]]
+            return dict(kept["summaries"])
     tables, unfinished = [], []
     for number, subject in enumerate(subjects):
         place = folder / f".{what}-{number}.part.jsonl"
@@ -262,7 +251,7 @@ def run_measurement(
     write_atomic(path, json.dumps(json_values(values), indent=1).encode())
     for place in unfinished:
         place.unlink(missing_ok=True)
-    return found, tables
+    return found
 
 
 def _resume(measurement: Measurement, subject: Subject, place: Path, identity: dict[str, Any]) -> Rows:

@@ -9,12 +9,23 @@ twice as strong. Compare a unit with its neighbours only.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
-from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
+from buildup.diagnostics.figures import (
+    Axes,
+    Figure,
+    Row,
+    Rows,
+    Table,
+    depth_colours,
+    depth_figure,
+    panels_of,
+    plot_depth,
+)
 from buildup.diagnostics.units import Unit, watch_maps
 
 SMALLEST = 1e-6
@@ -32,7 +43,8 @@ class Spectrum:
     """The frequencies of one unit's maps."""
 
     frequencies: tuple[float, ...]
-    """Along the diagonal, as shares of pi. The last is below 1: 0.857 for maps of 7 or 14 px, 0.964 for 56."""
+    """Along the diagonal, as shares of pi. The last is below 1: 0.5 for maps of 4 px, 0.857 for 7 or 14, 0.964 for
+    56."""
     amplitudes: tuple[float, ...]
     """The mean logarithm of each amplitude minus that of frequency zero."""
     high_energy: float
@@ -110,7 +122,8 @@ class Frequencies(Measurement):
     title = "Frequencies of the maps"
     caption = (
         "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
-        "highest frequency. A step down at attention means that it reduces high frequencies. Compare steps within a "
+        "highest frequency. The highest frequency on the diagonal depends on the size of the maps: the figure says it "
+        "above each stage. A step down at attention means that it reduces high frequencies. Compare steps within a "
         "stage, because a lower resolution changes both measures."
     )
     needs_labels = False
@@ -149,8 +162,18 @@ class Frequencies(Measurement):
             )
             ends = [rows[-1] for rows in units.values()]
             plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
+            _label_highest(panels[1][number], table, ends)
             plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
         return figure
+
+
+def _label_highest(axes: Axes, table: Table, ends: Rows) -> None:
+    """Write the frequency over the units that have it as their highest."""
+    for frequency, rows in groupby(ends, key=lambda row: row["frequency"]):
+        units = [row["unit"] for row in rows]
+        place = (units[0] + units[-1]) / 2 / max(1, len(table.units) - 1)
+        axes.text(place, 1.01, f"{frequency:.2g}π", transform=axes.get_xaxis_transform(), fontsize=7, ha="center")
+    axes.set_title(table.label, pad=14)
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:

@@ -47,6 +47,9 @@ class Subject:
     """A model and the data that it is measured on."""
 
     label: str
+    series: str = ""
+    """The training that it is a phase of, and `epoch` the epoch after which its weights are."""
+    epoch: int | None = None
     model: nn.Module
     """On the device where it is to run."""
     units: tuple[Unit, ...]

@@ -20,7 +20,7 @@ from buildup.engine.replay import View
 from buildup.errors import RunError
 from buildup.store.run_dir import LOCK, acquire_run_lock, driver_of, final_record
 from buildup.store.run_record import RunRecord
-from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
+from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS, candidate_id
 
 RAY = Path(tempfile.gettempdir()) / "ray"
 TUNE = "buildup-tune-"
@@ -53,7 +53,7 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
         _leftover(path, "weights")
         for training in sorted(run.folder.glob("trainings*/*"))
         if candidate_id(training.name) not in kept and final_record(training)
-        for name in (WEIGHTS, CHECKPOINT)
+        for name in (WEIGHTS, CHECKPOINT, SNAPSHOTS)
         for path in sorted(training.glob(f"*/{name}"))
     ]
 

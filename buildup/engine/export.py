@@ -3,6 +3,7 @@
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 
@@ -91,7 +92,13 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
     card = model_card(findings, candidate.network, score, onnx=onnx)
     data = {"mean": list(run.data.mean), "std": list(run.data.std), "crop_pct": 1.0, "interpolation": "bilinear"}
-    trained = {
+    trained = training_values(run, training)
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
+
+
+def training_values(run: RunRecord, training: str) -> dict[str, Any]:
+    """The recipe of a training of a run, and what decides which images it was trained on, as plain values."""
+    return {
         "recipe": recipe_to_values(run.recipe),
         "dataset": run.settings.dataset,
         "data_hash": run.data.hash,
@@ -99,7 +106,6 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
         "split_seed": run.data.split_seed,
         "fraction": parse_fraction(run.settings.fraction),
     }
-    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
 
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:

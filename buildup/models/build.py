@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureListNet, build_model_with_cfg
 from timm.models._features import FeatureGetterNet
 from torch import nn

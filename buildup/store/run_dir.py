@@ -21,7 +21,7 @@ from buildup.trials.decision import (
     diagnosis_to_values,
 )
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
-from buildup.trials.training import WEIGHTS
+from buildup.trials.training import SNAPSHOTS, WEIGHTS
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
@@ -178,6 +178,17 @@ def trained_weights(training_folder: Path) -> Path | None:
     recorded = [folder for folder in folders if (folder / FINAL).is_file()]
     paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
     return next((path for path in paths if path.is_file()), None)
+
+
+def kept_snapshots(training_folder: Path) -> dict[int, Path]:
+    """The files of the weights that a training has kept, by the epoch after which they were."""
+    before, _, after = SNAPSHOTS.partition("*")
+    found = {}
+    for number in attempts(training_folder):  # of the same epoch, the newest
+        for path in attempt_folder(training_folder, number).glob(SNAPSHOTS):
+            if (epoch := path.name.removeprefix(before).removesuffix(after)).isdecimal():
+                found[int(epoch)] = path
+    return dict(sorted(found.items()))
 
 
 def reused_from(training_folder: Path) -> str | None:

@@ -146,7 +146,7 @@ def _train(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, No
     identity = _identity(job, recipe, dataset)
     stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts)
     found: Metrics | None = None
-    with checkpoint.Checkpoints(job.folder, identity, model, optimizer) as saved:
+    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, recipe.snapshot_epochs) as saved:
         curve = saved.start(job.resume_from)
         for line in _log_header(job, feed, parts):
             checkpoint.append_log(job.folder, line)
@@ -316,7 +316,7 @@ def _check_data(job: Job, dataset: Dataset | StreamedDataset) -> None:
 def _identity(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset) -> str:
     """The settings that must be equal for one attempt to resume from another."""
     known = {
-        "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),
+        "recipe": recipe_to_values(replace(recipe, name="", description="", expected={}, snapshots=())),
         "split": [dataset.hash, "own fold" if job.split_seed is None else job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),

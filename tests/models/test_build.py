@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from timm.data.config import resolve_model_data_config
-from timm.layers import DropPath
+from timm.layers.drop import DropPath
 from torch import Tensor
 from torch.nn import functional as F
 

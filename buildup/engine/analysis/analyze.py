@@ -22,7 +22,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
-from buildup.engine.analysis.subjects import AnalyzedModel, find_model, make_subject
+from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
 from buildup.report.analysis_page import Section, analysis_page
@@ -70,7 +70,8 @@ class _Request:
 def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     """Measure models, and write numbers and figures. After an interruption the same call continues.
 
-    `model` is a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. `settings.verdicts` is
+    `model` is a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. A run or a training may
+    name a phase, as in TRAINING@warmup, RUN@100 or TRAINING@all, which is all that were kept. `settings.verdicts` is
     ignored here; see `diagnose_verdicts`.
     """
     request = _check(model, settings)
@@ -149,7 +150,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
     names = list(filter(None, (model, *(settings.compare or "").split(","))))
-    models = [found for name in names if (found := problems.checked(None, find_model, name, settings))]
+    models = [found for name in names for found in problems.checked([], find_models, name, settings)]
     problems.choice("scaling", settings.scaling, "filter", tuple(SCALINGS))
     problems.choice("decay", settings.decay, "squares", tuple(DECAYS))
     problems.repeated([found.label for found in models])
@@ -233,7 +234,8 @@ def run_measurement(
         rows = _resume(measurement, subject, place, identity)
         if not rows:
             raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
-        tables.append(Table(label=subject.label, units=unit_rows(subject.units), rows=rows))
+        units = unit_rows(subject.units)
+        tables.append(Table(label=subject.label, units=units, rows=rows, series=subject.series, epoch=subject.epoch))
         unfinished.append(place)
     found = measurement.summaries({table.label: table.rows for table in tables})
     values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}

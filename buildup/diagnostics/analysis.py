@@ -109,6 +109,10 @@ class Measurement(ABC):
     def check(self, subjects: Sequence[Subject]) -> None:  # noqa: B027, most have nothing to refuse
         """Raise a `RequestError` for what can't be measured, before anything is measured."""
 
+    def notes(self, subject: Subject) -> Iterable[str]:
+        """What a reader must know of this subject, such as units that are left out."""
+        return ()
+
     def settings(self, subject: Subject) -> Row:
         """Settings that its values depend on and that no other measurement uses."""
         return {}

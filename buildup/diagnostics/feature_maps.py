@@ -128,6 +128,12 @@ class Frequencies(Measurement):
     )
     needs_labels = False
 
+    def notes(self, subject: Subject) -> Iterator[str]:
+        sizes = [unit.size for unit in subject.units if unit.size and min(unit.size) < LEAST_SIDE]
+        if sizes:
+            shown = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
+            yield f"fourier leaves out units with maps of {shown} ({len(sizes)}); a frequency above zero needs 3 x 3"
+
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         found = unit_spectra(subject.model, subject.units, subject.batches())
         yield [

@@ -184,6 +184,14 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
         notes.append(problem)
         wanted = [measurement for measurement in wanted if not measurement.needs_labels]
     notes += [f"{model.label}: {model.note}." for model in request.models if model.note]
+    notes += [f"{subject.label}: {note}." for subject in subjects for what in wanted for note in what.notes(subject)]
+    for subject in subjects:
+        images, classes = len(subject.images.labels), subject.images.num_classes
+        if images < classes and any(measurement.needs_labels for measurement in wanted):
+            notes.append(
+                f"{subject.label}: {images} images of {classes} classes, so {classes - images} or more classes are "
+                "missing in all accuracies."
+            )
     for note in notes:
         logger.warning(note)
     return wanted, notes
@@ -233,7 +241,8 @@ def run_measurement(
         place = folder / f".{what}-{number}.part.jsonl"
         rows = _resume(measurement, subject, place, identity)
         if not rows:
-            raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
+            why = "; ".join(measurement.notes(subject))
+            raise DataError(f"{subject.label} has nothing that {what} could be measured on. {why}".rstrip())
         units = unit_rows(subject.units)
         tables.append(Table(label=subject.label, units=units, rows=rows, series=subject.series, epoch=subject.epoch))
         unfinished.append(place)

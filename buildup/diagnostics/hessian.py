@@ -287,19 +287,17 @@ class HessianSpectrum(Measurement):
         groups, phases = _groups(tables)
         figure = Figure(figsize=(6.4, 3.1 * (len(groups) + bool(phases))))
         panels = figure.subplots(len(groups) + bool(phases), 2, squeeze=False)
-        lowest = min((row["eigenvalue"] for table in tables for row in table.rows), default=0.0)
-        highest = max((row["eigenvalue"] for table in tables for row in table.rows), default=1.0)
         for (left, right), group in zip(panels, groups, strict=False):
             left.sharey(right)
             # A training has one look in all rows, also where others lack a phase.
             looks = [[*phases].index(table.series) for table in group] if len(groups) > 1 else range(len(group))
             _draw_spectra(left, right, group, looks)
+            values = [row["eigenvalue"] for table in group for row in table.rows]
+            lowest, highest = min(values), max(values)
             # Without negative values the empty side still has a readable scale.
             left.set(ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0), xlabel="negative eigenvalues")
             left.locator_params(axis="x", nbins=5)
             right.set(xlabel="positive eigenvalues")
-            if len(groups) > 1:
-                right.set(xlim=(0, 1.1 * highest))
         if phases:
             _draw_phases(panels[-1][0], panels[-1][1], phases)
         return figure

@@ -206,7 +206,7 @@ class LossLandscape(Measurement):
             surface.set_box_aspect(None, zoom=0.85)  # the default cuts off the label of the third axis
             flat = figure.add_subplot(2, len(tables), len(tables) + number + 1)
             lines = flat.contour(xs, ys, values, levels=np.linspace(0, highest, 11), linewidths=1.1, **scale)
-            flat.clabel(lines, list(lines.levels)[::2], fontsize=7, fmt="%.3g")
+            flat.clabel(lines, list(lines.levels)[::2], fontsize=7, fmt="%.2g")
             flat.plot(0, 0, "+", color="black")
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
         figure.suptitle(_described(tables, highest), fontsize=8)

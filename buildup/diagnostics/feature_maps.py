@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import (
     Axes,
     Figure,
@@ -96,12 +97,28 @@ def unit_variances(model: nn.Module, units: Sequence[Unit], batches: Iterable[Te
     return {index: total / counts[index] for index, total in sorted(totals.items())}
 
 
+def _step_claims(what: str) -> tuple[PaperClaim, ...]:
+    """The paper's claims of the mean steps: attention lowers, convolutions and MLPs raise."""
+    lowers, raises = f"lowers {what}", f"raises {what}"
+    names = {"msa": "attention", "conv": "a convolution", "mlp": "an MLP"}
+    return tuple(
+        PaperClaim(
+            column=f"mean_step_{kind}",
+            words=f"{name} {lowers if kind == 'msa' else raises}",
+            sign=-1 if kind == "msa" else 1,
+            of_each=f"{name} {raises if kind == 'msa' else lowers}",
+        )
+        for kind, name in names.items()
+    )
+
+
 class Variance(Measurement):
     """The spatial variance of each unit's maps. One row per unit."""
 
     name = "variance"
     title = "Variance over space"
     caption = "Variance of maps over their pixels. A step down at attention means that it averages."
+    claims = _step_claims("the variance")
     needs_labels = False
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
@@ -126,6 +143,7 @@ class Frequencies(Measurement):
         "above each stage. A step down at attention means that it reduces high frequencies. Compare steps within a "
         "stage, because a lower resolution changes both measures."
     )
+    claims = _step_claims("high frequencies")
     needs_labels = False
 
     def notes(self, subject: Subject) -> Iterator[str]:

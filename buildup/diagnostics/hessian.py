@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
@@ -255,6 +256,11 @@ class HessianSpectrum(Measurement):
         "The five largest eigenvalues, by magnitude, of the Hessian of each batch. Smaller positive eigenvalues mean a "
         "flatter loss, negative ones a loss that is not convex. nep: share below zero; ape: mean of those above zero. "
         "With several phases of a training, the last row shows both over its epochs."
+    )
+
+    claims = (
+        PaperClaim(column="ape", words="the mean of the positive eigenvalues", sign=-1),
+        PaperClaim(column="nep", words="the share of negative eigenvalues", sign=1),
     )
 
     def train_batches(self, sizes: Sizes) -> int:

@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
@@ -162,6 +163,8 @@ class LossLandscape(Measurement):
         "The loss on augmented training images along two random directions that are scaled like the weights. All "
         "models have one scale. border_rise: the median rise over the minimum at the border; less is flatter."
     )
+
+    claims = (PaperClaim(column="border_rise", words="the rise of the loss at the border", sign=-1),)
 
     def train_batches(self, sizes: Sizes) -> int:
         return ceil(sizes.landscape_images / BATCH)

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
+from buildup.diagnostics.claims import claims_sentence
 from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
@@ -186,10 +187,10 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
     notes += [f"{model.label}: {model.note}." for model in request.models if model.note]
     notes += [f"{subject.label}: {note}." for subject in subjects for what in wanted for note in what.notes(subject)]
     for subject in subjects:
-        images, classes = len(subject.images.labels), subject.images.num_classes
-        if images < classes and any(measurement.needs_labels for measurement in wanted):
+        count, classes = len(subject.images.labels), subject.images.num_classes
+        if count < classes and any(measurement.needs_labels for measurement in wanted):
             notes.append(
-                f"{subject.label}: {images} images of {classes} classes, so {classes - images} or more classes are "
+                f"{subject.label}: {count} images of {classes} classes, so {classes - count} or more classes are "
                 "missing in all accuracies."
             )
     for note in notes:
@@ -201,6 +202,9 @@ def _page(
     subjects: Sequence[Subject], measurements: Sequence[Measurement], analysis: Analysis, notes: Sequence[str]
 ) -> str:
     sections = []
+    # Of several phases of a training, the last is compared.
+    ends = {one.series or one.label: one.label for one in sorted(subjects, key=lambda one: one.epoch or 0)}
+    attention = {subject.label: subject.attention for subject in subjects if subject.label in ends.values()}
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
         left_out = numbers.get("left out", "")
@@ -212,6 +216,7 @@ def _page(
                 words=measurement.caption,
                 numbers={} if left_out else numbers,
                 figure=figure,
+                finding="" if left_out else claims_sentence(measurement.claims, attention, numbers),
                 left_out=left_out,
             )
         )

@@ -14,7 +14,8 @@ def analyze(
     Example: buildup analyze demo --compare demo:0 --what hessian,fourier --quick
 
     Args:
-        model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model.
+        model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. Of a run or a training also
+            a phase that its recipe kept: TRAINING@warmup, RUN:CANDIDATE@100, or TRAINING@all for all of them.
     """
     reading(model)
     if settings.verdicts:

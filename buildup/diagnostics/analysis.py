@@ -9,6 +9,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.units import Unit
 from buildup.training.augmentation import normalise
@@ -47,6 +48,9 @@ class Subject:
     """A model and the data that it is measured on."""
 
     label: str
+    series: str = ""
+    """The training that it is a phase of, and `epoch` the epoch after which its weights are."""
+    epoch: int | None = None
     model: nn.Module
     """On the device where it is to run."""
     units: tuple[Unit, ...]
@@ -75,6 +79,11 @@ class Subject:
         """The images in normalised batches, with their labels."""
         return labelled_batches(self.images, self.sizes.batch_size)
 
+    @property
+    def attention(self) -> float:
+        """The share of its units that are attention."""
+        return fmean(unit.kind == "msa" for unit in self.units)
+
     def batches(self) -> Iterator[Tensor]:
         """The images without labels, on the device of the model."""
         device = next(self.model.parameters()).device
@@ -94,6 +103,8 @@ class Measurement(ABC):
     """The title of its section."""
     caption: str
     """How to read its figure."""
+    claims: tuple[PaperClaim, ...] = ()
+    """What the paper claims of the numbers in its summaries."""
     needs_labels: bool = True
     """Whether it needs a model with the classes of the images."""
     is_usual: bool = True
@@ -105,6 +116,10 @@ class Measurement(ABC):
 
     def check(self, subjects: Sequence[Subject]) -> None:  # noqa: B027, most have nothing to refuse
         """Raise a `RequestError` for what can't be measured, before anything is measured."""
+
+    def notes(self, subject: Subject) -> Iterable[str]:
+        """What a reader must know of this subject, such as units that are left out."""
+        return ()
 
     def settings(self, subject: Subject) -> Row:
         """Settings that its values depend on and that no other measurement uses."""

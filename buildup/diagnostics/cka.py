@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
@@ -90,18 +91,29 @@ class UnitSimilarity(Measurement):
         "Unbiased minibatch CKA of each pair of units for the same images. Blocks along the diagonal are stages whose "
         "units resemble each other more than those of other stages."
     )
+    claims = (
+        PaperClaim(
+            column="within_minus_across",
+            words="units resemble those of their own stage more than others",
+            sign=1,
+            of_each="units resemble those of other stages as much as those of their own, or more",
+        ),
+    )
     needs_labels = False
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         found = cka(subject.model, subject.units, subject.batches())
         yield [
-            {"unit": one.index, "other": other.index, "cka": value}
+            {"unit": one.index, "other": other.index, "same_stage": one.stage == other.stage, "cka": value}
             for one, values in zip(subject.units, found.tolist(), strict=True)
             for other, value in zip(subject.units, values, strict=True)
         ]
 
     def summary(self, rows: Rows) -> Row:
-        return {"mean": fmean(row["cka"] for row in rows if row["unit"] != row["other"])}
+        pairs = [(row["same_stage"], row["cka"]) for row in rows if row["unit"] != row["other"]]
+        within, across = ([value for same, value in pairs if same == wanted] for wanted in (True, False))
+        between = {"within_minus_across": fmean(within) - fmean(across)} if within and across else {}
+        return {"mean": fmean(value for _, value in pairs), **between}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.4, 3.9)

@@ -9,12 +9,24 @@ twice as strong. Compare a unit with its neighbours only.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
-from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
+from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.figures import (
+    Axes,
+    Figure,
+    Row,
+    Rows,
+    Table,
+    depth_colours,
+    depth_figure,
+    panels_of,
+    plot_depth,
+)
 from buildup.diagnostics.units import Unit, watch_maps
 
 SMALLEST = 1e-6
@@ -32,7 +44,8 @@ class Spectrum:
     """The frequencies of one unit's maps."""
 
     frequencies: tuple[float, ...]
-    """Along the diagonal, as shares of pi. The last is below 1: 0.857 for maps of 7 or 14 px, 0.964 for 56."""
+    """Along the diagonal, as shares of pi. The last is below 1: 0.5 for maps of 4 px, 0.857 for 7 or 14, 0.964 for
+    56."""
     amplitudes: tuple[float, ...]
     """The mean logarithm of each amplitude minus that of frequency zero."""
     high_energy: float
@@ -84,12 +97,28 @@ def unit_variances(model: nn.Module, units: Sequence[Unit], batches: Iterable[Te
     return {index: total / counts[index] for index, total in sorted(totals.items())}
 
 
+def _step_claims(what: str) -> tuple[PaperClaim, ...]:
+    """The paper's claims of the mean steps: attention lowers, convolutions and MLPs raise."""
+    lowers, raises = f"lowers {what}", f"raises {what}"
+    names = {"msa": "attention", "conv": "a convolution", "mlp": "an MLP"}
+    return tuple(
+        PaperClaim(
+            column=f"mean_step_{kind}",
+            words=f"{name} {lowers if kind == 'msa' else raises}",
+            sign=-1 if kind == "msa" else 1,
+            of_each=f"{name} {raises if kind == 'msa' else lowers}",
+        )
+        for kind, name in names.items()
+    )
+
+
 class Variance(Measurement):
     """The spatial variance of each unit's maps. One row per unit."""
 
     name = "variance"
     title = "Variance over space"
     caption = "Variance of maps over their pixels. A step down at attention means that it averages."
+    claims = _step_claims("the variance")
     needs_labels = False
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
@@ -110,10 +139,18 @@ class Frequencies(Measurement):
     title = "Frequencies of the maps"
     caption = (
         "Amplitudes along the diagonal, relative to frequency zero, and the share of the energy above half of the "
-        "highest frequency. A step down at attention means that it reduces high frequencies. Compare steps within a "
+        "highest frequency. The highest frequency on the diagonal depends on the size of the maps: the figure says it "
+        "above each stage. A step down at attention means that it reduces high frequencies. Compare steps within a "
         "stage, because a lower resolution changes both measures."
     )
+    claims = _step_claims("high frequencies")
     needs_labels = False
+
+    def notes(self, subject: Subject) -> Iterator[str]:
+        sizes = [unit.size for unit in subject.units if unit.size and min(unit.size) < LEAST_SIDE]
+        if sizes:
+            shown = ", ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
+            yield f"fourier leaves out units with maps of {shown} ({len(sizes)}); a frequency above zero needs 3 x 3"
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         found = unit_spectra(subject.model, subject.units, subject.batches())
@@ -149,8 +186,18 @@ class Frequencies(Measurement):
             )
             ends = [rows[-1] for rows in units.values()]
             plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
+            _label_highest(panels[1][number], table, ends)
             plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
         return figure
+
+
+def _label_highest(axes: Axes, table: Table, ends: Rows) -> None:
+    """Write the frequency over the units that have it as their highest."""
+    for frequency, rows in groupby(ends, key=lambda row: row["frequency"]):
+        units = [row["unit"] for row in rows]
+        place = (units[0] + units[-1]) / 2 / max(1, len(table.units) - 1)
+        axes.text(place, 1.01, f"{frequency:.2g}π", transform=axes.get_xaxis_transform(), fontsize=7, ha="center")
+    axes.set_title(table.label, pad=14)
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:

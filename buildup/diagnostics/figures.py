@@ -48,6 +48,10 @@ class Table:
     label: str
     units: Rows
     rows: Rows
+    series: str = ""
+    """The training whose phases are measured."""
+    epoch: int | None = None
+    """The epoch after which the weights are; None for what was not trained here."""
 
 
 def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:

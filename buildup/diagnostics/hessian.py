@@ -5,10 +5,11 @@ norm of all weights. Batch norms use their running statistics, as in PyHessian; 
 not be independent. All products of a batch use the same augmented images.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import nan
 from statistics import fmean
 from typing import Any
 
@@ -22,7 +23,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.figures import COLOURS, Figure, Row, Rows, Table
+from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
 from buildup.training.dataset import Dataset
@@ -37,6 +39,7 @@ TWICE: dict[str, Callable[[Tensor], Tensor]] = {
     "hardswish": lambda x: x * F.relu6(x + 3) / 6,
 }
 """Functions that torch can differentiate only once, in terms of functions with second derivatives."""
+DASHES = ("-", "--", "-.", ":")
 BREAKDOWN = 1e-10
 """The basis is invariant when the rest of a vector is below this share of the operator's norm."""
 
@@ -251,7 +254,13 @@ class HessianSpectrum(Measurement):
     title = "Curvature of the loss"
     caption = (
         "The five largest eigenvalues, by magnitude, of the Hessian of each batch. Smaller positive eigenvalues mean a "
-        "flatter loss, negative ones a loss that is not convex. nep: share below zero; ape: mean of those above zero."
+        "flatter loss, negative ones a loss that is not convex. nep: share below zero; ape: mean of those above zero. "
+        "With several phases of a training, the last row shows both over its epochs."
+    )
+
+    claims = (
+        PaperClaim(column="ape", words="the mean of the positive eigenvalues", sign=-1),
+        PaperClaim(column="nep", words="the share of negative eigenvalues", sign=1),
     )
 
     def train_batches(self, sizes: Sizes) -> int:
@@ -281,26 +290,78 @@ class HessianSpectrum(Measurement):
         }
 
     def figure(self, tables: Sequence[Table]) -> Figure:
-        figure = Figure(figsize=(6.4, 3.1))
-        left, right = figure.subplots(1, 2, sharey=True)
-        for table, colour, dash in zip(tables, COLOURS, ("-", "--", "-.", ":", "-", "--"), strict=False):
-            values = np.array([row["eigenvalue"] for row in table.rows])
-            for axes, side in ((left, values[values < 0]), (right, values[values >= 0])):
-                share = len(side) / len(values)
-                name = f"{table.label} ({100 * share:.0f} %)"
-                if len(side) > 1 and side.std() > 0:
-                    reach = np.linspace(side.min() - 2 * side.std(), side.max() + 2 * side.std(), 400)
-                    reach = reach[reach <= 0] if axes is left else reach[reach >= 0]
-                    axes.plot(reach, share * gaussian_kde(side)(reach), dash, color=colour, label=name)
-                axes.plot(side, np.zeros_like(side), "|", color=colour, ms=8, label=None if len(side) > 1 else name)
-        lowest = min((row["eigenvalue"] for table in tables for row in table.rows), default=0.0)
-        highest = max((row["eigenvalue"] for table in tables for row in table.rows), default=1.0)
-        # Without negative values the empty side still has a readable scale.
-        left.set(xlabel="negative eigenvalues", ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0))
-        left.locator_params(axis="x", nbins=5)
-        right.set(xlabel="positive eigenvalues")
-        right.set_xlim(left=0)
-        for axes in (left, right):
-            axes.set_ylim(bottom=0)
-            axes.legend(fontsize=7)
+        groups, phases = _groups(tables)
+        figure = Figure(figsize=(6.4, 3.1 * (len(groups) + bool(phases))))
+        panels = figure.subplots(len(groups) + bool(phases), 2, squeeze=False)
+        for (left, right), group in zip(panels, groups, strict=False):
+            left.sharey(right)
+            # A training has one look in all rows, also where others lack a phase.
+            looks = [[*phases].index(table.series) for table in group] if len(groups) > 1 else range(len(group))
+            _draw_spectra(left, right, group, looks)
+            values = [row["eigenvalue"] for table in group for row in table.rows]
+            lowest, highest = min(values), max(values)
+            # Without negative values the empty side still has a readable scale.
+            left.set(ylabel="density", xlim=(1.3 * min(lowest, -highest / 10, -1e-3), 0), xlabel="negative eigenvalues")
+            left.locator_params(axis="x", nbins=5)
+            right.set(xlabel="positive eigenvalues")
+        if phases:
+            _draw_phases(panels[-1][0], panels[-1][1], phases)
         return figure
+
+
+def _groups(tables: Sequence[Table]) -> tuple[list[Sequence[Table]], dict[str, list[Table]]]:
+    """The tables of each row of spectra, and those of each training where one has several phases.
+
+    Trainings are compared at each epoch; the phases of a single one are drawn into one row.
+    """
+    series: dict[str, list[Table]] = {}
+    for table in tables:
+        if table.epoch is not None:
+            series.setdefault(table.series, []).append(table)
+    phases = {name: sorted(own, key=_epoch) for name, own in series.items()}
+    if not any(len(own) > 1 for own in phases.values()):
+        return [tables], {}
+    if len(phases) == 1 or any(table.epoch is None for table in tables):
+        return [tables], phases
+    epochs = sorted({_epoch(table) for table in tables})
+    return [[table for table in tables if _epoch(table) == epoch] for epoch in epochs], phases
+
+
+def _epoch(table: Table) -> int:
+    return -1 if table.epoch is None else table.epoch
+
+
+def _draw_spectra(left: Axes, right: Axes, tables: Sequence[Table], looks: Sequence[int]) -> None:
+    """The densities of the negative and of the positive eigenvalues of some models, with a number for each look."""
+    for table, look in zip(tables, looks, strict=True):
+        colour, dash = COLOURS[look % len(COLOURS)], DASHES[look % len(DASHES)]
+        values = np.array([row["eigenvalue"] for row in table.rows])
+        for axes, side in ((left, values[values < 0]), (right, values[values >= 0])):
+            share = len(side) / len(values)
+            name = f"{table.label} ({100 * share:.0f} %)"
+            if len(side) > 1 and side.std() > 0:
+                reach = np.linspace(side.min() - 2 * side.std(), side.max() + 2 * side.std(), 400)
+                reach = reach[reach <= 0] if axes is left else reach[reach >= 0]
+                axes.plot(reach, share * gaussian_kde(side)(reach), dash, color=colour, label=name)
+            axes.plot(side, np.zeros_like(side), "|", color=colour, ms=8, label=None if len(side) > 1 else name)
+    right.set_xlim(left=0)
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7)
+
+
+def _draw_phases(left: Axes, right: Axes, phases: Mapping[str, Sequence[Table]]) -> None:
+    """The share of negative eigenvalues and the mean of the positive ones over the epochs of each training."""
+    for look, (name, tables) in enumerate(phases.items()):
+        how: Any = {"color": COLOURS[look % len(COLOURS)], "ms": 5, "label": name, "clip_on": False}
+        line = f"{SHAPES[look % len(SHAPES)]}-"
+        epochs = [_epoch(table) for table in tables]
+        values = [[row["eigenvalue"] for row in table.rows] for table in tables]
+        left.plot(epochs, [100 * nep(one) for one in values], line, **how)
+        means = [nan if (mean := ape(one)) is None else mean for one in values]
+        right.plot(epochs, means, line, **how)
+    left.set(xlabel="epoch", ylabel="NEP: negative eigenvalues (%)")
+    right.set(xlabel="epoch", ylabel="APE: mean of the positive ones")
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=7)

@@ -233,7 +233,7 @@ CORRUPTIONS: dict[str, Corruption] = {
     "snow": Corruption(family="weather", amounts=(0.15, 0.23, 0.31, 0.40, 0.50), apply=_snow),
     "frost": Corruption(family="weather", amounts=(0.25, 0.35, 0.45, 0.55, 0.65), apply=_frost),
     "fog": Corruption(family="weather", amounts=(0.2, 0.5, 0.8, 1.2, 1.8), apply=_fog),
-    "brightness": Corruption(family="digital", amounts=(0.05, 0.10, 0.15, 0.20, 0.30), apply=_brightness),
+    "brightness": Corruption(family="weather", amounts=(0.05, 0.10, 0.15, 0.20, 0.30), apply=_brightness),
     "contrast": Corruption(family="digital", amounts=(0.75, 0.50, 0.40, 0.30, 0.15), apply=_contrast),
     "elastic_transform": Corruption(
         family="digital", amounts=(0.012, 0.02, 0.03, 0.042, 0.056), apply=_elastic_transform

@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode
@@ -163,6 +164,8 @@ class LossLandscape(Measurement):
         "models have one scale. border_rise: the median rise over the minimum at the border; less is flatter."
     )
 
+    claims = (PaperClaim(column="border_rise", words="the rise of the loss at the border", sign=-1),)
+
     def train_batches(self, sizes: Sizes) -> int:
         return ceil(sizes.landscape_images / BATCH)
 
@@ -206,7 +209,7 @@ class LossLandscape(Measurement):
             surface.set_box_aspect(None, zoom=0.85)  # the default cuts off the label of the third axis
             flat = figure.add_subplot(2, len(tables), len(tables) + number + 1)
             lines = flat.contour(xs, ys, values, levels=np.linspace(0, highest, 11), linewidths=1.1, **scale)
-            flat.clabel(lines, list(lines.levels)[::2], fontsize=7, fmt="%.3g")
+            flat.clabel(lines, list(lines.levels)[::2], fontsize=7, fmt="%.2g")
             flat.plot(0, 0, "+", color="black")
             flat.set(xlabel="multiple of direction 1", ylabel="multiple of direction 2", aspect="equal")
         figure.suptitle(_described(tables, highest), fontsize=8)

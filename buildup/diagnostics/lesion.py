@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject, unit_columns
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate
@@ -76,6 +78,15 @@ class Lesions(Measurement):
     title = "Accuracy without a unit"
     caption = "Change of accuracy when one branch, or one convolution of a block, is removed without retraining."
 
+    claims = (
+        PaperClaim(
+            column="conv_start_minus_end",
+            words="the first convolution of a stage matters more than its last",
+            sign=-1,
+            of_each="the last convolution of a stage matters as much as its first, or more",
+        ),
+    )
+
     def work(self, subject: Subject) -> tuple[int, int]:
         return len(find_removals(subject.model, subject.units)), len(subject.images.labels)
 
@@ -90,7 +101,13 @@ class Lesions(Measurement):
 
     def summary(self, rows: Rows) -> Row:
         worst = min(rows, key=lambda row: row["change"])
-        return {"worst": worst["name"], "worst_change": worst["change"]}
+        stages: dict[int, list[float]] = {}
+        for row in rows:
+            if row["kind"] == "conv":
+                stages.setdefault(row["stage"], []).append(row["change"])
+        between = [changes[0] - changes[-1] for changes in stages.values() if len(changes) > 1]
+        start = {"conv_start_minus_end": fmean(between)} if between else {}
+        return {"worst": worst["name"], "worst_change": worst["change"], **start}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.6, 3.1, sharey=True)

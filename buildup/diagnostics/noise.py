@@ -6,11 +6,13 @@ not clamped, so the model sees noise of that band only.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
+from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset
@@ -89,6 +91,14 @@ class NoiseBands(Measurement):
     title = "Accuracy under noise of one frequency band"
     caption = "Noise of the same strength in each band. A model that loses most at high frequencies relies on texture."
 
+    claims = (
+        PaperClaim(
+            column="high_minus_low_drop",
+            words="the accuracy lost to high frequencies, less that lost to low ones,",
+            sign=-1,
+        ),
+    )
+
     def work(self, subject: Subject) -> tuple[int, int]:
         return len(_bands(subject)), len(subject.images.labels)
 
@@ -102,7 +112,10 @@ class NoiseBands(Measurement):
 
     def summary(self, rows: Rows) -> Row:
         worst = max(rows, key=lambda row: row["drop"])
-        return {"worst_frequency": (worst["low"] + worst["high"]) / 2, "worst_drop": worst["drop"]}
+        middles = [((row["low"] + row["high"]) / 2, row["drop"]) for row in rows]
+        low, high = ([drop for at, drop in middles if (at > 0.5) == above] for above in (False, True))
+        between = {"high_minus_low_drop": fmean(high) - fmean(low)} if low and high else {}
+        return {"worst_frequency": (worst["low"] + worst["high"]) / 2, "worst_drop": worst["drop"], **between}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables[:1], 4.6, 3.1)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from fnmatch import fnmatch
 from pathlib import Path
 
 from buildup.engine.load_state import state_of
@@ -29,8 +30,9 @@ from buildup.store.run_dir import (
     remote_of,
 )
 from buildup.store.run_record import RunRecord
-from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
+from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS, candidate_id
 
+LARGE = (WEIGHTS, CHECKPOINT, SNAPSHOTS)
 RAY = Path(tempfile.gettempdir()) / "ray"
 TUNE = "buildup-tune-"
 """The beginning of the names of Tune's folders; the process that made one follows."""
@@ -73,14 +75,13 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
         if candidate_id(training.name) not in kept and final_record(training)
         for number in attempts(training)
     ]
-    large = (WEIGHTS, CHECKPOINT)
-    here = [_leftover(folder / name, "weights") for folder in folders for name in large if (folder / name).exists()]
+    here = [_leftover(path, "weights") for folder in folders for name in LARGE for path in sorted(folder.glob(name))]
     return here + [
         Leftover(path=folder / name, what="weights", size=size, remote=remote)
         for folder in folders
         if (remote := remote_of(folder))
         for name, size in remote.sizes().items()
-        if name in large
+        if any(fnmatch(name, large) for large in LARGE)
     ]
 
 

@@ -100,7 +100,13 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
     if run.data.class_names:
         names = run.data.class_names
         data |= {"label_names": list(names), "label_descriptions": {name: name.replace("_", " ") for name in names}}
-    trained = {
+    trained = training_values(run, training)
+    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
+
+
+def training_values(run: RunRecord, training: str) -> dict[str, Any]:
+    """The recipe of a training of a run, and what decides which images it was trained on, as plain values."""
+    return {
         "recipe": recipe_to_values(run.recipe),
         "dataset": run.settings.dataset,
         "data_hash": run.data.hash,
@@ -108,7 +114,6 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
         "split_seed": run.data.split_seed,
         "fraction": parse_fraction(run.settings.fraction),
     }
-    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
 
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:

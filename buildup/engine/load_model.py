@@ -13,9 +13,9 @@ from buildup.store.run_dir import trained_weights
 from buildup.trials.training import WEIGHTS
 
 
-def load_trained(network: Network, training: Path) -> nn.Module:
-    """The model of a network with the weights of a finished training, given its folder."""
-    weights = trained_weights(training)
+def load_trained(network: Network, training: Path, snapshot: Path | None = None) -> nn.Module:
+    """The model of a network with the weights of a finished training, given its folder, or with those of a snapshot."""
+    weights = snapshot or trained_weights(training)
     if weights is None:
         raise RunError(
             f"{training} has no {WEIGHTS}: the training has not ended, or they were removed. In the latter case, put "

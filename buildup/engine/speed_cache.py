@@ -27,7 +27,7 @@ from buildup.training.speed import Speed, measure_speed
 
 PARTS = ("models", "training")
 """The parts of buildup whose code a measurement depends on."""
-WITHOUT_EFFECT = frozenset({"name", "description", "epochs", "warmup_epochs", "milestones", "expected"})
+WITHOUT_EFFECT = frozenset({"name", "description", "epochs", "warmup_epochs", "milestones", "snapshots", "expected"})
 """Values of a recipe that do not change the time of a step."""
 
 

@@ -4,6 +4,7 @@ Usually that is a folder of the run, which all machines see. With a storage (`--
 machine alone, whose files a thread copies to the storage while the training goes on.
 """
 
+import fnmatch
 import os
 import shutil
 import socket
@@ -19,7 +20,7 @@ from buildup.execution.handshake import FOLDER_PATIENCE, unseen
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import FINAL, remote_of
 from buildup.trials.outcome import Failure, Reason
-from buildup.trials.training import CHECKPOINT, WEIGHTS
+from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
 
 STOP = "stop"
 """A file with this name in an attempt's folder stops the attempt after its current epoch."""
@@ -123,6 +124,8 @@ class Mirror:
                 folder.mkdir(parents=True, exist_ok=True)
                 if not remote.get(CHECKPOINT, folder / CHECKPOINT):
                     remote.get(WEIGHTS, folder / WEIGHTS)
+                for name in fnmatch.filter(remote.sizes(), SNAPSHOTS):
+                    remote.get(name, folder / name)
         except FileExistsError:
             raise
         except OSError as problem:

@@ -7,8 +7,10 @@ from functools import partial
 from math import ceil
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from timm.layers.drop import DropPath
 from timm.models import FeatureDictNet, FeatureGraphNet, FeatureHookNet, FeatureListNet, build_model_with_cfg
 from timm.models._features import FeatureGetterNet
 from torch import nn
@@ -136,10 +138,33 @@ def _edited(
                 with _seeded(seed, block.path), place:
                     replaced = model.get_submodule(block.path)
                     model.set_submodule(block.path, block_factory(block)(replaced))
+    if any(block.added for block in network.blocks):
+        _spread_drop_paths(model, network)
     if start is not None:
         load_pretrained(model, network, start)
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
+
+
+def _spread_drop_paths(model: nn.Module, network: Network) -> None:
+    """Spread the base's rates of dropped paths over all blocks, which are more than in the base.
+
+    Each block gets the rate that the base has at the same share of the depth. A rate that rises from zero to r over the
+    base so becomes r * i / (N - 1) for block i of N, as in the reference code.
+    """
+    blocks = tuple(network.blocks)
+    paths = [
+        [module for module in model.get_submodule(block.path).modules() if isinstance(module, DropPath)]
+        for block in blocks
+    ]
+    own = [found for block, found in zip(blocks, paths, strict=True) if not block.added]
+    # A first block without a path has a rate of zero. Where others have none, the base never drops theirs.
+    known = [(place, found[0].drop_prob if found else 0.0) for place, found in enumerate(own) if found or not place]
+    depths, rates = zip(*known, strict=True)
+    for place, found in enumerate(paths):
+        rate = float(np.interp(place * (len(own) - 1) / (len(paths) - 1), depths, rates))
+        for module in found:
+            module.drop_prob = rate
 
 
 @contextmanager

@@ -27,6 +27,8 @@ class Section:
     """By model."""
     figure: str
     """SVG."""
+    finding: str = ""
+    """What was found, and whether it agrees with the paper."""
     left_out: str = ""
     """Why there is neither, where it could not be measured."""
 
@@ -68,6 +70,7 @@ def _section(section: Section) -> str:
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"
+        f"{f'<p>{escape(section.finding)}</p>' if section.finding else ''}"
         f'{table}<p class="small">{files}</p></section>'
     )
 

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -22,7 +23,7 @@ from buildup.trials.decision import (
     diagnosis_to_values,
 )
 from buildup.trials.outcome import Epoch, Record, epoch_from_values, record_from_values
-from buildup.trials.training import WEIGHTS
+from buildup.trials.training import SNAPSHOTS, WEIGHTS
 
 ATTEMPT = "attempt-"
 FINAL = "final.json"
@@ -210,6 +211,20 @@ def trained_weights(training_folder: Path) -> Path | None:
     recorded = [folder for folder in folders if _is_recorded(folder)]
     paths = (folder / WEIGHTS for folder in recorded[:1] or folders)
     return next((path for path in paths if _is_here(path)), None)
+
+
+def kept_snapshots(training_folder: Path) -> dict[int, Path]:
+    """The files of the weights that a training has kept, by the epoch after which they were."""
+    before, _, after = SNAPSHOTS.partition("*")
+    found = {}
+    for number in attempts(training_folder):  # of the same epoch, the newest
+        folder = attempt_folder(training_folder, number)
+        remote = remote_of(folder)
+        names = remote.sizes() if remote else [path.name for path in folder.glob(SNAPSHOTS)]
+        for path in (folder / name for name in names if fnmatch(name, SNAPSHOTS) and _is_here(folder / name)):
+            if (epoch := path.name.removeprefix(before).removesuffix(after)).isdecimal():
+                found[int(epoch)] = path
+    return dict(sorted(found.items()))
 
 
 def reused_from(training_folder: Path) -> str | None:

@@ -2,6 +2,7 @@
 
     checkpoint.pt        the state after an epoch, while the training runs
     metrics.jsonl        the metrics, one line an epoch
+    weights-N.safetensors the weights after epoch N, for each snapshot of the recipe
     weights.safetensors  the weights, written at the end in place of the checkpoint
     reliability.json     the bins of the reliability diagram, written at the end
     log.txt              a log for people
@@ -11,6 +12,7 @@ An attempt only reads the folders of earlier ones that it resumes from, because 
 
 import json
 import pickle
+import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +30,7 @@ from buildup.atomic_file import replacing
 from buildup.errors import RunError
 from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
-from buildup.trials.training import CHECKPOINT, WEIGHTS
+from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
 
 CURVE = "metrics.jsonl"
 RELIABILITY = "reliability.json"
@@ -51,12 +53,22 @@ class Checkpoints:
     """The kinds of device that the training ran on, those of earlier attempts first."""
 
     def __init__(
-        self, folder: str, identity: str, model: nn.Module, optimizer: torch.optim.Optimizer, device: str = ""
+        self,
+        folder: str,
+        identity: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        device: str = "",
+        snapshots: Sequence[int] = (),
     ) -> None:
-        """The identity tells trainings apart: the state of another training is refused. `device` is a kind."""
+        """The identity tells trainings apart: the state of another training is refused. `device` is a kind.
+
+        `snapshots` are the epochs after which the weights are kept. An attempt that resumes has those of earlier ones.
+        """
         self.devices = (device,)
         self._folder = Path(folder)
         self._identity, self._model, self._optimizer = identity, model, optimizer
+        self._snapshots = snapshots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
         self._started = self._cost = 0.0
@@ -71,6 +83,7 @@ class Checkpoints:
             self._save(curve)
             self._wait()
             append_log(str(self._folder), f"going on after epoch {len(curve)} of {place}")
+            self._take_snapshots(earlier, len(curve))
         self._write_curve(curve)
         return curve
 
@@ -80,6 +93,9 @@ class Checkpoints:
         epoch = curve[-1]
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
         append_log(str(self._folder), f"epoch {epoch.number}  {numbers}")
+        if epoch.number in self._snapshots:
+            with replacing(self._folder / snapshot_name(epoch.number)) as temporary:
+                save_file(_tensors(self._model), temporary)
         self._unsaved = tuple(curve)
         if self._writing is not None and not self._writing.done():
             return
@@ -127,6 +143,18 @@ class Checkpoints:
             return place, state["curve"]
         return "", []
 
+    def _take_snapshots(self, earlier: Sequence[str], epochs: int) -> None:
+        """Take over the snapshots of earlier attempts up to an epoch, as links if the file system allows."""
+        for name in (snapshot_name(epoch) for epoch in self._snapshots if epoch <= epochs):
+            found = next((path for place in earlier if (path := Path(place) / name).is_file()), None)
+            if found is None:
+                append_log(str(self._folder), f"{name}: no earlier attempt has it, so it stays missing")
+            elif not (ours := self._folder / name).exists():
+                try:
+                    ours.hardlink_to(found)
+                except OSError:
+                    shutil.copyfile(found, ours)
+
     def _save(self, curve: Sequence[Epoch]) -> None:
         self._started = time.monotonic()
         state = {
@@ -163,13 +191,17 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
     its score was recorded.
     """
     place = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(place / WEIGHTS) as temporary:
-        save_file(tensors, temporary, {"identity": identity, "curve": _lines(curve).decode()})
+        save_file(_tensors(model), temporary, {"identity": identity, "curve": _lines(curve).decode()})
     with replacing(place / RELIABILITY) as temporary:
         temporary.write_bytes(json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     append_log(folder, "finished")
+
+
+def snapshot_name(epoch: int) -> str:
+    """The file of the weights after an epoch."""
+    return SNAPSHOTS.replace("*", str(epoch))
 
 
 def append_log(folder: str, line: str) -> None:
@@ -194,6 +226,11 @@ def _read_state(place: Path) -> dict[str, Any] | None:
     else:
         return None
     return {**state, "identity": state["identity"], "curve": [epoch_from_values(one) for one in values]}
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights and statistics of a model, as a file holds them."""
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _on_host(value: Any) -> Any:

@@ -166,7 +166,8 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
 
     identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
-    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, device_kind(job.device)) as saved:
+    how = device_kind(job.device), recipe.snapshot_epochs
+    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
         curve = _restored(saved, job, optimizer, group)
         stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts, group=group)
         for line in _log_header(job, feed, parts) if group.leads else ():
@@ -370,7 +371,7 @@ def _check_data(job: Job, dataset: Dataset | StreamedDataset) -> None:
 def _identity(job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset) -> str:
     """The settings that must be equal for one attempt to resume from another."""
     known = {
-        "recipe": recipe_to_values(replace(recipe, name="", description="", expected={})),
+        "recipe": recipe_to_values(replace(recipe, name="", description="", expected={}, snapshots=())),
         "split": [dataset.hash, "own fold" if job.split_seed is None else job.split_seed, job.fraction],
         "execution": str(job.execution),
         **({"start": job.start.hash} if job.start else {}),

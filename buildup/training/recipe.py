@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent / "recipes"
 SMALLEST_BATCH = 8
 """Batch norm needs several images for its statistics."""
+WARMUP = "warmup"
+"""The epoch at which the warm-up ends, in `snapshots` and for `analyze`."""
 
 AUGMENTATIONS: "Registry[Augmentation]" = Registry(
     "augmentation",
@@ -102,6 +104,8 @@ class Recipe:
     drop_path: float = 0.0
     dropout: float = 0.0
     """Dropout rate before the last convolution of each block, for Monte Carlo dropout."""
+    snapshots: tuple[int | str, ...] = ()
+    """Epochs after which the weights are kept for `analyze`; `warmup` is the end of the warm-up."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -112,7 +116,7 @@ class Recipe:
             raise RecipeError(*problems)
 
     def with_epochs(self, epochs: int) -> "Recipe":
-        """The recipe for another number of epochs. Warm-up and milestones scale with it.
+        """The recipe for another number of epochs. Warm-up, milestones and snapshots scale with it.
 
         The expected accuracies do not hold for fewer epochs, so they are left out then.
         """
@@ -124,6 +128,9 @@ class Recipe:
             epochs=epochs,
             warmup_epochs=self.warmup_epochs * factor,
             milestones=tuple(sorted({max(1, round(milestone * factor)) for milestone in self.milestones})),
+            snapshots=tuple(
+                dict.fromkeys(at if isinstance(at, str) else max(1, round(at * factor)) for at in self.snapshots)
+            ),
             expected=self.expected if factor >= 1 else {},
         )
 
@@ -135,6 +142,18 @@ class Recipe:
         """
         batch = min(self.batch_size, max(SMALLEST_BATCH, train_images // self.min_steps))
         return replace(self, batch_size=batch, lr=self.lr * math.sqrt(batch / self.batch_size), min_steps=1)
+
+    @property
+    def warmup_end(self) -> int:
+        """The first epoch after which the warm-up is over."""
+        # The small subtraction is against rounding, where a recipe was scaled.
+        return math.ceil(self.warmup_epochs - 1e-9)
+
+    @property
+    def snapshot_epochs(self) -> tuple[int, ...]:
+        """The epochs before the last after which the weights are kept."""
+        epochs = {self.warmup_end if isinstance(at, str) else at for at in self.snapshots}
+        return tuple(sorted(epochs - {self.epochs}))
 
     def setting(self, augmentation: str) -> Any:
         """The setting of an augmentation; None or a false value where it is off."""
@@ -209,8 +228,9 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
-    if not recipe.augmentations:
-        del values["augmentations"]
+    for name in ("augmentations", "snapshots"):
+        if not values[name]:
+            del values[name]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -221,7 +241,7 @@ def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     needed = ("epochs", "batch_size", "eval_batch_size", "optimizer", "lr", "schedule")
     problems += [f"{key} is missing." for key in needed if key not in values]
     settings = {key: value for key, value in values.items() if key in known}
-    for key in ("betas", "milestones", "resized_crop"):
+    for key in ("betas", "milestones", "resized_crop", "snapshots"):
         if isinstance(settings.get(key), list):
             settings[key] = tuple(settings[key])
     operations = settings.get("randaugment")
@@ -288,6 +308,11 @@ def _check_milestones(value: Any) -> str | None:
     return None if whole and sorted(set(value)) == [*value] else "a rising list of epochs is needed."
 
 
+def _check_snapshots(value: Any) -> str | None:
+    valid = isinstance(value, tuple) and all(at == WARMUP or not _whole(1)(at) for at in value)
+    return None if valid and len(set(value)) == len(value) else f"a list of epochs and `{WARMUP}` is needed, each once."
+
+
 CROP_WANTED = "two shares of the area above 0 and up to 1 are needed, such as [0.08, 1.0]."
 CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(("name", "description"), _instance(str, "a text is needed.")),
@@ -305,6 +330,7 @@ CHECKS: Mapping[str, Check] = {
     "clip_grad": _optional(_number(0, closed=False)),
     "betas": _pair(_number(0, 1), "two numbers from 0 to 1 are needed."),
     "milestones": _check_milestones,
+    "snapshots": _check_snapshots,
     "resized_crop": _optional(_pair(_number(0, 1, closed=False), CROP_WANTED)),
     "randaugment": _optional(_instance(RandAugment, "a mapping with magnitude, layers and std is needed.")),
     "augmentations": _instance(Mapping, "a mapping of names to settings is needed."),
@@ -319,6 +345,8 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"{name} is {getattr(recipe, name)!r}; {problem}"
     if not wrong.keys() & {"epochs", "warmup_epochs"} and recipe.warmup_epochs > recipe.epochs:
         yield f"warmup_epochs is {recipe.warmup_epochs!r}; a number from 0 to {recipe.epochs} is needed."
+    if not wrong.keys() & {"epochs", "warmup_epochs", "snapshots"}:
+        yield from _snapshot_problems(recipe)
     if recipe.randaugment is not None and "randaugment" not in wrong:
         for name, check in RANDAUGMENT_CHECKS.items():
             if problem := check(value := getattr(recipe.randaugment, name)):
@@ -335,6 +363,13 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             if len(str(pair).split()) != 2 or _number(0, 100)(percent):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
     yield from _ineffective(recipe)
+
+
+def _snapshot_problems(recipe: Recipe) -> Iterator[str]:
+    if WARMUP in recipe.snapshots and not recipe.warmup_epochs:
+        yield f"snapshots has {WARMUP}, and this recipe has no warm-up. Leave it out, or set warmup_epochs."
+    if late := [str(at) for at in recipe.snapshots if isinstance(at, int) and at > recipe.epochs]:
+        yield f"snapshots has {', '.join(late)}, and a training has {recipe.epochs} epochs."
 
 
 def _augmentation_problems(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,8 @@ CHECKPOINT = "checkpoint.pt"
 """In the folder of an attempt: the state from which another attempt continues."""
 WEIGHTS = "weights.safetensors"
 """The trained weights, which replace the checkpoint when an attempt has ended."""
+SNAPSHOTS = "weights-*.safetensors"
+"""The weights after an epoch, in place of the star."""
 LONGER = 1.5
 """How many times the epochs of the others a longer training of the base has."""
 

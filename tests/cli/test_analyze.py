@@ -228,6 +228,15 @@ def test_one_image_is_enough_for_what_one_image_can_tell(tmp_path: Path, capsys:
     assert set(json.loads(capsys.readouterr().out)["summaries"]) == {"fourier", "variance", "calibration"}
 
 
+def test_what_is_too_small_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = [*TINY[:-1], "5", "--out", str(tmp_path / "a")]
+    assert main(["analyze", *one, "--what", "fourier,calibration"]) == 0
+    said = capsys.readouterr().err
+    assert "resnet10t: fourier leaves out units with maps of 2 x 2 (1); a frequency above zero needs 3 x 3." in said
+    assert "resnet10t: 5 images of 10 classes, so 5 or more classes are missing in all accuracies." in said
+    assert "fourier leaves out" in (tmp_path / "a" / "index.html").read_text()
+
+
 def test_published_corruptions_are_checked_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,14 +60,16 @@ def test_runs_are_listed_with_their_size_and_verdicts(place: Path, capsys: pytes
 def test_the_weights_of_losers_go_and_all_else_stays(place: Path) -> None:
     run = open_record("tried")
     view, history = state_of(run)
+    for weights in [*run.folder.rglob(WEIGHTS)]:
+        weights.with_name("weights-3.safetensors").write_bytes(b"a snapshot")
     before = {path for path in run.folder.rglob("*") if path.is_file()}
     gone = losers(run, view)
     for one in gone:
         one.remove()
     after = {path for path in run.folder.rglob("*") if path.is_file()}
     assert before - after == {one.path for one in gone}
-    assert {path.name for path in before - after} == {WEIGHTS}
-    left = {path.parents[1].name.rpartition("-s")[0] for path in after if path.name == WEIGHTS}
+    assert {path.name for path in before - after} == {WEIGHTS, "weights-3.safetensors"}
+    left = {path.parents[1].name.rpartition("-s")[0] for path in after if path.match("trainings*/*/*/weights*")}
     assert left == {view.candidates[0].id, view.best.id}
     assert state_of(run)[1] == history
 

@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from buildup.diagnostics.feature_maps import SMALLEST, spectrum, unit_spectra
+from buildup.diagnostics.feature_maps import SMALLEST, Frequencies, spectrum, unit_spectra
+from buildup.diagnostics.figures import Table, draw_figure
 from buildup.diagnostics.units import find_units, unit_outputs
 
 Make = Callable[[str], nn.Module]
@@ -99,3 +100,19 @@ def test_units_are_measured_as_their_maps_would_be_whatever_the_batches(make: Ma
     assert alone is not None
     assert found[2].amplitudes == pytest.approx(spectrum(alone).amplitudes, abs=1e-4)
     assert len(units) - 1 not in found
+
+
+def test_the_highest_frequency_depends_on_the_size_of_the_maps_and_the_figure_says_it() -> None:
+    sizes = (16, 16, 7, 4)
+    found = [spectrum(noise(1, 1, size, size)) for size in sizes]
+    ends = [one.frequencies[-1] for one in found]
+    assert ends == [7 / 8, 7 / 8, 6 / 7, 1 / 2]  # of an even side n the bin n / 2 - 1, of an odd one (n - 1) / 2
+    rows = [
+        {"unit": unit, "kind": "conv", "stage": unit, "frequency": at, "log_amplitude": value, "high_energy": 0.5}
+        for unit, one in enumerate(found)
+        for at, value in zip(one.frequencies, one.amplitudes, strict=True)
+    ]
+    units = [{"unit": unit, "kind": "conv", "subsamples": False} for unit in range(len(sizes))]
+    figure = draw_figure(Frequencies().figure, [Table(label="net", units=units, rows=rows)])
+    highest = next(axes for axes in figure.axes if "highest" in axes.get_ylabel())
+    assert [text.get_text() for text in highest.texts] == ["0.88π", "0.86π", "0.5π"]

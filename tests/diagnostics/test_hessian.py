@@ -1,6 +1,8 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import pairwise
+from math import isnan
+from typing import Any
 
 import pytest
 import torch
@@ -9,7 +11,15 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from buildup.diagnostics.analysis import Batch
-from buildup.diagnostics.hessian import ape, augmented_batches, batch_eigenvalues, hessian_products, nep
+from buildup.diagnostics.figures import Table, draw_figure
+from buildup.diagnostics.hessian import (
+    HessianSpectrum,
+    ape,
+    augmented_batches,
+    batch_eigenvalues,
+    hessian_products,
+    nep,
+)
 from buildup.diagnostics.hooks import weights_digest
 from buildup.errors import DataError
 from buildup.training.data import load_data
@@ -220,3 +230,26 @@ def test_a_function_without_second_derivative_is_named(hard: nn.Module, monkeypa
     monkeypatch.setattr("buildup.diagnostics.hessian.TWICE", {})
     with pytest.raises(DataError, match="hards"):
         list(batch_eigenvalues(hard, [(noise(6, 1, 8, 8), soft(6, 5))]))
+
+
+def phase(series: str, epoch: int, values: Sequence[float]) -> Table:
+    rows = [{"batch": number, "rank": 0, "eigenvalue": value, "converged": True} for number, value in enumerate(values)]
+    return Table(label=f"{series}@{epoch}", series=series, epoch=epoch, units=[], rows=rows)
+
+
+def test_the_share_of_negative_eigenvalues_and_the_mean_of_the_others_are_drawn_over_the_epochs() -> None:
+    phases = [phase("a", 20, [-1, 2, 4, 6]), phase("a", 5, [-3, -1, 5, 7]), phase("b", 5, [8, 10]), phase("b", 9, [-1])]
+    figure = draw_figure(HessianSpectrum().figure, phases)
+    # Epochs 5, 9 and 20, and the last row.
+    assert len(figure.axes) == 8
+    panels: Any = figure.axes[-2:]
+    shares, means = (
+        {line.get_label(): [list(line.get_xdata()), list(line.get_ydata())] for line in axes.lines} for axes in panels
+    )
+    assert shares == {"a": [[5, 20], [50, 25]], "b": [[5, 9], [0, 100]]}
+    assert means["a"] == [[5, 20], [6, 4]]
+    assert means["b"][1][0] == 9
+    assert isnan(means["b"][1][1])
+    # The phases of one training are compared in one row, and models without phases as ever.
+    assert len(draw_figure(HessianSpectrum().figure, phases[:2]).axes) == 4
+    assert len(draw_figure(HessianSpectrum().figure, phases[1:3]).axes) == 2

@@ -156,3 +156,15 @@ def test_fog_veils_and_snow_pales() -> None:
     images = pictures(8, 3, 32, 32)
     assert corrupt(images, "fog", 5).amax((1, 2, 3)).le(images.amax((1, 2, 3))).all()
     assert corrupt(images, "snow", 5).double().mean() > 1.2 * images.double().mean()
+
+
+def test_the_kinds_are_grouped_as_in_the_published_sets() -> None:
+    families: dict[str, list[str]] = {}
+    for name, corruption in CORRUPTIONS.items():
+        families.setdefault(corruption.family, []).append(name)
+    assert families == {
+        "noise": ["gaussian_noise", "shot_noise", "impulse_noise"],
+        "blur": ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur"],
+        "weather": ["snow", "frost", "fog", "brightness"],
+        "digital": ["contrast", "elastic_transform", "pixelate", "jpeg_compression"],
+    }

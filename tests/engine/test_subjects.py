@@ -1,6 +1,8 @@
 """`analyze` measures the training loss on the images that a network was trained on, and the rest on none of them."""
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from buildup.diagnostics.analysis import QUICK, Subject
+from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.measurements import find_measurements
 from buildup.engine.analysis.analyze import analyze_model
-from buildup.engine.analysis.subjects import find_model, make_subject
-from buildup.errors import DataError
+from buildup.engine.analysis.subjects import find_models, make_subject
+from buildup.errors import DataError, RequestError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
 from buildup.models.build import build
@@ -59,7 +62,7 @@ def exported(place: Path, network: Network, values: dict[str, Any]) -> Path:
 
 
 def subject_of(place: Path) -> Subject:
-    found = find_model(str(place), AnalyzeSettings())
+    (found,) = find_models(str(place), AnalyzeSettings())
     return make_subject(found, QUICK, find_measurements(["landscape"]), 0, torch.device("cpu"))
 
 
@@ -69,8 +72,9 @@ def pixels(images: Tensor) -> set[bytes]:
 
 @pytest.mark.parametrize("left", [trained, exported])
 def test_the_loss_is_measured_on_the_images_of_the_training(
-    left: Any, tmp_path: Path, digits: Dataset, network: Network
+    left: Any, tmp_path: Path, digits: Dataset, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("buildup.models.export._check", lambda *_: None)  # it starts a process
     subject = subject_of(left(tmp_path / "net", network, facts(digits)))
     train, val = (
         pixels(normalise(digits.part(index).images, digits.mean, digits.std))
@@ -80,6 +84,62 @@ def test_the_loss_is_measured_on_the_images_of_the_training(
     assert len(seen) > 100
     assert seen <= train
     assert pixels(normalise(subject.images.images, digits.mean, digits.std)) <= val
+
+
+WARM = replace(PLAIN, epochs=9, warmup_epochs=2, snapshots=("warmup", 5))
+
+
+@pytest.fixture
+def phased(tmp_path: Path, digits: Dataset, network: Network) -> Path:
+    """A training of which each phase has the weights of another seed."""
+    place = trained(tmp_path / "net", network, facts(digits, recipe=recipe_to_values(WARM)))
+    for epoch in (2, 5):
+        save_file(build(network, seed=epoch).state_dict(), place / "attempt-1" / f"weights-{epoch}.safetensors")
+    return place
+
+
+def test_a_phase_of_a_training_has_its_own_weights(phased: Path, network: Network) -> None:
+    everything = AnalyzeSettings()
+    found = find_models(f"{phased}@all", everything)
+    assert [(one.label, one.series, one.epoch) for one in found] == [
+        ("net@warmup", "net", 2), ("net@5", "net", 5), ("net@9", "net", 9)
+    ]  # fmt: skip
+    for one, seed in zip(found, (2, 5, 0), strict=True):
+        assert weights_digest(one.model) == weights_digest(build(network, seed=seed))
+    (alone,) = find_models(f"{phased}@warmup", everything)
+    assert weights_digest(alone.model) == weights_digest(found[0].model)
+    (plain,) = find_models(str(phased), everything)
+    assert (plain.label, plain.epoch) == ("net", 9)
+
+
+def test_a_folder_whose_name_has_an_at_sign_is_found(phased: Path) -> None:
+    place = phased.rename(phased.with_name("net@home"))
+    assert [one.label for one in find_models(str(place), AnalyzeSettings())] == ["net@home"]
+    assert [one.label for one in find_models(f"{place}@5", AnalyzeSettings())] == ["net@home@5"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "said"),
+    [
+        ("4", "were not kept; there are those of warmup, 5 and of the end, 9. `snapshots: [4]` in a recipe"),
+        ("10", "the training has the epochs 1 to 9"),
+        ("0", "the training has the epochs 1 to 9"),
+        ("early", "a phase is warmup, an epoch, or all"),
+    ],
+)
+def test_a_phase_that_is_not_there_gets_a_sentence(phased: Path, phase: str, said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)):
+        find_models(f"{phased}@{phase}", AnalyzeSettings())
+
+
+def test_what_has_no_phases_says_so(tmp_path: Path, digits: Dataset, network: Network) -> None:
+    plain = trained(tmp_path / "net", network, facts(digits))
+    for name, said in (
+        (f"{plain}@warmup", "its recipe plain has no warm-up"),
+        ("resnet10t@3", "resnet10t is neither a run nor the folder of a training"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            find_models(name, AnalyzeSettings(dataset="digits"))
 
 
 def test_an_analysis_on_other_training_images_is_another_one(
@@ -101,7 +161,7 @@ def test_a_training_that_does_not_name_its_images_is_measured_with_a_warning(
 ) -> None:
     values = facts(digits)
     del values["fraction"], values["seed"]
-    found = find_model(str(trained(tmp_path / "net", network, values)), AnalyzeSettings())
+    (found,) = find_models(str(trained(tmp_path / "net", network, values)), AnalyzeSettings())
     assert "does not say which images it was trained on" in found.note
 
 

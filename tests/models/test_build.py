@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from timm.data.config import resolve_model_data_config
+from timm.layers.drop import DropPath
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,6 +19,8 @@ from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, re
 from buildup.models.build import build
 from buildup.models.export import export_network, probe_logits
 from buildup.models.read import read_network
+from buildup.space.load import load
+from buildup.strategies.moves import from_layout
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,3 +264,25 @@ def test_any_legal_edits_give_a_network_that_exports_and_loads_with_equal_logits
     # It compares what timm and the file alone load with these logits, and raises where they differ.
     export_network(network, model.state_dict(), folder, card="", expected=probe_logits(model, network))
     assert {"config.json", "model.safetensors", "alternet.py"} <= {path.name for path in folder.iterdir()}
+
+
+def test_dropped_paths_rise_evenly_over_all_blocks_that_exist_after_building_up() -> None:
+    base = read_network("resnetv2_50", input_shape=(3, 32, 32), num_classes=10)
+    network = from_layout("CCC|CCCM|CCCCCM|CMCM", base, load("paper"))
+    model = build(network, device="meta", drop_path_rate=0.1)
+    rates = [
+        [module.drop_prob for module in model.get_submodule(block.path).modules() if isinstance(module, DropPath)]
+        for block in network.blocks
+    ]
+    # The reference: rate * i / (N - 1), .00625 a block over 17.
+    assert rates[0] == []
+    assert rates[1:] == [[pytest.approx(0.1 * place / 16)] for place in range(1, 17)]
+
+
+def test_dropped_paths_of_a_base_without_added_blocks_are_those_of_timm() -> None:
+    base = read_network("efficientnet_lite0", input_shape=(3, 32, 32), num_classes=10)
+    theirs = timm.create_model("efficientnet_lite0", drop_path_rate=0.2)
+    ours = build(base, device="meta", drop_path_rate=0.2)
+    assert [module.drop_prob for module in ours.modules() if isinstance(module, DropPath)] == [
+        module.drop_prob for module in theirs.modules() if isinstance(module, DropPath)
+    ]

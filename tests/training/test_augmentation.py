@@ -125,6 +125,19 @@ def test_a_fixed_mixture_gives_the_images_and_targets_of_timm(monkeypatch: pytes
             torch.testing.assert_close(mix(images, soft_targets(labels, 4, 0.1), how), expected)
 
 
+def test_a_box_inside_of_the_image_has_the_sides_that_were_drawn() -> None:
+    sides = set()
+    for own in np.linspace(0.02, 0.98, 97):
+        side = int(32 * np.sqrt(1 - own))
+        how = cut((32, 32), own, (16, 16))
+        assert how.box is not None
+        top, bottom, left, right = how.box
+        assert (bottom - top, right - left) == (side, side)
+        assert how.own == pytest.approx(1 - side**2 / 32**2)
+        sides.add(side)
+    assert {side % 2 for side in sides} == {0, 1}
+
+
 def test_mixtures_are_as_often_and_as_strong_as_those_of_timm() -> None:
     theirs: Any = Mixup(mixup_alpha=1.0, cutmix_alpha=0.8, prob=0.8, switch_prob=0.3)  # type: ignore[no-untyped-call]
     before = np.random.get_state()

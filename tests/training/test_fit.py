@@ -121,6 +121,38 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, re
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_snapshots_are_the_weights_of_their_epochs_and_go_with_a_resumed_training(tmp_path: Path) -> None:
+    recipe = replace(few_steps("quick", 3), warmup_epochs=0.5, snapshots=("warmup", 2))
+    whole = job(tmp_path / "whole", fraction=0.05, recipe=recipe)
+    run(whole)
+    first = fit(replace(whole, folder=str(tmp_path / "attempt-1")))
+    next(first)
+    first.close()
+    run(replace(whole, folder=str(tmp_path / "attempt-2"), resume_from=(str(tmp_path / "attempt-1"),)))
+    names = sorted(path.name for path in (tmp_path / "attempt-2").glob("weights-*"))
+    assert names == ["weights-1.safetensors", "weights-2.safetensors"]
+    for name in names:
+        kept, resumed = load_file(tmp_path / "whole" / name), load_file(tmp_path / "attempt-2" / name)
+        assert all(torch.equal(kept[tensor], resumed[tensor]) for tensor in kept)
+    # They are the weights that a training that ends there leaves: one whose schedule does not know the end.
+    flat = replace(recipe, schedule="steps", milestones=(100,), epochs=2, snapshots=(1,))
+    run(replace(whole, folder=str(tmp_path / "long"), recipe=flat))
+    run(replace(whole, folder=str(tmp_path / "short"), recipe=replace(flat, epochs=1, snapshots=())))
+    kept, end = load_file(tmp_path / "long" / names[0]), load_file(tmp_path / "short" / "weights.safetensors")
+    assert kept.keys() == end.keys()
+    assert all(torch.equal(kept[tensor], end[tensor]) for tensor in kept)
+
+
+def test_snapshots_do_not_make_another_training(tmp_path: Path) -> None:
+    plain = job(tmp_path / "1", epochs=2, fraction=0.05)
+    first = fit(plain)
+    next(first)
+    first.close()
+    kept = replace(plain.recipe, snapshots=(1,))
+    run(replace(plain, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "1"),), recipe=kept))
+    assert "weights-1.safetensors: no earlier attempt has it" in (tmp_path / "2" / "log.txt").read_text()
+
+
 def test_a_training_that_died_between_its_end_and_its_record_is_not_repeated(tmp_path: Path) -> None:
     done = job(tmp_path / "1", epochs=1, fraction=0.05)
     _, score = run(done)

@@ -59,6 +59,12 @@ def test_unknown_name_gets_the_closest_one() -> None:
         {"expected": {"resnet50": 68.6}},
         {"expected": 7},
         {"milestones": [5, 3]},
+        {"snapshots": "warmup"},
+        {"snapshots": ["warm-up"]},
+        {"snapshots": [3, 3]},
+        {"snapshots": [0]},
+        {"snapshots": [15]},
+        {"snapshots": ["warmup"], "warmup_epochs": 0},
         {"momentum": True},
         {"clip_grad": 0},
         {"amp": "yes"},
@@ -74,6 +80,16 @@ def test_unknown_name_gets_the_closest_one() -> None:
 def test_a_wrong_value_is_refused_by_its_name(values: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=next(iter(values)) if "schedule" not in values else "milestones"):
         recipe_from_values({**recipe_to_values(load_recipe("quick")), **values})
+
+
+def test_snapshots_scale_with_the_epochs_and_are_left_out_where_there_are_none() -> None:
+    recipe = replace(load_recipe("paper"), snapshots=("warmup", 100, 200, 305))
+    assert recipe.snapshot_epochs == (5, 100, 200)  # the last weights are kept anyway
+    assert recipe_from_values(recipe_to_values(recipe)) == recipe
+    half = recipe.with_epochs(61)
+    assert half.snapshots == ("warmup", 20, 40, 61)
+    assert half.snapshot_epochs == (1, 20, 40)
+    assert "snapshots" not in recipe_to_values(load_recipe("paper"))
 
 
 def test_the_paper_recipe_is_the_papers() -> None:

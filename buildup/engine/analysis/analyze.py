@@ -18,11 +18,12 @@ import torch
 from torch import nn
 
 from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
+from buildup.diagnostics.claims import claims_sentence
 from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
-from buildup.engine.analysis.subjects import AnalyzedModel, find_model, make_subject
+from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
 from buildup.report.analysis_page import Section, analysis_page
@@ -70,7 +71,8 @@ class _Request:
 def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     """Measure models, and write numbers and figures. After an interruption the same call continues.
 
-    `model` is a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. `settings.verdicts` is
+    `model` is a run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. A run or a training may
+    name a phase, as in TRAINING@warmup, RUN@100 or TRAINING@all, which is all that were kept. `settings.verdicts` is
     ignored here; see `diagnose_verdicts`.
     """
     request = _check(model, settings)
@@ -149,7 +151,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
     names = list(filter(None, (model, *(settings.compare or "").split(","))))
-    models = [found for name in names if (found := problems.checked(None, find_model, name, settings))]
+    models = [found for name in names for found in problems.checked([], find_models, name, settings)]
     problems.choice("scaling", settings.scaling, "filter", tuple(SCALINGS))
     problems.choice("decay", settings.decay, "squares", tuple(DECAYS))
     problems.repeated([found.label for found in models])
@@ -183,6 +185,14 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
         notes.append(problem)
         wanted = [measurement for measurement in wanted if not measurement.needs_labels]
     notes += [f"{model.label}: {model.note}." for model in request.models if model.note]
+    notes += [f"{subject.label}: {note}." for subject in subjects for what in wanted for note in what.notes(subject)]
+    for subject in subjects:
+        count, classes = len(subject.images.labels), subject.images.num_classes
+        if count < classes and any(measurement.needs_labels for measurement in wanted):
+            notes.append(
+                f"{subject.label}: {count} images of {classes} classes, so {classes - count} or more classes are "
+                "missing in all accuracies."
+            )
     for note in notes:
         logger.warning(note)
     return wanted, notes
@@ -192,6 +202,9 @@ def _page(
     subjects: Sequence[Subject], measurements: Sequence[Measurement], analysis: Analysis, notes: Sequence[str]
 ) -> str:
     sections = []
+    # Of several phases of a training, the last is compared.
+    ends = {one.series or one.label: one.label for one in sorted(subjects, key=lambda one: one.epoch or 0)}
+    attention = {subject.label: subject.attention for subject in subjects if subject.label in ends.values()}
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
         left_out = numbers.get("left out", "")
@@ -203,6 +216,7 @@ def _page(
                 words=measurement.caption,
                 numbers={} if left_out else numbers,
                 figure=figure,
+                finding="" if left_out else claims_sentence(measurement.claims, attention, numbers),
                 left_out=left_out,
             )
         )
@@ -232,8 +246,10 @@ def run_measurement(
         place = folder / f".{what}-{number}.part.jsonl"
         rows = _resume(measurement, subject, place, identity)
         if not rows:
-            raise DataError(f"{subject.label} has nothing that {what} could be measured on.")
-        tables.append(Table(label=subject.label, units=unit_rows(subject.units), rows=rows))
+            why = "; ".join(measurement.notes(subject))
+            raise DataError(f"{subject.label} has nothing that {what} could be measured on. {why}".rstrip())
+        units = unit_rows(subject.units)
+        tables.append(Table(label=subject.label, units=units, rows=rows, series=subject.series, epoch=subject.epoch))
         unfinished.append(place)
     found = measurement.summaries({table.label: table.rows for table in tables})
     values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}

@@ -16,25 +16,25 @@ from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
-from buildup.engine.export import best_training, find_candidate
+from buildup.engine.export import best_training, find_candidate, training_values
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
-from buildup.errors import DataError, RequestError, ResourceError, RunError, unknown
+from buildup.errors import DataError, RecipeError, RequestError, ResourceError, RunError, unknown
 from buildup.graph.base_name import parse_base
+from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.models.read import PRUNED
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import folder_of
+from buildup.store.run_dir import folder_of, kept_snapshots
 from buildup.store.run_record import open_record
 from buildup.training.data import describe_data, load_data, open_data
-from buildup.training.dataset import Dataset, parse_fraction
+from buildup.training.dataset import Dataset
 from buildup.training.fit import split_for
-from buildup.training.recipe import Recipe, load_recipe, recipe_from_values, recipe_to_values
-from buildup.trials.training import seed_of
+from buildup.training.recipe import WARMUP, Recipe, load_recipe, recipe_from_values
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -52,6 +52,9 @@ class AnalyzedModel:
     """A model, and the data and recipe of its training."""
 
     label: str
+    series: str = ""
+    """The training that it is a phase of, and `epoch` the epoch after which its weights are."""
+    epoch: int | None = None
     model: nn.Module
     recipe: Recipe
     dataset: str
@@ -70,39 +73,48 @@ class AnalyzedModel:
     note: str = ""
 
 
-def find_model(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
-    """The model of a name, with the dropout of its recipe: a run, a training's or an export's folder, a timm name."""
+def find_models(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
+    """The models of a name, with the dropout of their recipe: several for all phases of a training.
+
+    A name is a run, the folder of a training or of an export, or a timm name; a run or a training may name a phase.
+    """
     found = _find(name, settings)
-    if found.recipe.dropout:
-        # Models of exports and models built here both hold the network that they were built from.
-        arguments: Any = getattr(found.model, "_model_args", None)
-        if arguments is None:
-            raise RequestError(f"{found.label}: its network is not known, so the dropout of its recipe can't be added.")
-        add_dropout(found.model, network_from_values(arguments["network"]), found.recipe.dropout)
+    for one in found:
+        if one.recipe.dropout:
+            # Models of exports and models built here both hold the network that they were built from.
+            arguments: Any = getattr(one.model, "_model_args", None)
+            if arguments is None:
+                raise RequestError(
+                    f"{one.label}: its network is not known, so the dropout of its recipe can't be added."
+                )
+            add_dropout(one.model, network_from_values(arguments["network"]), one.recipe.dropout)
     return found
 
 
-def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
-    run, mark, candidate = name.partition(":")
+def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
+    place, mark, phase = name.rpartition("@")
+    if not mark or Path(name).exists():
+        place, phase = name, ""
+    run, named, candidate = place.partition(":")
     if (folder_of(run) / "run.yaml").is_file():
-        return _of_run(run, candidate if mark else None, settings)
-    if (Path(name) / TRAINING).is_file():
-        return _of_training(Path(name), settings)
-    if (Path(name) / "config.json").is_file():
-        return _of_export(Path(name), settings)
+        return _phases(_of_run(run, candidate if named else None, settings), phase)
+    if (Path(place) / TRAINING).is_file():
+        return _phases(_of_training(Path(place), settings), phase)
+    if phase:
+        raise RequestError(f"{name}: {place} is neither a run nor the folder of a training, so it has no phases.")
+    return [_of_export(Path(name), settings) if (Path(name) / "config.json").is_file() else _by_name(name, settings)]
+
+
+def _by_name(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
+    """A model of timm, with first weights or timm's."""
     model_name = parse_base(name)[0].partition(".")[0]
     if not timm.is_model(model_name) and model_name not in PRUNED:
         near = unknown("model", name, timm.list_models(), listed_by="`buildup models`")
         raise RequestError(
             f"{near} It is no run either (`buildup ls` lists them), and no folder of a training or an export."
         )
-    _check_dataset(name, settings)
-    known: dict[str, Any] = {
-        "recipe": load_recipe(settings.recipe or "paper"),
-        "dataset": settings.dataset,
-        "data_dir": settings.data_dir,
-    }
-    data = describe_data(known["dataset"], settings.data_dir)
+    dataset = _dataset(name, settings)
+    data = describe_data(dataset, settings.data_dir)
     network = find_network(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
     if settings.pretrained:
@@ -112,58 +124,116 @@ def _find(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
         trained: Any = timm.get_pretrained_cfg(network.base)
         parts += ["its classifier"] if trained.num_classes != network.num_classes else []
         note = f"the weights of {' and '.join(parts)} are random" if parts else ""
-    return AnalyzedModel(label=name, model=model, image_size=data.image_size, by_name=True, note=note, **known)
+    return AnalyzedModel(
+        label=name,
+        model=model,
+        image_size=data.image_size,
+        by_name=True,
+        note=note,
+        recipe=load_recipe(settings.recipe or "paper"),
+        dataset=dataset,
+        data_dir=settings.data_dir,
+    )
 
 
-def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> AnalyzedModel:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """A training, whose weights at some epochs are on disk."""
+
+    label: str
+    network: Network
+    folder: Path
+    recipe: Recipe
+    data: Mapping[str, Any]
+    """The fields of its models that say what they are measured on."""
+
+
+def _phases(training: _Training, phase: str) -> list[AnalyzedModel]:
+    """A training at one of its phases, at all of them, or, without a name, at its end."""
+    last = training.recipe.epochs
+    snapshots = {epoch: path for epoch, path in kept_snapshots(training.folder).items() if epoch < last}
+    names = {epoch: str(epoch) for epoch in (*snapshots, last)}
+    if training.recipe.warmup_end in snapshots:
+        names[training.recipe.warmup_end] = WARMUP
+    chosen = [*names] if phase == "all" else [_epoch(training, phase, names) if phase else last]
+    return [
+        AnalyzedModel(
+            label=f"{training.label}@{names[epoch]}" if phase else training.label,
+            series=training.label,
+            epoch=epoch,
+            model=load_trained(training.network, training.folder, snapshots.get(epoch)),
+            image_size=training.network.input_shape[1],
+            **training.data,
+        )
+        for epoch in chosen
+    ]
+
+
+def _epoch(training: _Training, phase: str, names: Mapping[int, str]) -> int:
+    """The epoch of a phase by its name, if its weights are there."""
+    where, recipe = f"{training.label}@{phase}", training.recipe
+    if phase == WARMUP and not recipe.warmup_epochs:
+        raise RequestError(f"{where}: its recipe {recipe.name} has no warm-up.")
+    if phase != WARMUP and not phase.isdecimal():
+        raise RequestError(f"{where}: a phase is {WARMUP}, an epoch, or all.")
+    epoch = recipe.warmup_end if phase == WARMUP else int(phase)
+    if not 1 <= epoch <= recipe.epochs:
+        raise RequestError(f"{where}: the training has the epochs 1 to {recipe.epochs}.")
+    if epoch not in names:
+        *kept, last = names.values()
+        there = f"those of {', '.join(kept)} and of the end, {last}" if kept else f"only those of the end, {last}"
+        raise RequestError(
+            f"{where}: the weights of this epoch were not kept; there are {there}. "
+            f"`snapshots: [{phase}]` in a recipe keeps them."
+        )
+    return epoch
+
+
+def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Training:
     """A network of a run, by default the best one, with the weights of its best training."""
     run = open_record(name)
     view, history = state_of(run)
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
-    return AnalyzedModel(
+    values = training_values(run, training) | {"data_dir": run.settings.data_dir}
+    return _Training(
         label=f"{run.folder.name} {chosen.layout}",
-        model=load_trained(chosen.network, run.trainings / training),
-        recipe=load_recipe(settings.recipe) if settings.recipe else run.recipe,
-        dataset=settings.dataset or run.settings.dataset,
-        data_dir=settings.data_dir or run.settings.data_dir,
-        image_size=chosen.network.input_shape[1],
-        seed=seed_of(training),
-        split_seed=run.data.split_seed,
-        fraction=parse_fraction(run.settings.fraction),
-        trained_here=not settings.dataset or settings.dataset == run.settings.dataset,
-        data_hash=None if settings.dataset or settings.recipe else run.data.hash,
+        network=chosen.network,
+        folder=run.trainings / training,
+        recipe=run.recipe,
+        data=_data_of(values, run.recipe, settings),
     )
 
 
-def _of_training(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
-    values, network = _read(place / TRAINING, lambda values: network_from_values(values["network"]))
-    return AnalyzedModel(
-        label=place.name,
-        model=load_trained(network, place),
-        image_size=network.input_shape[1],
-        **_data_of(values, settings),
+def _of_training(place: Path, settings: AnalyzeSettings) -> _Training:
+    values, (network, recipe) = _read(
+        place / TRAINING,
+        lambda values: (network_from_values(values["network"]), recipe_from_values(values["recipe"])),
     )
+    data = _data_of(values, recipe, settings)
+    return _Training(label=place.name, network=network, folder=place, recipe=recipe, data=data)
 
 
 def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
     """An export. Those of versions before 0.4.0 do not say how they were trained."""
-    _, values = _read(place / "config.json", lambda values: values.get("training"))
-    if values is None:
-        _check_dataset(str(place), settings)
-        values = {"recipe": recipe_to_values(load_recipe("paper")), "dataset": settings.dataset}
+    config, recipe = _read(
+        place / "config.json",
+        lambda values: recipe_from_values(values["training"]["recipe"]) if "training" in values else None,
+    )
+    values = config["training"] if recipe else {"dataset": _dataset(str(place), settings)}
     model: Any = timm.create_model(f"local-dir:{place}", pretrained=True)
     return AnalyzedModel(
         label=place.name,
         model=model,
         image_size=model.pretrained_cfg["input_size"][-1],
-        **_data_of(values, settings),
+        **_data_of(values, recipe or load_recipe("paper"), settings),
     )
 
 
-def _check_dataset(name: str, settings: AnalyzeSettings) -> None:
+def _dataset(name: str, settings: AnalyzeSettings) -> str:
     if not settings.dataset:
         raise RequestError(f"--dataset is missing: which images shall {name} be measured on?")
+    return settings.dataset
 
 
 def _read(path: Path, wanted: Callable[[dict[str, Any]], Found]) -> tuple[dict[str, Any], Found]:
@@ -171,16 +241,16 @@ def _read(path: Path, wanted: Callable[[dict[str, Any]], Found]) -> tuple[dict[s
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return values, wanted(values)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
 
 
-def _data_of(values: Mapping[str, Any], settings: AnalyzeSettings) -> dict[str, Any]:
-    """The data and the recipe that a file names, unless the settings name others."""
+def _data_of(values: Mapping[str, Any], recipe: Recipe, settings: AnalyzeSettings) -> dict[str, Any]:
+    """The data and the recipe of a training, unless the settings name others."""
     known = "fraction" in values
     here = not settings.dataset or settings.dataset == values["dataset"]
     return {
-        "recipe": load_recipe(settings.recipe) if settings.recipe else recipe_from_values(values["recipe"]),
+        "recipe": load_recipe(settings.recipe) if settings.recipe else recipe,
         "dataset": settings.dataset or values["dataset"],
         "data_dir": settings.data_dir or values.get("data_dir"),
         "seed": values.get("seed", 0),
@@ -222,6 +292,8 @@ def make_subject(
     shown = val[torch.randperm(len(val), generator=torch.Generator().manual_seed(seed))[: sizes.images].sort().values]
     return Subject(
         label=found.label,
+        series=found.series,
+        epoch=found.epoch,
         model=model,
         units=find_units(model, image),
         images=data.part(shown),

@@ -61,7 +61,7 @@ def _sections_html(findings: Findings) -> Iterator[str]:
             tabulate_decisions(decisions, findings.climb), below=[decision.reason for decision in decisions]
         )
         steps = [scrollable(gains_svg(decisions)), table]
-        steps += [small_note(str(findings.rounding))] if findings.rounding else []
+        steps += [small_note(str(note)) for note in (findings.rounding, findings.imitations) if note]
     yield html_section("Gain of each step", *steps)
     if findings.evidence:
         yield from evidence_html(findings.evidence)
@@ -82,7 +82,8 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield from answer_markdown(findings)
     yield from ("## Steps", "", decisions_markdown(findings.decisions, findings.climb), "")
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
-    yield from ("", str(findings.rounding)) if findings.rounding else ()
+    for note in (findings.rounding, findings.imitations):
+        yield from ("", escape_markdown(str(note))) if note else ()
     yield ""
     if findings.evidence:
         yield from evidence_markdown(findings.evidence)

@@ -102,6 +102,9 @@ class Recipe:
     drop_path: float = 0.0
     dropout: float = 0.0
     """Dropout rate before the last convolution of each block, for Monte Carlo dropout."""
+    transplant: float = 0.0
+    """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which each new block first
+    learns to imitate the block that it replaces. At 0 new blocks start from random weights."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -209,8 +212,9 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
-    if not recipe.augmentations:
-        del values["augmentations"]
+    for later in ("augmentations", "transplant"):  # unused, they leave the identity of older trainings as it was
+        if not values[later]:
+            del values[later]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -299,6 +303,7 @@ CHECKS: Mapping[str, Check] = {
     "schedule": _choice("onecycle", "cosine", "steps"),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "mixup", "cutmix"), _number(0)),
     **dict.fromkeys(("momentum", "colour_jitter", "erasing", "mix_prob", "mix_switch_prob"), _number(0, 1)),
+    "transplant": _number(0, 1),
     **dict.fromkeys(("label_smoothing", "drop_path", "dropout"), _number(0, 0.99)),
     **dict.fromkeys(("eps", "gamma"), _number(0, 1, closed=False)),
     "lr": _number(0, closed=False),

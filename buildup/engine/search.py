@@ -219,11 +219,8 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    for warning in (
-        *record.data.notes,
-        recipe_warning(record.network, record.recipe),
-        validation_warning(record.data.val_images),
-    ):
+    recipe = recipe_warning(record.network, record.recipe, pretrained=record.start is not None)
+    for warning in (*record.data.notes, recipe, validation_warning(record.data.val_images)):
         if warning:
             warnings.append(warning)
             log.warning("warning: %s", warning)

@@ -47,7 +47,9 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
     lines += data.notes
-    found = recipe_warning(request.network, request.recipe), validation_warning(request.data.val_images)
+    pretrained = request.settings.pretrained is not None
+    recipe = recipe_warning(request.network, request.recipe, pretrained=pretrained)
+    found = recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)
     lines += ["", candidates_table(rows, width=width), ""]
     if len(made.estimates) >= MOST_ROWS:

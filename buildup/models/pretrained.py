@@ -1,7 +1,8 @@
 """Start a network from trained weights of its base: all unchanged parts of the base get them.
 
-Replaced blocks, added blocks and convolutions that the small stem resizes are initialised anew, and so is the
-classifier if the number of classes differs. timm adapts the first convolution to other numbers of channels.
+Replaced blocks and added blocks are initialised anew. So is the classifier if the number of classes differs, and so are
+convolutions that the small stem resizes, unless the weights come from a training with the small stem. timm adapts the
+first convolution to other numbers of channels.
 """
 
 import hashlib
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from buildup.errors import BaseError
 from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
+from buildup.models.bases import create_on_meta
+from buildup.models.stem import apply_small_stem
 from buildup.trials.training import Pretrained
 
 QUOTED = re.compile(r'"([^"]+)"')
@@ -41,7 +44,8 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
     """Load trained weights into a model that was built from a network, in place."""
     weights = check_pretrained(network, pretrained)
     own = model.state_dict()
-    fresh = tuple(f"{path}." for path in (*network.replaced, *(path for path, to in network.shrunk if to == "3x3")))
+    fresh = tuple(f"{path}." for path in network.replaced)
+    resized = tuple(f"{path}." for path, to in network.shrunk if to == "3x3")
     classifier = tuple(f"{path}." for path in _paths(network.base, "classifier"))
     for name, weight in weights.items():
         if name not in own or name.startswith(fresh):
@@ -49,7 +53,7 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
         if own[name].shape == weight.shape:
             own[name].copy_(weight)
         else:
-            assert name.startswith(classifier)
+            assert name.startswith(classifier + resized)
 
 
 def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
@@ -70,6 +74,8 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
     if is_file:
         # timm loads them with the classes and channels that they were trained for.
         weights = _read_file(source)
+        if {name: weight.shape for name, weight in weights.items()} == _small_shapes(network, weights):
+            return weights
         config: Any = timm.get_pretrained_cfg(network.base)
         overlay: dict[str, Any] = {"state_dict": weights}
         arguments["pretrained_cfg_overlay"] = overlay
@@ -99,6 +105,17 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
             "Where there are others in a file, use: --pretrained FILE"
         ) from error
     return model.state_dict()
+
+
+def _small_shapes(network: Network, weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """The shapes of the base's weights with the small stem, for as many classes as a file's weights tell apart."""
+    heads = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
+    if not (network.shrunk and heads):
+        return {}
+    own = {"in_chans": network.input_shape[0], "num_classes": heads[0].shape[0], **network.base_args}
+    model = create_on_meta(network.base, own)
+    apply_small_stem(model, dict(network.shrunk))
+    return {name: weight.shape for name, weight in model.state_dict().items()}
 
 
 def _paths(base: str, what: str) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The model card of an exported network: its layout, scores, claim, decisions and settings, and how to load it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -75,6 +75,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         "",
         f"Derived from timm's {code(network.title)} by the build-up rule on {code(dataset)}. "
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
+        *(["", findings.imitations] if findings.imitations else []),
         "",
         *("```", graph_text(network), "```", ""),
         *final,
@@ -103,7 +104,7 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
 def _metadata(findings: Findings, network: Network, exported: Score) -> str:
     start, dataset = findings.settings.get("pretrained"), str(findings.settings.get("dataset", ""))
     on_hub = HUB_DATASETS.get(dataset) or (dataset.removeprefix("hfds/") if dataset.startswith("hfds/") else None)
-    source = str(start["source"]) if isinstance(start, Mapping) else ""
+    source = str(start or "")
     results = [
         EvalResult(
             task_type="image-classification",

@@ -17,7 +17,7 @@ from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
+from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
 from buildup.trials.training import CHECKS, candidate_id, check_id
 
 SHOWN_SETTINGS = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "objective", "seeds")
@@ -165,6 +165,26 @@ class Findings:
             if decision.candidate == own and decision.params is not None and decision.macs is not None:
                 return decision.params, decision.macs
         return None
+
+    @property
+    def imitations(self) -> str:
+        """What networks with pretrained weights knew before they were trained. Empty in other searches."""
+        known: dict[str, list[float]] = {}
+        for row in self.trainings:
+            if isinstance(row.outcome, Score) and START in row.outcome.metrics and not row.check:
+                known.setdefault(candidate_id(row.id), []).append(row.outcome.metrics[START])
+        base = fmean(known.pop(fingerprint(self.base), [0.0]))
+        if not base or not known:
+            return ""
+        shares = (
+            f"{self.layouts[candidate]} {fmean(own):.1f} % ({100 * fmean(own) / base:.0f} %)"
+            for candidate, own in known.items()
+            if candidate in self.layouts
+        )
+        return (
+            f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that imitate "
+            f"those that they replace: {', '.join(shares)}."
+        )
 
     @property
     def judge(self) -> str:

@@ -106,7 +106,7 @@ def _sections_html(findings: Findings) -> Iterator[str]:
             tabulate_decisions(decisions, findings.climb), below=[decision.reason for decision in decisions]
         )
         steps = [responsive(gains_svg(decisions), gains_svg(decisions, narrow=True)), table]
-        steps += [small_note(str(findings.rounding))] if findings.rounding else []
+        steps += [small_note(str(note)) for note in (findings.rounding, findings.imitations) if note]
     yield html_section("Gain of each step", *steps)
     yield from tried_html(findings)
     if findings.evidence:
@@ -137,7 +137,8 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield from answer_markdown(findings)
     yield from ("## Steps", "", decisions_markdown(findings.decisions, findings.climb), "")
     yield from (f"{decision.step}. {escape_markdown(decision.reason)}" for decision in findings.decisions)
-    yield from ("", str(findings.rounding)) if findings.rounding else ()
+    for note in (findings.rounding, findings.imitations):
+        yield from ("", escape_markdown(str(note))) if note else ()
     yield ""
     yield from tried_markdown(findings)
     if findings.evidence:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -47,7 +47,8 @@ from buildup.training.train_step import (
     prepare_model,
     to_memory_format,
 )
-from buildup.trials.outcome import Epoch, Failed, Reason, Score
+from buildup.training.transplant import transplant
+from buildup.trials.outcome import IMITATION, START, Epoch, Failed, Reason, Score
 from buildup.trials.training import Pretrained
 
 RETRY_PARTS = 2
@@ -182,8 +183,10 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
             yielded.append(epoch)
             yield epoch
         ended = time.perf_counter()
+        begun = {} if curve else _transplant(job, recipe, model, feed)
         for number in range(len(curve) + 1, recipe.epochs + 1):
             epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
+            epoch = replace(epoch, metrics={**epoch.metrics, **begun}) if number == 1 else epoch
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
             if group.leads:
@@ -199,7 +202,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
     return Score(
         accuracy=found.accuracy,
-        metrics={**found.values, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)},
+        metrics=_metrics_of(found, curve),
         correct=np.packbits(found.correct.numpy()).tobytes(),
         losses=found.losses.numpy().astype("<f2").tobytes(),
         images=len(found.correct),
@@ -248,6 +251,24 @@ def _check_group(feed: Feed) -> None:
             f"{size} GPUs a training: each needs 2 images of a batch, and the smallest batch has {smallest} "
             f"({len(feed.train)} images in batches of {batch}). Use fewer GPUs a training."
         )
+
+
+def _metrics_of(found: Metrics, curve: Sequence[Epoch]) -> dict[str, float]:
+    first = {name: curve[0].metrics[name] for name in (START, IMITATION) if name in curve[0].metrics}
+    return {**found.values, **first, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)}
+
+
+def _transplant(job: Job, recipe: Recipe, model: nn.Module, feed: Feed) -> dict[str, float]:
+    """Let the new blocks of a pretrained network imitate those that they replace. Returns what it knows then."""
+    if job.start is None or not recipe.transplant:
+        return {}
+    epochs = recipe.transplant * recipe.epochs
+    errors = transplant(model, job.network, job.start, feed, job.execution, epochs=epochs)
+    accuracy = validate(model, feed, job.execution).accuracy
+    lines = [f"{path} imitates the base's block with an error of {error:.3f}" for path, error in errors.items()]
+    for line in (*lines, f"accuracy before the first epoch: {accuracy:.2f} %") if feed.group.leads else ():
+        checkpoint.append_log(job.folder, line)
+    return {START: accuracy, **({IMITATION: fmean(errors.values())} if errors else {})}
 
 
 def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float) -> tuple[Epoch, Metrics]:

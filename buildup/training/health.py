@@ -6,7 +6,7 @@ from statistics import fmean
 
 from buildup.graph.network import Network
 from buildup.training.recipe import Recipe
-from buildup.trials.outcome import Epoch
+from buildup.trials.outcome import START, Epoch
 
 STANDARD_ERRORS = 3
 LEAST_PROGRESS = 0.1
@@ -50,7 +50,8 @@ def check_base(
                 f"{said} and a base worth building on at least {floor:.2f} %. "
                 "Train longer or on more data, or check the labels."
             )
-    if all(len(curve) > 1 and "train_loss" in curve[-1].metrics for curve in curves):
+    # A base that starts from trained weights may have nothing left to learn.
+    if all(len(curve) > 1 and "train_loss" in curve[-1].metrics and START not in curve[0].metrics for curve in curves):
         first = fmean(curve[0].metrics["train_loss"] for curve in curves)
         last = _last(curves, "train_loss")
         if not last < FALL * first:
@@ -83,8 +84,13 @@ def validation_warning(images: int) -> str | None:
     return f"{images} validation images a seed: one image is {points}. Small gains need more images, or many seeds."
 
 
-def recipe_warning(network: Network, recipe: Recipe) -> str | None:
+def recipe_warning(network: Network, recipe: Recipe, *, pretrained: bool = False) -> str | None:
     """Why a recipe is likely to train a network badly; None where no reason is known."""
+    if pretrained and not recipe.transplant:
+        return (
+            f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}, so "
+            "attention begins far behind. Recipe finetune lets it imitate the blocks that it replaces first."
+        )
     norms = {block.style.norm.kind for block in network.blocks if block.style}
     if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:
         return (

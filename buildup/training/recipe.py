@@ -106,6 +106,9 @@ class Recipe:
     """Dropout rate before the last convolution of each block, for Monte Carlo dropout."""
     snapshots: tuple[int | str, ...] = ()
     """Epochs after which the weights are kept for `analyze`; `warmup` is the end of the warm-up."""
+    transplant: float = 0.0
+    """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which each new block first
+    learns to imitate the block that it replaces. At 0 new blocks start from random weights."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -228,9 +231,9 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
-    for name in ("augmentations", "snapshots"):
-        if not values[name]:
-            del values[name]
+    for later in ("augmentations", "snapshots", "transplant"):  # unused, they leave older identities as they were
+        if not values[later]:
+            del values[later]
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -324,6 +327,7 @@ CHECKS: Mapping[str, Check] = {
     "schedule": _choice("onecycle", "cosine", "steps"),
     **dict.fromkeys(("warmup_epochs", "weight_decay", "mixup", "cutmix"), _number(0)),
     **dict.fromkeys(("momentum", "colour_jitter", "erasing", "mix_prob", "mix_switch_prob"), _number(0, 1)),
+    "transplant": _number(0, 1),
     **dict.fromkeys(("label_smoothing", "drop_path", "dropout"), _number(0, 0.99)),
     **dict.fromkeys(("eps", "gamma"), _number(0, 1, closed=False)),
     "lr": _number(0, closed=False),

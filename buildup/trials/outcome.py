@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+START, IMITATION = "start_accuracy", "imitation_error"
+"""Metrics of a network with pretrained weights: its accuracy before the first epoch, and the mean error with which its
+new blocks then imitate those that they replace."""
+
 
 class Reason(StrEnum):
     """Why a training has no score."""

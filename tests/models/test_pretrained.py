@@ -76,6 +76,19 @@ def test_a_small_stem_starts_fresh(file: str) -> None:
     assert torch.equal(started["bn1.weight"], trained()["bn1.weight"])
 
 
+@pytest.mark.parametrize("num_classes", [7, 5])
+def test_weights_of_a_training_with_the_small_stem_keep_it(num_classes: int, tmp_path: Path) -> None:
+    theirs = build(network_of(size=32, edited=False), seed=3)
+    path = tmp_path / "small.safetensors"
+    save_file({name: value.contiguous() for name, value in theirs.state_dict().items()}, path)
+    network = network_of(size=32, num_classes=num_classes)
+    found = build(network, seed=0, start=find_pretrained(network, "resnet18", str(path))).state_dict()
+    own = theirs.state_dict()
+    new = ("layer3.1.", "layer4.2.") + (() if num_classes == 7 else ("fc.",))
+    assert network.shrunk
+    assert all(torch.equal(found[name], own[name]) for name in found if not name.startswith(new))
+
+
 def test_attention_starts_as_the_identity_whatever_was_trained_in_its_place(file: str) -> None:
     network = network_of()
     model = build(network, seed=3, start=find_pretrained(network, "resnet18", file))

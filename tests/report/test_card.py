@@ -60,9 +60,9 @@ def test_the_head_says_what_the_hub_filters_by(published: Findings) -> None:
 
 
 def test_trained_weights_of_the_base_are_named_and_have_terms_of_their_own(published: Findings) -> None:
-    data = read(with_settings(published, pretrained={"source": "resnetv2_50.a1h_in1k", "hash": "0"}))
+    data = read(with_settings(published, pretrained="resnetv2_50.a1h_in1k"))
     assert (data.base_model, data.license) == ("timm/resnetv2_50.a1h_in1k", "unknown")
-    of_a_file = read(with_settings(published, pretrained={"source": "/home/me/weights.pth", "hash": "0"}))
+    of_a_file = read(with_settings(published, pretrained="/home/me/weights.pth"))
     assert (of_a_file.get("base_model"), of_a_file.license) == (None, "unknown")
 
 

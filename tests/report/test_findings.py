@@ -8,7 +8,7 @@ from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
+from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
 
 
 def test_winner_and_base_are_compared_seed_by_seed(published: Findings) -> None:
@@ -119,3 +119,17 @@ def test_commands_quote_a_run_with_a_space(empty: Findings) -> None:
 def test_the_cost_of_the_winner_comes_from_its_decision(published: Findings) -> None:
     assert published.cost(published.winner) == (28_166_036, 1_429_000_000)
     assert replace(published, history=History()).cost(published.winner) is None
+
+
+def test_what_was_known_before_training_is_said_where_networks_start_from_trained_weights(published: Findings) -> None:
+    assert published.imitations == ""
+    outcomes = {
+        training: replace(outcome, metrics={START: 80.0 if training.startswith(fingerprint(published.base)) else 60.0})
+        for training, outcome in published.history.outcomes.items()
+        if isinstance(outcome, Score)
+    }
+    found = replace(published, history=replace(published.history, outcomes=outcomes))
+    assert found.imitations.startswith("Before any training the base knew 80.0 % of the validation images.")
+    assert "CCC|CCCC|CCCCCC|CCCM 60.0 % (75 %)" in found.imitations
+    assert found.imitations in page(found)
+    assert "CCC|CCCC|CCCCCC|CCCM 60.0 % (75 %)" in markdown(found).replace("\\|", "|")

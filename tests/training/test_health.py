@@ -5,7 +5,7 @@ import pytest
 from buildup.models.read import read_network
 from buildup.training.health import check_base, recipe_warning
 from buildup.training.recipe import load_recipe
-from buildup.trials.outcome import Epoch
+from buildup.trials.outcome import START, Epoch
 
 
 def curve(accuracy: list[float], loss: list[float], train: float = 50.0) -> list[Epoch]:
@@ -53,4 +53,15 @@ def test_layer_norms_and_sgd_do_not_suit_each_other() -> None:
     convnext = read_network("convnext_atto", input_shape=(3, 32, 32), num_classes=10)
     assert "quick-adamw" in (recipe_warning(convnext, quick) or "")
     assert recipe_warning(convnext, adamw) is None
-    assert recipe_warning(read_network("resnet18", input_shape=(3, 32, 32), num_classes=10), quick) is None
+    resnet = read_network("resnet18", input_shape=(3, 32, 32), num_classes=10)
+    assert recipe_warning(resnet, quick) is None
+    assert "Recipe finetune lets it imitate" in (recipe_warning(resnet, quick, pretrained=True) or "")
+    assert recipe_warning(resnet, load_recipe("finetune"), pretrained=True) is None
+
+
+def test_a_base_from_trained_weights_need_not_learn_more() -> None:
+    flat = curve([93, 93], [0.6, 0.6])
+    known = [Epoch(number=epoch.number, metrics={**epoch.metrics, START: 93.0}) for epoch in flat]
+    (problem,) = check_base([flat], num_classes=10, images=1000, expected=None)
+    assert "does not fall" in problem
+    assert check_base([known], num_classes=10, images=1000, expected=None) == []

@@ -1,0 +1,138 @@
+"""New blocks of a pretrained network start as imitations of those that they replace."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from buildup.graph.network import Network
+from buildup.models.build import build
+from buildup.models.pretrained import find_pretrained
+from buildup.models.read import read_network
+from buildup.space.load import load
+from buildup.strategies.moves import from_layout
+from buildup.training.fit import Job, fit
+from buildup.training.recipe import load_recipe
+from buildup.training.transplant import _error, imitating
+from buildup.trials.outcome import IMITATION, START, Epoch, Score
+from buildup.trials.training import WEIGHTS, Pretrained
+
+BASE = "resnetv2_18(stem_chs=8, channels=[8, 16], layers=[2, 2])"
+EPOCHS = 2
+
+
+def network_of(layout: str) -> Network:
+    base = read_network(BASE, input_shape=(1, 8, 8), num_classes=10)
+    return from_layout(layout, base, load("alternet"))
+
+
+def job(network: Network, folder: Path, **changed: object) -> Job:
+    recipe = load_recipe("finetune").with_epochs(EPOCHS)
+    return Job(network=network, seed=0, dataset="digits", image_size=8, recipe=recipe, folder=str(folder), **changed)  # type: ignore[arg-type]
+
+
+def trained(asked: Job) -> tuple[list[Epoch], Score]:
+    Path(asked.folder).mkdir(parents=True, exist_ok=True)
+    epochs, steps = [], fit(asked)
+    while True:
+        try:
+            epochs.append(next(steps))
+        except StopIteration as ended:
+            return epochs, ended.value
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Pretrained:
+    """The weights of a base that has learned."""
+    folder = tmp_path_factory.mktemp("base")
+    network = network_of("CC|CC")
+    recipe = load_recipe("quick").with_epochs(6)
+    _, score = trained(replace(job(network, folder), recipe=recipe))
+    assert score.accuracy > 90
+    return find_pretrained(network, BASE, str(folder / WEIGHTS))
+
+
+@pytest.fixture(scope="module")
+def imitated(start: Pretrained, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Epoch], Score]:
+    return trained(job(network_of("CC|CM"), tmp_path_factory.mktemp("candidate"), start=start))
+
+
+def test_a_network_knows_most_of_what_its_base_knew(
+    start: Pretrained, imitated: tuple[list[Epoch], Score], tmp_path: Path
+) -> None:
+    curve, score = imitated
+    base, _ = trained(job(network_of("CC|CC"), tmp_path, start=start))
+    known = base[0].metrics[START]
+    assert known > 90
+    assert IMITATION not in base[0].metrics  # it has no new block
+    assert curve[0].metrics[START] > 0.9 * known
+    assert 0 < curve[0].metrics[IMITATION] < 0.5
+    assert START not in curve[1].metrics
+    assert {name: score.metrics[name] for name in (START, IMITATION)} == {
+        name: curve[0].metrics[name] for name in (START, IMITATION)
+    }
+
+
+def test_without_imitation_a_new_block_destroys_it(start: Pretrained, tmp_path: Path) -> None:
+    asked = job(network_of("CC|CM"), tmp_path, start=start)
+    curve, score = trained(replace(asked, recipe=replace(asked.recipe, transplant=0.0)))
+    assert START not in {**curve[0].metrics, **score.metrics}
+
+
+def test_only_new_blocks_change(start: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[dict[str, torch.Tensor], dict[str, bool]]] = []
+
+    def stop(model: nn.Module, *_: object, **__: object) -> None:
+        state = {name: value.clone() for name, value in model.state_dict().items()}
+        seen.append((state, {name: module.training for name, module in model.named_modules()}))
+        raise InterruptedError
+
+    network = network_of("CC|CM")
+    monkeypatch.setattr("buildup.training.fit.validate", stop)
+    with pytest.raises(InterruptedError):
+        trained(job(network, tmp_path, start=start))
+    (state, modes), (path,) = seen[0], imitating(network)
+    fresh = build(network, seed=0, start=start).state_dict()
+    changed = {name for name in fresh if not torch.equal(fresh[name], state[name])}
+    assert changed
+    assert all(name.startswith(f"{path}.") for name in changed)
+    assert all(modes.values())
+
+
+def test_a_stopped_training_goes_on_without_another_imitation(
+    start: Pretrained, imitated: tuple[list[Epoch], Score], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = job(network_of("CC|CM"), tmp_path / "1", start=start)
+    Path(first.folder).mkdir()
+    steps: Iterator[Epoch] = fit(first)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]
+    monkeypatch.setattr("buildup.training.fit.transplant", never)
+    curve, score = trained(replace(first, folder=str(tmp_path / "2"), resume_from=(first.folder,)))
+    assert score.correct == imitated[1].correct
+    assert score.metrics[START] == imitated[1].metrics[START]
+    assert [epoch.metrics["train_loss"] for epoch in curve] == [epoch.metrics["train_loss"] for epoch in imitated[0]]
+
+
+def never(*_: object, **__: object) -> None:
+    raise AssertionError("a network is transplanted once")
+
+
+def test_an_added_block_imitates_nothing() -> None:
+    network = from_layout("CC|CCM", network_of("CC|CC"), load("smoothing"))
+    assert network.replaced
+    assert imitating(network) == ()
+
+
+@pytest.mark.parametrize("make", [torch.zeros_like, torch.clone])
+def test_the_error_of_a_block_is_relative_to_what_the_base_changes(
+    make: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    given, wanted = torch.randn(2, 3, 4, 4, 4, generator=generator)
+    assert _error(wanted, given, wanted) == 0
+    assert _error(given, given, wanted) == pytest.approx(1)
+    assert torch.isfinite(_error(make(given), given, given))

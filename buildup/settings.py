@@ -59,7 +59,8 @@ class SearchSettings:
     """Start the base's own blocks from timm's weights, or from those of a file."""
 
     recipe: Annotated[str, _TRAINING] = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
+    imagenet, or a YAML file."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -290,7 +291,8 @@ class TrainSettings:
     skip_unreadable: bool = False
     """Leave out images that can't be read; their names are said."""
     recipe: str = "quick"
-    """quick, quick-plain, quick-adamw, standard, paper, paper-weak, cifar100_vit_noaug, imagenet, or a YAML file."""
+    """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
+    imagenet, or a YAML file."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None

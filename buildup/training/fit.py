@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -185,8 +185,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         ended = time.perf_counter()
         begun = {} if curve else _transplant(job, recipe, model, feed)
         for number in range(len(curve) + 1, recipe.epochs + 1):
-            epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
-            epoch = replace(epoch, metrics={**epoch.metrics, **begun}) if number == 1 else epoch
+            epoch, found = _train_epoch(job, feed, stepper, number, since=ended, known=begun if number == 1 else {})
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
             if group.leads:
@@ -196,20 +195,9 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
                 yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(model, feed, Execution())
-    validated = torch.zeros(len(dataset.labels), dtype=torch.bool)
-    validated[val] = True
     if group.leads:
         checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
-    return Score(
-        accuracy=found.accuracy,
-        metrics=_metrics_of(found, curve),
-        correct=np.packbits(found.correct.numpy()).tobytes(),
-        losses=found.losses.numpy().astype("<f2").tobytes(),
-        images=len(found.correct),
-        validated=np.packbits(validated.numpy()).tobytes() if job.split_seed is None else None,
-        seconds=sum(epoch.metrics["seconds"] for epoch in curve),
-        device=", ".join(saved.devices),
-    )
+    return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 
 def _restored(
@@ -253,9 +241,19 @@ def _check_group(feed: Feed) -> None:
         )
 
 
-def _metrics_of(found: Metrics, curve: Sequence[Epoch]) -> dict[str, float]:
+def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, devices: Sequence[str]) -> Score:
     first = {name: curve[0].metrics[name] for name in (START, IMITATION) if name in curve[0].metrics}
-    return {**found.values, **first, "throughput": fmean(epoch.metrics["throughput"] for epoch in curve)}
+    throughput = fmean(epoch.metrics["throughput"] for epoch in curve)
+    return Score(
+        accuracy=found.accuracy,
+        metrics={**found.values, **first, "throughput": throughput},
+        correct=np.packbits(found.correct.numpy()).tobytes(),
+        losses=found.losses.numpy().astype("<f2").tobytes(),
+        images=len(found.correct),
+        validated=np.packbits(validated.numpy()).tobytes() if job.split_seed is None else None,
+        seconds=sum(epoch.metrics["seconds"] for epoch in curve),
+        device=", ".join(devices),
+    )
 
 
 def _transplant(job: Job, recipe: Recipe, model: nn.Module, feed: Feed) -> dict[str, float]:
@@ -271,8 +269,13 @@ def _transplant(job: Job, recipe: Recipe, model: nn.Module, feed: Feed) -> dict[
     return {START: accuracy, **({IMITATION: fmean(errors.values())} if errors else {})}
 
 
-def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float) -> tuple[Epoch, Metrics]:
-    """Train an epoch and validate. Its seconds are those since the end of the last one, checkpoint included."""
+def _train_epoch(
+    job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float, known: Mapping[str, float]
+) -> tuple[Epoch, Metrics]:
+    """Train an epoch and validate. Its seconds are those since the end of the last one, checkpoint included.
+
+    What is `known` from before the epoch goes into its metrics.
+    """
     recipe = feed.recipe
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
@@ -309,6 +312,7 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: 
         "lr": lr,
         "throughput": seen / (trained - started),
         "seconds": time.perf_counter() - since,
+        **known,
     }
     return Epoch(number=number, metrics=values), found
 

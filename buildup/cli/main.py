@@ -95,6 +95,8 @@ def make_app() -> App:
 def _call(arguments: Sequence[str]) -> int:
     app = make_app()
     name = arguments[0] if arguments else "--help"
+    if name in ("search", "plan"):
+        arguments = _with_file(arguments)
     if name in COMMANDS:
         # The paragraph of its docstring that begins with `Example:`.
         paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
@@ -123,6 +125,19 @@ def _call(arguments: Sequence[str]) -> int:
     if unused:
         raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
     return int(command(*bound.args, **bound.kwargs) or 0)
+
+
+def _with_file(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments with the flags of the file that `--from` names before all others, so that typed ones count."""
+    joined = _joined(arguments)
+    for index, word in enumerate(joined):
+        if word == "--from" or word.startswith("--from="):
+            name = word.partition("=")[2] or next(iter(joined[index + 1 :]), "")
+            if name and not name.startswith("-"):
+                from buildup.cli.settings_file import flags_of  # reads YAML, which no other command here needs
+
+                return [joined[0], *flags_of(name), *joined[1:]]
+    return arguments
 
 
 def _lines(command: str) -> str:

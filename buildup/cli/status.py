@@ -46,8 +46,9 @@ def _follow(run: str, text: str, values: dict[str, Any], *, verbose: bool) -> st
         if in_place:
             print(f"\x1b[H\x1b[2J{coloured(text, sys.stdout)}", flush=True)
         else:
-            print(*(line for line in text.splitlines() if line.strip() and line not in shown), sep="\n", flush=True)
-            shown |= set(text.splitlines())
+            new = [line for line in text.splitlines() if line.strip() and line not in shown]
+            print("".join(f"{line}\n" for line in new), end="", flush=True)
+            shown.update(new)
         time.sleep(PAUSE)
         text, values = _look(run, verbose=verbose)
     if in_place:

@@ -71,6 +71,7 @@ def test_watching_says_what_is_new_until_the_run_is_over(
     looks = iter(
         [
             ("a run\n\nepoch 1", {"status": "running", "left": "2 trainings left"}),
+            ("a run\n\nepoch 1", {"status": "running", "left": "2 trainings left"}),
             ("a run\n\nepoch 2", {"status": "running", "left": "1 training left"}),
             ("the whole result", {"status": "finished", "left": None}),
         ]

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import NoneType
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -61,6 +61,8 @@ class SearchSettings:
     recipe: Annotated[str, _TRAINING] = "quick"
     """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
     imagenet, or a YAML file."""
+    set: Annotated[tuple[str, ...], _TRAINING] = ()
+    """A value of the recipe to change, such as lr=0.1; once for each."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -164,6 +166,11 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
             needed = f"a {'whole ' if int in kinds else ''}number from {least} to {most:,}"
             is_number = isinstance(value, int if int in kinds else int | float) and not isinstance(value, bool)
             fits = is_number and least <= value <= most
+        elif get_origin(hints.get(name)) is tuple:
+            needed, fits = (
+                "a list of texts",
+                isinstance(value, list | tuple) and all(isinstance(one, str) for one in value),
+            )
         else:
             needed = "true or false" if bool in kinds else "a text"
             fits = isinstance(value, bool if bool in kinds else str)
@@ -293,6 +300,8 @@ class TrainSettings:
     recipe: str = "quick"
     """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
     imagenet, or a YAML file."""
+    set: tuple[str, ...] = ()
+    """A value of the recipe to change, such as lr=0.1; once for each."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None

@@ -21,8 +21,8 @@ def export(
     values = {"folder": settings.to, "layout": candidate.layout, "fingerprint": candidate.id}
     folder = settings.to.rstrip("/")
     lines = [
-        f"{settings.to}: {record.network.title} as {candidate.layout}, read back with equal logits.",
-        f"  import buildup.models, timm; timm.create_model('local-dir:{settings.to}', pretrained=True)",
+        f"{settings.to}: {record.settings.base} as {candidate.layout}, read back with equal logits.",
+        f"  import buildup.models, timm; timm.create_model({f'local-dir:{settings.to}'!r}, pretrained=True)",
         f"  or, with torch and timm alone, {folder}/alternet.py",
         *([f"  or, with onnxruntime, {folder}/model.onnx"] if settings.onnx else []),
     ]

@@ -98,6 +98,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     """The call of a command, with its settings. What does not fit the command raises a `RequestError`."""
     app = make_app()
     name = arguments[0] if arguments else "--help"
+    if name in ("search", "plan"):
+        arguments = _with_file(arguments)
     if name in COMMANDS:
         # The paragraph of its docstring that begins with `Example:`.
         paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
@@ -126,6 +128,19 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     if unused:
         raise RequestError(*(f"{name}: {word!r} is one word too many. See buildup {name} --help." for word in unused))
     return partial(command, *bound.args, **bound.kwargs)
+
+
+def _with_file(arguments: Sequence[str]) -> Sequence[str]:
+    """The arguments with the flags of the file that `--from` names before all others, so that typed ones count."""
+    joined = _joined(arguments)
+    for index, word in enumerate(joined):
+        if word == "--from" or word.startswith("--from="):
+            name = word.partition("=")[2] or next(iter(joined[index + 1 :]), "")
+            if name and not name.startswith("-"):
+                from buildup.cli.settings_file import flags_of  # reads YAML, which no other command here needs
+
+                return [joined[0], *flags_of(name), *joined[1:]]
+    return arguments
 
 
 def _lines(command: str) -> str:

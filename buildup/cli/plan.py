@@ -5,6 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from buildup.cli.output import AsJson, Details, Flags, answer, reading, table_width
+from buildup.cli.settings_file import From
 from buildup.settings import SearchSettings
 
 Anew = Annotated[bool, Parameter(help="Measure the speed of the base even if it is known from an earlier plan.")]
@@ -13,6 +14,7 @@ Anew = Annotated[bool, Parameter(help="Measure the speed of the base even if it 
 def plan(
     settings: Annotated[SearchSettings, Flags] = SearchSettings(),
     *,
+    from_: From = None,
     anew: Anew = False,
     verbose: Details = False,
     as_json: AsJson = False,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading, table_width
+from buildup.cli.settings_file import From
 from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
 
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def search(
-    settings: Annotated[SearchSettings, Flags] = SearchSettings(), *, verbose: Verbose = False, as_json: AsJson = False
+    settings: Annotated[SearchSettings, Flags] = SearchSettings(),
+    *,
+    from_: From = None,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> int:
     """Search where attention helps, to the end.
 

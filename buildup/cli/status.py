@@ -1,13 +1,34 @@
 """`buildup status`."""
 
-from buildup.cli.output import AsJson, Details, RunName, answer, table_width
+import sys
+import time
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from buildup.cli.output import AsJson, Details, RunName, answer, coloured, interruptible, table_width
+from buildup.errors import RequestError
+
+Watch = Annotated[bool, Parameter(name="--watch", help="Follow the run until it ends.")]
+PAUSE = 5.0
+"""Seconds between two looks at a run."""
 
 
-def status(run: RunName, /, *, verbose: Details = False, as_json: AsJson = False) -> int:
+def status(run: RunName, /, *, watch: Watch = False, verbose: Details = False, as_json: AsJson = False) -> int:
     """Say what runs, what was decided and what is left.
 
-    Example: buildup status demo
+    Example: buildup status demo --watch
     """
+    if watch and as_json:
+        raise RequestError("--watch and --json: one document can't be followed. Leave one of them out.")
+    text, values = _look(run, verbose=verbose)
+    if watch:
+        with interruptible(lambda: "The run goes on; only watching it has ended."):
+            text = _follow(run, text, values, verbose=verbose)
+    return answer(text, values, as_json=as_json)
+
+
+def _look(run: str, *, verbose: bool) -> tuple[str, dict[str, Any]]:
     from buildup.engine.load_state import state_of
     from buildup.engine.status import status_text, status_values
     from buildup.store.run_record import open_record
@@ -15,4 +36,21 @@ def status(run: RunName, /, *, verbose: Details = False, as_json: AsJson = False
     record = open_record(run)
     view, history = state_of(record)
     values = status_values(record, view, history)
-    return answer(status_text(record, view, values, width=table_width(verbose=verbose)), values, as_json=as_json)
+    return status_text(record, view, values, width=table_width(verbose=verbose)), values
+
+
+def _follow(run: str, text: str, values: dict[str, Any], *, verbose: bool) -> str:
+    """Show the status until the run is over: in place in a terminal, elsewhere the lines that are new."""
+    in_place, shown = sys.stdout.isatty(), set[str]()
+    while values["status"] == "running" and values["left"] is not None:
+        if in_place:
+            print(f"\x1b[H\x1b[2J{coloured(text, sys.stdout)}", flush=True)
+        else:
+            new = [line for line in text.splitlines() if line.strip() and line not in shown]
+            print("".join(f"{line}\n" for line in new), end="", flush=True)
+            shown.update(new)
+        time.sleep(PAUSE)
+        text, values = _look(run, verbose=verbose)
+    if in_place:
+        print("\x1b[H\x1b[2J", end="")
+    return text

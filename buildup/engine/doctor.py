@@ -132,10 +132,11 @@ def _dataset(name: str, data_dir: str | None) -> list[Check]:
     found = f"{name}, {data.num_classes} classes, {data.train_images + data.val_images:,} training images, "
     checks = [Check(name="dataset", state="ok", found=f"{found}{data.image_size} px, on this disk")]
     if source is not None:
-        if broken := list(source.unreadable().values()):
-            advice = "\n".join([*broken, "Mend or remove them, or leave them out with --skip-unreadable."])
+        if broken := source.unreadable():
+            advice = "\n".join([*broken.values(), "Mend or remove them, or leave them out with --skip-unreadable."])
             checks = [Check(name="dataset", state="fails", found=f"{found}{len(broken)} unreadable", advice=advice)]
-        if wrong := contradictions(source.files, source.labels.tolist()):
+        kept = [index for index in range(len(source.files)) if index not in broken]
+        if wrong := contradictions([source.files[index] for index in kept], source.labels[kept].tolist()):
             said = f"{counted(len(wrong), 'image')} in several classes"
             checks.append(Check(name="labels", state="note", found=said, advice="\n".join(wrong)))
     notes = [*data.notes, *filter(None, [validation_warning(data.val_images)])]

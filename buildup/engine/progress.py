@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from rich.text import Text
 from buildup.engine.forecast import left
 from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
-from buildup.report.words import duration
+from buildup.report.words import duration, short_edit, sparkline
 from buildup.store.run_record import RunRecord
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
@@ -24,6 +25,9 @@ from buildup.trials.outcome import Failure, Reason, Record
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
+
+SILENCE = 120.0
+"""Seconds after which plain lines say how far the running trainings are."""
 
 OnEvent = Callable[[Event | Decision], object]
 """A callback, called with each event of a training and with each decision."""
@@ -71,11 +75,20 @@ class PlainObserver:
     """The number of decisions that were printed."""
     running: dict[str, tuple[Training, str]] = field(default_factory=dict)
     """The running trainings with their workers, by id."""
+    clock: Callable[[], float] = time.monotonic
     _left: tuple[object, str] = (None, "")
+    _said: float | None = None
+    """When the last line was logged."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Log the new lines."""
-        for line in self.news(view, history, event):
+        """Log the new lines; where there were none for a while, how far the running trainings are."""
+        lines, now = self.news(view, history, event), self.clock()
+        self._said = now if self._said is None else self._said
+        if not lines and now - self._said >= SILENCE:
+            rows = [progress_of(training, history, self.replay, self.epochs) for training, _ in self.running.values()]
+            lines = [f"running    {name}  epoch {epoch}, {score}, {eta} left" for name, epoch, score, eta in rows]
+        self._said = now if lines else self._said
+        for line in lines:
             log.info("%s", line)
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
@@ -87,7 +100,7 @@ class PlainObserver:
             self.running.pop(event.training.id, None)
             outcome = event.update.outcome
             if isinstance(outcome, Failure) and outcome.reason is Reason.UNNEEDED:
-                lines.append(f"training   {event.training}  ended: {outcome.message}")
+                lines.append(f"training   {_name(event.training)}  ended: {outcome.message}")
             else:
                 objective = self.replay.judge.objective
                 score = (
@@ -95,9 +108,9 @@ class PlainObserver:
                     if isinstance(outcome, Failure)
                     else objective.shown(objective.value(outcome))
                 )
-                lines.append(f"training   {event.training}  {score}  {outcome.seconds:.1f} s")
+                lines.append(f"training   {_name(event.training)}  {score}  {outcome.seconds:.1f} s")
         new = view.decisions[self.reported :]
-        lines += [f"decision {decision.step}  {decision.edit}  {decision.reason}" for decision in new]
+        lines += [f"decision {decision.step}  {short_edit(decision.edit)}  {decision.reason}" for decision in new]
         if new and not view.finished:
             lines.append(f"           {view.best.layout}; {self.left(view, history)}")
         self.reported = len(view.decisions)
@@ -109,6 +122,20 @@ class PlainObserver:
         if self._left[0] != known:
             self._left = known, left(self.replay, view, history, workers=self.workers, epochs=self.epochs)
         return self._left[1]
+
+
+def progress_of(training: Training, history: History, replay: Replay, epochs: int) -> tuple[str, str, str, str]:
+    """The name of a running training, its epoch, its last score, and the time that is left of it."""
+    objective, curve = replay.judge.objective, history.curves.get(training.id, ())
+    value = objective.at(curve[-1]) if curve else None
+    own = training.candidate.epochs(epochs)
+    seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
+    eta = duration(fmean(seconds) * (own - len(curve))) if seconds else "..."
+    return _name(training), f"{len(curve)} of {own}", "..." if value is None else objective.shown(value), eta
+
+
+def _name(training: Training) -> str:
+    return f"{short_edit(training.candidate.edit) or 'the base'}  seed {training.seed}"
 
 
 @dataclass(kw_only=True)
@@ -128,12 +155,8 @@ class LiveObserver:
             table.add_column(column, no_wrap=column != "training")
         epochs = self.lines.epochs
         for training, worker in self.lines.running.values():
-            curve = history.curves.get(training.id, ())
-            value = objective.at(curve[-1]) if curve else None
-            score = "..." if value is None else objective.shown(value)
-            own = training.candidate.epochs(epochs)
-            seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
-            eta = duration(fmean(seconds) * (own - len(curve))) if seconds else "..."
-            table.add_row(str(training), f"{len(curve)}/{own}", score, eta, worker)
+            name, epoch, score, eta = progress_of(training, history, self.lines.replay, epochs)
+            values = [value for one in history.curves.get(training.id, ()) if (value := objective.at(one)) is not None]
+            table.add_row(name, epoch.replace(" of ", "/"), f"{score} {sparkline(values)}", eta, worker)
         foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
         self.live.update(Group(table, foot))

@@ -159,7 +159,7 @@ def _load(
     with problems.caught():
         space = load(settings.space)
         space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
-    recipe = problems.checked(None, load_recipe, settings.recipe)
+    recipe = problems.checked(None, load_recipe, settings.recipe, settings.set)
     size = problems.whole("--image-size", settings.image_size, 0, least=8) or None
     data, dataset = None, ""
     if settings.dataset:

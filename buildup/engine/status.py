@@ -8,7 +8,7 @@ from buildup.engine.load_state import read_final, read_plan, replay_of, warnings
 from buildup.engine.replay import View
 from buildup.errors import command
 from buildup.report.text_table import decisions_table, final_table
-from buildup.report.words import short_edit
+from buildup.report.words import short_edit, sparkline
 from buildup.store.run_dir import driver_of
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_underway
@@ -88,7 +88,8 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
     def row(training: str, edit: str, seed: int) -> dict[str, Any]:
         curve = history.curves.get(training, ())
         score = objective.at(curve[-1]) if curve else None
-        reached = {"epoch": len(curve), "epochs": own.get(training, usual), "score": score}
+        values = [value for epoch in curve if (value := objective.at(epoch)) is not None]
+        reached = {"epoch": len(curve), "epochs": own.get(training, usual), "score": score, "curve": values}
         return {"training": training, "edit": edit or "the base", "seed": seed, **reached}
 
     waited = view.checks if view.finished else view.needed
@@ -106,7 +107,8 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
 
 def _line(row: dict[str, Any], objective: Objective) -> str:
     score = "" if row["score"] is None else f", {objective.name} {objective.shown(row['score'])}"
-    return f"  {short_edit(row['edit'])}  seed {row['seed']}: epoch {row['epoch']} of {row['epochs']}{score}"
+    name = f"{short_edit(row['edit'])}  seed {row['seed']}"
+    return f"  {name}: epoch {row['epoch']} of {row['epochs']}{score}  {sparkline(row['curve'])}".rstrip()
 
 
 def verdict_values(view: View) -> list[dict[str, Any]]:

@@ -108,7 +108,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     else:
         named = readable_name(settings.dataset, skip_unreadable=settings.skip_unreadable)
         settings = replace(settings, dataset=named)
-    recipe = problems.checked(None, load_recipe, settings.recipe)
+    recipe = problems.checked(None, load_recipe, settings.recipe, settings.set)
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
     seed = problems.whole("--seed", settings.seed, 0)
     share = problems.checked(1.0, parse_fraction, settings.fraction)

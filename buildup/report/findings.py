@@ -20,7 +20,9 @@ from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
 from buildup.trials.training import CHECKS, candidate_id, check_id
 
-SHOWN_SETTINGS = ("base", "dataset", "space", "strategy", "recipe", "epochs", "fraction", "judge", "objective", "seeds")
+SHOWN_SETTINGS = (
+    *("base", "dataset", "space", "strategy", "recipe", "set", "epochs", "fraction", "judge", "objective", "seeds"),
+)
 """The settings shown at the top of a report, in order."""
 
 Role = Literal["base", "winner", "other"]
@@ -201,7 +203,7 @@ class Findings:
         if not self.final:
             return self.searched
         where, means = places_text(self.base, self.winner), {one.part: one.mean for one in self.final.contenders}
-        before, after = means["base"], means["winner"]
+        before, after = means.get("base"), means.get("winner")
         if before is None or after is None:
             return f"{where}. {self.final.verdict}"
         found = f"{before:.2f} -> {after:.2f} {self.objective.scale} test {self.objective.name}"
@@ -280,7 +282,8 @@ class Findings:
     @property
     def asked(self) -> list[tuple[str, object]]:
         """The settings for the top of the report, as far as they are known."""
-        return [(name, self.settings[name]) for name in SHOWN_SETTINGS if self.settings.get(name) is not None]
+        known = {name: self.settings[name] for name in SHOWN_SETTINGS if self.settings.get(name) not in (None, ())}
+        return [(name, ", ".join(value) if isinstance(value, tuple) else value) for name, value in known.items()]
 
     @property
     def commands(self) -> tuple[tuple[str, str], ...]:

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Iterable, Sequence
+from math import isfinite
 
 from buildup.graph.kinds import known_kinds
 from buildup.trials.decision import Decision
@@ -88,6 +89,23 @@ def duration(seconds: float) -> str:
     if whole < 86_400:
         return f"{whole // 3600} h {whole % 3600 // 60:02} min"
     return f"{whole // 86_400} d {whole % 86_400 // 3600:02} h"
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A curve in a few letters, from its lowest to its highest value; empty for fewer than two values.
+
+    >>> sparkline([10, 50, 60, 62]), sparkline([1])
+    ('▁▆██', '')
+    """
+    shown = [value for value in values if isfinite(value)][-SPARKS:]
+    if len(shown) < 2:
+        return ""
+    low, span = min(shown), (max(shown) - min(shown)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in shown)
+
+
+SPARKS = 16
+"""The last epochs that a sparkline shows."""
 
 
 def edited_paths(edit: str) -> str:

@@ -142,7 +142,7 @@ def check_images(name: str, data_dir: str | None = None, *, decoded: bool = Fals
     source = dataset_kind(name).source(name, data_folder(data_dir), train=True)
     if source is None:
         return []
-    if not decoded:
+    if source.files and not decoded:
         refuse_unreadable(list(source.unreadable().values()))
     return contradictions(source.files, source.labels.tolist())
 

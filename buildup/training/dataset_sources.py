@@ -14,6 +14,7 @@ Training images and test images are two sources. The test images are opened only
 import hashlib
 import io
 import json
+import logging
 import os
 import tarfile
 import zipfile
@@ -34,7 +35,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from buildup.atomic_file import replacing
 from buildup.cache import user_cache
-from buildup.errors import DataError
+from buildup.errors import DataError, counted
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
     LEAST_IMAGES,
@@ -45,6 +46,8 @@ from buildup.training.image_files import (
     shortened,
     unreadable,
 )
+
+log = logging.getLogger("buildup")
 
 IMAGE_SIZE = 224
 SMALL = 64
@@ -83,10 +86,16 @@ class Source:
         )
 
     def unreadable(self) -> dict[int, str]:
-        """Which images can't be read, and why. It is kept in the user's cache, because decoding all takes minutes."""
+        """Which images can't be read, and why.
+
+        Of files, whose changes are seen, it is kept in the user's cache, because decoding all takes minutes.
+        """
         known = _index_path(self.state).with_suffix(".unreadable.json")
+        if not self.files:
+            return unreadable(len(self.labels), self.open)
         with suppress(OSError, ValueError):
             return {int(index): problem for index, problem in json.loads(known.read_text(encoding="utf-8")).items()}
+        log.info("%s: reading %s to see whether all can be read", self.name, counted(len(self.labels), "image"))
         found = unreadable(len(self.labels), self.open)
         with suppress(OSError):
             known.parent.mkdir(parents=True, exist_ok=True)

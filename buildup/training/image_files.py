@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from buildup.errors import DataError, counted
 
@@ -231,8 +231,10 @@ def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
     try:
         with Image.open(file) as opened:
             return _as_rgb(ImageOps.exif_transpose(opened))
+    except UnidentifiedImageError:
+        raise DataError(f"{where or file} can't be read as an image: its contents are none.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
-        raise DataError(f"{where or file} can't be read as an image: {problem}. Remove or replace it.") from None
+        raise DataError(f"{where or file} can't be read as an image: {problem}.") from None
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

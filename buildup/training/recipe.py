@@ -5,13 +5,15 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+import yaml
 
 from buildup.errors import RecipeError, unknown
 from buildup.registry import Registry
@@ -190,8 +192,32 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def load_recipe(name: str) -> Recipe:
-    """Load a recipe by its name or from a file."""
+def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
+    """Load a recipe by its name or from a file, with some of its values changed, such as `lr=0.1`."""
+    recipe = _unchanged(name)
+    if not changes:
+        return recipe
+    values, problems = recipe_to_values(recipe), []
+    for change in changes:
+        key, mark, text = change.partition("=")
+        if not mark or not key:
+            problems.append(f"--set {change}: write it like lr=0.1.")
+            continue
+        with suppress(yaml.YAMLError):
+            values[key] = yaml.safe_load(text)
+        if isinstance(values.get(key), str):  # YAML takes 1e-4 for a text
+            with suppress(ValueError):
+                values[key] = float(text)
+    try:
+        changed = recipe_from_values(values)
+    except RecipeError as error:
+        raise RecipeError(*problems, *(f"--set: {problem}" for problem in error.problems)) from None
+    if problems:
+        raise RecipeError(*problems)
+    return changed
+
+
+def _unchanged(name: str) -> Recipe:
     path = Path(name)
     if path.suffix not in {".yaml", ".yml"} and len(path.parts) <= 1:
         if name not in RECIPES:

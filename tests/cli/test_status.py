@@ -4,14 +4,19 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
+from buildup.cli import status
+from buildup.cli.main import main
 from buildup.engine.costs import costs_of
 from buildup.engine.load_state import FINAL_RESULT, state_of
-from buildup.engine.status import status_text, status_values
+from buildup.engine.status import _line, status_text, status_values
 from buildup.report.words import short_edit
 from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import Event, Started
 from buildup.trials.final_result import Claim, Final, final_to_values
+from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Training
 
@@ -58,3 +63,28 @@ def test_a_final_stands_before_the_decisions_of_the_search(tried: Path, tmp_path
     view, history = state_of(run)
     text = status_text(run, view, status_values(run, view, history))
     assert -1 < text.index("Proven: a gain.") < text.index("test accuracy, %") < text.index("verdict")
+
+
+def test_watching_says_what_is_new_until_the_run_is_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = iter(
+        [
+            ("a run\n\nepoch 1", {"status": "running", "left": "2 trainings left"}),
+            ("a run\n\nepoch 1", {"status": "running", "left": "2 trainings left"}),
+            ("a run\n\nepoch 2", {"status": "running", "left": "1 training left"}),
+            ("the whole result", {"status": "finished", "left": None}),
+        ]
+    )
+    monkeypatch.setattr(status, "_look", lambda run, *, verbose: next(looks))
+    monkeypatch.setattr(status, "PAUSE", 0.0)
+    assert main(["status", "demo", "--watch"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["a run", "epoch 1", "epoch 2", "the whole result"]
+    assert main(["status", "demo", "--watch", "--json"]) == 2
+    assert "Leave one of them out" in capsys.readouterr().err
+
+
+def test_a_training_is_shown_with_its_curve() -> None:
+    row = {"edit": "layer4.1: conv -> msa(heads=24)", "seed": 0, "epoch": 3, "epochs": 9, "score": 70.0}
+    shown = _line({**row, "curve": [50.0, 60.0, 70.0]}, ACCURACY)
+    assert shown == "  layer4.1 C->M  seed 0: epoch 3 of 9, accuracy 70.00 %  ▁▅█"

@@ -6,14 +6,14 @@ import pytest
 
 from buildup.engine.forecast import left
 from buildup.engine.loop import run_loop
-from buildup.engine.progress import PlainObserver
+from buildup.engine.progress import SILENCE, PlainObserver
 from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.trials.event import Event
+from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Record, Score
+from buildup.trials.outcome import Epoch, Record, Score
 
 STEPS = make_replay(sketch("CC|CC"), SearchSpace(name="test", description=""), judge="point", seeds=2)
 
@@ -40,6 +40,22 @@ def test_each_training_and_each_decision_is_one_line(followed: list[str]) -> Non
 
 def test_what_is_left_is_said_after_a_decision(followed: list[str]) -> None:
     assert any("2 trainings left, 2 expected: about 2.0 s" in line for line in followed)
+
+
+def test_a_silent_search_says_after_a_while_how_far_its_trainings_are(caplog: pytest.LogCaptureFixture) -> None:
+    now = iter([0.0, SILENCE - 1, SILENCE, SILENCE + 1, 3 * SILENCE])
+    watcher = PlainObserver(replay=STEPS, epochs=5, workers=1, clock=lambda: next(now))
+    view = STEPS.view(History())
+    training, history = view.needed[0], History()
+    watcher.see(view, history, Event(training=training, update=Started(attempt=1, host="node1", pid=4711)))
+    for number in range(1, 5):
+        epoch = Epoch(number=number, metrics={"accuracy": 70.0 + number, "seconds": 2.0})
+        history = history.with_epoch(training.id, epoch)
+        watcher.see(view, history, Event(training=training, update=epoch))
+    assert caplog.messages == [
+        "running    the base  seed 0  epoch 2 of 5, 72.00 %, 6.0 s left",
+        "running    the base  seed 0  epoch 4 of 5, 74.00 %, 2.0 s left",
+    ]
 
 
 def test_a_range_of_equal_ends_is_one_number() -> None:

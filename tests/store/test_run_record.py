@@ -1,7 +1,7 @@
 """`run.yaml`: what is written down is read back, also what version 0.1.0 wrote."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -84,3 +84,13 @@ def test_a_run_that_used_a_removed_setting_is_refused_by_name(make_run: MakeRun,
         open_record(str(tmp_path / "old"))
     assert str(path) in str(refused.value)
     assert "damaged" not in str(refused.value)
+
+
+def test_a_renamed_run_keeps_its_study_and_a_copy_never_writes_into_that_of_its_original(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    assert make_run(tmp_path / "other", run="demo").study_name == "demo"
+    assert make_run(tmp_path / "other", run="runs/demo").study_name == "demo"
+    assert make_run(tmp_path / "other").study_name == "other"
+    assert make_run(tmp_path / "other", run="demo", storage="sqlite:///shared.db").study_name == "other"
+    assert replace(make_run(tmp_path / "final", run="demo"), owner="demo").study_name == "demo-final"

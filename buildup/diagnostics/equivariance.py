@@ -13,6 +13,7 @@ attention carries the effect of the padding further, and the error includes that
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from statistics import fmean
 from typing import Any
@@ -35,6 +36,7 @@ from buildup.diagnostics.figures import (
 from buildup.diagnostics.hooks import evaluation_mode, intercept
 from buildup.diagnostics.units import Unit
 from buildup.models.layers import ConvAttention2d, Smoothing2d
+from buildup.models.zoo import NearAttention
 from buildup.training.augmentation import normalise
 
 SHIFTS = tuple(range(1, 9))
@@ -51,7 +53,9 @@ def border_of(model: nn.Module, unit: Unit) -> int:
         if isinstance(conv, nn.Conv2d)
     ]
     inside = modules[unit.name].modules() if unit.name in modules else ()
-    radii += [module.kernel // 2 for module in inside if isinstance(module, ConvAttention2d | Smoothing2d)]
+    radii += [
+        module.kernel // 2 for module in inside if isinstance(module, ConvAttention2d | NearAttention | Smoothing2d)
+    ]
     return sum(radii)
 
 
@@ -190,6 +194,10 @@ def _shown(subject: Subject) -> Tensor:
     return images[index]
 
 
+class _SeenError(Exception):
+    """Ends a pass through a model."""
+
+
 def _branch(model: nn.Module, before: Unit, unit: Unit, images: Tensor, shift: int) -> Tensor:
     """What the branch of a unit computes as maps, when the maps that the unit receives are shifted."""
     found: list[Tensor] = []
@@ -200,9 +208,10 @@ def _branch(model: nn.Module, before: Unit, unit: Unit, images: Tensor, shift: i
     def observe(output: Tensor, operands: tuple[Any, ...]) -> None:
         branch = output if unit.join is None else operands[1 - unit.skip]
         found.append(_maps_of(unit, branch.expand_as(output)).clone())
+        raise _SeenError  # what follows is not needed
 
     actions = {before.site: shifted, unit.join or unit.site: observe}
-    with torch.no_grad(), evaluation_mode(model), intercept(model, actions):
+    with suppress(_SeenError), torch.no_grad(), evaluation_mode(model), intercept(model, actions):
         model(images)
     return found[0]
 

@@ -1,14 +1,17 @@
 """Translation equivariance: closed forms of convolution and attention, and the same numbers computed by hand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buildup.diagnostics.equivariance import Equivariance, equivariance_error, measure_equivariance, shiftable
 from buildup.diagnostics.figures import Row, Table, draw_figure
+from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.units import Unit, find_units
 
 MakeAlterNet = Callable[[str], nn.Module]
@@ -92,6 +95,21 @@ def test_transformers_have_errors_at_windows_alone(make: Callable[..., nn.Module
         assert (of_unit[1] > 0.1) == windowed
         assert all(error < ROUNDING for one, own in found.values() if one.kind == "mlp" for error in own.values())
         assert not windowed or of_unit[4] < ROUNDING
+
+
+def test_tokens_that_attend_to_their_neighbours_have_no_error_away_from_borders() -> None:
+    smaller: dict[str, Any] = {"embed_dim": 24, "depth": 1, "num_heads": 2}
+    unit, found = errors(timm.create_model("convit_tiny_k3_cifar", **smaller), images(3, 32))["blocks.0.attn"]
+    assert unit.size == (8, 8)
+    assert found == dict.fromkeys(range(1, 5), pytest.approx(0, abs=ROUNDING))
+
+
+def test_a_model_is_whole_again_after_its_passes_were_cut_short(make_alternet: MakeAlterNet) -> None:
+    model, shown = make_alternet("CC|CM|CC|CC"), images(1, 16)
+    digest, before = weights_digest(model.eval()), model(shown)
+    errors(model, shown)
+    assert weights_digest(model) == digest
+    assert torch.equal(model(shown), before)
 
 
 def test_its_figure_and_summary_are_those_of_its_kinds() -> None:

@@ -93,7 +93,9 @@ def check_nodes(
             for one in slight:
                 log.warning("warning: node %s has %s. Scores may differ in their last digits.", host, one)
             if found[1] and remote:
-                problems.append(f"node {host} can't read {remote}: {found[1]}. Give it the credentials that it needs.")
+                problems.append(
+                    f"node {host} can't read {remote}: {found[1]}. It must be mounted there, or needs credentials."
+                )
             elif found[1]:
                 problems.append(f"node {host} {unseen(parent)}")
     if problems:

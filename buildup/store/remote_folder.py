@@ -59,11 +59,11 @@ class RemoteFolder:
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each file in it, by name."""
-        return {info.base_name: info.size or 0 for info in self._entries() if info.is_file}
+        return {info.base_name: info.size or 0 for info in self._files(deep=False)}
 
     def is_empty(self) -> bool:
-        """Whether nothing is in it."""
-        return not self._entries()
+        """Whether no file is in it or below, apart from the mark of a run that could not start."""
+        return all(info.base_name == MARK for info in self._files(deep=True))
 
     def get(self, name: str, to: Path) -> bool:
         """Copy a file to this machine; False if there is none."""
@@ -118,12 +118,13 @@ class RemoteFolder:
                 f"{self}: nothing of this run is there. Is it mounted here, or was it removed? Put it back as it was."
             )
 
-    def _entries(self) -> list[Any]:
+    def _files(self, *, deep: bool) -> list[Any]:
         import pyarrow.fs
 
         with self._telling("read"):
             filesystem, root = _opened(self.url)
-            return list(filesystem.get_file_info(pyarrow.fs.FileSelector(root, allow_not_found=True)))
+            found = pyarrow.fs.FileSelector(root, allow_not_found=True, recursive=deep)
+            return [info for info in filesystem.get_file_info(found) if info.is_file]
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:

@@ -18,17 +18,17 @@ from buildup.cli.main import main
 from buildup.engine.load_state import state_of
 from buildup.store.remote_folder import RemoteFolder, mark_remote, remote_url
 from buildup.store.reuse import ReusableRuns
-from buildup.store.run_dir import FINAL, attempt_folder, note_remote
+from buildup.store.run_dir import FINAL, attempt_folder, note_remote, remote_of
 from buildup.store.run_record import RunRecord, open_record
 from buildup.training.recipe import shipped_recipes
 from buildup.trials.outcome import Record, record_to_values
 from buildup.trials.training import WEIGHTS, Training
 from s3_server import s3_server
 
-IDLE = shipped_recipes()["quick"].read_text().replace("lr: 0.4", "lr: 0.01").replace("min_steps: 32", "min_steps: 1")
+SHORT = shipped_recipes()["quick"].read_text().replace("min_steps: 32", "min_steps: 8")
 ASKED = [
-    *("--base", "test_resnet", "--dataset", "digits", "--epochs", "4", "--seeds", "1", "--fraction", "1/8"),
-    *("--workers", "2", "--recipe", "idle.yaml", "--allow-weak-base", "--no-base-checks"),
+    *("--base", "test_resnet", "--dataset", "digits", "--epochs", "5", "--seeds", "1", "--fraction", "1/2"),
+    *("--workers", "2", "--recipe", "short.yaml", "--allow-weak-base", "--no-base-checks"),
     *("--execution", "float32,channels-last,eager"),
 ]
 
@@ -106,28 +106,24 @@ def test_a_training_that_is_reused_from_a_storage_belongs_to_the_run_that_takes_
 def test_kills_of_workers_and_drivers_with_a_real_s3_change_no_decision(
     tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
-    (tmp_path / "idle.yaml").write_text(IDLE)
+    (tmp_path / "short.yaml").write_text(SHORT)
     chance = random.Random(1)
     with s3_server() as query:
         buildup(tmp_path, "search", *ASKED, "--run", "here")
         command = [sys.executable, "-m", "buildup"]
-        there = ["--storage-path", f"s3://bucket/runs?{query}"]
-        arguments = ["search", *ASKED, "--run", "there", *there]
-        for kill in ("worker", "driver", "worker", "driver", None):
+        arguments = ["search", *ASKED, "--run", "there", "--storage-path", f"s3://bucket/runs?{query}"]
+        for kills in (("worker", "driver"), ("driver",), ("worker",)):
             driver = start([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
             arguments = ["resume", "there"]
-            if kill:
-                wait_for_epoch(tmp_path / "runs" / "there")
+            for kill in kills:
+                wait_for_epoch(tmp_path / "runs" / "there", driver)
                 time.sleep(chance.uniform(0, 3))
-            if kill == "worker":
-                kill_worker(driver.pid)
-            if kill == "driver":
-                driver.send_signal(signal.SIGKILL)
-            told = driver.communicate(timeout=400)[1]
-            if driver.returncode == 0:
-                break
+                kill_worker(driver.pid) if kill == "worker" else driver.kill()
+            told = driver.communicate(timeout=500)[1]
         assert driver.returncode == 0, told
         assert decisions(tmp_path, "here") == decisions(tmp_path, "there")
+        logs = [log_of(attempt, tmp_path) for attempt in attempts_of(tmp_path / "runs" / "there")]
+        assert any("going on after epoch" in log for log in logs)
         assert not list((tmp_path / "runs" / "there").glob("trainings/*/*/checkpoint.pt"))
         buildup(tmp_path, "export", "there", "--to", "out", "--candidate", "1")
         (tmp_path / "runs" / "there" / "study.db").unlink()
@@ -146,11 +142,21 @@ def decisions(place: Path, run: str) -> list[object]:
     return [json.loads(line) for line in (place / "runs" / run / "decisions.jsonl").read_text().splitlines()]
 
 
-def wait_for_epoch(run: Path) -> None:
-    """Wait until a training has reported an epoch after now."""
+def attempts_of(run: Path) -> list[RemoteFolder]:
+    return [there for path in run.glob("trainings/*/attempt-*") if (there := remote_of(path))]
+
+
+def log_of(attempt: RemoteFolder, place: Path) -> str:
+    return (place / "log").read_text() if attempt.get("log.txt", place / "log") else ""
+
+
+def wait_for_epoch(run: Path, driver: "subprocess.Popen[str]") -> None:
+    """Wait until a training has reported an epoch after now, or the driver has ended."""
     before = {path: path.stat().st_size for path in run.glob("trainings/*/metrics.jsonl")}
     end = time.monotonic() + 300
     while all(path.stat().st_size <= before.get(path, 0) for path in run.glob("trainings/*/metrics.jsonl")):
+        if driver.poll() is not None:
+            return
         assert time.monotonic() < end
         time.sleep(0.2)
 

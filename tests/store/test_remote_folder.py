@@ -10,7 +10,7 @@ import pytest
 
 from buildup.errors import RemoteError, RequestError
 from buildup.execution.handshake import answer
-from buildup.store.remote_folder import RemoteFolder, check_remote, probe_in, remote_url
+from buildup.store.remote_folder import RemoteFolder, check_remote, mark_remote, probe_in, remote_url
 from s3_server import ENVIRONMENT, s3_server
 
 
@@ -49,6 +49,7 @@ def test_what_is_put_is_got_back_and_replaced_and_removed(root: RemoteFolder, tm
 
 def test_a_new_run_needs_an_empty_place_that_can_be_written(root: RemoteFolder, tmp_path: Path) -> None:
     check_remote(root.url, "demo")
+    mark_remote(root / "demo" / "trainings")
     check_remote(root.url, "demo")
     with probe_in(root / "demo") as probe:
         assert answer(probe)[1] == ""

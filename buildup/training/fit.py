@@ -49,6 +49,8 @@ from buildup.training.train_step import (
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 from buildup.trials.training import Pretrained
 
+SEGMENT = 1000
+"""Steps after which the draws of the network begin anew, so that a training can go on from the middle of an epoch."""
 RETRY_PARTS = 2
 """Micro-batches of a batch in the one retry after memory ran out."""
 
@@ -166,7 +168,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer) as saved:
-        curve = _restored(saved, job, optimizer, group)
+        curve, part = _restored(saved, job, optimizer, group)
         stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts, group=group)
         for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
@@ -179,9 +181,10 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         for epoch in curve[len(yielded) :]:
             yielded.append(epoch)
             yield epoch
-        ended = time.perf_counter()
+        ended = time.perf_counter() - (part.seconds if part else 0)
         for number in range(len(curve) + 1, recipe.epochs + 1):
-            epoch, found = _train_epoch(job, feed, stepper, number, since=ended)
+            epoch, found = _train_epoch(job, feed, stepper, number, saved, part, since=ended)
+            part = None
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
             if group.leads:
@@ -208,15 +211,15 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
 
 def _restored(
     saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, group: ProcessGroup
-) -> list[Epoch]:
+) -> tuple[list[Epoch], checkpoint.PartialEpoch | None]:
     """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
     curve = saved.start(job.resume_from) if group.leads else []
     if group.size == 1:
-        return curve
-    curve, state = group.share((curve, optimizer.state_dict()))
+        return curve, saved.part
+    curve, part, state = group.share((curve, saved.part, optimizer.state_dict()))
     if not group.leads:
         optimizer.load_state_dict(state)
-    return curve
+    return curve, part
 
 
 def _feed(
@@ -247,15 +250,35 @@ def _check_group(feed: Feed) -> None:
         )
 
 
-def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float) -> tuple[Epoch, Metrics]:
-    """Train an epoch and validate. Its seconds are those since the end of the last one, checkpoint included."""
+def _train_epoch(
+    job: Job,
+    feed: Feed,
+    stepper: Stepper,
+    number: int,
+    saved: checkpoint.Checkpoints,
+    part: checkpoint.PartialEpoch | None,
+    *,
+    since: float,
+) -> tuple[Epoch, Metrics]:
+    """Train an epoch, or what is left of it, and validate.
+
+    Its seconds are those since the end of the last one, checkpoint included.
+    """
     recipe = feed.recipe
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
-    # The draws of the network itself (dropped paths) depend on the epoch, so that a resumed training repeats them.
-    torch.manual_seed(epoch_seed(job.seed, number, f"network {feed.group.rank}" if feed.group.rank else "network"))
+    first = part.step if part else 0
+    sums = part.sums.to(feed.device) if part else torch.zeros(2, device=feed.device)
     stepper.model.train()
-    for step, (inputs, targets) in enumerate(feed.epoch(number)):
+    for step, (inputs, targets) in enumerate(feed.epoch(number, first), first):
+        if step % SEGMENT == 0:
+            # The draws of the network itself (dropped paths) depend on the epoch and the segment, so that a resumed
+            # training repeats them.
+            torch.manual_seed(epoch_seed(job.seed, number, _network_draws(feed.group.rank, step)))
+            if step > first:
+                sums = sums + torch.stack(stepper.take_sums())
+                if feed.group.leads:
+                    saved.add_part(checkpoint.PartialEpoch(step=step, sums=sums, seconds=time.perf_counter() - since))
         lr = learning_rate(recipe, (number - 1) * len(starts) + step, len(starts))
         if feed.group.size > 1:
             stepper.images = min(recipe.batch_size, len(feed.train) - starts[step])
@@ -263,7 +286,7 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: 
 
     seen = min(len(feed.train), starts[-1] + recipe.batch_size)
     # The sums are read only now, because reading them in a step would make it wait for the device.
-    train_loss, hits = ((total / seen).item() for total in stepper.take_sums())
+    train_loss, hits = ((total / seen).item() for total in sums + torch.stack(stepper.take_sums()))
     trained = time.perf_counter()
     if number < recipe.epochs:
         # Where few images are trained on, validating on all others would take longer than the epoch.
@@ -283,10 +306,15 @@ def _train_epoch(job: Job, feed: Feed, stepper: Stepper, number: int, *, since: 
         "train_accuracy": 100 * hits,
         "dead_weights": stepper.dead_weights(),
         "lr": lr,
-        "throughput": seen / (trained - started),
+        "throughput": (seen - starts[first]) / (trained - started),
         "seconds": time.perf_counter() - since,
     }
     return Epoch(number=number, metrics=values), found
+
+
+def _network_draws(rank: int, step: int) -> str:
+    """What the random numbers are for that a process draws in the network from a step on."""
+    return f"network{f' {rank}' if rank else ''}{f' from step {step}' if step else ''}"
 
 
 def split_for(

@@ -25,7 +25,7 @@ from buildup.graph.serialize import fingerprint
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
-from buildup.training.data_parallel import ALONE, ProcessGroup, in_processes
+from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     ieee_float32,
@@ -37,6 +37,7 @@ from buildup.training.execution import (
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
+from buildup.training.processes import in_processes
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.training.train_step import (
     Stepper,

@@ -1,6 +1,6 @@
 """The files of one attempt at a training.
 
-    checkpoint.pt        the state after an epoch, while the training runs
+    checkpoint.pt        the state after an epoch, or in the middle of a long one, while the training runs
     metrics.jsonl        the metrics, one line an epoch
     weights-N.safetensors the weights after epoch N, for each snapshot of the recipe
     weights.safetensors  the weights, written at the end in place of the checkpoint
@@ -14,9 +14,9 @@ import json
 import pickle
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,6 +40,19 @@ TIME_SHARE = 0.02
 written about once in 50 s; that of a small network after nearly every epoch."""
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
 """The errors of files that are empty, cut off or damaged. What they were written for is trained again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialEpoch:
+    """How far an epoch has got."""
+
+    step: int = 0
+    """The step that comes next, counted from 0."""
+    sums: Tensor = field(default_factory=lambda: torch.zeros(2))
+    """Of the losses and the hits so far."""
+    seconds: float = 0.0
+    known: Mapping[str, float] = field(default_factory=dict)
+    """Metrics of the epoch that were measured before it."""
 
 
 class Checkpoints:
@@ -73,18 +86,23 @@ class Checkpoints:
         self._writing: Future[None] | None = None
         self._started = self._cost = 0.0
         self._unsaved: Sequence[Epoch] = ()
+        self._curve: Sequence[Epoch] = ()
+        self.part: PartialEpoch | None = None
+        """How far the epoch after those of an earlier attempt had got."""
 
     def start(self, earlier: Sequence[str]) -> list[Epoch]:
         """Make the folder, load the newest state of earlier attempts that can be read, and return its epochs."""
         self._folder.mkdir(parents=True, exist_ok=True)
         place, curve = self._load(earlier)
-        if curve:
+        if curve or self.part:
             # At once, so that a third attempt finds the state here even if this one gets no further.
-            self._save(curve)
+            self._save(curve, self.part)
             self._wait()
-            append_log(str(self._folder), f"going on after epoch {len(curve)} of {place}")
+            where = f"{f'step {self.part.step} after ' if self.part else ''}epoch {len(curve)}"
+            append_log(str(self._folder), f"going on after {where} of {place}")
             self._take_snapshots(earlier, len(curve))
         self._write_curve(curve)
+        self._curve = curve
         return curve
 
     def add(self, curve: Sequence[Epoch], *, last: bool) -> None:
@@ -96,12 +114,20 @@ class Checkpoints:
         if epoch.number in self._snapshots:
             with replacing(self._folder / snapshot_name(epoch.number)) as temporary:
                 save_file(_tensors(self._model), temporary)
-        self._unsaved = tuple(curve)
-        if self._writing is not None and not self._writing.done():
-            return
-        self._wait()
-        if not last and time.monotonic() - self._started >= self._cost / TIME_SHARE:
+        self._unsaved = self._curve = tuple(curve)
+        if self._is_due() and not last:
             self._save(curve)
+
+    def add_part(self, part: PartialEpoch) -> None:
+        """Save the state in the middle of an epoch, unless one was saved recently."""
+        if self._is_due():
+            self._save(self._curve, part)
+
+    def _is_due(self) -> bool:
+        if self._writing is not None and not self._writing.done():
+            return False
+        self._wait()
+        return time.monotonic() - self._started >= self._cost / TIME_SHARE
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -140,6 +166,7 @@ class Checkpoints:
             if "optimizer" in state:
                 self._optimizer.load_state_dict(state["optimizer"])
                 self.devices = tuple(dict.fromkeys((*state.get("devices", ()), *self.devices)))
+            self.part = PartialEpoch(**state["part"]) if state.get("part") else None
             return place, state["curve"]
         return "", []
 
@@ -155,7 +182,7 @@ class Checkpoints:
                 except OSError:
                     shutil.copyfile(found, ours)
 
-    def _save(self, curve: Sequence[Epoch]) -> None:
+    def _save(self, curve: Sequence[Epoch], part: PartialEpoch | None = None) -> None:
         self._started = time.monotonic()
         state = {
             "identity": self._identity,
@@ -164,6 +191,7 @@ class Checkpoints:
             "optimizer": _on_host(self._optimizer.state_dict()),
             "curve": [epoch_to_values(epoch) for epoch in curve],
             "devices": list(self.devices),
+            "part": _on_host(asdict(part)) if part else None,
         }
         self._writing = self._thread.submit(self._write, state)
         self._unsaved = ()

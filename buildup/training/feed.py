@@ -30,6 +30,7 @@ from buildup.training.augmentation import (
     Change,
     EpochImages,
     Integers,
+    Mixture,
     epoch_seed,
     mix,
     mixture,
@@ -109,44 +110,36 @@ class Feed:
     group: ProcessGroup = ALONE
     """The processes that share each batch. Numbers are drawn for all images, so that these do not depend on it."""
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, as many as `batch_starts` has: normalised images and soft targets."""
+    def epoch(self, number: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch that `batch_starts` has, from the given one on: normalised images, soft targets."""
         recipe, dataset = self.recipe, self.dataset
         order = random_stream(self.seed, number, "order").permutation(len(self.train)).astype(np.int64)
         sizes, positions = self._own_rows()
         index = self.train[torch.from_numpy(order if positions is None else order[positions])]
         together = self._batches_together(dataset) if isinstance(dataset, Dataset) else 1
-        chunks = [sizes[first : first + together] for first in range(0, len(sizes), together)]
+        chunks = [sizes[start : start + together] for start in range(first, len(sizes), together)]
+        done = sum(sizes[:first])
         if isinstance(dataset, Dataset):
-            loaded = self._augmented_pixels(dataset, index, chunks, self._draw_changes(number, "pixels", positions))
+            changes = self._draw_changes(number, "pixels", positions)
+            loaded = self._augmented_pixels(dataset, index, chunks, changes, done)
         else:
             # timm's transforms augment the pixels.
             seed = epoch_seed(self.seed, number, "images")
-            loaded = self._reader.batches(index, sizes, seed, augmented=True, positions=positions)
+            places = range(len(index)) if positions is None else positions.tolist()
+            loaded = self._reader.batches(index[done:], sizes[first:], seed, augmented=True, places=places[done:])
         changes = self._draw_changes(number, "normalised", positions)
         mix_rng = random_stream(self.seed, number, "mix")
-        first = 0
+        for _ in range(first):
+            self._mixture(mix_rng)
         for (inputs, labels), chunk in zip(loaded, chunks, strict=True):
             for change in changes:
-                inputs = change(inputs, slice(first, first + len(inputs)))
-            first += len(inputs)
+                inputs = change(inputs, slice(done, done + len(inputs)))
+            done += len(inputs)
             targets = soft_targets(labels, dataset.num_classes, recipe.label_smoothing)
             for batch_inputs, batch_targets in zip(
                 torch.split(inputs, chunk), torch.split(targets, chunk), strict=True
             ):
-                if recipe.mixup or recipe.cutmix:
-                    height, width = batch_inputs.shape[-2:]
-                    how = mixture(
-                        mix_rng,
-                        (height, width),
-                        mixup=recipe.mixup,
-                        cutmix=recipe.cutmix,
-                        mix_prob=recipe.mix_prob,
-                        mix_switch_prob=recipe.mix_switch_prob,
-                    )
-                    yield mix(batch_inputs, batch_targets, how)
-                else:
-                    yield batch_inputs, batch_targets
+                yield mix(batch_inputs, batch_targets, self._mixture(mix_rng))
 
     def validation(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """The validation images, or one of so many of them, in their order: normalised, with their labels."""
@@ -154,7 +147,7 @@ class Feed:
         chosen = torch.tensor_split(self.val[::every], self.group.size)[self.group.rank]
         if isinstance(dataset, StreamedDataset):
             sizes = [len(part) for part in torch.split(chosen, size)]
-            yield from self._reader.batches(chosen, sizes, seed=0, augmented=False)
+            yield from self._reader.batches(chosen, sizes, seed=0, augmented=False, places=range(len(chosen)))
             return
         for part in torch.split(send(chosen, dataset.images.device), size):
             inputs, labels = self._chosen(dataset, part)
@@ -171,16 +164,30 @@ class Feed:
         return [len(rows) for rows in own], np.concatenate(own)
 
     def _augmented_pixels(
-        self, dataset: Dataset, index: Tensor, chunks: list[list[int]], changes: list[Change]
+        self, dataset: Dataset, index: Tensor, chunks: list[list[int]], changes: list[Change], done: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Normalised images and labels of a decoded dataset, by the sizes of the batches that are augmented at once."""
-        index, end = send(index, dataset.images.device), 0
+        index = send(index, dataset.images.device)
         for chunk in chunks:
-            positions = slice(end, end := end + sum(chunk))
+            positions = slice(done, done := done + sum(chunk))
             inputs, labels = self._chosen(dataset, index[positions])
             for change in changes:
                 inputs = change(inputs, positions)
             yield normalise(inputs, dataset.mean, dataset.std), labels
+
+    def _mixture(self, rng: np.random.RandomState) -> Mixture:
+        """Draw how the next batch is mixed."""
+        recipe, size = self.recipe, self.dataset.image_size
+        if not (recipe.mixup or recipe.cutmix):
+            return Mixture(own=1.0)
+        return mixture(
+            rng,
+            (size, size),
+            mixup=recipe.mixup,
+            cutmix=recipe.cutmix,
+            mix_prob=recipe.mix_prob,
+            mix_switch_prob=recipe.mix_switch_prob,
+        )
 
     def _chosen(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and labels on the device, by an index that is where the dataset is."""
@@ -318,12 +325,11 @@ class _ImageReader:
         )
 
     def batches(
-        self, index: Tensor, sizes: Sequence[int], seed: int, *, augmented: bool, positions: Integers | None = None
+        self, index: Tensor, sizes: Sequence[int], seed: int, *, augmented: bool, places: Sequence[int]
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and labels by their index in the dataset, in batches of these sizes."""
-        places = range(sum(sizes)) if positions is None else positions.tolist()
+        """Normalised images and labels by their index in the dataset and their place in the epoch, in batches."""
         draws = [
-            (at, epoch_seed(seed, place, "image"), augmented) for place, at in zip(places, index.tolist(), strict=False)
+            (at, epoch_seed(seed, place, "image"), augmented) for place, at in zip(places, index.tolist(), strict=True)
         ]
         self._batches[:] = [draws[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
         mean, std = self._dataset.mean, self._dataset.std

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -25,7 +25,7 @@ from buildup.graph.serialize import fingerprint
 from buildup.training import checkpoint
 from buildup.training.augmentation import epoch_seed
 from buildup.training.data import open_data
-from buildup.training.data_parallel import ALONE, ProcessGroup, in_processes
+from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     device_kind,
@@ -38,6 +38,7 @@ from buildup.training.execution import (
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
 from buildup.training.metrics import Metrics, metrics, tally
+from buildup.training.processes import in_processes
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.training.train_step import (
     Stepper,
@@ -51,6 +52,8 @@ from buildup.training.transplant import transplant
 from buildup.trials.outcome import IMITATION, START, Epoch, Failed, Reason, Score
 from buildup.trials.training import Pretrained
 
+SEGMENT = 1000
+"""Steps after which the draws of the network begin anew, so that a training can go on from the middle of an epoch."""
 RETRY_PARTS = 2
 """Micro-batches of a batch in the one retry after memory ran out."""
 
@@ -169,7 +172,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     found: Metrics | None = None
     how = device_kind(job.device), recipe.snapshot_epochs
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
-        curve = _restored(saved, job, optimizer, group)
+        curve, part = _restored(saved, job, optimizer, group)
         stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts, group=group)
         for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
@@ -182,10 +185,12 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         for epoch in curve[len(yielded) :]:
             yielded.append(epoch)
             yield epoch
-        ended = time.perf_counter()
-        begun = {} if curve else _transplant(job, recipe, model, feed)
+        ended = time.perf_counter() - (part.seconds if part else 0)
+        known = {} if curve or part else _transplant(job, recipe, model, feed)
         for number in range(len(curve) + 1, recipe.epochs + 1):
-            epoch, found = _train_epoch(job, feed, stepper, number, since=ended, known=begun if number == 1 else {})
+            part = part or checkpoint.PartialEpoch(known=known if number == 1 else {})
+            epoch, found = _train_epoch(job, feed, stepper, number, saved, part, since=ended)
+            part = None
             ended += epoch.metrics["seconds"]
             curve.append(epoch)
             if group.leads:
@@ -202,15 +207,15 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
 
 def _restored(
     saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, group: ProcessGroup
-) -> list[Epoch]:
+) -> tuple[list[Epoch], checkpoint.PartialEpoch | None]:
     """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
     curve = saved.start(job.resume_from) if group.leads else []
     if group.size == 1:
-        return curve
-    curve, state = group.share((curve, optimizer.state_dict()))
+        return curve, saved.part
+    curve, part, state = group.share((curve, saved.part, optimizer.state_dict()))
     if not group.leads:
         optimizer.load_state_dict(state)
-    return curve
+    return curve, part
 
 
 def _feed(
@@ -270,19 +275,33 @@ def _transplant(job: Job, recipe: Recipe, model: nn.Module, feed: Feed) -> dict[
 
 
 def _train_epoch(
-    job: Job, feed: Feed, stepper: Stepper, number: int, *, since: float, known: Mapping[str, float]
+    job: Job,
+    feed: Feed,
+    stepper: Stepper,
+    number: int,
+    saved: checkpoint.Checkpoints,
+    part: checkpoint.PartialEpoch,
+    *,
+    since: float,
 ) -> tuple[Epoch, Metrics]:
-    """Train an epoch and validate. Its seconds are those since the end of the last one, checkpoint included.
+    """Train an epoch, or what is left of it, and validate.
 
-    What is `known` from before the epoch goes into its metrics.
+    Its seconds are those since the end of the last one, checkpoint included.
     """
     recipe = feed.recipe
     starts = batch_starts(len(feed.train), recipe.batch_size)
     started = time.perf_counter()
-    # The draws of the network itself (dropped paths) depend on the epoch, so that a resumed training repeats them.
-    torch.manual_seed(epoch_seed(job.seed, number, f"network {feed.group.rank}" if feed.group.rank else "network"))
+    first, sums = part.step, part.sums.to(feed.device)
     stepper.model.train()
-    for step, (inputs, targets) in enumerate(feed.epoch(number)):
+    for step, (inputs, targets) in enumerate(feed.epoch(number, first), first):
+        if step % SEGMENT == 0:
+            # The draws of the network itself (dropped paths) depend on the epoch and the segment, so that a resumed
+            # training repeats them.
+            torch.manual_seed(epoch_seed(job.seed, number, _network_draws(feed.group.rank, step)))
+            if step > first:
+                sums = sums + torch.stack(stepper.take_sums())
+                if feed.group.leads:
+                    saved.add_part(replace(part, step=step, sums=sums, seconds=time.perf_counter() - since))
         lr = learning_rate(recipe, (number - 1) * len(starts) + step, len(starts))
         if feed.group.size > 1:
             stepper.images = min(recipe.batch_size, len(feed.train) - starts[step])
@@ -290,7 +309,7 @@ def _train_epoch(
 
     seen = min(len(feed.train), starts[-1] + recipe.batch_size)
     # The sums are read only now, because reading them in a step would make it wait for the device.
-    train_loss, hits = ((total / seen).item() for total in stepper.take_sums())
+    train_loss, hits = ((total / seen).item() for total in sums + torch.stack(stepper.take_sums()))
     trained = time.perf_counter()
     if number < recipe.epochs:
         # Where few images are trained on, validating on all others would take longer than the epoch.
@@ -310,11 +329,16 @@ def _train_epoch(
         "train_accuracy": 100 * hits,
         "dead_weights": stepper.dead_weights(),
         "lr": lr,
-        "throughput": seen / (trained - started),
+        "throughput": (seen - starts[first]) / (trained - started),
         "seconds": time.perf_counter() - since,
-        **known,
+        **part.known,
     }
     return Epoch(number=number, metrics=values), found
+
+
+def _network_draws(rank: int, step: int) -> str:
+    """What the random numbers are for that a process draws in the network from a step on."""
+    return f"network{f' {rank}' if rank else ''}{f' from step {step}' if step else ''}"
 
 
 def split_for(

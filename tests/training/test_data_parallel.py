@@ -19,10 +19,11 @@ from buildup.errors import ResourceError
 from buildup.models.read import read_network
 from buildup.training import fit as fitting
 from buildup.training.data import open_data
-from buildup.training.data_parallel import ALONE, ProcessGroup, in_processes
+from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, batch_starts
 from buildup.training.fit import Job, fit
+from buildup.training.processes import in_processes
 from buildup.training.recipe import RandAugment, Recipe, load_recipe
 from buildup.trials.outcome import Epoch, Failed, Reason
 from following import follow

@@ -69,6 +69,15 @@ def test_nothing_is_drawn_from_the_global_generators() -> None:
     assert np.random.get_state()[1].tolist() == before[2]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("first", [0, 1, 3])
+def test_an_epoch_can_begin_in_its_middle(first: int) -> None:
+    whole, rest = list(resident(EVERYTHING).epoch(2)), list(resident(EVERYTHING).epoch(2, first))
+    assert len(rest) == len(whole) - first
+    for ours, theirs in zip(rest, whole[first:], strict=True):
+        assert torch.equal(ours[0], theirs[0])
+        assert torch.equal(ours[1], theirs[1])
+
+
 def test_batches_are_the_same_however_many_are_augmented_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     one_by_one = epoch(resident(EVERYTHING))
     monkeypatch.setattr(Feed, "_batches_together", lambda *_: 3)

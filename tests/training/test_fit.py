@@ -14,13 +14,14 @@ from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network
+from buildup.training.checkpoint import Checkpoints
 from buildup.training.data import load_data
 from buildup.training.dataset import split
 from buildup.training.execution_words import Execution, processor_name
 from buildup.training.fit import Job, evaluate_model, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import Recipe, load_recipe
-from buildup.training.train_step import nudge
+from buildup.training.train_step import Stepper, nudge
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 from following import follow
 
@@ -151,6 +152,37 @@ def test_snapshots_do_not_make_another_training(tmp_path: Path) -> None:
     kept = replace(plain.recipe, snapshots=(1,))
     run(replace(plain, folder=str(tmp_path / "2"), resume_from=(str(tmp_path / "1"),), recipe=kept))
     assert "weights-1.safetensors: no earlier attempt has it" in (tmp_path / "2" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("recipe", ["quick", "paper"])
+def test_a_training_goes_on_from_the_middle_of_a_long_epoch_bit_by_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
+) -> None:
+    monkeypatch.setattr("buildup.training.fit.SEGMENT", 3)
+    monkeypatch.setattr(Checkpoints, "_is_due", lambda self: self._wait() is None)
+    whole = job(tmp_path / "whole", fraction=0.1, recipe=replace(few_steps(recipe, 2), batch_size=13))
+    unbroken, score = run(whole)
+    step, calls = Stepper.__call__, []
+
+    def failing(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
+        calls.append(lr)
+        if len(calls) == 9 + 8:
+            raise ZeroDivisionError
+        step(self, inputs, targets, lr)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", failing)
+        with pytest.raises(ZeroDivisionError):
+            run(replace(whole, folder=str(tmp_path / "first")))
+    resumed = replace(whole, folder=str(tmp_path / "second"), resume_from=(str(tmp_path / "first"),))
+    epochs, again = run(resumed)
+    assert "going on after step 6 after epoch 1 of" in (tmp_path / "second" / "log.txt").read_text()
+    for ours, theirs in zip(epochs, unbroken, strict=True):
+        clocks = {"seconds": 0, "throughput": 0}
+        assert {**ours.metrics, **clocks} == {**theirs.metrics, **clocks}
+    assert again.losses == score.losses
+    weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "second")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_training_that_died_between_its_end_and_its_record_is_not_repeated(tmp_path: Path) -> None:

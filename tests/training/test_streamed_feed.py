@@ -103,6 +103,12 @@ def test_the_same_processes_read_all_epochs_and_those_that_are_left_early(images
     assert len(set(log.read_text().split())) == 2
 
 
+def test_an_epoch_can_begin_in_its_middle(images: Path) -> None:
+    given = feed(streamed(f"folder:{images}"), IMAGENET)
+    whole, rest = list(given.epoch(2)), list(given.epoch(2, 1))
+    assert all(torch.equal(ours[0], theirs[0]) for ours, theirs in zip(rest, whole[1:], strict=True))
+
+
 def test_without_augmentation_the_images_are_those_in_memory(images: Path) -> None:
     data = streamed(f"folder:{images}")
     resident = load_data(f"folder:{images}", None, 40)

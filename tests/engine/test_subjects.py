@@ -169,3 +169,15 @@ def test_other_data_than_it_was_trained_on_is_refused(tmp_path: Path, digits: Da
     place = trained(tmp_path / "net", network, facts(digits, data_hash="0" * 64))
     with pytest.raises(DataError, match="not the data that net was trained on"):
         subject_of(place)
+
+
+def test_the_page_says_of_the_first_and_of_the_last_phase_whether_the_paper_agrees(
+    phased: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = AnalyzeSettings(what="noise", quick=True, images=4, device="cpu", out=str(out))
+    found = analyze_model(f"{phased}@all", settings)
+    assert [*found.summaries["noise"]] == ["net@warmup", "net@5", "net@9"]
+    page = (out / "index.html").read_text()
+    assert "First phase: The paper&#x27;s claim is about a model with more attention and one with less" in page
+    assert "Last phase: " in page

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,28 @@ def test_other_data_than_it_was_trained_on_is_refused(tmp_path: Path, digits: Da
     place = trained(tmp_path / "net", network, facts(digits, data_hash="0" * 64))
     with pytest.raises(DataError, match="not the data that net was trained on"):
         subject_of(place)
+
+
+def test_the_page_says_of_the_first_and_of_the_last_phase_whether_the_paper_agrees(
+    phased: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    settings = AnalyzeSettings(what="noise", quick=True, images=4, device="cpu", out=str(out))
+    found = analyze_model(f"{phased}@all", settings)
+    assert [*found.summaries["noise"]] == ["net@warmup", "net@5", "net@9"]
+    page = (out / "index.html").read_text()
+    assert "First phase: The paper&#x27;s claim is about a model with more attention and one with less" in page
+    assert "Last phase: " in page
+
+
+def test_a_candidate_of_a_run_has_its_phases(tried: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(tried, tmp_path / "tried")
+    (run,) = find_models(f"{place}:0", AnalyzeSettings())
+    last = run.epoch
+    assert (run.trained_here, run.seed) == (True, 3)
+    with pytest.raises(RequestError, match=f"there are only those of the end, {last}"):
+        find_models(f"{place}:0@2", AnalyzeSettings())
+    for weights in place.glob("trainings/*/*/weights.safetensors"):
+        shutil.copyfile(weights, weights.with_name("weights-2.safetensors"))
+    (kept,) = find_models(f"{place}:0@2", AnalyzeSettings())
+    assert (kept.label, kept.series, kept.epoch) == (f"{run.label}@2", run.label, 2)

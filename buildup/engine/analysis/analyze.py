@@ -202,9 +202,6 @@ def _page(
     subjects: Sequence[Subject], measurements: Sequence[Measurement], analysis: Analysis, notes: Sequence[str]
 ) -> str:
     sections = []
-    # Of several phases of a training, the last is compared.
-    ends = {one.series or one.label: one.label for one in sorted(subjects, key=lambda one: one.epoch or 0)}
-    attention = {subject.label: subject.attention for subject in subjects if subject.label in ends.values()}
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
         left_out = numbers.get("left out", "")
@@ -216,7 +213,7 @@ def _page(
                 words=measurement.caption,
                 numbers={} if left_out else numbers,
                 figure=figure,
-                finding="" if left_out else claims_sentence(measurement.claims, attention, numbers),
+                finding="" if left_out else _finding(measurement, subjects, numbers),
                 left_out=left_out,
             )
         )
@@ -228,6 +225,20 @@ def _page(
         "seed": identity["seed"],
     }
     return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)
+
+
+def _finding(measurement: Measurement, subjects: Sequence[Subject], numbers: Mapping[str, Any]) -> str:
+    """Whether the numbers agree with the paper; with several phases of a training, at its first and at its last."""
+    series: dict[str, list[Subject]] = {}
+    for subject in sorted(subjects, key=lambda subject: subject.epoch or 0):
+        series.setdefault(subject.series or subject.label, []).append(subject)
+    ends = {"First phase: ": 0, "Last phase: ": -1} if any(len(own) > 1 for own in series.values()) else {"": -1}
+    found = []
+    for words, place in ends.items():
+        attention = {own[place].label: own[place].attention for own in series.values()}
+        if sentence := claims_sentence(measurement.claims, attention, numbers):
+            found.append(words + sentence)
+    return " ".join(found)
 
 
 def run_measurement(

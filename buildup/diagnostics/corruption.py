@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
 from buildup.diagnostics.claims import PaperClaim
-from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of
 from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.predictions import evaluate
 from buildup.errors import DataError
@@ -216,7 +216,7 @@ class CorruptionErrors(Measurement):
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         kinds = list(dict.fromkeys(row["kind"] for row in tables[0].rows if row["severity"]))
         places = range(len(kinds))
-        for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+        for table, colour, marker in looks_of(tables):
             corrupted_part = [row for row in table.rows if row["severity"]]
             means = [np.mean([100 * row["error"] for row in corrupted_part if row["kind"] == kind]) for kind in kinds]
             # Hollow from the second model on, or equal values would hide each other.

@@ -3,8 +3,9 @@
 Colours are those of Okabe and Ito, which remain distinct in the common forms of colour blindness. Markers differ too.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib as mpl
@@ -55,6 +56,11 @@ def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Ta
     """The figure that a measurement makes of tables, in the common style."""
     with mpl.rc_context(STYLE):
         return figure(tables)
+
+
+def looks_of(tables: Sequence[Table]) -> Iterator[tuple[Table, str, str]]:
+    """Each table with a colour and a marker for a panel that shows all; from the seventh on they repeat."""
+    return zip(tables, cycle(COLOURS), cycle(SHAPES), strict=False)
 
 
 def panels_of(tables: Sequence[Table], width: float, height: float, rows: int = 1, **how: Any) -> tuple[Figure, Any]:

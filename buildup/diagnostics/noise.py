@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
 from buildup.diagnostics.claims import PaperClaim
-from buildup.diagnostics.figures import COLOURS, SHAPES, Figure, Row, Rows, Table, panels_of
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset
 from buildup.training.metrics import Metrics
@@ -120,7 +120,7 @@ class NoiseBands(Measurement):
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables[:1], 4.6, 3.1)
         axes = panels[0][0]
-        for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+        for table, colour, marker in looks_of(tables):
             middles = [(row["low"] + row["high"]) / 2 for row in table.rows]
             axes.plot(
                 middles, [-row["drop"] for row in table.rows], f"{marker}-", color=colour, ms=4, label=table.label

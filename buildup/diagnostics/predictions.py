@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject
-from buildup.diagnostics.figures import BLUE, COLOURS, SHAPES, SKY, Figure, Row, Rows, Table, panels_of
+from buildup.diagnostics.figures import BLUE, SKY, Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import RequestError
 from buildup.training.execution import ieee_float32
@@ -157,7 +157,7 @@ class DropoutEnsemble(Measurement):
         panels: Any = figure.subplots(1, 3)
         most = max(table.rows[-1]["passes"] for table in tables)
         for axes, name, label in zip(panels, ("points", "nll", "ece"), ("accuracy (%)", "NLL", "ECE"), strict=True):
-            for table, colour, marker in zip(tables, COLOURS, SHAPES, strict=False):
+            for table, colour, marker in looks_of(tables):
                 once, *averaged = table.rows
                 axes.axhline(once[name], color=colour, ls="--", lw=1, label=f"{table.label}, no dropout")
                 if averaged:

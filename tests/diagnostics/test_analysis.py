@@ -90,6 +90,14 @@ def test_bands_that_small_images_lack_are_left_out(subject: Subject) -> None:
     assert [part[0]["low"] for part in measure("noise", subject)] == [0.05, 0.25, 0.35, 0.45, 0.55, 0.75, 0.85]
 
 
+@pytest.mark.parametrize("what", ["noise", "corruption", "hessian"])
+def test_more_models_than_colours_are_all_drawn(what: str, subject: Subject) -> None:
+    rows = [row for part in measure(what, subject) for row in part]
+    tables = [Table(label=f"model {number}", units=unit_rows(subject.units), rows=rows) for number in range(8)]
+    legends = [axes.get_legend() for axes in draw_figure(find(what).figure, tables).axes]
+    assert max(len(legend.get_texts()) for legend in legends if legend) == 8
+
+
 def test_changes_are_differences_of_accuracies(subject: Subject) -> None:
     removals = [part[0] for part in measure("lesion", subject)]
     assert all(row["change"] == row["accuracy"] - row["intact"] for row in removals)

@@ -215,7 +215,7 @@ def _of_training(place: Path, settings: AnalyzeSettings) -> _Training:
 
 
 def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
-    """An export. Those of versions before 0.4.0 do not say how they were trained."""
+    """An export. Early ones do not say how they were trained."""
     config, recipe = _read(
         place / "config.json",
         lambda values: recipe_from_values(values["training"]["recipe"]) if "training" in values else None,

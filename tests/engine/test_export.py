@@ -21,13 +21,14 @@ STORAGE = "postgresql://team:secret@db.local/studies"
 
 
 def test_the_password_of_a_storage_stays_in_the_run_folder(make_run: Callable[..., RunRecord], tmp_path: Path) -> None:
-    run = make_run(tmp_path, storage=STORAGE)
+    run = make_run(tmp_path / "demo", storage=STORAGE, storage_path="s3://key:secret@bucket/runs?region=here")
     base = Candidate(network=run.network)
     view = View(decisions=(), best=base, current=None, needed=(), candidates=(base,))
     findings = findings_of(run, view, History(), costs=lambda candidate: (1, 1))
     for text in (page(findings), markdown(findings), model_card(findings, base.network, Score(accuracy=50.0))):
         assert "secret" not in text
     assert "db.local" in page(findings)
+    assert "s3://bucket/runs/demo/trainings" in page(findings)
 
 
 def test_a_run_file_that_holds_a_password_is_for_its_owner_alone(

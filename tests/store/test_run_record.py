@@ -21,6 +21,21 @@ def test_a_run_that_was_written_down_is_read_back(make_run: MakeRun, tmp_path: P
     assert open_record(str(run.folder)) == run
 
 
+def test_each_part_of_a_run_has_a_place_of_its_own_in_a_storage(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "demo", storage_path="s3://KEY:SECRET@bucket/runs?region=eu-central-1")
+    final = replace(run, folder=run.folder / "final", owner="demo")
+    longer = replace(run, settings=replace(run.settings, epochs=9), earlier=({"epochs": 2},))
+    places = [str(one.remote_trainings) for one in (run, final, longer)]
+    assert places == [
+        f"s3://bucket/runs/{end}" for end in ("demo/trainings", "demo-final/trainings", "demo/trainings-9")
+    ]
+    assert run.remote_trainings is not None
+    assert run.remote_trainings.url == "s3://KEY:SECRET@bucket/runs/demo/trainings?region=eu-central-1"
+    create_run_dir(run)
+    assert (run.folder / "run.yaml").stat().st_mode & 0o77 == 0
+    assert make_run(tmp_path / "other").remote_trainings is None
+
+
 def test_settings_that_were_written_down_are_read_back() -> None:
     assert settings_from_values(asdict(SETTINGS)) == SETTINGS
 

@@ -178,7 +178,7 @@ def _whole(name: str, shape: tuple[int, int, int], num_classes: int) -> Network:
     with torch.device("meta"):
         try:
             timm.create_model(name, **arguments)
-        except TypeError:  # it takes images of any size
+        except (TypeError, BaseError):  # it takes images of any size
             arguments = {}
     return Network(
         base=name,

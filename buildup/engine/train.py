@@ -199,7 +199,7 @@ def _whole(name: str, asked: Mapping[str, Any], shape: tuple[int, int, int], num
     with torch.device("meta"):
         try:
             timm.create_model(name, **arguments)
-        except TypeError:  # it takes images of any size
+        except (TypeError, BaseError):  # it takes images of any size
             arguments = dict(asked)
             create_on_meta(name, arguments)
     return Network(

@@ -78,9 +78,16 @@ def read_network(
     full_arguments = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}
     shrunk: Mapping[str, Shrink] = {}
     calls = None
-    if stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL_SIDE):
+    assert traced.root.input is not None
+    # A base for small images has a stem for them: what it halves first are its stages.
+    made_small = traced.root.input.shape[-1] <= SMALL_SIDE
+    if not made_small and (stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL_SIDE)):
         shrunk = find_small_stem(traced.root)
         calls = _calls_with_small_stem(traced, full_arguments, input_shape, shrunk) if shrunk else None
+    if stem == "small" and made_small:
+        raise BaseError(
+            f"{traced.name} is made for small images and has a stem for them. Use stem: auto or stem: base."
+        )
     if stem == "small" and calls is None:
         raise BaseError(
             f"{traced.name} can't be given the small stem: its first halvings are no convolutions or poolings. "

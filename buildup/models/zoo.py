@@ -14,6 +14,8 @@
 | `mixer_tiny_cifar` | MLP-Mixer-Ti, patches of 2 px | 4.770M |
 | `resnet50_cifar` | timm's ResNet-50 with the small stem | 23.705M |
 | `resnext50_cifar` | ResNeXt-50 32x4d with the small stem | 23.177M |
+| `resnet18_mlp_cifar` | ResNet-18 with the small stem, and an MLP on the whole last map | 15.415M |
+| `resnet50_mlp_cifar` | ResNet-50 in the same way | 40.329M |
 
 The transformers and the mixer are timm's classes with the paper's sizes. Their attention has no bias on
 queries, keys and values, as in the reference code. Swin keeps timm's correct mask for shifted windows, and a table of
@@ -51,7 +53,14 @@ PAPER: Mapping[str, tuple[str, int, tuple[int, ...]]] = {
 }
 """The networks of the paper: the base, the blocks added to its last stage so that it alternates evenly, and the
 attention blocks of each stage at n-1, n-3, ..."""
-RESNETS = {"resnet50_cifar": "resnet50", "resnext50_cifar": "resnext50_32x4d"}
+RESNETS = {
+    "resnet50_cifar": "resnet50",
+    "resnext50_cifar": "resnext50_32x4d",
+    "resnet18_mlp_cifar": "resnet18",
+    "resnet50_mlp_cifar": "resnet50",
+}
+MLP_SIDE, MLP_WIDTH = 4, 512
+"""The map that an MLP head reads, which is the last one for images of 32 px, and its hidden channels."""
 
 
 class NearAttention(Attention):
@@ -155,7 +164,8 @@ def _config(name: str) -> dict[str, Any]:
         }
     base = RESNETS[name] if name in RESNETS else PAPER[name][0]
     if name.endswith("cifar"):
-        return base_config(base, *CIFAR, reduction=1 / 4)
+        head = {"classifier": "fc.2"} if "_mlp_" in name else {}
+        return base_config(base, *CIFAR, reduction=1 / 4) | head
     return base_config(base, *IMAGENET)
 
 
@@ -184,6 +194,16 @@ def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **override
     return build(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
+def put_mlp_head(model: Any, device: torch.device | str) -> None:
+    """Put an MLP that reads every place of the last map in the place of the mean over it and a linear layer."""
+    model.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(MLP_SIDE), nn.Flatten())
+    model.fc = nn.Sequential(
+        nn.Linear(model.num_features * MLP_SIDE**2, MLP_WIDTH, device=device),
+        nn.ReLU(),
+        nn.Linear(MLP_WIDTH, model.num_classes, device=device),
+    )
+
+
 def _register(name: str) -> None:
     """Register a network, a transformer or a mixer with timm."""
 
@@ -194,7 +214,11 @@ def _register(name: str) -> None:
         else:
             network = paper_network(name, input_shape=shape, num_classes=classes)
         # timm's own models, too, are made on torch's default device.
-        return build(network, pretrained=pretrained, **{"device": torch.get_default_device()} | overrides)
+        device = overrides.setdefault("device", torch.get_default_device())
+        model = build(network, pretrained=pretrained, **overrides)
+        if "_mlp_" in name:
+            put_mlp_head(model, device)
+        return model
 
     def transformer_entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
         transformer = TRANSFORMERS[name]

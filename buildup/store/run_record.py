@@ -51,7 +51,7 @@ class DataRecord:
     image_size: int
     channels: int
     class_names: tuple[str, ...] = ()
-    """Empty for a run before version 0.4.0."""
+    """Empty for an early run, which does not know them."""
     notes: tuple[str, ...] = ()
     """What users should know of the images, as sentences."""
     split_seed: int | None = None

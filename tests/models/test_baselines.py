@@ -8,9 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from buildup.diagnostics.units import find_units
 from buildup.engine.train import find_network
+from buildup.errors import BaseError
 from buildup.graph.layout import layout
 from buildup.models.build import build
 from buildup.models.layers import ConvAttention2d
+from buildup.models.read import read_network
 from buildup.models.zoo import RESNETS, TRANSFORMERS, NearAttention, NearAttention5
 from buildup.training.dataset import DataInfo
 
@@ -31,6 +33,7 @@ EXACT = {
     "swin_tiny_cifar": 27_562_126,
     "mixer_tiny_cifar": 4_769_636,
     "resnet50_cifar": 23_705_252,
+    "resnet18_mlp_cifar": 15_414_948,
 }
 CIFAR100 = DataInfo(image_size=32, channels=3, num_classes=100, train_images=45_000, val_images=5_000)
 
@@ -90,7 +93,8 @@ def test_queries_have_no_bias(name: str) -> None:
 def test_a_training_makes_the_same_network(name: str) -> None:
     network = find_network(name, None, CIFAR100)
     assert size(build(network, device="meta")) == size(made(name))
-    assert layout(network) == ("CCC|CCCC|CCCCCC|CCC" if name in RESNETS else "")
+    layouts = {"resnet18_mlp_cifar": "CC|CC|CC|CC", **dict.fromkeys(TRANSFORMERS, "")}
+    assert layout(network) == layouts.get(name, "CCC|CCCC|CCCCCC|CCC")
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,42 @@ def test_their_units_are_the_papers(name: str, msa: int, subsampling: int) -> No
     assert sum(unit.kind == "msa" for unit in units) == msa
     assert sum(unit.subsamples for unit in units) == subsampling
     assert units[-1].channels == 100
+
+
+@pytest.mark.parametrize("name", ["resnet50_cifar", "resnet18_mlp_cifar"])
+def test_a_base_for_small_images_gets_no_second_small_stem(name: str) -> None:
+    network = find_network(name, None, CIFAR100)
+    assert (network.stem, network.shrunk) == ("base", ())
+    assert [stage.size for stage in network.stages] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    with pytest.raises(BaseError, match="has a stem for them"):
+        read_network(name, input_shape=(3, 32, 32), num_classes=10, stem="small")
+
+
+def test_an_alternet_of_the_paper_can_be_trained_by_its_name() -> None:
+    model = build(find_network("alter_resnet18", None, CIFAR100), device="meta")
+    assert size(model) == size(made("alter_resnet18", num_classes=100))
+
+
+def test_an_mlp_head_reads_every_place_of_the_last_map() -> None:
+    model: Any = timm.create_model("resnet18_mlp_cifar", num_classes=7).eval()
+    maps = torch.randn(2, 512, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        first, _, last = model.fc
+        expected = last(first(maps.flatten(1)).relu())
+        assert torch.allclose(model.forward_head(maps), expected, atol=1e-6)
+        # A mean over the map would not see the order of its places.
+        assert not torch.allclose(model.forward_head(maps.flip(3)), expected, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_an_mlp_head_and_smoothing_are_trained_together() -> None:
+    network = find_network("resnet18_mlp_cifar", "CCS|CCS|CCS|CCS", CIFAR100, "smoothing")
+    models: list[Any] = [build(network, seed=0) for _ in range(2)]
+    assert all(
+        torch.equal(one, two)
+        for one, two in zip(models[0].state_dict().values(), models[1].state_dict().values(), strict=True)
+    )
+    assert models[0].fc[2].out_features == 100
 
 
 def test_a_vit_without_a_class_token_has_the_same_units() -> None:

@@ -184,6 +184,23 @@ def test_a_training_that_fails_by_its_hosts_three_times_stops_the_search(tmp_pat
     assert "on a: RuntimeError: CUDA error: uncorrectable ECC error" in outcome.message
 
 
+def test_a_process_of_a_training_that_dies_counts_as_its_worker_does(tmp_path: Path) -> None:
+    lost = Failure(reason=Reason.LOST, message="process 2 of 2 of the training (pid 7) ended by SIGKILL")
+    dispatcher = TrialDispatcher(folder=tmp_path, train=never, job=lambda *_: None, workers=1)
+    dispatcher.request([TRAINING])
+    for life in range(1, MAX_WORKER_LOSSES + 1):
+        assert dispatcher.next_assignment(str(life))
+        dispatcher.report(str(life), Started(attempt=life, host="a", pid=1, node="a"))
+        taken_up = dispatcher.report(str(life), Record(outcome=lost, curve=()))
+        assert taken_up == (life < MAX_WORKER_LOSSES)  # by the same worker, which is alive
+        dispatcher.release(str(life), None)
+    events = [dispatcher.events.get().update for _ in range(MAX_WORKER_LOSSES + 1)]
+    assert isinstance(events[-1], Record)
+    assert isinstance(events[-1].outcome, Failure)
+    assert "lost its worker 3 times" in events[-1].outcome.message
+    assert "Last, process 2 of 2 of the training (pid 7) ended by SIGKILL." in events[-1].outcome.message
+
+
 def test_a_worker_that_is_asked_to_end_is_held_against_nobody(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path, frozenset({"a"}))
     cluster.dispatcher.request([TRAINING])

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers.evo_norm import EvoNorm2dB0
+from timm.layers.norm_act import FrozenBatchNormAct2d
 
 from buildup.errors import ResourceError
 from buildup.models.read import read_network
@@ -103,6 +105,11 @@ def test_batches_that_are_too_small_to_be_shared_are_refused(tmp_path: Path) -> 
     training = fitting._train(job(tmp_path), [], 1, ProcessGroup(rank=0, size=15))
     with pytest.raises(ResourceError, match=r"15 GPUs .* the smallest batch has 29"):
         next(training)
+
+
+def test_statistics_over_a_batch_that_are_not_those_of_batch_norm_are_refused() -> None:
+    with pytest.raises(ResourceError, match="1 is a EvoNorm2dB0"):
+        ProcessGroup(size=2).spread(torch.nn.Sequential(FrozenBatchNormAct2d(4), EvoNorm2dB0(4)))
 
 
 @pytest.fixture

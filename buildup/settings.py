@@ -46,7 +46,8 @@ class SearchSettings:
     base: Annotated[str, _NETWORK] = ""
     """A timm model that `buildup models` lists, such as resnet50 or 'resnet18(channels=[16, 32, 64, 96])'. Required."""
     dataset: Annotated[str, _NETWORK] = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR; or readable:NAME,
+    one of these without the images that can't be read. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     image_size: Annotated[int | None, _NETWORK] = None

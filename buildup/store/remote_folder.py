@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 from uuid import uuid4
 
 from buildup.atomic_file import replacing
@@ -54,8 +54,9 @@ class RemoteFolder:
         >>> print(RemoteFolder("s3://KEY:SECRET@bucket/runs?region=eu-central-1") / "demo")
         s3://bucket/runs/demo
         """
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        scheme, mark, rest = self.url.partition("?")[0].partition("://")
+        user, _, place = rest.rpartition("@")
+        return f"{scheme}{mark}{place if ':' in user else rest}"  # a container of Azure stands before an @, too
 
     def sizes(self) -> dict[str, int]:
         """The bytes of each file in it, by name."""

@@ -158,7 +158,7 @@ def note_remote(attempt: Path, remote: RemoteFolder) -> None:
 def remote_of(attempt: Path) -> RemoteFolder | None:
     """The folder in a storage that the worker of an attempt writes into; None if it is that of the run."""
     path = attempt / ELSEWHERE
-    return RemoteFolder(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return RemoteFolder(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
 
 
 def _is_here(path: Path) -> bool:

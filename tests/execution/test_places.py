@@ -266,6 +266,17 @@ def test_a_driver_that_cant_read_the_storage_says_so_and_repeats_nothing(
     assert update.outcome.reason.is_infrastructure
 
 
+@pytest.mark.parametrize(
+    "mark", [b"", b"\xff\x00", b"s3:", b"file:///a\x00b", b"https://a", b"s3://[", b"file:///%zz/x"]
+)
+def test_a_damaged_mark_is_a_sentence(tmp_path: Path, mark: bytes) -> None:
+    folder = attempt_folder(tmp_path, 1)
+    folder.mkdir()
+    (folder / "elsewhere").write_bytes(mark)
+    with pytest.raises(RunError):
+        final_record(tmp_path)
+
+
 def test_folders_of_killed_processes_are_removed_from_their_machine(search: Search, tmp_path: Path) -> None:
     def left(name: str, owner: str) -> Path:
         folder = tmp_path / "tmp" / f"{WORK}{name}" / "ab-s0.1" / "attempt-1"

@@ -29,10 +29,19 @@ def flags_of(name: str) -> list[str]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
         raise RequestError(f"--from {path}: can't be read: {' '.join(str(problem).split())}.") from None
     is_run = isinstance(values, Mapping) and isinstance(values.get("settings"), Mapping)
-    settings = {key: value for key, value in values["settings"].items() if key not in OWN} if is_run else values
+    settings = _of_run(values["settings"]) if is_run else values
     if not isinstance(settings, Mapping):
         raise RequestError(f"--from {path}: lines like `epochs: 4` are needed.")
     return [flag for key, value in settings.items() for flag in _flags(str(key), value)]
+
+
+def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that another one can have. A name of timm's weights stands for the flag without a value."""
+    settings = {key: value for key, value in kept.items() if key not in OWN}
+    pretrained = settings.get("pretrained")
+    if isinstance(pretrained, str) and not Path(pretrained).is_absolute():
+        settings["pretrained"] = True
+    return settings
 
 
 def _flags(key: str, value: Any) -> Iterator[str]:

@@ -104,14 +104,14 @@ class UnitSimilarity(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         found = cka(subject.model, subject.units, subject.batches())
         yield [
-            {"unit": one.index, "other": other.index, "same_stage": one.stage == other.stage, "cka": value}
+            {"unit": one.index, "other": other.index, "same_stage": _same_stage(one, other), "cka": value}
             for one, values in zip(subject.units, found.tolist(), strict=True)
             for other, value in zip(subject.units, values, strict=True)
         ]
 
     def summary(self, rows: Rows) -> Row:
         pairs = [(row["same_stage"], row["cka"]) for row in rows if row["unit"] != row["other"]]
-        within, across = ([value for same, value in pairs if same == wanted] for wanted in (True, False))
+        within, across = ([value for same, value in pairs if same is wanted] for wanted in (True, False))
         between = {"within_minus_across": fmean(within) - fmean(across)} if within and across else {}
         return {"mean": fmean(value for _, value in pairs), **between}
 
@@ -131,3 +131,10 @@ class UnitSimilarity(Measurement):
             axes.set(xlabel="unit", ylabel="unit", title=table.label)
             figure.colorbar(picture, ax=axes, label="CKA (minibatch, unbiased)", shrink=0.85)
         return figure
+
+
+def _same_stage(one: Unit, other: Unit) -> bool | None:
+    """Whether two units belong to one stage. Stem and head belong to none."""
+    if {one.kind, other.kind} & {"stem", "head"}:
+        return None
+    return one.stage == other.stage

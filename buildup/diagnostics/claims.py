@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 from buildup.diagnostics.figures import Row
@@ -53,7 +54,7 @@ def _pair(attention: Mapping[str, float]) -> tuple[str, str]:
 
 def _comparison(claim: PaperClaim, more: tuple[str, float | None], less: tuple[str, float | None]) -> Iterator[str]:
     (attentive, value), (plain, other) = more, less
-    if value is None or other is None:
+    if value is None or other is None or isnan(value) or isnan(other):
         return
     found = "lower" if value < other else "higher" if value > other else "the same"
     claimed = "lower" if claim.sign < 0 else "higher"
@@ -64,12 +65,12 @@ def _comparison(claim: PaperClaim, more: tuple[str, float | None], less: tuple[s
 
 def _signs(claim: PaperClaim, values: Mapping[str, float | None]) -> Iterator[str]:
     """One part for all models that agree, and one for those that do not."""
-    known = {label: value for label, value in values.items() if value is not None}
-    agreeing = {label: value for label, value in known.items() if value * claim.sign > 0}
-    for group, words, agrees in (
-        (agreeing, claim.words, "as in the paper"),
-        ({label: known[label] for label in known if label not in agreeing}, claim.of_each, "unlike in the paper"),
+    known = {label: value for label, value in values.items() if value and not isnan(value)}
+    for sign, words, agrees in (
+        (claim.sign, claim.words, "as in the paper"),
+        (-claim.sign, claim.of_each, "unlike in the paper"),
     ):
+        group = {label: value for label, value in known.items() if value * sign > 0}
         if group:
             shown = ", ".join(f"{value:+.3g} in {label}" for label, value in group.items())
             yield f"{words} ({shown}), {agrees}"

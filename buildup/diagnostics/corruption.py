@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject
-from buildup.diagnostics.claims import PaperClaim
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of
 from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.predictions import evaluate
@@ -167,8 +166,6 @@ class CorruptionErrors(Measurement):
     name = "corruption"
     title = "Error on corrupted images"
     caption = "Fifteen kinds in five severities. Errors on generated and on published images can't be compared."
-
-    claims = (PaperClaim(column="mean_error", words="the mean error on corrupted images", sign=-1),)
 
     def check(self, subjects: Sequence[Subject]) -> None:
         for subject in subjects:

@@ -101,11 +101,12 @@ class Lesions(Measurement):
 
     def summary(self, rows: Rows) -> Row:
         worst = min(rows, key=lambda row: row["change"])
-        stages: dict[int, list[float]] = {}
+        stages: dict[int, dict[int, float]] = {}
         for row in rows:
-            if row["kind"] == "conv":
-                stages.setdefault(row["stage"], []).append(row["change"])
-        between = [changes[0] - changes[-1] for changes in stages.values() if len(changes) > 1]
+            if row["kind"] == "conv":  # of a block with two removals, the first: its convolution
+                stages.setdefault(row["stage"], {}).setdefault(row["unit"], row["change"])
+        changes = [list(units.values()) for units in stages.values() if len(units) > 1]
+        between = [own[0] - own[-1] for own in changes]
         start = {"conv_start_minus_end": fmean(between)} if between else {}
         return {"worst": worst["name"], "worst_change": worst["change"], **start}
 

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
     target = run.folder / "export"
     if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
-    findings = findings_of(run, view, history)
+    kept = trained_weights(run.trainings / best_training(run, history, view.best)[0])
+    findings = replace(findings_of(run, view, history), exported=kept is not None)
     write_findings(run, findings)
-    if trained_weights(run.trainings / best_training(run, history, view.best)[0]):
+    if kept:
         _export(run, findings, view.best, target)
     else:  # `clean` removed them when another network had won
         log.warning(f"warning: {run.folder}: the weights of {view.best.layout} were removed, so it is not exported.")

@@ -1,5 +1,6 @@
 """Reports of one run, and comparisons of several."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -10,6 +11,7 @@ from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.engine.status import status_of
 from buildup.errors import RunError
+from buildup.graph.kinds import known_kinds
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import EXPECTED, Correlation, Effect, Evidence, MeasuredVerdict, When
 from buildup.report.findings import Findings
@@ -61,7 +63,7 @@ def findings_of(
         evidence=evidence_of({run.folder.name: (view.decisions, measured)}) if measured else None,
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
-        exported=view.finished,
+        exported=(run.folder / "export").is_dir(),
         finished=f"This run is {status}{f': {reason}' if reason else ''}.",
     )
 
@@ -146,11 +148,23 @@ def evidence_of(runs: Mapping[str, tuple[Sequence[Decision], Sequence[Diagnosis]
 
 
 def _effect(rows: Sequence[MeasuredVerdict], measure: str) -> Effect:
-    """How often one diagnostic changes as the paper says."""
-    changes = [change for row in rows if (change := row.value(measure, "change"))]
+    """How often one diagnostic changes as the paper says, where attention replaces a block without it."""
+    replacing = (row for row in rows if _puts_attention(row.decision.edit))
+    changes = [change for row in replacing if (change := row.value(measure, "change"))]
     expected = sum(change * EXPECTED[measure] > 0 for change in changes)
     low, high = share_interval(expected, len(changes)) if changes else (0.0, 1.0)
     return Effect(measure=measure, as_expected=expected, count=len(changes), low=low, high=high)
+
+
+def _puts_attention(edit: str) -> bool:
+    """Whether all edits of a decision put attention in the place of a block without it.
+
+    >>> _puts_attention("layer4.1: conv -> msa(heads=4)"), _puts_attention("layer4.1: msa(heads=4) -> conv")
+    (True, False)
+    """
+    attention = {kind.name for kind in known_kinds().values() if kind.attention}
+    kinds = re.findall(r": (\w+)(?:\(.*?\))? -> (\w+)", edit)
+    return bool(kinds) and all(old not in attention and new in attention for old, new in kinds)
 
 
 def _correlation(rows: Sequence[MeasuredVerdict], measure: str, when: When) -> Correlation | None:

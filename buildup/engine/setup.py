@@ -72,6 +72,10 @@ def start_workers(
     if remote and run.trainings.is_dir() and any(run.trainings.iterdir()):
         remote.check_marked()
     elif remote:
+        if not remote.is_empty():
+            raise RunError(
+                f"{remote}: trainings are there, and {run.trainings} has none. Remove that folder of the storage, too."
+            )
         mark_remote(remote)
     return RayEvaluator(
         folder=run.trainings.absolute(),

@@ -176,7 +176,7 @@ class TrialDispatcher:
                 work = self._work / f"{training.id}.{number}"
                 states = [(work / one.name, there) for one in before if (there := remote_of(one))]
                 elsewhere = Elsewhere(own=remote, earlier=tuple(states))
-                own, before = work / own.name, [work / one.name for one in before]
+                own, before = work / own.name, [place for place, _ in states]
             return Assignment(
                 train=self._train,
                 job=self._job(training, own, before),

@@ -28,6 +28,8 @@ CLAIM = "worker"
 """In the folder of an attempt: the process that trains it. There is never a second one."""
 WORK = "buildup-work-"
 """The beginning of the names of folders of a machine alone."""
+COPY_INTERVAL = 60.0
+"""Seconds after which files are copied that have changed in the middle of an epoch."""
 STOP_INTERVAL = 5.0
 """Seconds between two looks into a storage for `STOP`."""
 OUTAGE, OUTAGE_PAUSE = 900.0, 5.0
@@ -178,7 +180,7 @@ class Mirror:
 
     def _copy_along(self) -> None:
         while True:
-            self._changed.wait()
+            self._changed.wait(COPY_INTERVAL)
             self._changed.clear()
             if self._closing.is_set():
                 return
@@ -186,9 +188,9 @@ class Mirror:
                 self._copy()
 
     def _copy(self) -> None:
-        """Copy each file that has changed, the record last, so that all that it tells of is there."""
+        """Copy each file that has changed, state and record last, so that all that they tell of is there."""
         found = {path.name: path for path in self._folder.iterdir() if not path.name.startswith(".")}
-        for name in sorted(found, key=lambda name: name == FINAL):
+        for name in sorted(found, key=lambda name: (name == FINAL, name == CHECKPOINT, name)):
             with suppress(FileNotFoundError):  # the training removed it meanwhile
                 status = found[name].stat()
                 state = (status.st_ino, status.st_mtime_ns)

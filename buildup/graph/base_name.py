@@ -42,6 +42,22 @@ def base_text(name: str, arguments: Mapping[str, Any]) -> str:
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})" if arguments else name
 
 
+def split_names(text: str) -> list[str]:
+    """Names that are joined by commas, of which those inside of brackets do not count.
+
+    >>> split_names("demo:0,resnet18(channels=[8, 16, 32, 64]),other")
+    ['demo:0', 'resnet18(channels=[8, 16, 32, 64])', 'other']
+    """
+    names, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth <= 0:
+            names.append("")
+        else:
+            names[-1] += letter
+    return [name for name in names if name]
+
+
 def base_in_path(text: str) -> str:
     """A base as part of a file name: without the brackets and commas of its arguments.
 

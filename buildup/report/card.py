@@ -124,7 +124,7 @@ def _metadata(findings: Findings, network: Network, exported: Score) -> str:
         tags=["image-classification", "timm", "alternet", "buildup"],
         base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
         datasets=[on_hub] if on_hub else None,
-        model_name=f"{clean(network.base)} {clean(layout(network))}",
+        model_name=f"{clean(network.title)} {clean(layout(network))}",
         eval_results=results,
     )
     return data.to_yaml()

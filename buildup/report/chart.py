@@ -260,7 +260,8 @@ def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str, narr
         for values in ([dot.x for dot in dots], [dot.y for dot in dots])
     )
     if all(dot.x == int(dot.x) for dot in dots):  # a count has no halves
-        x_ticks = [tick for tick in x_ticks if tick == int(tick)]
+        whole = [tick for tick in x_ticks if tick == int(tick)]
+        x_ticks = whole if len(whole) > 1 else [whole[0], whole[0] + 1]
     x, y = Scale(x_ticks[0], x_ticks[-1], LEFT, right), Scale(y_ticks[0], y_ticks[-1], BOTTOM, TOP)
     parts = horizontal_grid(y_ticks, y, LEFT, right)
     parts += [axis_text(x(tick), BOTTOM + 20, f"{tick:g}") for tick in x_ticks]

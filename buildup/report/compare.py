@@ -67,8 +67,7 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     if len(names) > 1:
         yield "<section><p>The runs have different objectives, so they share no plot.</p></section>"
         return
-    objective = OBJECTIVES[names.pop()]
-    up = f"{objective.title}, {'%' if objective is ACCURACY else f'{objective.scale}; less is better'}"
+    up = _up(names.pop())
     networks, progress = [], []
     for run in runs:
         dots = []
@@ -94,6 +93,12 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         yield html_section("Best score over trainings", small_note(note), scrollable(plot))
 
 
+def _up(objective: str) -> str:
+    """The words beside the vertical axis of scores."""
+    chosen = OBJECTIVES[objective]
+    return f"{chosen.title}, {'%' if chosen is ACCURACY else f'{chosen.scale}; less is better'}"
+
+
 def _places_html(found: PlaceFindings) -> Iterator[str]:
     note = (
         "Each network of runs that were free to change blocks anywhere in a stage: the mean place of its changed "
@@ -105,7 +110,9 @@ def _places_html(found: PlaceFindings) -> Iterator[str]:
         dots.setdefault(one.run, []).append(Dot(x=one.place, y=one.score, title=title))
     series = [Series(name=run, dots=tuple(own)) for run, own in dots.items()]
     across = "mean place of changed blocks (0 beginning, 1 end of their stage)"
-    plot = plot_svg(series, label="Score of each network against the place of its blocks", across=across, up="score")
+    label = "Score of each network against the place of its blocks"
+    objectives = {one.objective for one in found.networks}
+    plot = plot_svg(series, label=label, across=across, up=_up(objectives.pop())) if len(objectives) == 1 else ""
     yield f"<p>{escape(found.words)}</p>{small_note(note)}{scrollable(plot)}"
 
 

@@ -178,11 +178,13 @@ class Findings:
         base = fmean(known.pop(fingerprint(self.base), [0.0]))
         if not base or not known:
             return ""
-        shares = (
+        shares = [
             f"{self.layouts[candidate]} {fmean(own):.1f} % ({100 * fmean(own) / base:.0f} %)"
             for candidate, own in known.items()
             if candidate in self.layouts
-        )
+        ]
+        if not shares:
+            return ""
         return (
             f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that imitate "
             f"those that they replace: {', '.join(shares)}."

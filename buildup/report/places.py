@@ -21,14 +21,17 @@ SIGNIFICANT = 0.05
 def place_of(layout: str) -> float | None:
     """The mean place of the changed blocks: 0 at the beginning of their stage, 1 at its end; None without any.
 
-    >>> place_of("CCC|CMCCM"), place_of("CCM|MCC")
-    (0.625, 0.5)
+    The beginning is the second block, since the first one mostly changes the shape, and stays. Stages of two blocks
+    have one place alone, which says nothing. So the mean over all places is the same in each stage.
+
+    >>> place_of("CCC|CMCCM"), place_of("CCM|MCC"), place_of("CM|CM")
+    (0.5, 0.5, None)
     """
     stages = layout.split("|")
     places = [
-        index / (len(stage) - 1)
+        max(0, index - 1) / (len(stage) - 2)
         for stage in stages
-        if len(stage) > 1
+        if len(stage) > 2
         for index, letter in enumerate(stage)
         if letter != Conv.letter
     ]
@@ -43,6 +46,7 @@ class PlacedNetwork:
     layout: str
     place: float
     score: float
+    objective: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +77,7 @@ class PlaceFindings:
 def find_places(runs: Sequence[Compared]) -> PlaceFindings | None:
     """Place and score of the networks of runs with `--places any`; None if there are none."""
     networks = [
-        PlacedNetwork(run=run.run, layout=point.layout, place=place, score=point.score)
+        PlacedNetwork(run=run.run, layout=point.layout, place=place, score=point.score, objective=run.objective)
         for run in runs
         if run.facts.get("places") == "any"
         for point in run.points[:MOST_RANKED]

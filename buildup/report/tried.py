@@ -54,7 +54,8 @@ def _plots(findings: Findings) -> list[str]:
     cost = {one.candidate: one.macs / 1e6 for one in findings.decisions if one.macs is not None}
     if base := findings.cost(findings.base):
         cost[fingerprint(findings.base)] = base[1] / 1e6
-    up = f"{findings.objective.title}, {findings.objective.scale}"
+    better = "" if findings.objective.sign > 0 else "; less is better"
+    up = f"{findings.objective.title}, {findings.objective.scale}{better}"
     found = []
     for across, where in (("attention blocks", blocks), ("million MACs", cost)):
         known = {candidate: mean for candidate, mean in means.items() if candidate in where}
@@ -97,7 +98,7 @@ def _scores(findings: Findings) -> dict[str, dict[str, float]]:
     """The scores by candidate and seed: of the seeds that all candidates have, or where there is none, of all."""
     found: dict[str, dict[str, float]] = {}
     for row in findings.trainings:
-        if isinstance(row.outcome, Score) and not row.check:
+        if isinstance(row.outcome, Score) and row.layout and not row.check:
             found.setdefault(candidate_id(row.id), {})[row.seed] = findings.objective.value(row.outcome)
     shared = set.intersection(*map(set, found.values())) if found else set()
     if not shared:

@@ -133,7 +133,7 @@ class RemoteFolder:
         try:
             yield
         except (OSError, ValueError) as problem:  # pyarrow's own errors are of these kinds
-            said = str(problem).partition(" Detail:")[0].partition("\n")[0].rstrip(".")
+            said = str(problem).replace(self.url, str(self)).partition(" Detail:")[0].partition("\n")[0].rstrip(".")
             hint = next((f" {hint}" for sign, hint in HINTS.items() if sign in said), "")
             raise RemoteError(f"{self}: it can't be {what}: {said}.{hint}") from None
 
@@ -157,9 +157,12 @@ def remote_url(text: str) -> str:
     try:
         _, root = _opened(text)
     except (OSError, ValueError) as problem:
-        raise ResourceError(f"--storage-path {RemoteFolder(text)}: {str(problem).rstrip('.')}.") from None
+        said = str(problem).replace(text, str(RemoteFolder(text))).rstrip(".")
+        raise ResourceError(f"--storage-path {RemoteFolder(text)}: {said}.") from None
     if not root.strip("/"):
-        raise ResourceError(f"--storage-path {text}: a bucket or a folder is missing, as in s3://BUCKET/FOLDER.")
+        raise ResourceError(
+            f"--storage-path {RemoteFolder(text)}: a bucket or a folder is missing, as in s3://BUCKET/FOLDER."
+        )
     return text
 
 

@@ -165,15 +165,17 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
         nudge(model)
-    model = prepare_model(model, job.network, job.execution)
-    optimizer = make_optimizer(model, recipe, job.execution)
+    # An earlier attempt on one GPU may have chosen other steps.
+    execution = replace(job.execution, steps="eager") if group.size > 1 else job.execution
+    model = prepare_model(model, job.network, execution)
+    optimizer = make_optimizer(model, recipe, execution)
 
     identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
     how = device_kind(job.device), recipe.snapshot_epochs
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
         curve, part = _restored(saved, job, optimizer, group)
-        stepper = Stepper(model, optimizer, recipe, job.execution, parts=parts, group=group)
+        stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group)
         for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
         if len(curve) < recipe.epochs:

@@ -4,6 +4,7 @@ Transparent pixels are shown on white, grey images become RGB, and 16-bit ones a
 """
 
 import csv
+import errno
 import hashlib
 import shlex
 from collections import Counter, defaultdict
@@ -20,6 +21,10 @@ from buildup.errors import DataError, counted
 
 LEAST_IMAGES = 5
 """A class needs images to train on and images to validate on."""
+PASSING = frozenset({
+    errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EAGAIN,
+})  # fmt: skip
+"""Errors of disks, rights and systems, after which an image may be readable again."""
 MOST_NAMED = 20
 """Files that one message names; `doctor` names all."""
 TEST_FOLDERS = ("test", "val", "validation")
@@ -89,9 +94,7 @@ def read_table(path: Path, *, train: bool) -> ImageFiles:
     chosen = "train" if train else "test" if any(split == "test" for *_, split in rows) else "val"
     if not train and all(split == "train" for *_, split in rows):
         raise DataError(f"{path} has no test images. Mark them in a column split, by test.")
-    classes = sorted(
-        {label for _, label, _ in rows}, key=lambda text: (int(text), "") if text.isdecimal() else (0, text)
-    )
+    classes = sorted({label for _, label, _ in rows}, key=lambda text: (int(text) if text.isdecimal() else 0, text))
     own = [(file, classes.index(label)) for file, label, split in rows if split == chosen]
     counts = Counter(label for _, label in own)
     if problems := _too_few(
@@ -234,6 +237,8 @@ def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
     except UnidentifiedImageError:
         raise DataError(f"{where or file} can't be read as an image: its contents are none.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as problem:
+        if isinstance(problem, OSError) and problem.errno in PASSING:
+            raise
         raise DataError(f"{where or file} can't be read as an image: {problem}.") from None
 
 

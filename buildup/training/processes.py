@@ -60,7 +60,8 @@ def in_processes(train: _Train, size: int, device: str, yielded: list[Epoch]) ->
             except GeneratorExit:
                 ranks[0].end_in_order()
                 raise
-            ranks[0].connection.send(True)
+            with suppress(OSError):  # it has died, which the next look tells
+                ranks[0].connection.send(True)
         assert isinstance(update, Score)
         return update
 

@@ -54,7 +54,7 @@ def transplant(
     if not paths or epochs <= 0:
         return {}
     blocks = {path: model.get_submodule(path) for path in paths}
-    base = to_memory_format_of(build(_base(network), device=feed.device, start=start), execution)
+    base = to_memory_format_of(build(_base(network), seed=feed.seed, device=feed.device, start=start), execution)
     base.eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(chain.from_iterable(block.parameters() for block in blocks.values()), weight_decay=0)
     steps = max(LEAST, round(epochs * len(batch_starts(len(feed.train), feed.recipe.batch_size))))
@@ -71,9 +71,7 @@ def transplant(
                 with torch.no_grad():
                     base(to_memory_format(inputs, execution))
                 losses = {path: _error(block(seen[path][0]), *seen[path]) for path, block in blocks.items()}
-            optimizer.zero_grad()
-            torch.stack([*losses.values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            _average(feed.group, optimizer)
+            _set_gradients(optimizer, torch.stack([*losses.values()]).sum(), feed.group)
             optimizer.step()
             for path, loss in losses.items():
                 errors[path].append(loss.detach())
@@ -81,11 +79,14 @@ def transplant(
     return {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
 
 
-def _average(group: ProcessGroup, optimizer: torch.optim.Optimizer) -> None:
-    """Give all processes of a training the mean of their gradients."""
-    weights = [weight for part in optimizer.param_groups for weight in part["params"] if weight.grad is not None]
-    for gradient in group.sum([weight.grad for weight in weights]) if group.size > 1 else ():
-        gradient /= group.size
+def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: ProcessGroup) -> None:
+    """Give the weights their gradients, and all processes of a training the mean of them.
+
+    Not by `backward`, which would also call the hooks of DistributedDataParallel, outside of a step that it knows.
+    """
+    weights = [weight for part in optimizer.param_groups for weight in part["params"]]
+    for weight, gradient in zip(weights, group.sum(torch.autograd.grad(loss, weights)), strict=True):
+        weight.grad = gradient / group.size
 
 
 def to_memory_format_of(model: nn.Module, execution: Execution) -> nn.Module:

@@ -28,6 +28,16 @@ def test_settings_of_a_run_become_flags_without_what_is_its_own(make_run: Callab
         assert not [flag for flag in flags if flag.startswith(("--run", "--storage", "--reuse", "--fraction=None"))]
 
 
+@pytest.mark.parametrize(
+    ("kept", "flag"), [("resnet18.a1_in1k", "--pretrained"), ("/w/mine.pth", "--pretrained=/w/mine.pth")]
+)
+def test_timms_weights_are_asked_for_without_their_name(
+    make_run: Callable[..., RunRecord], kept: str, flag: str
+) -> None:
+    create_run_dir(make_run(Path("runs/old"), run="old", pretrained=kept, pretrained_hash="0"))
+    assert flag in flags_of("old")
+
+
 def test_what_is_typed_comes_after_the_file_and_counts() -> None:
     Path("mine.yaml").write_text("epochs: 4\nbase: resnet18\n")
     typed = ["search", "--epochs", "9", "--from", "mine.yaml"]

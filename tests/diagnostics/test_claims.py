@@ -2,10 +2,16 @@
 
 from collections.abc import Mapping
 from itertools import product
+from math import nan
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from buildup.diagnostics.claims import claims_sentence
+from buildup.diagnostics.cka import _same_stage
+from buildup.diagnostics.claims import PaperClaim, claims_sentence
+from buildup.diagnostics.figures import Row
+from buildup.diagnostics.lesion import Lesions
 from buildup.diagnostics.measurements import MEASUREMENTS
 
 ATTENTION = {"plain": 0.0, "alter": 0.3}
@@ -63,9 +69,38 @@ def test_numbers_that_cannot_tell_say_so() -> None:
 
 def test_a_stage_that_starts_with_what_matters_most_and_bands_that_hurt() -> None:
     lesions = [
-        {"kind": kind, "stage": stage, "change": change, "name": "x"}
-        for kind, stage, change in (("conv", 1, -9.0), ("conv", 1, -3.0), ("msa", 1, -20.0), ("conv", 2, -1.0))
+        {"kind": kind, "stage": stage, "change": change, "name": "x", "unit": unit}
+        for unit, (kind, stage, change) in enumerate(
+            (("conv", 1, -9.0), ("conv", 1, -3.0), ("msa", 1, -20.0), ("conv", 2, -1.0))
+        )
     ]
     assert MEASUREMENTS["lesion"].summary(lesions)["conv_start_minus_end"] == -6.0
     bands = [{"low": low, "high": low + 0.1, "drop": drop} for low, drop in ((0.05, 4.0), (0.25, 6.0), (0.85, 11.0))]
     assert MEASUREMENTS["noise"].summary(bands)["high_minus_low_drop"] == 6.0
+
+
+def test_no_change_and_no_number_say_nothing() -> None:
+    claims = (
+        PaperClaim(column="step", words="attention lowers it", sign=-1, of_each="attention raises it"),
+        PaperClaim(column="error", words="the error", sign=-1),
+    )
+    found = {"a": {"step": 0.0, "error": nan}, "b": {"step": nan, "error": 3.0}}
+    assert claims_sentence(claims, {"a": 0.5, "b": 0.0}, found).endswith("so these numbers can't test it.")
+
+
+def test_lesions_compare_the_first_and_the_last_unit_of_a_stage() -> None:
+    def row(unit: int, treatment: str, change: float) -> Row:
+        return {"unit": unit, "name": f"u{unit}", "kind": "conv", "stage": 1, "treatment": treatment, "change": change}
+
+    both = [row(1, "convolution", -30.0), row(1, "branch", -10.0)]
+    assert "conv_start_minus_end" not in Lesions().summary(both)
+    assert Lesions().summary([*both, row(2, "convolution", -5.0)])["conv_start_minus_end"] == -25.0
+
+
+def test_stem_and_head_belong_to_no_stage() -> None:
+    def unit(kind: str, stage: int) -> Any:
+        return SimpleNamespace(kind=kind, stage=stage)
+
+    block = unit("conv", 1)
+    others = [unit("stem", 0), unit("msa", 1), unit("conv", 2), unit("head", 1)]
+    assert [_same_stage(block, one) for one in others] == [None, True, False, None]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.report.chart import Curve, curves_svg, gains_svg, rounded
+from buildup.report.chart import Curve, Dot, Series, curves_svg, gains_svg, plot_svg, rounded
 from buildup.report.findings import Findings, Role
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -91,3 +91,10 @@ def test_base_and_winner_are_drawn_over_the_others() -> None:
 
 def test_a_training_of_one_epoch_is_seen() -> None:
     assert "h0.01" in curves_svg([_curve(50.0)], "Score")
+
+
+@pytest.mark.parametrize("place", [0.0, 1.0, 7.0])
+def test_counts_that_are_all_equal_are_drawn(place: float) -> None:
+    series = [Series(name="one", dots=tuple(Dot(x=place, y=y, title="") for y in (80.0, 81.0)))]
+    drawn = plot_svg(series, label="scores", across="blocks", up="%")
+    assert f">{place:g}</text>" in drawn

@@ -11,7 +11,8 @@ from buildup.report.places import find_places, place_of
 from buildup.statistics.kendall import kendall
 
 FACTS = {name: f"a {name}" for name in (*MUST_MATCH, *MAY_DIFFER)}
-LAYOUTS = ("CCC|CCCC", "MCC|CCCC", "CMC|CCCC", "CCM|CCCC", "CCC|CMCC", "CCC|CCMC", "CCC|CCCM", "CCM|CCCM")
+ALONE = tuple(f"CCC|{'C' * place}M{'C' * (6 - place)}" for place in range(1, 7))
+LAYOUTS = ("CCC|CCCCCCC", "MCC|CCCCCCC", *ALONE, "CCM|CCCCCCM")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,8 @@ def run(published: Findings) -> Compared:
 
 def test_a_place_is_counted_from_the_beginning_of_its_stage() -> None:
     places = [place_of(layout) for layout in LAYOUTS]
-    assert places == [None, 0, 0.5, 1, pytest.approx(1 / 3), pytest.approx(2 / 3), 1, 1]
+    assert places == [None, 0, *(pytest.approx(step / 5) for step in range(6)), 1]
+    assert place_of("CM|CM") is None  # each has one place
 
 
 @pytest.mark.parametrize(("sign", "says"), [(1, "Later places"), (-1, "Earlier places")])

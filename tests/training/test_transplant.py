@@ -5,9 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
+from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.pretrained import find_pretrained
@@ -119,6 +122,34 @@ def test_a_stopped_training_goes_on_without_another_imitation(
 
 def never(*_: object, **__: object) -> None:
     raise AssertionError("a network is transplanted once")
+
+
+def test_what_is_imitated_does_not_depend_on_what_was_drawn_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base's stem is for larger images here, so the small one is random in model and base alike."""
+    monkeypatch.setattr("buildup.training.transplant.LEAST", 3)
+    name, arguments = parse_base(BASE)
+    weights = timm.create_model(name, in_chans=1, num_classes=10, **arguments).state_dict()
+    save_file({key: value.contiguous() for key, value in weights.items()}, tmp_path / "weights.safetensors")
+    network = network_of("CC|CM")
+    start = find_pretrained(network, BASE, str(tmp_path / "weights.safetensors"))
+    errors = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        curve, _ = trained(job(network, tmp_path / str(seed), start=start))
+        errors.append(curve[0].metrics[IMITATION])
+    assert errors[0] == errors[1]
+
+
+@pytest.mark.slow
+def test_several_processes_imitate_and_train_as_one_does(start: Pretrained, tmp_path: Path) -> None:
+    network = network_of("CC|CM")
+    one, two = (
+        trained(job(network, tmp_path / str(processes), start=start, processes=processes)) for processes in (1, 2)
+    )
+    assert two[0][0].metrics[IMITATION] == pytest.approx(one[0][0].metrics[IMITATION], rel=0.1)
+    assert two[1].accuracy == pytest.approx(one[1].accuracy, abs=2)
 
 
 def test_an_added_block_imitates_nothing() -> None:

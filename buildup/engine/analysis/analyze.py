@@ -26,6 +26,7 @@ from buildup.diagnostics.measurements import find_measurements
 from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
+from buildup.graph.base_name import split_names
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
@@ -35,8 +36,13 @@ from buildup.training.recipe import recipe_to_values
 
 logger = logging.getLogger("buildup")
 
-FOR_ONE = {"corruptions": "corruption", "restate": "landscape", "scaling": "landscape", "decay": "landscape"}
-"""Settings of a single measurement."""
+FOR_SOME = {
+    "corruptions": ("corruption", "robustness"),
+    "restate": ("landscape",),
+    "scaling": ("landscape",),
+    "decay": ("landscape",),
+}
+"""Settings that only some measurements read."""
 PROGRESS_INTERVAL = 5.0
 """Seconds between two progress messages."""
 
@@ -138,9 +144,9 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     asks_all = settings.what == "all"
     wanted = problems.checked([], find_measurements, None if asks_all else settings.what.split(","))
     asked, passes = {measurement.name for measurement in wanted}, 0
-    for flag, what in FOR_ONE.items():
-        if asked and what not in asked and getattr(settings, flag) != getattr(AnalyzeSettings(), flag):
-            problems.found.append(f"--{flag} is for --what {what}, which is not asked for.")
+    for flag, readers in FOR_SOME.items():
+        if asked.isdisjoint(readers) and asked and getattr(settings, flag) != getattr(AnalyzeSettings(), flag):
+            problems.found.append(f"--{flag} is for --what {' or '.join(readers)}, which is not asked for.")
     if settings.mc_dropout is not None:
         passes = problems.whole("--mc-dropout", settings.mc_dropout, 0, most=10_000)
         if asked and not asked & {"calibration", "ensemble"}:
@@ -150,7 +156,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     seed = problems.whole("--seed", settings.seed, 0)
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))
-    names = list(filter(None, (model, *(settings.compare or "").split(","))))
+    names = list(filter(None, (model, *split_names(settings.compare or ""))))
     models = [found for name in names for found in problems.checked([], find_models, name, settings)]
     problems.choice("scaling", settings.scaling, "filter", tuple(SCALINGS))
     problems.choice("decay", settings.decay, "squares", tuple(DECAYS))
@@ -220,8 +226,7 @@ def _page(
     identity = analysis.identity
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),
-        "images": next(iter(identity["images"].values())),
-        "training images": next(iter(identity["training images"].values())),
+        **{name: "; ".join(dict.fromkeys(identity[name].values())) for name in ("images", "training images")},
         "seed": identity["seed"],
     }
     return analysis_page(" beside ".join(subject.label for subject in subjects), facts, sections, identity, notes)
@@ -235,7 +240,14 @@ def _finding(measurement: Measurement, subjects: Sequence[Subject], numbers: Map
     ends = {"First phase: ": 0, "Last phase: ": -1} if any(len(own) > 1 for own in series.values()) else {"": -1}
     found = []
     for words, place in ends.items():
-        attention = {own[place].label: own[place].attention for own in series.values()}
+        first = next(iter(series.values()))[place]
+        # Models are compared on the same images and at the same epoch alone.
+        alike = [
+            own[place]
+            for own in series.values()
+            if own[place].images.hash == first.images.hash and (not words or own[place].epoch == first.epoch)
+        ]
+        attention = {subject.label: subject.attention for subject in alike}
         if sentence := claims_sentence(measurement.claims, attention, numbers):
             found.append(words + sentence)
     return " ".join(found)

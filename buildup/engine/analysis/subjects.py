@@ -313,7 +313,7 @@ def _check_room(found: AnalyzedModel, data: Dataset, images: int, device: torch.
     free = free_memory(device)
     if images and needed > free:
         raise ResourceError(
-            f"{found.label}: hessian and landscape keep {images:,} augmented images of {data.image_size} px and four "
-            f"copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. --quick keeps "
-            "fewer images, and --what can leave both out."
+            f"{found.label}: hessian, landscape and training keep {images:,} augmented images of {data.image_size} px "
+            f"and four copies of {weights:,} weights, {needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. "
+            "--quick and --images N keep fewer images, and --what can leave them out."
         )

@@ -218,7 +218,7 @@ def test_what_memory_would_not_hold_is_refused_before_it_is_tried(
     assert run("--what", "landscape", "--out", str(tmp_path / "a")) == 2
     said = capsys.readouterr().err
     assert "128 augmented images of 16 px" in said
-    assert "0.0 GiB are free. --quick keeps fewer images" in said
+    assert "0.0 GiB are free. --quick and --images N keep fewer images" in said
     assert run("--what", "variance", "--out", str(tmp_path / "a")) == 0
 
 

@@ -79,12 +79,6 @@ def test_a_network_knows_most_of_what_its_base_knew(
     }
 
 
-def test_without_imitation_a_new_block_destroys_it(start: Pretrained, tmp_path: Path) -> None:
-    asked = job(network_of("CC|CM"), tmp_path, start=start)
-    curve, score = trained(replace(asked, recipe=replace(asked.recipe, transplant=0.0)))
-    assert START not in {**curve[0].metrics, **score.metrics}
-
-
 def test_only_new_blocks_change(start: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[dict[str, torch.Tensor], dict[str, bool]]] = []
 

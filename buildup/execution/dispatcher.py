@@ -20,9 +20,9 @@ from uuid import uuid4
 
 from buildup.errors import RunError
 from buildup.execution.hosts import Hosts
-from buildup.execution.places import WORK, Elsewhere, stop_attempt
 from buildup.execution.watch import Watch
 from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
+from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import attempt_folder, attempts, final_record, note_remote, remote_of
 from buildup.trials.event import Event, Started, Update

@@ -54,8 +54,9 @@ def transplant(
     if not paths or epochs <= 0:
         return {}
     blocks = {path: model.get_submodule(path) for path in paths}
-    base = to_memory_format_of(build(_base(network), seed=feed.seed, device=feed.device, start=start), execution)
-    base.eval().requires_grad_(False)
+    base = build(_base(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
+    if execution.channels_last:
+        base = base.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(chain.from_iterable(block.parameters() for block in blocks.values()), weight_decay=0)
     steps = max(LEAST, round(epochs * len(batch_starts(len(feed.train), feed.recipe.batch_size))))
     errors: dict[str, list[Tensor]] = {path: [] for path in paths}
@@ -87,11 +88,6 @@ def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: Proces
     weights = [weight for part in optimizer.param_groups for weight in part["params"]]
     for weight, gradient in zip(weights, group.sum(torch.autograd.grad(loss, weights)), strict=True):
         weight.grad = gradient / group.size
-
-
-def to_memory_format_of(model: nn.Module, execution: Execution) -> nn.Module:
-    """A model in the memory format of an execution, in place."""
-    return model.to(memory_format=torch.channels_last) if execution.channels_last else model
 
 
 def _base(network: Network) -> Network:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from buildup.execution import handshake, places
+from buildup.execution import handshake, workplace
 from buildup.execution.attempt import TrainingThread, run_attempt
 from buildup.execution.dispatcher import Assignment
-from buildup.execution.places import STOP
 from buildup.execution.worker_slot import Leaving
+from buildup.execution.workplace import STOP
 from buildup.models.read import read_network
 from buildup.store.run_dir import FAILED, FINAL
 from buildup.training.fit import Job, fit
@@ -107,7 +107,7 @@ def outcome_of(thread: TrainingThread) -> Outcome:
 def test_a_worker_that_does_not_see_the_folder_of_the_run_says_so_and_trains_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(places, "FOLDER_PATIENCE", 0.0)
+    monkeypatch.setattr(workplace, "FOLDER_PATIENCE", 0.0)
     folder = tmp_path / "missing"
     outcome = outcome_of(thread_of(Assignment(train=counting, job=(1, 0.0), folder=folder, attempt=1)))
     assert isinstance(outcome, Failure)

@@ -15,7 +15,7 @@ from pathlib import Path
 from buildup.execution.attempt import run_attempt
 from buildup.execution.dispatcher import Assignment, FetchReusable, TrialDispatcher, ends_process
 from buildup.execution.evaluator import raise_if_infrastructure
-from buildup.execution.places import STOP
+from buildup.execution.workplace import STOP
 from buildup.store.run_dir import final_record
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score

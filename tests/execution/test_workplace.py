@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from buildup.errors import RemoteError, RunError
-from buildup.execution import places
+from buildup.execution import workplace
 from buildup.execution.attempt import TrainingThread
 from buildup.execution.dispatcher import TrialDispatcher
-from buildup.execution.places import CLAIM, STOP, WORK
+from buildup.execution.workplace import CLAIM, STOP, WORK
 from buildup.graph.network import sketch
 from buildup.store.remote_folder import MARK, RemoteFolder, mark_remote, remote_url
 from buildup.store.run_dir import (
@@ -168,7 +168,7 @@ def test_a_record_that_was_set_aside_does_not_come_back(search: Search) -> None:
 
 
 def test_an_attempt_stops_by_a_sign_in_the_storage(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "STOP_INTERVAL", 0.0)
+    monkeypatch.setattr(workplace, "STOP_INTERVAL", 0.0)
     search._seconds = 1.0
     thread = search.start()
     for update in (thread.next_update(), thread.next_update()):
@@ -233,8 +233,8 @@ def test_a_record_waits_for_a_storage_that_does_not_answer(
         put(self, path)
 
     monkeypatch.setattr(RemoteFolder, "put", failing)
-    monkeypatch.setattr(places, "OUTAGE_PAUSE", 0.01)
-    monkeypatch.setattr(places, "OUTAGE", 0.1 if lasts else 20.0)
+    monkeypatch.setattr(workplace, "OUTAGE_PAUSE", 0.01)
+    monkeypatch.setattr(workplace, "OUTAGE", 0.1 if lasts else 20.0)
     record = until_end(search.start())[-1]
     assert isinstance(record, Record)
     assert len(failed) >= 3

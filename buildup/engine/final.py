@@ -39,10 +39,10 @@ from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.store.run_dir import write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
-from buildup.training import fit
 from buildup.training.data import check_test, describe_data, open_test
 from buildup.training.execution import check_device
 from buildup.training.recipe import load_recipe, recipe_from_values, recipe_to_values
+from buildup.training.validation import evaluate_model
 from buildup.trials.event import Event
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_to_values
 from buildup.trials.history import History
@@ -279,7 +279,7 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
             continue
         folder = part.trainings / training.id
         model = load_trained(training.candidate.network, folder).to(torch.device(device))
-        found = fit.evaluate_model(model, test, recipe, threads=settings.threads)
+        found = evaluate_model(model, test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_atomic(folder / "test.bits", correct)
         scores[training.id] = Score(

@@ -7,11 +7,10 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import partial
 from math import ceil
-from operator import add
 from statistics import fmean
 
 import numpy as np
@@ -29,15 +28,13 @@ from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     device_kind,
-    ieee_float32,
     is_out_of_memory,
-    no_kernel_search,
     reading_processes,
     torch_settings,
 )
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
-from buildup.training.metrics import Metrics, metrics, tally
+from buildup.training.metrics import Metrics
 from buildup.training.processes import in_processes
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
 from buildup.training.train_step import (
@@ -46,9 +43,9 @@ from buildup.training.train_step import (
     make_optimizer,
     nudge,
     prepare_model,
-    to_memory_format,
 )
 from buildup.training.transplant import transplant
+from buildup.training.validation import validate
 from buildup.trials.outcome import IMITATION, START, Epoch, Failed, Reason, Score
 from buildup.trials.training import Pretrained
 
@@ -350,37 +347,6 @@ def split_for(
     if split_seed is None:
         return split(dataset, seed, fraction=fraction)
     return shared_split(dataset, split_seed, fraction=fraction)
-
-
-def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: Recipe, *, threads: int) -> Metrics:
-    """Measure a model on all images of a set, as a training by this recipe measures it on the validation images."""
-    device, everything = next(model.parameters()).device, torch.arange(len(images.labels))
-    images = on_device(images, device) if isinstance(images, Dataset) else images
-    workers = reading_processes(device, threads)
-    feed = Feed(
-        recipe=recipe, dataset=images, train=everything[:0], val=everything, seed=0, device=device, workers=workers
-    )
-    return validate(model, feed, Execution())
-
-
-def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1) -> Metrics:
-    """Measure a model on the validation images of a feed, or one of so many, in evaluation mode, which is restored."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    tallies = []
-    with (
-        torch.inference_mode(),
-        ieee_float32(device) if execution.precision == "float32" else nullcontext(),
-        # Compiling blocks, or searching for the fastest kernels, again for evaluation would cost more than it saves.
-        torch.compiler.set_stance("force_eager"),
-        no_kernel_search(),
-        torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
-    ):
-        for inputs, labels in feed.validation(every):
-            tallies.append(tally(model(to_memory_format(inputs, execution)), labels.to(device)))
-    model.train(was_training)
-    return metrics(reduce(add, feed.group.gather(reduce(add, tallies))))
 
 
 def _log_header(job: Job, feed: Feed, parts: int) -> Iterator[str]:

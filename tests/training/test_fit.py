@@ -18,10 +18,11 @@ from buildup.training.checkpoint import Checkpoints
 from buildup.training.data import load_data
 from buildup.training.dataset import split
 from buildup.training.execution_words import Execution, processor_name
-from buildup.training.fit import Job, evaluate_model, fit
+from buildup.training.fit import Job, fit
 from buildup.training.health import check_base
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.train_step import Stepper, nudge
+from buildup.training.validation import evaluate_model
 from buildup.trials.outcome import Epoch, Failed, Reason, Score
 from following import follow
 

@@ -18,11 +18,12 @@ from buildup.training import augmentation, speed
 from buildup.training.dataset import Dataset
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, on_device
-from buildup.training.fit import Job, evaluate_model, fit, validate
+from buildup.training.fit import Job, fit
 from buildup.training.metrics import METRICS
 from buildup.training.recipe import AUGMENTATIONS, RandAugment, Recipe, load_recipe
 from buildup.training.speed import choose_execution
 from buildup.training.train_step import Stepper, create_training_model, make_optimizer, prepare_model
+from buildup.training.validation import evaluate_model, validate
 from fake_cuda import FakeCuda, Wrong, fake_cuda
 from following import follow
 

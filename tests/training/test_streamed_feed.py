@@ -24,8 +24,9 @@ from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import reading_processes
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset
-from buildup.training.fit import Job, evaluate_model, fit, validate
+from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe
+from buildup.training.validation import evaluate_model, validate
 from fake_cuda import fake_cuda
 
 IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)

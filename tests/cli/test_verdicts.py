@@ -169,7 +169,7 @@ def test_a_run_is_analysed_on_images_that_it_did_not_train_on(tried: Path, tmp_p
 def test_curvature_is_measured_after_the_warm_up_where_its_weights_were_kept(
     tried: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def squares(model: nn.Module, batches: Iterable[object], **_: object) -> Iterator[ExtremeEigenvalues]:
+    def squares(model: nn.Module, batches: Iterable[object], **settings: object) -> Iterator[ExtremeEigenvalues]:
         """In place of the eigenvalues, which take a minute: numbers that tell weights apart."""
         total = sum(float(weight.detach().square().sum()) for weight in model.parameters())
         for _ in batches:

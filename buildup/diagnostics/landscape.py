@@ -25,8 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
 from buildup.diagnostics.hooks import evaluation_mode

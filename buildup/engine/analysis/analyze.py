@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
-from buildup.diagnostics.claims import claims_sentence
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, claims_sentence, unit_rows
 from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS

@@ -179,7 +179,6 @@ class _DifferentiableTwice(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls in place of each of its functions."""
         plain = TWICE.get(getattr(func, "__name__", "").removesuffix("_"))
         return plain(args[0]) if plain else func(*args, **(kwargs or {}))
 

@@ -53,7 +53,6 @@ def open_writer(run: RunRecord) -> StudyWriter:
 
 
 def _study(run: RunRecord) -> dict[str, Any]:
-    """What the writer of a study is told, new or not."""
     return {
         "folder": run.folder,
         "storage_url": run.settings.storage,

@@ -138,7 +138,6 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
-    """The checked settings. All problems are reported at once."""
     problems = Problems()
     asks_all = settings.what == "all"
     wanted = problems.checked([], find_measurements, None if asks_all else settings.what.split(","))
@@ -336,7 +335,6 @@ class Progress:
         self.seen += len(arguments[0])
 
     def end_part(self) -> None:
-        """Count a finished part."""
         self.done, self.seen = self.done + 1, 0
         self.report()
 

@@ -84,6 +84,12 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
     ]
 
 
+def remove_losers(run: RunRecord, view: View) -> None:
+    """Remove the weights of all trainings that have ended, but for those of the base and of the winner."""
+    for left in losers(run, view):
+        left.remove()
+
+
 def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
     """What can go of a run, and a sentence on what stays; raises if a process is writing the run."""
     if driver := driver_of(run.folder):

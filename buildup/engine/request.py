@@ -15,8 +15,9 @@ from buildup.errors import RequestError, unknown
 from buildup.execution.evaluator import room
 from buildup.graph.base_name import base_in_path, base_text, parse_base
 from buildup.graph.network import Network
+from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
-from buildup.models.read import PRUNED, read_network
+from buildup.models.read import read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from buildup.errors import RunError
 from buildup.execution.handshake import FOLDER_PATIENCE, unseen
+from buildup.store.outage import outlast
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import FINAL, remote_of
 from buildup.trials.outcome import Failure, Reason
@@ -32,8 +34,6 @@ COPY_INTERVAL = 60.0
 """Seconds after which files are copied that have changed in the middle of an epoch."""
 STOP_INTERVAL = 5.0
 """Seconds between two looks into a storage for `STOP`."""
-OUTAGE, OUTAGE_PAUSE = 900.0, 5.0
-"""Seconds for which a final record is written again to a storage that does not answer, and those between two tries."""
 
 
 class Workplace(Protocol):
@@ -130,7 +130,7 @@ class Mirror:
                     remote.get(name, folder / name)
         except FileExistsError:
             raise
-        except OSError as problem:
+        except (OSError, RunError) as problem:
             return Failure(reason=Reason.HOST_FAULT, message=f"{socket.gethostname()}: {problem}")
         self._thread = threading.Thread(target=self._copy_along, name="copy", daemon=True)
         self._thread.start()
@@ -152,14 +152,7 @@ class Mirror:
     def finish(self) -> None:
         """Copy everything, the final record last. A storage that does not answer is asked again for minutes."""
         self._end_thread()
-        end = time.monotonic() + OUTAGE
-        while True:
-            try:
-                return self._copy()
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(OUTAGE_PAUSE)
+        outlast(self._remote, self._copy)
 
     def close(self) -> None:
         """Copy what the attempt left, such as its last state, and remove the folders of this machine."""
@@ -195,7 +188,7 @@ class Mirror:
                 status = found[name].stat()
                 state = (status.st_ino, status.st_mtime_ns)
                 if self._copied.get(name) != state:
-                    self._remote.put(found[name])
+                    _put(self._remote, found[name])
                     self._copied[name] = state
         for name in self._copied.keys() - found.keys():
             self._remote.remove(name)
@@ -210,9 +203,15 @@ def stop_attempt(folder: Path) -> None:
 
         def put() -> None:
             with suppress(OSError):  # then it trains to its end, and nobody waits for it
-                remote.put(sign)
+                _put(remote, sign)
 
         threading.Thread(target=put, name="stop", daemon=True).start()  # a storage may answer late
+
+
+def _put(remote: RemoteFolder, path: Path) -> None:
+    """Copy a file into the storage of an attempt, but not into the place where a disk of it should be mounted."""
+    remote.parent.parent.check_marked()
+    remote.put(path)
 
 
 def _claim(folder: Path) -> None:

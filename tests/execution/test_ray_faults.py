@@ -97,7 +97,7 @@ def test_a_node_trains_in_its_own_temporary_folder(
         )
     ) as evaluator:
         evaluator.request([training])
-        while not isinstance((event := evaluator.next_event()).update, Record):  # type: ignore[union-attr]
+        while not isinstance((event := evaluator.next_event()).update, Record):
             pass
     cluster.remove_node(node)  # type: ignore[no-untyped-call]
     assert isinstance(event, Event)

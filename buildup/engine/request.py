@@ -32,6 +32,7 @@ from buildup.training.data import absolute_name, check_folds, describe_data, rea
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import parse_execution
+from buildup.training.feed import check_shared
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
@@ -89,6 +90,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
         "disk_budget": problems.size("--disk-budget", settings.disk_budget),
     }
+    if recipe and data:
+        problems.checked(None, check_batches, recipe, data, processes_of(hardware.gpus_per_trial))
     network, pretrained = _start(problems, checked, space, data)
     problems.found += disk_problems(values["disk_budget"], checked.storage_path, network)
     folder = folder_for(settings)
@@ -145,6 +148,12 @@ def processes_of(gpus_per_trial: float) -> int:
     (1, 1, 2)
     """
     return max(1, int(gpus_per_trial))
+
+
+def check_batches(recipe: Recipe, data: DataInfo, processes: int) -> None:
+    """Refuse batches that are too small for the processes of a training."""
+    train, val = data.train_images, data.val_images
+    check_shared(processes, recipe.resolved(train_images=train), train_images=train, val_images=val)
 
 
 def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:

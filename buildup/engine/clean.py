@@ -59,7 +59,6 @@ class Leftover:
         return f"{self.remote}/{self.path.name}" if self.remote else str(self.path)
 
     def remove(self) -> None:
-        """Remove it."""
         if self.remote:
             self.remote.remove(self.path.name)
         elif self.path.is_dir():

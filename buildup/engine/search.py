@@ -216,7 +216,6 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
 
 
 def _warnings(record: RunRecord) -> list[str]:
-    """Warnings for the readers of the results."""
     warnings = []
     if record.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")

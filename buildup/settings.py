@@ -22,6 +22,7 @@ _MACHINES = Parameter(group=Group("Machines and storage", sort_key=5))
 
 BOUNDS: Mapping[str, tuple[int, int]] = {
     "cpus_per_trial": (0, 4096),
+    "disk_budget": (1, 10**18),
     "epochs": (1, 100_000),
     "gpus": (1, 1024),
     "gpus_per_trial": (0, 1024),
@@ -102,6 +103,8 @@ class SearchSettings:
     """Drop candidates with more parameters, such as 10M, untrained."""
     max_macs: Annotated[int | None, _LIMITS] = None
     """Drop candidates with more multiply-accumulates, such as 2G, untrained."""
+    disk_budget: Annotated[int | str | None, _LIMITS] = None
+    """Bytes that the run's folder may have, such as 20G: weights of dropped networks go when it has more."""
 
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
@@ -145,6 +148,8 @@ class RunSettings(SearchSettings):
     """How steps are computed, the same for candidate and parent on every machine of the run."""
     time_budget: float | None = None
     """Seconds."""
+    disk_budget: int | None = None
+    """Bytes."""
     pretrained: str | None = None
     """A file's absolute path, or a timm name with the tag of its weights."""
     pretrained_hash: str | None = None
@@ -201,6 +206,8 @@ class ResumeSettings:
     """Stop after so many trainings."""
     time_budget: str | float | None = None
     """Stop after this long, such as 90m or 2h30m."""
+    disk_budget: int | str | None = None
+    """Bytes that the run's folder may have, such as 20G (default: as before)."""
     workers: int | None = None
     """Trainings side by side (default: as before)."""
     ray: str | None = None

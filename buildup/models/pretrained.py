@@ -44,7 +44,7 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
     """Load trained weights into a model that was built from a network, in place."""
     weights = check_pretrained(network, pretrained)
     own = model.state_dict()
-    fresh = tuple(f"{path}." for path in network.replaced)
+    fresh = tuple(f"{path}." for path, kind in network.replaced.items() if not kind.within)
     resized = tuple(f"{path}." for path, to in network.shrunk if to == "3x3")
     classifier = tuple(f"{path}." for path in _paths(network.base, "classifier"))
     for name, weight in weights.items():

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from buildup.errors import BaseError
-from buildup.graph.kinds import LocalAttention
+from buildup.graph.kinds import GatedAttention, LocalAttention
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.pretrained import check_pretrained, find_pretrained
@@ -87,6 +87,15 @@ def test_weights_of_a_training_with_the_small_stem_keep_it(num_classes: int, tmp
     new = ("layer3.1.", "layer4.2.") + (() if num_classes == 7 else ("fc.",))
     assert network.shrunk
     assert all(torch.equal(found[name], own[name]) for name in found if not name.startswith(new))
+
+
+def test_gated_attention_starts_as_what_was_trained_in_its_place(file: str) -> None:
+    base = network_of(edited=False)
+    network = apply(base, replacement(base, "layer2.1", GatedAttention()))
+    start = find_pretrained(network, "resnet18", file)
+    theirs, ours = (build(one, seed=3, start=start).eval() for one in (base, network))
+    images = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=0)
 
 
 def test_attention_starts_as_the_identity_whatever_was_trained_in_its_place(file: str) -> None:

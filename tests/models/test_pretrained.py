@@ -12,7 +12,7 @@ from buildup.errors import BaseError
 from buildup.graph.kinds import GatedAttention, LocalAttention
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build
-from buildup.models.pretrained import check_pretrained, find_pretrained
+from buildup.models.pretrained import check_pretrained, find_pretrained, fresh_parts
 from buildup.models.read import read_network
 
 THIN: dict[str, Any] = {"channels": [16, 16, 32, 64]}
@@ -143,6 +143,24 @@ def test_weights_of_another_network_are_refused_with_what_does_not_fit(tmp_path:
     text = refusal(tmp_path / "other.safetensors")
     assert "not weights of resnet18: it lacks layer2.0.conv1.weight, layer2.0.conv2.weight, layer2.1.conv1" in text
     assert "and 1 more; it has besides layer9.weight; of another shape are bn1.weight (5 for 64)." in text
+
+
+def test_weights_without_the_statistics_of_norms_say_what_to_save(tmp_path: Path) -> None:
+    weights = {name: value for name, value in trained().items() if "running" not in name and "tracked" not in name}
+    save_file(weights, tmp_path / "parameters.safetensors")
+    text = refusal(tmp_path / "parameters.safetensors")
+    assert "its norms have no statistics (it lacks bn1.running_mean, bn1.running_var" in text
+    assert text.endswith("Save the whole state_dict, which has buffers too.")
+
+
+def test_what_starts_anew_beside_trained_weights_is_said(file: str) -> None:
+    def said(**changes: Any) -> str | None:
+        network = network_of(**changes)
+        return fresh_parts(network, find_pretrained(network, "resnet18", file))
+
+    assert said() is None
+    assert str(said(num_classes=4)).endswith("fc, which told 7 classes apart, and the data has 4.")
+    assert "conv1, which has another shape for images of 32 px." in str(said(size=32))
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
+from buildup.models.pretrained import fresh_parts
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.outage import outlast
@@ -224,7 +225,8 @@ def _warnings(record: RunRecord) -> list[str]:
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
     recipe = recipe_warning(record.network, record.recipe, pretrained=record.start is not None)
-    for warning in (*record.data.notes, recipe, validation_warning(record.data.val_images)):
+    anew = fresh_parts(record.network, record.start)
+    for warning in (*record.data.notes, anew, recipe, validation_warning(record.data.val_images)):
         if warning:
             warnings.append(warning)
             log.warning("warning: %s", warning)

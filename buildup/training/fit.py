@@ -16,6 +16,7 @@ from statistics import fmean
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from buildup.errors import DataError
@@ -165,13 +166,17 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     execution = replace(job.execution, steps="eager") if group.size > 1 else job.execution
     model = prepare_model(model, job.network, execution)
     optimizer = make_optimizer(model, recipe, execution)
+    average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
+    kept = model if average is None else average.module
 
     identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
-    how = device_kind(job.device), recipe.snapshot_epochs
+    how = device_kind(job.device), recipe.snapshot_epochs, kept
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
-        curve, part = _restored(saved, job, optimizer, group)
-        stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group)
+        curve, part = _restored(saved, job, optimizer, kept, group)
+        stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group, average=average)
+        steps = len(batch_starts(len(train), recipe.batch_size))
+        stepper.made = len(curve) * steps + (part.step if part else 0)
         for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
         if len(curve) < recipe.epochs:
@@ -197,22 +202,25 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
                 yielded.append(epoch)
                 yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
-        found = validate(model, feed, Execution())
+        found = validate(kept, feed, Execution())
     if group.leads:
-        checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
+        checkpoint.finish_attempt(job.folder, identity, kept, curve, found.bins)
     return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 
 def _restored(
-    saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, group: ProcessGroup
+    saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, kept: nn.Module, group: ProcessGroup
 ) -> tuple[list[Epoch], checkpoint.PartialEpoch | None]:
     """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
     curve = saved.start(job.resume_from) if group.leads else []
     if group.size == 1:
         return curve, saved.part
-    curve, part, state = group.share((curve, saved.part, optimizer.state_dict()))
+    averaged = kept.state_dict() if job.recipe.ema else {}
+    curve, part, state, averaged = group.share((curve, saved.part, optimizer.state_dict(), averaged))
     if not group.leads:
         optimizer.load_state_dict(state)
+        if averaged:
+            kept.load_state_dict(averaged)
     return curve, part
 
 
@@ -301,10 +309,10 @@ def _train_epoch(
     trained = time.perf_counter()
     if number < recipe.epochs:
         # Where few images are trained on, validating on all others would take longer than the epoch.
-        found = validate(stepper.model, feed, job.execution, every=ceil(len(feed.val) / len(feed.train)))
+        found = validate(stepper.kept, feed, job.execution, every=ceil(len(feed.val) / len(feed.train)))
     else:
         # The score is that of the exported network in float32: bfloat16 can give an image two equally good classes.
-        found = validate(stepper.model, feed, Execution())
+        found = validate(stepper.kept, feed, Execution())
     for what, value in (("training loss", train_loss), ("validation loss", found.nll)):
         if not math.isfinite(value):
             message = f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one."

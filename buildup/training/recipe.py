@@ -111,6 +111,12 @@ class Recipe:
     transplant: float = 0.0
     """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which each new block first
     learns to imitate the block that it replaces. At 0 new blocks start from random weights."""
+    layer_decay: float = 1.0
+    """The factor of the learning rate from each layer to the one before it, as timm numbers layers; 1 for one rate.
+    Low layers of a pretrained network are good as they are."""
+    ema: float = 0.0
+    """Validate and keep the moving average of the weights, with this decay at each step; 0 for the last weights. The
+    decay starts lower, as timm's warm-up of it does."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -258,9 +264,9 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
-    for later in ("augmentations", "snapshots", "transplant"):  # unused, they leave older identities as they were
-        if not values[later]:
-            del values[later]
+    # Unused, they leave older identities as they were.
+    later: dict[str, Any] = {"augmentations": {}, "snapshots": (), "transplant": 0, "layer_decay": 1, "ema": 0}
+    values = {key: value for key, value in values.items() if key not in later or value != later[key]}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -354,8 +360,9 @@ CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(("warmup_epochs", "weight_decay", "mixup", "cutmix"), _number(0)),
     **dict.fromkeys(("momentum", "colour_jitter", "erasing", "mix_prob", "mix_switch_prob"), _number(0, 1)),
     "transplant": _number(0, 1),
+    "ema": _number(0, 0.99999),
     **dict.fromkeys(("label_smoothing", "drop_path", "dropout"), _number(0, 0.99)),
-    **dict.fromkeys(("eps", "gamma"), _number(0, 1, closed=False)),
+    **dict.fromkeys(("eps", "gamma", "layer_decay"), _number(0, 1, closed=False)),
     "lr": _number(0, closed=False),
     "clip_grad": _optional(_number(0, closed=False)),
     "betas": _pair(_number(0, 1), "two numbers from 0 to 1 are needed."),

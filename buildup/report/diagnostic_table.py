@@ -85,7 +85,6 @@ class Effect:
 
     @property
     def words(self) -> str:
-        """What was found, in a sentence."""
         direction = "falls" if EXPECTED[self.measure] < 0 else "rises"
         agrees = self.low > 0.5
         answer = "as the paper says" if agrees else "against the paper" if self.high < 0.5 else "which decides nothing"

@@ -77,6 +77,8 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         *(["", findings.imitations] if findings.imitations else []),
         "",
+        "![The network as a diagram](network.svg)",
+        "",
         *("```", graph_text(network), "```", ""),
         *final,
         "## Validation scores",

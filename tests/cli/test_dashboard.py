@@ -48,7 +48,6 @@ def test_a_person_finds_the_winner_and_writes_a_note(
         page.wait_for("Lineage")
         page.click("a, button", "Details")
         page.wait_for("keep at step 1")
-        page.wait("[...document.images].some(one => one.naturalWidth > 0)")  # the diagram
         page.click("button:has(svg[data-testid=EditIcon])")
         page.click("textarea")
         page.type("Seen by a person. ")

@@ -245,7 +245,10 @@ class ExportSettings:
     """What is exported, and where to."""
 
     to: str = ""
-    """The folder to make. Required."""
+    """The folder to make. Required, unless --push is given."""
+    push: str = ""
+    """Publish it: hf-hub:USER/NAME on the Hugging Face Hub, or a folder laid out the same. Without NAME, the repository
+    is named after base, layout and cost."""
     candidate: str | int | None = None
     """A step number, a layout or a fingerprint (default: the winner)."""
     onnx: bool = False

@@ -192,7 +192,7 @@ class Run:
         Args:
             to: The folder to write to. It must not hold anything yet.
             **settings: The other settings of `buildup export`: `candidate`, by default the winner, and `onnx=True`
-                to write an ONNX file too.
+                to write an ONNX file too, and `push` to publish it.
 
         Returns:
             The folder.

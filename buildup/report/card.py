@@ -86,6 +86,8 @@ def model_card(
         *_start(findings, origin),
         *(["", findings.imitations] if findings.imitations else []),
         "",
+        "![The network as a diagram](network.svg)",
+        "",
         *("```", graph_text(network), "```", ""),
         *final,
         "## Validation scores",

@@ -37,7 +37,7 @@ STYLE = (
 def build_up() -> str:
     """The animated picture as SVG."""
     asked = SimulateSettings(layout=BASE, space="paper", scores=str(SCORES), judge="point", look_ahead=True)
-    decisions = run_simulation(asked, _never, _never).decisions
+    decisions = run_simulation(asked).decisions
     drawn = [*_frames(decisions)]
     # Each step has a layout of its own in the corner, and the letters say nothing of channels.
     other = re.compile(
@@ -61,10 +61,6 @@ def _network(layout: str) -> Network:
     for block, letter in zip(network.blocks, layout.replace("|", ""), strict=True):
         network = network if block.kind.letter == letter else network.replace(block.path, letter)
     return network
-
-
-def _never(*_: object, **__: object) -> Network:
-    raise AssertionError("a layout needs neither timm nor torch")
 
 
 def _frames(decisions: Sequence[Decision]) -> Iterator[tuple[str, float, float]]:

@@ -28,6 +28,8 @@ from buildup.store.run_dir import (
     attempts,
     driver_of,
     final_record,
+    has_ended,
+    is_own,
     remote_of,
 )
 from buildup.store.run_record import RunRecord
@@ -144,11 +146,13 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
     Tune's stays where a process is killed, and Ray's always.
     """
     lock = folder / LOCK
-    pid, _, host = (lock.read_text(encoding="utf-8") if lock.is_file() else "").strip().partition(" on ")
-    if pid.isdecimal() and host == socket.gethostname() and not _is_alive(int(pid)):
+    if os.name == "nt" or not lock.is_file():  # Windows lets nobody read a lock that is held
+        return
+    pid, _, host = lock.read_text(encoding="utf-8").strip().partition(" on ")
+    if pid.isdecimal() and host == socket.gethostname() and has_ended(int(pid)):
         sessions = (path for path in RAY.glob(f"session_*_{pid}") if abs(_began(path) - lock.stat().st_mtime) < NEAR)
         for path in (*sessions, *RAY.parent.glob(f"{TUNE}{pid}-*")):
-            if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
+            if path.is_dir() and not path.is_symlink() and is_own(path):
                 yield _leftover(path, ENDED)
 
 
@@ -156,16 +160,6 @@ def _began(session: Path) -> float:
     """When Ray began a session, by the name of its folder."""
     date, time = session.name.split("_")[1:3]
     return datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S").timestamp()
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 def size_of(path: Path) -> int:

@@ -144,7 +144,7 @@ def end_process(pid: int, node: str) -> None:
 
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
 
 
 def _on_node(node: str, function: Callable[..., object], *arguments: object) -> Any:

@@ -332,5 +332,5 @@ class _Reports(tune.Stopper, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune sets the exception of the trial only later, but its file is there.
         file = Path(trial.error_file or "")
-        error = file.read_text(errors="replace").strip() if file.is_file() else "no reason"
+        error = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else "no reason"
         self._dispatcher.release(trial.trial_id, error)

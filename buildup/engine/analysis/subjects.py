@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,9 @@ def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
     place, mark, phase = name.rpartition("@")
     if not mark or Path(name).exists():
         place, phase = name, ""
-    run, named, candidate = place.partition(":")
+    drive, rest = os.path.splitdrive(place)  # the colon of C:\runs\demo is not that of RUN:CANDIDATE
+    run, named, candidate = rest.partition(":")
+    run = drive + run
     if (folder_of(run) / "run.yaml").is_file():
         return _phases(_of_run(run, candidate if named else None, settings), phase)
     if (Path(place) / TRAINING).is_file():

@@ -12,9 +12,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 from uuid import uuid4
 
@@ -53,6 +52,7 @@ class Assignment:
     train: Train
     job: Any
     folder: Path
+    """Where it writes; with a storage, in the temporary folder of its machine, and then relative to that."""
     attempt: int
     raised_before: bool = True
     """Whether an earlier attempt raised an exception. Only then is another one an outcome."""
@@ -62,6 +62,14 @@ class Assignment:
     """The software of the driver, which the worker must have, too."""
     elsewhere: Elsewhere | None = None
     """Where the files of the folder are copied to. Without it, all machines see the folder."""
+
+    def in_folder(self, temporary: Path) -> "Assignment":
+        """The same with the paths of a machine, given its temporary folder. The job must be a dataclass as ours is."""
+        assert self.elsewhere is not None
+        earlier = tuple((temporary / folder, remote) for folder, remote in self.elsewhere.earlier)
+        folder, before = temporary / self.folder, tuple(str(folder) for folder, _ in earlier)
+        job = replace(self.job, folder=str(folder), resume_from=before)
+        return replace(self, folder=folder, job=job, elsewhere=replace(self.elsewhere, earlier=earlier))
 
     def __deepcopy__(self, memo: object) -> "Assignment":
         # Ray Tune copies its configurations many times, and this value is frozen.
@@ -123,8 +131,8 @@ class TrialDispatcher:
         self._outage = Outage(str(remote))
         self._unread = ""
         """The training whose record in the storage could not be read, if it was not the storage as a whole."""
-        self._work = Path(gettempdir()) / f"{WORK}{uuid4().hex[:12]}"
-        """The folder on each machine for attempts that are copied to the storage."""
+        self._work = Path(f"{WORK}{uuid4().hex[:12]}")
+        """In the temporary folder of each machine: where attempts are that are copied to the storage."""
         self._lock = threading.Lock()
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()

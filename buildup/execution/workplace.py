@@ -10,7 +10,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,7 @@ class Elsewhere:
 
     own: RemoteFolder
     earlier: Sequence[tuple[Path, RemoteFolder]]
-    """Those of earlier attempts, the newest first, with the folder of the machine that the training reads instead."""
+    """Those of earlier attempts, the newest first, with the folder that the training reads instead."""
 
 
 class Mirror:
@@ -112,7 +112,8 @@ class Mirror:
 
     def open(self) -> Failure | None:
         """Claim the attempt in the storage, and bring the states of earlier ones."""
-        _remove_leftovers(self._folder.parent.parent)
+        for left in left_behind(self._folder.parent.parent.parent):
+            remove_work(left)
         try:
             self._remote.parent.parent.check_marked()
             # A storage has no exclusive creation. This makes a second process improbable, as its start is already.
@@ -161,9 +162,7 @@ class Mirror:
         self._end_thread()
         with suppress(OSError):  # then the next attempt goes on from an earlier state
             self._copy()
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
-        with suppress(OSError):  # another attempt of this machine may be in there
-            self._folder.parent.parent.rmdir()
+        remove_work(self._folder.parent)
 
     def _end_thread(self) -> None:
         assert self._thread is not None
@@ -220,13 +219,20 @@ def _claim(folder: Path) -> None:
         file.write(f"{os.getpid()} on {socket.gethostname()}")
 
 
-def _remove_leftovers(own: Path) -> None:
-    """Remove the folders that killed processes left on this machine."""
-    for claim in own.parent.glob(f"{WORK}*/*/*/{CLAIM}"):
+def left_behind(temporary: Path) -> Iterator[Path]:
+    """The folders of attempts that killed processes of ours left in the temporary folder of this machine."""
+    for claim in sorted(temporary.glob(f"{WORK}*/*/*/{CLAIM}")):
         with suppress(OSError, ValueError):
             pid, _, host = claim.read_text(encoding="utf-8").partition(" on ")
             if host == socket.gethostname() and claim.stat().st_uid == os.getuid():
                 try:
                     os.kill(int(pid), 0)
                 except ProcessLookupError:
-                    shutil.rmtree(claim.parent.parent, ignore_errors=True)
+                    yield claim.parent.parent
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the folder of an attempt in the temporary folder of this machine."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another attempt of this machine may be beside it
+        folder.parent.rmdir()

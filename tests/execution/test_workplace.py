@@ -6,6 +6,7 @@ import queue
 import socket
 import time
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,23 @@ SCORE = Score(accuracy=50.0)
 LAST = 5
 
 
-def train(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a training gets, in the place of ours."""
+
+    folder: str
+    resume_from: tuple[str, ...]
+    seconds: float
+
+
+def train(job: Job) -> Generator[Epoch, None, Score]:
     """Goes on after the newest state, keeps one after each epoch, and leaves weights in its place."""
-    folder = Path(job["folder"])
-    states = [Path(path) / CHECKPOINT for path in job["earlier"]]
+    folder = Path(job.folder)
+    states = [Path(path) / CHECKPOINT for path in job.resume_from]
     first = next((int(path.read_text()) for path in states if path.is_file()), 0)
     for number in range(1, LAST + 1):
         if number > first:
-            time.sleep(job["seconds"])
+            time.sleep(job.seconds)
             write_atomic(folder / CHECKPOINT, str(number).encode())
         yield Epoch(number=number, metrics={"trained": float(number > first)})
     write_atomic(folder / WEIGHTS, b"weights")
@@ -71,8 +81,8 @@ class Search:
         )
         self.dispatcher.request([TRAINING])
 
-    def _job(self, training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
-        return {"folder": str(folder), "earlier": list(map(str, earlier)), "seconds": self._seconds}
+    def _job(self, training: Training, folder: Path, earlier: Sequence[Path]) -> Job:
+        return Job(folder=str(folder), resume_from=tuple(map(str, earlier)), seconds=self._seconds)
 
     def start(self) -> TrainingThread:
         assignment = self.dispatcher.next_assignment("slot")
@@ -89,7 +99,7 @@ class Search:
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("buildup.execution.dispatcher.gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("buildup.execution.attempt.gettempdir", lambda: str(tmp_path / "tmp"))
     return Search(tmp_path / "trainings", tmp_path / "storage")
 
 

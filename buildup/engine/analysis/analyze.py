@@ -303,9 +303,10 @@ def _resume(measurement: Measurement, subject: Subject, place: Path, identity: d
     try:
         # A run that was stopped between two models has all parts of the first.
         for part in measurement.measure(subject, rows) if len(done) < progress.total else ():
-            done.append(json_values(list(part)))
-            content.append(json.dumps(done[-1]))
-            write_atomic(place, "\n".join(content).encode())
+            if found := json_values(list(part)):  # a part without rows would be measured, and counted, again
+                done.append(found)
+                content.append(json.dumps(found))
+                write_atomic(place, "\n".join(content).encode())
             progress.end_part()
     finally:
         hook.remove()

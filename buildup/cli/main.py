@@ -19,36 +19,39 @@ from buildup import __version__
 from buildup.cli.output import coloured
 from buildup.errors import BuildupError, RequestError, unknown
 
-_SEARCHING = Group("Search", sort_key=1)
-_RESULTS = Group("Results", sort_key=2)
-_NETWORKS = Group("Networks and machines", sort_key=3)
+GROUPS = {
+    "search": Group("Search", sort_key=1),
+    "results": Group("Results", sort_key=2),
+    "networks": Group("Networks and machines", sort_key=3),
+}
+"""The modules of `buildup.cli` and how the help calls their commands."""
 
 FIRST_SEARCH = (
     "buildup search --base resnet6 --dataset cued-digits --recipe quick-plain --epochs 4 --seeds 2 --run demo"
 )
 """The search that the README begins with."""
 
-COMMANDS: dict[str, tuple[str, Group, str]] = {
-    "search": ("search:search", _SEARCHING, "Search where attention helps, to the end."),
-    "resume": ("search:resume", _SEARCHING, "Go on with a run after any stop, kill or crash, or take it further."),
-    "plan": ("plan:plan", _SEARCHING, "What a search would train and cost; trains nothing."),
-    "simulate": ("simulate:simulate", _SEARCHING, "The same rule on a table of scores."),
-    "status": ("status:status", _SEARCHING, "What runs, what was decided, what is left."),
-    "ls": ("ls:ls", _RESULTS, "The runs in a folder with status, verdicts, size and age."),
-    "final": ("final:final", _RESULTS, "Train base and winner anew, open the test set once, and say what is proven."),
-    "report": ("report:report", _RESULTS, "Write report.html of a run anew, or compare several runs."),
-    "export": ("export:export", _RESULTS, "Write the discovered network as a timm model."),
-    "dashboard": ("dashboard:dashboard", _RESULTS, "Show a run in optuna-dashboard, for this machine only."),
-    "clean": ("clean:clean", _RESULTS, "Remove the weights of networks that lost, and what ended processes left."),
-    "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),
-    "graph": ("graph:graph", _NETWORKS, "The staged graph of a base or a layout."),
-    "models": ("models:models", _NETWORKS, "Which timm names can be a base, and for the others why not."),
-    "spaces": ("recipes:spaces", _NETWORKS, "The search spaces that ship, and what each allows."),
-    "recipes": ("recipes:recipes", _NETWORKS, "The recipes that ship or are installed, or all settings of one."),
-    "train": ("train:train", _NETWORKS, "Train any timm model or layout once; the same command goes on after a stop."),
-    "doctor": ("doctor:doctor", _NETWORKS, "What works here, what does not, and what to do."),
+COMMANDS: dict[str, tuple[str, str]] = {
+    "search": ("search", "Search where attention helps, to the end."),
+    "resume": ("search", "Go on with a run after any stop, kill or crash, or take it further."),
+    "plan": ("search", "What a search would train and cost; trains nothing."),
+    "simulate": ("search", "The same rule on a table of scores."),
+    "status": ("search", "What runs, what was decided, what is left."),
+    "ls": ("results", "The runs in a folder with status, verdicts, size and age."),
+    "final": ("results", "Train base and winner anew, open the test set once, and say what is proven."),
+    "report": ("results", "Write report.html of a run anew, or compare several runs."),
+    "export": ("results", "Write the discovered network as a timm model."),
+    "dashboard": ("results", "Show a run in optuna-dashboard, for this machine only."),
+    "clean": ("results", "Remove the weights of networks that lost, and what ended processes left."),
+    "analyze": ("results", "The paper's measurements on a run's network or any model of timm."),
+    "graph": ("networks", "The staged graph of a base or a layout."),
+    "models": ("networks", "Which timm names can be a base, and for the others why not."),
+    "spaces": ("networks", "The search spaces that ship, and what each allows."),
+    "recipes": ("networks", "The recipes that ship or are installed, or all settings of one."),
+    "train": ("networks", "Train any timm model or layout once; the same command goes on after a stop."),
+    "doctor": ("networks", "What works here, what does not, and what to do."),
 }
-"""The function of `buildup.cli` behind each command, its group and its help."""
+"""The module with the function of each command, and its help."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -88,8 +91,8 @@ def make_app() -> App:
         exit_on_error=False,
         print_error=False,
     )
-    for name, (target, group, help_text) in COMMANDS.items():
-        app.command(f"buildup.cli.{target}", name=name, group=group, help=help_text)
+    for name, (module, help_text) in COMMANDS.items():
+        app.command(f"buildup.cli.{module}:{name}", name=name, group=GROUPS[module], help=help_text)
     app.register_install_completion_command(help="Install shell completion for bash, zsh, fish or PowerShell.")
     return app
 

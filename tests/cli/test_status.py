@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from buildup.cli import status
+from buildup.cli import search as commands
 from buildup.cli.main import main
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import FINAL_RESULT, state_of
@@ -76,8 +76,8 @@ def test_watching_says_what_is_new_until_the_run_is_over(
             ("the whole result", {"status": "finished", "left": None}),
         ]
     )
-    monkeypatch.setattr(status, "_look", lambda run, *, verbose: next(looks))
-    monkeypatch.setattr(status, "PAUSE", 0.0)
+    monkeypatch.setattr(commands, "_look", lambda run, *, verbose: next(looks))
+    monkeypatch.setattr(commands, "PAUSE", 0.0)
     assert main(["status", "demo", "--watch"]) == 0
     assert capsys.readouterr().out.splitlines() == ["a run", "epoch 1", "epoch 2", "the whole result"]
     assert main(["status", "demo", "--watch", "--json"]) == 2

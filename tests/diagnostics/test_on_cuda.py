@@ -13,11 +13,11 @@ from torch import nn
 
 from buildup.diagnostics import hessian
 from buildup.diagnostics.analysis import QUICK, labelled_batches
-from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.figures import Rows
 from buildup.diagnostics.hessian import augmented_batches, batch_eigenvalues
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import directions, landscape, runs_in_parallel
+from buildup.diagnostics.lesion import measure_blocks
 from buildup.diagnostics.measurements import MEASUREMENTS
 from buildup.diagnostics.predictions import evaluate
 from buildup.engine.analysis.subjects import AnalyzedModel, make_subject

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import labelled_batches
-from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
+from buildup.diagnostics.lesion import measure_blocks
 from buildup.engine.analysis.analyze import Progress
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of

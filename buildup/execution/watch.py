@@ -30,7 +30,13 @@ class Watch:
         now = time.monotonic()
         busy = [slot for slot in slots if slot.started and slot.state is not WorkerState.IDLE]
         for slot in busy:
-            self._tell_of_silence(slot, now)
+            if silence := slot.remarkable_silence(now):
+                since = time.strftime("%H:%M:%S", time.localtime(time.time() - silence))
+                log.warning(
+                    "silent     %s has reported nothing of %s for %.0f s, since %s. Does it hang? "
+                    "--stall-timeout SECONDS ends such a worker, and its training goes on from its checkpoint.",
+                    *(slot.name, slot.training, silence, since),
+                )
         if busy or not waiting:
             self._none_trained_since = now
         elif now - self._none_trained_since >= LONGEST_WAIT:
@@ -45,12 +51,3 @@ class Watch:
             log.warning("stalled    %s has reported nothing for %g s and is ended.", slot.name, stall_timeout)
             slot.heard = now
         return [slot.started for slot in stalled if slot.started]
-
-    def _tell_of_silence(self, slot: WorkerSlot, now: float) -> None:
-        if silence := slot.remarkable_silence(now):
-            since = time.strftime("%H:%M:%S", time.localtime(time.time() - silence))
-            log.warning(
-                "silent     %s has reported nothing of %s for %.0f s, since %s. Does it hang? "
-                "--stall-timeout SECONDS ends such a worker, and its training goes on from its checkpoint.",
-                *(slot.name, slot.training, silence, since),
-            )

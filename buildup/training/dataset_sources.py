@@ -33,9 +33,8 @@ from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from buildup.atomic_file import replacing
-from buildup.cache import user_cache
 from buildup.errors import DataError, counted
+from buildup.files import replacing, user_cache
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
     LEAST_IMAGES,

@@ -194,6 +194,16 @@ def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **override
     return build(network_from_values(dict(network)), pretrained=pretrained, **overrides)
 
 
+def put_mlp_head(model: Any, device: torch.device | str) -> None:
+    """Put an MLP that reads every place of the last map in the place of the mean over it and a linear layer."""
+    model.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(MLP_SIDE), nn.Flatten())
+    model.fc = nn.Sequential(
+        nn.Linear(model.num_features * MLP_SIDE**2, MLP_WIDTH, device=device),
+        nn.ReLU(),
+        nn.Linear(MLP_WIDTH, model.num_classes, device=device),
+    )
+
+
 def _register(name: str) -> None:
     """Register a network, a transformer or a mixer with timm."""
 
@@ -205,15 +215,9 @@ def _register(name: str) -> None:
             network = paper_network(name, input_shape=shape, num_classes=classes)
         # timm's own models, too, are made on torch's default device.
         device = overrides.setdefault("device", torch.get_default_device())
-        model: Any = build(network, pretrained=pretrained, **overrides)
+        model = build(network, pretrained=pretrained, **overrides)
         if "_mlp_" in name:
-            # An MLP that reads every place of the last map, instead of the mean over it and a linear layer.
-            model.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(MLP_SIDE), nn.Flatten())
-            model.fc = nn.Sequential(
-                nn.Linear(model.num_features * MLP_SIDE**2, MLP_WIDTH, device=device),
-                nn.ReLU(),
-                nn.Linear(MLP_WIDTH, model.num_classes, device=device),
-            )
+            put_mlp_head(model, device)
         return model
 
     def transformer_entry(pretrained: bool = False, **overrides: Any) -> nn.Module:

@@ -319,10 +319,8 @@ def _train_epoch(
         found = validate(stepper.model, feed, Execution())
     for what, value in (("training loss", train_loss), ("validation loss", found.nll)):
         if not math.isfinite(value):
-            raise Failed(
-                Reason.DIVERGED,
-                f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one.",
-            )
+            message = f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one."
+            raise Failed(Reason.DIVERGED, message)
     values = {
         **found.values,
         "train_loss": train_loss,

@@ -99,7 +99,7 @@ def test_a_node_trains_in_its_own_temporary_folder(
         evaluator.request([training])
         while not isinstance((event := evaluator.next_event()).update, Record):  # type: ignore[union-attr]
             pass
-    cluster.remove_node(node)  # type: ignore[no-untyped-call]
+    cluster.remove_node(node)
     assert isinstance(event, Event)
     assert isinstance(event.update, Record)
     assert isinstance(event.update.outcome, Score), event.update.outcome

@@ -67,7 +67,7 @@ class LocalAttention2d(nn.Module):
         # A pad of nothing copies the map: on a CPU, forward and backward took 1.05 to 1.1 times as long. What is
         # scripted or exported takes maps of any size.
         pads = True
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             pads = torch.compiler.is_exporting() or any(padding)
         padded = x.contiguous(memory_format=torch.channels_last)
         padded = F.pad(padded, padding) if pads else padded

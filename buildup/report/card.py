@@ -75,10 +75,7 @@ def model_card(
     if one := findings.final:
         final = ["## Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
-        "---",
-        _metadata(findings, network, exported, origin),
-        "---",
-        "",
+        *("---", _metadata(findings, network, exported, origin), "---", ""),
         f"# {clean(network.title)} as `{clean(layout(network))}`",
         "",
         f"Derived from timm's {code(network.title)} by the build-up rule on {code(dataset)}. "

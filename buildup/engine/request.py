@@ -18,6 +18,7 @@ from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
+from buildup.report.trackers import check_trackers
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -92,6 +93,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     if new_run:
         problems.checked(None, check_free, folder)
         problems.checked(None, check_storage, settings.storage, folder.name)
+        problems.checked(None, check_trackers, settings.track)
         if checked.storage_path:
             problems.checked(None, check_remote, checked.storage_path, folder.name)
     problems.raise_any()

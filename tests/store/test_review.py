@@ -45,7 +45,7 @@ def ask(run: Path) -> Iterator[Ask]:
             environ: dict[str, Any] = {"REQUEST_METHOD": method, "PATH_INFO": path, "CONTENT_TYPE": "application/json"}
             environ |= {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
             setup_testing_defaults(environ)
-            answer = b"".join(app(environ, lambda status, headers, problem=None: said.append(status)))  # type: ignore[arg-type]
+            answer = b"".join(app(environ, lambda status, headers, problem=None: said.append(status)))
             if not said[0].startswith("20"):
                 return said[0]
             return json.loads(answer) if path.startswith("/api") and answer else answer

@@ -19,8 +19,7 @@ from uuid import uuid4
 
 from buildup.errors import RemoteError, RunError
 from buildup.execution.hosts import Hosts
-from buildup.execution.watch import Watch
-from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
+from buildup.execution.worker_slot import BUSY, Leaving, Watch, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
 from buildup.store.outage import Outage
 from buildup.store.remote_folder import RemoteFolder

@@ -12,8 +12,8 @@ from typing import IO, Any, TypeVar
 
 from filelock import lock_descriptor
 
-from buildup.atomic_file import replacing
 from buildup.errors import RunError, command
+from buildup.files import replacing
 from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.decision import (
     Decision,

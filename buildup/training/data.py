@@ -11,8 +11,8 @@ from functools import lru_cache
 from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, counted, unknown
+from buildup.files import user_cache
 from buildup.registry import Named, Registry
 from buildup.training.cued_digits import CuedDigits
 from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split, size_note

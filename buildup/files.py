@@ -1,6 +1,7 @@
-"""Replaces files so that after a crash or a power cut either the old or the new content is there."""
+"""The user's folder for what can be had again, and files that are whole after a crash or a power cut, old or new."""
 
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -51,3 +52,14 @@ def _keep_names(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def user_cache() -> Path:
+    """Where the system wants such files; nothing is made here."""
+    if sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "buildup"

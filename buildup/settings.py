@@ -131,6 +131,8 @@ class SearchSettings:
     """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False
     """Take over trainings that a run beside this one, or in its storage, has finished."""
+    track: Annotated[tuple[str, ...], _MACHINES] = ()
+    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; once for each."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 import io
 import logging
+from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
@@ -21,6 +22,9 @@ from buildup.store.storage import artifact_store
 from buildup.store.study_reader import existing_storage, load_study, reporting_damage
 from buildup.strategies.registered import STRATEGIES
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
 logger = logging.getLogger("buildup")
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -37,7 +41,7 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
     with existing_storage(record.folder, record.settings.storage) as storage:
         review = review_of(record, storage)
         # It has all methods of an Optuna storage and is registered as one, which mypy cannot know.
-        app = optuna_dashboard.wsgi(cast(BaseStorage, review), Files(record))
+        app = _with_content(optuna_dashboard.wsgi(cast(BaseStorage, review), Files(record)))
         try:
             server = make_server(host, port, app, _Server, _QuietHandler)
         except OSError as problem:
@@ -62,6 +66,26 @@ def review_of(run: RunRecord, storage: BaseStorage) -> ReviewStorage:
     with reporting_damage(run.folder, run.settings.storage):
         study = load_study(storage, run.settings.storage, run.study_name)
     return ReviewStorage(storage, study, settings, review_graphs)
+
+
+def _with_content(app: "WSGIApplication") -> "WSGIApplication":
+    """The dashboard, whose own page takes an answer without content for an error and does not close its editor."""
+
+    def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        begun: list[Any] = []
+
+        def begin(*status: Any) -> Callable[[bytes], object]:
+            begun.append(status)
+            return bytes
+
+        content = app(environ, begin)
+        if begun[0][0].startswith("204"):
+            start("200 OK", [("Content-Type", "application/json"), ("Content-Length", "2")])
+            return [b"{}"]
+        start(*begun[0])
+        return content
+
+    return answer
 
 
 class Files:

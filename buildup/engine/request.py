@@ -19,6 +19,7 @@ from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
+from buildup.report.trackers import check_trackers
 from buildup.report.words import memory
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
@@ -99,6 +100,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     if new_run:
         problems.checked(None, check_free, folder)
         problems.checked(None, check_storage, settings.storage, folder.name)
+        problems.checked(None, check_trackers, settings.track)
         if checked.storage_path and not problems.found:  # it makes the folder
             problems.checked(None, check_remote, checked.storage_path, folder.name)
     problems.raise_any()

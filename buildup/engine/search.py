@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
 from buildup.models.pretrained import fresh_parts
+from buildup.report.trackers import Tracking
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.outage import outlast
@@ -182,11 +183,17 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     log.info("run %s: %s, %s", record.folder, record.title, counted(record.settings.workers, "worker"))
     warnings = _warnings(record)
     try:
-        with observe(replay, record, on_event) as shown:
+        with ExitStack() as stack:
+            shown = stack.enter_context(observe(replay, record, on_event))
             inspect = partial(_inspect, record, replay, warnings)
             count, before = verdict_counter(record.study_name), len(writer.history.decisions)
             kept = BudgetObserver(observer=shown, run=record)
             observer = CallbackObserver(observer=kept, on_event=count, decided=before)
+            if record.settings.track:
+                tracking = stack.enter_context(
+                    closing(Tracking.begin(record.settings.track, record.folder, _tracked(record)))
+                )
+                observer = CallbackObserver(observer=observer, on_event=tracking, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)
@@ -214,6 +221,12 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     kept.keep(view)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
+
+
+def _tracked(record: RunRecord) -> dict[str, Any]:
+    """The settings that a tracker is told. It may be on another machine, so without addresses that hold passwords."""
+    values = {name: value for name, value in asdict(record.settings).items() if value not in (None, ())}
+    return {name: value for name, value in values.items() if name not in {"storage", "storage_path", "ray"}}
 
 
 def _warnings(record: RunRecord) -> list[str]:

@@ -34,7 +34,7 @@ NOT_COMPARED = frozenset({
     "allow_weak_base", "base", "cpus_per_trial", "data_dir", "dataset", "device", "disk_budget",
     "gpus_per_trial", "judge", "keep_weights", "look_ahead", "max_macs", "max_params", "max_trials", "no_base_checks",
     "objective", "places", "ray", "recipe", "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage",
-    "storage_path", "strategy", "threads", "time_budget", "workers",
+    "storage_path", "strategy", "threads", "time_budget", "track", "workers",
 })  # fmt: skip
 """Settings that do not affect the result of a training, or that `_training_settings` replaces by what they stand for.
 All others must be equal, including settings that are added later."""

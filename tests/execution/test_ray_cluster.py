@@ -64,7 +64,7 @@ def cluster() -> Iterator[Cluster]:
 def address(cluster: Cluster) -> str:
     """The cluster, for tests whose driver connects by itself; they stand before those with `connected`."""
     assert not ray.is_initialized()
-    return cluster.address
+    return str(cluster.address)
 
 
 def where(value: int) -> tuple[int, int]:

@@ -14,7 +14,6 @@ from buildup.engine.replay import make_replay
 from buildup.engine.simulate import space_of, start_network
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
-from buildup.models.read import read_network
 from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import build_up
@@ -103,7 +102,7 @@ def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if flags["base"] or flags["layout"]:
         with problems.caught():
             space = space_of(simulation(flags))
-            network = start_network(flags["base"], flags["layout"], space, read_network)
+            network = start_network(flags["base"], flags["layout"], space)
             places = [Where(name=layout(network), network=network, space=space)]
     else:
         problems.found += [

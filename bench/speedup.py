@@ -8,13 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from answer import answer, simulation
-from buildup.engine.costs import costs_of
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.engine.simulate import table_search
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
-from buildup.models.read import read_network
 from buildup.report.text_table import aligned
 from buildup.trials.history import History
 
@@ -60,7 +58,7 @@ def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The speedups of the search that the flags describe."""
     problems = Problems()
     runs = problems.whole("--runs", flags["runs"], 100)
-    search = table_search(simulation(flags), problems, read_network, costs_of)
+    search = table_search(simulation(flags), problems)
     return speedup(search.replay, search.table, search.default, runs=runs, seed=search.replay.first_seed)
 
 

@@ -18,7 +18,7 @@ BuildupError
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from difflib import get_close_matches
 
 
@@ -102,7 +102,7 @@ def unknown(what: str, found: str, known: Iterable[str], *, shown: int = 12, lis
     names = sorted(known)
     lower = {name.lower(): name for name in names}
     close = [lower[name] for name in get_close_matches(found.lower(), lower, n=3, cutoff=0.6)]
-    hint = f" did you mean {_either(close)}?" if close else ""
+    hint = f" did you mean {' or '.join(map(repr, close))}?" if close else ""
     if listed_by and len(names) > shown:
         return f"unknown {what} {found!r}:{hint} See {listed_by}."
     listed = ", ".join(names[:shown]) + (f", ... ({len(names)} in all)" if len(names) > shown else "")
@@ -126,7 +126,3 @@ def command(*words: object) -> str:
     "buildup resume 'runs/my run'"
     """
     return shlex.join(["buildup", *map(str, words)])
-
-
-def _either(names: Sequence[str]) -> str:
-    return " or ".join(repr(name) for name in names)

@@ -46,7 +46,7 @@ class SearchSettings:
     base: Annotated[str, _NETWORK] = ""
     """A timm model that `buildup models` lists, such as resnet50 or 'resnet18(channels=[16, 32, 64, 96])'. Required."""
     dataset: Annotated[str, _NETWORK] = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR; or readable:NAME,
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME; or readable:NAME,
     one of these without the images that can't be read. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
@@ -289,7 +289,7 @@ class TrainSettings:
     space: str | None = None
     """What the layout's letters mean (default: alternet)."""
     dataset: str = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME. Required."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     fraction: str = "1"
@@ -327,7 +327,7 @@ class AnalyzeSettings:
     """Which measurements are made, on which images."""
 
     dataset: str | None = None
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME
     (default: the run's)."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""

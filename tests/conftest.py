@@ -80,7 +80,7 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from safetensors.torch import save_file
 
-    from buildup.engine.costs import costs_of
+    from buildup.engine.graph_cache import costs_of
     from buildup.engine.load_state import replay_of
     from buildup.engine.loop import NullObserver
     from buildup.engine.loop import run_loop as run_loop

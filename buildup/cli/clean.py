@@ -28,7 +28,8 @@ def clean(*runs: str, dry_run: DryRun = False, as_json: AsJson = False) -> int:
     records = [record for name in dict.fromkeys(runs) if (record := problems.checked(None, open_record, name))]
     looked = [both for record in records if (both := problems.checked(None, engine.leftovers, record))]
     problems.raise_any()
-    gone = [one for own, _ in looked for one in own] if dry_run else engine.remove_leftovers(records)
+    found = [*engine.left_work(), *(one for own, _ in looked for one in own)]
+    gone = found if dry_run else engine.remove_leftovers(records)
     freed, stays = sum(one.size for one in gone), [sentence for _, sentence in looked]
     rows = [{"path": one.shown, "what": one.what, "size": one.size} for one in gone]
     values = {"would_remove" if dry_run else "removed": rows, "bytes": freed, "stays": stays}

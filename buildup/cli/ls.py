@@ -14,7 +14,7 @@ def ls(folder: str = "runs", /, *, as_json: AsJson = False) -> int:
     Args:
         folder: Where to look.
     """
-    from buildup.engine.list_runs import list_runs
+    from buildup.engine.status import list_runs
     from buildup.report.text_table import TextTable
     from buildup.report.words import clean, duration, memory
 

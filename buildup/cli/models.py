@@ -1,7 +1,6 @@
 """`models`: which names of timm can be a base, and for the others why not."""
 
 from importlib.metadata import version
-from typing import Any
 
 from buildup.cli.output import AsJson, answer
 from buildup.errors import counted
@@ -17,7 +16,7 @@ def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
     """
     from buildup.engine.graph_cache import base_models
 
-    rows = base_models(pattern, _learn)
+    rows = base_models(pattern)
     fit = [row for row in rows if row["supported"]]
     width = max((len(row["name"]) for row in fit), default=0)
     lines = [
@@ -30,10 +29,3 @@ def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
         what = f"names like {pattern}" if pattern else f"convolutional names of timm {version('timm')}"
         lines += ["", f"{len(fit)} of {len(rows)} {what} can be a base."]
     return answer("\n".join(lines), rows, as_json=as_json)
-
-
-def _learn(known: dict[str, Any], pattern: str | None) -> dict[str, Any]:
-    """Looks into names that are not remembered; only then torch and timm are loaded."""
-    from buildup.models.bases import judge_bases
-
-    return judge_bases(known, pattern)

@@ -1,7 +1,7 @@
 """`simulate`: the build-up rule on a table of scores."""
 
 from dataclasses import fields
-from typing import Annotated, Any
+from typing import Annotated
 
 from buildup.cli.output import AsJson, Details, Flags, answer, table_width
 from buildup.errors import counted
@@ -21,7 +21,7 @@ def simulate(
     from buildup.engine.simulate import run_simulation
     from buildup.report.text_table import decisions_table
 
-    found = run_simulation(settings, _read, _costs)
+    found = run_simulation(settings)
     lines = [
         *([found.left_unused, ""] if found.left_unused else []),
         decisions_table(found.decisions, width=table_width(verbose=verbose)),
@@ -35,16 +35,3 @@ def simulate(
     names = [field.name for field in fields(found) if field.name not in {"decisions", "left_unused"}]
     values = {"verdicts": verdicts, **{name: getattr(found, name) for name in names}}
     return answer("\n".join(lines), values, as_json=as_json)
-
-
-def _read(*arguments: Any, **named: Any) -> Any:
-    """Reads a base; only then torch and timm are loaded, which takes seconds."""
-    from buildup.models.read import read_network
-
-    return read_network(*arguments, **named)
-
-
-def _costs(candidate: Any) -> tuple[int, int]:
-    from buildup.engine.costs import costs_of
-
-    return costs_of(candidate)

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import Measurement, Subject
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError

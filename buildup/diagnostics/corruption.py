@@ -78,7 +78,6 @@ class PublishedImages:
         return ALEXNET if int(self.labels.max()) == 99 else {}
 
     def parts(self, condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
-        """Chunks of images (uint8) with their labels."""
         kind, severity = condition
         for index in torch.split(self.chosen, CHUNK):
             rows = self.files[kind][((severity - 1) * PUBLISHED_IMAGES + index).numpy()]

@@ -14,8 +14,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import Measurement, Subject, mean_steps, unit_columns
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject, mean_steps, unit_columns
 from buildup.diagnostics.figures import (
     Axes,
     Figure,

@@ -22,8 +22,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from buildup.diagnostics.analysis import Batch, Measurement, Sizes, Subject
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
 from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
@@ -180,7 +179,6 @@ class _DifferentiableTwice(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls in place of each of its functions."""
         plain = TWICE.get(getattr(func, "__name__", "").removesuffix("_"))
         return plain(args[0]) if plain else func(*args, **(kwargs or {}))
 

@@ -86,7 +86,6 @@ class _InterceptMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """What torch calls in place of each of its functions."""
         if self.in_action:
             return func(*args, **(kwargs or {}))
         number = self.count

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import LabelledBatches, Measurement, Subject, unit_columns
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import LabelledBatches, Measurement, PaperClaim, Subject, unit_columns
 from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Table, panels_of, shade
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate

@@ -18,20 +18,11 @@ from buildup.errors import RequestError, unknown
 from buildup.registry import Registry
 
 MEASUREMENTS = Registry[Measurement]("measurement", group="buildup.measurements")
-MEASUREMENTS.register(HessianSpectrum())
-MEASUREMENTS.register(LossLandscape())
-MEASUREMENTS.register(Frequencies())
-MEASUREMENTS.register(Variance())
-MEASUREMENTS.register(Lesions())
-MEASUREMENTS.register(UnitSimilarity())
-MEASUREMENTS.register(Equivariance())
-MEASUREMENTS.register(NoiseBands())
-MEASUREMENTS.register(ShapeOrTexture())
-MEASUREMENTS.register(CorruptionErrors())
-MEASUREMENTS.register(Calibration())
-MEASUREMENTS.register(DropoutEnsemble())
-MEASUREMENTS.register(Robustness())
-MEASUREMENTS.register(TrainingLoss())
+for _kind in (
+    *(HessianSpectrum, LossLandscape, Frequencies, Variance, Lesions, UnitSimilarity, Equivariance, NoiseBands),
+    *(ShapeOrTexture, CorruptionErrors, Calibration, DropoutEnsemble, Robustness, TrainingLoss),
+):
+    MEASUREMENTS.register(_kind())
 
 
 def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:

@@ -11,8 +11,7 @@ from statistics import fmean
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
-from buildup.diagnostics.claims import PaperClaim
+from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject, labelled_batches
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset

@@ -17,6 +17,8 @@ from buildup.diagnostics.noise import NoiseBands
 from buildup.diagnostics.predictions import evaluate, mean_loss
 
 _CORRUPTIONS, _NOISE = CorruptionErrors(), NoiseBands()
+UNTOUCHED = "clean 0"
+"""The images of the corruptions before any."""
 
 
 class Robustness(Measurement):
@@ -49,7 +51,7 @@ class Robustness(Measurement):
             yield [_row("noise", f"{row['low']:g} to {row['high']:g} pi", row["accuracy"])]
 
     def summary(self, rows: Rows) -> Row:
-        spoiled = [row for row in rows if not row["how"].endswith(" 0")]  # severity 0 is clean
+        spoiled = [row for row in rows if row["how"] != UNTOUCHED]
         return {
             f"accuracy_{what}": fmean(row["accuracy"] for row in spoiled if row["spoiled_by"] == what)
             for what in ("clean", "corruption", "noise")
@@ -59,10 +61,11 @@ class Robustness(Measurement):
         figure = Figure(figsize=(8.4, 3.4))
         left, right = figure.subplots(1, 2)
         found = {table.label: self.summary(table.rows) for table in tables}
-        for axes, what in ((left, "corruption"), (right, "noise")):
-            places = {
-                label: (numbers["accuracy_clean"], numbers[f"accuracy_{what}"]) for label, numbers in found.items()
-            }
+        # Corruptions may be measured on fewer images: `clean` has the accuracy on those.
+        same = {table.label: next(row["accuracy"] for row in table.rows if row["how"] == UNTOUCHED) for table in tables}
+        clean = {label: numbers["accuracy_clean"] for label, numbers in found.items()}
+        for axes, what, across in ((left, "corruption", same), (right, "noise", clean)):
+            places = {label: (across[label], numbers[f"accuracy_{what}"]) for label, numbers in found.items()}
             plot_points(axes, places, "accuracy on clean images (%)", f"accuracy under {what} (%)")
         return figure
 

@@ -2,7 +2,7 @@
 
 Weights are most of a run. After a search, export and `analyze` need those of the base and of the winner; a training
 without weights keeps its score, so nothing is trained again. Processes leave folders of Ray behind, and those that were
-killed folders of Tune.
+killed folders of Tune, and of trainings that are copied to a storage.
 """
 
 import os
@@ -19,6 +19,7 @@ from pathlib import Path
 from buildup.engine.load_state import state_of
 from buildup.engine.replay import View
 from buildup.errors import RunError
+from buildup.execution.workplace import left_behind, remove_work
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import (
     LOCK,
@@ -36,6 +37,7 @@ LARGE = (WEIGHTS, CHECKPOINT, SNAPSHOTS)
 RAY = Path(tempfile.gettempdir()) / "ray"
 TUNE = "buildup-tune-"
 """The beginning of the names of Tune's folders; the process that made one follows."""
+ENDED = "folder of an ended process"
 NEAR = 600.0
 """Seconds between the start of Ray and of the writing, at most. Other programs use Ray, too, and process ids recur."""
 
@@ -57,7 +59,6 @@ class Leftover:
         return f"{self.remote}/{self.path.name}" if self.remote else str(self.path)
 
     def remove(self) -> None:
-        """Remove it."""
         if self.remote:
             self.remote.remove(self.path.name)
         elif self.path.is_dir():
@@ -85,6 +86,12 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
     ]
 
 
+def remove_losers(run: RunRecord, view: View) -> None:
+    """Remove the weights of all trainings that have ended, but for those of the base and of the winner."""
+    for left in losers(run, view):
+        left.remove()
+
+
 def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
     """What can go of a run, and a sentence on what stays; raises if a process is writing the run."""
     if driver := driver_of(run.folder):
@@ -98,8 +105,10 @@ def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
 
 
 def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
-    """Remove what can go of some runs, and return it with the bytes that it freed."""
-    removed = []
+    """Remove what can go of some runs and of this machine, and return it with the bytes that it freed."""
+    removed = left_work()
+    for one in removed:
+        remove_work(one.path)
     for run in runs:
         found, _ = leftovers(run)
         with closing(acquire_run_lock(run.folder)):
@@ -107,6 +116,11 @@ def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
                 one.remove()
         removed += found
     return removed
+
+
+def left_work() -> list[Leftover]:
+    """What killed workers left in the temporary folder of this machine, of whichever run: they knew none."""
+    return [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
 
 
 def _leftover(path: Path, what: str) -> Leftover:
@@ -124,7 +138,7 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
         sessions = (path for path in RAY.glob(f"session_*_{pid}") if abs(_began(path) - lock.stat().st_mtime) < NEAR)
         for path in (*sessions, *RAY.parent.glob(f"{TUNE}{pid}-*")):
             if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
-                yield _leftover(path, "folder of an ended process")
+                yield _leftover(path, ENDED)
 
 
 def _began(session: Path) -> float:

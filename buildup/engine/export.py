@@ -3,6 +3,7 @@
 import logging
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from buildup.models.pretrained import origin_of
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.settings import ExportSettings
+from buildup.store.outage import outlast
 from buildup.store.run_dir import trained_weights, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.training.dataset import parse_fraction
@@ -35,7 +37,8 @@ def keep_winner(run: RunRecord, view: View, history: History) -> None:
     target = run.folder / "export"
     if target.exists():  # the run was extended after it had finished
         shutil.rmtree(target)
-    kept = trained_weights(run.trainings / best_training(run, history, view.best)[0])
+    folder = run.trainings / best_training(run, history, view.best)[0]
+    kept = outlast(run.remote_trainings, partial(trained_weights, folder))
     findings = replace(findings_of(run, view, history), exported=kept is not None)
     write_findings(run, findings)
     if kept:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from statistics import fmean
 
@@ -36,6 +37,7 @@ from buildup.report.words import duration
 from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Comparison, Pair
+from buildup.store.outage import outlast
 from buildup.store.run_dir import write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
@@ -278,7 +280,8 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
         if isinstance(history.outcomes[training.id], Failure):
             continue
         folder = part.trainings / training.id
-        model = load_trained(training.candidate.network, folder).to(torch.device(device))
+        model = outlast(part.remote_trainings, partial(load_trained, training.candidate.network, folder))
+        model = model.to(torch.device(device))
         found = evaluate_model(model, test, recipe, threads=settings.threads)
         correct = np.packbits(found.correct.numpy()).tobytes()
         write_atomic(folder / "test.bits", correct)

@@ -68,7 +68,8 @@ def forecast(replay: Replay, view: View, history: History, *, workers: int, epoc
         pool = rng.choices(list(times.values()), k=len(times))  # bootstrap: the mean of few times is uncertain
 
         def seconds(training: Training) -> float:
-            left = 0.0 if training.id in history.outcomes else _epochs_left(history, training, epochs)
+            seen = len(history.curves.get(training.id, ()))
+            left = 0 if training.id in history.outcomes else training.candidate.epochs(epochs) - seen
             return max(INSTANT, left * times.get(training.id, rng.choice(pool)))
 
         return seconds
@@ -158,7 +159,6 @@ def _simulate(
     *,
     count: int,
 ) -> Forecast:
-    """An estimate from simulated searches."""
     spans, counts = [], []
     experience = Experience(decisions=view.decisions[-RECENT:], objective=replay.judge.objective)
     for seed in range(count):
@@ -215,10 +215,6 @@ def _standing(candidate: Candidate, verdicts: Mapping[str, int]) -> float:
     if candidate.parent is None:
         return 0.0
     return _standing(candidate.parent, verdicts) + (1.0 if verdicts.get(candidate.id, 1) > 0 else -1.0)
-
-
-def _epochs_left(history: History, training: Training, epochs: int) -> int:
-    return training.candidate.epochs(epochs) - len(history.curves.get(training.id, ()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

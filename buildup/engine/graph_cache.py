@@ -1,13 +1,15 @@
-"""Cache of what was read from timm models, because loading torch and timm takes seconds."""
+"""Cache of what was read from timm models, because loading torch and timm takes seconds.
+
+They are loaded only for what is not in the cache.
+"""
 
 import hashlib
 import json
-from collections.abc import Callable
 from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import buildup
 from buildup.cache import user_cache
@@ -15,32 +17,30 @@ from buildup.errors import LayoutError, RequestError, unknown
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.store.run_dir import write_atomic
+from buildup.trials.training import Candidate
 
 READERS = ("bases.py", "read.py", "stages.py", "stem.py", "trace.py")
 """The files of `models/` that read timm models. The cache is renewed when they change."""
 PIXELS, CLASSES = 32, 100
 """The input of cached graphs: that of CIFAR-100, as in the paper. A table of scores does not name an input."""
 
-Known = dict[str, Any]
-"""The values of `buildup.models.bases.judge_bases`."""
 
-
-def cached_graph(base: str, stem: str, read: Callable[..., Network]) -> Network:
-    """The staged graph of a base for images of 32 px and 100 classes; `read` reads it if it is not in the cache."""
+def cached_graph(base: str, stem: Literal["auto", "small", "base"]) -> Network:
+    """The staged graph of a base for images of 32 px and 100 classes."""
     name = f"graph-{base.replace('/', '_')}-{stem}"
     with suppress(LayoutError):  # not in the cache, or of another version
         return network_from_values(recall(name))
-    network = read(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
+    from buildup.models.read import read_network
+
+    network = read_network(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
     remember(name, network_to_values(network))
     return network
 
 
-def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]) -> list[dict[str, Any]]:
+def base_models(pattern: str | None) -> list[dict[str, Any]]:
     """The timm models with what is known of them as bases, one row per name, sorted.
 
-    Args:
-        pattern: A pattern of names, with * for any letters; None for all convolutional models.
-        learn: Completes what is in the cache.
+    In a pattern * stands for any letters; None is for all convolutional models.
     """
     known = recall("models")
     known = known if isinstance(known, dict) else {}
@@ -49,7 +49,9 @@ def base_models(pattern: str | None, learn: Callable[[Known, str | None], Known]
     else:
         is_known = bool(known) and all(name in known["rows"] for name in known["families"] if fnmatch(name, pattern))
     if not is_known:
-        known = learn(known, pattern)
+        from buildup.models.bases import judge_bases
+
+        known = judge_bases(known, pattern)
         remember("models", known)
     rows = [
         {key: value for key, value in row.items() if key != "convolutional"}
@@ -81,3 +83,11 @@ def _folder() -> Path:
     models = Path(buildup.__file__).parent / "models"
     digest = hashlib.sha256(b"".join((models / name).read_bytes() for name in READERS)).hexdigest()
     return user_cache() / f"timm-{version('timm')}-{digest[:8]}"
+
+
+def costs_of(candidate: Candidate) -> tuple[int, int]:
+    """Parameters and MACs of a candidate. The study holds those of candidates that were trained."""
+    from buildup.models.cost import cost
+
+    known = cost(candidate.network)
+    return known.params, known.macs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from buildup.engine.costs import costs_of
+from buildup.engine.graph_cache import costs_of
 from buildup.engine.replay import MIXED, Replay, View, make_replay
 from buildup.errors import RunError
 from buildup.graph.network import Network
@@ -48,7 +48,6 @@ class FinalPlan:
 
     @property
     def epochs(self) -> int:
-        """The epochs of each training."""
         return int(self.recipe["epochs"])
 
 

@@ -1,29 +1,47 @@
 """`plan`: estimate the trainings and the duration of a search. Only the speed of a few steps is measured."""
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
+from importlib.metadata import version
 from itertools import islice
 from math import ceil, inf
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import buildup
+from buildup.cache import user_cache
 from buildup.engine.forecast import Forecast, forecast_plan
+from buildup.engine.graph_cache import recall, remember
 from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
-from buildup.engine.speed_cache import known_speed
 from buildup.graph.network import Edit, Network, apply, edits_between
+from buildup.graph.serialize import fingerprint
 from buildup.models.cost import Cost, cost
 from buildup.report.words import duration
 from buildup.settings import SearchSettings
+from buildup.store.run_dir import cores
+from buildup.strategies.alternet import Variant
 from buildup.strategies.samplers import SampledRule
-from buildup.strategies.variants import Variant
-from buildup.training.execution_words import execution_from_words
+from buildup.training.execution import device_kind
+from buildup.training.execution_words import Execution, execution_from_words
+from buildup.training.recipe import Recipe, recipe_to_values
+from buildup.training.speed import Speed, measure_speed
 from buildup.trials.training import Candidate, Check, Training
 
 MOST_ROWS = 1000
 """The most candidates that a plan lists."""
+
+
+PARTS = ("models", "training")
+"""The parts of buildup whose code a measurement depends on."""
+WITHOUT_EFFECT = frozenset({"name", "description", "epochs", "warmup_epochs", "milestones", "snapshots", "expected"})
+"""Values of a recipe that do not change the time of a step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +85,6 @@ class Plan:
 
     @property
     def whole_trainings(self) -> tuple[int, int]:
-        """The number of trainings without limits."""
         return self.networks[0] * self.seeds[0], self.networks[1] * self.seeds[1]
 
     @property
@@ -243,7 +260,6 @@ class _Costs:
         self._known: dict[Edit, Cost] = {}
 
     def of(self, network: Network) -> Cost:
-        """The cost of an edited base."""
         params, macs = self.base.params, self.base.macs
         for edit in edits_between(self._network, network):
             if edit not in self._known:
@@ -256,3 +272,51 @@ class _Costs:
         """Parameters and MACs of a candidate."""
         known = self.of(candidate.network)
         return known.params, known.macs
+
+
+def known_speed(
+    network: Network, recipe: Recipe, execution: Execution, *, device: str, threads: int, anew: bool = False
+) -> tuple[Speed, str]:
+    """The speed of a training on this machine, measured if it is not in the cache or if it is wanted anew.
+
+    The cache holds it for a network, a recipe, an execution, a number of threads, and a machine with its versions of
+    torch and timm. It is renewed when the code that trains changes. A machine that was busy, or has changed otherwise
+    since, is measured anew by `buildup plan --anew`.
+
+    Returns:
+        The speed, and when it was measured; empty for just now.
+    """
+    key = _key(network, recipe, execution, device, threads)
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = user_cache() / f"speeds-{_digest()[:8]}"
+    found: Any = None if anew else recall(name, folder)
+    try:
+        times = {part: float(found["seconds"][part]) for part in ("train", "evaluate", "preparation")}
+        if not (0 < times["train"] < inf and 0 <= times["evaluate"] < inf and 0 <= times["preparation"] < inf):
+            raise ValueError
+        return Speed(execution=execution, **times), str(found["measured"])
+    except (KeyError, TypeError, ValueError):  # not in the cache, or damaged
+        speed = measure_speed(network, recipe, execution, device=device, threads=threads)
+    times = {part: seconds for part, seconds in asdict(speed).items() if part != "execution"}
+    remember(name, {"key": key, "seconds": times, "measured": datetime.now().isoformat(" ", "minutes")}, folder)
+    return speed, ""
+
+
+def _key(network: Network, recipe: Recipe, execution: Execution, device: str, threads: int) -> dict[str, Any]:
+    return {
+        "network": fingerprint(network),
+        "input_shape": network.input_shape,
+        "recipe": {name: value for name, value in recipe_to_values(recipe).items() if name not in WITHOUT_EFFECT},
+        "execution": execution.words,
+        "device": device,
+        "threads": threads,
+        "chip": device_kind(device),
+        "cores": cores(),
+        "versions": {name: version(name) for name in ("torch", "timm")},
+    }
+
+
+def _digest() -> str:
+    package = Path(buildup.__file__).parent
+    files = sorted(file for part in PARTS for file in (package / part).glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

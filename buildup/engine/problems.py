@@ -42,7 +42,6 @@ class Problems:
         self.found += [f"{name} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
 
     def raise_any(self) -> None:
-        """Raise a `RequestError` if there are problems."""
         if self.found:
             raise RequestError(*self.found)
 

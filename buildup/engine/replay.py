@@ -119,7 +119,6 @@ class Replay:
 
     @cached_property
     def base(self) -> Candidate:
-        """The candidate that the search starts from."""
         return self.rule.base
 
     @cached_property

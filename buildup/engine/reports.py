@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 
-from buildup.engine.costs import costs_of
+from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.engine.status import status_of

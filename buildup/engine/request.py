@@ -8,15 +8,16 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from buildup.engine.costs import costs_of
+from buildup.engine.graph_cache import costs_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError, unknown
 from buildup.execution.evaluator import room
 from buildup.graph.base_name import base_in_path, base_text, parse_base
 from buildup.graph.network import Network
+from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
-from buildup.models.read import PRUNED, read_network
+from buildup.models.read import read_network
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -248,7 +249,12 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
     gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0)
     device = settings.device
     if settings.ray and device == "auto":
-        device = "cuda" if gpus or (settings.gpus_per_trial is None and _has_gpus(problems, settings.ray)) else "cpu"
+        if settings.gpus_per_trial is None:
+            from buildup.execution.ray_cluster import gpus_of  # loads Ray
+
+            device = "cuda" if problems.checked(0.0, gpus_of, settings.ray) else "cpu"
+        else:
+            device = "cuda" if gpus else "cpu"
     if not (cluster and device.startswith("cuda")):
         device = problems.checked(device, check_device, device)
     on_gpu = device.startswith("cuda")
@@ -277,12 +283,6 @@ def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hard
         cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0) or None,
         accelerator=_accelerator(problems, settings, gpus),
     )
-
-
-def _has_gpus(problems: Problems, address: str) -> bool:
-    from buildup.execution.ray_cluster import gpus_of  # loads Ray
-
-    return problems.checked(0.0, gpus_of, address) > 0
 
 
 def _accelerator(problems: Problems, settings: SearchSettings, gpus: float) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from buildup.engine.clean import losers
+from buildup.engine.clean import remove_losers
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.load_state import check_splits, replay_of, state_of
@@ -27,6 +27,7 @@ from buildup.execution.simulated import SimulatedEvaluator
 from buildup.models.pretrained import fresh_parts
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
+from buildup.store.outage import outlast
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import (
     DataRecord,
@@ -205,14 +206,12 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
     keep_winner(record, view, history)
     if record.settings.keep_weights == "winners":
-        for left in losers(record, view):
-            left.remove()
+        outlast(record.remote_trainings, partial(remove_losers, record, view))
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
 
 
 def _warnings(record: RunRecord) -> list[str]:
-    """Warnings for the readers of the results."""
     warnings = []
     if record.settings.judge == "point":
         warnings.append("judge point: the larger mean wins, so chance is not ruled out by any verdict of this run.")

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from buildup.engine.costs import costs_of
+from buildup.engine.graph_cache import costs_of
 from buildup.engine.request import processes_of
 from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
@@ -53,7 +53,6 @@ def open_writer(run: RunRecord) -> StudyWriter:
 
 
 def _study(run: RunRecord) -> dict[str, Any]:
-    """What the writer of a study is told, new or not."""
     return {
         "folder": run.folder,
         "storage_url": run.settings.storage,

@@ -1,10 +1,13 @@
-"""Simulate a search: the rule, the judge and the loop run on a table of scores with simulated workers."""
+"""Simulate a search: the rule, the judge and the loop run on a table of scores with simulated workers.
 
-from collections.abc import Callable, Mapping
+Torch and timm are loaded only for a base that is not in the cache, and for a strategy that weighs costs.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from buildup.engine.graph_cache import cached_graph
+from buildup.engine.graph_cache import cached_graph, costs_of
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
@@ -20,9 +23,6 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import Candidate
-
-CountCosts = Callable[[Candidate], tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,19 +61,12 @@ class TableSearch:
     left_unused: str | None
 
 
-def run_simulation(settings: SimulateSettings, read: Callable[..., Network], costs: CountCosts) -> Simulation:
-    """Simulate a search on a table of scores. All problems of the settings are raised as one `RequestError`.
-
-    Args:
-        settings: The base or the layout to start from, the table, the rule and the judge.
-        read: Reads the graph of a base that is not in the cache, as `buildup.models.read.read_network` does.
-        costs: Counts parameters and MACs of a candidate. If a layout is given, neither function is called, so torch and
-            timm are not needed.
-    """
+def run_simulation(settings: SimulateSettings) -> Simulation:
+    """Simulate a search on a table of scores. All problems of the settings are raised as one `RequestError`."""
     problems = Problems()
     workers = problems.whole("--workers", settings.workers, 1)
     noise = problems.number("--noise", settings.noise, 0.0, most=100.0)
-    search = table_search(settings, problems, read, costs)
+    search = table_search(settings, problems)
     replay, judge = search.replay, search.replay.judge
     evaluator = SimulatedEvaluator(
         table=search.table,
@@ -102,9 +95,7 @@ def run_simulation(settings: SimulateSettings, read: Callable[..., Network], cos
     )
 
 
-def table_search(
-    settings: SimulateSettings, problems: Problems, read: Callable[..., Network], costs: CountCosts
-) -> TableSearch:
+def table_search(settings: SimulateSettings, problems: Problems) -> TableSearch:
     """Check the settings of a simulated search, and read the table. Problems found before are raised, too."""
     seeds = problems.whole("--seeds", settings.seeds, 1)
     seed = problems.whole("--seed", settings.seed, 0)
@@ -115,7 +106,7 @@ def table_search(
     strategy = ALTERNET
     with problems.caught():
         strategy = STRATEGIES[settings.strategy]
-    network = problems.checked(None, start_network, settings.base, settings.layout, space, read)
+    network = problems.checked(None, start_network, settings.base, settings.layout, space)
     table = None
     if not settings.scores:
         problems.found.append("--scores is missing: a CSV file with the columns layout,score[,seconds].")
@@ -139,7 +130,7 @@ def table_search(
             objective=objective,
             seeds=seeds,
             first_seed=seed,
-            costs=costs if strategy.weighs else None,
+            costs=costs_of if strategy.weighs else None,
         )
     problems.raise_any()
     assert replay is not None
@@ -158,13 +149,11 @@ def space_of(settings: SimulateSettings) -> SearchSpace:
     return steered(space, look_ahead=settings.look_ahead, places=settings.places)
 
 
-def start_network(
-    base: str | None, layout: str | None, space: SearchSpace | None, read: Callable[..., Network]
-) -> Network:
+def start_network(base: str | None, layout: str | None, space: SearchSpace | None) -> Network:
     """The network of a layout, which needs neither torch nor timm, or of a base."""
     if bool(base) == bool(layout):
         raise RequestError("give one of --base NAME and --layout LAYOUT, to say where the rule starts.")
-    network = sketch(layout.strip()) if layout else cached_graph(str(base), space.stem if space else "auto", read)
+    network = sketch(layout.strip()) if layout else cached_graph(str(base), space.stem if space else "auto")
     if layout and set(layout) - set("C|"):
         raise LayoutError(f"--layout {layout}: the rule starts from Conv blocks alone, so only C may stand in it.")
     return start(network, space) if space else network

@@ -1,16 +1,18 @@
 """The status of a run, as text and as plain values for JSON. It is read without torch."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from buildup.engine.clean import size_of
 from buildup.engine.forecast import forecast, left
 from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
 from buildup.engine.replay import View
-from buildup.errors import command
+from buildup.errors import BuildupError, command
 from buildup.report.text_table import decisions_table, final_table
 from buildup.report.words import short_edit, sparkline
-from buildup.store.run_dir import driver_of
-from buildup.store.run_record import RunRecord
+from buildup.store.run_dir import DECISIONS, driver_of, read_decisions
+from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import read_underway
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
@@ -123,3 +125,24 @@ def verdict_values(view: View) -> list[dict[str, Any]]:
         }
         for decision in view.decisions
     ]
+
+
+def list_runs(place: Path) -> list[dict[str, Any]]:
+    """What is known of each run in a folder without its study, the newest first."""
+    rows = [_row(path.parent) for path in place.glob("*/run.yaml")]
+    return sorted(rows, key=lambda row: float(row["changed"]), reverse=True)
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {"run": str(folder), "size": size_of(folder)}
+    values["changed"] = (folder / "run.yaml").stat().st_mtime
+    try:
+        run = open_record(str(folder.absolute()))
+        final = read_final(folder)
+    except BuildupError as problem:
+        return {**values, "status": "damaged", "base": None, "dataset": None, "verdict": str(problem)}
+    decisions = read_decisions(folder / DECISIONS)
+    kept = f"{sum(one.kept for one in decisions)} of {len(decisions)} kept"
+    claim = f"{kept}, {'proven' if final.claims[0].claimed else 'not proven'}" if final else kept
+    own = {"base": run.settings.base, "dataset": run.settings.dataset}
+    return {**values, **own, "status": status_of(run)[0], "verdict": claim, "final": final and final.verdict}

@@ -9,8 +9,8 @@ from buildup.engine.search import SearchResult
 from buildup.engine.status import verdict_values
 from buildup.errors import command, counted
 from buildup.models.pretrained import fresh_parts
-from buildup.report.text_table import PlanRow, candidates_table, decisions_table
-from buildup.report.words import duration
+from buildup.report.text_table import TextTable, decisions_table
+from buildup.report.words import duration, short_edit, short_number
 from buildup.space.schema import describe_tuning, describe_walk
 from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
@@ -22,17 +22,6 @@ from buildup.trials.training import CHECKS, Pretrained
 def plan_text(made: Plan, *, width: int | None = None) -> str:
     """A plan as text: the candidates, and the expected trainings and duration; a short table where it has a width."""
     request, settings, data = made.request, made.request.settings, made.request.data
-    rows = [
-        PlanRow(
-            number=number,
-            layout=estimate.candidate.layout,
-            edit=estimate.candidate.edit or "the base",
-            params=estimate.cost.params,
-            macs=estimate.cost.macs,
-            role="base" if number == 0 else "first" if number == 1 else "possible",
-        )
-        for number, estimate in enumerate(made.estimates)
-    ]
     lines = [
         f"{settings.base} on {settings.dataset}: {data.train_images:,} images to train on, {data.val_images:,} "
         f"to validate on, {data.image_size} px, stem {request.network.stem}.",
@@ -53,7 +42,7 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
     recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None)
     found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)
-    lines += ["", candidates_table(rows, width=width), ""]
+    lines += ["", _candidates(made, width), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")
     shape = f"{_range(*made.networks, 'network')} x {_range(*made.seeds, 'seed')}"
@@ -77,6 +66,20 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
         f"{duration(made.expected.high)}){gpu_hours}.",
     ]
     return "\n".join(lines)
+
+
+def _candidates(made: Plan, width: int | None) -> str:
+    """The candidates as a table. The first one is always tried, the possible ones only after certain verdicts."""
+    estimates, count = made.estimates, len(made.estimates)
+    edits = [estimate.candidate.edit or "the base" for estimate in estimates]
+    return TextTable.by_column(
+        ("no.", "number", map(str, range(count))),
+        ("role", "text", ["base", "first", *["possible"] * count][:count]),
+        ("layout", "layout", [estimate.candidate.layout for estimate in estimates]),
+        ("edit", "code", edits if width is None else map(short_edit, edits)),
+        ("params", "number", [short_number(estimate.cost.params) for estimate in estimates]),
+        ("MACs", "number", [short_number(estimate.cost.macs) for estimate in estimates]),
+    ).text(width=width, less=("MACs", "params"))
 
 
 def _range(low: object, high: object, noun: str = "") -> str:

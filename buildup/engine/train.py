@@ -13,7 +13,7 @@ import torch
 
 from buildup.engine.problems import Problems
 from buildup.engine.request import execution_for, measure_speeds
-from buildup.errors import BaseError, ResourceError, RunError, SearchError
+from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.base_name import base_in_path, parse_base
 from buildup.graph.network import Network
@@ -114,7 +114,10 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     share = problems.checked(1.0, parse_fraction, settings.fraction)
     device = problems.checked("cpu", check_device, settings.device)
     gpus = problems.whole("--gpus", settings.gpus, 1)
-    problems.checked(None, _check_gpus, gpus, device)
+    if gpus > 1 and device != "cuda":
+        problems.found.append(f"--gpus {gpus}: the device is {device}. GPUs share a training with --device cuda.")
+    elif gpus > device_count(device):
+        problems.found.append(f"--gpus {gpus}: this machine has {device_count(device)}.")
     threads = problems.whole("--threads", settings.threads, max(1, cores() // gpus))
     settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
     settled = problems.checked({}, execution_for, settled, gpus)
@@ -151,13 +154,6 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         resume_from=tuple(str(attempt_folder(place, number)) for number in reversed(earlier)),
     )
     return job, place
-
-
-def _check_gpus(gpus: int, device: str) -> None:
-    if gpus > 1 and device != "cuda":
-        raise ResourceError(f"--gpus {gpus}: the device is {device}. GPUs share a training with --device cuda.")
-    if gpus > 1 and gpus > device_count(device):
-        raise ResourceError(f"--gpus {gpus}: this machine has {device_count(device)}.")
 
 
 def _find(

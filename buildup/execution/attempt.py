@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from buildup.errors import BuildupError
@@ -156,8 +157,12 @@ class TrainingThread:
         assignment = self._assignment
         host, pid = socket.gethostname(), os.getpid()
         self._updates.put(Started(attempt=assignment.attempt, host=host, pid=pid, node=self._node))
-        folder, elsewhere = assignment.folder, assignment.elsewhere
-        place: Workplace = Mirror(folder, elsewhere) if elsewhere else SharedFolder(folder)
+        place: Workplace = SharedFolder(assignment.folder)
+        if assignment.elsewhere:
+            # That of this machine, which may lack the one of the driver (TMPDIR).
+            assignment = assignment.in_folder(Path(gettempdir()))
+            assert assignment.elsewhere is not None
+            place = Mirror(assignment.folder, assignment.elsewhere)
         try:
             problem = refusal(assignment.expected)
             if failure := Failure(reason=Reason.REFUSED, message=problem) if problem else place.open():

@@ -12,17 +12,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any
 from uuid import uuid4
 
-from buildup.errors import RunError
+from buildup.errors import RemoteError, RunError
 from buildup.execution.hosts import Hosts
 from buildup.execution.watch import Watch
 from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
+from buildup.store.outage import Outage
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import attempt_folder, attempts, final_record, note_remote, remote_of
 from buildup.trials.event import Event, Started, Update
@@ -33,6 +33,8 @@ log = logging.getLogger("buildup")
 
 MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
+STORAGE_INTERVAL = 10.0
+"""Seconds between two looks whether the storage is there."""
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
@@ -50,6 +52,7 @@ class Assignment:
     train: Train
     job: Any
     folder: Path
+    """Where it writes; with a storage, in the temporary folder of its machine, and then relative to that."""
     attempt: int
     raised_before: bool = True
     """Whether an earlier attempt raised an exception. Only then is another one an outcome."""
@@ -59,6 +62,14 @@ class Assignment:
     """The software of the driver, which the worker must have, too."""
     elsewhere: Elsewhere | None = None
     """Where the files of the folder are copied to. Without it, all machines see the folder."""
+
+    def in_folder(self, temporary: Path) -> "Assignment":
+        """The same with the paths of a machine, given its temporary folder. The job must be a dataclass as ours is."""
+        assert self.elsewhere is not None
+        earlier = tuple((temporary / folder, remote) for folder, remote in self.elsewhere.earlier)
+        folder, before = temporary / self.folder, tuple(str(folder) for folder, _ in earlier)
+        job = replace(self.job, folder=str(folder), resume_from=before)
+        return replace(self, folder=folder, job=job, elsewhere=replace(self.elsewhere, earlier=earlier))
 
     def __deepcopy__(self, memo: object) -> "Assignment":
         # Ray Tune copies its configurations many times, and this value is frozen.
@@ -117,8 +128,11 @@ class TrialDispatcher:
         self._expected = expected or {}
         self._count = count
         self._remote = remote
-        self._work = Path(gettempdir()) / f"{WORK}{uuid4().hex[:12]}"
-        """The folder on each machine for attempts that are copied to the storage."""
+        self._outage = Outage(str(remote))
+        self._unread = ""
+        """The training whose record in the storage could not be read, if it was not the storage as a whole."""
+        self._work = Path(f"{WORK}{uuid4().hex[:12]}")
+        """In the temporary folder of each machine: where attempts are that are copied to the storage."""
         self._lock = threading.Lock()
         self._requested: dict[str, Training] = {}
         self._ended: set[str] = set()
@@ -144,7 +158,7 @@ class TrialDispatcher:
             known = self._requested.keys() | self._ended | self._running_ids()
             self._requested = {training.id: training for training in requested}
             for training in requested:
-                if training.id not in known:
+                if training.id not in known and not self._outage.is_on:
                     self._adopt_finished(training)
 
     @property
@@ -245,6 +259,8 @@ class TrialDispatcher:
         """Say which workers have been silent for long; returns those that are to be ended for it."""
         with self._lock:
             waiting = bool(self._requested.keys() - self._ended)
+            if not self._storage_answers():  # a worker may wait for it, too
+                waiting, stall_timeout = False, None
             stalled = self._watch.look(self.slots.values(), waiting, stall_timeout)
             for _ in stalled:
                 self._count("stalls")
@@ -270,23 +286,35 @@ class TrialDispatcher:
     def _next_for_new_worker(self) -> Training | None:
         """The first waiting training that no idle worker takes; None if there is none, or no room for a worker."""
         usable = self._usable()
-        while len(usable) < min(self._workers, self._hosts.room):
-            waiting = self._waiting()
+
+        def choose(waiting: list[Training]) -> Training | None:
             for slot in usable:
                 if slot.state is WorkerState.IDLE and (taken := self._fitting(waiting, slot.node)):
                     waiting.remove(taken)
-            training = next(filter(self._fits_elsewhere, waiting), None)
-            if training is None or not self._adopt_finished(training):
-                return training
-        return None
+            return next(filter(self._fits_elsewhere, waiting), None)
+
+        return self._unfinished(choose) if len(usable) < min(self._workers, self._hosts.room) else None
 
     def _next_for(self, slot: WorkerSlot) -> Training | None:
         """The first waiting training for an idle worker: one that has not failed on its host, if others can start."""
-        while waiting := self._waiting():
-            full = len(self._usable()) >= min(self._workers, self._hosts.room)
-            training = self._fitting(waiting, slot.node) or (waiting[0] if full else None)
-            if training is None or not self._adopt_finished(training):
-                return training
+        full = len(self._usable()) >= min(self._workers, self._hosts.room)
+
+        def choose(waiting: list[Training]) -> Training | None:
+            return self._fitting(waiting, slot.node) or (waiting[0] if full and waiting else None)
+
+        return self._unfinished(choose)
+
+    def _unfinished(self, choose: Callable[[list[Training]], Training | None]) -> Training | None:
+        """The chosen one of the waiting trainings that may start: that is not found to be finished."""
+        while training := choose(self._waiting()):
+            if self._storage_answers():
+                if not self._adopt_finished(training):
+                    return training
+            elif self._outage.is_too_long:
+                self._ended.add(training.id)
+                self._fail(training, Reason.REFUSED, self._outage.cause)
+            else:
+                return None
         return None
 
     def _fits_elsewhere(self, training: Training) -> bool:
@@ -299,11 +327,18 @@ class TrialDispatcher:
         return next((training for training in waiting if node not in self._avoided.get(training.id, ())), None)
 
     def _adopt_finished(self, training: Training) -> bool:
-        """End a training that this run or another one has finished: a worker may have died before it reported that."""
+        """End a training that this run or another one has finished: a worker may have died before it reported that.
+
+        Also true if nobody can say that, because the storage does not answer.
+        """
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
         try:
             found = final_record(self._folder / training.id)
+        except RemoteError as problem:
+            self._unread = training.id
+            self._outage.goes_on(str(problem))
+            return True
         except RunError as problem:
             self._ended.add(training.id)
             self._fail(training, Reason.REFUSED, str(problem))
@@ -312,6 +347,22 @@ class TrialDispatcher:
             self._ended.add(training.id)
             self._emit(training, found[1])
         return found is not None
+
+    def _storage_answers(self, *, now: bool = False) -> bool:
+        """Whether the storage answered when it was last looked for, which is done now and then, or `now`."""
+        if self._remote and (now or self._outage.is_due):
+            try:
+                self._remote.check_marked()
+                if self._unread:
+                    final_record(self._folder / self._unread)
+            except RemoteError as problem:
+                self._outage.goes_on(str(problem))
+                return False
+            except RunError:  # it was read; what is wrong with it is told when it is adopted
+                pass
+            self._unread = ""
+            self._outage.end(ask_again=STORAGE_INTERVAL)
+        return not self._outage.is_on
 
     def _reserve_next(self, slot: WorkerSlot) -> bool:
         """Whether an idle worker should be given another training now, which is then reserved for it."""
@@ -341,6 +392,8 @@ class TrialDispatcher:
             self._raised.add(key)
             self._avoid(slot)
             self._put_back(slot, f"exception  {told}; it counts only if it comes again")
+        elif outcome.reason is Reason.HOST_FAULT and not self._storage_answers(now=True):
+            self._put_back(slot, f"storage    {told}")
         elif outcome.reason is Reason.HOST_FAULT:
             self._hosts.add_fault(slot.started)
             self._avoid(slot)

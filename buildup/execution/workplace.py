@@ -10,13 +10,15 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from buildup.errors import RunError
 from buildup.execution.handshake import FOLDER_PATIENCE, unseen
+from buildup.store.outage import outlast
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import FINAL, remote_of
 from buildup.trials.outcome import Failure, Reason
@@ -32,8 +34,6 @@ COPY_INTERVAL = 60.0
 """Seconds after which files are copied that have changed in the middle of an epoch."""
 STOP_INTERVAL = 5.0
 """Seconds between two looks into a storage for `STOP`."""
-OUTAGE, OUTAGE_PAUSE = 900.0, 5.0
-"""Seconds for which a final record is written again to a storage that does not answer, and those between two tries."""
 
 
 class Workplace(Protocol):
@@ -97,7 +97,7 @@ class Elsewhere:
 
     own: RemoteFolder
     earlier: Sequence[tuple[Path, RemoteFolder]]
-    """Those of earlier attempts, the newest first, with the folder of the machine that the training reads instead."""
+    """Those of earlier attempts, the newest first, with the folder that the training reads instead."""
 
 
 class Mirror:
@@ -112,7 +112,8 @@ class Mirror:
 
     def open(self) -> Failure | None:
         """Claim the attempt in the storage, and bring the states of earlier ones."""
-        _remove_leftovers(self._folder.parent.parent)
+        for left in left_behind(self._folder.parent.parent.parent):
+            remove_work(left)
         try:
             self._remote.parent.parent.check_marked()
             # A storage has no exclusive creation. This makes a second process improbable, as its start is already.
@@ -130,7 +131,7 @@ class Mirror:
                     remote.get(name, folder / name)
         except FileExistsError:
             raise
-        except OSError as problem:
+        except (OSError, RunError) as problem:
             return Failure(reason=Reason.HOST_FAULT, message=f"{socket.gethostname()}: {problem}")
         self._thread = threading.Thread(target=self._copy_along, name="copy", daemon=True)
         self._thread.start()
@@ -152,14 +153,7 @@ class Mirror:
     def finish(self) -> None:
         """Copy everything, the final record last. A storage that does not answer is asked again for minutes."""
         self._end_thread()
-        end = time.monotonic() + OUTAGE
-        while True:
-            try:
-                return self._copy()
-            except OSError:
-                if time.monotonic() > end:
-                    raise
-            time.sleep(OUTAGE_PAUSE)
+        outlast(self._remote, self._copy)
 
     def close(self) -> None:
         """Copy what the attempt left, such as its last state, and remove the folders of this machine."""
@@ -168,9 +162,7 @@ class Mirror:
         self._end_thread()
         with suppress(OSError):  # then the next attempt goes on from an earlier state
             self._copy()
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
-        with suppress(OSError):  # another attempt of this machine may be in there
-            self._folder.parent.parent.rmdir()
+        remove_work(self._folder.parent)
 
     def _end_thread(self) -> None:
         assert self._thread is not None
@@ -195,7 +187,7 @@ class Mirror:
                 status = found[name].stat()
                 state = (status.st_ino, status.st_mtime_ns)
                 if self._copied.get(name) != state:
-                    self._remote.put(found[name])
+                    _put(self._remote, found[name])
                     self._copied[name] = state
         for name in self._copied.keys() - found.keys():
             self._remote.remove(name)
@@ -210,9 +202,15 @@ def stop_attempt(folder: Path) -> None:
 
         def put() -> None:
             with suppress(OSError):  # then it trains to its end, and nobody waits for it
-                remote.put(sign)
+                _put(remote, sign)
 
         threading.Thread(target=put, name="stop", daemon=True).start()  # a storage may answer late
+
+
+def _put(remote: RemoteFolder, path: Path) -> None:
+    """Copy a file into the storage of an attempt, but not into the place where a disk of it should be mounted."""
+    remote.parent.parent.check_marked()
+    remote.put(path)
 
 
 def _claim(folder: Path) -> None:
@@ -221,13 +219,20 @@ def _claim(folder: Path) -> None:
         file.write(f"{os.getpid()} on {socket.gethostname()}")
 
 
-def _remove_leftovers(own: Path) -> None:
-    """Remove the folders that killed processes left on this machine."""
-    for claim in own.parent.glob(f"{WORK}*/*/*/{CLAIM}"):
+def left_behind(temporary: Path) -> Iterator[Path]:
+    """The folders of attempts that killed processes of ours left in the temporary folder of this machine."""
+    for claim in sorted(temporary.glob(f"{WORK}*/*/*/{CLAIM}")):
         with suppress(OSError, ValueError):
             pid, _, host = claim.read_text(encoding="utf-8").partition(" on ")
             if host == socket.gethostname() and claim.stat().st_uid == os.getuid():
                 try:
                     os.kill(int(pid), 0)
                 except ProcessLookupError:
-                    shutil.rmtree(claim.parent.parent, ignore_errors=True)
+                    yield claim.parent.parent
+
+
+def remove_work(folder: Path) -> None:
+    """Remove the folder of an attempt in the temporary folder of this machine."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another attempt of this machine may be beside it
+        folder.parent.rmdir()

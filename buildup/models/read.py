@@ -19,20 +19,13 @@ from torch import Tensor, nn
 from buildup.errors import BaseError
 from buildup.graph.base_name import RESERVED, parse_base
 from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Shrink, Stage
-from buildup.models.bases import TracedBase, create_on_meta, trace_base
+from buildup.models.bases import PRUNED, TracedBase, create_on_meta, trace_base
 from buildup.models.stages import FoundStage, obstacle
 from buildup.models.stem import GAIN, apply_small_stem, find_small_stem
 from buildup.models.trace import Call, trace_calls
 
 SMALL_SIDE = 64
 """Images up to this side get the small stem, unless the space says otherwise."""
-
-PRUNED: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "resnet6": ("resnetv2_18", {"stem_chs": 8, "channels": [8, 16, 32], "layers": [0, 1, 1]}),
-}
-"""Bases of our own that are a timm model with other arguments, so that an export needs timm only. `resnet6` is a tiny
-ResNet for images of about 28 px that trains in seconds: no block at full resolution, one at a half, one at a quarter.
-A position of its last map sees 21 px."""
 
 EXPANSIONS: dict[type[nn.Module], int] = {
     resnet.BasicBlock: 1,

@@ -1,11 +1,10 @@
-"""The charts of reports as SVG: gains, rank correlations, learning curves, and the plots of a comparison."""
+"""The charts of reports as SVG: gains, learning curves, and the plots of a comparison."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from statistics import fmean
 
-from buildup.report.diagnostic_table import Correlation
 from buildup.report.findings import Role
 from buildup.report.words import edited_paths, escape, gain_text, has_failed, interval_text
 from buildup.trials.decision import Decision
@@ -145,29 +144,6 @@ def _has_finite_gain(decision: Decision) -> bool:
     return not has_failed(decision) and all(isfinite(value) for value in (decision.gain, *decision.ci))
 
 
-def taus_svg(correlations: Sequence[Correlation]) -> str:
-    """Rank correlations with their intervals, one row per diagnostic.
-
-    A filled circle is a diagnostic that is known before training, an open diamond one that is known after it.
-    """
-    left, right, top, row = 280, 660, 12, 26
-    x, bottom = Scale(-1.0, 1.0, left, right), top + row * len(correlations)
-    label = "Kendall’s tau with the gain; 0 means no correlation, lines are 95 % intervals"
-    parts = vertical_grid((-1.0, -0.5, 0.0, 0.5, 1.0), x, top, bottom, label)
-    for number, one in enumerate(correlations):
-        y = top + row * (number + 0.5)
-        kind, when = ("kept", "before") if one.when == "before" else ("dropped", "after")
-        parts.append(
-            f"<g><title>{escape(f'{one.name}, known {when} training, {one.count} verdicts')}</title>"
-            f'<text x="{left - 80}" y="{y + 4}" text-anchor="end">{escape(one.name)}</text>'
-            f'<text class="axis" x="{left - 18}" y="{y + 4}" text-anchor="end">{when}</text>'
-            f"{interval_mark(kind, y, x(one.low), x(one.tau), x(one.high))}"
-            f'<text class="value" x="{right + 18}" y="{y + 4}">{one.tau:+.2f} '
-            f'<tspan class="axis">{one.low:+.2f} to {one.high:+.2f}, p = {one.p:.2g}</tspan></text></g>'
-        )
-    return picture(bottom + 48, "Rank correlation of each diagnostic with the gains", parts)
-
-
 def curves_svg(curves: Sequence[Curve], measure: str, *, narrow: bool = False) -> str:
     """Scores by epoch, one line per training; base and winner stand out.
 
@@ -269,7 +245,11 @@ def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str, narr
     parts.append(f'<text class="axis" x="{LEFT}" y="{TOP - 2}" dy="-6">{escape(up)}</text>')
     for number, one in enumerate(series):
         known = [dot for dot in one.dots if isfinite(dot.y)]
-        drawn = [_mark(number % MOST_SERIES, x(dot.x), y(dot.y), _size(dot), dot.title) for dot in known]
+        sizes = [6.5 if dot.large else 2 if dot.small else 4 for dot in known]
+        drawn = [
+            _mark(number % MOST_SERIES, x(dot.x), y(dot.y), size, dot.title)
+            for dot, size in zip(known, sizes, strict=True)
+        ]
         if one.joined and known:
             way = f"M{x(known[0].x)} {y(known[0].y)}" + "".join(f"H{x(dot.x)}V{y(dot.y)}" for dot in known[1:])
             drawn.insert(0, f'<path class="run run{number % MOST_SERIES} way" d="{way}"/>')
@@ -284,10 +264,6 @@ def plot_svg(series: Sequence[Series], *, label: str, across: str, up: str, narr
     )
     moved = [f'<g transform="translate(0 14)">{"".join(parts)}</g>']
     return picture(bottom + 14, label, moved, width=NARROW_WIDTH if narrow else CHART_WIDTH)
-
-
-def _size(dot: Dot) -> float:
-    return 6.5 if dot.large else 2 if dot.small else 4
 
 
 def _mark(number: int, x: float, y: float, size: float, title: str) -> str:

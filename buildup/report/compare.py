@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Sequence
 
 from buildup.report.chart import Dot, Series, plot_svg
-from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, comparability, differing_facts
+from buildup.report.comparison import (
+    MAY_DIFFER,
+    MUST_MATCH,
+    Compared,
+    PlaceFindings,
+    comparability,
+    differing_facts,
+    find_places,
+)
 from buildup.report.diagnostic_table import Evidence
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
 from buildup.report.page import evidence_html, evidence_markdown
-from buildup.report.places import PlaceFindings, find_places
 from buildup.report.text_table import ColumnKind, TextTable, tabulate_final
 from buildup.report.words import duration, escape, escape_markdown, points, short_number
 from buildup.trials.objective import ACCURACY, OBJECTIVES

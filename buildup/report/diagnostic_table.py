@@ -15,19 +15,19 @@ from buildup.trials.decision import MEASURES, Decision, Diagnosis
 When = Literal["before", "change"]
 
 LEVEL, SIGNIFICANCE = 0.95, 0.05
-EXPECTED = {"variance": -1, "frequency": -1, "ape": -1, "nep": 1}
+EXPECTED = {"variance": -1, "frequency": -1, "ape": -1, "nep": 1, "early_ape": -1, "early_nep": 1}
 """The diagnostics that the paper says attention lowers (-1) or raises (1): less variance and high frequency, a flatter
 loss, which is less convex."""
 ORDER = "step"
 """Not a diagnostic but the number of the step. A diagnostic must correlate with the gain more strongly than this,
 because it may only reflect the position of a block."""
-DIGITS = {"lesion": 1, "variance": 2, "frequency": 2, "top": 1, "ape": 1, "nep": 2}
+DIGITS = {"lesion": 1, "variance": 2, "frequency": 2, "top": 1, "ape": 1, "nep": 2, "early_ape": 1, "early_nep": 2}
 EXPLAINED = (
     "Lesion cost: accuracy lost without the block, in points. Variance ratio: spatial variance of the block's output "
     "divided by that of its input. Frequency gain: increase of the log amplitude at the highest frequency; maps "
     "smaller than 3 x 3 have none. Top eigenvalue: largest Hessian eigenvalue of a batch, averaged over batches. APE "
-    "and NEP: mean of the positive and share of the negative ones among the five largest eigenvalues. All values are "
-    "means over seeds."
+    "and NEP: mean of the positive and share of the negative ones among the five largest eigenvalues, "
+    "at the end or after the warm-up. All values are means over seeds."
 )
 
 
@@ -85,7 +85,6 @@ class Effect:
 
     @property
     def words(self) -> str:
-        """What was found, in a sentence."""
         direction = "falls" if EXPECTED[self.measure] < 0 else "rises"
         agrees = self.low > 0.5
         answer = "as the paper says" if agrees else "against the paper" if self.high < 0.5 else "which decides nothing"
@@ -128,14 +127,14 @@ class Evidence:
     def _flattening(self) -> Iterator[str]:
         """Whether candidates whose loss is flatter than their parent's gain more."""
         for one in self.correlations:
-            if one.when == "change" and one.measure == "ape":
+            if one.when == "change" and one.measure in ("ape", "early_ape"):
                 numbers = f"tau {one.tau:+.2f} ({percent(LEVEL)} interval {one.low:+.2f} to {one.high:+.2f})"
                 answer = "It is not shown that flattening goes with the gain"
                 if one.p < SIGNIFICANCE:
                     answer = (
                         f"Candidates that are {'flatter' if one.tau < 0 else 'sharper'} than their parent gain more"
                     )
-                yield f"{answer}: {one.name} and gain have {numbers}. APE alone, without correction."
+                yield f"{answer}: {one.name} and gain have {numbers}. This diagnostic alone, without correction."
 
     def _effects(self) -> Iterator[str]:
         """What attention does to its place and to the loss, beside what the paper says."""

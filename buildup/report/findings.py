@@ -74,7 +74,6 @@ class Findings:
 
     @property
     def decisions(self) -> tuple[Decision, ...]:
-        """All decisions, in order."""
         return self.history.decisions
 
     @property
@@ -89,7 +88,6 @@ class Findings:
 
     @cached_property
     def winner_id(self) -> str:
-        """The fingerprint of the winner."""
         return fingerprint(self.winner)
 
     @cached_property
@@ -128,7 +126,6 @@ class Findings:
 
     @property
     def objective(self) -> Objective:
-        """The objective of the search."""
         return OBJECTIVES[str(self.settings.get("objective", "accuracy"))]
 
     def scores(self, network: Network) -> dict[str, float]:
@@ -159,7 +156,6 @@ class Findings:
         return tuple(self.objective.sign * (winner[seed] - base[seed]) for seed in winner)
 
     def cost(self, network: Network) -> tuple[int, int] | None:
-        """Parameters and MACs of a network, if known."""
         own = fingerprint(network)
         if own in self.costs:
             return self.costs[own]
@@ -316,11 +312,8 @@ def places_text(base: Network, winner: Network) -> str:
         at_end = len(changed) == 1 < len(stage.blocks) and changed[0] is stage.blocks[-1]
         for block in changed:
             places.setdefault(block.kind.label, []).append(f"the end of {stage.name}" if at_end else block.path)
-    return "; ".join(f"{kind[0].upper()}{kind[1:]} at {_listed(where)}" for kind, where in places.items())
-
-
-def _listed(words: Sequence[str]) -> str:
-    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+    listed = {kind: " and ".join(filter(None, (", ".join(at[:-1]), at[-1]))) for kind, at in places.items()}
+    return "; ".join(f"{kind[0].upper()}{kind[1:]} at {where}" for kind, where in listed.items())
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

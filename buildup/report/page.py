@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 from buildup.report.answer import answer_html, answer_markdown
-from buildup.report.chart import Curve, curves_svg, gains_svg, taus_svg
+from buildup.report.chart import Curve, curves_svg, gains_svg
 from buildup.report.diagnostic_table import EXPLAINED, Evidence, tabulate_correlations, tabulate_diagnoses
 from buildup.report.findings import Findings, flat
 from buildup.report.html import (
@@ -17,7 +17,6 @@ from buildup.report.html import (
     html_table,
     page_header,
     responsive,
-    scrollable,
     settings_section,
     small_note,
     warning_box,
@@ -113,7 +112,8 @@ def _sections_html(findings: Findings) -> Iterator[str]:
         yield from evidence_html(findings.evidence)
     yield _trainings_html(findings)
     if findings.exported:
-        yield html_section(USE_TITLE, f"<pre>{_code_lines(use_code(findings))}</pre>")
+        lines = "\n".join(map(escape, use_code(findings).split("\n")))
+        yield html_section(USE_TITLE, f"<pre>{lines}</pre>")
     commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
     yield html_section(COMMANDS_TITLE, *commands)
     yield glossary(WORDS)
@@ -148,16 +148,12 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     yield ""
 
 
-def _code_lines(text: str) -> str:
-    return "\n".join(map(escape, text.split("\n")))
-
-
 def evidence_html(evidence: Evidence) -> Iterator[str]:
     """Diagnostics and gains of one or several runs, for a page."""
     yield html_section(
         EVIDENCE_TITLE,
         *(f"<p>{escape(sentence)}</p>" for sentence in evidence.words),
-        *([scrollable(taus_svg(evidence.correlations))] if evidence.correlations else []),
+        *([html_table(tabulate_correlations(evidence))] if evidence.correlations else []),
         "<h3>Diagnostics at each edited block, parent → candidate</h3>",
         small_note(EXPLAINED),
         html_table(tabulate_diagnoses(evidence.rows)),

@@ -58,7 +58,6 @@ class TextTable:
         return "\n".join(lines)
 
     def markdown(self) -> list[str]:
-        """The lines of the table in Markdown."""
         names = [escape_markdown(name) for name, _ in self.columns]
         ruler = ["---:" if kind == "number" else "---" for _, kind in self.columns]
         rows = [
@@ -69,19 +68,6 @@ class TextTable:
             for row in self.rows
         ]
         return [f"| {' | '.join(row)} |" for row in (names, ruler, *rows)]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRow:
-    """One candidate of a plan."""
-
-    number: int
-    layout: str
-    edit: str
-    params: int | None
-    macs: int | None
-    role: Literal["base", "first", "possible"]
-    """`first`: always tried; `possible`: tried only after certain verdicts."""
 
 
 def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None, *, short: bool = False) -> TextTable:
@@ -116,18 +102,6 @@ def decisions_table(decisions: Sequence[Decision], climb: Climb | None = None, *
 def decisions_markdown(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
     """The decisions of a search as a Markdown table."""
     return "\n".join(tabulate_decisions(decisions, climb).markdown()) if decisions else NO_DECISIONS
-
-
-def candidates_table(rows: Sequence[PlanRow], *, width: int | None = None) -> str:
-    """The candidates of a plan for a terminal, in a short form where that has a width."""
-    return TextTable.by_column(
-        ("no.", "number", [str(row.number) for row in rows]),
-        ("role", "text", [row.role for row in rows]),
-        ("layout", "layout", [row.layout for row in rows]),
-        ("edit", "code", [row.edit if width is None else short_edit(row.edit) for row in rows]),
-        ("params", "number", [short_number(row.params) for row in rows]),
-        ("MACs", "number", [short_number(row.macs) for row in rows]),
-    ).text(width=width, less=("MACs", "params"))
 
 
 def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:

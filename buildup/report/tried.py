@@ -24,10 +24,10 @@ def tried_html(findings: Findings) -> Iterator[str]:
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
         yield html_section(PLOTS_TITLE, small_note(f"{_compared(findings)} Small marks are single seeds."), pair)
-    if vain := _in_vain(findings):
+    if vain := [one for one in findings.decisions if not one.kept]:
         listed = "".join(
-            f'<li><code>{escape(edit)}</code><div class="muted small">{escape(reason)}</div></li>'
-            for edit, reason in vain
+            f'<li><code>{escape(short_edit(one.edit))}</code><div class="muted small">{escape(one.reason)}</div></li>'
+            for one in vain
         )
         yield html_section(VAIN_TITLE, f'<ol class="steps">{listed}</ol>')
     if findings.trainings:
@@ -42,15 +42,12 @@ def tried_markdown(findings: Findings) -> Iterator[str]:
         yield from (f"## {COST_TITLE}", "", *_words(findings), "", *_costs(findings).markdown(), "")
 
 
-def _in_vain(findings: Findings) -> list[tuple[str, str]]:
-    return [(short_edit(one.edit), one.reason) for one in findings.decisions if not one.kept]
-
-
 def _plots(findings: Findings) -> list[str]:
     """Scores against the number of attention blocks, and against MACs where these are known."""
     means = {candidate: fmean(scores.values()) for candidate, scores in _scores(findings).items()}
     layouts = {candidate: layout for candidate in means if (layout := findings.layouts.get(candidate))}
-    blocks = {candidate: float(_attention_blocks(layout)) for candidate, layout in layouts.items()}
+    attention = {letter for letter, kind in known_kinds().items() if kind.attention}
+    blocks = {one: float(sum(letter in attention for letter in layout)) for one, layout in layouts.items()}
     cost = {one.candidate: one.macs / 1e6 for one in findings.decisions if one.macs is not None}
     if base := findings.cost(findings.base):
         cost[fingerprint(findings.base)] = base[1] / 1e6
@@ -113,11 +110,6 @@ def _compared(findings: Findings) -> str:
     return f"Means {which}."
 
 
-def _attention_blocks(layout: str) -> int:
-    attention = {letter for letter, kind in known_kinds().items() if kind.attention}
-    return sum(letter in attention for letter in layout)
-
-
 def _shares(findings: Findings) -> dict[str, list[Outcome]]:
     """The outcomes of all trainings by what they were for."""
     shares: dict[str, list[Outcome]] = {
@@ -148,7 +140,6 @@ def _costs(findings: Findings) -> TextTable:
 
 
 def _words(findings: Findings) -> list[str]:
-    """The cost in sentences."""
     shares = _shares(findings)
     total = sum(row.outcome.seconds for row in findings.trainings)
     wasted = sum(one.seconds for kind in ("ended unneeded", "failed") for one in shares.get(kind, []))

@@ -174,7 +174,6 @@ class SearchSpace:
         return tuple(range(stages)) if self.order == "first-last" else tuple(reversed(range(stages)))
 
     def stage(self, number: int) -> StageSpace:
-        """The settings of one stage."""
         return self.stages[number] if self.stages else StageSpace()
 
     def given(self, letter: str) -> dict[str, int | str]:

@@ -135,7 +135,9 @@ class RemoteFolder:
         except (OSError, ValueError) as problem:  # pyarrow's own errors are of these kinds
             said = str(problem).replace(self.url, str(self)).partition(" Detail:")[0].partition("\n")[0].rstrip(".")
             hint = next((f" {hint}" for sign, hint in HINTS.items() if sign in said), "")
-            raise RemoteError(f"{self}: it can't be {what}: {said}.{hint}") from None
+            # Another try may help against the first, not against a URL that is damaged.
+            kind = RemoteError if isinstance(problem, OSError) else RunError
+            raise kind(f"{self}: it can't be {what}: {said}.{hint}") from None
 
 
 @lru_cache(maxsize=64)

@@ -1,10 +1,8 @@
 """Storages of the Optuna study: a file in the run's folder, or a database that several machines can read."""
 
-import logging
 import os
 import shutil
 import sqlite3
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -26,8 +24,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from buildup.errors import ResourceError, RunError, SearchError, command
-
-log = logging.getLogger("buildup")
+from buildup.store.outage import Outage
 
 DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
 """The driver for a URL that names none. SQLAlchemy's own choice changes with its version."""
@@ -37,10 +34,6 @@ CONNECT_TIMEOUT = 5
 """Seconds for connecting to a database server."""
 ANSWER_TIMEOUT = 30
 """Seconds in which a server must have sent something, when it was asked."""
-OUTAGE = 900
-"""Seconds for which a statement is sent again to a server that does not answer."""
-LONGEST_PAUSE = 20.0
-"""Seconds between two tries, at most."""
 SQLITE_TIMEOUT = 30
 """Seconds for the lock of a SQLite file."""
 STUDY_FILES = ("study.db", "study.db-wal", "study.db-shm", "study.db-journal")
@@ -149,27 +142,21 @@ def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(method)
     def call(self: RDBStorage, *arguments: Any, **named: Any) -> Any:
-        since, pause = time.monotonic(), 0.5
+        outage = Outage(hide_password(self.url))
         while True:
             try:
                 done = method(self, *arguments, **named)
             except optuna.exceptions.UpdateFinishedTrialError:
-                if pause > 0.5:  # the transaction was carried out, and only its answer was lost
+                if outage.is_on:  # the transaction was carried out, and only its answer was lost
                     return True
                 raise
             except (optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
-                if not _is_outage(error) or time.monotonic() - since > OUTAGE:
+                if not _is_outage(error) or outage.is_too_long:
                     raise
-                if pause == 0.5:
-                    log.warning(
-                        f"warning: {hide_password(self.url)} does not answer ({cause_of(error)}). Trainings go on; "
-                        f"it is tried again for {OUTAGE // 60} minutes."
-                    )
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                outage.goes_on(cause_of(error))
+                outage.wait()
             else:
-                if pause > 0.5:
-                    log.info(f"{hide_password(self.url)} answers again after {time.monotonic() - since:.0f} s.")
+                outage.end()
                 return done
 
     return call

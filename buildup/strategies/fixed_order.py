@@ -121,7 +121,6 @@ class ListedRule:
 
     @cached_property
     def first(self) -> Step | None:
-        """The first layout of the list."""
         return _Listed(rule=self, number=0, best=self.base) if self.order else None
 
 

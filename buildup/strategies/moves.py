@@ -26,7 +26,6 @@ class Move:
     """The other kinds that the space's `tune` tries there, once this was kept."""
 
     def edit(self, network: Network) -> Edit:
-        """The edit of a network that makes this move."""
         if self.added_to is None:
             return replacement(network, self.path, self.kind)
         return Append(stage=self.added_to, kind=self.kind)
@@ -89,7 +88,10 @@ def moves(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
     >>> [[move.path for move in stage] for stage in moves(sketch("CCC|CCCC"), SearchSpace(name="s", description=""))]
     [['c1.2'], ['c2.3', 'c2.1']]
     """
-    return tuple(_moves_in(network, number, space) for number in range(len(network.stages)))
+    places = (
+        _places(stage, number, space)[: space.stage(number).max_replaced] for number, stage in enumerate(network.stages)
+    )
+    return tuple(_moves_at(some, network, number, space) for number, some in enumerate(places))
 
 
 def moves_anywhere(network: Network, space: SearchSpace) -> tuple[tuple[Move, ...], ...]:
@@ -134,11 +136,6 @@ def from_layout(text: str, base: Network, space: SearchSpace) -> Network:
     if problems:
         raise LayoutError(*problems)
     return network
-
-
-def _moves_in(network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:
-    places = _places(network.stages[number], number, space)[: space.stage(number).max_replaced]
-    return _moves_at(places, network, number, space)
 
 
 def _moves_at(places: Sequence[int], network: Network, number: int, space: SearchSpace) -> tuple[Move, ...]:

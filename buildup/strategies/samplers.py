@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.graph.kinds import BlockKind
 from buildup.space.schema import SearchSpace
+from buildup.strategies.alternet import TriedVariant
 from buildup.strategies.fixed_order import Counts, Layouts
 from buildup.strategies.strategy import Step, Strategy
-from buildup.strategies.variants import TriedVariant
 from buildup.trials.decision import Decision
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate

@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from buildup.atomic_file import replacing
 from buildup.errors import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -314,12 +315,8 @@ def _write_decoded(path: Path, dataset: Dataset) -> None:
     names = ("name", "class_names", "mean", "std", "mirror", "val_share", "origin")
     values = {name: getattr(dataset, name) for name in names}
     tensors = {"images": dataset.images.contiguous(), "labels": dataset.labels}
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, {"dataset": json.dumps(values)})
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"dataset": json.dumps(values)})
     except SafetensorError as problem:
         raise OSError(str(problem)) from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

@@ -176,7 +176,6 @@ class Feed:
             yield normalise(inputs, dataset.mean, dataset.std), labels
 
     def _mixture(self, rng: np.random.RandomState) -> Mixture:
-        """Draw how the next batch is mixed."""
         recipe, size = self.recipe, self.dataset.image_size
         if not (recipe.mixup or recipe.cutmix):
             return Mixture(own=1.0)

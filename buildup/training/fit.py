@@ -125,7 +125,6 @@ def _attempt(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, 
 
 
 def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
-    """Train as one process of a group."""
     if group.size > 1 and job.device.startswith("cuda"):
         job = replace(job, device=f"cuda:{group.rank}")
     with (
@@ -304,7 +303,9 @@ def _train_epoch(
         if step % SEGMENT == 0:
             # The draws of the network itself (dropped paths) depend on the epoch and the segment, so that a resumed
             # training repeats them.
-            torch.manual_seed(epoch_seed(job.seed, number, _network_draws(feed.group.rank, step)))
+            rank, begins = feed.group.rank or "", f"from step {step}" if step else ""
+            purpose = " ".join(filter(None, ("network", str(rank), begins)))
+            torch.manual_seed(epoch_seed(job.seed, number, purpose))
             if step > first:
                 sums = sums + torch.stack(stepper.take_sums())
                 if feed.group.leads:
@@ -326,10 +327,8 @@ def _train_epoch(
         found = validate(stepper.kept, feed, Execution())
     for what, value in (("training loss", train_loss), ("validation loss", found.nll)):
         if not math.isfinite(value):
-            raise Failed(
-                Reason.DIVERGED,
-                f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one.",
-            )
+            message = f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one."
+            raise Failed(Reason.DIVERGED, message)
     values = {
         **found.values,
         "train_loss": train_loss,
@@ -341,11 +340,6 @@ def _train_epoch(
         **part.known,
     }
     return Epoch(number=number, metrics=values), found
-
-
-def _network_draws(rank: int, step: int) -> str:
-    """What the random numbers are for that a process draws in the network from a step on."""
-    return f"network{f' {rank}' if rank else ''}{f' from step {step}' if step else ''}"
 
 
 def split_for(

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,14 +219,10 @@ def contradictions(paths: Sequence[Path], labels: Sequence[int]) -> list[str]:
             for index in members:
                 same[hashlib.sha256(paths[index].read_bytes()).hexdigest()].append(index)
     return [
-        f"the same image has several labels: {_paths(paths[index] for index in members)}."
+        f"the same image has several labels: {', '.join(str(paths[index]) for index in members)}."
         for members in same.values()
         if len({labels[index] for index in members}) > 1
     ]
-
-
-def _paths(paths: Iterable[Path]) -> str:
-    return ", ".join(map(str, paths))
 
 
 def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:

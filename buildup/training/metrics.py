@@ -62,12 +62,10 @@ class Predictions:
 
     @cached_property
     def correct(self) -> Tensor:
-        """Whether each prediction is right."""
         return self.top[1] == self.labels
 
     @cached_property
     def sure(self) -> Tensor:
-        """Whether each prediction is confident."""
         return self.top[0] > CONFIDENT
 
     @cached_property
@@ -150,7 +148,6 @@ class Tally:
     losses: tuple[Tensor, ...]
 
     def __add__(self, other: "Tally") -> "Tally":
-        """The sums over the images of both."""
         return Tally(
             sums={name: mine + other.sums[name] for name, mine in self.sums.items()},
             reliability=self.reliability + other.reliability,

@@ -318,7 +318,6 @@ def _number(least: float, most: float = math.inf, *, closed: bool = True) -> Che
 
 
 def _whole(least: int) -> Check:
-    """Check for a whole number."""
     wanted = f"a whole number of at least {least} is needed."
     return lambda value: None if isinstance(value, int) and not isinstance(value, bool) and value >= least else wanted
 

@@ -45,7 +45,6 @@ class Digits:
     usage: str = "digits"
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """Any size is possible."""
         return asked or DIGITS_SIZE
 
     def contents(self, name: str, place: Path) -> Contents:
@@ -58,7 +57,6 @@ class Digits:
         """None: the digits are read at once."""
 
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
-        """The training images, or the test images."""
         rows = _digit_rows()
         pixels = torch.from_numpy(rows[:, :-1].reshape(-1, 1, 8, 8)).float() * (255 / 16)
         if size != pixels.shape[-1]:
@@ -105,7 +103,6 @@ class Cifar:
 
     @property
     def usage(self) -> str:
-        """What users type."""
         return self.name
 
     def size(self, name: str, place: Path, asked: int | None) -> int:

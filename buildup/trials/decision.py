@@ -14,6 +14,8 @@ MEASURES = {
     "top": "top eigenvalue",
     "ape": "APE",
     "nep": "NEP",
+    "early_ape": "APE after the warm-up",
+    "early_nep": "NEP after the warm-up",
 }
 """The measures of a diagnosis: their names in files, and those in reports."""
 

@@ -62,7 +62,6 @@ class Final:
 
     @property
     def verdict(self) -> str:
-        """The sentences of all claims."""
         return " ".join(claim.sentence for claim in self.claims)
 
 

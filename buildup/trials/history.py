@@ -38,13 +38,10 @@ class History:
         return replace(self, curves={**self.curves, training: (*curve, epoch)})
 
     def with_outcome(self, training: str, outcome: Outcome) -> "History":
-        """The history with the outcome of a training."""
         return replace(self, outcomes={**self.outcomes, training: outcome})
 
     def without(self, trainings: Collection[str]) -> "History":
-        """The history without the outcomes of some trainings."""
         return replace(self, outcomes={key: one for key, one in self.outcomes.items() if key not in trainings})
 
     def with_decision(self, decision: Decision) -> "History":
-        """The history with one more decision."""
         return replace(self, decisions=(*self.decisions, decision))

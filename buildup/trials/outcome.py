@@ -79,12 +79,10 @@ class Score:
 
     @property
     def correct_hash(self) -> str:
-        """A short hash of the per-image correctness."""
         return short_hash(self.correct or b"")
 
     @property
     def losses_hash(self) -> str:
-        """A short hash of the per-image losses."""
         return short_hash(self.losses or b"")
 
 

@@ -4,7 +4,10 @@ import csv
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import timm
@@ -13,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from buildup.cli.main import main
+from buildup.diagnostics.figures import Rows
 from buildup.engine.analysis import analyze
 from buildup.training.recipe import shipped_recipes
 
@@ -85,6 +89,31 @@ def test_what_was_whole_when_it_was_stopped_is_not_measured_again(tmp_path: Path
     (cut / ".variance-0.part.jsonl").write_text("\n".join(map(json.dumps, [finished["identity"], rows])))
     assert run("--what", "variance", "--out", str(cut)) == 0
     assert json.loads((cut / "variance.json").read_text())["tables"][0]["rows"] == rows
+
+
+def test_parts_without_rows_do_not_end_a_measurement_early(tmp_path: Path) -> None:
+    class Uneven:
+        """Four parts, the first two without rows. It is stopped twice, each time after two of them."""
+
+        name = "uneven"
+        stops = iter((2, 2))
+
+        def work(self, subject: Any) -> tuple[int, int]:
+            return 4, 1
+
+        def measure(self, subject: Any, done: Rows) -> Iterator[Rows]:
+            left = [number for number in range(4) if {"part": number} not in done]
+            most = next(self.stops, None)
+            yield from ([{"part": number}] if number > 1 else [] for number in left[:most])
+            if most:
+                raise KeyboardInterrupt
+
+    subject: Any = SimpleNamespace(label="net", model=nn.Identity())
+    measurement: Any = Uneven()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            analyze._resume(measurement, subject, tmp_path / "parts", {})
+    assert analyze._resume(measurement, subject, tmp_path / "parts", {}) == [{"part": 2}, {"part": 3}]
 
 
 def test_all_that_is_wrong_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from buildup.cli.main import main
 from buildup.engine import clean as engine
 from buildup.engine.clean import leftovers, losers
 from buildup.engine.load_state import state_of
+from buildup.execution.workplace import CLAIM, WORK
 from buildup.store.run_dir import FINAL, LOCK, acquire_run_lock
 from buildup.store.run_record import open_record
 from buildup.trials.outcome import Record, record_to_values
@@ -102,6 +103,26 @@ def test_what_a_killed_process_left_goes_and_that_of_others_stays(
     assert "2.00 kB were freed" in capsys.readouterr().out
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in others)
+
+
+def test_what_killed_workers_left_goes_once_whichever_runs_are_named(
+    place: Path, dead: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    shutil.copytree(place / "runs" / "tried", place / "other" / "tried")
+    left = {pid: place / f"{WORK}{pid}" / "ab-s0.1" for pid in (dead, os.getpid())}
+    for pid, folder in left.items():
+        (folder / "attempt-1").mkdir(parents=True)
+        (folder / "attempt-1" / CLAIM).write_text(f"{pid} on {socket.gethostname()}")
+        (folder / "attempt-1" / WEIGHTS).write_bytes(b"x" * 3000)
+    assert main(["clean", "tried", "other/tried", "--dry-run", "--json"]) == 0
+    [row] = json.loads(capsys.readouterr().out)["would_remove"]
+    assert row["path"] == str(left[dead])
+    assert main(["clean", "tried", "other/tried"]) == 0
+    said = capsys.readouterr().out
+    assert f"kB  folder of an ended process  {left[dead]}" in said
+    assert not left[dead].parent.exists()
+    assert left[os.getpid()].exists()
 
 
 def test_the_folders_of_a_living_process_or_of_another_machine_stay(

@@ -74,6 +74,7 @@ def test_a_first_mistake_is_told_the_way_on(
     [
         (["plan", "--base", "test_resnet", "--dataset", "digits", *SHORT], ", 1 epoch each."),
         (["models", "test_resnet"], "3 blocks can be replaced"),
+        (["models", "resnet6"], "2 stages, 2 blocks can be replaced"),
         ([], FIRST_SEARCH),
     ],
 )

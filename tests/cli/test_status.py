@@ -8,7 +8,7 @@ import pytest
 
 from buildup.cli import status
 from buildup.cli.main import main
-from buildup.engine.costs import costs_of
+from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import FINAL_RESULT, state_of
 from buildup.engine.status import _line, status_text, status_values
 from buildup.report.words import short_edit

@@ -2,16 +2,21 @@
 
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from buildup.cli.main import main
 from buildup.diagnostics.analysis import labelled_batches
+from buildup.diagnostics.hessian import ExtremeEigenvalues
 from buildup.diagnostics.predictions import evaluate
+from buildup.engine.analysis import verdicts
 from buildup.engine.load_state import state_of
 from buildup.models.build import build
 from buildup.store.run_record import open_record
@@ -159,3 +164,38 @@ def test_a_run_is_analysed_on_images_that_it_did_not_train_on(tried: Path, tmp_p
     _, held = split(data, SEED, fraction=0.25)
     described = json.loads((out / "variance.json").read_text())["identity"]["images"]
     assert data.part(held).hash[:16] in str(described)
+
+
+def test_curvature_is_measured_after_the_warm_up_where_its_weights_were_kept(
+    tried: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def squares(model: nn.Module, batches: Iterable[object], **settings: object) -> Iterator[ExtremeEigenvalues]:
+        """In place of the eigenvalues, which take a minute: numbers that tell weights apart."""
+        total = sum(float(weight.detach().square().sum()) for weight in model.parameters())
+        for _ in batches:
+            yield ExtremeEigenvalues(values=(total,), residuals=(0.0,), products=1, converged=True)
+
+    monkeypatch.setattr(verdicts, "batch_eigenvalues", squares)
+    run = tmp_path / "tried"
+    shutil.copytree(tried, run)
+    values = yaml.safe_load((run / "run.yaml").read_text())
+    values["recipe"]["snapshots"] = ["warmup"]
+    (run / "run.yaml").write_text(yaml.safe_dump(values))
+    view, _ = state_of(open_record(str(run)))
+    base, kept, dropped = (
+        run / "trainings" / f"{candidate.id}-s{SEED}" / "attempt-1" for candidate in view.candidates[:3]
+    )
+    early = f"weights-{values['recipe']['warmup_epochs']:.0f}.safetensors"
+    shutil.copy(base / "weights.safetensors", base / early)
+    save_file(build(view.candidates[1].network, seed=99).state_dict(), kept / early)
+    assert analyze(run, "--what", "hessian", "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["verdicts"]
+    assert (first["before"]["early_ape"], first["before"]["early_nep"]) == (
+        first["before"]["ape"],
+        first["before"]["nep"],
+    )
+    assert first["after"]["early_ape"] not in (None, first["after"]["ape"])
+    assert second["before"] == first["after"]
+    assert not (dropped / early).exists()
+    assert second["after"]["early_ape"] is None
+    assert second["after"]["ape"] is not None

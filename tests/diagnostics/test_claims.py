@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from buildup.diagnostics.analysis import PaperClaim, claims_sentence
 from buildup.diagnostics.cka import _same_stage
-from buildup.diagnostics.claims import PaperClaim, claims_sentence
 from buildup.diagnostics.figures import Row
 from buildup.diagnostics.lesion import Lesions
 from buildup.diagnostics.measurements import MEASUREMENTS

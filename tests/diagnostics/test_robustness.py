@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,11 @@ def test_a_point_is_the_mean_of_the_two_measurements_and_goes_on_after_a_stop(su
     assert ours[72:] == pytest.approx([100 - 100 * row["error"] for row in corrupted])
     assert found["accuracy_corruption"] == pytest.approx(sum(ours[1:]) / 75)  # the first is clean
     assert found["accuracy_noise"] == pytest.approx(sum(accuracies) / len(accuracies))
+    # The corruptions are of 2 images here, so they are compared with the accuracy on those.
+    untouched = next(row["accuracy"] for row in rows if row["how"] == "clean 0")
+    figure = robustness.figure([Table(label="net", units=[], rows=rows)])
+    across = [np.asarray(line.get_xdata())[0] for axes in figure.axes for line in axes.lines]
+    assert across == [untouched, found["accuracy_clean"]]
     left = [row for part in robustness.measure(subject, rows[:-2]) for row in part]
     assert left == rows[-2:]
 

@@ -74,7 +74,11 @@ def test_what_ends_a_search_early_is_counted_in() -> None:
     made = make_plan(replace(SETTINGS, max_trials=3))
     assert made.trainings == (3, 3)
     assert made.expected.trainings == 3
-    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in plan_text(made)
+    text = plan_text(made)
+    assert "3 trainings (--max-trials 3 counted in; without, 10 to 40, 5 networks x 2 to 8 seeds)" in text
+    table = text[text.index("no.  role") :].splitlines()
+    assert table[0].split() == ["no.", "role", "layout", "edit", "params", "MACs"]
+    assert [row.split()[:2] for row in table[1:4]] == [["0", "base"], ["1", "first"], ["2", "possible"]]
 
     def with_limits(**limits: float | None) -> Plan:
         request = replace(made.request, settings=replace(made.request.settings, **limits))  # type: ignore[arg-type]

@@ -131,6 +131,30 @@ def test_kills_of_workers_and_drivers_with_a_real_s3_change_no_decision(
         assert decisions(tmp_path, "here") == decisions(tmp_path, "there")
 
 
+@pytest.mark.slow
+def test_a_search_goes_on_after_its_storage_was_away(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    (tmp_path / "short.yaml").write_text(SHORT)
+    buildup(tmp_path, "search", *ASKED, "--run", "here")
+    command = [sys.executable, "-m", "buildup", "search", *ASKED, "--run", "there", "--storage-path", "storage"]
+    driver = start(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for seconds in (20, 5):
+        wait_for_epoch(tmp_path / "runs" / "there", driver)
+        assert driver.poll() is None
+        (tmp_path / "storage").rename(tmp_path / "aside")
+        (tmp_path / "storage").touch()
+        time.sleep(seconds)
+        (tmp_path / "storage").unlink()
+        (tmp_path / "aside").rename(tmp_path / "storage")
+    told = driver.communicate(timeout=500)[1]
+    assert driver.returncode == 0, told
+    assert "does not answer (nothing of this run is there" in told
+    assert "answers again after" in told
+    assert "fault " not in told
+    assert decisions(tmp_path, "here") == decisions(tmp_path, "there")
+
+
 def buildup(place: Path, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "buildup", *arguments], cwd=place, check=False, capture_output=True, text=True

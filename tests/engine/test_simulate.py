@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,6 @@ from buildup.graph.network import Network, sketch
 from buildup.report.text_table import decisions_table
 from buildup.settings import SimulateSettings
 from buildup.trials.training import Candidate
-
-
-def no_base(*arguments: object, **named: object) -> Network:
-    raise AssertionError("a layout needs no base")
-
-
-READ: Callable[..., Network] = no_base
 
 
 def counted(candidate: Candidate) -> tuple[int, int]:
@@ -40,7 +32,7 @@ def table(tmp_path: Path) -> str:
 
 
 def followed(table: str, **settings: Any) -> Simulation:
-    return run_simulation(SimulateSettings(**{"layout": "CC|CC", "scores": table, **settings}), READ, counted)
+    return run_simulation(SimulateSettings(**{"layout": "CC|CC", "scores": table, **settings}))
 
 
 def test_a_control_is_followed_on_a_table(table: str) -> None:
@@ -88,8 +80,10 @@ def test_a_strategy_that_weighs_costs_is_followed_where_a_base_has_them(
 ) -> None:
     for name in ("HOME", "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setattr("buildup.models.read.read_network", small)
+    monkeypatch.setattr("buildup.engine.simulate.costs_of", counted)
     settings = SimulateSettings(base="a sketch", scores=table, strategy=strategy)
-    assert len(run_simulation(settings, small, counted).decisions) == 2
+    assert len(run_simulation(settings).decisions) == 2
 
 
 def test_a_layout_is_followed_without_torch_and_timm(table: str) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from buildup.engine import speed_cache
-from buildup.engine.plan import make_plan, plan_to_values
-from buildup.engine.speed_cache import known_speed
+from buildup.engine import plan
+from buildup.engine.plan import known_speed, make_plan, plan_to_values
 from buildup.engine.summaries import plan_text
 from buildup.graph.network import sketch
 from buildup.settings import SearchSettings
@@ -36,7 +35,7 @@ def count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         return Speed(execution=execution, train=0.1 * len(calls), evaluate=0.01, preparation=0.5)
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(speed_cache, "measure_speed", measure)
+    monkeypatch.setattr(plan, "measure_speed", measure)
     return lambda: len(calls)
 
 
@@ -79,7 +78,7 @@ def test_another_machine_or_version_is_measured(
     name: str, value: str, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known_speed(**ASKED)
-    monkeypatch.setattr(speed_cache, name, lambda *_: value)
+    monkeypatch.setattr(plan, name, lambda *_: value)
     known_speed(**ASKED)
     assert count() == 2
 

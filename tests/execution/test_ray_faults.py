@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from ray.cluster_utils import Cluster
 from buildup.errors import ResourceError
 from buildup.execution import handshake, ray_nodes
 from buildup.execution.ray_tune import RayEvaluator
+from buildup.execution.workplace import WORK
 from buildup.graph.network import sketch
+from buildup.store.remote_folder import RemoteFolder, mark_remote, remote_url
+from buildup.store.run_dir import trained_weights
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Epoch, Record, Score
-from buildup.trials.training import Candidate, Training
+from buildup.trials.training import WEIGHTS, Candidate, Training
 
 # The workers can't import this file, so its functions travel whole.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # type: ignore[no-untyped-call]
@@ -52,6 +56,56 @@ def cluster() -> Iterator[Cluster]:
     cluster.shutdown()  # type: ignore[no-untyped-call]
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a training in a storage gets."""
+
+    folder: str
+    resume_from: tuple[str, ...]
+
+
+def where(job: Job) -> Generator[Epoch, None, Score]:
+    """Leave the name of the folder in the place of weights."""
+    (Path(job.folder) / WEIGHTS).write_text(job.folder)
+    yield Epoch(number=1, metrics={"accuracy": 1.0})
+    return Score(accuracy=50.0)
+
+
+@pytest.mark.slow
+def test_a_node_trains_in_its_own_temporary_folder(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "its own").mkdir()
+    node = cluster.add_node(num_cpus=3, env_vars={"TMPDIR": str(tmp_path / "its own")})
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    remote = RemoteFolder(remote_url(str(tmp_path / "storage"))) / "demo"
+    mark_remote(remote)
+    training = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
+    with closing(
+        RayEvaluator(
+            folder=tmp_path / "trainings",
+            train=where,
+            job=lambda training, folder, earlier: Job(folder=str(folder), resume_from=tuple(map(str, earlier))),
+            workers=1,
+            cpus_per_worker=3,
+            gpus_per_worker=0,
+            address=cluster.address,
+            verbose=False,
+            remote=remote,
+        )
+    ) as evaluator:
+        evaluator.request([training])
+        while not isinstance((event := evaluator.next_event()).update, Record):  # type: ignore[union-attr]
+            pass
+    cluster.remove_node(node)
+    assert isinstance(event, Event)
+    assert isinstance(event.update, Record)
+    assert isinstance(event.update.outcome, Score), event.update.outcome
+    weights = trained_weights(tmp_path / "trainings" / training.id)
+    assert weights is not None
+    assert weights.read_text().startswith(str(tmp_path / "its own" / WORK))
 
 
 Make = Callable[..., RayEvaluator]

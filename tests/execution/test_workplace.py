@@ -1,9 +1,12 @@
 """Attempts that write into a folder of their machine, which is copied to a storage; the workers are threads of ours."""
 
+import logging
 import os
+import queue
 import socket
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,10 @@ import pytest
 from buildup.errors import RemoteError, RunError
 from buildup.execution import workplace
 from buildup.execution.attempt import TrainingThread
-from buildup.execution.dispatcher import TrialDispatcher
+from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher
 from buildup.execution.workplace import CLAIM, STOP, WORK
 from buildup.graph.network import sketch
+from buildup.store import outage
 from buildup.store.remote_folder import MARK, RemoteFolder, mark_remote, remote_url
 from buildup.store.run_dir import (
     FAILED,
@@ -27,7 +31,7 @@ from buildup.store.run_dir import (
     trained_weights,
     write_atomic,
 )
-from buildup.trials.event import Started, Update
+from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import CHECKPOINT, WEIGHTS, Candidate, Training
 
@@ -36,14 +40,23 @@ SCORE = Score(accuracy=50.0)
 LAST = 5
 
 
-def train(job: dict[str, Any]) -> Generator[Epoch, None, Score]:
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a training gets, in the place of ours."""
+
+    folder: str
+    resume_from: tuple[str, ...]
+    seconds: float
+
+
+def train(job: Job) -> Generator[Epoch, None, Score]:
     """Goes on after the newest state, keeps one after each epoch, and leaves weights in its place."""
-    folder = Path(job["folder"])
-    states = [Path(path) / CHECKPOINT for path in job["earlier"]]
+    folder = Path(job.folder)
+    states = [Path(path) / CHECKPOINT for path in job.resume_from]
     first = next((int(path.read_text()) for path in states if path.is_file()), 0)
     for number in range(1, LAST + 1):
         if number > first:
-            time.sleep(job["seconds"])
+            time.sleep(job.seconds)
             write_atomic(folder / CHECKPOINT, str(number).encode())
         yield Epoch(number=number, metrics={"trained": float(number > first)})
     write_atomic(folder / WEIGHTS, b"weights")
@@ -68,8 +81,8 @@ class Search:
         )
         self.dispatcher.request([TRAINING])
 
-    def _job(self, training: Training, folder: Path, earlier: Sequence[Path]) -> dict[str, Any]:
-        return {"folder": str(folder), "earlier": list(map(str, earlier)), "seconds": self._seconds}
+    def _job(self, training: Training, folder: Path, earlier: Sequence[Path]) -> Job:
+        return Job(folder=str(folder), resume_from=tuple(map(str, earlier)), seconds=self._seconds)
 
     def start(self) -> TrainingThread:
         assignment = self.dispatcher.next_assignment("slot")
@@ -86,7 +99,7 @@ class Search:
 @pytest.fixture
 def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Search:
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("buildup.execution.dispatcher.gettempdir", lambda: str(tmp_path / "tmp"))
+    monkeypatch.setattr("buildup.execution.attempt.gettempdir", lambda: str(tmp_path / "tmp"))
     return Search(tmp_path / "trainings", tmp_path / "storage")
 
 
@@ -213,8 +226,12 @@ def test_a_storage_that_is_not_mounted_is_not_taken_for_one_without_records(sear
     assignment = search.dispatcher.next_assignment("slot")
     assert assignment is None
     search.trainings = search.trainings.parent / "new"
+    mark_remote(search.remote)
     search._restart()
-    [_, record] = until_end(search.start())
+    assignment = search.dispatcher.next_assignment("slot")
+    assert assignment is not None
+    search.remote.remove(MARK)
+    [_, record] = until_end(TrainingThread(assignment, "node"))
     assert isinstance(record, Record)
     assert isinstance(record.outcome, Failure)
     assert record.outcome.reason is Reason.HOST_FAULT
@@ -233,8 +250,8 @@ def test_a_record_waits_for_a_storage_that_does_not_answer(
         put(self, path)
 
     monkeypatch.setattr(RemoteFolder, "put", failing)
-    monkeypatch.setattr(workplace, "OUTAGE_PAUSE", 0.01)
-    monkeypatch.setattr(workplace, "OUTAGE", 0.1 if lasts else 20.0)
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(outage, "LIMIT", 0.1 if lasts else 20.0)
     record = until_end(search.start())[-1]
     assert isinstance(record, Record)
     assert len(failed) >= 3
@@ -258,12 +275,95 @@ def test_a_driver_that_cant_read_the_storage_says_so_and_repeats_nothing(
     monkeypatch.setattr(RemoteFolder, "get", get)
     with pytest.raises(RunError, match=r"^file://.*/demo/.*/attempt-1: it can't be read: no route\.$"):
         final_record(search.trainings / TRAINING.id)
+    monkeypatch.setattr(outage, "LIMIT", 0.05)
     search._restart()
+    assert search.dispatcher.next_assignment("slot") is None
+    assert search.dispatcher.events.empty()
+    time.sleep(0.1)
     assert search.dispatcher.next_assignment("slot") is None
     update = search.dispatcher.events.get_nowait().update
     assert isinstance(update, Record)
     assert isinstance(update.outcome, Failure)
     assert update.outcome.reason.is_infrastructure
+
+
+class Disk:
+    """The storage of a search, which can be away: a file is in its place, or nothing."""
+
+    def __init__(self, search: Search) -> None:
+        self._place = Path(search.remote.parent.url.removeprefix("file://"))
+        self._aside = self._place.with_name("aside")
+
+    def leave(self, *, replaced: bool = True) -> None:
+        self._place.rename(self._aside)
+        if replaced:
+            self._place.touch()
+
+    def come_back(self) -> None:
+        if self._place.is_file():
+            self._place.unlink()
+        self._aside.rename(self._place)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """The storage is looked at in short intervals."""
+    caplog.set_level(logging.INFO, "buildup")
+    monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_INTERVAL", 0.0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_driver_waits_for_a_storage_that_is_away_and_says_so(
+    search: Search, caplog: pytest.LogCaptureFixture, replaced: bool
+) -> None:
+    until_end(search.start())
+    disk = Disk(search)
+    disk.leave(replaced=replaced)
+    search._restart()
+    for _ in range(5):
+        assert search.dispatcher.next_assignment("slot") is None
+        time.sleep(0.02)
+    assert search.dispatcher.events.empty()
+    assert len(caplog.messages) == 1
+    assert f"{search.remote} does not answer (nothing of this run is there." in caplog.text
+    assert "Trainings go on; it is tried again for 15 minutes." in caplog.text
+    disk.come_back()
+    wait_until(lambda: search.dispatcher.next_assignment("slot") is not None or not search.dispatcher.events.empty())
+    update = search.dispatcher.events.get_nowait().update
+    assert isinstance(update, Record)
+    assert update.outcome == SCORE
+    assert f"{search.remote} answers again after" in caplog.messages[-1]
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_training_goes_on_through_an_outage_and_no_worker_is_blamed(
+    search: Search, caplog: pytest.LogCaptureFixture
+) -> None:
+    thread, disk = search.start(), Disk(search)
+    until_epoch(thread, 2)
+    disk.leave(replaced=False)
+    until_epoch(thread, LAST)
+    fault = Record(outcome=Failure(reason=Reason.HOST_FAULT, message="it can't be read"), curve=())
+    for _ in range(MAX_WORKER_LOSSES + 1):
+        search.dispatcher.report("slot", Started(attempt=1, host="here", pid=1))
+        search.dispatcher.report("slot", fault)
+    search.dispatcher.slots["slot"].heard -= 1000
+    assert search.dispatcher.watch(stall_timeout=1.0) == []
+    assert not search.remote.has(MARK), "the place of the storage was written to"
+    assert not any(isinstance(event.update, Record) for event in emptied(search.dispatcher.events))
+    disk.come_back()
+    [record] = until_end(thread)
+    assert isinstance(record, Record)
+    assert record.outcome == SCORE
+    assert search.there().keys() == {CLAIM, FINAL, WEIGHTS}
+    wait_until(lambda: search.dispatcher.watch() == [] and "answers again" in caplog.text)
+
+
+def emptied(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:
+    while not events.empty():
+        yield events.get_nowait()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 
 from buildup.graph.layout import layout
 from buildup.graph.serialize import network_from_values, network_to_values
+from buildup.models.bases import PRUNED
 from buildup.models.build import build, feature_config
-from buildup.models.read import PRUNED, read_network
+from buildup.models.read import read_network
 
 
 @pytest.mark.parametrize("name", PRUNED)

@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 
 from buildup.report.compare import comparison_page, comparison_table, comparison_text
-from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, ScoredNetwork, compared
+from buildup.report.comparison import MAY_DIFFER, MUST_MATCH, Compared, ScoredNetwork, compared, find_places, place_of
 from buildup.report.findings import Findings
-from buildup.report.places import find_places, place_of
 from buildup.statistics.kendall import kendall
 
 FACTS = {name: f"a {name}" for name in (*MUST_MATCH, *MAY_DIFFER)}

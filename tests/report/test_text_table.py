@@ -7,8 +7,6 @@ import pytest
 from buildup.graph.network import sketch
 from buildup.report.findings import Findings
 from buildup.report.text_table import (
-    PlanRow,
-    candidates_table,
     decisions_markdown,
     decisions_table,
     graph_text,
@@ -62,17 +60,6 @@ def test_every_row_of_a_decisions_markdown_has_the_cells_of_its_head(
 def test_unknown_costs_are_shown_as_unknown(published: Findings) -> None:
     decision = replace(published.decisions[0], params=None, macs=None)
     assert decisions_table([decision]).splitlines()[1].split()[-3:] == ["?", "?", "keep"]
-
-
-def test_a_plan_lists_its_candidates() -> None:
-    rows = [
-        PlanRow(number=0, layout="CC|CC", edit="the base", params=23_700_000, macs=1_300_000_000, role="base"),
-        PlanRow(number=1, layout="CC|CM", edit="c2.1: conv -> msa(heads=6)", params=None, macs=None, role="possible"),
-    ]
-    header, base, possible = candidates_table(rows).splitlines()
-    assert header.split() == ["no.", "role", "layout", "edit", "params", "MACs"]
-    assert base.split() == ["0", "base", "CC|CC", "the", "base", "23.7M", "1.30G"]
-    assert possible.split()[-2:] == ["?", "?"]
 
 
 def test_a_graph_lists_every_block_once(published: Findings) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from buildup.errors import SearchError
 from buildup.graph.network import sketch
-from buildup.store import storage
+from buildup.store import outage, storage
 from buildup.store.study_reader import read_history
 from buildup.store.study_writer import StudyWriter
 from buildup.trials.event import Event, Started
@@ -102,7 +102,7 @@ def test_a_server_that_hangs_does_not_hold_up_ctrl_c(server: "Server", writer: S
 def test_a_server_that_stays_away_ends_the_search_and_says_so(
     server: "Server", writer: StudyWriter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "OUTAGE", 3)
+    monkeypatch.setattr(outage, "LIMIT", 3)
     server.stop()
     try:
         with pytest.raises(SearchError, match="can't be written any more"):

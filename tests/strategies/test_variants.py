@@ -11,11 +11,10 @@ from buildup.errors import SpaceError
 from buildup.graph.kinds import BlockKind, GlobalAttention, LocalAttention
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, Tuning
-from buildup.strategies.alternet import AlterNetRule
+from buildup.strategies.alternet import AlterNetRule, TriedVariant
 from buildup.strategies.moves import left_out, moves, start
 from buildup.strategies.samplers import by_tpe
 from buildup.strategies.strategy import hypothetical
-from buildup.strategies.variants import TriedVariant
 from buildup.trials.training import Candidate
 
 SPACE = SearchSpace(name="test", description="", tune=Tuning(kind=("M", "G"), window=(2, 4), heads=(6, 24)))

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, unit_rows
-from buildup.diagnostics.claims import claims_sentence
+from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, claims_sentence, unit_rows
 from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
@@ -139,7 +138,6 @@ def _digest(values: Mapping[str, Any]) -> str:
 
 
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
-    """The checked settings. All problems are reported at once."""
     problems = Problems()
     asks_all = settings.what == "all"
     wanted = problems.checked([], find_measurements, None if asks_all else settings.what.split(","))
@@ -305,9 +303,10 @@ def _resume(measurement: Measurement, subject: Subject, place: Path, identity: d
     try:
         # A run that was stopped between two models has all parts of the first.
         for part in measurement.measure(subject, rows) if len(done) < progress.total else ():
-            done.append(json_values(list(part)))
-            content.append(json.dumps(done[-1]))
-            write_atomic(place, "\n".join(content).encode())
+            if found := json_values(list(part)):  # a part without rows would be measured, and counted, again
+                done.append(found)
+                content.append(json.dumps(found))
+                write_atomic(place, "\n".join(content).encode())
             progress.end_part()
     finally:
         hook.remove()
@@ -337,7 +336,6 @@ class Progress:
         self.seen += len(arguments[0])
 
     def end_part(self) -> None:
-        """Count a finished part."""
         self.done, self.seen = self.done + 1, 0
         self.report()
 

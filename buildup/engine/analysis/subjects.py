@@ -24,10 +24,10 @@ from buildup.errors import DataError, RecipeError, RequestError, ResourceError, 
 from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values
+from buildup.models.bases import PRUNED
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
-from buildup.models.read import PRUNED
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, kept_snapshots
 from buildup.store.run_record import open_record

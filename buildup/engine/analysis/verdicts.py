@@ -28,12 +28,13 @@ from buildup.errors import DataError, RunError, unknown
 from buildup.graph.network import Append
 from buildup.report.diagnostic_table import Evidence
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import DIAGNOSTICS, read_diagnoses, trained_weights, write_diagnoses
+from buildup.store.run_dir import DIAGNOSTICS, kept_snapshots, read_diagnoses, trained_weights, write_diagnoses
 from buildup.store.run_record import RunRecord, open_record
 from buildup.training.data import load_data, open_data
 from buildup.training.dataset import Dataset, parse_fraction
 from buildup.training.execution import check_device
 from buildup.training.fit import split_for
+from buildup.training.recipe import WARMUP
 from buildup.trials.decision import MEASURES, Decision, Diagnosis, diagnosis_to_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -42,10 +43,12 @@ from buildup.trials.training import Candidate, Training, training_id
 logger = logging.getLogger("buildup")
 
 PLACE, CURVATURE = ("lesion", "variance", "frequency"), ("top", "ape", "nep")
+EARLY = ("early_ape", "early_nep")
+"""Those of the weights after the warm-up, where the recipe of a run keeps them."""
 BATCH_SIZE = 128
 
 Measured = dict[str, float | None]
-GROUPS = {"lesion": PLACE, "variance": PLACE, "fourier": PLACE, "hessian": CURVATURE}
+GROUPS = {"lesion": PLACE, "variance": PLACE, "fourier": PLACE, "hessian": CURVATURE + EARLY}
 """The choices of `--what` and their measures. The first three are measured together, in two passes over the images."""
 HERE = {"compare", "verdicts", "what", "quick", "images", "seed", "device"}
 """The settings that apply to the verdicts of a run."""
@@ -78,7 +81,20 @@ class Probe:
     device: torch.device
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
-    """By training. It does not depend on the place, so a parent of several candidates is measured once."""
+    """By training and phase. It does not depend on the place: a parent of several candidates is measured once."""
+
+    @property
+    def keeps_warmup(self) -> bool:
+        """Whether the trainings of the run keep their weights after the warm-up."""
+        return self.run.recipe.warmup_end in self.run.recipe.snapshot_epochs
+
+    def model(self, training: Training, *, early: bool = False) -> nn.Module | None:
+        """The trained network, or that after its warm-up; None if those weights are gone."""
+        folder = self.run.trainings / training.id
+        snapshot = kept_snapshots(folder).get(self.run.recipe.warmup_end) if early else None
+        if early and snapshot is None:
+            return None
+        return load_trained(training.candidate.network, folder, snapshot).to(self.device)
 
     def split(self, seed: int) -> tuple[Tensor, Tensor]:
         """The images that trainings with a seed were trained and validated on."""
@@ -98,16 +114,21 @@ class Probe:
         found = measure_blocks(model, paths, batches, channels_last=channels_last)
         return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
 
-    def curvature(self, model: nn.Module, training: Training) -> Measured:
-        """The largest eigenvalues of the Hessian of each batch."""
-        if training.id not in self.curvatures:
+    def curvature(self, training: Training, model: nn.Module | None, *, early: bool = False) -> Measured:
+        """The largest eigenvalues of the Hessian of each batch; None for all measures without a model."""
+        names = {"ape": "early_ape", "nep": "early_nep"} if early else {name: name for name in CURVATURE}
+        if model is None:
+            return dict.fromkeys(names.values())
+        key = f"{training.id}@{WARMUP}" if early else training.id
+        if key not in self.curvatures:
             recipe, (train, _) = self.run.recipe, self.split(training.seed)
             count, device = self.extent.hessian_batches, self.device
             batches = augmented_batches(self.data, recipe, train, seed=self.seed, device=device, count=count)
             found = [one.values for one in batch_eigenvalues(model, batches, weight_decay=recipe.weight_decay)]
             values = [value for batch in found for value in batch]
-            self.curvatures[training.id] = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
-        return self.curvatures[training.id]
+            measured = {"top": fmean(map(max, found)), "ape": ape(values), "nep": nep(values)}
+            self.curvatures[key] = {name: measured[one] for one, name in names.items()}
+        return self.curvatures[key]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +166,7 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
 def _measured(probe: Probe, wanted: Sequence[str]) -> tuple[Sequence[Decision], list[Diagnosis]]:
     """The verdicts of a run with their measures. Those that lack a wanted measure are measured now."""
     run, (view, history) = probe.run, state_of(probe.run)
+    wanted = [measure for measure in wanted if probe.keeps_warmup or measure not in EARLY]
     tried = [
         _Pair(decision=decision, candidate=candidate, seeds=_seeds(probe, history, decision))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)
@@ -250,12 +272,16 @@ def _diagnosis(
         found = []
         for seed in pair.seeds:
             training = Training(candidate=candidate, seed=seed)
-            model = load_trained(candidate.network, probe.run.trainings / training.id).to(probe.device)
             values: Measured = {}
-            if set(missing) & set(PLACE):
-                values |= probe.block_effects(model, training, edited)
-            if set(missing) & set(CURVATURE):
-                values |= probe.curvature(model, training)
+            if set(missing) & {*PLACE, *CURVATURE}:
+                model = probe.model(training)
+                assert model is not None
+                if set(missing) & set(PLACE):
+                    values |= probe.block_effects(model, training, edited)
+                if set(missing) & set(CURVATURE):
+                    values |= probe.curvature(training, model)
+            if set(missing) & set(EARLY):
+                values |= probe.curvature(training, probe.model(training, early=True), early=True)
             found.append(values)
             progress.end_part()
         rows[when] = kept | {measure: tuple(values[measure] for values in found) for measure in missing}

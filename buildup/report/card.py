@@ -75,16 +75,15 @@ def model_card(
     if one := findings.final:
         final = ["## Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
-        "---",
-        _metadata(findings, network, exported, origin),
-        "---",
-        "",
+        *("---", _metadata(findings, network, exported, origin), "---", ""),
         f"# {clean(network.title)} as `{clean(layout(network))}`",
         "",
         f"Derived from timm's {code(network.title)} by the build-up rule on {code(dataset)}. "
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
         *_start(findings, origin),
         *(["", findings.imitations] if findings.imitations else []),
+        "",
+        "![The network as a diagram](network.svg)",
         "",
         *("```", graph_text(network), "```", ""),
         *final,

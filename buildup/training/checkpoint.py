@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from buildup.atomic_file import replacing
 from buildup.errors import RunError
+from buildup.files import replacing
 from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS

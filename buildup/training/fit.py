@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from buildup.errors import DataError, ResourceError
+from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.training import checkpoint
@@ -34,7 +34,7 @@ from buildup.training.execution import (
     torch_settings,
 )
 from buildup.training.execution_words import Execution
-from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
+from buildup.training.feed import Feed, StreamedDataset, batch_starts, check_shared, on_device
 from buildup.training.metrics import Metrics
 from buildup.training.processes import in_processes
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
@@ -157,7 +157,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(job, recipe, dataset, train, val, group)
-    _check_group(feed)
+    check_shared(group.size, recipe, train_images=len(train), val_images=len(val))
 
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
@@ -238,18 +238,6 @@ def _feed(
         workers=reading_processes(device, job.threads, job.device_share),
         group=group,
     )
-
-
-def _check_group(feed: Feed) -> None:
-    """Refuse batches that are too small to be shared."""
-    size, batch = feed.group.size, feed.recipe.batch_size
-    starts = batch_starts(len(feed.train), batch)
-    smallest = min(batch, len(feed.train) - starts[-1])
-    if size > 1 and (smallest < 2 * size or len(feed.val) < size):
-        raise ResourceError(
-            f"{size} GPUs a training: each needs 2 images of a batch, and the smallest batch has {smallest} "
-            f"({len(feed.train)} images in batches of {batch}). Use fewer GPUs a training."
-        )
 
 
 def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, devices: Sequence[str]) -> Score:

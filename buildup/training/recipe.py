@@ -383,7 +383,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if not wrong.keys() & {"epochs", "warmup_epochs"} and recipe.warmup_epochs > recipe.epochs:
         yield f"warmup_epochs is {recipe.warmup_epochs!r}; a number from 0 to {recipe.epochs} is needed."
     if not wrong.keys() & {"epochs", "warmup_epochs", "snapshots"}:
-        yield from _snapshot_problems(recipe)
+        if WARMUP in recipe.snapshots and not recipe.warmup_epochs:
+            yield f"snapshots has {WARMUP}, and this recipe has no warm-up. Leave it out, or set warmup_epochs."
+        if late := [str(at) for at in recipe.snapshots if isinstance(at, int) and at > recipe.epochs]:
+            yield f"snapshots has {', '.join(late)}, and a training has {recipe.epochs} epochs."
     if recipe.randaugment is not None and "randaugment" not in wrong:
         for name, check in RANDAUGMENT_CHECKS.items():
             if problem := check(value := getattr(recipe.randaugment, name)):
@@ -400,13 +403,6 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             if len(str(pair).split()) != 2 or _number(0, 100)(percent):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
     yield from _ineffective(recipe)
-
-
-def _snapshot_problems(recipe: Recipe) -> Iterator[str]:
-    if WARMUP in recipe.snapshots and not recipe.warmup_epochs:
-        yield f"snapshots has {WARMUP}, and this recipe has no warm-up. Leave it out, or set warmup_epochs."
-    if late := [str(at) for at in recipe.snapshots if isinstance(at, int) and at > recipe.epochs]:
-        yield f"snapshots has {', '.join(late)}, and a training has {recipe.epochs} epochs."
 
 
 def _augmentation_problems(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -20,6 +20,7 @@ from local_workers import LocalWorkers
 QUICK: dict[str, Any] = {
     "fraction": "1/8",
     "epochs": 1,
+    "image_size": 10,
     "seeds": 2,
     "judge": "point",
     "allow_weak_base": True,
@@ -72,7 +73,7 @@ def test_a_trained_network_of_any_candidate_is_given_out(run: buildup.Run) -> No
     base = run.model(candidate=0)
     assert not base.training
     with torch.no_grad():
-        assert base(torch.zeros(1, 1, 16, 16)).shape == (1, 10)
+        assert base(torch.zeros(1, 1, 10, 10)).shape == (1, 10)
     assert run.model().state_dict().keys() == run.model(candidate=run.winner.layout).state_dict().keys()
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from buildup import settings
+from buildup.cli.main import main
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
@@ -60,22 +61,6 @@ TABLES: tuple[Registry[Any], ...] = (
 )
 FLAGS = {"tracker": "track"}
 """Flags that have another name than what they choose."""
-
-USE = """
-import json, sys
-from buildup.models.read import read_network
-from buildup.training.data import describe_data
-from buildup.training.fit import Job, fit
-from buildup.training.recipe import load_recipe
-
-info = describe_data("stripes", sys.argv[1])
-shape = (info.channels, info.image_size, info.image_size)
-network = read_network("test_resnet", input_shape=shape, num_classes=info.num_classes)
-recipe = load_recipe("gentle").with_epochs(1)
-job = Job(network=network, seed=0, dataset="stripes", data_dir=sys.argv[1], recipe=recipe, folder=sys.argv[2])
-(epoch,) = fit(job)
-print(json.dumps({"negative": recipe.setting("negative"), **epoch.metrics}))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -243,17 +228,29 @@ def section(concept: str) -> str:
     return found[1]
 
 
+Install = Callable[..., Path]
+
+
 @pytest.fixture
-def installed(tmp_path: Path) -> dict[str, str]:
-    """The environment of a process that finds the package of the guide installed."""
-    place = tmp_path / "site"
-    told = place / "my_package-1.0.dist-info"
-    told.mkdir(parents=True)
-    (place / "my_package.py").write_text("\n".join(map(section, CONCEPTS)))
-    points = "".join(f"[buildup.{group}]\n{line}\n" for group, line in MEMBERS.items())
-    (told / "entry_points.txt").write_text(points)
-    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(place), *filter(None, sys.path)])}
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: None) -> Iterator[Install]:
+    """Installs the package of the guide with the code of some concepts, or with other code, and gives its folder."""
+
+    def install(*concepts: str, code: str = "") -> Path:
+        place = tmp_path / "site"
+        told = place / "my_package-1.0.dist-info"
+        told.mkdir(parents=True)
+        (place / "my_package.py").write_text(code or "\n".join(map(section, concepts)))
+        points = "".join(f"[buildup.{group}]\n{line}\n" for group, line in MEMBERS.items())
+        (told / "entry_points.txt").write_text(points)
+        (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+        monkeypatch.syspath_prepend(place)
+        for table in TABLES:  # each has asked already what is installed
+            offered: Any = vars(type(table))["_offered"]
+            monkeypatch.setattr(table, "_offered", offered.func(table))
+        return place
+
+    yield install
+    sys.modules.pop("my_package", None)
 
 
 @pytest.mark.parametrize("concept", CONCEPTS)
@@ -262,22 +259,28 @@ def test_the_guide_shows_a_concept_in_few_lines(concept: str) -> None:
 
 
 def test_the_dataset_augmentation_metric_and_recipe_of_the_guide_make_a_training(
-    installed: dict[str, str], tmp_path: Path
+    install: Install, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", USE, str(tmp_path / "data"), str(tmp_path / "attempt")]
-    done = subprocess.run(command, env=installed, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    assert found["negative"] == 0.5
-    assert 0.5 <= found["confidence"] <= 1
-    assert found["accuracy"] >= 50
+    install(*CONCEPTS)
+    info = describe_data("stripes", str(tmp_path / "data"))
+    shape = (info.channels, info.image_size, info.image_size)
+    network = read_network("test_resnet", input_shape=shape, num_classes=info.num_classes)
+    recipe = load_recipe("gentle").with_epochs(1)
+    assert recipe.setting("negative") == 0.5
+    epoch = train(tmp_path, network=network, dataset="stripes", image_size=info.image_size, recipe=recipe)
+    assert 0.5 <= epoch.metrics["confidence"] <= 1
+    assert epoch.metrics["accuracy"] >= 50
 
 
-def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: dict[str, str], tmp_path: Path) -> None:
+def test_the_strategy_judge_and_objective_of_the_guide_run_a_search_in_a_process_of_its_own(
+    install: Install, tmp_path: Path
+) -> None:
     (tmp_path / "table.csv").write_text("layout,score\nCC|CC,0.50\nCC|CM,0.47\nCM|CC,0.51\nCM|CM,0.48\n")
     command = f"simulate --layout CC|CC --scores {tmp_path / 'table.csv'} --strategy smallest-first --judge steady"
+    paths = [str(install("objective", "strategy", "judge")), *filter(None, sys.path)]
     done = subprocess.run(
         [sys.executable, "-m", "buildup", *command.split(), "--objective", "brier", "--seeds", "2", "--json"],
-        env=installed,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         check=True,
@@ -286,11 +289,12 @@ def test_the_strategy_judge_and_objective_of_the_guide_run_a_search(installed: d
     assert (found["judge"], found["objective"], found["layout"]) == ("steady", "brier", "CC|CM")
 
 
-def test_a_package_that_is_broken_is_named_when_it_is_asked_for(installed: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "site" / "my_package.py").write_text("import no_such_module\n")
-    for flags in (["--dataset", "stripes"], ["--dataset", "digits", "--judge", "steady"]):
-        command = [sys.executable, "-m", "buildup", "plan", "--base", "test_resnet", *flags]
-        done = subprocess.run(command, env=installed, capture_output=True, text=True, check=False)
-        assert done.returncode == 2
-        assert "of the package my_package 1.0" in done.stderr
-        assert "No module named 'no_such_module'" in done.stderr
+@pytest.mark.parametrize("flags", [["--dataset", "stripes"], ["--dataset", "digits", "--judge", "steady"]])
+def test_a_package_that_is_broken_is_named_when_it_is_asked_for(
+    install: Install, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    install(code="import no_such_module\n")
+    assert main(["plan", "--base", "test_resnet", *flags]) == 2
+    said = capsys.readouterr().err
+    assert "of the package my_package 1.0" in said
+    assert "No module named 'no_such_module'" in said

@@ -21,7 +21,7 @@ STACK = (
     {"space"},
     {"graph"},
     {"registry"},
-    {"settings", "errors", "cache", "atomic_file"},
+    {"settings", "errors", "files"},
 )
 NEIGHBOURS = {
     ("execution", "store"),

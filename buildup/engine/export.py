@@ -17,6 +17,7 @@ from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError, command
 from buildup.models.export import check_onnx, check_target, export_network
+from buildup.models.pretrained import origin_of
 from buildup.models.publish import LONGEST_NAME, check_push, publish
 from buildup.report.card import model_card
 from buildup.report.diagram import graph_svg
@@ -59,7 +60,7 @@ def keep_claim(run: RunRecord) -> None:
     card = run.folder / "export" / "README.md"
     if card.is_file():
         score = best_training(run, history, view.best)[1]
-        write_atomic(card, model_card(findings, view.best.network, score).encode())
+        write_atomic(card, model_card(findings, view.best.network, score, origin=origin_of(run.start)).encode())
 
 
 def export_candidate(run: RunRecord, settings: ExportSettings) -> tuple[Candidate, str]:
@@ -117,7 +118,7 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
     weights = trained_weights(run.trainings / training)
     if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
-    card = model_card(findings, candidate.network, score, onnx=onnx)
+    card = model_card(findings, candidate.network, score, onnx=onnx, origin=origin_of(run.start))
     data: dict[str, Any] = {
         "mean": list(run.data.mean),
         "std": list(run.data.std),

@@ -152,9 +152,13 @@ def _check_address(address: str) -> None:
     except subprocess.TimeoutExpired as error:
         told = (error.stderr or b"").decode(errors="replace")
     if any(sign in told for sign in NO_TOKEN_SIGNS):
+        mode = os.environ.get("RAY_AUTH_MODE")
+        here = "the token here is not its token" if has_token() else "no token is here"
+        if mode and mode.lower() != "token":
+            here = f"RAY_AUTH_MODE is {mode} here"
         raise ResourceError(
-            f"Ray address {address}: this cluster wants a token, and {_token_here()}. Copy `~/.ray/auth_token` of its "
-            "head to this machine, or set RAY_AUTH_TOKEN to it, and RAY_AUTH_MODE=token."
+            f"Ray address {address}: this cluster wants a token, and {here}. Copy `~/.ray/auth_token` of its head to "
+            "this machine, or set RAY_AUTH_TOKEN to it, and RAY_AUTH_MODE=token."
         )
     if done is None:
         raise ResourceError(
@@ -163,14 +167,6 @@ def _check_address(address: str) -> None:
     if done.returncode:
         said = [line for line in told.strip().splitlines() if line.strip()]
         raise ResourceError(f"Ray address {address}: connecting failed. Ray says: {said[-1] if said else 'nothing'}")
-
-
-def _token_here() -> str:
-    """What this machine lacks for a cluster with a token."""
-    mode = os.environ.get("RAY_AUTH_MODE")
-    if mode and mode.lower() != "token":
-        return f"RAY_AUTH_MODE is {mode} here"
-    return "the token here is not its token" if has_token() else "no token is here"
 
 
 def head_answers() -> bool:

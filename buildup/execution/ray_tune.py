@@ -10,10 +10,9 @@ import os
 import shutil
 import signal
 import tempfile
-import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ from ray import tune
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
 from buildup.execution.counters import counting
-from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
+from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher, in_thread
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
 from buildup.execution.hosts import Hosts
@@ -137,7 +136,7 @@ class RayEvaluator:
         self._dispatcher.request(requested)
         if self._tuning is None and self._dispatcher.pending:
             # Not before: Tune looks for trials only once a second while it has none.
-            self._tuning = _in_thread(self._tune)
+            self._tuning = in_thread(self._tune)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
@@ -193,7 +192,7 @@ class RayEvaluator:
                 # Tune would wait many seconds for an epoch to end.
                 end_process(worker.pid, worker.node)
         try:
-            _in_thread(self._stop, self._tuning, self._owns_ray).result(self._close_timeout)
+            in_thread(self._stop, self._tuning, self._owns_ray).result(self._close_timeout)
         except TimeoutError:
             if self._owns_ray:
                 kill_ray()
@@ -242,21 +241,6 @@ def _placement(bundle: dict[str, float], config: dict[str, Any]) -> tune.Placeme
     avoided = sorted(config["assignment"].avoided) if "assignment" in config else ()
     options: dict[str, Any] = {"bundle_label_selector": [{"ray.io/node-id": f"!in({','.join(avoided)})"}]}
     return tune.PlacementGroupFactory([bundle], **options if avoided else {})
-
-
-def _in_thread(function: Callable[..., None], *arguments: object) -> "Future[None]":
-    """Run a function in a thread that does not keep the process alive."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            function(*arguments)
-            future.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=function.__name__, daemon=True).start()
-    return future
 
 
 class _TrainingWorker(tune.Trainable):
@@ -332,5 +316,5 @@ class _Reports(tune.Stopper, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune sets the exception of the trial only later, but its file is there.
         file = Path(trial.error_file or "")
-        error = file.read_text(errors="replace").strip() if file.is_file() else "no reason"
+        error = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else "no reason"
         self._dispatcher.release(trial.trial_id, error)

@@ -43,10 +43,10 @@ PAPER = "https://arxiv.org/abs/2202.06709"
 WORDS = (
     (
         "layout",
-        "Layout: C, M, G, K, S",
+        "Layout: C, M, G, K, S, T",
         "One letter per block, <code>|</code> between stages. C is the base’s own block, M local attention, G global "
-        "attention, K attention in the shape of a convolution, S smoothing. The letters are those of "
-        f'<a href="{PAPER}">the paper</a>, where there are any.',
+        "attention, K attention in the shape of a convolution, S smoothing, T a convolution that may become attention. "
+        f'The letters are those of <a href="{PAPER}">the paper</a>, where there are any.',
     ),
     (
         "parent",

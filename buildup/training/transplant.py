@@ -5,7 +5,8 @@ the first epoch, each new block is trained alone: it gets the input of the base'
 output. The base is frozen, labels are not used, and all blocks learn at the same time from one pass of the base. This
 costs little, because no gradient goes through the base.
 
-A block that was added to the base imitates nothing, and starts as without pretrained weights.
+A block that was added to the base imitates nothing, and starts as without pretrained weights. A block that computes
+what the base's own does from the start, as gated attention in place of a 3x3 convolution, is left as it is.
 """
 
 import math
@@ -35,6 +36,8 @@ LEAST = 100
 and norms need dozens of steps for their statistics."""
 LAST = 10
 """The steps whose mean error is the result."""
+SAME = 1e-6
+"""The error up to which a block has nothing to learn."""
 
 
 def imitating(network: Network) -> tuple[str, ...]:
@@ -57,12 +60,17 @@ def transplant(
     base = build(_base(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
     if execution.channels_last:
         base = base.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(chain.from_iterable(block.parameters() for block in blocks.values()), weight_decay=0)
     steps = max(LEAST, round(epochs * len(batch_starts(len(feed.train), feed.recipe.batch_size))))
-    errors: dict[str, list[Tensor]] = {path: [] for path in paths}
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         seen = stack.enter_context(_watched(base, paths))
+        same = _equal(blocks, base, seen, to_memory_format(next(_images(feed)), execution))
+        blocks = {path: block for path, block in blocks.items() if path not in same}
+        if not blocks:
+            return same
+        errors: dict[str, list[Tensor]] = {path: [] for path in blocks}
+        weights = chain.from_iterable(block.parameters() for block in blocks.values())
+        optimizer = torch.optim.AdamW(weights, weight_decay=0)
         for block in blocks.values():
             stack.enter_context(_imitation_mode(block))
         for step, inputs in enumerate(islice(_images(feed), steps)):
@@ -77,7 +85,20 @@ def transplant(
             for path, loss in losses.items():
                 errors[path].append(loss.detach())
     optimizer.zero_grad()
-    return {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
+    return same | {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
+
+
+@torch.no_grad()
+def _equal(
+    blocks: Mapping[str, nn.Module], base: nn.Module, seen: Mapping[str, tuple[Tensor, Tensor]], inputs: Tensor
+) -> dict[str, float]:
+    """The errors of the blocks that compute what the base's do before they have learned anything."""
+    base(inputs)
+    with ExitStack() as stack:
+        for block in blocks.values():
+            stack.enter_context(_imitation_mode(block, norms=False))
+        errors = {path: _error(block(seen[path][0]), *seen[path]).item() for path, block in blocks.items()}
+    return {path: error for path, error in errors.items() if error < SAME}
 
 
 def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: ProcessGroup) -> None:
@@ -125,12 +146,12 @@ def _watched(base: nn.Module, paths: tuple[str, ...]) -> Iterator[Mapping[str, t
 
 
 @contextmanager
-def _imitation_mode(block: nn.Module) -> Iterator[None]:
-    """Let norms learn their statistics, and drop nothing."""
+def _imitation_mode(block: nn.Module, *, norms: bool = True) -> Iterator[None]:
+    """Drop nothing, and let norms learn their statistics if they are to."""
     before = {module: module.training for module in block.modules()}
     block.eval()
     for module in block.modules():
-        module.training = isinstance(module, _BatchNorm)
+        module.training = norms and isinstance(module, _BatchNorm)
     try:
         yield
     finally:

@@ -5,6 +5,7 @@ import stat
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -95,7 +96,7 @@ def test_a_network_is_pushed_with_a_card_that_names_the_repository(
     assert files.keys() == {
         *(".gitattributes", "README.md", "alternet.py", "config.json", "model.safetensors", "network.svg")
     }
-    card = ModelCard(files["README.md"])
+    card: Any = ModelCard(files["README.md"])
     assert f'timm.create_model("{source}", pretrained=True)' in card.text
     assert "](network.svg)" in card.text
     (model,) = yaml.safe_load(files["README.md"].split("---")[1])["model-index"]

@@ -29,7 +29,7 @@ from buildup.training.recipe import load_recipe
 from buildup.trials.history import History
 from local_workers import LocalWorkers
 
-SIZE = 12
+SIZE = 10
 Search = Callable[..., RunRecord]
 GAINS = {"CC|CC|CC": ScoreRow(score=80.0), "CC|CC|CM": ScoreRow(score=95.0)}
 """One block helps, by so much that any judge sees it."""

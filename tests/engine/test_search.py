@@ -46,6 +46,8 @@ ASKED = [
     "1",
     "--fraction",
     "1/8",
+    "--image-size",
+    "10",
     "--workers",
     "2",
 ]
@@ -277,7 +279,7 @@ def _buildup(place: Path, *arguments: str) -> None:
 
 
 def _images() -> torch.Tensor:
-    return torch.randn(4, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    return torch.randn(4, 1, 10, 10, generator=torch.Generator().manual_seed(0))
 
 
 def _logits_of_training(folder: Path, network: Network) -> torch.Tensor:

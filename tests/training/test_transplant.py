@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from buildup.graph.base_name import parse_base
@@ -26,6 +26,7 @@ from buildup.trials.training import WEIGHTS, Pretrained
 
 BASE = "resnetv2_18(stem_chs=8, channels=[8, 16], layers=[2, 2])"
 EPOCHS = 2
+ONE_EPOCH = load_recipe("finetune").with_epochs(1)
 
 
 def network_of(layout: str) -> Network:
@@ -151,6 +152,16 @@ def test_several_processes_imitate_and_train_as_one_does(start: Pretrained, tmp_
     )
     assert two[0][0].metrics[IMITATION] == pytest.approx(one[0][0].metrics[IMITATION], rel=0.1)
     assert two[1].accuracy == pytest.approx(one[1].accuracy, abs=2)
+
+
+def test_gated_attention_starts_as_the_trained_block_and_learns_from_there(start: Pretrained, tmp_path: Path) -> None:
+    network = network_of("CC|CT")
+    base, _ = trained(replace(job(network_of("CC|CC"), tmp_path / "base", start=start), recipe=ONE_EPOCH))
+    curve, _ = trained(replace(job(network, tmp_path / "new", start=start), recipe=ONE_EPOCH))
+    assert curve[0].metrics[START] == base[0].metrics[START]
+    assert curve[0].metrics[IMITATION] < 1e-9
+    found = load_file(tmp_path / "new" / WEIGHTS)
+    assert any(found[name].any() for name in found if name.endswith(".gate"))
 
 
 def test_an_added_block_imitates_nothing() -> None:

@@ -11,10 +11,11 @@ import pytest
 from buildup.cli.main import main
 from buildup.engine import reproduce as module
 from buildup.engine.load_state import state_of
-from buildup.engine.reproduce import Repeated, Reproduction, changes, match_of, reproduce
+from buildup.engine.reproduce import Repeated, Reproduction, changes, match_of, reproduce, tolerance_of
 from buildup.errors import RequestError
 from buildup.settings import ReproduceSettings
 from buildup.store.run_record import environment, open_record
+from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Record, Score
 
 SCORE = Score(accuracy=75.0, correct=bytes([0b11100000]), images=4, seconds=3.0)
@@ -39,6 +40,16 @@ def test_a_training_that_begins_alike_differs_by_rounding_and_one_that_does_not_
     after: Outcome, loss: float, match: str
 ) -> None:
     assert match_of(SCORE, after, (curve(2.0), curve(loss, seconds=7.0))) == match
+
+
+def test_what_rounding_makes_of_the_base_of_a_run_is_the_measure_for_its_other_trainings() -> None:
+    alone = History(curves={"b-s0": curve(2.0)})
+    assert tolerance_of(alone) == 1e-4
+    checked = History(curves={"b-s0": curve(2.0), "b-rounding-s0": curve(2.0 * (1 + 1e-3)), "c-s0": curve(9.0)})
+    assert tolerance_of(checked) == pytest.approx(1e-2)
+    pair = (curve(2.0), curve(2.0 * (1 + 5e-3)))
+    matches = [match_of(SCORE, SCORE, pair, tolerance_of(history)) for history in (alone, checked)]
+    assert matches == ["different", "rounding"]
 
 
 def test_failures_are_equal_if_their_reasons_are() -> None:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import buildup
-from buildup import atomic_file
+from buildup import files
 from buildup.engine.analysis import subjects
 from buildup.errors import DataError, RequestError
 from buildup.execution import ray_nodes
@@ -32,7 +32,7 @@ TEXT_CALLS = {"read_text", "write_text"}
 @pytest.fixture
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """What our own code asks for to know Windows; paths stay as they are here."""
-    for module in (atomic_file, run_dir):
+    for module in (files, run_dir):
         monkeypatch.setattr(module, "os", _Os())
     monkeypatch.delattr(signal, "SIGKILL")
 

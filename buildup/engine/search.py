@@ -190,10 +190,10 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
             kept = BudgetObserver(observer=shown, run=record)
             observer = CallbackObserver(observer=kept, on_event=count, decided=before)
             if record.settings.track:
-                tracking = Tracking.begin(record.settings.track, record.folder, _tracked(record))
-                observer = CallbackObserver(
-                    observer=observer, on_event=stack.enter_context(closing(tracking)), decided=before
+                tracking = stack.enter_context(
+                    closing(Tracking.begin(record.settings.track, record.folder, _tracked(record)))
                 )
+                observer = CallbackObserver(observer=observer, on_event=tracking, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from torch import nn
 
 from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
+from buildup.models.blocks import PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
+from buildup.models.layers import GlobalAttention2d
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import from_layout
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
-from buildup.training.transplant import _error, imitating, transplant
+from buildup.training.transplant import _error, _mixed, _rows, _set_projection, imitating, transplant
 from buildup.trials.outcome import IMITATION, START, Epoch, Score
 from buildup.trials.training import WEIGHTS, Pretrained
 
@@ -162,6 +165,31 @@ def test_gated_attention_starts_as_the_trained_block_and_learns_from_there(start
     assert curve[0].metrics[IMITATION] < 1e-9
     found = load_file(tmp_path / "new" / WEIGHTS)
     assert any(found[name].any() for name in found if name.endswith(".gate"))
+
+
+PARTS: dict[str, Any] = {
+    "conv": partial(nn.Conv2d, kernel_size=1, bias=False),
+    "norm": nn.BatchNorm2d,
+    "drop_path": None,
+}
+CORES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "pre": lambda attention: PreActAttentionBlock(6, 4, attention, scale=torch.full((6,), 1e-6), **PARTS),
+    "post": lambda attention: PostActAttentionBlock(6, 4, attention, act=None, **PARTS),
+}
+
+
+@pytest.mark.parametrize("order", CORES)
+@torch.no_grad()
+def test_what_is_linear_in_what_attention_mixes_is_imitated_from_the_start(order: str) -> None:
+    torch.manual_seed(0)
+    core = CORES[order](GlobalAttention2d(4, 6, 1, 8))
+    given = torch.randn(8, 6, 5, 5)
+    mixed = _mixed(core, given)
+    added = nn.Conv2d(8, 6, 1)(mixed)
+    before = _error(core(given), given, given + added)
+    rows = torch.cat([_rows(mixed), torch.ones(200, 1)], dim=1)
+    _set_projection(core, rows.T @ rows / 200, rows.T @ _rows(added) / 200)
+    assert _error(core(given), given, given + added) < 0.05 < 0.5 < before
 
 
 def test_an_added_block_imitates_nothing() -> None:

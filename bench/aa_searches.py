@@ -153,7 +153,7 @@ def null_search(epochs: int) -> tuple[Network, SearchSpace, Recipe]:
         crop_padding=0,
         label_smoothing=0.0,
     )
-    return network, SearchSpace(name="twin", description="", kind="T"), recipe
+    return network, SearchSpace(name="twin", description="", kind="Q"), recipe
 
 
 def search(number: int, network: Network, space: SearchSpace, recipe: Recipe, file: Path) -> dict[str, Any]:

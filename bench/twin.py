@@ -18,7 +18,7 @@ from buildup.graph.kinds import BlockKind, register_kind
 class Twin(BlockKind):
     """The basic block of a ResNet in place of a basic block."""
 
-    letter: ClassVar[str] = "T"
+    letter: ClassVar[str] = "Q"
     name: ClassVar[str] = "twin"
     label: ClassVar[str] = "the base's own, initialised anew"
     module: ClassVar[str] = "twin:TwinBlock"

@@ -1,5 +1,6 @@
 """`python -m buildup` and the `buildup` command."""
 
+import io
 import os
 import sys
 
@@ -15,6 +16,10 @@ def run() -> None:
     if "--verbose" not in sys.argv:
         # Ray prints what its daemons say on our stdout, and reads this when it is imported.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    for stream in (sys.stdout, sys.stderr):
+        # A console or pipe of few letters, as on Windows, shows `?` for others.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     code = main(sys.argv[1:])
     if code in LEFT_AT_ONCE:
         sys.stdout.flush()

@@ -22,6 +22,7 @@ _MACHINES = Parameter(group=Group("Machines and storage", sort_key=5))
 
 BOUNDS: Mapping[str, tuple[int, int]] = {
     "cpus_per_trial": (0, 4096),
+    "disk_budget": (1, 10**18),
     "epochs": (1, 100_000),
     "gpus": (1, 1024),
     "gpus_per_trial": (0, 1024),
@@ -46,7 +47,7 @@ class SearchSettings:
     base: Annotated[str, _NETWORK] = ""
     """A timm model that `buildup models` lists, such as resnet50 or 'resnet18(channels=[16, 32, 64, 96])'. Required."""
     dataset: Annotated[str, _NETWORK] = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME; or readable:NAME,
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR; or readable:NAME,
     one of these without the images that can't be read. Required."""
     data_dir: Annotated[str | None, _NETWORK] = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
@@ -102,6 +103,8 @@ class SearchSettings:
     """Drop candidates with more parameters, such as 10M, untrained."""
     max_macs: Annotated[int | None, _LIMITS] = None
     """Drop candidates with more multiply-accumulates, such as 2G, untrained."""
+    disk_budget: Annotated[int | str | None, _LIMITS] = None
+    """Bytes that the run's folder may have, such as 20G: weights of dropped networks go when it has more."""
 
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
@@ -128,6 +131,8 @@ class SearchSettings:
     """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False
     """Take over trainings that a run beside this one, or in its storage, has finished."""
+    track: Annotated[tuple[str, ...], _MACHINES] = ()
+    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; once for each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,8 @@ class RunSettings(SearchSettings):
     """How steps are computed, the same for candidate and parent on every machine of the run."""
     time_budget: float | None = None
     """Seconds."""
+    disk_budget: int | None = None
+    """Bytes."""
     pretrained: str | None = None
     """A file's absolute path, or a timm name with the tag of its weights."""
     pretrained_hash: str | None = None
@@ -201,6 +208,8 @@ class ResumeSettings:
     """Stop after so many trainings."""
     time_budget: str | float | None = None
     """Stop after this long, such as 90m or 2h30m."""
+    disk_budget: int | str | None = None
+    """Bytes that the run's folder may have, such as 20G (default: as before)."""
     workers: int | None = None
     """Trainings side by side (default: as before)."""
     ray: str | None = None
@@ -234,11 +243,26 @@ class FinalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """What is repeated, and where to."""
+
+    training: str | None = None
+    """Repeat one training, as `trainings/` of the run names it or begins to (default: the whole search)."""
+    to: str = ""
+    """The new folder (default: RUN-again)."""
+    device: str | None = None
+    """auto, cpu, cuda or mps (default: as then)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """What is exported, and where to."""
 
     to: str = ""
-    """The folder to make. Required."""
+    """The folder to make. Required, unless --push is given."""
+    push: str = ""
+    """Publish it: hf-hub:USER/NAME on the Hugging Face Hub, or a folder laid out the same. Without NAME, the repository
+    is named after base, layout and cost."""
     candidate: str | int | None = None
     """A step number, a layout or a fingerprint (default: the winner)."""
     onnx: bool = False
@@ -289,7 +313,7 @@ class TrainSettings:
     space: str | None = None
     """What the layout's letters mean (default: alternet)."""
     dataset: str = ""
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME. Required."""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     fraction: str = "1"
@@ -327,7 +351,7 @@ class AnalyzeSettings:
     """Which measurements are made, on which images."""
 
     dataset: str | None = None
-    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME or hfds/NAME
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR
     (default: the run's)."""
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""

@@ -24,6 +24,7 @@ from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvalu
 from buildup.graph.network import sketch
 from buildup.models.read import read_network
 from buildup.registry import Registry
+from buildup.report.trackers import TRACKERS
 from buildup.space.schema import SearchSpace
 from buildup.statistics.judges import JUDGES
 from buildup.statistics.paired_difference import Comparison
@@ -43,7 +44,7 @@ from buildup.trials.outcome import Epoch
 from buildup.trials.training import Candidate
 
 GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"
-CONCEPTS = ("dataset", "augmentation", "metric", "objective", "recipe", "strategy", "judge")
+CONCEPTS = ("dataset", "augmentation", "metric", "objective", "recipe", "strategy", "judge", "tracker")
 MEMBERS = {
     "datasets": "stripes = my_package:STRIPES",
     "augmentations": "negative = my_package:NEGATIVE",
@@ -52,8 +53,14 @@ MEMBERS = {
     "recipes": "gentle = my_package:GENTLE",
     "strategies": "smallest-first = my_package:SMALLEST",
     "judges": "steady = my_package:STEADY",
+    "trackers": "printed = my_package:PRINTED",
 }
-TABLES: tuple[Registry[Any], ...] = (AUGMENTATIONS, DATASETS, JUDGES, METRICS, OBJECTIVES, RECIPES, STRATEGIES)
+TABLES: tuple[Registry[Any], ...] = (
+    *(AUGMENTATIONS, DATASETS, JUDGES, METRICS),
+    *(OBJECTIVES, RECIPES, STRATEGIES, TRACKERS),
+)
+FLAGS = {"tracker": "track"}
+"""Flags that have another name than what they choose."""
 
 
 @pytest.fixture(autouse=True)
@@ -210,7 +217,7 @@ def test_a_strategy_names_what_it_leaves_unused_of_a_space() -> None:
 @pytest.mark.parametrize("table", [DATASETS, JUDGES, OBJECTIVES, RECIPES, STRATEGIES], ids=lambda table: table.what)
 def test_help_names_every_member_that_ships(table: Registry[Any]) -> None:
     source = Path(settings.__file__).read_text(encoding="utf-8")
-    told = source[source.index(f"    {table.what}: ") :].split('"""')[1]
+    told = source[source.index(f"    {FLAGS.get(table.what, table.what)}: ") :].split('"""')[1]
     assert [name for name in table if not re.search(rf"\b{name}\b", told)] == []
 
 

@@ -20,7 +20,7 @@ STACK = (
     {"space"},
     {"graph"},
     {"registry"},
-    {"settings", "errors", "cache", "atomic_file"},
+    {"settings", "errors", "files"},
 )
 NEIGHBOURS = {
     ("execution", "store"),
@@ -42,13 +42,16 @@ DOORS = {
     "scipy": {"statistics/distributions.py", "diagnostics/hessian.py"},
     "sklearn": set(),
     "optuna": {
+        "engine/dashboard.py",
         "strategies/samplers.py",
         "store/study_writer.py",
         "store/notes.py",
+        "store/review.py",
+        "store/review_trials.py",
         "store/storage.py",
         "store/study_reader.py",
     },
-    "optuna_dashboard": {"store/notes.py", "engine/dashboard.py"},
+    "optuna_dashboard": {"store/notes.py", "store/review.py", "engine/dashboard.py"},
 }
 
 

@@ -17,13 +17,15 @@ def export(
     from buildup.store.run_record import open_record
 
     record = open_record(run)
-    candidate = export_candidate(record, settings)
+    candidate, source = export_candidate(record, settings)
     values = {"folder": settings.to, "layout": candidate.layout, "fingerprint": candidate.id}
-    folder = settings.to.rstrip("/")
     lines = [
-        f"{settings.to}: {record.settings.base} as {candidate.layout}, read back with equal logits.",
-        f"  import buildup.models, timm; timm.create_model({f'local-dir:{settings.to}'!r}, pretrained=True)",
-        f"  or, with torch and timm alone, {folder}/alternet.py",
-        *([f"  or, with onnxruntime, {folder}/model.onnx"] if settings.onnx else []),
+        f"{settings.to or settings.push}: {record.settings.base} as {candidate.layout}, read back with equal logits.",
+        f"  import buildup.models, timm; timm.create_model({source!r}, pretrained=True)",
     ]
+    if settings.push:
+        values["source"] = source
+    if folder := (settings.to or source.removeprefix("local-dir:") * source.startswith("local-dir:")).rstrip("/"):
+        lines.append(f"  or, with torch and timm alone, {folder}/alternet.py")
+        lines += [f"  or, with onnxruntime, {folder}/model.onnx"] if settings.onnx else []
     return answer("\n".join(lines), values, as_json=as_json)

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "final": ("final:final", _RESULTS, "Train base and winner anew, open the test set once, and say what is proven."),
     "report": ("report:report", _RESULTS, "Write report.html of a run anew, or compare several runs."),
     "export": ("export:export", _RESULTS, "Write the discovered network as a timm model."),
+    "reproduce": ("reproduce:reproduce", _RESULTS, "Repeat a search or one training, and say what comes out alike."),
     "dashboard": ("dashboard:dashboard", _RESULTS, "Show a run in optuna-dashboard, for this machine only."),
     "clean": ("clean:clean", _RESULTS, "Remove the weights of networks that lost, and what ended processes left."),
     "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),
@@ -94,6 +95,13 @@ def make_app() -> App:
     return app
 
 
+def give_examples(app: App, name: str) -> None:
+    """Let the help of a command end with the paragraphs of its docstring that begin with `Example:`."""
+    paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
+    examples = [text.removeprefix("Example:") for text in paragraphs if text.startswith("Example:")]
+    app[name].help_epilogue = "\n".join(f"Example:\n  {_lines(text)}" for text in examples)
+
+
 def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     """The call of a command, with its settings. What does not fit the command raises a `RequestError`."""
     app = make_app()
@@ -101,10 +109,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], Any]:
     if name in ("search", "plan"):
         arguments = _with_file(arguments)
     if name in COMMANDS:
-        # The paragraph of its docstring that begins with `Example:`.
-        paragraphs = (inspect.getdoc(app[name].default_command) or "").split("\n\n")
-        examples = [text.removeprefix("Example:") for text in paragraphs if text.startswith("Example:")]
-        app[name].help_epilogue = "\n".join(f"Example:\n  {_lines(text)}" for text in examples)
+        give_examples(app, name)
     # Where pydantic is loaded, as by Ray, cyclopts checks values with it, and would name the first wrong one alone.
     pydantic = sys.modules.pop("pydantic", None)
     try:
@@ -174,7 +179,7 @@ def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
 
 def _shown_default(value: object) -> str | None:
     """A default as the help shows it; a switch that is off and a text that is empty are none."""
-    return None if value is None or value is False or value == "" else str(value)
+    return None if value is None or value is False or value in ("", ()) else str(value)
 
 
 class _Stderr(logging.StreamHandler[Any]):

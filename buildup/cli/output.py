@@ -50,13 +50,18 @@ COLOURS = {
 """What is coloured in a terminal: kept blue and dropped yellow, as on the page. The words say it without."""
 
 
+LETTERS = re.compile(r"(?<!\S)[A-Z]+(?:\|[A-Z]+)+(?!\S)|(?<=  )[A-Z[\]]+$", re.MULTILINE)
+"""A layout, or the letters of a stage at the end of a line."""
+
+
 def coloured(text: str, stream: TextIO) -> str:
     """A text with colours if the stream is a terminal that shows them, and the user does not forbid them."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
         return text
     for pattern, colour in COLOURS.items():
         text = re.sub(pattern, f"\x1b[{colour}m\\g<0>\x1b[0m", text, flags=re.MULTILINE)
-    return text
+    changed = re.compile(r"\[[A-Z]+\]|[^C|[\]]+")  # what is tried, and what is no longer the base's own
+    return LETTERS.sub(lambda found: changed.sub("\x1b[34;1m\\g<0>\x1b[0m", found[0]), text)
 
 
 @contextmanager

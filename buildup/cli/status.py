@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -41,16 +42,24 @@ def _look(run: str, *, verbose: bool) -> tuple[str, dict[str, Any]]:
 
 def _follow(run: str, text: str, values: dict[str, Any], *, verbose: bool) -> str:
     """Show the status until the run is over: in place in a terminal, elsewhere the lines that are new."""
-    in_place, shown = sys.stdout.isatty(), set[str]()
-    while values["status"] == "running" and values["left"] is not None:
-        if in_place:
-            print(f"\x1b[H\x1b[2J{coloured(text, sys.stdout)}", flush=True)
-        else:
-            new = [line for line in text.splitlines() if line.strip() and line not in shown]
-            print("".join(f"{line}\n" for line in new), end="", flush=True)
-            shown.update(new)
-        time.sleep(PAUSE)
-        text, values = _look(run, verbose=verbose)
-    if in_place:
-        print("\x1b[H\x1b[2J", end="")
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from buildup.engine.progress import shows_live
+
+    shown = set[str]()
+    with ExitStack() as stack:
+        live: Live | None = None
+        if shows_live(sys.stdout):
+            live = stack.enter_context(Live(console=Console(), auto_refresh=False, transient=True))
+        while values["status"] == "running" and values["left"] is not None:
+            if live:
+                live.update(Text.from_ansi(coloured(text, sys.stdout)), refresh=True)
+            else:
+                new = [line for line in text.splitlines() if line.strip() and line not in shown]
+                print("".join(f"{line}\n" for line in new), end="", flush=True)
+                shown.update(new)
+            time.sleep(PAUSE)
+            text, values = _look(run, verbose=verbose)
     return text

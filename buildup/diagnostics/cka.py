@@ -42,32 +42,22 @@ def hsic(first: Tensor, second: Tensor) -> Tensor:
     return (traces + totals - crossed) / (images * (images - 3))
 
 
-def cka(
-    model: nn.Module,
-    units: Sequence[Unit],
-    batches: Iterable[Tensor],
-    *,
-    other: tuple[nn.Module, Sequence[Unit]] | None = None,
-) -> Tensor:
+def cka(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> Tensor:
     """The similarity of all pairs of units, over images in batches of at least 4.
 
-    The rows are the units of the model, the columns those of the other model, or of the same one by default. Terms are
-    summed over batches before the division, because a mean of the CKA of batches would be biased. A last batch of fewer
-    than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
+    Terms are summed over batches before the division, because a mean of the CKA of batches would be biased. A last
+    batch of fewer than 4 images is left out. Estimates may be slightly below 0 or above 1; constant outputs give nan.
     """
-    sums: list[Tensor] = []
+    total: Tensor | None = None
     for batch in batches:
-        if len(batch) < LEAST_IMAGES:
-            continue
-        one = grams(model, units, batch)
-        two = grams(*other, batch) if other else one
-        own = [torch.stack([hsic(unit[None], unit[None])[0, 0] for unit in matrices]) for matrices in (one, two)]
-        terms = [len(batch) * term for term in (hsic(one, two), *own)]
-        sums = [total + term for total, term in zip(sums, terms, strict=True)] if sums else terms
-    if not sums:
+        if len(batch) >= LEAST_IMAGES:
+            matrices = grams(model, units, batch)
+            term = len(batch) * hsic(matrices, matrices)
+            total = term if total is None else total + term
+    if total is None:
         raise DataError(f"CKA needs a batch of at least {LEAST_IMAGES} images, and there is none.")
-    cross, rows, columns = sums
-    return cross / (rows.sqrt()[:, None] * columns.sqrt())
+    own = total.diag().sqrt()
+    return total / (own[:, None] * own)
 
 
 def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from buildup.diagnostics.figures import (
 )
 from buildup.diagnostics.hooks import evaluation_mode, intercept
 from buildup.diagnostics.units import Unit
-from buildup.models.layers import ConvAttention2d, Smoothing2d
+from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
 from buildup.models.zoo import NearAttention
 from buildup.training.augmentation import normalise
 
@@ -53,9 +53,8 @@ def border_of(model: nn.Module, unit: Unit) -> int:
         if isinstance(conv, nn.Conv2d)
     ]
     inside = modules[unit.name].modules() if unit.name in modules else ()
-    radii += [
-        module.kernel // 2 for module in inside if isinstance(module, ConvAttention2d | NearAttention | Smoothing2d)
-    ]
+    near = ConvAttention2d | GatedAttention2d | NearAttention | Smoothing2d
+    radii += [module.kernel // 2 for module in inside if isinstance(module, near)]
     return sum(radii)
 
 

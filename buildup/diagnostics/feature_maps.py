@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject, mean_steps, unit_columns
 from buildup.diagnostics.figures import (
-    Axes,
     Figure,
     Row,
     Rows,
@@ -185,18 +184,15 @@ class Frequencies(Measurement):
             )
             ends = [rows[-1] for rows in units.values()]
             plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
-            _label_highest(panels[1][number], table, ends)
+            # The frequency over the units that have it as their highest.
+            for frequency, same in groupby(ends, key=lambda row: row["frequency"]):
+                having = [row["unit"] for row in same]
+                place = (having[0] + having[-1]) / 2 / max(1, len(table.units) - 1)
+                above = panels[1][number].get_xaxis_transform()
+                panels[1][number].text(place, 1.01, f"{frequency:.2g}π", transform=above, fontsize=7, ha="center")
+            panels[1][number].set_title(table.label, pad=14)
             plot_depth(panels[2][number], table, "high_energy", ends, "energy share over π/2")
         return figure
-
-
-def _label_highest(axes: Axes, table: Table, ends: Rows) -> None:
-    """Write the frequency over the units that have it as their highest."""
-    for frequency, rows in groupby(ends, key=lambda row: row["frequency"]):
-        units = [row["unit"] for row in rows]
-        place = (units[0] + units[-1]) / 2 / max(1, len(table.units) - 1)
-        axes.text(place, 1.01, f"{frequency:.2g}π", transform=axes.get_xaxis_transform(), fontsize=7, ha="center")
-    axes.set_title(table.label, pad=14)
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:

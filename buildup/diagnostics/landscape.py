@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
@@ -37,6 +38,8 @@ SCALINGS = {"filter": "filter by filter", "column": "column by column"}
 DECAYS = {"squares": "½‖w‖²", "norms": "Σ‖w‖", "none": ""}
 HIDDEN_ABOVE = 42.0
 """Cross-entropy with a decay of norms is not drawn where it is higher than this above the minimum, as in the paper."""
+MAX_PARALLEL = 16
+"""The most points that are measured at once."""
 POSITION_TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
 """Parts of the names of position tables, which are not filters."""
 
@@ -88,27 +91,50 @@ def landscape(
     places: Sequence[tuple[float, float]],
     towards: tuple[Direction, Direction],
     *,
+    parallel: int = 1,
     restate: bool = False,
     decay: str = "squares",
 ) -> Iterator[Point]:
     """The loss at each place, in order; the coordinates are multiples of the two directions. Weights stay as they are.
 
     Args:
-        restate: Whether batch norm statistics are recomputed on these batches with the weights of each place.
+        parallel: The number of places that are measured at once. Each needs memory for its own weights.
+        restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
+            are then measured one at a time.
         decay: One of `DECAYS`.
     """
-    own, (one, other) = dict(model.named_parameters()), towards
+    size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
     device = next(model.parameters()).device
     with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         forms = _squared_norm_forms(model, towards)
-        for x, y in places:
-            weights = {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
+        for some in (places[start : start + size] for start in range(0, len(places), size)):
+            weights = [
+                {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
+                for x, y in some
+            ]
             if restate:
-                weights |= _restated(model, batches, weights)
-            nll, hits = _measured(model, batches, weights)
-            squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
-            kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
-            yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
+                weights[0] |= _restated(model, batches, weights[0])
+            for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
+                squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
+                kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
+                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
+
+
+def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> int:
+    """The number of points whose weights take at most a quarter of the free memory, in bytes."""
+    moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
+    return max(1, int(min(MAX_PARALLEL, free / 4 / max(1, moved))))
+
+
+def runs_in_parallel(model: nn.Module, image: Tensor) -> bool:
+    """Whether a model runs under vmap. Layers that ask for memory formats, such as our attention, can't."""
+    weights = {name: torch.stack([weight.detach()] * 2) for name, weight in model.named_parameters()}
+    try:
+        with torch.no_grad(), evaluation_mode(model), sdpa_kernel(SDPBackend.MATH):
+            torch.vmap(lambda moved: functional_call(model, moved, (image,)))(weights)
+    except RuntimeError:
+        return False
+    return True
 
 
 def free_memory(device: torch.device) -> float:
@@ -152,10 +178,15 @@ class LossLandscape(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
         towards = directions(subject.model, seed=subject.seed, scaling=subject.scaling)
+        device = next(subject.model.parameters()).device
+        # In parallel, convolutions become grouped ones, which are slower on a CPU.
+        parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
+        if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
+            parallel = 1
+        how: Any = {"parallel": parallel, "restate": subject.restate, "decay": subject.decay}
         made = {"weight_decay": subject.weight_decay, "decay_kind": subject.decay, "scaling": subject.scaling}
-        points = landscape(subject.model, batches, left, towards, restate=subject.restate, decay=subject.decay)
-        for point in points:
+        for point in landscape(subject.model, batches, left, towards, **how):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay), **made}]
 
     def summary(self, rows: Rows) -> Row:
@@ -223,17 +254,30 @@ def _described(tables: Sequence[Table], highest: float) -> str:
     )
 
 
-def _measured(model: nn.Module, batches: Sequence[Batch], weights: dict[str, Tensor]) -> tuple[float, float]:
-    """Cross-entropy and accuracy with other weights."""
-    loss, hits, images = 0.0, 0, 0
+def _measured(
+    model: nn.Module, batches: Sequence[Batch], weights: Sequence[dict[str, Tensor]]
+) -> list[tuple[float, float]]:
+    """Cross-entropy and accuracy with each set of weights."""
+    losses, hits, images = torch.zeros(len(weights)), torch.zeros(len(weights)), 0
+    stacked = {name: torch.stack([each[name] for each in weights]) for name in weights[0]} if len(weights) > 1 else {}
+
+    def run(inputs: Tensor) -> Tensor:
+        if not stacked:
+            alone: Tensor = functional_call(model, weights[0], (inputs,))
+            return alone[None]
+        # torch's fused attention has no batching rule for vmap.
+        with sdpa_kernel(SDPBackend.MATH):
+            together: Tensor = torch.vmap(lambda moved: functional_call(model, moved, (inputs,)))(stacked)
+        return together
+
     for inputs, targets in batches:
         # In float64, because losses at the border can be very large.
-        logits = functional_call(model, weights, (inputs,)).to("cpu", torch.float64)
+        logits = run(inputs).to("cpu", torch.float64)
         wanted = targets.to("cpu", torch.float64)
-        loss += F.cross_entropy(logits, wanted, reduction="sum").item()
-        hits += int((logits.argmax(1) == wanted.argmax(1)).sum())
+        losses = losses + torch.stack([F.cross_entropy(each, wanted, reduction="sum") for each in logits])
+        hits = hits + (logits.argmax(2) == wanted.argmax(1)).sum(1)
         images += len(inputs)
-    return loss / images, hits / images
+    return list(zip((losses / images).tolist(), (hits / images).tolist(), strict=True))
 
 
 def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ PAPER_BANDS = tuple(Band(low=(2 * step - 1) / 20, high=(2 * step + 1) / 20) for 
 """Around 0.1 to 0.9 pi, each 0.1 pi wide."""
 
 
-def band_mask(size: tuple[int, int], band: Band) -> Tensor:
+def band_mask(size: Sequence[int], band: Band) -> Tensor:
     """The bins of `fft2` in a band. The mask is symmetric, so filtered noise is real."""
     vertical, horizontal = (torch.fft.fftfreq(side, dtype=torch.float64).abs() * 2 for side in size)
     frequency = torch.maximum(vertical[:, None], horizontal)

@@ -44,12 +44,12 @@ class ImageChange:
 
 def low_pass(pixels: Tensor, cut: float) -> Tensor:
     """Images (... x height x width) of only the frequencies below a cut."""
-    return band_pass(pixels, _below(pixels, cut))
+    return band_pass(pixels, band_mask(pixels.shape[-2:], Band(low=0.0, high=cut)))
 
 
 def high_pass(pixels: Tensor, cut: float) -> Tensor:
     """Images of only the frequencies from a cut on, and their mean."""
-    kept = ~_below(pixels, cut)
+    kept = ~band_mask(pixels.shape[-2:], Band(low=0.0, high=cut))
     kept[0, 0] = True
     return band_pass(pixels, kept)
 
@@ -158,10 +158,6 @@ class ShapeOrTexture(Measurement):
         panels[2].set(title="phases of one, amplitudes of another")
         plot_points(panels[2], places, "class of the amplitudes (%)", "class of the phases (%)")
         return figure
-
-
-def _below(pixels: Tensor, cut: float) -> Tensor:
-    return band_mask((pixels.shape[-2], pixels.shape[-1]), Band(low=0.0, high=cut))
 
 
 _CHANGES: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {

@@ -10,7 +10,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatch
@@ -28,6 +28,8 @@ from buildup.store.run_dir import (
     attempts,
     driver_of,
     final_record,
+    has_ended,
+    is_own,
     remote_of,
 )
 from buildup.store.run_record import RunRecord
@@ -68,12 +70,17 @@ class Leftover:
 
 
 def losers(run: RunRecord, view: View) -> list[Leftover]:
-    """The weights of all trainings that have ended, but for those of the base and of the winner."""
+    """The weights of all trainings that have ended, but for those of the base and of the best network.
+
+    While the search goes on, only networks that were decided on can have lost.
+    """
     kept = {view.candidates[0].id, view.best.id}
+    decided = {candidate.id for candidate in view.candidates} - {view.current.id if view.current else ""}
     folders = [
         attempt_folder(training, number)
         for training in sorted(run.folder.glob("trainings*/*"))
-        if candidate_id(training.name) not in kept and final_record(training)
+        if (own := candidate_id(training.name)) not in kept and (view.finished or own in decided)
+        if final_record(training)
         for number in attempts(training)
     ]
     here = [_leftover(path, "weights") for folder in folders for name in LARGE for path in sorted(folder.glob(name))]
@@ -84,6 +91,12 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
         for name, size in remote.sizes().items()
         if any(fnmatch(name, large) for large in LARGE)
     ]
+
+
+def finished_states(run: RunRecord) -> list[Leftover]:
+    """The checkpoints that earlier attempts left of trainings that have ended since: nothing reads them."""
+    states = sorted(run.folder.glob(f"trainings*/*/*/{CHECKPOINT}"))
+    return [_leftover(path, "checkpoint") for path in states if final_record(path.parent.parent)]
 
 
 def remove_losers(run: RunRecord, view: View) -> None:
@@ -133,11 +146,13 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
     Tune's stays where a process is killed, and Ray's always.
     """
     lock = folder / LOCK
-    pid, _, host = (lock.read_text(encoding="utf-8") if lock.is_file() else "").strip().partition(" on ")
-    if pid.isdecimal() and host == socket.gethostname() and not _is_alive(int(pid)):
+    if os.name == "nt" or not lock.is_file():  # Windows lets nobody read a lock that is held
+        return
+    pid, _, host = lock.read_text(encoding="utf-8").strip().partition(" on ")
+    if pid.isdecimal() and host == socket.gethostname() and has_ended(int(pid)):
         sessions = (path for path in RAY.glob(f"session_*_{pid}") if abs(_began(path) - lock.stat().st_mtime) < NEAR)
         for path in (*sessions, *RAY.parent.glob(f"{TUNE}{pid}-*")):
-            if path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid():
+            if path.is_dir() and not path.is_symlink() and is_own(path):
                 yield _leftover(path, ENDED)
 
 
@@ -147,17 +162,12 @@ def _began(session: Path) -> float:
     return datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S").timestamp()
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
 def size_of(path: Path) -> int:
     """The bytes of a file, or of all files below a folder, without those that another run holds, too."""
     files = [path] if path.is_file() else [Path(root) / name for root, _, names in os.walk(path) for name in names]
-    return sum(status.st_size for file in files if (status := file.lstat()).st_nlink == 1)
+    size = 0
+    for file in files:
+        with suppress(FileNotFoundError):  # a training has removed it
+            status = file.lstat()
+            size += status.st_size if status.st_nlink == 1 else 0
+    return size

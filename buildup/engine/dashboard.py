@@ -1,17 +1,29 @@
 """Serve optuna-dashboard for one run."""
 
+import io
 import logging
+from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import optuna_dashboard
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.storages import BaseStorage
 
 from buildup.engine.problems import Problems
+from buildup.engine.reports import report_of
 from buildup.errors import ResourceError
-from buildup.store.run_record import open_record
+from buildup.report.graphs import review_graphs
+from buildup.report.page import page
+from buildup.store.review import REPORT, ReviewSettings, ReviewStorage
+from buildup.store.run_record import RunRecord, open_record
 from buildup.store.storage import artifact_store
-from buildup.store.study_reader import existing_storage
+from buildup.store.study_reader import existing_storage, load_study, reporting_damage
+from buildup.strategies.registered import STRATEGIES
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger("buildup")
 
@@ -27,15 +39,75 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
     if host not in LOCAL:
         logger.warning(f"warning: {host} lets others on the network read and change this study.")
     with existing_storage(record.folder, record.settings.storage) as storage:
-        app = optuna_dashboard.wsgi(storage, artifact_store(record.folder))
+        review = review_of(record, storage)
+        # It has all methods of an Optuna storage and is registered as one, which mypy cannot know.
+        app = _with_content(optuna_dashboard.wsgi(cast(BaseStorage, review), Files(record)))
         try:
             server = make_server(host, port, app, _Server, _QuietHandler)
         except OSError as problem:
             message = f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
             raise ResourceError(message) from None
         with server:
-            logger.info(f"{record.folder}: http://{host}:{port}/dashboard  (Ctrl-C ends it)")
+            logger.info(
+                f"{record.folder}: http://{host}:{port}/dashboard/studies/{review.networks_id}  (Ctrl-C ends it)"
+            )
             server.serve_forever()
+
+
+def review_of(run: RunRecord, storage: BaseStorage) -> ReviewStorage:
+    """A run as it is shown, given the storage that holds its study."""
+    limits = {"params": run.settings.max_params, "macs": run.settings.max_macs}
+    settings = ReviewSettings(
+        revision=len(run.earlier),
+        epochs=run.other_epochs,
+        params=not STRATEGIES[run.settings.strategy].builds_up,
+        limits={name: int(limit) for name, limit in limits.items() if limit is not None},
+    )
+    with reporting_damage(run.folder, run.settings.storage):
+        study = load_study(storage, run.settings.storage, run.study_name)
+    return ReviewStorage(storage, study, settings, review_graphs)
+
+
+def _with_content(app: "WSGIApplication") -> "WSGIApplication":
+    """The dashboard, whose own page takes an answer without content for an error and does not close its editor."""
+
+    def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+        begun: list[Any] = []
+
+        def begin(*status: Any) -> Callable[[bytes], object]:
+            begun.append(status)
+            return bytes
+
+        content = app(environ, begin)
+        if begun[0][0].startswith("204"):
+            start("200 OK", [("Content-Type", "application/json"), ("Content-Length", "2")])
+            return [b"{}"]
+        start(*begun[0])
+        return content
+
+    return answer
+
+
+class Files:
+    """The diagrams of a run, and its report as it is now."""
+
+    def __init__(self, run: RunRecord) -> None:
+        self._run = run
+        self._store: FileSystemArtifactStore = artifact_store(run.folder)
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """The content of a file."""
+        if artifact_id == REPORT:
+            return io.BytesIO(page(report_of(open_record(str(self._run.folder)))).encode())
+        return self._store.open_reader(artifact_id)
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Refuse: the files of a run belong to it."""
+        raise PermissionError(f"{self._run.folder}: files can't be added to a run")
+
+    def remove(self, artifact_id: str) -> None:
+        """Refuse: the files of a run belong to it."""
+        raise PermissionError(f"{self._run.folder}: the files of a run can't be removed")
 
 
 class _Server(ThreadingMixIn, WSGIServer):

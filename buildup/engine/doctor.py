@@ -18,7 +18,7 @@ from buildup.errors import BuildupError, counted
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.store.run_dir import cores
 from buildup.store.storage import hide_password, opened_storage
-from buildup.training.data import DatasetKind, check_folds, check_test, data_folder, dataset_kind, describe_data
+from buildup.training.data import check_folds, check_test, data_folder, dataset_kind, describe_data
 from buildup.training.fit import fit
 from buildup.training.health import validation_warning
 from buildup.training.image_files import contradictions
@@ -128,7 +128,12 @@ def _dataset(name: str, data_dir: str | None) -> list[Check]:
     except BuildupError as error:
         return [Check(name="dataset", state="fails", found=" ".join(str(error).split()))]
     if not data.present:
-        return [_fetching(name, kind, data_folder(data_dir))]
+        found = f"{name} is not in {data_folder(data_dir)} yet"
+        if problem := kind.unreachable() if isinstance(kind, Cifar) else "":
+            advice = "Put its files there yourself, or name their folder by --data-dir or BUILDUP_DATA."
+            found = f"{found}, and can't be fetched: {problem}"
+            return [Check(name="dataset", state="fails", found=found, advice=advice)]
+        return [Check(name="dataset", state="ok", found=f"{found}; a search fetches it")]
     found = f"{name}, {data.num_classes} classes, {data.train_images + data.val_images:,} training images, "
     checks = [Check(name="dataset", state="ok", found=f"{found}{data.image_size} px, on this disk")]
     if source is not None:
@@ -145,16 +150,6 @@ def _dataset(name: str, data_dir: str | None) -> list[Check]:
     except BuildupError as error:
         notes.append(f"`buildup final` can't run: {error}")
     return [*checks, *(Check(name="images", state="note", found=note) for note in notes)]
-
-
-def _fetching(name: str, kind: DatasetKind, place: Path) -> Check:
-    """Whether a set that is not on this disk can be fetched."""
-    found = f"{name} is not in {place} yet"
-    problem = kind.unreachable() if isinstance(kind, Cifar) else ""
-    if not problem:
-        return Check(name="dataset", state="ok", found=f"{found}; a search fetches it")
-    advice = "Put its files there yourself, or name their folder by --data-dir or BUILDUP_DATA."
-    return Check(name="dataset", state="fails", found=f"{found}, and can't be fetched: {problem}", advice=advice)
 
 
 def _tried(name: str, what: Callable[[], str]) -> Check:

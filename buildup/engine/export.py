@@ -1,10 +1,12 @@
 """Export networks as timm models, with a model card."""
 
 import logging
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import load_file
@@ -15,8 +17,12 @@ from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError, command
 from buildup.models.export import check_onnx, check_target, export_network
+from buildup.models.pretrained import origin_of
+from buildup.models.publish import LONGEST_NAME, check_push, publish
 from buildup.report.card import model_card
+from buildup.report.diagram import graph_svg
 from buildup.report.findings import Findings
+from buildup.report.words import macs
 from buildup.settings import ExportSettings
 from buildup.store.outage import outlast
 from buildup.store.run_dir import trained_weights, write_atomic
@@ -54,23 +60,40 @@ def keep_claim(run: RunRecord) -> None:
     card = run.folder / "export" / "README.md"
     if card.is_file():
         score = best_training(run, history, view.best)[1]
-        write_atomic(card, model_card(findings, view.best.network, score).encode())
+        write_atomic(card, model_card(findings, view.best.network, score, origin=origin_of(run.start)).encode())
 
 
-def export_candidate(run: RunRecord, settings: ExportSettings) -> Candidate:
-    """Export the winner, or another candidate, which is returned. Raises all problems of the settings first."""
+def export_candidate(run: RunRecord, settings: ExportSettings) -> tuple[Candidate, str]:
+    """Export the winner, or another candidate. Raises all problems of the settings first.
+
+    Returns the candidate, and what timm loads it by.
+    """
     problems = Problems()
     view, history = state_of(run)
     candidate = problems.checked(view.best, find_candidate, run, view, settings.candidate)
     if settings.to:
         problems.checked(None, check_target, Path(settings.to))
-    else:
+    if settings.push:
+        problems.checked(None, check_push, settings.push)
+    if not settings.to and not settings.push:
         problems.found.append("--to is missing: the folder to write the network to.")
     if settings.onnx:
         problems.checked(None, check_onnx)
     problems.raise_any()
-    _export(run, findings_of(run, view, history), candidate, Path(settings.to), onnx=settings.onnx)
-    return candidate
+    findings = findings_of(run, view, history)
+    with TemporaryDirectory() as temporary:
+        target = Path(settings.to or f"{temporary}/export")
+        _export(run, findings, candidate, target, onnx=settings.onnx)
+        if not settings.push:
+            return candidate, f"local-dir:{target}"
+        return candidate, publish(target, settings.push, repository_name(findings, candidate))
+
+
+def repository_name(findings: Findings, candidate: Candidate) -> str:
+    """The name of a repository for a network: base, layout and cost, as far as a name of the Hub may hold them."""
+    cost = findings.cost(candidate.network)
+    words = (findings.title.partition(" ")[0], candidate.layout.replace("|", "-"), macs(cost[1]) if cost else "")
+    return re.sub(r"[^\w.]+", "-", "-".join(filter(None, ("alternet", *words)))).strip("-.")[:LONGEST_NAME]
 
 
 def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candidate:
@@ -95,7 +118,7 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
     weights = trained_weights(run.trainings / training)
     if weights is None:
         raise RunError(f"{run.trainings / training}: its {WEIGHTS} is gone, so {candidate.layout} can't be exported.")
-    card = model_card(findings, candidate.network, score, onnx=onnx)
+    card = model_card(findings, candidate.network, score, onnx=onnx, origin=origin_of(run.start))
     data: dict[str, Any] = {
         "mean": list(run.data.mean),
         "std": list(run.data.std),
@@ -106,7 +129,16 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
         names = run.data.class_names
         data |= {"label_names": list(names), "label_descriptions": {name: name.replace("_", " ") for name in names}}
     trained = training_values(run, training)
-    export_network(candidate.network, load_file(weights), target, card=card, data=data, training=trained, onnx=onnx)
+    export_network(
+        candidate.network,
+        load_file(weights),
+        target,
+        card=card,
+        diagram=graph_svg(candidate.network, run.settings.base),
+        data=data,
+        training=trained,
+        onnx=onnx,
+    )
 
 
 def training_values(run: RunRecord, training: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import buildup
-from buildup.cache import user_cache
 from buildup.errors import LayoutError, RequestError, unknown
+from buildup.files import user_cache
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.store.run_dir import write_atomic

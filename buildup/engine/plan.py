@@ -14,12 +14,12 @@ from statistics import fmean
 from typing import Any
 
 import buildup
-from buildup.cache import user_cache
 from buildup.engine.forecast import Forecast, forecast_plan
 from buildup.engine.graph_cache import recall, remember
 from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
+from buildup.files import user_cache
 from buildup.graph.network import Edit, Network, apply, edits_between
 from buildup.graph.serialize import fingerprint
 from buildup.models.cost import Cost, cost

@@ -60,6 +60,10 @@ class Problems:
         self.found.append(f"{flag} {value}: a whole number from {least} to {most:,} is needed.")
         return default
 
+    def size(self, flag: str, value: object) -> int | None:
+        """Check a number of bytes, which may be text such as 500M, 20G or 20GB."""
+        return self.whole(flag, value.removesuffix("B") if isinstance(value, str) else value, 0) or None
+
     def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float | None = None) -> float:
         """Check a number within bounds, usually up to that of the flag. It may be text; None is the default."""
         if value is None:
@@ -114,15 +118,15 @@ def _bounds(flag: str) -> tuple[int, int]:
 
 
 def _unscaled(value: object) -> object:
-    """A number with k, M or G behind it without that; anything else as it is.
+    """A number with k, M, G or T behind it without that; anything else as it is.
 
     >>> _unscaled("1.5M"), _unscaled("2k"), _unscaled("many")
     (1500000, 2000, 'many')
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMG])", value.strip()) if isinstance(value, str) else None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([kMGT])", value.strip()) if isinstance(value, str) else None
     if not found:
         return value
-    number = Decimal(found[1]) * {"k": 10**3, "M": 10**6, "G": 10**9}[found[2]]
+    number = Decimal(found[1]) * {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}[found[2]]
     return int(number) if number == int(number) else value
 
 

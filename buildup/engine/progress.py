@@ -1,12 +1,13 @@
 """Observers of a search: a live table in a terminal, plain log lines elsewhere, and callbacks."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from statistics import fmean
+from typing import Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,7 +17,9 @@ from rich.text import Text
 from buildup.engine.forecast import left
 from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
-from buildup.report.words import duration, short_edit, sparkline
+from buildup.engine.status import progress, running_table
+from buildup.report.text_table import growth
+from buildup.report.words import duration, short_edit
 from buildup.store.run_record import RunRecord
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
@@ -40,10 +43,15 @@ def observe(replay: Replay, run: RunRecord, on_event: OnEvent | None = None) -> 
     observer: Observer = lines
     console = Console(file=sys.stderr)
     with ExitStack() as stack:
-        if console.is_terminal or console.is_jupyter:
+        if shows_live(sys.stderr) or console.is_jupyter:
             live = Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False)
             observer = LiveObserver(lines=lines, live=stack.enter_context(live))
         yield observer if on_event is None else CallbackObserver(observer=observer, on_event=on_event)
+
+
+def shows_live(stream: TextIO) -> bool:
+    """Whether a picture can be drawn anew in place: in a terminal that a person looks at, not in CI or a pipe."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 @dataclass(kw_only=True)
@@ -85,8 +93,7 @@ class PlainObserver:
         lines, now = self.news(view, history, event), self.clock()
         self._said = now if self._said is None else self._said
         if not lines and now - self._said >= SILENCE:
-            rows = [progress_of(training, history, self.replay, self.epochs) for training, _ in self.running.values()]
-            lines = [f"running    {name}  epoch {epoch}, {score}, {eta} left" for name, epoch, score, eta in rows]
+            lines = [f"running    {self._said_of(row)}" for row in self.rows(history)]
         self._said = now if lines else self._said
         for line in lines:
             log.info("%s", line)
@@ -116,6 +123,24 @@ class PlainObserver:
         self.reported = len(view.decisions)
         return lines
 
+    def rows(self, history: History) -> list[dict[str, Any]]:
+        """How far each running training is, as plain values."""
+        objective = self.replay.judge.objective
+        return [
+            {"worker": worker}
+            | progress(
+                *(one.candidate.edit, one.seed, history.curves.get(one.id, ())),
+                *(one.candidate.epochs(self.epochs), objective),
+            )
+            for one, worker in self.running.values()
+        ]
+
+    def _said_of(self, row: dict[str, Any]) -> str:
+        score = "..." if row["score"] is None else self.replay.judge.objective.shown(row["score"])
+        eta = "..." if row["seconds_left"] is None else duration(row["seconds_left"])
+        name = f"{short_edit(row['edit'])}  seed {row['seed']}"
+        return f"{name}  epoch {row['epoch']} of {row['epochs']}, {score}, {eta} left"
+
     def left(self, view: View, history: History) -> str:
         """What is left of the search. It is not computed anew for every epoch, because a forecast takes a while."""
         known = (len(history.outcomes), len(view.decisions), bool(history.curves))
@@ -124,39 +149,32 @@ class PlainObserver:
         return self._left[1]
 
 
-def progress_of(training: Training, history: History, replay: Replay, epochs: int) -> tuple[str, str, str, str]:
-    """The name of a running training, its epoch, its last score, and the time that is left of it."""
-    objective, curve = replay.judge.objective, history.curves.get(training.id, ())
-    value = objective.at(curve[-1]) if curve else None
-    own = training.candidate.epochs(epochs)
-    seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
-    eta = duration(fmean(seconds) * (own - len(curve))) if seconds else "..."
-    return _name(training), f"{len(curve)} of {own}", "..." if value is None else objective.shown(value), eta
-
-
 def _name(training: Training) -> str:
     return f"{short_edit(training.candidate.edit) or 'the base'}  seed {training.seed}"
 
 
 @dataclass(kw_only=True)
 class LiveObserver:
-    """A live table of the running trainings and what is left, below the lines of a `PlainObserver`."""
+    """The network as it grows, the running trainings and what is left, below the lines of a `PlainObserver`."""
 
     lines: PlainObserver
     live: Live
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Print the new lines above the table, and update the table."""
+        """Print the new lines above the picture, and update it."""
         for line in self.lines.news(view, history, event):
-            self.live.console.print(Text(line, style="bold" if line.startswith("decision") else ""), soft_wrap=True)
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        objective = self.lines.replay.judge.objective
-        for column in ("training", "epoch", objective.name, "left", "worker"):
-            table.add_column(column, no_wrap=column != "training")
-        epochs = self.lines.epochs
-        for training, worker in self.lines.running.values():
-            name, epoch, score, eta = progress_of(training, history, self.lines.replay, epochs)
-            values = [value for one in history.curves.get(training.id, ()) if (value := objective.at(one)) is not None]
-            table.add_row(name, epoch.replace(" of ", "/"), f"{score} {sparkline(values)}", eta, worker)
+            text = Text(line, style="bold" if line.startswith("decision") else "")
+            text.highlight_words(["kept"], "blue")
+            text.highlight_words(["dropped"], "yellow")
+            self.live.console.print(text, soft_wrap=True)
+        objective, width = self.lines.replay.judge.objective, self.live.console.width
+        grid = Table.grid(padding=(0, 2))
+        for name, letters in growth(view.best.network, view.current.network if view.current else None):
+            row = Text(letters)
+            row.highlight_regex(r"[^C\[\]]", "bold blue")
+            row.highlight_regex(r"\[.*?\]", "bold yellow")
+            grid.add_row(Text(name, style="dim"), row)
+        rows = self.lines.rows(history)
+        table = running_table(rows, objective, "training", width=width) if rows else "no training runs just now"
         foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
-        self.live.update(Group(table, foot))
+        self.live.update(Group("", grid, "", Text(table, no_wrap=True, overflow="ellipsis"), foot))

@@ -161,7 +161,12 @@ class Replay:
             is_recorded = number < len(history.decisions)
             if is_recorded:
                 decision = history.decisions[number]
-                _check_recorded(decision, current)
+                if decision.candidate != current.id:
+                    raise RunError(
+                        f"step {decision.step} of this run decided on {decision.layout} ({decision.edit}), but by its "
+                        f"settings {current.layout} ({current.edit}) would be tried there: they were changed since, or "
+                        f"the decisions are those of another run. Put run.yaml back as it was, or search anew."
+                    )
             else:
                 answer = self.decide(history, step, number + 1, compared)
                 if isinstance(answer, Waiting):
@@ -356,15 +361,6 @@ class Replay:
         if len({*ours, *theirs}) < 2:
             return ""
         return f"{MIXED}: the candidate on {' and '.join(ours)}, its parent on {' and '.join(theirs)}"
-
-
-def _check_recorded(decision: Decision, candidate: Candidate) -> None:
-    if decision.candidate != candidate.id:
-        raise RunError(
-            f"step {decision.step} of this run decided on {decision.layout} ({decision.edit}), but by its settings "
-            f"{candidate.layout} ({candidate.edit}) would be tried there: they were changed since, or the decisions "
-            f"are those of another run. Put run.yaml back as it was, or search anew."
-        )
 
 
 def _is_same(one: Pair, other: Pair) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -19,9 +19,11 @@ from buildup.report.page import page
 from buildup.space.schema import describe_walk
 from buildup.statistics.distributions import share_interval
 from buildup.statistics.kendall import kendall
+from buildup.store.people_notes import read_people_notes
 from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password
+from buildup.store.study_reader import open_study
 from buildup.training.recipe import recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
@@ -31,8 +33,9 @@ REPORT = "report.html"
 
 
 def report_of(run: RunRecord) -> Findings:
-    """The findings of a run, also while it runs."""
-    return findings_of(run, *state_of(run))
+    """The findings of a run, also while it runs, with what people wrote about it."""
+    study = open_study(run.folder, run.settings.storage, run.study_name)
+    return replace(findings_of(run, *state_of(run)), notes=tuple(read_people_notes(study)))
 
 
 def findings_of(

@@ -1,12 +1,13 @@
 """Check the settings of a search and load what they name. All problems are reported at once."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
 
+from buildup.engine.disk_budget import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import DEFAULT_SEEDS, Hardware, cluster_address, hardware_of, processes_of
 from buildup.engine.problems import Problems
@@ -17,6 +18,8 @@ from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
+from buildup.report.trackers import check_trackers
+from buildup.report.words import memory
 from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
@@ -29,10 +32,11 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import absolute_name, check_folds, describe_data, readable_name
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution_words import parse_execution
+from buildup.training.feed import check_shared
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import Pretrained
+from buildup.trials.training import Candidate, Pretrained
 
 log = logging.getLogger("buildup")
 
@@ -72,13 +76,18 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
         "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
+        "disk_budget": problems.size("--disk-budget", settings.disk_budget),
     }
+    if recipe and data:
+        problems.checked(None, check_batches, recipe, data, processes_of(hardware.gpus_per_trial))
     network, pretrained = _start(problems, checked, space, data)
+    problems.found += disk_problems(values["disk_budget"], checked.storage_path, network)
     folder = folder_for(settings)
     if new_run:
         problems.checked(None, check_free, folder)
         problems.checked(None, check_storage, settings.storage, folder.name)
-        if checked.storage_path:
+        problems.checked(None, check_trackers, settings.track)
+        if checked.storage_path and not problems.found:  # it makes the folder
             problems.checked(None, check_remote, checked.storage_path, folder.name)
     problems.raise_any()
     assert data is not None
@@ -106,6 +115,25 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
         network=network,
         speeds=speeds,
     )
+
+
+def disk_problems(budget: int | None, storage_path: str | None, network: Network | None) -> Iterator[str]:
+    """Why a budget of bytes can't be kept."""
+    if budget and storage_path:
+        yield "--disk-budget: with --storage-path, trainings write there and not into the run's folder. Leave out one."
+    elif budget and network:
+        least = BYTES_PER_PARAMETER * costs_of(Candidate(network=network))[0]
+        if budget < least:
+            yield (
+                f"--disk-budget {memory(budget)}: one training of {network.base} alone writes {memory(least)} or more, "
+                "weights and checkpoint. Several run side by side."
+            )
+
+
+def check_batches(recipe: Recipe, data: DataInfo, processes: int) -> None:
+    """Refuse batches that are too small for the processes of a training."""
+    train, val = data.train_images, data.val_images
+    check_shared(processes, recipe.resolved(train_images=train), train_images=train, val_images=val)
 
 
 def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:

@@ -192,7 +192,7 @@ class Run:
         Args:
             to: The folder to write to. It must not hold anything yet.
             **settings: The other settings of `buildup export`: `candidate`, by default the winner, and `onnx=True`
-                to write an ONNX file too.
+                to write an ONNX file too, and `push` to publish it.
 
         Returns:
             The folder.
@@ -249,7 +249,7 @@ def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose:
 
     Args:
         base: A timm model to start from, such as `resnet50`. `buildup models` lists the names.
-        dataset: `digits`, `cued-digits`, `cifar10`, `cifar100`, `folder:DIR`, `torch/NAME` or `hfds/NAME`.
+        dataset: `digits`, `cued-digits`, `cifar10`, `cifar100`, `folder:DIR`, `torch/NAME`, `hfds/NAME` or `wds:DIR`.
         on_event: Called with each event and each decision.
         verbose: Whether Ray and the workers may print.
         **settings: The other settings of `buildup search`, such as `epochs=6, seeds=2, run="demo"`.

@@ -4,11 +4,12 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from buildup.engine.clean import remove_losers
+from buildup.engine.disk_budget import BudgetObserver
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.hardware import cluster_address
@@ -18,13 +19,15 @@ from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, observe
 from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
-from buildup.engine.request import Request, resolve
+from buildup.engine.request import Request, disk_problems, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
+from buildup.models.pretrained import fresh_parts
+from buildup.report.trackers import Tracking
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.outage import outlast
@@ -147,11 +150,13 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
     values: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
         "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
+        "disk_budget": problems.size("--disk-budget", changes.disk_budget) or own.disk_budget,
         "workers": problems.whole("--workers", changes.workers, own.workers),
         "ray": cluster_address(changes.ray, own.ray),
         "stall_timeout": problems.seconds("--stall-timeout", changes.stall_timeout) or own.stall_timeout,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
     }
+    problems.found += disk_problems(values["disk_budget"], own.storage_path, record.network)
     extended = extension(record, changes, problems)
     problems.raise_any()
     record = extended or record
@@ -179,10 +184,17 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     log.info("run %s: %s, %s", record.folder, record.title, counted(record.settings.workers, "worker"))
     warnings = _warnings(record)
     try:
-        with observe(replay, record, on_event) as shown:
+        with ExitStack() as stack:
+            shown = stack.enter_context(observe(replay, record, on_event))
             inspect = partial(_inspect, record, replay, warnings)
             count, before = verdict_counter(record.study_name), len(writer.history.decisions)
-            observer = CallbackObserver(observer=shown, on_event=count, decided=before)
+            kept = BudgetObserver(observer=shown, run=record)
+            observer = CallbackObserver(observer=kept, on_event=count, decided=before)
+            if record.settings.track:
+                tracking = stack.enter_context(
+                    closing(Tracking.begin(record.settings.track, record.folder, _tracked(record)))
+                )
+                observer = CallbackObserver(observer=observer, on_event=tracking, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)
@@ -207,8 +219,15 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     keep_winner(record, view, history)
     if record.settings.keep_weights == "winners":
         outlast(record.remote_trainings, partial(remove_losers, record, view))
+    kept.keep(view)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
+
+
+def _tracked(record: RunRecord) -> dict[str, Any]:
+    """The settings that a tracker is told. It may be on another machine, so without addresses that hold passwords."""
+    values = {name: value for name, value in asdict(record.settings).items() if value not in (None, ())}
+    return {name: value for name, value in values.items() if name not in {"storage", "storage_path", "ray"}}
 
 
 def _warnings(record: RunRecord) -> list[str]:
@@ -220,7 +239,8 @@ def _warnings(record: RunRecord) -> list[str]:
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
     recipe = recipe_warning(record.network, record.recipe, pretrained=record.start is not None)
-    for warning in (*record.data.notes, recipe, validation_warning(record.data.val_images)):
+    anew = fresh_parts(record.network, record.start)
+    for warning in (*record.data.notes, anew, recipe, validation_warning(record.data.val_images)):
         if warning:
             warnings.append(warning)
             log.warning("warning: %s", warning)

@@ -1,7 +1,9 @@
 """The status of a run, as text and as plain values for JSON. It is read without torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from buildup.engine.clean import size_of
@@ -9,14 +11,15 @@ from buildup.engine.forecast import forecast, left
 from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
 from buildup.engine.replay import View
 from buildup.errors import BuildupError, command
-from buildup.report.text_table import decisions_table, final_table
-from buildup.report.words import short_edit, sparkline
+from buildup.report.text_table import ColumnKind, TextTable, aligned, decisions_table, final_table, growth
+from buildup.report.words import duration, short_edit, sparkline
 from buildup.store.run_dir import DECISIONS, driver_of, read_decisions
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import read_underway
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
+from buildup.trials.outcome import Epoch
 
 
 def status_of(run: RunRecord) -> tuple[str, str]:
@@ -59,9 +62,13 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any], *, width: in
     found = read_final(run.folder)
     objective = OBJECTIVES[run.settings.objective]
     reason = f" ({values['reason']})" if values["reason"] else ""
+    grown = (
+        growth(view.best.network, view.current.network if view.current else None) if values["left"] is not None else []
+    )
     lines = [
         f"{run.folder}: {values['status']}{reason}",
         f"{run.title}, now {view.best.layout}",
+        *(f"  {line}" for line in aligned(grown)),
         *([f"trainings in {run.remote_trainings}"] if run.remote_trainings else []),
     ]
     if found:
@@ -71,10 +78,9 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any], *, width: in
     if read_plan(run) and not found:
         lines += ["", f"a final has begun; go on with: {command('final', run.folder)}"]
     if values["left"] is not None:
-        lines += ["", "waiting for:", *(_line(row, objective) for row in values["waiting_for"])]
-        if values["ahead"]:
-            lines += ["begun ahead of the verdicts:", *(_line(row, objective) for row in values["ahead"])]
-        lines.append(values["left"])
+        for heading, rows in (("waiting for", values["waiting_for"]), ("begun ahead of the verdicts", values["ahead"])):
+            lines += ["", running_table(rows, objective, heading, width=width)] if rows else []
+        lines += ["", values["left"]]
         if values["status"] != "running":
             lines.append(f"go on with: {command('resume', run.folder)}")
     return "\n".join([*lines, *(f"warning: {warning}" for warning in values["warnings"])])
@@ -89,10 +95,7 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
 
     def row(training: str, edit: str, seed: int) -> dict[str, Any]:
         curve = history.curves.get(training, ())
-        score = objective.at(curve[-1]) if curve else None
-        values = [value for epoch in curve if (value := objective.at(epoch)) is not None]
-        reached = {"epoch": len(curve), "epochs": own.get(training, usual), "score": score, "curve": values}
-        return {"training": training, "edit": edit or "the base", "seed": seed, **reached}
+        return {"training": training, **progress(edit, seed, curve, own.get(training, usual), objective)}
 
     waited = view.checks if view.finished else view.needed
     needed = {one.id: row(one.id, one.candidate.edit, one.seed) for one in waited}
@@ -107,10 +110,40 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
     return list(needed.values()), ahead
 
 
-def _line(row: dict[str, Any], objective: Objective) -> str:
-    score = "" if row["score"] is None else f", {objective.name} {objective.shown(row['score'])}"
-    name = f"{short_edit(row['edit'])}  seed {row['seed']}"
-    return f"  {name}: epoch {row['epoch']} of {row['epochs']}{score}  {sparkline(row['curve'])}".rstrip()
+def progress(edit: str, seed: int, curve: Sequence[Epoch], epochs: int, objective: Objective) -> dict[str, Any]:
+    """How far a training is, as plain values."""
+    values = [value for epoch in curve if (value := objective.at(epoch)) is not None]
+    seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
+    return {
+        "edit": edit or "the base",
+        "seed": seed,
+        "epoch": len(curve),
+        "epochs": epochs,
+        "score": objective.at(curve[-1]) if curve else None,
+        "curve": values,
+        "seconds_left": fmean(seconds) * (epochs - len(curve)) if seconds else None,
+    }
+
+
+def running_table(
+    rows: Sequence[Mapping[str, Any]], objective: Objective, heading: str, *, width: int | None = None
+) -> str:
+    """A line for each training that runs: epoch, score, curve, the time that is left, and its worker if that is said.
+
+    Where it is wider than `width`, it has neither workers nor curves.
+    """
+    scores = ["" if row["score"] is None else objective.shown(row["score"]) for row in rows]
+    left = ["" if row["seconds_left"] is None else duration(row["seconds_left"]) for row in rows]
+    workers = [row.get("worker", "") for row in rows]
+    worker: list[tuple[str, ColumnKind, list[str]]] = [("worker", "text", workers)] if any(workers) else []
+    return TextTable.by_column(
+        (heading, "text", [f"{short_edit(row['edit'])}  seed {row['seed']}" for row in rows]),
+        ("epoch", "number", [f"{row['epoch']}/{row['epochs']}" for row in rows]),
+        (objective.name, "number", scores),
+        ("curve", "text", [sparkline(row["curve"]) for row in rows]),
+        ("left", "number", left),
+        *worker,
+    ).text(width=width, less=("worker", "curve") if worker else ("curve",))
 
 
 def verdict_values(view: View) -> list[dict[str, Any]]:

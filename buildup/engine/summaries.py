@@ -8,6 +8,7 @@ from buildup.engine.reports import findings_of
 from buildup.engine.search import SearchResult
 from buildup.engine.status import verdict_values
 from buildup.errors import command, counted
+from buildup.models.pretrained import fresh_parts
 from buildup.report.text_table import TextTable, decisions_table
 from buildup.report.words import duration, short_edit, short_number
 from buildup.space.schema import describe_tuning, describe_walk
@@ -15,7 +16,7 @@ from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import CHECKS
+from buildup.trials.training import CHECKS, Pretrained
 
 
 def plan_text(made: Plan, *, width: int | None = None) -> str:
@@ -36,9 +37,10 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
     lines += data.notes
-    pretrained = request.settings.pretrained is not None
-    recipe = recipe_warning(request.network, request.recipe, pretrained=pretrained)
-    found = recipe, validation_warning(request.data.val_images)
+    source, digest = request.settings.pretrained, request.settings.pretrained_hash
+    start = Pretrained(source=source, hash=digest) if source and digest else None
+    recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None)
+    found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)
     lines += ["", _candidates(made, width), ""]
     if len(made.estimates) >= MOST_ROWS:

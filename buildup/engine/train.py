@@ -12,7 +12,7 @@ import timm
 import torch
 
 from buildup.engine.problems import Problems
-from buildup.engine.request import execution_for, measure_speeds
+from buildup.engine.request import check_batches, execution_for, measure_speeds
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.graph.base_name import base_in_path, parse_base
@@ -122,6 +122,8 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
     settled = problems.checked({}, execution_for, settled, gpus)
     data, network, start = _find(problems, name, settings, share, recipe)
+    if recipe and data:
+        problems.checked(None, check_batches, recipe, data, gpus)
     problems.raise_any()
     assert recipe is not None
     assert data is not None

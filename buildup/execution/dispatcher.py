@@ -12,15 +12,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from buildup.errors import RemoteError, RunError
+from buildup.execution.background import in_thread
 from buildup.execution.hosts import Hosts
-from buildup.execution.watch import Watch
-from buildup.execution.worker_slot import BUSY, Leaving, WorkerSlot, WorkerState
+from buildup.execution.worker_slot import BUSY, Leaving, Watch, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
 from buildup.store.outage import Outage
 from buildup.store.remote_folder import RemoteFolder
@@ -33,8 +34,8 @@ log = logging.getLogger("buildup")
 
 MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
-STORAGE_INTERVAL = 10.0
-"""Seconds between two looks whether the storage is there."""
+STORAGE_INTERVAL, STORAGE_TIMEOUT = 10.0, 5.0
+"""Seconds between two looks whether the storage is there, and those after which it counts as away."""
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
@@ -131,6 +132,8 @@ class TrialDispatcher:
         self._outage = Outage(str(remote))
         self._unread = ""
         """The training whose record in the storage could not be read, if it was not the storage as a whole."""
+        self._asked: tuple[float, Future[None]] | None = None
+        """Since when the storage is asked, and its answer. A server or a disk that hangs keeps nobody waiting."""
         self._work = Path(f"{WORK}{uuid4().hex[:12]}")
         """In the temporary folder of each machine: where attempts are that are copied to the storage."""
         self._lock = threading.Lock()
@@ -350,18 +353,21 @@ class TrialDispatcher:
 
     def _storage_answers(self, *, now: bool = False) -> bool:
         """Whether the storage answered when it was last looked for, which is done now and then, or `now`."""
-        if self._remote and (now or self._outage.is_due):
-            try:
-                self._remote.check_marked()
-                if self._unread:
-                    final_record(self._folder / self._unread)
-            except RemoteError as problem:
-                self._outage.goes_on(str(problem))
-                return False
-            except RunError:  # it was read; what is wrong with it is told when it is adopted
-                pass
-            self._unread = ""
-            self._outage.end(ask_again=STORAGE_INTERVAL)
+        if self._remote and self._asked is None and (now or self._outage.is_due):
+            self._asked = time.monotonic(), in_thread(_ask, self._remote, self._folder / self._unread)
+        if self._asked:
+            since, answer = self._asked
+            if now:
+                wait([answer], timeout=STORAGE_TIMEOUT)
+            if answer.done():
+                self._asked = None
+                if problem := answer.exception():
+                    self._outage.goes_on(str(problem))
+                else:
+                    self._unread = ""
+                    self._outage.end(ask_again=STORAGE_INTERVAL)
+            elif time.monotonic() - since > STORAGE_TIMEOUT:
+                self._outage.goes_on(f"no answer for {STORAGE_TIMEOUT:g} s")
         return not self._outage.is_on
 
     def _reserve_next(self, slot: WorkerSlot) -> bool:
@@ -460,6 +466,17 @@ class TrialDispatcher:
 
     def _emit(self, training: Training, update: Update) -> None:
         self.events.put(Event(training=training, update=update))
+
+
+def _ask(remote: RemoteFolder, training_folder: Path) -> None:
+    """Raise if a storage is not there, or the record of a training in it can't be read."""
+    remote.check_marked()
+    try:
+        final_record(training_folder)  # nothing is found in the folder of all trainings
+    except RemoteError:
+        raise
+    except RunError:  # it was read; what is wrong with it is told when it is adopted
+        pass
 
 
 def _cause(error: str) -> str:

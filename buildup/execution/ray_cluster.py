@@ -20,6 +20,7 @@ import ray
 
 from buildup.errors import BuildupError, ResourceError
 from buildup.execution import has_token
+from buildup.execution.background import in_thread
 from buildup.execution.ray_nodes import ACCELERATOR, check_resources, grows, words
 
 Value = TypeVar("Value")
@@ -74,22 +75,6 @@ def in_environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-
-
-def in_thread(function: Callable[..., Value], *arguments: object, stays: bool = False) -> "Future[Value]":
-    """Run a function in a thread that does not keep the process alive. One that stays lives as long as the process."""
-    future: Future[Value] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            future.set_exception(error)
-        while stays:
-            threading.Event().wait()
-
-    threading.Thread(target=run, name=function.__name__, daemon=True).start()
-    return future
 
 
 _starting: tuple[tuple[int, int | None, bool], "Future[None]"] | None = None
@@ -253,9 +238,13 @@ def _check_address(address: str) -> None:
     except subprocess.TimeoutExpired as error:
         told = (error.stderr or b"").decode(errors="replace")
     if any(sign in told for sign in NO_TOKEN_SIGNS):
+        mode = os.environ.get("RAY_AUTH_MODE")
+        here = "the token here is not its token" if has_token() else "no token is here"
+        if mode and mode.lower() != "token":
+            here = f"RAY_AUTH_MODE is {mode} here"
         raise ResourceError(
-            f"Ray address {address}: this cluster wants a token, and {_token_here()}. Copy `~/.ray/auth_token` of its "
-            "head to this machine, or set RAY_AUTH_TOKEN to it, and RAY_AUTH_MODE=token."
+            f"Ray address {address}: this cluster wants a token, and {here}. Copy `~/.ray/auth_token` of its head to "
+            "this machine, or set RAY_AUTH_TOKEN to it, and RAY_AUTH_MODE=token."
         )
     if done is None:
         raise ResourceError(
@@ -264,14 +253,6 @@ def _check_address(address: str) -> None:
     if done.returncode:
         said = [line for line in told.strip().splitlines() if line.strip()]
         raise ResourceError(f"Ray address {address}: connecting failed. Ray says: {said[-1] if said else 'nothing'}")
-
-
-def _token_here() -> str:
-    """What this machine lacks for a cluster with a token."""
-    mode = os.environ.get("RAY_AUTH_MODE")
-    if mode and mode.lower() != "token":
-        return f"RAY_AUTH_MODE is {mode} here"
-    return "the token here is not its token" if has_token() else "no token is here"
 
 
 def head_answers() -> bool:

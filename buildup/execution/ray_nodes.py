@@ -82,7 +82,8 @@ def check_nodes(
     problems: list[str] = []
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with probe_in(remote) if remote else _probe(parent) as probe:
-        for host, found in _ask_nodes(nodes_with_room(resources), probe):
+        with_room = [node for node in _nodes() if _room_of(node, resources)]
+        for host, found in _ask_nodes(with_room, probe):
             if isinstance(found, str):
                 log.warning(
                     "warning: node %s gave no answer (%s). Trainings that are placed there may fail.", host, found
@@ -144,7 +145,7 @@ def end_process(pid: int, node: str) -> None:
 
 def _kill(pid: int) -> None:
     with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
 
 
 def _on_node(node: str, function: Callable[..., object], *arguments: object) -> Any:
@@ -158,11 +159,6 @@ def places(resources: Mapping[str, float], without: Set[str] = frozenset()) -> f
     """How many workers fit on the machines of Ray, apart from some that are named by Ray's ids."""
     nodes = [node for node in _nodes() if node["NodeID"] not in without]
     return sum(_room_of(node, resources) for node in nodes)
-
-
-def nodes_with_room(resources: Mapping[str, float]) -> list[dict[str, Any]]:
-    """The machines that can have a worker, as Ray describes them."""
-    return [node for node in _nodes() if _room_of(node, resources)]
 
 
 def _nodes() -> list[dict[str, Any]]:

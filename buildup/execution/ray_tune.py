@@ -25,6 +25,7 @@ from ray.tune.execution import class_cache
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
+from buildup.execution.background import in_thread
 from buildup.execution.counters import counting
 from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
@@ -34,7 +35,6 @@ from buildup.execution.ray_cluster import (
     ENVIRONMENT,
     head_answers,
     in_environment,
-    in_thread,
     kill_ray,
     local_resources,
     start_ray,
@@ -324,5 +324,5 @@ class _Reports(tune.Stopper, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Tune sets the exception of the trial only later, but its file is there.
         file = Path(trial.error_file or "")
-        error = file.read_text(errors="replace").strip() if file.is_file() else "no reason"
+        error = file.read_text(encoding="utf-8", errors="replace").strip() if file.is_file() else "no reason"
         self._dispatcher.release(trial.trial_id, error)

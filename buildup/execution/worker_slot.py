@@ -1,6 +1,8 @@
-"""A worker as the dispatcher knows it: what it does, and since when it has said nothing."""
+"""A worker as the dispatcher knows it: what it does, and since when it has said nothing, which is told."""
 
+import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from pathlib import Path
@@ -9,12 +11,16 @@ from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Training
 
+log = logging.getLogger("buildup")
+
 LEAST_PATIENCE = 60.0
 """Seconds without a report that are never remarkable."""
 FIRST_PATIENCE = 600.0
 """Seconds for the first epoch, in which data are read and networks are compiled."""
 PATIENCE = 10
 """A silence of so many times the longest epoch of a training is remarkable."""
+LONGEST_WAIT = 60.0
+"""Seconds without a running training after which a line says that the search waits for workers."""
 
 
 class WorkerState(Enum):
@@ -82,3 +88,43 @@ class WorkerSlot:
             return None
         self._told = silence
         return silence
+
+
+class Watch:
+    """What was told of silent workers so far."""
+
+    def __init__(self) -> None:
+        self._none_trained_since = time.monotonic()
+
+    def look(self, slots: Iterable[WorkerSlot], waiting: bool, stall_timeout: float | None) -> list[Started]:
+        """Log what is remarkable now; returns the workers that are to be ended, because they have stalled.
+
+        Args:
+            slots: The workers.
+            waiting: Whether a training is requested.
+            stall_timeout: Seconds without a report after which a worker is ended; None for never.
+        """
+        now = time.monotonic()
+        busy = [slot for slot in slots if slot.started and slot.state is not WorkerState.IDLE]
+        for slot in busy:
+            if silence := slot.remarkable_silence(now):
+                since = time.strftime("%H:%M:%S", time.localtime(time.time() - silence))
+                log.warning(
+                    "silent     %s has reported nothing of %s for %.0f s, since %s. Does it hang? "
+                    "--stall-timeout SECONDS ends such a worker, and its training goes on from its checkpoint.",
+                    *(slot.name, slot.training, silence, since),
+                )
+        if busy or not waiting:
+            self._none_trained_since = now
+        elif now - self._none_trained_since >= LONGEST_WAIT:
+            self._none_trained_since = now
+            log.warning(
+                "waiting    no worker has started for %g s: Ray has no room for one just now. "
+                "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed.",
+                LONGEST_WAIT,
+            )
+        stalled = [slot for slot in busy if stall_timeout and now - slot.heard >= stall_timeout]
+        for slot in stalled:
+            log.warning("stalled    %s has reported nothing for %g s and is ended.", slot.name, stall_timeout)
+            slot.heard = now
+        return [slot.started for slot in stalled if slot.started]

@@ -20,7 +20,7 @@ from buildup.errors import RunError
 from buildup.execution.handshake import FOLDER_PATIENCE, unseen
 from buildup.store.outage import outlast
 from buildup.store.remote_folder import RemoteFolder
-from buildup.store.run_dir import FINAL, remote_of
+from buildup.store.run_dir import FINAL, has_ended, is_own, remote_of
 from buildup.trials.outcome import Failure, Reason
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
 
@@ -224,11 +224,8 @@ def left_behind(temporary: Path) -> Iterator[Path]:
     for claim in sorted(temporary.glob(f"{WORK}*/*/*/{CLAIM}")):
         with suppress(OSError, ValueError):
             pid, _, host = claim.read_text(encoding="utf-8").partition(" on ")
-            if host == socket.gethostname() and claim.stat().st_uid == os.getuid():
-                try:
-                    os.kill(int(pid), 0)
-                except ProcessLookupError:
-                    yield claim.parent.parent
+            if host == socket.gethostname() and is_own(claim) and has_ended(int(pid)):
+                yield claim.parent.parent
 
 
 def remove_work(folder: Path) -> None:

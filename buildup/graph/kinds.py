@@ -42,6 +42,11 @@ class BlockKind:
     Such a module takes `in_chs` and `out_chs`, and its last layer is called `out`. Any other module is the whole block
     and takes `chs`.
     """
+    within: ClassVar[bool] = False
+    """Whether the module takes the place of a convolution inside of the base's block, of which all else stays.
+
+    Such a module takes `conv`, that convolution with its weights, whether trained or fresh.
+    """
     attention: ClassVar[bool] = False
     """Whether it counts as attention in the trial parameters."""
 
@@ -81,6 +86,8 @@ class BlockKind:
     def arguments(self, chs: int, width: int) -> dict[str, Any]:
         """The arguments of its module, for maps with `chs` channels of which a branch reads `width`."""
         settings = {name: getattr(self, name) for name in settings_of(type(self)) if name != "width"}
+        if self.within:
+            return settings
         return {"in_chs": width, "out_chs": chs, **settings} if self.branch else {"chs": chs, **settings}
 
 
@@ -269,6 +276,28 @@ class Smoothing(BlockKind):
 
     def arguments(self, chs: int, width: int) -> dict[str, Any]:
         return {"kernel": self.kernel, "temperature": self.temperature, "borders": self.borders}
+
+
+@register_kind
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedAttention(BlockKind):
+    """Attention in place of the last 3x3 convolution of the base's block, from which it starts.
+
+    Each of nine heads first sees one of the 3x3 positions, as the convolution does, and a gate opens it to attention
+    over all nine. So a pretrained block goes on from what it computes. All else of the block stays.
+    """
+
+    letter: ClassVar[str] = "T"
+    name: ClassVar[str] = "gated-msa"
+    label: ClassVar[str] = "gated 3×3 attention"
+    colour: ClassVar[tuple[str, str]] = ("#b0562f", "#e39a77")
+    module: ClassVar[str] = "buildup.models.layers:GatedAttention2d"
+    within: ClassVar[bool] = True
+    attention: ClassVar[bool] = True
+    heads: ClassVar[int] = 9
+
+    def reach(self, size: tuple[int, int]) -> int:
+        return 3
 
 
 def describe(kind: BlockKind) -> str:

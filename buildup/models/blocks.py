@@ -11,6 +11,7 @@ from math import gcd
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from timm.layers.filter_response_norm import FilterResponseNormTlu2d
 from timm.layers.norm import LayerNorm2d, RmsNorm2d
 from timm.layers.std_conv import StdConv2d
@@ -125,6 +126,8 @@ def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
             f"{block.path} has no form: the network is a sketch, and only what `read` gives can be built."
         )
     chs = block.in_shape[0]
+    if kind.within:
+        return partial(inner_layer, make=partial(module_class(kind), **kind.arguments(chs, chs)))
     width = attention_width(block) if kind.branch else chs
     # A 1x1 convolution; its weights are standardised if there is an eps for that.
     conv: Callable[[int, int], nn.Module] = partial(nn.Conv2d, kernel_size=1, bias=False)
@@ -213,6 +216,35 @@ def branch_block(
         made.zero_init_last()
     moved: nn.Module = made.to(next(replaced.parameters()))
     return moved
+
+
+def inner_layer(replaced: nn.Module, *, make: Callable[..., nn.Module]) -> nn.Module:
+    """The block itself, with another layer in place of its last 3x3 convolution, or else of its last larger one."""
+    path = inner_convolution(replaced)
+    if not path:
+        raise LayoutError(
+            f"{type(replaced).__name__} has no convolution of 3x3 or more that keeps the size of its maps, which this "
+            "kind starts from. Put another kind there."
+        )
+    conv: Any = replaced.get_submodule(path)
+    replaced.set_submodule(path, make(conv=conv).to(conv.weight).train(replaced.training))
+    return replaced
+
+
+def inner_convolution(block: nn.Module) -> str:
+    """The path of the convolution that a layer inside of a block replaces; empty where there is none."""
+    found: dict[bool, str] = {}
+    for path, conv in block.named_modules():
+        if not path or not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
+            continue
+        side, step = conv.kernel_size[0], conv.dilation[0]
+        if side == 1 or side % 2 == 0 or conv.kernel_size != (side, side) or conv.dilation != (step, step):
+            continue
+        maps = conv.weight.new_zeros(1, conv.in_channels, step * side, step * side)
+        with torch.no_grad():
+            if conv(maps).shape[2:] == maps.shape[2:]:
+                found[side == 3] = path
+    return found.get(True) or found.get(False, "")
 
 
 def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Module:

@@ -16,7 +16,7 @@ from timm.models._features import FeatureGetterNet
 from torch import nn
 
 from buildup.graph.kinds import Conv
-from buildup.graph.network import Network, Shape
+from buildup.graph.network import Block, Network, Shape
 from buildup.graph.serialize import network_to_values
 from buildup.models.bases import create_on_meta
 from buildup.models.blocks import block_factory
@@ -122,6 +122,10 @@ def _edited(
         with place:
             return timm.create_model(network.base, **arguments)
 
+    def replace(block: Block) -> None:
+        with _seeded(seed, block.path), place:
+            model.set_submodule(block.path, block_factory(block)(model.get_submodule(block.path)))
+
     with _seeded(seed):
         model = create_base()
     with _seeded(seed, "stem"), place:
@@ -134,14 +138,16 @@ def _edited(
                 with _seeded(seed, block.path):
                     fresh = create_base()
                 model.set_submodule(block.path, fresh.get_submodule(last.path))
-            if not isinstance(block.kind, Conv):
-                with _seeded(seed, block.path), place:
-                    replaced = model.get_submodule(block.path)
-                    model.set_submodule(block.path, block_factory(block)(replaced))
+            if not isinstance(block.kind, Conv) and not block.kind.within:
+                replace(block)
     if any(block.added for block in network.blocks):
         _spread_drop_paths(model, network)
     if start is not None:
         load_pretrained(model, network, start)
+    # Layers inside of the base's blocks start from what was loaded.
+    for block in network.blocks:
+        if block.kind.within:
+            replace(block)
     model._model_args = {"network": network_to_values(network)}
     return model.to(device)
 

@@ -33,6 +33,9 @@ with torch.inference_mode():
 """
 """Loads `alternet.py` in a process that cannot import buildup."""
 
+CARD, DIAGRAM = "README.md", "network.svg"
+"""The files of a network's card, and of the picture in it."""
+
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 """What writing ONNX needs besides buildup's own requirements."""
 
@@ -50,6 +53,7 @@ def export_network(
     folder: Path,
     *,
     card: str,
+    diagram: str = "",
     expected: Tensor | None = None,
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
@@ -63,7 +67,8 @@ def export_network(
 
     Args:
         network: The network that was trained, with its weights in `state_dict`.
-        folder: It must not exist, or be empty; `card` is the text of `README.md` there.
+        folder: It must not exist, or be empty; `card` is the text of `README.md` there, and `diagram` the picture
+            `network.svg` that it shows.
         expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
@@ -88,7 +93,9 @@ def export_network(
         # safetensors makes files that only their owner can read.
         shutil.copymode(partial / "config.json", partial / "model.safetensors")
         (partial / "alternet.py").write_text(standalone(network, config), encoding="utf-8")
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8")
+        if diagram:
+            (partial / DIAGRAM).write_text(diagram, encoding="utf-8")
         _check(partial, network, logits)
         if onnx:
             save_onnx(model, partial / "model.onnx", network.input_shape)

@@ -64,17 +64,24 @@ class LocalAttention2d(nn.Module):
         padding = [0, columns * side - width, 0, rows * side - height]
 
         # One copy cuts the windows and separates the heads, whole rows of d at a time.
-        padded = F.pad(x.contiguous(memory_format=torch.channels_last), padding).permute(0, 2, 3, 1)
-        qkv = self._project(padded, self.qkv.weight, None)
+        # A pad of nothing copies the map: on a CPU, forward and backward took 1.05 to 1.1 times as long. What is
+        # scripted or exported takes maps of any size.
+        pads = True
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            pads = torch.compiler.is_exporting() or any(padding)
+        padded = x.contiguous(memory_format=torch.channels_last)
+        padded = F.pad(padded, padding) if pads else padded
+        qkv = self._project(padded.permute(0, 2, 3, 1), self.qkv.weight, None)
         parts = qkv.reshape(images, rows, side, columns, side, 3, heads, -1).unbind(5)
         windows = [part.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, side * side, part.shape[-1]) for part in parts]
 
-        outside = F.pad(x.new_zeros(height, width), padding, value=float("-inf"))
-        outside = outside.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, 1, side * side)
         # The table's entries as (N, N), query by key: row(key) - row(query) + P - 1, columns likewise.
         # Entry [i, j, a, b] of the unfolded table is table[i + a, j + b]; flipped, i is P - 1 - row(query).
         bias = self.position_bias.unfold(-2, side, 1).unfold(-2, side, 1).flip(-4, -3).flatten(-4, -3).flatten(-2)
-        bias = bias + outside
+        bias = bias.unsqueeze(0)
+        if pads:
+            outside = F.pad(x.new_zeros(height, width), padding, value=float("-inf"))
+            bias = bias + outside.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, 1, side * side)
 
         # Plain products: on 16 to 49 tokens they are faster than torch's fused attention, and have second derivatives.
         logits, tokens = windows[0] @ windows[1].transpose(1, 2), side * side
@@ -185,6 +192,67 @@ class ConvAttention2d(nn.Module):
         return z
 
 
+class GatedAttention2d(nn.Module):
+    """A 3x3 convolution whose taps can become attention.
+
+    A convolution multiplies the nine places around each one, its taps, by a matrix each, and adds up the results. Here
+    each tap is a head. With a gate g, its matrix gets (1 - g) times the place of the tap, and g times the mean of all
+    nine by attention. All gates start at zero, where this is the convolution up to rounding. Their gradients are not
+    zero, so training can open them. Values are the features themselves, since the matrices follow.
+
+    Of a larger convolution the middle 3x3 weights are kept, the nearest ones for uncorrelated inputs.
+    """
+
+    def __init__(self, conv: nn.Conv2d, head_size: int = 16) -> None:
+        super().__init__()
+        self.kernel = 3
+        self.groups = conv.groups
+        self.dilation = conv.dilation[0]
+        self.scale = head_size**-0.5
+        self.weight = nn.Parameter(middle_weights(conv))
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach().clone())
+        self.query_key = nn.Conv2d(conv.in_channels, 2 * 9 * head_size, 1, bias=False)
+        self.position_bias = nn.Parameter(torch.zeros(9, 9))
+        self.gate = nn.Parameter(torch.zeros(9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, out_chs, H, W)."""
+        query, key = self.query_key(x).unflatten(1, [2, 9, -1]).unbind(1)
+        # A head's logits of the nine taps: (B, 9, H, W, 9).
+        logits = torch.stack([(query * one).sum(2) for one in self._taps(key)], dim=-1) * self.scale
+        outside = torch.stack(self._taps(x.new_zeros(1, 1, x.shape[2], x.shape[3]), value=float("-inf")), dim=-1)
+        logits = logits + self.position_bias.view(9, 1, 1, 9) + outside
+        # (B, H, W, C, 9); each column of the weights, (B, H, W, 9, 9), is a head.
+        taps = torch.stack(self._taps(x), dim=-1).permute(0, 2, 3, 1, 4)
+        weights = logits.softmax(dim=-1).permute(0, 2, 3, 4, 1).to(taps.dtype)
+        taps = taps + self.gate * (taps @ weights - taps)
+        matrices = self.weight.flatten(1).unsqueeze(-1).unsqueeze(-1)
+        y = F.conv2d(taps.flatten(3).permute(0, 3, 1, 2), matrices, self.bias, groups=self.groups)
+        return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
+
+    def _taps(self, x: Tensor, value: float = 0.0) -> list[Tensor]:
+        """Views of maps at what the convolution multiplies by each of its weights, in the order of these."""
+        height, width, step = x.shape[-2], x.shape[-1], self.dilation
+        x = F.pad(x, [step, step, step, step], value=value)
+        return [x.narrow(-2, tap // 3 * step, height).narrow(-1, tap % 3 * step, width) for tap in range(9)]
+
+
+@torch.no_grad()
+def middle_weights(conv: nn.Conv2d) -> Tensor:
+    """The middle 3x3 weights with which a convolution computes, however it makes them from its parameters."""
+    side, step = conv.kernel_size[0], conv.dilation[0]
+    weight = conv.weight.detach()
+    if type(conv) is not nn.Conv2d:
+        # Standardised weights, say. Its answer to single pixels has them.
+        inputs, middle = conv.in_channels // conv.groups, step * (side // 2)
+        pixels = weight.new_zeros(inputs, conv.groups, inputs, 2 * middle + 1, 2 * middle + 1)
+        pixels[torch.arange(inputs), :, torch.arange(inputs), middle, middle] = 1
+        nothing = conv(weight.new_zeros(1, conv.in_channels, 2 * middle + 1, 2 * middle + 1))
+        weight = (conv(pixels.flatten(1, 2)) - nothing)[..., ::step, ::step].transpose(0, 1).flip(2, 3)
+    edge = (side - 3) // 2
+    return weight[:, :, edge : edge + 3, edge : edge + 3].clone()
+
+
 class Smoothing2d(nn.Module):
     """ReLU(t * tanh(x / t)), blurred by a binomial filter: the mean of 2 x 2 places, (1, 2, 1) twice for 3 x 3.
 
@@ -219,5 +287,5 @@ class Smoothing2d(nn.Module):
 
 # They ask for memory formats, which fx cannot trace, so timm's feature extraction by fx must treat them as leaves. No
 # decorators, since copied classes should need torch alone.
-for _layer in (LocalAttention2d, GlobalAttention2d, ConvAttention2d):
+for _layer in (LocalAttention2d, GlobalAttention2d, ConvAttention2d, GatedAttention2d):
     register_notrace_module(_layer)

@@ -23,9 +23,11 @@ from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
 from buildup.models.bases import create_on_meta
 from buildup.models.stem import apply_small_stem
-from buildup.trials.training import Pretrained
+from buildup.trials.training import Pretrained, WeightsOrigin
 
 QUOTED = re.compile(r'"([^"]+)"')
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 SHOWN = 3
 """How many of the weights that do not fit an error names."""
@@ -40,11 +42,20 @@ def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:
     return Pretrained(source=source, hash=_hash(_read(network, source)))
 
 
+def origin_of(start: Pretrained | None) -> WeightsOrigin | None:
+    """What timm says of the weights that a training starts from; None for those of a file, and without any."""
+    if start is None or Path(start.source).is_absolute():
+        return None
+    config: Any = timm.get_pretrained_cfg(start.source)
+    name = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    return WeightsOrigin(name=name, license=config.license or "", hub_id=config.hf_hub_id or "")
+
+
 def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) -> None:
     """Load trained weights into a model that was built from a network, in place."""
     weights = check_pretrained(network, pretrained)
     own = model.state_dict()
-    fresh = tuple(f"{path}." for path in network.replaced)
+    fresh = tuple(f"{path}." for path, kind in network.replaced.items() if not kind.within)
     resized = tuple(f"{path}." for path, to in network.shrunk if to == "3x3")
     classifier = tuple(f"{path}." for path in _paths(network.base, "classifier"))
     for name, weight in weights.items():
@@ -65,6 +76,24 @@ def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tens
             f"{pretrained.hash[:12]}). Give back the file of then, or start a new run."
         )
     return weights
+
+
+def fresh_parts(network: Network, pretrained: Pretrained | None) -> str | None:
+    """Which parts of the base start anew beside trained weights, in a sentence; None where there are none of either."""
+    if pretrained is None:
+        return None
+    weights = check_pretrained(network, pretrained)
+    own = _shapes(network, network.num_classes)
+    changed = {name: weight.shape for name, weight in weights.items() if own.get(name, weight.shape) != weight.shape}
+    classifiers = _paths(network.base, "classifier")
+    found = []
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in changed):
+        why = f"has another shape for images of {network.input_shape[1]} px"
+        if path in classifiers:
+            known = changed.get(f"{path}.weight", changed.get(f"{path}.bias", [0]))[0]
+            why = f"told {known} classes apart, and the data has {network.num_classes}"
+        found.append(f"{path}, which {why}")
+    return f"Trained anew beside the weights of {pretrained.source}: {'; '.join(found)}." if found else None
 
 
 def _read(network: Network, source: str) -> dict[str, Tensor]:
@@ -110,9 +139,12 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
 def _small_shapes(network: Network, weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     """The shapes of the base's weights with the small stem, for as many classes as a file's weights tell apart."""
     heads = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
-    if not (network.shrunk and heads):
-        return {}
-    own = {"in_chans": network.input_shape[0], "num_classes": heads[0].shape[0], **network.base_args}
+    return _shapes(network, heads[0].shape[0]) if network.shrunk and heads else {}
+
+
+def _shapes(network: Network, num_classes: int) -> dict[str, torch.Size]:
+    """The shapes of the weights of a network's base."""
+    own = {"in_chans": network.input_shape[0], "num_classes": num_classes, **network.base_args}
     model = create_on_meta(network.base, own)
     apply_small_stem(model, dict(network.shrunk))
     return {name: weight.shape for name, weight in model.state_dict().items()}
@@ -147,6 +179,8 @@ def _misfit(error: Exception) -> str:
         for found, head in (("it lacks", "Missing"), ("it has besides", "Unexpected"))
         for line in re.findall(rf"{head} key\(s\) in state_dict: (.*)", text)
     ]
+    if parts and all(name.endswith(STATISTICS) for name in QUOTED.findall(text)):
+        return f"its norms have no statistics ({parts[0]}). Save the whole state_dict, which has buffers too"
     shapes = re.findall(r"size mismatch for (\S+): .*?\[([\d, ]*)\].*?\[([\d, ]*)\]", text)
     if shapes:
         parts.append(f"of another shape are {_some([f'{name} ({old} for {new})' for name, old, new in shapes])}")

@@ -14,6 +14,7 @@ from buildup.report.text_table import TextTable, code, decisions_markdown, final
 from buildup.report.words import clean, scores_text
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Score
+from buildup.trials.training import WeightsOrigin
 
 LOADING = """\
 ```python
@@ -48,11 +49,18 @@ session = onnxruntime.InferenceSession("model.onnx")
 """
 
 
-def model_card(findings: Findings, network: Network, exported: Score, *, onnx: bool = False) -> str:
+def model_card(
+    findings: Findings,
+    network: Network,
+    exported: Score,
+    *,
+    onnx: bool = False,
+    origin: WeightsOrigin | None = None,
+) -> str:
     """The model card of a network of a search, which need not be the winner, as Markdown.
 
     `exported` is the score of the training whose weights are exported. With `onnx`, the folder also holds an ONNX
-    model.
+    model. `origin` is that of timm's weights that the trainings started from.
     """
     objective, dataset = findings.objective, str(findings.settings.get("dataset", ""))
     value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
@@ -67,15 +75,15 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     if one := findings.final:
         final = ["## Test scores", "", one.verdict, "", *tabulate_final(one).markdown(), "", final_protocol(one), ""]
     lines = [
-        "---",
-        _metadata(findings, network, exported),
-        "---",
-        "",
+        *("---", _metadata(findings, network, exported, origin), "---", ""),
         f"# {clean(network.title)} as `{clean(layout(network))}`",
         "",
         f"Derived from timm's {code(network.title)} by the build-up rule on {code(dataset)}. "
         f"{findings.headline if network is findings.winner else 'It is one candidate of the search, not its winner.'}",
+        *_start(findings, origin),
         *(["", findings.imitations] if findings.imitations else []),
+        "",
+        "![The network as a diagram](network.svg)",
         "",
         *("```", graph_text(network), "```", ""),
         *final,
@@ -101,10 +109,24 @@ def model_card(findings: Findings, network: Network, exported: Score, *, onnx: b
     return "\n".join(lines)
 
 
-def _metadata(findings: Findings, network: Network, exported: Score) -> str:
+def _start(findings: Findings, origin: WeightsOrigin | None) -> Iterator[str]:
+    """Which weights the trainings started from, and their license."""
+    source = str(findings.settings.get("pretrained") or "")
+    if not source:
+        return
+    yield ""
+    if origin is None:
+        digest = str(findings.settings.get("pretrained_hash") or "")
+        file = f"{code(Path(source).name)}{f' (hash {digest[:12]})' if digest else ''}"
+        yield f"Trainings started from the weights in the file {file}, whose license is unknown."
+        return
+    terms = f"license {code(origin.license)}" if origin.license else "without a license"
+    yield f"Trainings started from timm's weights {code(origin.name)} ({terms})."
+
+
+def _metadata(findings: Findings, network: Network, exported: Score, origin: WeightsOrigin | None) -> str:
     start, dataset = findings.settings.get("pretrained"), str(findings.settings.get("dataset", ""))
     on_hub = HUB_DATASETS.get(dataset) or (dataset.removeprefix("hfds/") if dataset.startswith("hfds/") else None)
-    source = str(start or "")
     results = [
         EvalResult(
             task_type="image-classification",
@@ -118,11 +140,11 @@ def _metadata(findings: Findings, network: Network, exported: Score) -> str:
         for metric, value, split, how in _results(findings, network, exported)
     ]
     data = ModelCardData(
-        # The license of timm and buildup. Pretrained weights that the training started from may have another one.
-        license="unknown" if source else "apache-2.0",
+        # Without pretrained weights, that of timm and buildup.
+        license=(origin.license if origin else "") or "unknown" if start else "apache-2.0",
         library_name="timm",
         tags=["image-classification", "timm", "alternet", "buildup"],
-        base_model=f"timm/{source}" if source and not Path(source).is_absolute() else None,
+        base_model=origin.hub_id or None if origin else None,
         datasets=[on_hub] if on_hub else None,
         model_name=f"{clean(network.title)} {clean(layout(network))}",
         eval_results=results,

@@ -52,28 +52,9 @@ def horizontal_grid(ticks: Sequence[float], y: Scale, left: float, right: float)
     ]
 
 
-def vertical_grid(ticks: Sequence[float], x: Scale, top: float, bottom: float, label: str) -> list[str]:
-    """A line per tick, the one at zero highlighted, with signed numbers and a label below."""
-    lines = [
-        f'<line class="{"grid" if tick else "zero"}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>'
-        + axis_text(x(tick), bottom + 18, f"{tick:+g}" if tick else "0")
-        for tick in ticks
-    ]
-    return [*lines, axis_text((x.start + x.end) / 2, bottom + 38, label)]
-
-
 def axis_text(x: float, y: float, text: str) -> str:
     """A centred text in the style of axes."""
     return f'<text class="axis" x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
-
-
-def interval_mark(kind: str, y: float, low: float, middle: float, high: float) -> str:
-    """A value with its interval: a filled circle of the kind `kept`, an open diamond of the kind `dropped`."""
-    caps = f"M{low} {y - 5}v10M{high} {y - 5}v10"
-    line = f'<path class="{kind}" d="M{low} {y}H{high}{caps}"/>' if low != high else ""
-    if kind == "kept":
-        return f'{line}<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
-    return f'{line}<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
 
 
 def picture(height: float, label: str, parts: Sequence[str], *, width: float = CHART_WIDTH) -> str:
@@ -109,7 +90,12 @@ def gains_svg(decisions: Sequence[Decision], *, narrow: bool = False) -> str:
     ticks = rounded(min(ends), max(ends), 7)
     x, bottom = Scale(ticks[0], ticks[-1], left, right), top + row * len(decisions)
     unit = next((f"{one.unit} of {OBJECTIVES[one.objective].title}" for one in decisions), "points")
-    parts = vertical_grid(ticks, x, top, bottom, f"gain over the parent, in {unit}")
+    parts = [
+        f'<line class="{"grid" if tick else "zero"}" x1="{x(tick)}" x2="{x(tick)}" y1="{top}" y2="{bottom}"/>'
+        + axis_text(x(tick), bottom + 18, f"{tick:+g}" if tick else "0")
+        for tick in ticks
+    ]
+    parts.append(axis_text((left + right) / 2, bottom + 38, f"gain over the parent, in {unit}"))
     for number, decision in enumerate(decisions):
         y = top + row * (number + (0.68 if narrow else 0.5))
         kind, paths = "kept" if decision.kept else "dropped", edited_paths(decision.edit)
@@ -119,11 +105,16 @@ def gains_svg(decisions: Sequence[Decision], *, narrow: bool = False) -> str:
             f'<text class="axis" x="{x(0.0) + 14}" y="{y + 4}">no score</text>'
         )
         if _has_finite_gain(decision):
-            interval = interval_mark(kind, y, x(decision.ci[0]), x(decision.gain), x(decision.ci[1]))
-            between = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if decision.level else ""
-            mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{between}</text>'
-            if narrow:
-                mark = f'{interval}<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}</text>'
+            low, middle, high = x(decision.ci[0]), x(decision.gain), x(decision.ci[1])
+            line = f'<path class="{kind}" d="M{low} {y}H{high}M{low} {y - 5}v10M{high} {y - 5}v10"/>'
+            mark = line if low != high else ""
+            if decision.kept:
+                mark += f'<circle class="kept" cx="{middle}" cy="{y}" r="5"/>'
+            else:
+                mark += f'<path class="dropped" d="M{middle - 6} {y}l6 -6l6 6l-6 6z"/>'
+            shown = decision.level and not narrow
+            between = f' <tspan class="axis">{escape(interval_text(decision))}</tspan>' if shown else ""
+            mark += f'<text class="value" x="{right + 18}" y="{y + 4}">{gain_text(decision)}{between}</text>'
         words = (
             f'<text class="axis" x="{left - 8}" y="{y - 15}">{decision.step}</text>'
             f'<text x="{left + 12}" y="{y - 15}">{escape(paths)}</text>'

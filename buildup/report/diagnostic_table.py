@@ -183,18 +183,15 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
     # The judge `point` gives no intervals.
     if any(one.level for one in decisions):
         columns.append((heading, "number", [interval_text(one, with_level=with_level) for one in decisions]))
-    columns.extend(
-        (MEASURES[measure], "number", [_before_and_after(row.diagnosis, measure) for row in rows])
-        for measure in measured
-    )
+
+    def shown(value: float | None, digits: int) -> str:
+        return "–" if value is None else f"{value:.{0 if abs(value) >= 100 else digits}f}"
+
+    for measure in measured:
+        values = ([row.diagnosis.mean(when, measure) for when in ("before", "after")] for row in rows)
+        changes = [" → ".join(shown(value, DIGITS[measure]) for value in both) for both in values]
+        columns.append((MEASURES[measure], "number", changes))
     return TextTable.by_column(*columns)
-
-
-def _before_and_after(diagnosis: Diagnosis, measure: str) -> str:
-    values = (diagnosis.mean(when, measure) for when in ("before", "after"))
-    return " → ".join(
-        "–" if value is None else f"{value:.{0 if abs(value) >= 100 else DIGITS[measure]}f}" for value in values
-    )
 
 
 def tabulate_correlations(evidence: Evidence) -> TextTable:

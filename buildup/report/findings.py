@@ -69,6 +69,8 @@ class Findings:
     """Trainings reused from another run, and the name of that run."""
     final: Final | None = None
     """The result of `buildup final`; None before it."""
+    notes: tuple[tuple[str, str], ...] = ()
+    """What people wrote in the dashboard: what each note is on, and its text."""
     exported: bool = False
     """Whether the winner is in the run's folder `export`."""
 

@@ -38,14 +38,15 @@ FINAL_TITLE = "Final evaluation"
 EVIDENCE_TITLE = "Which diagnostics predict a gain?"
 COMMANDS_TITLE = "Next commands"
 USE_TITLE = "Use the winner"
+NOTES_TITLE = "Notes"
 PAPER = "https://arxiv.org/abs/2202.06709"
 WORDS = (
     (
         "layout",
-        "Layout: C, M, G, K, S",
+        "Layout: C, M, G, K, S, T",
         "One letter per block, <code>|</code> between stages. C is the base’s own block, M local attention, G global "
-        "attention, K attention in the shape of a convolution, S smoothing. The letters are those of "
-        f'<a href="{PAPER}">the paper</a>, where there are any.',
+        "attention, K attention in the shape of a convolution, S smoothing, T a convolution that may become attention. "
+        f'The letters are those of <a href="{PAPER}">the paper</a>, where there are any.',
     ),
     (
         "parent",
@@ -107,6 +108,9 @@ def _sections_html(findings: Findings) -> Iterator[str]:
         steps = [responsive(gains_svg(decisions), gains_svg(decisions, narrow=True)), table]
         steps += [small_note(str(note)) for note in (findings.rounding, findings.imitations) if note]
     yield html_section("Gain of each step", *steps)
+    if findings.notes:
+        written = (f"<h3>{escape(what)}</h3><p>{escape(text)}</p>" for what, text in findings.notes)
+        yield html_section(NOTES_TITLE, *written)
     yield from tried_html(findings)
     if findings.evidence:
         yield from evidence_html(findings.evidence)
@@ -140,6 +144,10 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
     for note in (findings.rounding, findings.imitations):
         yield from ("", escape_markdown(str(note))) if note else ()
     yield ""
+    if findings.notes:
+        yield from (f"## {NOTES_TITLE}", "")
+        yield from (f"- {escape_markdown(what)}: {escape_markdown(text)}" for what, text in findings.notes)
+        yield ""
     yield from tried_markdown(findings)
     if findings.evidence:
         yield from evidence_markdown(findings.evidence)

@@ -139,6 +139,26 @@ def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
     return "\n".join(lines)
 
 
+def growth(network: Network, tried: Network | None = None) -> list[tuple[str, str]]:
+    """Each stage of a network with a letter a block; blocks that another network tries in its place in brackets.
+
+    >>> from buildup.graph.network import sketch
+    >>> growth(sketch("CC|CM"), sketch("CM|CM"))
+    [('c1', 'C[M]'), ('c2', 'CM')]
+    """
+    own = {block.path: block.kind for block in network.blocks}
+    return [
+        (
+            clean(stage.name),
+            "".join(
+                block.kind.letter if own.get(block.path) == block.kind else f"[{block.kind.letter}]"
+                for block in stage.blocks
+            ),
+        )
+        for stage in (tried or network).stages
+    ]
+
+
 def try_order(network: Network) -> dict[str, int]:
     """The blocks that attention may replace, numbered from 1 in the order in which the rule tries them."""
     paths = (stage.blocks[index].path for stage in reversed(network.stages) for index in stage.positions())

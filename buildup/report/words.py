@@ -104,7 +104,7 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join("▁▂▃▄▅▆▇█"[round(7 * (value - low) / span)] for value in shown)
 
 
-SPARKS = 16
+SPARKS = 12
 """The last epochs that a sparkline shows."""
 
 

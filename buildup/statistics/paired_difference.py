@@ -93,7 +93,11 @@ def _image_variances(pairs: Sequence[Pair], objective: Objective) -> tuple[float
             return objective.assumed_variance, 0.0
         images = len(differences)
         deviations = (differences - differences.mean()) / images
-        each += 1e4 * max(_variance(differences, objective), 1 / images**2) / images / count
+        variance = float(differences.var())
+        if objective.per_image == "correct":
+            # One more image is counted as different, so that the variance of two perfect trainings is not zero.
+            variance = (np.count_nonzero(differences) + 1) / (images + 1) - float(differences.mean()) ** 2
+        each += 1e4 * max(variance, 1 / images**2) / images / count
         if len(places) and places[-1] >= len(total):
             total = np.concatenate((total, np.zeros(places[-1] + 1 - len(total))))
         total[places] += deviations
@@ -102,13 +106,6 @@ def _image_variances(pairs: Sequence[Pair], objective: Objective) -> tuple[float
     mean = 1e4 * float(total @ total) / count**2
     own = min(each, max(each - mean, 0.0) * count / (count - 1))
     return own, max(0.0, mean - own / count)
-
-
-def _variance(differences: npt.NDArray[np.float64], objective: Objective) -> float:
-    if objective.per_image != "correct":
-        return float(differences.var())
-    # One more image is counted as different, so that the variance of two perfect trainings is not zero.
-    return (np.count_nonzero(differences) + 1) / (len(differences) + 1) - float(differences.mean()) ** 2
 
 
 def _image_differences(pair: Pair, objective: Objective) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64] | None]:

@@ -18,6 +18,12 @@ from buildup.trials.decision import Decision
 NOTES_SHARE = 0.02
 """Largest share of the time that goes into notes."""
 
+ABOUT = """Each trial is a network, and its value is the mean accuracy of its trainings. A grey trial was dropped:
+its verdict is a constraint. So the line of best values goes through the networks that were kept, and the best trial is
+the one that the search ended with. The other study has a trial for each training.
+
+What you write in a note stays, and the report of the run shows it. A word with a # before it is a tag."""
+
 
 def table(decisions: Sequence[Decision], verdict: str = "") -> str:
     """The note of the study: all decisions, and the verdict of `final` if there is one."""
@@ -36,6 +42,11 @@ def table(decisions: Sequence[Decision], verdict: str = "") -> str:
     )
     final = ["## Final", "", _cell(verdict), ""] if verdict else []
     return "\n".join([*final, "## Decisions", "", *head, *rows, "", warning])
+
+
+def about(decisions: Sequence[Decision], verdict: str) -> str:
+    """The note of the study of networks: what it shows, and the decisions that led to the winner."""
+    return f"{ABOUT}\n\n{table([one for one in decisions if one.kept], verdict)}"
 
 
 def note(decision: Decision) -> str:

@@ -15,8 +15,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from buildup.atomic_file import replacing
 from buildup.errors import RemoteError, ResourceError, RunError, unknown
+from buildup.files import replacing
 
 MARK = "buildup-run"
 """In the storage of a run: a file that says that it is there. Else a disk that is not mounted would seem empty."""

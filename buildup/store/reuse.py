@@ -7,14 +7,22 @@ that is still running elsewhere is not waited for: that run may be stopped at an
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from buildup.errors import BuildupError, RunError
-from buildup.store.run_dir import ELSEWHERE, REUSED_FROM, attempt_folder, attempts, final_record, trained_weights
+from buildup.store.run_dir import (
+    ELSEWHERE,
+    REUSED_FROM,
+    attempt_folder,
+    attempts,
+    final_record,
+    kept_snapshots,
+    trained_weights,
+)
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import folders_beside
 from buildup.training.dataset import parse_fraction
@@ -23,10 +31,10 @@ from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
 NOT_COMPARED = frozenset({
-    "allow_weak_base", "base", "cpus_per_trial", "data_dir", "dataset", "device", "gpus_per_trial", "judge",
-    "keep_weights", "look_ahead", "max_macs", "max_params", "max_trials", "no_base_checks", "objective", "places",
-    "ray", "recipe", "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage", "storage_path", "strategy",
-    "threads", "time_budget", "workers",
+    "allow_weak_base", "base", "cpus_per_trial", "data_dir", "dataset", "device", "disk_budget",
+    "gpus_per_trial", "judge", "keep_weights", "look_ahead", "max_macs", "max_params", "max_trials", "no_base_checks",
+    "objective", "places", "ray", "recipe", "reuse", "run", "seed", "seeds", "space", "stall_timeout", "storage",
+    "storage_path", "strategy", "threads", "time_budget", "track", "workers",
 })  # fmt: skip
 """Settings that do not affect the result of a training, or that `_training_settings` replaces by what they stand for.
 All others must be equal, including settings that are added later."""
@@ -64,7 +72,9 @@ class ReusableRuns:
                 found = final_record(there)
                 # Without its weights it could win here, and not be exported.
                 if found and isinstance(found[1].outcome, Score) and trained_weights(there):
-                    _copy_attempt(attempt_folder(there, found[0]), attempt_folder(folder, 1), str(run.folder))
+                    ended, snapshots = attempt_folder(there, found[0]), kept_snapshots(there).values()
+                    files = {path.name: path for path in (*ended.iterdir(), *snapshots) if path.is_file()}
+                    _copy_attempt(files, attempt_folder(folder, 1), str(run.folder))
                     return
             except (RunError, OSError) as problem:
                 text = f"reuse: {run.folder} can't give {training.id}: {problem}"
@@ -109,16 +119,15 @@ def _training_settings(run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _copy_attempt(theirs: Path, ours: Path, source: str) -> None:
-    """Link or copy the files of an attempt, so that either all of them appear or none."""
+def _copy_attempt(theirs: Mapping[str, Path], ours: Path, source: str) -> None:
+    """Link or copy the files of a training by their names, so that either all of them appear or none."""
     aside = ours.with_name(f".{ours.name}")
     shutil.rmtree(aside, ignore_errors=True)  # left by a process that died here
     aside.mkdir(parents=True)
-    for path in theirs.iterdir():
-        if path.is_file() and path.name not in {REUSED_FROM, ELSEWHERE}:
-            try:
-                os.link(path, aside / path.name)
-            except OSError:
-                shutil.copyfile(path, aside / path.name)
+    for name in theirs.keys() - {REUSED_FROM, ELSEWHERE}:
+        try:
+            os.link(theirs[name], aside / name)
+        except OSError:
+            shutil.copyfile(theirs[name], aside / name)
     (aside / REUSED_FROM).write_text(source, encoding="utf-8")
     aside.rename(ours)

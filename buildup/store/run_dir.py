@@ -12,8 +12,8 @@ from typing import IO, Any, TypeVar
 
 from filelock import lock_descriptor
 
-from buildup.atomic_file import replacing
 from buildup.errors import RunError, command
+from buildup.files import replacing
 from buildup.graph.base_name import base_in_path
 from buildup.settings import SearchSettings
 from buildup.store.remote_folder import RemoteFolder
@@ -104,8 +104,9 @@ def acquire_run_lock(folder: Path) -> IO[str]:
     try:
         if not _locked(file):
             file.seek(0)
-            holder = file.read().strip() or "unknown"
-            raise RunError(f"{folder}: this run is being written by process {holder}. Wait for it, or end it first.")
+            raise RunError(
+                f"{folder}: this run is being written by process {_holder(file)}. Wait for it, or end it first."
+            )
         for left in folder.glob(".run.yaml.*"):  # a process died while it wrote
             left.unlink()
         file.truncate(0)
@@ -121,9 +122,34 @@ def driver_of(folder: Path) -> str | None:
     """The process that writes a run, as `pid on host`; None when there is none."""
     try:
         with (folder / LOCK).open(encoding="utf-8") as file:
-            return None if _locked(file) else file.read().strip() or "unknown"
+            return None if _locked(file) else _holder(file)
     except (OSError, RunError):  # there is no lock, or none that can be seen from here
         return None
+
+
+def _holder(file: IO[str]) -> str:
+    try:
+        return file.read().strip() or "unknown"
+    except PermissionError:  # Windows lets nobody else read what is locked
+        return "unknown"
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process of this machine has ended. On Windows never: what asks elsewhere would end it there."""
+    if os.name == "nt":
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it is somebody else's
+        pass
+    return False
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file belongs to this user, as far as the system tells."""
+    return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
 
 
 def _locked(file: IO[str]) -> bool:

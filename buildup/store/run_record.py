@@ -255,5 +255,5 @@ def settings_from_values(values: Mapping[str, Any]) -> RunSettings:
         kept |= {"pretrained": start["source"], "pretrained_hash": start["hash"]}
     if problems := list(problems_of(kept)):
         raise RunError(*(f"settings: {problem}" for problem in problems))
-    kept["set"] = tuple(kept.get("set", ()))
+    kept |= {name: tuple(kept.get(name, ())) for name in ("set", "track")}
     return RunSettings(**kept)

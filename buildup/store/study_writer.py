@@ -316,19 +316,19 @@ class StudyWriter:
         if training.candidate.id not in self._firsts:
             self._firsts[training.candidate.id] = trial._trial_id
             if self._diagram:
-                self._attach_diagram(trial, self._diagram(network))
+                with TemporaryDirectory() as temporary:
+                    path = Path(temporary) / "network.svg"
+                    path.write_text(self._diagram(network), encoding="utf-8")
+                    upload_artifact(
+                        artifact_store=artifact_store(self._folder),
+                        file_path=str(path),
+                        study_or_trial=trial,
+                        mimetype="image/svg+xml",
+                    )
         self._repair_metrics(training.id, history)
         for epoch in history.curves.get(training.id, ()):  # of an earlier trial that was not needed then
             self._report(one, epoch)
         return one
-
-    def _attach_diagram(self, trial: optuna.Trial, diagram: str) -> None:
-        """Attach a network's diagram to the first trial of its candidate, for the dashboard."""
-        with TemporaryDirectory() as temporary:
-            path = Path(temporary) / "network.svg"
-            path.write_text(diagram, encoding="utf-8")
-            store = artifact_store(self._folder)
-            upload_artifact(artifact_store=store, file_path=str(path), study_or_trial=trial, mimetype="image/svg+xml")
 
     def _add_epoch(self, one: _OpenTrial, history: History, epoch: Epoch) -> History:
         key = one.known["training"]

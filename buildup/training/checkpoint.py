@@ -26,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from buildup.atomic_file import replacing
 from buildup.errors import RunError
+from buildup.files import replacing
 from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
@@ -73,14 +73,16 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         device: str = "",
         snapshots: Sequence[int] = (),
+        kept: nn.Module | None = None,
     ) -> None:
         """The identity tells trainings apart: the state of another training is refused. `device` is a kind.
 
         `snapshots` are the epochs after which the weights are kept. An attempt that resumes has those of earlier ones.
+        `kept` has the weights to keep where these are not the model's, but their moving average.
         """
         self.devices = (device,)
         self._folder = Path(folder)
-        self._identity, self._model, self._optimizer = identity, model, optimizer
+        self._identity, self._model, self._optimizer, self._kept = identity, model, optimizer, kept or model
         self._snapshots = snapshots
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
@@ -113,7 +115,7 @@ class Checkpoints:
         append_log(str(self._folder), f"epoch {epoch.number}  {numbers}")
         if epoch.number in self._snapshots:
             with replacing(self._folder / snapshot_name(epoch.number)) as temporary:
-                save_file(_tensors(self._model), temporary)
+                save_file(_tensors(self._kept), temporary)
         self._unsaved = self._curve = tuple(curve)
         if self._is_due() and not last:
             self._save(curve)
@@ -163,6 +165,8 @@ class Checkpoints:
                     "resumed. Network, seed, data, recipe or precision differ; train from the start instead."
                 )
             self._model.load_state_dict(state["model"])
+            if self._kept is not self._model:
+                self._kept.load_state_dict(state.get("kept", state["model"]))
             if "optimizer" in state:
                 self._optimizer.load_state_dict(state["optimizer"])
                 self.devices = tuple(dict.fromkeys((*state.get("devices", ()), *self.devices)))
@@ -189,6 +193,7 @@ class Checkpoints:
             # Copies: the next step changes the tensors while they are written.
             "model": _on_host(self._model.state_dict()),
             "optimizer": _on_host(self._optimizer.state_dict()),
+            **({"kept": _on_host(self._kept.state_dict())} if self._kept is not self._model else {}),
             "curve": [epoch_to_values(epoch) for epoch in curve],
             "devices": list(self.devices),
             "part": _on_host(asdict(part)) if part else None,

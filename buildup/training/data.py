@@ -8,11 +8,11 @@ import os
 import re
 import shlex
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Protocol
 
-from buildup.cache import user_cache
 from buildup.errors import DataError, RecipeError, counted, unknown
+from buildup.files import user_cache
 from buildup.registry import Named, Registry
 from buildup.training.cued_digits import CuedDigits
 from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split, size_note
@@ -91,7 +91,7 @@ def _unknown(name: str) -> str:
         return f"{said}for a table of paths and labels, say --dataset {shlex.quote(f'csv:{name}')}."
     if re.fullmatch(r"(imagenet|ilsvrc)[-_]?(1k|2012)?", name.lower()):
         return f"{said}it is not fetched. Unpack it, and say --dataset folder:DIR, where DIR has train/ and val/."
-    if name.startswith((".", "~", "/")):
+    if name.startswith((".", "~", "/")) or PureWindowsPath(name).drive:
         return f"{said}there is no such folder. For a folder of images, say {own}."
     return unknown("dataset", name, [kind.usage for kind in DATASETS.values()])
 

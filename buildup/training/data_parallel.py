@@ -83,7 +83,7 @@ class ProcessGroup:
             if isinstance(module, _BatchNorm):
                 forward = partial(_with_shared_statistics, module.forward)
                 module.forward = forward  # type: ignore[method-assign]
-            elif _measures_batches(module):
+            elif getattr(module, "running_var", None) is not None and not isinstance(module, FrozenBatchNormAct2d):
                 raise ResourceError(
                     f"{path} is a {type(module).__name__}, whose statistics over a batch can't be taken over several "
                     "GPUs. Train this network with one GPU a training."
@@ -97,12 +97,6 @@ class ProcessGroup:
 
 
 ALONE = ProcessGroup()
-
-
-def _measures_batches(module: nn.Module) -> bool:
-    """Whether a module that is no batch norm keeps statistics over batches."""
-    kept = {name for name, _ in module.named_buffers(recurse=False)}
-    return "running_var" in kept and not isinstance(module, FrozenBatchNormAct2d)
 
 
 def _packed(value: object) -> bytes:

@@ -8,12 +8,16 @@ Training images and test images are two sources. The test images are opened only
 | `csv:FILE` | a table of paths and labels, with the columns path, label and split |
 | `torch/NAME` | a set of torchvision, as timm names it |
 | `hfds/NAME` | a set of the Hugging Face hub or a local copy of it, as timm names it; needs `datasets` |
+| `wds:DIR` | the tar files of a webdataset, each image with its `.cls` file beside it |
 """
 
 import hashlib
+import io
 import json
 import logging
 import os
+import tarfile
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -22,15 +26,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from buildup.atomic_file import replacing
-from buildup.cache import user_cache
 from buildup.errors import DataError, counted
+from buildup.files import replacing, user_cache
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
     LEAST_IMAGES,
@@ -49,6 +53,7 @@ SMALL = 64
 """Sets of images up to this size keep it; others are scaled to `IMAGE_SIZE`."""
 LOOKED_AT = 9
 """Images whose median tells the size of those of a set."""
+WEBDATASET_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,7 +89,7 @@ class Source:
 
         Of files, whose changes are seen, it is kept in the user's cache, because decoding all takes minutes.
         """
-        known = _index_path(self.state)
+        known = _index_path(self.state).with_suffix(".unreadable.json")
         if not self.files:
             return unreadable(len(self.labels), self.open)
         with suppress(OSError, ValueError):
@@ -115,6 +120,7 @@ class SourceDataset:
     """The default size; None to take it from the images."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
+        """The requested size or the default."""
         if chosen := asked or self.image_size:
             return chosen
         source = self.source(name, place, train=True)
@@ -265,10 +271,80 @@ def _open_by_timm(name: str, place: Path, train: bool) -> Source:
     )
 
 
+def _open_webdataset(name: str, place: Path, train: bool) -> Source:
+    """Open the tar files of a part, by their names. Without "train" in a name, all that are not for the test count."""
+    root = Path(name.partition(":")[2]).expanduser()
+    every = sorted(root.glob("*.tar"))
+    named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
+    if train:
+        shards = named["train"] or [path for path in every if path not in named["test"] + named["val"]]
+    else:
+        shards = named["test"] or named["val"]
+    if not shards:
+        which = "" if train else " with test or val in its name"
+        raise DataError(f"{root}: no tar file{which} is there, and a webdataset is made of them.")
+    state = [str(root.resolve()), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]]
+    index = _shard_index(shards, state)
+    labels = torch.from_numpy(index["label"])
+    if not len(labels):
+        raise DataError(f"{root}: no image with a .cls file beside it is in {shards[0].name} and its like.")
+    return Source(
+        name=name,
+        labels=labels,
+        class_names=tuple(map(str, range(int(labels.max()) + 1))),
+        open=partial(_open_member, shards, index),
+        state=state,
+    )
+
+
+def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[Any, Any]]:
+    """Where the images of tar files are. It is kept in the user's cache, because reading all headers takes minutes."""
+    path = _index_path(state)
+    names = ("shard", "start", "length", "label")
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            return {name: kept[name] for name in names}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        rows = [(number, *row) for number, shard in enumerate(shards) for row in _members(shard)]
+    columns = np.ascontiguousarray(np.array(rows, dtype=np.int64).reshape(-1, 4).T)
+    index = dict(zip(names, columns, strict=True))
+    with suppress(OSError):  # without a cache, the next process reads the headers again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.stem}.{os.getpid()}.npz")
+        np.savez(temporary, allow_pickle=False, **index)
+        temporary.replace(path)
+    return index
+
+
 def _index_path(state: object) -> Path:
     """Where the user's cache keeps what is known of a set in this state."""
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
-    return user_cache() / "indexes" / f"{key}.unreadable.json"
+    return user_cache() / "indexes" / f"{key}.npz"
+
+
+def _members(shard: Path) -> list[tuple[int, int, int]]:
+    """Where each image of a tar file begins, how long it is, and its label."""
+    images: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
+    try:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                key, _, suffix = member.name.rpartition(".")
+                if f".{suffix.lower()}" in WEBDATASET_SUFFIXES:
+                    images[key] = (member.offset_data, member.size)
+                elif suffix == "cls" and (content := tar.extractfile(member)) is not None:
+                    labels[key] = int(content.read())
+    except (tarfile.TarError, ValueError, OSError) as problem:
+        raise DataError(f"{shard} can't be read as a part of a webdataset: {problem}.") from None
+    return [(*images[key], labels[key]) for key in images if key in labels]
+
+
+def _open_member(shards: Sequence[Path], places: dict[str, np.ndarray[Any, Any]], index: int) -> Image.Image:
+    path = shards[places["shard"][index]]
+    with path.open("rb") as file:
+        file.seek(places["start"][index])
+        content = file.read(places["length"][index])
+    return open_image(io.BytesIO(content), where=f"image {index} of {path}")
 
 
 SOURCES = (
@@ -276,4 +352,5 @@ SOURCES = (
     SourceDataset(name="csv", usage="csv:FILE", open=partial(_open_files, read_table)),
     SourceDataset(name="torch", usage="torch/NAME", open=_open_by_timm),
     SourceDataset(name="hfds", usage="hfds/NAME", open=_open_by_timm),
+    SourceDataset(name="wds", usage="wds:DIR", open=_open_webdataset),
 )

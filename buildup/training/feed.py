@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
+from buildup.errors import ResourceError
 from buildup.training.augmentation import (
     PADDING_SIZE,
     Change,
@@ -235,6 +236,17 @@ def batch_starts(images: int, batch_size: int) -> range:
     """
     rest = images % batch_size
     return range(0, images if images <= batch_size or rest * 2 >= batch_size else images - rest, batch_size)
+
+
+def check_shared(processes: int, recipe: Recipe, *, train_images: int, val_images: int) -> None:
+    """Refuse batches that are too small to be shared by several processes."""
+    batch = recipe.batch_size
+    smallest = min(batch, train_images - batch_starts(train_images, batch)[-1])
+    if processes > 1 and (smallest < 2 * processes or val_images < processes):
+        raise ResourceError(
+            f"{processes} GPUs a training: each needs 2 images of a batch, and the smallest batch has {smallest} "
+            f"({train_images} images in batches of {batch}). Use fewer GPUs a training."
+        )
 
 
 @lru_cache(maxsize=1)

@@ -16,9 +16,10 @@ from statistics import fmean
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from buildup.errors import DataError, ResourceError
+from buildup.errors import DataError
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.training import checkpoint
@@ -33,7 +34,7 @@ from buildup.training.execution import (
     torch_settings,
 )
 from buildup.training.execution_words import Execution
-from buildup.training.feed import Feed, StreamedDataset, batch_starts, on_device
+from buildup.training.feed import Feed, StreamedDataset, batch_starts, check_shared, on_device
 from buildup.training.metrics import Metrics
 from buildup.training.processes import in_processes
 from buildup.training.recipe import Recipe, learning_rate, recipe_to_values
@@ -156,7 +157,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
     feed = _feed(job, recipe, dataset, train, val, group)
-    _check_group(feed)
+    check_shared(group.size, recipe, train_images=len(train), val_images=len(val))
 
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
@@ -165,13 +166,17 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     execution = replace(job.execution, steps="eager") if group.size > 1 else job.execution
     model = prepare_model(model, job.network, execution)
     optimizer = make_optimizer(model, recipe, execution)
+    average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
+    kept = model if average is None else average.module
 
     identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
-    how = device_kind(job.device), recipe.snapshot_epochs
+    how = device_kind(job.device), recipe.snapshot_epochs, kept
     with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
-        curve, part = _restored(saved, job, optimizer, group)
-        stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group)
+        curve, part = _restored(saved, job, optimizer, kept, group)
+        stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group, average=average)
+        steps = len(batch_starts(len(train), recipe.batch_size))
+        stepper.made = len(curve) * steps + (part.step if part else 0)
         for line in _log_header(job, feed, parts) if group.leads else ():
             checkpoint.append_log(job.folder, line)
         if len(curve) < recipe.epochs:
@@ -197,22 +202,25 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
                 yielded.append(epoch)
                 yield epoch
     if found is None:  # an earlier attempt trained to the end and left no score
-        found = validate(model, feed, Execution())
+        found = validate(kept, feed, Execution())
     if group.leads:
-        checkpoint.finish_attempt(job.folder, identity, model, curve, found.bins)
+        checkpoint.finish_attempt(job.folder, identity, kept, curve, found.bins)
     return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 
 def _restored(
-    saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, group: ProcessGroup
+    saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, kept: nn.Module, group: ProcessGroup
 ) -> tuple[list[Epoch], checkpoint.PartialEpoch | None]:
     """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
     curve = saved.start(job.resume_from) if group.leads else []
     if group.size == 1:
         return curve, saved.part
-    curve, part, state = group.share((curve, saved.part, optimizer.state_dict()))
+    averaged = kept.state_dict() if job.recipe.ema else {}
+    curve, part, state, averaged = group.share((curve, saved.part, optimizer.state_dict(), averaged))
     if not group.leads:
         optimizer.load_state_dict(state)
+        if averaged:
+            kept.load_state_dict(averaged)
     return curve, part
 
 
@@ -230,18 +238,6 @@ def _feed(
         workers=reading_processes(device, job.threads, job.device_share),
         group=group,
     )
-
-
-def _check_group(feed: Feed) -> None:
-    """Refuse batches that are too small to be shared."""
-    size, batch = feed.group.size, feed.recipe.batch_size
-    starts = batch_starts(len(feed.train), batch)
-    smallest = min(batch, len(feed.train) - starts[-1])
-    if size > 1 and (smallest < 2 * size or len(feed.val) < size):
-        raise ResourceError(
-            f"{size} GPUs a training: each needs 2 images of a batch, and the smallest batch has {smallest} "
-            f"({len(feed.train)} images in batches of {batch}). Use fewer GPUs a training."
-        )
 
 
 def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, devices: Sequence[str]) -> Score:
@@ -313,10 +309,10 @@ def _train_epoch(
     trained = time.perf_counter()
     if number < recipe.epochs:
         # Where few images are trained on, validating on all others would take longer than the epoch.
-        found = validate(stepper.model, feed, job.execution, every=ceil(len(feed.val) / len(feed.train)))
+        found = validate(stepper.kept, feed, job.execution, every=ceil(len(feed.val) / len(feed.train)))
     else:
         # The score is that of the exported network in float32: bfloat16 can give an image two equally good classes.
-        found = validate(stepper.model, feed, Execution())
+        found = validate(stepper.kept, feed, Execution())
     for what, value in (("training loss", train_loss), ("validation loss", found.nll)):
         if not math.isfinite(value):
             message = f"The {what} became {value} in epoch {number}, at a learning rate of {lr:.3g}. Try a lower one."

@@ -58,7 +58,10 @@ def in_processes(train: _Train, size: int, device: str, yielded: list[Epoch]) ->
             try:
                 yield update
             except GeneratorExit:
-                ranks[0].end_in_order()
+                # The first process writes the state after the last epoch, which takes as long as it takes.
+                with suppress(OSError):  # it has died meanwhile
+                    ranks[0].connection.send(False)
+                ranks[0].process.join()
                 raise
             with suppress(OSError):  # it has died, which the next look tells
                 ranks[0].connection.send(True)
@@ -95,12 +98,6 @@ class _Rank:
             return None
         assert isinstance(message, Epoch | Score)
         return message
-
-    def end_in_order(self) -> None:
-        """Let the first process write the state after the last epoch, which takes as long as it takes."""
-        with suppress(OSError):  # it has died meanwhile
-            self.connection.send(False)
-        self.process.join()
 
 
 @contextmanager

@@ -111,6 +111,12 @@ class Recipe:
     transplant: float = 0.0
     """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which each new block first
     learns to imitate the block that it replaces. At 0 new blocks start from random weights."""
+    layer_decay: float = 1.0
+    """The factor of the learning rate from each layer to the one before it, as timm numbers layers; 1 for one rate.
+    Low layers of a pretrained network are good as they are."""
+    ema: float = 0.0
+    """Validate and keep the moving average of the weights, with this decay at each step; 0 for the last weights. The
+    decay starts lower, as timm's warm-up of it does."""
     amp: bool = True
     """Whether the steps may run in bfloat16 where the device is fast at it."""
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -258,9 +264,9 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
-    for later in ("augmentations", "snapshots", "transplant"):  # unused, they leave older identities as they were
-        if not values[later]:
-            del values[later]
+    # Unused, they leave older identities as they were.
+    later: dict[str, Any] = {"augmentations": {}, "snapshots": (), "transplant": 0, "layer_decay": 1, "ema": 0}
+    values = {key: value for key, value in values.items() if key not in later or value != later[key]}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
@@ -354,8 +360,9 @@ CHECKS: Mapping[str, Check] = {
     **dict.fromkeys(("warmup_epochs", "weight_decay", "mixup", "cutmix"), _number(0)),
     **dict.fromkeys(("momentum", "colour_jitter", "erasing", "mix_prob", "mix_switch_prob"), _number(0, 1)),
     "transplant": _number(0, 1),
+    "ema": _number(0, 0.99999),
     **dict.fromkeys(("label_smoothing", "drop_path", "dropout"), _number(0, 0.99)),
-    **dict.fromkeys(("eps", "gamma"), _number(0, 1, closed=False)),
+    **dict.fromkeys(("eps", "gamma", "layer_decay"), _number(0, 1, closed=False)),
     "lr": _number(0, closed=False),
     "clip_grad": _optional(_number(0, closed=False)),
     "betas": _pair(_number(0, 1), "two numbers from 0 to 1 are needed."),
@@ -376,7 +383,10 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if not wrong.keys() & {"epochs", "warmup_epochs"} and recipe.warmup_epochs > recipe.epochs:
         yield f"warmup_epochs is {recipe.warmup_epochs!r}; a number from 0 to {recipe.epochs} is needed."
     if not wrong.keys() & {"epochs", "warmup_epochs", "snapshots"}:
-        yield from _snapshot_problems(recipe)
+        if WARMUP in recipe.snapshots and not recipe.warmup_epochs:
+            yield f"snapshots has {WARMUP}, and this recipe has no warm-up. Leave it out, or set warmup_epochs."
+        if late := [str(at) for at in recipe.snapshots if isinstance(at, int) and at > recipe.epochs]:
+            yield f"snapshots has {', '.join(late)}, and a training has {recipe.epochs} epochs."
     if recipe.randaugment is not None and "randaugment" not in wrong:
         for name, check in RANDAUGMENT_CHECKS.items():
             if problem := check(value := getattr(recipe.randaugment, name)):
@@ -393,13 +403,6 @@ def _problems(recipe: Recipe) -> Iterator[str]:
             if len(str(pair).split()) != 2 or _number(0, 100)(percent):
                 yield f"expected has {pair!r}: {percent!r}; a line like `resnet50 cifar100: 68.6` is needed."
     yield from _ineffective(recipe)
-
-
-def _snapshot_problems(recipe: Recipe) -> Iterator[str]:
-    if WARMUP in recipe.snapshots and not recipe.warmup_epochs:
-        yield f"snapshots has {WARMUP}, and this recipe has no warm-up. Leave it out, or set warmup_epochs."
-    if late := [str(at) for at in recipe.snapshots if isinstance(at, int) and at > recipe.epochs]:
-        yield f"snapshots has {', '.join(late)}, and a training has {recipe.epochs} epochs."
 
 
 def _augmentation_problems(settings: Mapping[str, Any]) -> Iterator[str]:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from timm.optim._param_groups import param_groups_layer_decay
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,9 +88,14 @@ def make_optimizer(model: nn.Module, recipe: Recipe, execution: Execution) -> to
         "weight_decay": recipe.weight_decay,
         "fused": True,
     }
+    weights: Any = model.parameters()
+    if recipe.layer_decay < 1:
+        weights = param_groups_layer_decay(
+            model, recipe.weight_decay, weight_decay_exclude_1d=False, layer_decay=recipe.layer_decay
+        )
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **settings)
-    return torch.optim.AdamW(model.parameters(), betas=recipe.betas, eps=recipe.eps, capturable=captured, **settings)
+        return torch.optim.SGD(weights, momentum=recipe.momentum, nesterov=recipe.nesterov, **settings)
+    return torch.optim.AdamW(weights, betas=recipe.betas, eps=recipe.eps, capturable=captured, **settings)
 
 
 class Stepper:
@@ -103,14 +110,20 @@ class Stepper:
         *,
         parts: int = 1,
         group: ProcessGroup = ALONE,
+        average: ModelEmaV3 | None = None,
     ) -> None:
         """Set up the steps without computing anything.
 
         Model and optimiser come from `prepare_model` and `make_optimizer` for the same execution. `parts` is the number
         of micro-batches of a batch, whose gradients are summed before the update. `group` are the processes that make
-        the steps together, which are eager then.
+        the steps together, which are eager then. Each step updates the `average` of the weights, if there is one.
         """
         self.model = model
+        self.kept: nn.Module = model if average is None else average.module
+        """What is validated and kept: the model, or the average of its weights."""
+        self.made = 0
+        """How many steps were made from the start of the training on."""
+        self._average = average
         self.images: int | None = None
         """How many images the next batch has over all processes, if they are not all in the inputs."""
         self._spread = group.spread(model)
@@ -121,23 +134,27 @@ class Stepper:
         self._parts = parts
         self._device = next(model.parameters()).device
         self._loss, self._hits = torch.zeros((), device=self._device), torch.zeros((), device=self._device)
-        self._rate = None if execution.steps == "eager" else torch.zeros((), device=self._device)
+        self._rates = [
+            None if execution.steps == "eager" else torch.zeros((), device=self._device) for _ in optimizer.param_groups
+        ]
         self._captured: _Captured | None = None
         self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
         """Make one step on a batch, or on this process' rows of it."""
-        if self._rate is not None:
-            self._rate.fill_(lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr if self._rate is None else self._rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            own = lr * group.get("lr_scale", 1)
+            group["lr"] = own if rate is None else rate.fill_(own)
         self._shape = self._shape or inputs.shape
         if inputs.shape == self._shape:
             (self._captured.replay if self._captured else self._step)(inputs, targets)
-            return
-        # Compiling blocks and searching for kernels for a smaller last batch would take longer than its steps.
-        with torch.compiler.set_stance("force_eager"), no_kernel_search():
-            self._step(inputs, targets)
+        else:
+            # Compiling blocks and searching for kernels for a smaller last batch would take longer than its steps.
+            with torch.compiler.set_stance("force_eager"), no_kernel_search():
+                self._step(inputs, targets)
+        self.made += 1
+        if self._average is not None:
+            self._average.update(self.model, self.made)
 
     def take_sums(self) -> tuple[Tensor, Tensor]:
         """The losses and hits since the last call, summed over all processes, on the device."""
@@ -159,8 +176,8 @@ class Stepper:
         self._shape = inputs.shape
         if self._execution.steps == "eager" or self._device.type != "cuda":
             return
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate
         weights, state = copy.deepcopy((self.model.state_dict(), self.optimizer.state_dict()["state"]))
         # Streams and graphs belong to the current device, which need not be that of the model.
         with torch.cuda.device(self._device):

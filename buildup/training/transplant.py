@@ -5,7 +5,11 @@ the first epoch, each new block is trained alone: it gets the input of the base'
 output. The base is frozen, labels are not used, and all blocks learn at the same time from one pass of the base. This
 costs little, because no gradient goes through the base.
 
-A block that was added to the base imitates nothing, and starts as without pretrained weights.
+Attention first gets its last projection by ridge regression: the one with which what it mixes, by queries, keys and
+values that are still random, comes nearest to what the base's block adds to its input.
+
+A block that was added to the base imitates nothing, and starts as without pretrained weights. A block that computes
+what the base's own does from the start, as gated attention in place of a 3x3 convolution, is left as it is.
 """
 
 import math
@@ -14,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import chain, count, islice
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.graph.kinds import Conv
 from buildup.graph.network import Network, apply, replacement
+from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
 from buildup.training.data_parallel import ProcessGroup
 from buildup.training.execution_words import Execution
@@ -35,6 +41,12 @@ LEAST = 100
 and norms need dozens of steps for their statistics."""
 LAST = 10
 """The steps whose mean error is the result."""
+FITTED = 8
+"""The batches of the regression."""
+RIDGE = 1e-2
+"""Its penalty, as a share of the mean square of the inputs."""
+SAME = 1e-6
+"""The error up to which a block has nothing to learn."""
 
 
 def imitating(network: Network) -> tuple[str, ...]:
@@ -57,14 +69,20 @@ def transplant(
     base = build(_base(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
     if execution.channels_last:
         base = base.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(chain.from_iterable(block.parameters() for block in blocks.values()), weight_decay=0)
     steps = max(LEAST, round(epochs * len(batch_starts(len(feed.train), feed.recipe.batch_size))))
-    errors: dict[str, list[Tensor]] = {path: [] for path in paths}
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         seen = stack.enter_context(_watched(base, paths))
+        same = _equal(blocks, base, seen, to_memory_format(next(_images(feed)), execution))
+        blocks = {path: block for path, block in blocks.items() if path not in same}
+        if not blocks:
+            return same
+        errors: dict[str, list[Tensor]] = {path: [] for path in blocks}
+        weights = chain.from_iterable(block.parameters() for block in blocks.values())
+        optimizer = torch.optim.AdamW(weights, weight_decay=0)
         for block in blocks.values():
             stack.enter_context(_imitation_mode(block))
+        _fit_projections(blocks, network, base, seen, feed, execution)
         for step, inputs in enumerate(islice(_images(feed), steps)):
             for group in optimizer.param_groups:
                 group["lr"] = LR * (1 + math.cos(math.pi * step / steps)) / 2
@@ -77,7 +95,96 @@ def transplant(
             for path, loss in losses.items():
                 errors[path].append(loss.detach())
     optimizer.zero_grad()
-    return {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
+    return same | {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
+
+
+@torch.no_grad()
+def _equal(
+    blocks: Mapping[str, nn.Module], base: nn.Module, seen: Mapping[str, tuple[Tensor, Tensor]], inputs: Tensor
+) -> dict[str, float]:
+    """The errors of the blocks that compute what the base's do before they have learned anything."""
+    base(inputs)
+    with ExitStack() as stack:
+        for block in blocks.values():
+            stack.enter_context(_imitation_mode(block, norms=False))
+        errors = {path: _error(block(seen[path][0]), *seen[path]).item() for path, block in blocks.items()}
+    return {path: error for path, error in errors.items() if error < SAME}
+
+
+@torch.no_grad()
+def _fit_projections(
+    blocks: Mapping[str, nn.Module],
+    network: Network,
+    base: nn.Module,
+    seen: Mapping[str, tuple[Tensor, Tensor]],
+    feed: Feed,
+    execution: Execution,
+) -> None:
+    """Set the last projections of attention by ridge regression on the base's features."""
+    cores = {path: core for path, block in blocks.items() if (core := _attention_block(block)) is not None}
+    styles = {path: network.block(path).style for path in cores}
+    acts = {path: f"{path}.{style.act}" for path, style in styles.items() if style and style.act}
+    products: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in cores}
+    with _watched(base, tuple(acts.values())) as sums:
+        for inputs in islice(_images(feed), FITTED) if cores else ():
+            base(to_memory_format(inputs, execution))
+            for path, core in cores.items():
+                given, wanted = seen[path]
+                added = (sums[acts[path]][0] if path in acts else wanted) - given
+                if isinstance(blocks[path], ChannelsLast):
+                    given, added = given.permute(0, 3, 1, 2), added.permute(0, 3, 1, 2)
+                mixed = _rows(_mixed(core, given))
+                mixed = torch.cat([mixed, mixed.new_ones(len(mixed), 1)], dim=1)
+                products[path].append((mixed.T @ mixed / len(mixed), mixed.T @ _rows(added) / len(mixed)))
+    for path, core in cores.items():
+        means = [torch.stack(found).mean(0) for found in zip(*products[path], strict=True)]
+        square, cross = (total / feed.group.size for total in feed.group.sum(means))
+        _set_projection(core, square, cross)
+
+
+def _attention_block(block: nn.Module) -> Any:
+    """The residual block around attention, if its last projection can be fitted: no norm but batch norm follows it."""
+    core: Any = block.block if isinstance(block, ChannelsLast) else block
+    pre = isinstance(core, PreActAttentionBlock)
+    if pre or (isinstance(core, PostActAttentionBlock) and isinstance(core.norm2, _BatchNorm)):
+        out = getattr(core.attention, "out", None)
+        return core if isinstance(out, nn.Conv2d) and out.kernel_size == (1, 1) and out.groups == 1 else None
+    return None
+
+
+def _mixed(core: Any, given: Tensor) -> Tensor:
+    """What attention in a block mixes, before its last projection."""
+    inputs: list[Tensor] = []
+    with core.attention.register_forward_pre_hook(lambda _, given: inputs.append(given[0])):
+        core(given)
+    out = core.attention.out
+    core.attention.out = nn.Conv2d(out.in_channels, out.in_channels, 1, device=given.device)
+    nn.init.dirac_(core.attention.out.weight)
+    nn.init.zeros_(core.attention.out.bias)
+    mixed: Tensor = core.attention(inputs[0])
+    core.attention.out = out
+    return mixed
+
+
+def _rows(maps: Tensor) -> Tensor:
+    return maps.permute(0, 2, 3, 1).flatten(0, 2).float()
+
+
+def _set_projection(core: Any, square: Tensor, cross: Tensor) -> None:
+    """Solve for the projection, from the mean products of its inputs, and of these with what is to be added."""
+    penalty = RIDGE * square.diagonal().mean().clamp(min=1e-12) * torch.eye(len(square), device=square.device)
+    weights = torch.linalg.solve(square + penalty, cross)
+    core.attention.out.weight.copy_(weights[:-1].T[..., None, None])
+    core.attention.out.bias.copy_(weights[-1])
+    if isinstance(core, PostActAttentionBlock):
+        # The norm that follows gives back the mean and the deviation that it takes away.
+        mean = square[-1] @ weights
+        variance = (weights * (square @ weights)).sum(0) - mean.square()
+        norm: Any = core.norm2
+        norm.weight.copy_((variance.clamp(min=0) + norm.eps).sqrt())
+        norm.bias.copy_(mean)
+    elif core.scale is not None:
+        core.scale.fill_(1)
 
 
 def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: ProcessGroup) -> None:
@@ -125,12 +232,12 @@ def _watched(base: nn.Module, paths: tuple[str, ...]) -> Iterator[Mapping[str, t
 
 
 @contextmanager
-def _imitation_mode(block: nn.Module) -> Iterator[None]:
-    """Let norms learn their statistics, and drop nothing."""
+def _imitation_mode(block: nn.Module, *, norms: bool = True) -> Iterator[None]:
+    """Drop nothing, and let norms learn their statistics if they are to."""
     before = {module: module.training for module in block.modules()}
     block.eval()
     for module in block.modules():
-        module.training = isinstance(module, _BatchNorm)
+        module.training = norms and isinstance(module, _BatchNorm)
     try:
         yield
     finally:

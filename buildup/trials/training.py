@@ -41,6 +41,18 @@ class Pretrained:
         return f"{self.source} ({self.hash[:12]})"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsOrigin:
+    """What timm says of weights of its own."""
+
+    name: str
+    """With the pretrained tag."""
+    license: str
+    """Empty where timm names none."""
+    hub_id: str
+    """Their place on the Hugging Face Hub; empty where they are elsewhere."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A network to be trained, and the parent that its scores are compared with."""

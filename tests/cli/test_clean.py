@@ -1,11 +1,13 @@
 """`ls` and `clean`: what there is, what can go, and that the rest stays."""
 
 import json
+import logging
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -13,13 +15,16 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import clean as engine
-from buildup.engine.clean import leftovers, losers
+from buildup.engine.clean import leftovers, losers, size_of
+from buildup.engine.disk_budget import BudgetObserver
 from buildup.engine.load_state import state_of
+from buildup.engine.loop import NullObserver
+from buildup.engine.replay import View
 from buildup.execution.workplace import CLAIM, WORK
 from buildup.store.run_dir import FINAL, LOCK, acquire_run_lock
 from buildup.store.run_record import open_record
 from buildup.trials.outcome import Record, record_to_values
-from buildup.trials.training import WEIGHTS
+from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
 
 
 @pytest.fixture
@@ -134,6 +139,41 @@ def test_the_folders_of_a_living_process_or_of_another_machine_stay(
         (place / f"buildup-tune-{pid}-abc").mkdir()
         (run.folder / LOCK).write_text(f"{pid} on {host}")
         assert leftovers(run)[0] == []
+
+
+def test_a_search_above_its_budget_loses_what_nothing_reads_and_then_what_lost(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "buildup")
+    run = open_record("tried")
+    view, history = state_of(run)
+    base, best = view.candidates[0].id, view.best.id
+    training = next(path for path in sorted(run.trainings.iterdir()) if path.name.startswith(base))
+    (training / "attempt-0").mkdir()
+    (training / "attempt-0" / CHECKPOINT).write_bytes(b"x" * 1000)
+    going = run.trainings / f"{view.candidates[1].id}-s9" / "attempt-1"
+    going.mkdir(parents=True)
+    (going / CHECKPOINT).write_bytes(b"x")
+    weights = {path: candidate_id(path.parents[1].name) for path in run.trainings.rglob(WEIGHTS)}
+    size = size_of(run.folder)
+
+    def look(budget: int, view: View = view) -> None:
+        settings = replace(run.settings, disk_budget=budget)
+        BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings)).see(view, history, None)
+
+    look(size)
+    assert caplog.messages == []
+    look(size - 1)
+    assert not (training / "attempt-0" / CHECKPOINT).exists()
+    assert all(path.exists() for path in weights)
+    [lost] = set(weights.values()) - {base, best}
+    look(1, replace(view, current=next(one for one in view.candidates if one.id == lost)))
+    assert all(path.exists() for path in weights)
+    look(1)
+    assert {own for path, own in weights.items() if path.exists()} == {base, best} & set(weights.values())
+    assert (going / CHECKPOINT).exists()
+    assert caplog.messages[0] == "disk       1.00 kB of files that nothing needs any more were removed"
+    assert "more than --disk-budget 1 B. `resume` and `final` need what is left of it" in caplog.messages[-1]
 
 
 def test_a_run_that_is_written_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

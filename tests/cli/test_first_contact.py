@@ -119,6 +119,9 @@ def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("TERM", "xterm")
     assert coloured("1  layer4.1 C->M  keep", StringIO()) == "1  layer4.1 C->M  keep"
     assert coloured("1  layer4.1 C->M  keep", Terminal()).endswith("\x1b[34;1mkeep\x1b[0m")
+    blue = "\x1b[34;1m{}\x1b[0m"
+    assert coloured("now CC|CM on a GPU, 90 % CI", Terminal()) == f"now CC|C{blue.format('M')} on a GPU, 90 % CI"
+    assert coloured("  c1  C[M]CM", Terminal()) == f"  c1  C{blue.format('[M]')}C{blue.format('M')}"
     monkeypatch.setenv("NO_COLOR", "1")
     assert coloured("keep", Terminal()) == "keep"
 

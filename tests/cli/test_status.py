@@ -1,7 +1,15 @@
 """`status`: where a run stands, read from its study."""
 
+import fcntl
 import json
+import os
+import re
 import shutil
+import struct
+import sys
+import termios
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,7 +18,7 @@ from buildup.cli import status
 from buildup.cli.main import main
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import FINAL_RESULT, state_of
-from buildup.engine.status import _line, status_text, status_values
+from buildup.engine.status import progress, running_table, status_text, status_values
 from buildup.report.words import short_edit
 from buildup.store.run_record import open_record
 from buildup.store.study_writer import StudyWriter
@@ -43,7 +51,12 @@ def test_trainings_that_run_ahead_of_the_verdicts_are_shown_apart(tried: Path, t
     assert [one["training"] for one in waiting] == [f"{view.step.candidate.id}-s{seed}"]
     assert [one["training"] for one in ahead] == [f"{later.candidate.id}-s{seed}"]
     assert (ahead[0]["epoch"], ahead[0]["epochs"], ahead[0]["seed"]) == (1, 1, seed)
-    assert f"begun ahead of the verdicts:\n  {short_edit(later.candidate.edit)}  seed {seed}: epoch 1 of 1" in text
+    edit = short_edit(later.candidate.edit)
+    assert re.search(rf"\nbegun ahead of the verdicts .*\n{re.escape(edit)} seed {seed} +1/1 +71\.00 %", text)
+    narrow = status_text(run, after, values, width=80)
+    assert max(len(line) for line in narrow.splitlines() if str(run.folder) not in line) <= 80
+    # The network as it grows, with what is tried.
+    assert re.search(r"^  blocks\.\d +[CM]*\[M\][CM]*$", narrow, re.MULTILINE)
 
 
 def test_a_final_stands_before_the_decisions_of_the_search(tried: Path, tmp_path: Path) -> None:
@@ -84,7 +97,49 @@ def test_watching_says_what_is_new_until_the_run_is_over(
     assert "Leave one of them out" in capsys.readouterr().err
 
 
-def test_a_training_is_shown_with_its_curve() -> None:
-    row = {"edit": "layer4.1: conv -> msa(heads=24)", "seed": 0, "epoch": 3, "epochs": 9, "score": 70.0}
-    shown = _line({**row, "curve": [50.0, 60.0, 70.0]}, ACCURACY)
-    assert shown == "  layer4.1 C->M  seed 0: epoch 3 of 9, accuracy 70.00 %  ▁▅█"
+def test_watching_in_a_terminal_draws_in_place_and_ends_with_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = "  c1  C[M]\n  c2  CM\n\nwaiting for  epoch\nc1.1  seed 0   1/4"
+    looks = iter(
+        [
+            (running, {"status": "running", "left": "2 trainings left"}),
+            (running.replace("1/4", "2/4"), {"status": "running", "left": "1 training left"}),
+            ("the whole result", {"status": "finished", "left": None}),
+        ]
+    )
+    monkeypatch.setattr(status, "_look", lambda run, *, verbose: next(looks))
+    monkeypatch.setattr(status, "PAUSE", 0.0)
+    with terminal(monkeypatch) as read:
+        assert main(["status", "demo", "--watch"]) == 0
+        said = read()
+    assert "\x1b[1A" in said  # up again over the lines of the first look
+    assert "C\x1b[1;34m[M]" in said
+    assert said.rstrip().endswith("the whole result")
+
+
+@contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
+    """Makes stdout a terminal of 80 columns. What is given reads what was written to it."""
+    ours, theirs = os.openpty()
+    os.set_blocking(ours, False)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    for name in ("CI", "NO_COLOR", "COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+
+    def read() -> str:
+        stream.flush()
+        return os.read(ours, 100_000).decode()
+
+    with os.fdopen(theirs, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        yield read
+    os.close(ours)
+
+
+def test_a_training_is_shown_with_its_curve_and_without_it_where_there_is_no_room() -> None:
+    curve = [Epoch(number=number, metrics={"accuracy": 40.0 + 10 * number, "seconds": 2.0}) for number in (1, 2, 3)]
+    row = progress("layer4.1: conv -> msa(heads=24)", 0, curve, 9, ACCURACY)
+    heading, shown = running_table([row], ACCURACY, "waiting for").splitlines()
+    assert heading.split() == ["waiting", "for", "epoch", "accuracy", "curve", "left"]
+    assert shown == "layer4.1 C->M seed 0    3/9   70.00 %  ▁▅█    12 s"
+    assert "▁▅█" not in running_table([row], ACCURACY, "waiting for", width=45)

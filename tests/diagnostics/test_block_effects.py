@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from buildup.diagnostics.analysis import labelled_batches
-from buildup.diagnostics.block_effects import hook_blocks, measure_blocks
 from buildup.diagnostics.hooks import weights_digest
+from buildup.diagnostics.lesion import hook_blocks, measure_blocks
 from buildup.diagnostics.predictions import evaluate
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import apply, replacement

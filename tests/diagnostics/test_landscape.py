@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from buildup.diagnostics.figures import Row, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import (
+    MAX_PARALLEL,
     Direction,
     LossLandscape,
     directions,
     grid,
     landscape,
+    max_parallel_points,
 )
 
 Make = Callable[[str], nn.Module]
@@ -178,6 +180,26 @@ def test_the_grid_of_the_paper_has_its_points() -> None:
     assert points[0] == (-1.0, -1.0)
     assert points[1] == (-0.9, -1.0)
     assert points[220] == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_places_side_by_side_have_the_values_of_each_alone(make: Make, name: str) -> None:
+    model = make(name)
+    batches, towards = [(noise(2, 3, 32, 32), soft(2))], directions(model)
+    alone = list(landscape(model, batches, grid(2, 0.3), towards))
+    together = list(landscape(model, batches, grid(2, 0.3), towards, parallel=3))
+    assert [(point.x, point.y) for point in together] == [(point.x, point.y) for point in alone]
+    assert [point.nll for point in together] == pytest.approx([point.nll for point in alone], rel=1e-4)
+    assert [point.decay for point in together] == [point.decay for point in alone]
+
+
+def test_as_many_places_run_side_by_side_as_memory_has_room_for(make: Make) -> None:
+    model = make("test_vit")
+    towards = directions(model)
+    moved = sum(weight.numel() * weight.element_size() for weight in towards[0].values())
+    assert max_parallel_points(towards, 12 * moved) == 3
+    assert max_parallel_points(towards, 0) == 1
+    assert max_parallel_points(towards, float("inf")) == MAX_PARALLEL
 
 
 def test_new_statistics_are_those_of_a_pass_in_training_mode(make: Make) -> None:

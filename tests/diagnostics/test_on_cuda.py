@@ -13,11 +13,11 @@ from torch import nn
 
 from buildup.diagnostics import hessian
 from buildup.diagnostics.analysis import QUICK, labelled_batches
-from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.figures import Rows
 from buildup.diagnostics.hessian import augmented_batches, batch_eigenvalues
 from buildup.diagnostics.hooks import weights_digest
-from buildup.diagnostics.landscape import directions, landscape
+from buildup.diagnostics.landscape import directions, landscape, runs_in_parallel
+from buildup.diagnostics.lesion import measure_blocks
 from buildup.diagnostics.measurements import MEASUREMENTS
 from buildup.diagnostics.predictions import evaluate
 from buildup.engine.analysis.subjects import AnalyzedModel, make_subject
@@ -94,6 +94,13 @@ def compared(name: str, network: Network, **settings: Any) -> None:
 @pytest.mark.parametrize("name", list(MEASUREMENTS))
 def test_each_measurement_runs_on_the_device_with_the_numbers_of_the_cpu(name: str) -> None:
     compared(name, alternet())
+
+
+def test_points_of_a_landscape_are_measured_together_where_vmap_can() -> None:
+    image = torch.zeros(1, 1, 16, 16)
+    assert runs_in_parallel(shaken(alternet("C|CC|CC")), image)
+    assert not runs_in_parallel(shaken(alternet("C|CM|CG")), image)
+    compared("landscape", alternet("C|CC|CC"))
 
 
 def test_statistics_are_restated_on_the_device() -> None:

@@ -3,15 +3,24 @@
 import random
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
+import torch
+import yaml
+from huggingface_hub import HfApi, ModelCard
+from safetensors.torch import load_file
 
-from buildup.engine.export import best_training
+from buildup.engine.export import best_training, export_candidate
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of
+from buildup.errors import RequestError, ResourceError
 from buildup.report.card import model_card
 from buildup.report.page import markdown, page
+from buildup.settings import ExportSettings
 from buildup.store.run_record import RunRecord, open_record, save_record
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
@@ -60,3 +69,70 @@ def test_the_exported_training_is_the_best_of_all_seeds_not_only_of_the_first_lo
         )
         key, score = best_training(run, history, base)
         assert (key, score.accuracy) == (training_id(base.id, best), 70.0)
+
+
+@pytest.fixture
+def uploads(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str, str]]:
+    """What was uploaded, by repository: the text of each file that is one."""
+    found: dict[str, dict[str, str]] = {}
+
+    def upload(self: object, *, repo_id: str, folder_path: Path, commit_message: str) -> None:
+        files = {path.name: path.read_bytes() for path in folder_path.iterdir()}
+        found[repo_id] = {name: content.decode("utf-8", errors="replace") for name, content in files.items()}
+
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda self, repository, exist_ok: None)
+    monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", upload)
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return found
+
+
+def test_a_network_is_pushed_with_a_card_that_names_the_repository(
+    tried: Path, uploads: dict[str, dict[str, str]], unchecked_export: None
+) -> None:
+    source = export_candidate(open_record(str(tried)), ExportSettings(candidate=1, push="hf-hub:me"))[1]
+    ((repository, files),) = uploads.items()
+    assert source == f"hf-hub:{repository}"
+    assert repository.startswith("me/alternet-lcnet_035-CC-CC-CCCCCC-CM-")
+    assert files.keys() == {
+        *(".gitattributes", "README.md", "alternet.py", "config.json", "model.safetensors", "network.svg")
+    }
+    card: Any = ModelCard(files["README.md"])
+    assert f'timm.create_model("{source}", pretrained=True)' in card.text
+    assert "](network.svg)" in card.text
+    (model,) = yaml.safe_load(files["README.md"].split("---")[1])["model-index"]
+    assert model["results"][0]["metrics"][0]["type"] == "accuracy"
+    assert "hf_secret" not in "".join(files.values())
+
+
+def test_a_folder_is_laid_out_like_the_repository_and_loads_from_there(
+    tried: Path, tmp_path: Path, uploads: dict[str, dict[str, str]], unchecked_export: None
+) -> None:
+    run = open_record(str(tried))
+    for push in ("hf-hub:me/net", str(tmp_path / "net")):
+        source = export_candidate(run, ExportSettings(candidate=1, push=push))[1]
+    assert {path.name for path in (tmp_path / "net").iterdir()} == uploads["me/net"].keys()
+    weights = timm.create_model(source, pretrained=True).state_dict()
+    stored = load_file(tmp_path / "net" / "model.safetensors")
+    assert weights.keys() == stored.keys()
+    assert all(torch.equal(weights[name], stored[name]) for name in stored)
+
+
+@pytest.mark.parametrize(
+    ("push", "said"),
+    [("hf-hub:me/net", "no token"), ("hf-hub:a/b/c", "names no repository"), ("hf-hub:", "names no repository")],
+)
+def test_a_push_that_can_not_work_is_refused_before_anything_is_written(
+    push: str, said: str, tried: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("buildup.models.publish.get_token", lambda: None)
+    with pytest.raises(RequestError, match=said):
+        export_candidate(open_record(str(tried)), ExportSettings(candidate=1, push=push))
+
+
+def test_a_hub_that_does_not_answer_is_an_error_in_words(
+    tried: Path, monkeypatch: pytest.MonkeyPatch, unchecked_export: None
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr("buildup.models.publish.HfApi", partial(HfApi, endpoint="http://127.0.0.1:9"))
+    with pytest.raises(ResourceError, match="can't be reached"):
+        export_candidate(open_record(str(tried)), ExportSettings(candidate=1, push="hf-hub:me/net"))

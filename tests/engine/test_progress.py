@@ -1,12 +1,15 @@
 """What a person reads while a search runs."""
 
+import io
 import logging
 
 import pytest
+from rich.console import Console
+from rich.live import Live
 
 from buildup.engine.forecast import left
 from buildup.engine.loop import run_loop
-from buildup.engine.progress import SILENCE, PlainObserver
+from buildup.engine.progress import SILENCE, LiveObserver, PlainObserver, shows_live
 from buildup.engine.replay import View, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -78,3 +81,41 @@ def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
     run_loop(STEPS, table, InMemoryWriter(), Collector(), History())
     assert seen[-1].finished
     assert seen[-1].needed == ()
+
+
+def test_a_terminal_shows_the_network_as_it_grows_within_80_columns() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, color_system="standard", _environ={})
+    table = {"CC|CC": ScoreRow(score=80), "CC|CM": ScoreRow(score=81), "CM|CM": ScoreRow(score=79)}
+    drawn: list[str] = []
+    with Live(console=console, auto_refresh=False) as live:
+        watcher = LiveObserver(lines=PlainObserver(replay=STEPS, epochs=3, workers=1), live=live)
+
+        class Painter:
+            def see(self, view: View, history: History, event: Event | None) -> None:
+                if event is not None:  # as if it had begun and got to an epoch
+                    began = Started(attempt=1, host="a-node-with-a-long-name", pid=4711)
+                    watcher.see(view, history, Event(training=event.training, update=began))
+                    picture = Console(file=io.StringIO(), width=80)
+                    picture.print(live.renderable)
+                    drawn.append(picture.file.getvalue())  # type: ignore[attr-defined]
+                watcher.see(view, history, event)
+
+        run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), Painter(), History())
+    assert max(len(line) for picture in drawn for line in picture.splitlines()) <= 80
+    assert "c2  C[M]" in "".join(drawn)
+    assert "c1  C[M]\nc2  CM" in "".join(line.rstrip() + "\n" for line in "".join(drawn).splitlines())
+    assert "decision 1" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
+def test_nothing_moves_in_ci_and_in_a_pipe(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert shows_live(Terminal())
+    assert not shows_live(io.StringIO())
+    monkeypatch.setenv(name, value)
+    assert not shows_live(Terminal())

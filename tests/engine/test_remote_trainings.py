@@ -94,10 +94,25 @@ def test_a_training_that_is_reused_from_a_storage_belongs_to_the_run_that_takes_
     shutil.copytree(run.folder, other)
     shutil.rmtree(other / "trainings")
     taker, training = open_record(str(other)), Training(candidate=view.candidates[0], seed=run.settings.seed)
+    for attempt, snapshot in ((1, "weights-1.safetensors"), (2, "weights-3.safetensors")):
+        # An attempt that was followed by another; which of them wrote a snapshot does not matter.
+        there = run.folder.parent / "storage" / "tried" / training.id / f"attempt-{attempt}"
+        there.mkdir(exist_ok=True)
+        (there / snapshot).write_bytes(b"a snapshot")
+    first, second = (attempt_folder(run.trainings / training.id, number) for number in (1, 2))
+    second.mkdir()
+    remote = remote_of(first)
+    assert remote is not None
+    note_remote(second, remote.parent / second.name)
+    for name in (FINAL, WEIGHTS):
+        there = run.folder.parent / "storage" / "tried" / training.id
+        (there / "attempt-1" / name).rename(there / "attempt-2" / name)
     ReusableRuns(taker, pytest.fail).fetch(training, taker.trainings / training.id)
     assert {path.name for path in (taker.trainings / training.id / "attempt-1").iterdir()} == {
         FINAL,
         WEIGHTS,
+        "weights-1.safetensors",
+        "weights-3.safetensors",
         "reused_from",
     }
 

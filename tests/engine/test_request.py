@@ -116,6 +116,7 @@ def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monke
             ({"gpus_per_trial": 1.5}, "a share of one GPU, or a whole number of them"),
             ({"device": "cuda:1"}, "--device cuda:1 is one GPU"),
             ({"execution": "captured"}, "steps on 2 GPUs are eager, not captured"),
+            ({"gpus_per_trial": 64.0}, "64 GPUs a training: each needs 2 images of a batch, and the smallest"),
         ):
             with pytest.raises(RequestError, match=said):
                 resolve(replace(asked, **changes))

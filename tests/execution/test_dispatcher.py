@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher
 from buildup.execution.hosts import MAX_HOST_FAULTS, Hosts, is_host_fault
-from buildup.execution.watch import LONGEST_WAIT
-from buildup.execution.worker_slot import FIRST_PATIENCE, LEAST_PATIENCE, Leaving
+from buildup.execution.worker_slot import FIRST_PATIENCE, LEAST_PATIENCE, LONGEST_WAIT, Leaving
 from buildup.graph.network import sketch
 from buildup.store.run_dir import FINAL, write_atomic
 from buildup.trials.event import Started

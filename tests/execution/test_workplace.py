@@ -4,6 +4,7 @@ import logging
 import os
 import queue
 import socket
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
@@ -140,9 +141,10 @@ def test_what_an_attempt_leaves_is_in_the_storage_and_comes_when_asked_for(searc
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_state_is_in_the_storage_while_the_training_goes_on(search: Search) -> None:
+def test_a_state_is_in_the_storage_while_the_training_goes_on(search: Search, tmp_path: Path) -> None:
     thread = search.start()
     until_epoch(thread, 1)
+    assert len(list((tmp_path / "tmp").glob(f"{WORK}*/*/attempt-1"))) == 1
     wait_until(lambda: CHECKPOINT in search.there())
     assert FINAL not in search.there()
     until_end(thread)
@@ -359,6 +361,19 @@ def test_a_training_goes_on_through_an_outage_and_no_worker_is_blamed(
     assert record.outcome == SCORE
     assert search.there().keys() == {CLAIM, FINAL, WEIGHTS}
     wait_until(lambda: search.dispatcher.watch() == [] and "answers again" in caplog.text)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_storage_that_hangs_keeps_the_driver_from_nothing_but_new_trainings(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(RemoteFolder, "check_marked", lambda self: answered.wait())
+    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.05)
+    wait_until(lambda: search.dispatcher.watch() == [] and "does not answer (no answer for 0.05 s)" in caplog.text)
+    assert search.dispatcher.next_assignment("slot") is None
+    answered.set()
+    wait_until(lambda: search.dispatcher.next_assignment("slot") is not None)
 
 
 def emptied(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:

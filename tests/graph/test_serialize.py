@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.graph.kinds import (
+    BlockKind,
+    Conv,
+    ConvAttention,
+    GatedAttention,
+    GlobalAttention,
+    LocalAttention,
+    Smoothing,
+)
 from buildup.graph.network import Append, Network, apply, chain, replacement, sketch
 from buildup.graph.serialize import fingerprint, network_from_values, network_to_values
 
@@ -20,6 +28,7 @@ KINDS: list[BlockKind] = [
     LocalAttention(heads=6, window=4),
     GlobalAttention(heads=6),
     ConvAttention(heads=6),
+    GatedAttention(),
     Smoothing(),
 ]
 OTHERWISE: dict[type[BlockKind], dict[str, Any]] = {
@@ -27,6 +36,7 @@ OTHERWISE: dict[type[BlockKind], dict[str, Any]] = {
     LocalAttention: {**COMMON, "window": 2, "tables": "heads"},
     GlobalAttention: COMMON,
     ConvAttention: {**COMMON, "kernel": 5, "borders": "attended"},
+    GatedAttention: {},
     Smoothing: {"kernel": 3, "temperature": 5, "borders": "grow"},
 }
 """Every setting of every kind, at another value than above."""

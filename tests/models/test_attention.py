@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from buildup.models.layers import ConvAttention2d, GlobalAttention2d, LocalAttention2d
+from buildup.models.layers import ConvAttention2d, GatedAttention2d, GlobalAttention2d, LocalAttention2d
 
 HEADS, SIZE = 2, 3
 Layer = LocalAttention2d | GlobalAttention2d | ConvAttention2d
 Made = Callable[..., Layer]
+
+
+def gated() -> Any:
+    """A layer whose gates are half open."""
+    made = GatedAttention2d(nn.Conv2d(5, 7, 3, padding=1), SIZE)
+    nn.init.normal_(made.position_bias)
+    nn.init.constant_(made.gate, 0.5)
+    return made
+
 
 LAYERS: dict[str, Made] = {
     "local": partial(LocalAttention2d, 5, 7, HEADS, SIZE, 4),
@@ -23,6 +33,7 @@ LAYERS: dict[str, Made] = {
     "global": partial(GlobalAttention2d, 5, 7, HEADS, SIZE),
     "conv": partial(ConvAttention2d, 5, 7, HEADS, SIZE, 3),
     "conv, borders attended": partial(ConvAttention2d, 5, 7, HEADS, SIZE, 5, "attended"),
+    "gated": gated,
 }
 every_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
@@ -299,7 +310,7 @@ def test_bfloat16_costs_rounding_and_no_more(make: Made) -> None:
 def test_huge_logits_give_numbers_and_gradients(make: Made) -> None:
     made = make()
     with torch.no_grad():
-        made.qkv.weight.mul_(100)
+        next(made.children()).get_parameter("weight").mul_(100)
     x = torch.randn(2, 5, 9, 8, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         y = made(x)
@@ -377,3 +388,36 @@ def test_a_compiled_layer_gives_the_same_at_any_size(name: str) -> None:
         expected = torch.autograd.grad(made(x).square().sum(), (x, made.qkv.weight))
         found = torch.autograd.grad(compiled(x).square().sum(), (x, made.qkv.weight))
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+class Doubled(nn.Conv2d):
+    """A convolution that makes its weights from its parameters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, 2 * self.weight, self.bias, 1, self.padding, self.dilation, self.groups)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Doubled])
+@pytest.mark.parametrize(("groups", "dilation"), [(1, 1), (4, 1), (2, 2)])
+def test_closed_gates_are_the_convolution(kind: type[nn.Conv2d], groups: int, dilation: int) -> None:
+    convolution = kind(8, 12, 3, padding=dilation, dilation=dilation, groups=groups).double()
+    x = torch.randn(2, 8, 5, 6).double()
+    exactly(GatedAttention2d(convolution).double()(x), convolution(x))
+
+
+def test_half_open_gates_mix_each_tap_with_what_its_head_attends_to() -> None:
+    torch.manual_seed(0)
+    made = gated().double()
+    x = torch.randn(2, 5, 4, 6).double()
+    query, key = made.query_key(x).unflatten(1, (2, 9, SIZE)).unbind(1)
+    near, keys = F.unfold(x, 3, padding=1), F.unfold(key.flatten(1, 2), 3, padding=1).view(2, 9, SIZE, 9, 24)
+    inside = F.unfold(torch.ones(1, 1, 4, 6).double(), 3, padding=1).bool().view(1, 9, 24)
+    y = made.bias.view(1, 7, 1)
+    for head in range(9):
+        logits = (query.flatten(3)[:, head, :, None] * keys[:, head]).sum(1) * SIZE**-0.5
+        logits = logits + made.position_bias[head].view(1, 9, 1)
+        weights = logits.masked_fill(~inside, -torch.inf).softmax(1)
+        taps = near.view(2, 5, 9, 24)
+        value = (taps[:, :, head] + (taps * weights.unsqueeze(1)).sum(2)) / 2
+        y = y + torch.einsum("oc,bcl->bol", made.weight.flatten(2)[:, :, head], value)
+    exactly(made(x).flatten(2), y)

@@ -13,7 +13,15 @@ from timm.layers.drop import DropPath
 from torch import Tensor
 from torch.nn import functional as F
 
-from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.graph.kinds import (
+    BlockKind,
+    Conv,
+    ConvAttention,
+    GatedAttention,
+    GlobalAttention,
+    LocalAttention,
+    Smoothing,
+)
 from buildup.graph.layout import layout
 from buildup.graph.network import Append, Block, Edit, Network, Stage, apply, replacement
 from buildup.models.build import build
@@ -204,6 +212,7 @@ def kinds_for(stage: Stage, block: Block) -> list[BlockKind]:
         GlobalAttention(heads=2, head_size=8, width=8),
         ConvAttention(heads=1, kernel=3, head_size=8, width=8),
         ConvAttention(heads=1, kernel=5, head_size=8, width=8, borders="attended"),
+        GatedAttention(),
         Smoothing(),
         Conv(),
     ]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from buildup.errors import ExportError, RunError
-from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, ConvAttention, GatedAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.graph.serialize import fingerprint
 from buildup.models.build import build, data_config
@@ -174,6 +174,9 @@ def mixed(base: str, size: int = 64) -> Network:
         stage = network.stages[number]
         if kinds and (places := stage.positions()):
             network = apply(network, replacement(network, stage.blocks[places[0]].path, kinds.pop(0)))
+    left = [stage.blocks[index] for stage in network.stages for index in stage.replaceable]
+    for block in [block for block in left if block.path not in network.replaced and block.module != "ConvNormAct"][:1]:
+        network = apply(network, replacement(network, block.path, GatedAttention()))
     return network
 
 

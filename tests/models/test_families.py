@@ -1,6 +1,8 @@
 """Every convolutional family of timm: what is read computes what timm's model does, and what is edited trains."""
 
-from dataclasses import dataclass
+import copy
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from buildup.engine.graph_cache import base_models
-from buildup.errors import BaseError
+from buildup.errors import BaseError, LayoutError
+from buildup.graph.kinds import GatedAttention
 from buildup.graph.network import Network, apply
 from buildup.models.bases import judge_bases
-from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
+from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock, block_factory
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.space.load import load
@@ -91,6 +94,72 @@ def test_attention_at_the_first_block_of_a_stage_trains_where_shapes_allow(base:
     for number in first:
         network = network.replace(network.stages[number].blocks[0].path, "M")
     check_gradients(network)
+
+
+@torch.no_grad()
+def randomise(model: nn.Module) -> None:
+    """Give weights that start at zero, or close to it, and the statistics of norms other values than at the start."""
+    generator = torch.Generator().manual_seed(1)
+    for name, values in model.state_dict().items():
+        if name.endswith("running_mean") or (values.is_floating_point() and values.abs().max() < 1e-3):
+            values.uniform_(0.2, 0.6, generator=generator)
+        elif name.endswith("running_var"):
+            values.uniform_(0.5, 1.5, generator=generator)
+
+
+def starts(base: str, size: int) -> dict[str, float | str]:
+    """How far a block with gated attention is from the base's own at each place, or why there can be none."""
+    network = read_network(base, input_shape=(3, size, size), num_classes=7, stem="base")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model(base, num_classes=7).eval()
+    randomise(model)
+    places = [stage.blocks[index] for stage in network.stages for index in stage.replaceable]
+    given: dict[str, Tensor] = {}
+    for block in places:
+        keep = lambda _, inputs, path=block.path: given.update({path: inputs[0].clone()})  # noqa: E731
+        model.get_submodule(block.path).register_forward_pre_hook(keep)
+    found: dict[str, float | str] = {}
+    with torch.inference_mode():
+        model(pictures(network, 1))
+    for block in places:
+        own = copy.deepcopy(model.get_submodule(block.path))
+        with torch.inference_mode():
+            wanted = own(given[block.path].clone())
+        try:
+            new = block_factory(replace(block, kind=GatedAttention()))(copy.deepcopy(own))
+        except LayoutError as error:
+            found[block.path] = str(error)
+            continue
+        with torch.inference_mode():
+            difference = (new(given[block.path].clone()) - wanted).abs().max() / wanted.abs().max()
+        found[block.path] = difference.item()
+    return found
+
+
+def kept(found: dict[str, float | str]) -> str:
+    """Whether all blocks of a base start as what they replace, or what else is true of the worst."""
+    if refused := [one for one in found.values() if isinstance(one, str)]:
+        return f"refused: {refused[0]}"
+    return "exact" if all(error <= 1e-5 for error in found.values() if isinstance(error, float)) else "fitted"
+
+
+@pytest.mark.parametrize("base", ["resnet26", "resnetv2_18"])
+def test_gated_attention_starts_as_the_block_that_it_replaces(base: str) -> None:
+    assert kept(starts(base, 64)) == "exact"
+
+
+def test_gated_attention_starts_near_a_block_of_larger_convolutions() -> None:
+    found = starts("convnext_atto", 64)
+    assert kept(found) == "fitted"
+    assert all(0 < float(error) < 1 for error in found.values())
+
+
+@pytest.mark.slow
+def test_gated_attention_starts_exactly_in_most_families(listed: list[str]) -> None:
+    found = Counter(kept(starts(base, fitting_size(base))).partition(":")[0] for base in listed)
+    print(found)
+    assert found["exact"] >= 300
 
 
 @dataclass(frozen=True, kw_only=True)

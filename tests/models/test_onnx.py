@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.errors import ExportError, ResourceError
-from buildup.graph.kinds import BlockKind, ConvAttention, GlobalAttention, LocalAttention, Smoothing
+from buildup.graph.kinds import BlockKind, ConvAttention, GatedAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.network import Network, apply, replacement
 from buildup.models.build import build
 from buildup.models.export import CLOSE, PACKAGES, check_onnx, export_network, probe_logits, save_onnx
@@ -29,6 +29,9 @@ def mixed(base: str) -> Network:
     for stage in reversed(network.stages):
         if kinds and (places := stage.positions()):
             network = apply(network, replacement(network, stage.blocks[places[0]].path, kinds.pop(0)))
+    left = [stage.blocks[index] for stage in network.stages for index in stage.replaceable]
+    for block in [block for block in left if block.path not in network.replaced and block.module != "ConvNormAct"][:1]:
+        network = apply(network, replacement(network, block.path, GatedAttention()))
     return network
 
 

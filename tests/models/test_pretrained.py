@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from buildup.errors import BaseError
-from buildup.graph.kinds import LocalAttention
+from buildup.graph.kinds import GatedAttention, LocalAttention
 from buildup.graph.network import Append, Network, apply, replacement
 from buildup.models.build import build
-from buildup.models.pretrained import check_pretrained, find_pretrained
+from buildup.models.pretrained import check_pretrained, find_pretrained, fresh_parts
 from buildup.models.read import read_network
 
 THIN: dict[str, Any] = {"channels": [16, 16, 32, 64]}
@@ -89,6 +89,15 @@ def test_weights_of_a_training_with_the_small_stem_keep_it(num_classes: int, tmp
     assert all(torch.equal(found[name], own[name]) for name in found if not name.startswith(new))
 
 
+def test_gated_attention_starts_as_what_was_trained_in_its_place(file: str) -> None:
+    base = network_of(edited=False)
+    network = apply(base, replacement(base, "layer2.1", GatedAttention()))
+    start = find_pretrained(network, "resnet18", file)
+    theirs, ours = (build(one, seed=3, start=start).eval() for one in (base, network))
+    images = torch.rand(1, 3, 96, 96)
+    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=0)
+
+
 def test_attention_starts_as_the_identity_whatever_was_trained_in_its_place(file: str) -> None:
     network = network_of()
     model = build(network, seed=3, start=find_pretrained(network, "resnet18", file))
@@ -134,6 +143,24 @@ def test_weights_of_another_network_are_refused_with_what_does_not_fit(tmp_path:
     text = refusal(tmp_path / "other.safetensors")
     assert "not weights of resnet18: it lacks layer2.0.conv1.weight, layer2.0.conv2.weight, layer2.1.conv1" in text
     assert "and 1 more; it has besides layer9.weight; of another shape are bn1.weight (5 for 64)." in text
+
+
+def test_weights_without_the_statistics_of_norms_say_what_to_save(tmp_path: Path) -> None:
+    weights = {name: value for name, value in trained().items() if "running" not in name and "tracked" not in name}
+    save_file(weights, tmp_path / "parameters.safetensors")
+    text = refusal(tmp_path / "parameters.safetensors")
+    assert "its norms have no statistics (it lacks bn1.running_mean, bn1.running_var" in text
+    assert text.endswith("Save the whole state_dict, which has buffers too.")
+
+
+def test_what_starts_anew_beside_trained_weights_is_said(file: str) -> None:
+    def said(**changes: Any) -> str | None:
+        network = network_of(**changes)
+        return fresh_parts(network, find_pretrained(network, "resnet18", file))
+
+    assert said() is None
+    assert str(said(num_classes=4)).endswith("fc, which told 7 classes apart, and the data has 4.")
+    assert "conv1, which has another shape for images of 32 px." in str(said(size=32))
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 
 from buildup.graph.serialize import fingerprint
+from buildup.models.pretrained import origin_of
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.trials.final_result import Contender, Final
 from buildup.trials.history import History
 from buildup.trials.outcome import Score
+from buildup.trials.training import Pretrained, WeightsOrigin
 
 EXPORTED = Score(accuracy=84.0, images=5000, metrics={"nll": 0.61})
 
@@ -21,9 +23,9 @@ def with_settings(findings: Findings, **settings: object) -> Findings:
     return replace(findings, settings={**findings.settings, **settings})
 
 
-def read(findings: Findings) -> ModelCardData:
+def read(findings: Findings, origin: WeightsOrigin | None = None) -> ModelCardData:
     """What the hub finds in a card."""
-    data = ModelCard(model_card(findings, findings.winner, EXPORTED)).data
+    data = ModelCard(model_card(findings, findings.winner, EXPORTED, origin=origin)).data
     assert isinstance(data, ModelCardData)
     return data
 
@@ -60,10 +62,24 @@ def test_the_head_says_what_the_hub_filters_by(published: Findings) -> None:
 
 
 def test_trained_weights_of_the_base_are_named_and_have_terms_of_their_own(published: Findings) -> None:
-    data = read(with_settings(published, pretrained="resnetv2_50.a1h_in1k"))
-    assert (data.base_model, data.license) == ("timm/resnetv2_50.a1h_in1k", "unknown")
-    of_a_file = read(with_settings(published, pretrained="/home/me/weights.pth"))
-    assert (of_a_file.get("base_model"), of_a_file.license) == (None, "unknown")
+    origin = origin_of(Pretrained(source="resnetv2_50", hash="0"))
+    assert origin is not None
+    ours = with_settings(published, pretrained="resnetv2_50")
+    data = read(ours, origin)
+    assert (data.base_model, data.license) == ("timm/resnetv2_50.a1h_in1k", "apache-2.0")
+    text = model_card(ours, published.winner, EXPORTED, origin=origin)
+    assert "started from timm's weights resnetv2_50.a1h_in1k (license apache-2.0)." in text
+    others = replace(origin, license="cc-by-nc-4.0", hub_id="")
+    assert (read(ours, others).get("base_model"), read(ours, others).license) == (None, "cc-by-nc-4.0")
+
+
+def test_weights_of_a_file_are_named_and_their_license_is_unknown(published: Findings) -> None:
+    assert origin_of(None) is origin_of(Pretrained(source="/home/me/weights.pth", hash="0")) is None
+    ours = with_settings(published, pretrained="/home/me/weights.pth", pretrained_hash="abcdef0123456789")
+    data = read(ours)
+    assert (data.get("base_model"), data.license) == (None, "unknown")
+    text = model_card(ours, published.winner, EXPORTED)
+    assert "from the weights in the file weights.pth (hash abcdef012345), whose license is unknown." in text
 
 
 def test_before_a_final_only_validation_images_are_spoken_of(published: Findings) -> None:

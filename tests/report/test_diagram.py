@@ -95,13 +95,15 @@ def test_a_block_names_its_timm_path_and_settings() -> None:
 
 
 def test_every_kind_and_an_added_block_have_a_look_of_their_own() -> None:
-    svg = graph_svg(apply(sketch("CM|CG|CK|CS"), Append(stage="c2")))
+    svg = graph_svg(apply(sketch("CM|CG|CK|CS|CT"), Append(stage="c2")))
     groups = ElementTree.fromstring(svg).iter(f"{SVG}g")
     looks = [group.get("class") or "" for group in groups if group.find(f"{SVG}title") is not None]
-    assert looks == ["conv", "msa", "conv", "global-msa", "conv added", "conv", "conv-msa", "conv", "smoothing"]
+    kinds = ["msa", "global-msa", "conv-msa", "smoothing", "gated-msa"]
+    own = [look for kind in kinds for look in ("conv", kind)]
+    assert looks == [*own[:4], "conv added", *own[4:]]
     fills = re.findall(r"\.buildup-network \.([\w-]+) \.box\{fill:([^}]+)\}", svg)
-    assert [name for name, _ in fills] == ["msa", "global-msa", "conv-msa", "smoothing"]
-    assert len({fill for _, fill in fills}) == 4
+    assert [name for name, _ in fills] == kinds
+    assert len({fill for _, fill in fills}) == len(kinds)
 
 
 @given(networks, st.booleans())

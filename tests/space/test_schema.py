@@ -42,7 +42,7 @@ def test_the_settings_of_a_space_are_those_of_the_kinds() -> None:
         ({"tune": Tuning(window=(4, 4))}, r"tune.window is \[4, 4\]; a list of different values is needed"),
         ({"tune": Tuning(window=cast(Any, 4))}, "tune.window is 4; a list of different values is needed"),
         ({"tune": Tuning(heads=(0, True))}, r"tune.heads has 0; a whole number of at least 1(?s:.*)has True"),
-        ({"tune": Tuning(kind=("M", "C"))}, "tune.kind has 'C'; it may have M, G, K, S"),
+        ({"tune": Tuning(kind=("M", "C"))}, "tune.kind has 'C'; it may have M, G, K, S, T"),
         ({"tune": Tuning(window=(4,), tries=0)}, "tune.tries is 0"),
         (
             {"tune": Tuning(kind=("G",), window=(4, 7))},
@@ -54,7 +54,7 @@ def test_the_settings_of_a_space_are_those_of_the_kinds() -> None:
         ({"head_size": 0}, "head_size is 0; a whole number of at least 1 is needed, or 'auto'"),
         ({"kernel": True}, "kernel is True; a whole number"),
         ({"borders": "cut"}, "borders is 'cut'; it must be one of masked, attended, replicate, grow"),
-        ({"kind": ["M"]}, r"kind is \['M'\]; it must be one of C, M, G, K, S"),
+        ({"kind": ["M"]}, r"kind is \['M'\]; it must be one of C, M, G, K, S, T"),
         ({"stages": (StageSpace(kind="S", heads=3),)}, r"stages\[0\].heads is 3, but kind S has no heads"),
         ({"stages": (StageSpace(kind="C"), StageSpace())}, "kind C in place"),
         ({"stages": (StageSpace(kind="K"), StageSpace(kind="S")), "kernel": 2}, "for kind K an odd number"),

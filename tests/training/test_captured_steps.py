@@ -85,6 +85,7 @@ CASES: dict[str, dict[str, Any]] = {
     "clipping": {"recipe": recipe_of("quick", clip_grad=0.5)},
     "two parts": {"recipe": recipe_of("quick"), "parts": 2},
     "adamw, clipping, two parts": {"recipe": recipe_of("quick-adamw", clip_grad=0.5), "parts": 2},
+    "rates of layers": {"recipe": recipe_of("quick-adamw", layer_decay=0.5)},
     "the second device": {"recipe": recipe_of("quick"), "device": "cuda:1"},
     "resumed sgd": {"recipe": recipe_of("quick"), "captures_at": 1},
     "resumed adamw": {"recipe": recipe_of("quick-adamw"), "captures_at": 1},
@@ -113,7 +114,7 @@ CAPTURE = Stepper.capture
 
 
 def host_rate_capture(self: Stepper, inputs: Tensor, targets: Tensor) -> None:
-    self._rate = RATES[0]  # type: ignore[assignment]
+    self._rates = [RATES[0]]  # type: ignore[list-item]
     CAPTURE(self, inputs, targets)
 
 

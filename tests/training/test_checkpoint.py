@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from buildup.atomic_file import replacing
+from buildup.files import replacing
 from buildup.training.checkpoint import CURVE, LOG, Checkpoints, finish_attempt
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import CHECKPOINT, WEIGHTS

@@ -33,6 +33,8 @@ def tiny(size: int = 8) -> Network:
 
 
 def few_steps(recipe: str, epochs: int) -> Recipe:
+    if recipe == "averaged":
+        return replace(few_steps("quick-adamw", epochs), ema=0.9, layer_decay=0.7)
     return replace(load_recipe(recipe).with_epochs(epochs), min_steps=4)
 
 
@@ -97,7 +99,7 @@ def test_nudged_weights_are_the_next_larger_ones_and_make_another_training(tmp_p
     assert scores[0].validated == scores[1].validated
 
 
-@pytest.mark.parametrize("recipe", ["quick", "paper"])
+@pytest.mark.parametrize("recipe", ["quick", "paper", "averaged"])
 def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, recipe: str) -> None:
     whole = job(tmp_path / "whole", fraction=0.1, recipe=few_steps(recipe, 3))
     unbroken, score = run(whole)
@@ -121,6 +123,19 @@ def test_a_resumed_training_equals_an_unbroken_one_bit_by_bit(tmp_path: Path, re
     assert len((tmp_path / "attempt-3" / "metrics.jsonl").read_text().splitlines()) == 3
     weights = [load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "attempt-3")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_averaged_weights_are_what_is_measured_and_kept(tmp_path: Path) -> None:
+    """Without a decay the average is the last weights."""
+    last, none, half = (
+        job(tmp_path / name, fraction=0.1, recipe=replace(few_steps("quick", 1), ema=ema))
+        for name, ema in (("last", 0.0), ("none", 1e-9), ("half", 0.5))
+    )
+    scores = [run(one)[1] for one in (last, none, half)]
+    weights = [load_file(Path(one.folder) / "weights.safetensors") for one in (last, none, half)]
+    assert scores[0].losses == scores[1].losses != scores[2].losses
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not all(torch.equal(weights[0][name], weights[2][name]) for name in weights[0])
 
 
 def test_snapshots_are_the_weights_of_their_epochs_and_go_with_a_resumed_training(tmp_path: Path) -> None:
@@ -155,7 +170,7 @@ def test_snapshots_do_not_make_another_training(tmp_path: Path) -> None:
     assert "weights-1.safetensors: no earlier attempt has it" in (tmp_path / "2" / "log.txt").read_text()
 
 
-@pytest.mark.parametrize("recipe", ["quick", "paper"])
+@pytest.mark.parametrize("recipe", ["paper", "averaged"])
 def test_a_training_goes_on_from_the_middle_of_a_long_epoch_bit_by_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:

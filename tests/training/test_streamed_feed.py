@@ -1,8 +1,10 @@
 """Sets that are read from their files: the same law as for those in memory, and the same images."""
 
+import io
 import os
 import random
-import shutil
+import tarfile
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,9 @@ from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.augmentation import normalise
-from buildup.training.data import describe_data, load_data, open_data, open_test
+from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
 from buildup.training.dataset import split
-from buildup.training.dataset_sources import SourceDataset, open_source
+from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import reading_processes
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, StreamedDataset
@@ -44,6 +46,12 @@ def images(tmp_path: Path) -> Path:
         for number in range(10):
             picture(label, number).save(root / name / f"{number:02}.png")
     return root
+
+
+def opened(shards: Path, *, train: bool = True) -> Source:
+    source = DATASETS["wds"].source(f"wds:{shards}", Path(), train=train)
+    assert source is not None
+    return source
 
 
 def streamed(name: str, recipe: Recipe = IMAGENET, size: int = 40) -> StreamedDataset:
@@ -147,30 +155,77 @@ def test_a_broken_image_is_named_by_whoever_reads_it(images: Path) -> None:
             epoch(given)
 
 
-def test_test_images_without_a_class_of_the_training_images_are_refused(images: Path) -> None:
-    whole = streamed(f"folder:{images}").source
-    kind = SourceDataset(
-        name="half", usage="half", open=lambda name, place, train: whole if train else whole.part(range(10, 20), ())
-    )
-    with pytest.raises(DataError, match="no test image shows cat"):
-        kind.source("half", images, train=False)
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    root = tmp_path / "shards"
+    root.mkdir()
+    for shard in range(2):
+        pack(root / f"train-{shard:04}.tar", range(shard * 5, shard * 5 + 5), (0, 1))
+    return root
 
 
-def test_test_images_are_read_and_cut_as_the_validation_images_were(images: Path, tmp_path: Path) -> None:
-    root = tmp_path / "parts"
-    for part, numbers in (("train", range(10)), ("test", range(3))):
-        for name in ("cat", "dog"):
-            (root / part / name).mkdir(parents=True)
-            for number in numbers:
-                shutil.copy(images / name / f"{number:02}.png", root / part / name)
-    test = open_test(f"folder:{root}", None, 32, IMAGENET)
+def pack(shard: Path, numbers: Iterable[int], labels: Sequence[int]) -> None:
+    with tarfile.open(shard, "w") as tar:
+        for number in numbers:
+            for label in labels:
+                content = io.BytesIO()
+                picture(label, number).save(content, "PNG")
+                for suffix, data in (("png", content.getvalue()), ("cls", str(label).encode())):
+                    member = tarfile.TarInfo(f"{label}-{number:02}.{suffix}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def test_a_webdataset_holds_the_same_images_as_a_folder(images: Path, shards: Path) -> None:
+    ours, theirs = load_data(f"wds:{shards}"), load_data(f"folder:{images}", None, 40)
+    assert describe_data(f"wds:{shards}").train_images == describe_data(f"folder:{images}").train_images == 18
+    assert ours.image_size == 40
+    assert {(bytes(image.numpy()), int(label)) for image, label in zip(ours.images, ours.labels, strict=True)} == {
+        (bytes(image.numpy()), int(label)) for image, label in zip(theirs.images, theirs.labels, strict=True)
+    }
+
+
+def test_the_headers_of_a_webdataset_are_read_once(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = opened(shards)
+    open_source.cache_clear()  # as another process begins
+    with monkeypatch.context() as patch:
+        patch.setattr("tarfile.open", None)
+        again = opened(shards)
+    assert torch.equal(first.labels, again.labels)
+    assert [bytes(first.open(i).tobytes()) for i in range(20)] == [bytes(again.open(i).tobytes()) for i in range(20)]
+    pack(shards / "train-0001.tar", range(5, 9), (0, 1))
+    open_source.cache_clear()
+    assert len(opened(shards).labels) == 18
+
+
+def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> None:
+    with pytest.raises(DataError, match="no tar file with test or val in its name"):
+        load_test(f"wds:{shards}")
+    pack(shards / "test-0000.tar", range(20, 23), (0, 1))
+    assert len(load_data(f"wds:{shards}").labels) == 20
+    assert sorted(load_test(f"wds:{shards}").labels.tolist()) == [0, 0, 0, 1, 1, 1]
+    for labels, problem in (((0, 1, 2), "differ in 2"), ((1,), "no test image shows 0")):
+        pack(shards / "test-0000.tar", range(20, 23), labels)
+        open_source.cache_clear()
+        with pytest.raises(DataError, match=problem):
+            opened(shards, train=False)
+
+
+def test_test_images_are_read_and_cut_as_the_validation_images_were(shards: Path) -> None:
+    pack(shards / "test-0000.tar", range(3), (0, 1))
+    test = open_test(f"wds:{shards}", None, 32, IMAGENET)
     assert isinstance(test, StreamedDataset)
     model = build(read_network("resnet10t", input_shape=(3, 32, 32), num_classes=2), seed=0)
     found = evaluate_model(model, test, IMAGENET, threads=1)
-    known = open_data(f"folder:{root}", None, 32, IMAGENET)
+    known = open_data(f"wds:{shards}", None, 32, IMAGENET)
     assert isinstance(known, StreamedDataset)
-    same = replace(feed(known, IMAGENET), val=torch.tensor([0, 1, 2, 10, 11, 12]))  # the first ones of each class
+    same = replace(feed(known, IMAGENET), val=torch.arange(6))  # they are the first images for training
     assert found.losses.tolist() == validate(model, same, Execution()).losses.tolist()
+
+
+def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no tar file is there"):
+        describe_data(f"wds:{tmp_path}")
 
 
 def test_a_gpu_is_read_for_by_its_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,30 +2,34 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from buildup.graph.base_name import parse_base
 from buildup.graph.network import Network
+from buildup.models.blocks import PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
+from buildup.models.layers import GlobalAttention2d
 from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import from_layout
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
-from buildup.training.transplant import _error, imitating, transplant
+from buildup.training.transplant import _error, _mixed, _rows, _set_projection, imitating, transplant
 from buildup.trials.outcome import IMITATION, START, Epoch, Score
 from buildup.trials.training import WEIGHTS, Pretrained
 
 BASE = "resnetv2_18(stem_chs=8, channels=[8, 16], layers=[2, 2])"
 EPOCHS = 2
+ONE_EPOCH = load_recipe("finetune").with_epochs(1)
 
 
 def network_of(layout: str) -> Network:
@@ -151,6 +155,41 @@ def test_several_processes_imitate_and_train_as_one_does(start: Pretrained, tmp_
     )
     assert two[0][0].metrics[IMITATION] == pytest.approx(one[0][0].metrics[IMITATION], rel=0.1)
     assert two[1].accuracy == pytest.approx(one[1].accuracy, abs=2)
+
+
+def test_gated_attention_starts_as_the_trained_block_and_learns_from_there(start: Pretrained, tmp_path: Path) -> None:
+    network = network_of("CC|CT")
+    base, _ = trained(replace(job(network_of("CC|CC"), tmp_path / "base", start=start), recipe=ONE_EPOCH))
+    curve, _ = trained(replace(job(network, tmp_path / "new", start=start), recipe=ONE_EPOCH))
+    assert curve[0].metrics[START] == base[0].metrics[START]
+    assert curve[0].metrics[IMITATION] < 1e-9
+    found = load_file(tmp_path / "new" / WEIGHTS)
+    assert any(found[name].any() for name in found if name.endswith(".gate"))
+
+
+PARTS: dict[str, Any] = {
+    "conv": partial(nn.Conv2d, kernel_size=1, bias=False),
+    "norm": nn.BatchNorm2d,
+    "drop_path": None,
+}
+CORES: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "pre": lambda attention: PreActAttentionBlock(6, 4, attention, scale=torch.full((6,), 1e-6), **PARTS),
+    "post": lambda attention: PostActAttentionBlock(6, 4, attention, act=None, **PARTS),
+}
+
+
+@pytest.mark.parametrize("order", CORES)
+@torch.no_grad()
+def test_what_is_linear_in_what_attention_mixes_is_imitated_from_the_start(order: str) -> None:
+    torch.manual_seed(0)
+    core = CORES[order](GlobalAttention2d(4, 6, 1, 8))
+    given = torch.randn(8, 6, 5, 5)
+    mixed = _mixed(core, given)
+    added = nn.Conv2d(8, 6, 1)(mixed)
+    before = _error(core(given), given, given + added)
+    rows = torch.cat([_rows(mixed), torch.ones(200, 1)], dim=1)
+    _set_projection(core, rows.T @ rows / 200, rows.T @ _rows(added) / 200)
+    assert _error(core(given), given, given + added) < 0.05 < 0.5 < before
 
 
 def test_an_added_block_imitates_nothing() -> None:

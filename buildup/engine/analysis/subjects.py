@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,11 +96,20 @@ def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
     place, mark, phase = name.rpartition("@")
     if not mark or Path(name).exists():
         place, phase = name, ""
-    run, named, candidate = place.partition(":")
+    drive, rest = os.path.splitdrive(place)  # the colon of C:\runs\demo is not that of RUN:CANDIDATE
+    run, named, candidate = rest.partition(":")
+    run = drive + run
     if (folder_of(run) / "run.yaml").is_file():
         return _phases(_of_run(run, candidate if named else None, settings), phase)
     if (Path(place) / TRAINING).is_file():
-        return _phases(_of_training(Path(place), settings), phase)
+        folder = Path(place)
+        values, (network, recipe) = _read(
+            folder / TRAINING,
+            lambda values: (network_from_values(values["network"]), recipe_from_values(values["recipe"])),
+        )
+        data = _data_of(values, recipe, settings)
+        found = _Training(label=folder.name, network=network, folder=folder, recipe=recipe, data=data)
+        return _phases(found, phase)
     if phase:
         raise RequestError(f"{name}: {place} is neither a run nor the folder of a training, so it has no phases.")
     return [_of_export(Path(name), settings) if (Path(name) / "config.json").is_file() else _by_name(name, settings)]
@@ -203,15 +213,6 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Tra
         recipe=run.recipe,
         data=_data_of(values, run.recipe, settings),
     )
-
-
-def _of_training(place: Path, settings: AnalyzeSettings) -> _Training:
-    values, (network, recipe) = _read(
-        place / TRAINING,
-        lambda values: (network_from_values(values["network"]), recipe_from_values(values["recipe"])),
-    )
-    data = _data_of(values, recipe, settings)
-    return _Training(label=place.name, network=network, folder=place, recipe=recipe, data=data)
 
 
 def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:

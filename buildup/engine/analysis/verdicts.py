@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import labelled_batches
-from buildup.diagnostics.block_effects import measure_blocks
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
+from buildup.diagnostics.lesion import measure_blocks
 from buildup.engine.analysis.analyze import Progress
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
@@ -82,11 +82,6 @@ class Probe:
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
     """By training and phase. It does not depend on the place: a parent of several candidates is measured once."""
-
-    @property
-    def keeps_warmup(self) -> bool:
-        """Whether the trainings of the run keep their weights after the warm-up."""
-        return self.run.recipe.warmup_end in self.run.recipe.snapshot_epochs
 
     def model(self, training: Training, *, early: bool = False) -> nn.Module | None:
         """The trained network, or that after its warm-up; None if those weights are gone."""
@@ -166,7 +161,8 @@ def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
 def _measured(probe: Probe, wanted: Sequence[str]) -> tuple[Sequence[Decision], list[Diagnosis]]:
     """The verdicts of a run with their measures. Those that lack a wanted measure are measured now."""
     run, (view, history) = probe.run, state_of(probe.run)
-    wanted = [measure for measure in wanted if probe.keeps_warmup or measure not in EARLY]
+    if run.recipe.warmup_end not in run.recipe.snapshot_epochs:
+        wanted = [measure for measure in wanted if measure not in EARLY]
     tried = [
         _Pair(decision=decision, candidate=candidate, seeds=_seeds(probe, history, decision))
         for decision, candidate in zip(view.decisions, view.candidates[1:], strict=False)

@@ -1,10 +1,15 @@
-"""Replaces files so that after a crash or a power cut either the old or the new content is there."""
+"""The user's folder for what can be had again, and files that are whole after a crash or a power cut, old or new."""
 
 import os
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+PAUSES = (0.01, 0.05, 0.2, 1.0)
+"""Seconds between tries to replace a file that is being read."""
 
 
 @contextmanager
@@ -19,13 +24,24 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as file:
+        with temporary.open("r+b") as file:  # Windows writes only what is open for writing to its disk
             os.fsync(file.fileno())  # else, after a power cut, the name may be there without the contents
         temporary.chmod(mode)
-        temporary.replace(path)
+        _replace(temporary, path)
         _keep_names(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    """Windows replaces no file that another process reads just now, so it is tried again there."""
+    for pause in PAUSES if os.name == "nt" else ():
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:
+            time.sleep(pause)
+    temporary.replace(path)
 
 
 def _keep_names(folder: Path) -> None:
@@ -36,3 +52,14 @@ def _keep_names(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def user_cache() -> Path:
+    """Where the system wants such files; nothing is made here."""
+    if sys.platform == "win32":
+        cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
+    elif sys.platform == "darwin":
+        cache = Path.home() / "Library" / "Caches"
+    else:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "buildup"

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 import buildup
 
 PACKAGE = Path(buildup.__file__).parent
@@ -93,35 +91,34 @@ def line_of(part: str) -> int:
     return next(number for number, parts in enumerate(STACK) if part in parts)
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_point_down_the_stack(path: Path) -> None:
-    own = part_of(path)
-    if own == "__init__":
-        return
-    for module, _ in imported(path):
-        parts = module.split(".")
-        if parts[0] != "buildup" or len(parts) == 1 or parts[1] == own:
-            continue
-        below = line_of(parts[1]) > line_of(own)
-        assert below or (own, parts[1]) in NEIGHBOURS or own == "__main__", f"{own} imports {module}"
+def test_imports_point_down_the_stack() -> None:
+    wrong = []
+    for path in sources():
+        own = part_of(path)
+        for module, _ in imported(path) if own != "__init__" else ():
+            parts = module.split(".")
+            if parts[0] == "buildup" and len(parts) > 1 and parts[1] != own:
+                below = line_of(parts[1]) > line_of(own)
+                if not (below or (own, parts[1]) in NEIGHBOURS or own == "__main__"):
+                    wrong.append(f"{path} imports {module}")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_heavy_libraries_are_imported_at_their_door_only(path: Path) -> None:
-    place = str(path.relative_to(PACKAGE))
-    for module, _ in imported(path):
-        doors = DOORS.get(module.split(".")[0])
-        assert doors is None or place in doors, f"{place} imports {module}"
+def test_heavy_libraries_are_imported_at_their_door_only() -> None:
+    imports = [(str(path.relative_to(PACKAGE)), module) for path in sources() for module, _ in imported(path)]
+    wrong = [pair for pair in imports if pair[0] not in DOORS.get(pair[1].split(".")[0], {pair[0]})]
+    assert wrong == []
 
 
-@pytest.mark.parametrize(
-    "path",
-    [path for path in sources() if part_of(path) != "cli" and str(path.relative_to(PACKAGE)) not in LATE],
-    ids=lambda path: str(path.relative_to(PACKAGE)),
-)
-def test_only_the_command_line_imports_late(path: Path) -> None:
-    late = [module for module, is_late in imported(path) if is_late and module.startswith("buildup")]
-    assert not late, f"{path.name} imports {late} inside a function"
+def test_only_the_command_line_imports_late() -> None:
+    places = {str(path.relative_to(PACKAGE)): path for path in sources() if part_of(path) != "cli"}
+    late = [
+        (place, module)
+        for place in places.keys() - LATE
+        for module, is_late in imported(places[place])
+        if is_late and module.startswith("buildup")
+    ]
+    assert late == []
 
 
 def brought(modules: Sequence[str], heavy: Sequence[str]) -> list[str]:

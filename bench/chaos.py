@@ -45,14 +45,16 @@ STUCK = 3600.0
 """Seconds after which a driver that goes on without an end counts as hanging."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Place:
-    """Where the searches run."""
+    """Where the searches run, and how fast."""
 
     folder: Path
     address: str
     temporary: Path
     """For what killed drivers leave behind."""
+    start_up: float = 60.0
+    """Seconds from the start of a driver to its first epoch, lately. Kills come within twice that time."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,17 +90,18 @@ def chaos(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 def killed_search(place: Place, number: int, most: int) -> dict[str, Any]:
     """Make a search whose driver is killed up to so many times: its line."""
     chance, seed = random.Random(number), number // REPEATS % SEEDS
-    expected, start_up = undisturbed(place, seed)
-    run, kills, said = place.folder / "runs" / f"killed-{number}", list[dict[str, Any]](), ""
+    expected = undisturbed(place, seed)
+    run, kills = place.folder / "runs" / f"killed-{number}", list[dict[str, Any]]()
     shutil.rmtree(run, ignore_errors=True)
     while True:
-        before, began = epochs_of(run), time.monotonic()
-        moment = chance.uniform(0, 2 * start_up) if len(kills) < most else STUCK
-        code, said = drive(place, run, seed, moment)
+        seconds = chance.uniform(0, 2 * place.start_up) if len(kills) < most else STUCK
+        before = epochs_of(run)
+        code, said, lasted = drive(place, run, seed, seconds)
         if code is not None:
             break
         epochs, finished = epochs_of(run) - before, len(list(run.glob(f"trainings/*/*/{FINAL}")))
-        kills.append({"after": round(time.monotonic() - began, 1), "epochs": epochs, "finished": finished})
+        place.start_up *= 1 if epochs else 1.25  # the machine may be busier than it was
+        kills.append({"after": round(lasted, 1), "epochs": epochs, "finished": finished})
     line = {"search": number, "seed": seed, "kills": kills, "exit": code}
     line |= checked(run, expected) if code == 0 else {"said": said[-500:]}
     if line.get("equal"):
@@ -106,18 +109,23 @@ def killed_search(place: Place, number: int, most: int) -> dict[str, Any]:
     return line
 
 
-def drive(place: Place, run: Path, seed: int, seconds: float) -> tuple[int | None, str]:
-    """Search for so long at most: the exit code of the driver and what it said. The code is None if it was killed."""
+def drive(place: Place, run: Path, seed: int, seconds: float) -> tuple[int | None, str, float]:
+    """Search for so long at most: the exit code, what was said, and the seconds. Without a code, it was killed."""
+    before, began, started = epochs_of(run), time.monotonic(), False
     driver = start_driver(place, run, seed)
     try:
-        said = driver.communicate(timeout=seconds)[1]
-    except subprocess.TimeoutExpired:
-        driver.kill()
-        driver.communicate()
-        return (None, "") if seconds < STUCK else (-1, f"no end within {STUCK:g} s")
+        while driver.poll() is None and (lasted := time.monotonic() - began) < seconds:
+            if not started and epochs_of(run) > before:
+                started, place.start_up = True, (place.start_up + lasted) / 2
+            time.sleep(0.1)
+        ended = driver.poll()
     finally:
         driver.kill()
-    return driver.returncode, said
+        driver.wait()
+    said = (place.temporary / "said").read_text(encoding="utf-8", errors="replace")
+    if ended is None and seconds >= STUCK:
+        return -1, f"no end within {STUCK:g} s", seconds
+    return ended, said, time.monotonic() - began
 
 
 def checked(run: Path, expected: Sequence[Any]) -> dict[str, Any]:
@@ -173,24 +181,19 @@ def ancestors(pid: int) -> list[int]:
     return found
 
 
-def undisturbed(place: Place, seed: int) -> tuple[list[Any], float]:
-    """The decisions of a search that nobody kills, and the seconds until its first epoch."""
-    run = place.folder / "runs" / f"undisturbed-{seed}"
-    if not (run / "start_up").exists():
+def undisturbed(place: Place, seed: int) -> list[Any]:
+    """The decisions of a search that nobody kills."""
+    run, ended = place.folder / "runs" / f"undisturbed-{seed}", place.folder / "runs" / f"undisturbed-{seed}.txt"
+    if not ended.exists():
         shutil.rmtree(run, ignore_errors=True)
-        began = time.monotonic()
-        driver = start_driver(place, run, seed)
-        while not epochs_of(run) and driver.poll() is None:
-            time.sleep(0.2)
-        start_up = time.monotonic() - began
-        said = driver.communicate()[1]
-        if driver.returncode:
+        code, said, _ = drive(place, run, seed, STUCK)
+        if code:
             raise SystemExit(f"the undisturbed search of seed {seed} failed:\n{said}")
-        (run / "start_up").write_text(str(start_up), encoding="utf-8")
-    return decisions(run), float((run / "start_up").read_text(encoding="utf-8"))
+        ended.write_text(said, encoding="utf-8")
+    return decisions(run)
 
 
-def start_driver(place: Place, run: Path, seed: int) -> "subprocess.Popen[str]":
+def start_driver(place: Place, run: Path, seed: int) -> "subprocess.Popen[bytes]":
     """Start a search, or go on with it if it has begun."""
     command = [sys.executable, "-m", "buildup"]
     if (run / "run.yaml").exists():
@@ -198,9 +201,8 @@ def start_driver(place: Place, run: Path, seed: int) -> "subprocess.Popen[str]":
     else:
         command += ["search", *ASKED, "--seed", str(1000 * seed), "--run", str(run), "--ray", place.address]
     environment = {**os.environ, "TMPDIR": str(place.temporary)}
-    return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=place.folder
-    )
+    with (place.temporary / "said").open("w", encoding="utf-8") as said:
+        return subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=place.folder)
 
 
 def epochs_of(run: Path) -> int:

@@ -6,9 +6,9 @@ import sys
 
 from buildup.cli.main import main
 
-LEFT_AT_ONCE = (1, 130)
-"""Exit codes of a failure and of an interrupt. Where the same cause has ended processes of Ray, its exit handlers would
-wait for them for a minute, and then end this process with another code."""
+LEFT_AT_ONCE = (1, 2, 130)
+"""Exit codes of a failure, a refusal and an interrupt. Ray's exit handlers would take seconds; and where the same cause
+has ended processes of Ray, they would wait for these for a minute, and then end this process with another code."""
 
 
 def run() -> None:

@@ -243,6 +243,18 @@ class FinalSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """What is repeated, and where to."""
+
+    training: str | None = None
+    """Repeat one training, as `trainings/` of the run names it or begins to (default: the whole search)."""
+    to: str = ""
+    """The new folder (default: RUN-again)."""
+    device: str | None = None
+    """auto, cpu, cuda or mps (default: as then)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSettings:
     """What is exported, and where to."""
 

@@ -245,8 +245,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tables: None) -> It
         (told / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
         monkeypatch.syspath_prepend(place)
         for table in TABLES:  # each has asked already what is installed
-            offered: Any = vars(type(table))["_offered"]
-            monkeypatch.setattr(table, "_offered", offered.func(table))
+            monkeypatch.setattr(table, "_offered", vars(type(table))["_offered"].func(table))
         return place
 
     yield install

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "final": ("final:final", _RESULTS, "Train base and winner anew, open the test set once, and say what is proven."),
     "report": ("report:report", _RESULTS, "Write report.html of a run anew, or compare several runs."),
     "export": ("export:export", _RESULTS, "Write the discovered network as a timm model."),
+    "reproduce": ("reproduce:reproduce", _RESULTS, "Repeat a search or one training, and say what comes out alike."),
     "dashboard": ("dashboard:dashboard", _RESULTS, "Show a run in optuna-dashboard, for this machine only."),
     "clean": ("clean:clean", _RESULTS, "Remove the weights of networks that lost, and what ended processes left."),
     "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),

@@ -57,6 +57,6 @@ class BudgetObserver:
         if size - freed > budget and not self._told:
             log.warning(
                 f"warning: {self.run.folder} has {memory(size - freed)}, more than --disk-budget {memory(budget)}. "
-                f"`resume` and `final` need what is left of it, so it stays, and the search goes on."
+                f"`resume` and `final` need what is left of it, so it stays."
             )
         self._told = size - freed > budget

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from buildup.engine.export import keep_claim
+from buildup.engine.hardware import cluster_address
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, PLAN, FinalPlan, read_final, read_plan, state_of
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
-from buildup.engine.request import cluster_address
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError, command, counted
 from buildup.models.cost import cost

@@ -175,6 +175,6 @@ class LiveObserver:
             row.highlight_regex(r"\[.*?\]", "bold yellow")
             grid.add_row(Text(name, style="dim"), row)
         rows = self.lines.rows(history)
-        table = running_table(rows, objective, "training", width=width) if rows else "waiting for a worker"
+        table = running_table(rows, objective, "training", width=width) if rows else "no training runs just now"
         foot = Text(f"{view.best.layout}; {self.lines.left(view, history)}", style="dim")
         self.live.update(Group("", grid, "", Text(table, no_wrap=True, overflow="ellipsis"), foot))

@@ -1,7 +1,6 @@
 """Check the settings of a search and load what they name. All problems are reported at once."""
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -10,11 +9,11 @@ from typing import Any
 
 from buildup.engine.disk_budget import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
+from buildup.engine.hardware import DEFAULT_SEEDS, Hardware, cluster_address, hardware_of, processes_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
-from buildup.errors import RequestError, unknown
-from buildup.execution.evaluator import room
-from buildup.graph.base_name import base_in_path, base_text, parse_base
+from buildup.errors import RequestError
+from buildup.graph.base_name import base_text, parse_base
 from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
 from buildup.models.pretrained import find_pretrained
@@ -25,14 +24,13 @@ from buildup.settings import RunSettings, SearchSettings, parse_duration
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import check_remote, remote_url
-from buildup.store.run_dir import check_free, cores, folder_of
+from buildup.store.run_dir import check_free, folder_for
 from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import absolute_name, check_folds, describe_data, readable_name
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
-from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import parse_execution
 from buildup.training.feed import check_shared
 from buildup.training.recipe import Recipe, load_recipe
@@ -41,12 +39,6 @@ from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate, Pretrained
 
 log = logging.getLogger("buildup")
-
-DEFAULT_SEEDS = 3
-MOST_WORKERS_A_CORE = 4
-"""The most workers per CPU core without a cluster or GPU. More only compete for cores and memory."""
-GPU_THREADS = 4
-"""CPU threads of a training on a GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,12 +56,6 @@ class Request:
     """The measured speed of each form of steps, the chosen one first. Empty on this machine's CPU, which has one."""
 
 
-def folder_for(settings: SearchSettings) -> Path:
-    """The folder of the run, by default `runs/BASE-DATASET`."""
-    dataset = settings.dataset
-    return folder_of(settings.run or f"{base_in_path(settings.base)}-{Path(dataset.partition(':')[2] or dataset).name}")
-
-
 def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     """Check the settings of a search and load what they name. Nothing is written.
 
@@ -79,7 +65,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
-    hardware = _hardware(problems, settings, seeds)
+    hardware = hardware_of(problems, settings, seeds)
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
     settled = problems.checked({}, execution_for, settled, processes_of(hardware.gpus_per_trial))
@@ -144,15 +130,6 @@ def disk_problems(budget: int | None, storage_path: str | None, network: Network
             )
 
 
-def processes_of(gpus_per_trial: float) -> int:
-    """How many processes share a training: one for each of its GPUs.
-
-    >>> processes_of(0), processes_of(0.25), processes_of(2.0)
-    (1, 1, 2)
-    """
-    return max(1, int(gpus_per_trial))
-
-
 def check_batches(recipe: Recipe, data: DataInfo, processes: int) -> None:
     """Refuse batches that are too small for the processes of a training."""
     train, val = data.train_images, data.val_images
@@ -166,14 +143,6 @@ def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:
     if (steps := settled.get("steps", "eager")) != "eager":
         raise RequestError(f"--execution: steps on {processes} GPUs are eager, not {steps}. Leave the word out.")
     return {**settled, "steps": "eager"}
-
-
-def cluster_address(asked: str | None, before: str | None = None) -> str | None:
-    """The Ray cluster to use, None to start Ray on this machine: as asked, as in the environment, or as before."""
-    address = asked or os.environ.get("RAY_ADDRESS") or before
-    if address and not asked and address != before:
-        log.info("Ray: %s, from RAY_ADDRESS (--ray local starts Ray here)", address)
-    return None if address == "local" else address
 
 
 def _load(
@@ -260,86 +229,11 @@ def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: 
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hardware:
-    device: str
-    workers: int
-    gpus_per_trial: float
-    threads: int
-    """Of one training."""
-    cpus_per_trial: float | None
-    accelerator: str | None
-
-
-def _hardware(problems: Problems, settings: SearchSettings, seeds: int) -> _Hardware:
-    """The device, workers and threads. With `--ray`, the devices and cores of this machine are not consulted."""
-    cluster = settings.ray is not None
-    gpus = problems.number("--gpus-per-trial", settings.gpus_per_trial, 0.0)
-    device = settings.device
-    if settings.ray and device == "auto":
-        if settings.gpus_per_trial is None:
-            from buildup.execution.ray_cluster import gpus_of  # loads Ray
-
-            device = "cuda" if problems.checked(0.0, gpus_of, settings.ray) else "cpu"
-        else:
-            device = "cuda" if gpus else "cpu"
-    if not (cluster and device.startswith("cuda")):
-        device = problems.checked(device, check_device, device)
-    on_gpu = device.startswith("cuda")
-    if gpus and not on_gpu:
-        problems.found.append(
-            f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
-        )
-    if settings.gpus_per_trial is None and on_gpu:
-        gpus = 1.0
-    if gpus > 1 and gpus != int(gpus):
-        problems.found.append(f"--gpus-per-trial {gpus:g}: a share of one GPU, or a whole number of them, is needed.")
-    if gpus > 1 and device.startswith("cuda:"):
-        problems.found.append(f"--gpus-per-trial {gpus:g}: --device {device} is one GPU. Use --device cuda.")
-    # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
-    threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1)
-    # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.
-    fitting = int(room(device_count(device), gpus or 1.0)) if on_gpu else min(cores() // threads, seeds)
-    usual = seeds if cluster else max(1, fitting)
-    most_workers = 100_000 if cluster or on_gpu else MOST_WORKERS_A_CORE * cores()
-    workers = problems.whole("--workers", settings.workers, usual, most=most_workers)
-    return _Hardware(
-        device=device,
-        workers=workers,
-        gpus_per_trial=gpus,
-        threads=threads,
-        cpus_per_trial=problems.number("--cpus-per-trial", settings.cpus_per_trial, 0.0) or None,
-        accelerator=_accelerator(problems, settings, gpus),
-    )
-
-
-def _accelerator(problems: Problems, settings: SearchSettings, gpus: float) -> str | None:
-    """The kind of GPU that all trainings of a run get, so that parent and candidate are computed alike.
-
-    None if there is no choice.
-    """
-    asked = settings.accelerator
-    if not (settings.ray and gpus):
-        if asked:
-            problems.found.append(f"--accelerator {asked}: it chooses among the GPUs of a Ray cluster (--ray).")
-        return None
-    from buildup.execution.ray_cluster import accelerators_of  # loads Ray
-
-    kinds = problems.checked({}, accelerators_of, settings.ray)
-    if asked is None and len(kinds) > 1:
-        asked = next(iter(kinds))
-        counts = ", ".join(f"{count:g} {kind}" for kind, count in kinds.items())
-        log.info("Ray: this cluster has GPUs of several kinds (%s). All trainings run on %s.", counts, asked)
-    elif asked and kinds and asked not in kinds:
-        problems.found.append(unknown("--accelerator", asked, list(kinds)))
-    return asked
-
-
 def _measured(
     network: Network,
     recipe: Recipe,
     data: DataInfo,
-    hardware: _Hardware,
+    hardware: Hardware,
     settled: Mapping[str, Any],
     seeds: int,
     address: str | None,

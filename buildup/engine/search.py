@@ -12,13 +12,14 @@ from buildup.engine.clean import remove_losers
 from buildup.engine.disk_budget import BudgetObserver
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
+from buildup.engine.hardware import cluster_address
 from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, observe
 from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
-from buildup.engine.request import Request, cluster_address, disk_problems, resolve
+from buildup.engine.request import Request, disk_problems, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.request import processes_of
+from buildup.engine.hardware import cpus_per_worker, processes_of
 from buildup.errors import DataError, RunError
 from buildup.execution.dispatcher import FetchReusable
 from buildup.execution.ray_tune import RayEvaluator
@@ -81,7 +81,7 @@ def start_workers(
         train=fit,
         job=job,
         workers=settings.workers,
-        cpus_per_worker=settings.cpus_per_trial or settings.threads * processes_of(settings.gpus_per_trial),
+        cpus_per_worker=cpus_per_worker(settings),
         gpus_per_worker=settings.gpus_per_trial,
         accelerator=settings.accelerator,
         address=settings.ray,

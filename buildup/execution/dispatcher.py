@@ -19,6 +19,7 @@ from typing import Any
 from uuid import uuid4
 
 from buildup.errors import RemoteError, RunError
+from buildup.execution.background import in_thread
 from buildup.execution.hosts import Hosts
 from buildup.execution.worker_slot import BUSY, Leaving, Watch, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
@@ -476,21 +477,6 @@ def _ask(remote: RemoteFolder, training_folder: Path) -> None:
         raise
     except RunError:  # it was read; what is wrong with it is told when it is adopted
         pass
-
-
-def in_thread(function: Callable[..., None], *arguments: object) -> "Future[None]":
-    """Run a function in a thread that does not keep the process alive."""
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            function(*arguments)
-            future.set_result(None)
-        except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
-            future.set_exception(error)
-
-    threading.Thread(target=run, name=function.__name__, daemon=True).start()
-    return future
 
 
 def _cause(error: str) -> str:

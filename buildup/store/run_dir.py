@@ -14,6 +14,8 @@ from filelock import lock_descriptor
 
 from buildup.errors import RunError, command
 from buildup.files import replacing
+from buildup.graph.base_name import base_in_path
+from buildup.settings import SearchSettings
 from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.decision import (
     Decision,
@@ -51,6 +53,12 @@ Line = TypeVar("Line")
 def folder_of(name: str) -> Path:
     """The folder of a run: `runs/NAME` for a plain name, the folder itself for a path."""
     return Path("runs") / name if Path(name).name == name and name not in {".", ".."} else Path(name)
+
+
+def folder_for(settings: SearchSettings) -> Path:
+    """The folder of the run, by default `runs/BASE-DATASET`."""
+    dataset = settings.dataset
+    return folder_of(settings.run or f"{base_in_path(settings.base)}-{Path(dataset.partition(':')[2] or dataset).name}")
 
 
 def check_free(folder: Path) -> None:

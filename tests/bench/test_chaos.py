@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from buildup.engine.load_state import state_of
 from buildup.store.run_dir import FINAL
 from buildup.store.run_record import open_record
 from buildup.trials.outcome import Record, record_to_values
-from chaos import ancestors, checked, decisions, main
+from chaos import Place, ancestors, checked, decisions, drive, main
 
 
 @pytest.fixture
@@ -44,6 +45,26 @@ def test_other_decisions_and_a_finished_training_that_was_done_again_are_found(r
     found = checked(run, decisions(run)[:-1])
     assert not found["equal"]
     assert found["repeated"] == 1
+
+
+@pytest.mark.parametrize(("command", "code"), [("exec sleep 60", None), ("echo why >&2; exit 3", 3)])
+def test_a_driver_is_killed_after_its_time_unless_it_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, code: int | None
+) -> None:
+    started = list[subprocess.Popen[bytes]]()
+
+    def start_driver(place: Place, run: Path, seed: int) -> "subprocess.Popen[bytes]":
+        (run / "trainings" / "a-s0").mkdir(parents=True, exist_ok=True)
+        (run / "trainings" / "a-s0" / "metrics.jsonl").write_bytes(b"{}\n")
+        with (place.temporary / "said").open("w") as said:
+            started.append(subprocess.Popen(["sh", "-c", command], stderr=said))
+        return started[-1]
+
+    monkeypatch.setattr(chaos, "start_driver", start_driver)
+    place = Place(folder=tmp_path, address="", temporary=tmp_path, start_up=8.0)
+    assert drive(place, tmp_path / "run", 0, 0.3 if code is None else 60)[:2] == (code, "" if code is None else "why\n")
+    assert started[0].returncode == (-signal.SIGKILL if code is None else code)
+    assert 4 <= place.start_up <= 8
 
 
 def test_all_that_was_found_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

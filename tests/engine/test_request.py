@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from buildup.engine.request import cluster_address, resolve
+from buildup.engine.hardware import cluster_address
+from buildup.engine.request import resolve
 from buildup.engine.setup import job_maker
 from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch

@@ -141,9 +141,10 @@ def test_what_an_attempt_leaves_is_in_the_storage_and_comes_when_asked_for(searc
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-def test_a_state_is_in_the_storage_while_the_training_goes_on(search: Search) -> None:
+def test_a_state_is_in_the_storage_while_the_training_goes_on(search: Search, tmp_path: Path) -> None:
     thread = search.start()
     until_epoch(thread, 1)
+    assert len(list((tmp_path / "tmp").glob(f"{WORK}*/*/attempt-1"))) == 1
     wait_until(lambda: CHECKPOINT in search.there())
     assert FINAL not in search.there()
     until_end(thread)

@@ -39,7 +39,7 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
     lines += data.notes
     source, digest = request.settings.pretrained, request.settings.pretrained_hash
     start = Pretrained(source=source, hash=digest) if source and digest else None
-    recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None)
+    recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None, kind=request.space.kind)
     found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)
     lines += ["", _candidates(made, width), ""]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from statistics import fmean
 
+from buildup.graph.kinds import known_kinds
 from buildup.graph.network import Network
 from buildup.training.recipe import Recipe
 from buildup.trials.outcome import START, Epoch
@@ -84,9 +85,9 @@ def validation_warning(images: int) -> str | None:
     return f"{images} validation images a seed: one image is {points}. Small gains need more images, or many seeds."
 
 
-def recipe_warning(network: Network, recipe: Recipe, *, pretrained: bool = False) -> str | None:
-    """Why a recipe is likely to train a network badly; None where no reason is known."""
-    if pretrained and not recipe.transplant:
+def recipe_warning(network: Network, recipe: Recipe, *, pretrained: bool = False, kind: str = "M") -> str | None:
+    """Why a recipe is likely to train a network and blocks of a kind badly; None where no reason is known."""
+    if pretrained and not recipe.transplant and not known_kinds()[kind].within:
         return (
             f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}, so "
             "attention begins far behind. Recipe finetune lets it imitate the blocks that it replaces first."

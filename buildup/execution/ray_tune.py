@@ -233,10 +233,11 @@ class RayEvaluator:
 def _inheriting() -> Iterator[None]:
     """Let Tune ask for no variables of its workers' environment, so that it gets the processes that Ray has ready.
 
-    They inherit the variables that it asks for, apart from one for PyTorch Lightning.
+    They inherit the variables that it asks for, apart from one for PyTorch Lightning. The names are private: a Tune
+    without them only starts processes of its own.
     """
     asked: dict[str, object] = {"DEFAULT_ENV_VARS": {}, "ENV_VARS_TO_PROPAGATE": set()}
-    before = {name: getattr(class_cache, name) for name in asked}
+    before = {name: value for name, value in vars(class_cache).items() if name in asked}
     vars(class_cache).update(asked)
     try:
         yield

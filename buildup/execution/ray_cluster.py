@@ -107,10 +107,10 @@ def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -
         _check_address(address)
     if _starting is not None:
         (arguments, started), _starting = _starting, None
-        assert arguments == (cpus, gpus, verbose)
-        assert address is None
         started.result()
-        return True
+        if address is None and arguments == (cpus, gpus, verbose):
+            return True
+        ray.shutdown()  # it was begun for other settings
     if ray.is_initialized():
         return False
     if address is None:

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.engine.dashboard import Files, review_of
 from buildup.engine.reports import report_of
-from buildup.errors import RunError
+from buildup.errors import BuildupError
 from buildup.report.page import markdown, page
 from buildup.store.people_notes import note_attributes, note_texts, with_people
 from buildup.store.review_trials import last_kept, network_trial, networks_of, training_trial
@@ -182,11 +182,11 @@ def test_there_is_a_best_as_soon_as_anything_is_finished(parent: str | None) -> 
 def test_any_damaged_page_is_at_most_a_sentence_in_the_report(run: Path) -> None:
     study = run / "study.db"
     whole, told = study.read_bytes(), 0
-    for page in range(0, len(whole), 4096):
-        study.write_bytes(whole[:page] + b"\xff" * 4096 + whole[page + 4096 :])
+    for start in range(0, len(whole), 4096):
+        study.write_bytes(whole[:start] + b"\xff" * 4096 + whole[start + 4096 :])
         try:
             report_of(open_record(str(run)))
-        except RunError as error:
+        except BuildupError as error:
             told += "study.db" in str(error)
     assert told > 3
 

@@ -1,5 +1,6 @@
 """Put an exported network on the Hugging Face Hub, or into a folder that is laid out like a repository there."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ FAILURES = {"httpx2": "HTTPError", "httpx": "HTTPError", "requests": "RequestExc
 def check_push(push: str, beside: str | None = None) -> None:
     """Raise if a network can't be pushed there, before anything is written; `beside` is the folder of the export."""
     if not push.startswith(HUB):
+        if re.match(r"\w[\w-]+:", push):
+            raise RequestError(f"--push {push}: use {HUB}USER/NAME, or a folder.")
         check_target(Path(push))
         one, other = (Path(path).resolve() for path in (push, beside or push))
         if beside and (one.is_relative_to(other) or other.is_relative_to(one)):

@@ -144,6 +144,8 @@ TRACKERS.register(TrackerKind(name="trackio", package="trackio", open=lambda *ru
 def check_trackers(names: Sequence[str]) -> None:
     """Raise if a tracker is unknown or not installed."""
     for name in names:
+        if "," in name:
+            raise RequestError(f"--track {name}: give the flag once for each tracker.")
         package = TRACKERS[name].package
         if find_spec(package) is None:
             raise RequestError(f"--track {name}: {package} is not installed. Install it with `pip install {package}`.")

@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from buildup.store.notes import interval
 from buildup.store.study_reader import EPOCHS
 from buildup.trials.decision import Decision
 from buildup.trials.outcome import Reason
@@ -148,12 +149,11 @@ def _state(network: ReviewedNetwork) -> TrialState:
 def _verdict(decision: Decision | None) -> dict[str, Any]:
     if decision is None:
         return {}
-    low, high = decision.ci
     return {
         "step": decision.step,
         "verdict": decision.verdict,
         "gain": round(decision.gain, 3),
-        "interval": f"{low:+.2f} to {high:+.2f}",
+        "interval": interval(decision),
         "reason": decision.reason,
     }
 

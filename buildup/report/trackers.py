@@ -144,7 +144,8 @@ class OneRun:
 
     def __init__(self, library: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._library = import_module(library)
-        self._library.init(project=PROJECT, name=folder.name, config=dict(settings))
+        own = {"settings": _private(self._library)} if library == "wandb" else {}
+        self._library.init(project=PROJECT, name=folder.name, config=dict(settings), **own)
 
     def begin(self, name: str, values: Mapping[str, Any]) -> None:
         """Let the curves of a training begin at its own first epoch, where the library can."""
@@ -158,6 +159,14 @@ class OneRun:
     def close(self) -> None:
         """End the run."""
         self._library.finish()
+
+
+def _private(wandb: Any) -> Any:
+    """Settings that keep the command line and the output, which may hold a password of --storage, on this machine."""
+    try:
+        return wandb.Settings(x_disable_meta=True, console="off")
+    except Exception:  # noqa: BLE001 - how it refuses an unknown field depends on its version
+        return wandb.Settings(_disable_meta=True, console="off")  # its name in older versions
 
 
 TRACKERS = Registry[TrackerKind]("tracker", group="buildup.trackers")

@@ -188,9 +188,12 @@ def test_the_end_of_a_search_waits_for_a_tracker_only_a_while(
     free.set()
 
 
-@pytest.mark.parametrize("library", ["wandb", "trackio"])
+@pytest.mark.parametrize(
+    ("library", "own"),
+    [("wandb", {"settings": {"x_disable_meta": True, "console": "off"}}), ("trackio", {})],
+)
 def test_trackers_of_one_run_get_metrics_under_the_name_of_the_training(
-    library: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: str, own: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[str, Any]] = []
 
@@ -200,14 +203,27 @@ def test_trackers_of_one_run_get_metrics_under_the_name_of_the_training(
     fake = ModuleType(library)
     for function in ("init", "log", "finish"):
         monkeypatch.setattr(fake, function, partial(follow, function), raising=False)
+    monkeypatch.setattr(fake, "Settings", dict, raising=False)
     monkeypatch.setitem(sys.modules, library, fake)
     tracking = Tracking.begin([library], tmp_path / "demo", {"base": "resnet18"})
     for event in EVENTS:
         tracking(event)
     tracking.close()
-    assert calls[0] == ("init", {"project": "buildup", "name": "demo", "config": {"base": "resnet18"}})
+    assert calls[0] == ("init", {"project": "buildup", "name": "demo", "config": {"base": "resnet18"}} | own)
     assert calls[1] == ("log", ({f"{NAME}/accuracy": 61.0, f"{NAME}/nll": 1.0, f"{NAME}/step": 1},))
     assert [name for name, _ in calls] == ["init", "log", "log", "log", "log", "finish"]
+
+
+def test_no_version_of_wandb_uploads_a_command_line_that_may_hold_a_password() -> None:
+    def older(_disable_meta: bool, console: str) -> dict[str, Any]:
+        return {"_disable_meta": _disable_meta, "console": console}
+
+    fake = ModuleType("wandb")
+    fake.Settings = older  # type: ignore[attr-defined]
+    assert module._private(fake) == {"_disable_meta": True, "console": "off"}
+    fake.Settings = lambda console: None  # type: ignore[attr-defined]
+    with pytest.raises(TypeError):  # so it is left out
+        module._private(fake)
 
 
 def test_an_unknown_tracker_and_a_missing_package_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,7 +178,7 @@ def test_a_space_sets_its_settings_new_names_included(tmp_path: Path) -> None:
         ("kind: D\nsteps: 2\n", "steps is 2, but kind D has no steps. Leave it out"),
         ("kind: E\nshape: round\n", "shape is round, but for kind E it must be square or cross"),
         ("kind: D\nheads: 3\n", "heads is 3, but kind D has no heads"),
-        ("kind: Z\n", "kind is 'Z'; it must be one of C, M, G, K, S, E, D"),
+        ("kind: Z\n", "kind is 'Z'; it must be one of C, M, G, K, S, T, E, D"),
     ],
 )
 def test_a_setting_that_it_lacks_is_refused(text: str, says: str, tmp_path: Path) -> None:

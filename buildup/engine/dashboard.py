@@ -4,8 +4,9 @@ import io
 import logging
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import optuna_dashboard
 from optuna.artifacts import FileSystemArtifactStore
@@ -21,9 +22,6 @@ from buildup.store.run_record import RunRecord, open_record
 from buildup.store.storage import artifact_store
 from buildup.store.study_reader import existing_storage, load_study, reporting_damage
 from buildup.strategies.registered import STRATEGIES
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger("buildup")
 

@@ -185,7 +185,7 @@ class Findings:
             return ""
         return (
             f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that start like "
-            f"those that they replace, and as a share of the base's: {', '.join(shares)}."
+            f"those that they replace, and as a share of that: {', '.join(shares)}."
         )
 
     @property

@@ -94,6 +94,7 @@ def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
         "model.safetensors",
         "alternet.py",
         "README.md",
+        "network.svg",
     }
 
 
@@ -179,7 +180,7 @@ def test_the_dashboard_serves_the_study_to_this_machine(place: Path, start: Star
     ):
         with urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=30) as answer:
             studies = json.load(answer)["study_summaries"]
-        assert [study["study_name"] for study in studies] == ["demo"]
+        assert [study["study_name"] for study in studies] == ["demo", "demo: networks"]
         asking.sendall(b"GET /api/studies HTTP/1.0\r\n\r\n")
         server.terminate()
         assert server.wait(timeout=30) == 0

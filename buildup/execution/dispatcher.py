@@ -367,6 +367,7 @@ class TrialDispatcher:
                     self._unread = ""
                     self._outage.end(ask_again=STORAGE_INTERVAL)
             elif time.monotonic() - since > STORAGE_TIMEOUT:
+                self._asked = None  # that thread may never return, so another one asks when it is due
                 self._outage.goes_on(f"no answer for {STORAGE_TIMEOUT:g} s")
         return not self._outage.is_on
 

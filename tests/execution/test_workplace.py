@@ -423,6 +423,32 @@ def test_a_storage_is_asked_anew_where_an_answer_never_comes(
     assert search.dispatcher.next_assignment("slot") is not None
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_record_that_is_not_read_in_time_is_adopted_later(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_end(search.start())
+    answered, late, get = threading.Event(), list[str](), RemoteFolder.get
+
+    def hanging(self: RemoteFolder, name: str, to: Path) -> bool:
+        if not answered.wait(5):
+            late.append(name)
+        return get(self, name, to)
+
+    monkeypatch.setattr(RemoteFolder, "get", hanging)
+    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.2)
+    search._restart()
+    assert not late
+    assert search.dispatcher.next_assignment("slot") is None
+    assert search.dispatcher.events.empty()
+    assert "does not answer (no answer for 0.2 s)" in caplog.text
+    answered.set()
+    wait_until(lambda: search.dispatcher.next_assignment("slot") is not None or not search.dispatcher.events.empty())
+    update = search.dispatcher.events.get_nowait().update
+    assert isinstance(update, Record)
+    assert update.outcome == SCORE
+
+
 def emptied(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:
     while not events.empty():
         yield events.get_nowait()

@@ -104,7 +104,7 @@ class SearchSettings:
     max_macs: Annotated[int | None, _LIMITS] = None
     """Drop candidates with more multiply-accumulates, such as 2G, untrained."""
     disk_budget: Annotated[int | str | None, _LIMITS] = None
-    """Bytes that the run's folder may have, such as 20G: weights of dropped networks go when it has more."""
+    """Bytes that the run's folder may have, such as 20G: above that, weights of all but base and best go."""
 
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""

@@ -16,6 +16,7 @@ def train(name: str, /, settings: Annotated[TrainSettings, Flags] = TrainSetting
     """
     reading(name)
     from buildup.engine.train import train_once, trained_values
+    from buildup.errors import counted
     from buildup.report.words import duration
 
     with interruptible():
@@ -23,7 +24,7 @@ def train(name: str, /, settings: Annotated[TrainSettings, Flags] = TrainSetting
     score = found.score
     width = max(map(len, score.metrics))
     lines = [
-        f"{score.accuracy:.2f} % of {score.images:,} validation images after {found.epochs} epochs, "
+        f"{score.accuracy:.2f} % of {score.images:,} validation images after {counted(found.epochs, 'epoch')}, "
         f"{duration(score.seconds)}.",
         *(f"  {name:{width}}  {value:.4g}" for name, value in score.metrics.items()),
         f"Weights: {found.weights}",

@@ -54,7 +54,7 @@ def border_of(model: nn.Module, unit: Unit) -> int:
     ]
     inside = modules[unit.name].modules() if unit.name in modules else ()
     near = ConvAttention2d | GatedAttention2d | NearAttention | Smoothing2d
-    radii += [module.kernel // 2 for module in inside if isinstance(module, near)]
+    radii += [module.kernel // 2 * getattr(module, "dilation", 1) for module in inside if isinstance(module, near)]
     return sum(radii)
 
 

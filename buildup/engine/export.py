@@ -74,7 +74,7 @@ def export_candidate(run: RunRecord, settings: ExportSettings) -> tuple[Candidat
     if settings.to:
         problems.checked(None, check_target, Path(settings.to))
     if settings.push:
-        problems.checked(None, check_push, settings.push)
+        problems.checked(None, check_push, settings.push, settings.to)
     if not settings.to and not settings.push:
         problems.found.append("--to is missing: the folder to write the network to.")
     if settings.onnx:
@@ -93,7 +93,7 @@ def repository_name(findings: Findings, candidate: Candidate) -> str:
     """The name of a repository for a network: base, layout and cost, as far as a name of the Hub may hold them."""
     cost = findings.cost(candidate.network)
     words = (findings.title.partition(" ")[0], candidate.layout.replace("|", "-"), macs(cost[1]) if cost else "")
-    return re.sub(r"[^\w.]+", "-", "-".join(filter(None, ("alternet", *words)))).strip("-.")[:LONGEST_NAME]
+    return re.sub(r"[^\w.]+", "-", "-".join(filter(None, ("alternet", *words))))[:LONGEST_NAME].strip("-.")
 
 
 def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candidate:

@@ -61,8 +61,16 @@ class Problems:
         return default
 
     def size(self, flag: str, value: object) -> int | None:
-        """Check a number of bytes, which may be text such as 500M, 20G or 20GB."""
-        return self.whole(flag, value.removesuffix("B") if isinstance(value, str) else value, 0) or None
+        """Check a number of bytes, which may be text such as 500M, 20G or 20 GB."""
+        if value is None:
+            return None
+        found = re.fullmatch(r"([\d.]+)\s*([kmgt]?)(i?b)?", str(value).strip(), re.IGNORECASE)
+        unit = found[2].upper().replace("K", "k") if found else ""
+        number = _read(int, _unscaled(f"{found[1]}{unit}")) if found else None
+        if number is None or not 1 <= number <= _bounds(flag)[1]:
+            self.found.append(f"{flag} {value}: a number of bytes is needed, such as 500M or 20G.")
+            return None
+        return int(number)
 
     def number(self, flag: str, value: object, default: float, least: float = 0.0, most: float | None = None) -> float:
         """Check a number within bounds, usually up to that of the flag. It may be text; None is the default."""

@@ -23,7 +23,7 @@ from buildup.store.people_notes import read_people_notes
 from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password
-from buildup.store.study_reader import open_study
+from buildup.store.study_reader import open_study, reporting_damage
 from buildup.training.recipe import recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
@@ -34,8 +34,10 @@ REPORT = "report.html"
 
 def report_of(run: RunRecord) -> Findings:
     """The findings of a run, also while it runs, with what people wrote about it."""
-    study = open_study(run.folder, run.settings.storage, run.study_name)
-    return replace(findings_of(run, *state_of(run)), notes=tuple(read_people_notes(study)))
+    findings = findings_of(run, *state_of(run))
+    with reporting_damage(run.folder, run.settings.storage):
+        study = open_study(run.folder, run.settings.storage, run.study_name)
+        return replace(findings, notes=tuple(read_people_notes(study)))
 
 
 def findings_of(

@@ -186,23 +186,24 @@ class Run:
         self._reread()
         return found
 
-    def export(self, to: str | Path, **settings: Any) -> Path:
+    def export(self, to: str | Path = "", **settings: Any) -> Path:
         """Write a network as a timm model, with its weights and a model card.
 
         Args:
-            to: The folder to write to. It must not hold anything yet.
+            to: The folder to write to. It must not hold anything yet. Not needed with `push`.
             **settings: The other settings of `buildup export`: `candidate`, by default the winner, and `onnx=True`
                 to write an ONNX file too, and `push` to publish it.
 
         Returns:
-            The folder.
+            The folder, or without one what `push` names.
 
         Raises:
             RequestError: The settings are wrong. All problems are named; nothing was written.
             RunError: The search has not ended and no candidate is named, or the weights were removed.
         """
-        export_candidate(self._record, _settings(ExportSettings, {"to": str(to), **settings}))
-        return Path(to)
+        folder = {"to": str(to)} if to else {}
+        export_candidate(self._record, _settings(ExportSettings, folder | settings))
+        return Path(to or settings["push"])
 
     def report(self, format: str = "html") -> Path | str:
         """Write the report of the run, also while it runs.
@@ -342,4 +343,6 @@ def _settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type] # all of them are dataclasses
     if wrong := [name for name in values if name not in known]:
         raise RequestError(*(unknown("setting", name, known, shown=40) for name in wrong))
-    return kind(**values)
+    several = {field.name for field in fields(kind) if field.default == ()}  # type: ignore[arg-type]
+    one = {name: (value,) for name, value in values.items() if name in several and isinstance(value, str)}
+    return kind(**values | one)

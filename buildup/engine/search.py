@@ -239,7 +239,9 @@ def _warnings(record: RunRecord) -> list[str]:
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
     recipe = recipe_warning(record.network, record.recipe, pretrained=record.start is not None, kind=record.space.kind)
-    anew = fresh_parts(record.network, record.start)
+    anew = None
+    with suppress(BuildupError):  # trainings say it, should any still need weights that are gone
+        anew = fresh_parts(record.network, record.start)
     for warning in (*record.data.notes, anew, recipe, validation_warning(record.data.val_images)):
         if warning:
             warnings.append(warning)

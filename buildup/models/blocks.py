@@ -219,23 +219,29 @@ def branch_block(
 
 
 def inner_layer(replaced: nn.Module, *, make: Callable[..., nn.Module]) -> nn.Module:
-    """The block itself, with another layer in place of its last 3x3 convolution, or else of its last larger one."""
+    """The block itself, with another layer in place of its last 3x3 convolution, or else of its last larger one.
+
+    A block that is a convolution becomes that layer.
+    """
     path = inner_convolution(replaced)
-    if not path:
+    if path is None:
         raise LayoutError(
             f"{type(replaced).__name__} has no convolution of 3x3 or more that keeps the size of its maps, which this "
             "kind starts from. Put another kind there."
         )
     conv: Any = replaced.get_submodule(path)
-    replaced.set_submodule(path, make(conv=conv).to(conv.weight).train(replaced.training))
+    layer = make(conv=conv).to(conv.weight).train(replaced.training)
+    if not path:
+        return layer
+    replaced.set_submodule(path, layer)
     return replaced
 
 
-def inner_convolution(block: nn.Module) -> str:
-    """The path of the convolution that a layer inside of a block replaces; empty where there is none."""
+def inner_convolution(block: nn.Module) -> str | None:
+    """The path of the convolution that a layer inside of a block replaces, empty for the block itself."""
     found: dict[bool, str] = {}
     for path, conv in block.named_modules():
-        if not path or not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
+        if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
             continue
         side, step = conv.kernel_size[0], conv.dilation[0]
         if side == 1 or side % 2 == 0 or conv.kernel_size != (side, side) or conv.dilation != (step, step):
@@ -244,7 +250,7 @@ def inner_convolution(block: nn.Module) -> str:
         with torch.no_grad():
             if conv(maps).shape[2:] == maps.shape[2:]:
                 found[side == 3] = path
-    return found.get(True) or found.get(False, "")
+    return found.get(True, found.get(False))
 
 
 def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Module:

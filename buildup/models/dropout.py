@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from buildup.errors import BaseError
 from buildup.graph.network import Network
 from buildup.models.build import build
+from buildup.models.layers import GatedAttention2d
 from buildup.models.trace import trace_calls
 
 NAME = "buildup_dropout"
 """The submodule that a convolution gets."""
+
+
+LAYERS = (nn.Conv2d, nn.Linear, GatedAttention2d)
+"""The layers that dropout can come before."""
 
 
 def add_dropout(model: nn.Module, network: Network, rate: float) -> None:
@@ -33,7 +38,10 @@ def dropout_places(network: Network) -> tuple[str, ...]:
     if not network.stages:
         return ()
     model = build(network, device="meta")
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    weighted = {path: module for path, module in model.named_modules() if isinstance(module, LAYERS)}
+    gated = tuple(f"{path}." for path, module in weighted.items() if isinstance(module, GatedAttention2d))
+    # Gated attention stands for the convolution that it replaces, so all of its input is dropped.
+    layers = {path: module for path, module in weighted.items() if not path.startswith(gated)}
     root = trace_calls(network.base, model, network.input_shape, layers)
     calls = {call.path: call for call in root.inside if call.path in layers}
     found = []
@@ -45,7 +53,7 @@ def dropout_places(network: Network) -> tuple[str, ...]:
                 continue
             depths[path] = 1 + max((depths[source] for source in call.input_blocks if source in depths), default=0)
             layer = layers[path]
-            channels = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
+            channels = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
             if call.input is not None and call.input.numel() != channels:  # more than a single point
                 maps.append(path)
         if maps:

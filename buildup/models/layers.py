@@ -205,6 +205,7 @@ class GatedAttention2d(nn.Module):
     def __init__(self, conv: nn.Conv2d, head_size: int = 16) -> None:
         super().__init__()
         self.kernel = 3
+        self.in_channels = conv.in_channels
         self.groups = conv.groups
         self.dilation = conv.dilation[0]
         self.scale = head_size**-0.5

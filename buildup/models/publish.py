@@ -1,11 +1,13 @@
 """Put an exported network on the Hugging Face Hub, or into a folder that is laid out like a repository there."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from buildup.errors import RequestError, ResourceError
 from buildup.models.export import CARD, check_target
@@ -20,14 +22,22 @@ FAILURES = {"httpx2": "HTTPError", "httpx": "HTTPError", "requests": "RequestExc
 """What versions of huggingface_hub raise where there is no network, by the library that they send with."""
 
 
-def check_push(push: str) -> None:
-    """Raise if a network can't be pushed there, before anything is written."""
+def check_push(push: str, beside: str | None = None) -> None:
+    """Raise if a network can't be pushed there, before anything is written; `beside` is the folder of the export."""
     if not push.startswith(HUB):
+        if re.match(r"\w[\w-]+:", push):
+            raise RequestError(f"--push {push}: use {HUB}USER/NAME, or a folder.")
         check_target(Path(push))
+        one, other = (Path(path).resolve() for path in (push, beside or push))
+        if beside and (one.is_relative_to(other) or other.is_relative_to(one)):
+            raise RequestError(f"--push {push}: it is in --to {beside}, or around it. Name two folders apart, or one.")
         return
     user, _, name = push.removeprefix(HUB).partition("/")
-    if not user or "/" in name or len(name) > LONGEST_NAME:
-        raise RequestError(f"--push {push}: this names no repository. Use {HUB}USER/NAME, or a folder.")
+    try:
+        validate_repo_id(f"{user}/{name or 'alternet'}")
+    except HFValidationError as problem:
+        wrong = f"--push {push}: this names no repository. Use {HUB}USER/NAME, or a folder. ({problem})"
+        raise RequestError(wrong) from None
     if not get_token():
         raise RequestError(
             f"--push {push}: there is no token for the Hugging Face Hub. Make one with the right to write at "

@@ -1,5 +1,6 @@
 """The model card of an exported network: its layout, scores, claim, decisions and settings, and how to load it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -49,6 +50,10 @@ session = onnxruntime.InferenceSession("model.onnx")
 """
 
 
+FOLDERS = r"(?:(?<=^)|(?<=:))/(?!/)\S*/(?=[^/\s])"
+"""The folders before the last part of an absolute path, alone or behind `folder:`, but not of a URL."""
+
+
 def model_card(
     findings: Findings,
     network: Network,
@@ -62,7 +67,7 @@ def model_card(
     `exported` is the score of the training whose weights are exported. With `onnx`, the folder also holds an ONNX
     model. `origin` is that of timm's weights that the trainings started from.
     """
-    objective, dataset = findings.objective, str(findings.settings.get("dataset", ""))
+    objective, dataset = findings.objective, re.sub(FOLDERS, "", str(findings.settings.get("dataset", "")))
     value = f", at a {objective.title} of {objective.shown(objective.value(exported))}"
     scores = [list(values.values()) for values in findings.paired_scores(network)]
     table = TextTable.by_column(
@@ -103,7 +108,7 @@ def model_card(
         *("## Decisions", "", decisions_markdown(findings.decisions, findings.climb), ""),
         "## Settings",
         "",
-        *[f"- {clean(name)}: {code(str(value))}" for name, value in flat(findings.settings)],
+        *_settings(findings),
         "",
     ]
     return "\n".join(lines)
@@ -125,7 +130,8 @@ def _start(findings: Findings, origin: WeightsOrigin | None) -> Iterator[str]:
 
 
 def _metadata(findings: Findings, network: Network, exported: Score, origin: WeightsOrigin | None) -> str:
-    start, dataset = findings.settings.get("pretrained"), str(findings.settings.get("dataset", ""))
+    start = findings.settings.get("pretrained")
+    dataset = re.sub(FOLDERS, "", str(findings.settings.get("dataset", "")))
     on_hub = HUB_DATASETS.get(dataset) or (dataset.removeprefix("hfds/") if dataset.startswith("hfds/") else None)
     results = [
         EvalResult(
@@ -164,3 +170,10 @@ def _results(findings: Findings, network: Network, exported: Score) -> Iterator[
     for metric in (ACCURACY, objective) if objective is not ACCURACY else (ACCURACY,):
         how = f"these weights, the best of {seeds} seeds" if seeds > 1 else "these weights, one seed"
         yield metric, metric.value(exported), "validation", how
+
+
+def _settings(findings: Findings) -> Iterator[str]:
+    """The settings as a list. A card may be published, so it has no folders of this machine."""
+    for name, value in flat(findings.settings):
+        if value not in ((), {}):
+            yield f"- {clean(name)}: {code(re.sub(FOLDERS, '', str(value)))}"

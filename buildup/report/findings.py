@@ -184,8 +184,8 @@ class Findings:
         if not shares:
             return ""
         return (
-            f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that imitate "
-            f"those that they replace: {', '.join(shares)}."
+            f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that start like "
+            f"those that they replace, and as a share of the base's: {', '.join(shares)}."
         )
 
     @property

@@ -1,23 +1,27 @@
 """Experiment trackers that follow a search: TensorBoard, MLflow, Weights & Biases and trackio.
 
-A tracker is told of trainings, of their epochs and of verdicts. It only watches: one that fails is left out from then
-on, with a warning, and the search goes on. A package adds a tracker by an entry point in the group `buildup.trackers`.
+A tracker is told of trainings, of their epochs and of verdicts. It only watches: one that fails or hangs is left out
+from then on, with a warning, and the search goes on. A package adds a tracker by an entry point in the group
+`buildup.trackers`.
 """
 
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from queue import Full, Queue
+from threading import Thread
+from typing import Any, Protocol, runtime_checkable
 
 from buildup.errors import RequestError
 from buildup.registry import Registry
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
-from buildup.trials.outcome import Epoch, Score
+from buildup.trials.outcome import Epoch, Record, Score
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
@@ -25,6 +29,10 @@ log = logging.getLogger("buildup")
 VERDICTS = "verdicts"
 """What a tracker is told to log verdicts as; their numbers are the steps of the search."""
 PROJECT = "buildup"
+WAITING = 1000
+"""How many events may wait for a tracker before it is left out as too slow."""
+CLOSING = 10.0
+"""Seconds that the end of a search waits for its trackers."""
 
 
 class Tracker(Protocol):
@@ -40,6 +48,15 @@ class Tracker(Protocol):
 
     def close(self) -> None:
         """The search has ended or stopped."""
+        ...
+
+
+@runtime_checkable
+class EndsTrainings(Protocol):
+    """A tracker that also wants to know when a training has ended, scored or failed."""
+
+    def end(self, name: str) -> None:
+        """Nothing more comes of this training, unless it begins again."""
         ...
 
 
@@ -70,6 +87,11 @@ class TensorBoard:
         for key, value in metrics.items():
             self._writer(name).add_scalar(key, value, step)
         self._writer(name).flush()
+
+    def end(self, name: str) -> None:
+        """Close the file of a training: a search has more of them than a process may hold open files."""
+        if writer := self._writers.pop(name, None):
+            writer.close()
 
     def close(self) -> None:
         """Close all files."""
@@ -107,8 +129,12 @@ class MLflow:
         for key, value in metrics.items():
             self._client.log_metric(self._runs[name], key, value, step=step)
 
+    def end(self, name: str) -> None:
+        """Mark the run as finished."""
+        self._client.set_terminated(self._runs.pop(name))
+
     def close(self) -> None:
-        """Mark the runs as finished."""
+        """Mark the remaining runs as finished."""
         for run in self._runs.values():
             self._client.set_terminated(run)
 
@@ -118,7 +144,8 @@ class OneRun:
 
     def __init__(self, library: str, folder: Path, settings: Mapping[str, Any]) -> None:
         self._library = import_module(library)
-        self._library.init(project=PROJECT, name=folder.name, config=dict(settings))
+        own = {"settings": _private(self._library)} if library == "wandb" else {}
+        self._library.init(project=PROJECT, name=folder.name, config=dict(settings), **own)
 
     def begin(self, name: str, values: Mapping[str, Any]) -> None:
         """Let the curves of a training begin at its own first epoch, where the library can."""
@@ -134,6 +161,14 @@ class OneRun:
         self._library.finish()
 
 
+def _private(wandb: Any) -> Any:
+    """Settings that keep the command line and the output, which may hold a password of --storage, on this machine."""
+    try:
+        return wandb.Settings(x_disable_meta=True, console="off")
+    except Exception:  # noqa: BLE001 - how it refuses an unknown field depends on its version
+        return wandb.Settings(_disable_meta=True, console="off")  # its name in older versions
+
+
 TRACKERS = Registry[TrackerKind]("tracker", group="buildup.trackers")
 TRACKERS.register(TrackerKind(name="tensorboard", package="tensorboardX", open=TensorBoard))
 TRACKERS.register(TrackerKind(name="mlflow", package="mlflow", open=MLflow))
@@ -144,6 +179,8 @@ TRACKERS.register(TrackerKind(name="trackio", package="trackio", open=lambda *ru
 def check_trackers(names: Sequence[str]) -> None:
     """Raise if a tracker is unknown or not installed."""
     for name in names:
+        if "," in name:
+            raise RequestError(f"--track {name}: give the flag once for each tracker.")
         package = TRACKERS[name].package
         if find_spec(package) is None:
             raise RequestError(f"--track {name}: {package} is not installed. Install it with `pip install {package}`.")
@@ -151,53 +188,101 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Tracking:
-    """Tells trackers of events and decisions. It is called like a callback."""
+    """Tells trackers of events and decisions. It is called like a callback, and never waits for a tracker."""
 
-    trackers: dict[str, Tracker] = field(default_factory=dict)
+    followers: Sequence["_Follower"] = ()
 
     @classmethod
     def begin(cls, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> "Tracking":
         """Begin a run in each of the named trackers."""
-        tracking = cls()
-        for name in names:
-            tracking._try(name, partial(tracking._open, name, folder, settings))
-        return tracking
+        followers = [_Follower(name, folder, settings) for name in dict.fromkeys(names)]
+        for follower in followers:
+            follower.start()
+        return cls(followers=followers)
 
     def __call__(self, event: Event | Decision) -> None:
         """Tell all trackers of an event or a decision."""
+        for follower in self.followers:
+            follower.put(event)
+
+    def close(self) -> None:
+        """End the run in all trackers, and wait a little until they have taken in what they were told."""
+        for follower in self.followers:
+            follower.put(None)
+        until = time.monotonic() + CLOSING
+        for follower in self.followers:
+            follower.join(0.0 if follower.is_out else max(0.0, until - time.monotonic()))
+            if follower.is_alive():
+                follower.leave_out(f"it did not end within {CLOSING:g} seconds")
+
+
+class _Follower(Thread):
+    """Tells one tracker in a thread of its own, as a server that hangs or a login prompt must not stop the search."""
+
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._run = folder, settings
+        self._events: Queue[Event | Decision | None] = Queue(WAITING)
+        self._begun: set[str] = set()
+        self.is_out = False
+
+    def put(self, event: Event | Decision | None) -> None:
+        """Have the tracker told of an event, or None: of the end."""
+        if not self.is_out:
+            try:
+                self._events.put_nowait(event)
+            except Full:
+                self.leave_out(f"it is too slow: {WAITING} events wait for it")
+
+    def leave_out(self, reason: str) -> None:
+        """Tell the tracker nothing more."""
+        if not self.is_out:
+            self.is_out = True
+            log.warning("warning: --track %s: left out from here on: %s", self.name, reason)
+
+    def run(self) -> None:
+        """Tell the tracker of all events until the end, or until it is left out."""
+        tracker = None
+        try:
+            tracker = TRACKERS[self.name].open(*self._run)
+            while (event := self._events.get()) is not None and not self.is_out:
+                self._tell(tracker, event)
+            tracker.close()
+        except Exception as error:  # noqa: BLE001 - it runs the code of another package, which must not end a search
+            self.leave_out(f"{type(error).__name__}: {error}")
+            if tracker is not None:
+                with suppress(Exception):  # what it still holds open, where it can
+                    tracker.close()
+
+    def _tell(self, tracker: Tracker, event: Event | Decision) -> None:
         if isinstance(event, Decision):
             low, high = event.ci
             verdict = {"gain": event.gain, "low": low, "high": high, "kept": float(event.kept)}
-            self._all(lambda tracker: tracker.log(VERDICTS, verdict, event.step))
+            tracker.log(VERDICTS, verdict, event.step)
             return
-        name, update = name_of(event.training), event.update
+        name, update, candidate = name_of(event.training), event.update, event.training.candidate
+        known = {"layout": candidate.layout, "edit": candidate.edit, "seed": event.training.seed}
         if isinstance(update, Started):
-            candidate = event.training.candidate
-            known = {"layout": candidate.layout, "edit": candidate.edit, "seed": event.training.seed}
-            self._all(lambda tracker: tracker.begin(name, {**known, "worker": update.worker}))
-        elif isinstance(update, Epoch):
-            self._all(lambda tracker: tracker.log(name, update.metrics, update.number))
-        elif isinstance(update.outcome, Score):
-            score = {"score": update.outcome.accuracy}
-            self._all(lambda tracker: tracker.log(name, score, len(update.curve)))
+            self._begun.add(name)
+            tracker.begin(name, {**known, "worker": update.worker})
+            return
+        epochs = [update] if isinstance(update, Epoch) else []
+        if name not in self._begun:
+            self._begun.add(name)
+            tracker.begin(name, known)
+            if isinstance(update, Record):  # it was reused, or it ended while no search ran: all comes at once
+                epochs = list(update.curve)
+        for epoch in epochs:
+            tracker.log(name, epoch.metrics, epoch.number)
+        if isinstance(update, Record):
+            self._end(tracker, name, update)
 
-    def close(self) -> None:
-        """End the run in all trackers."""
-        self._all(lambda tracker: tracker.close())
-
-    def _all(self, tell: Callable[[Tracker], object]) -> None:
-        for name, tracker in list(self.trackers.items()):
-            self._try(name, partial(tell, tracker))
-
-    def _open(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        self.trackers[name] = TRACKERS[name].open(folder, settings)
-
-    def _try(self, name: str, tell: Callable[[], object]) -> None:
-        try:
-            tell()
-        except Exception as error:  # noqa: BLE001 - it runs the code of another package, which must not end a search
-            self.trackers.pop(name, None)
-            log.warning("warning: --track %s: left out from here on: %s: %s", name, type(error).__name__, error)
+    def _end(self, tracker: Tracker, name: str, record: Record) -> None:
+        self._begun.discard(name)
+        if isinstance(record.outcome, Score):
+            tracker.log(name, {"score": record.outcome.accuracy}, len(record.curve))
+        if isinstance(tracker, EndsTrainings):
+            tracker.end(name)
 
 
 def name_of(training: Training) -> str:

@@ -25,11 +25,17 @@ the one that the search ended with. The other study has a trial for each trainin
 What you write in a note stays, and the report of the run shows it. A word with a # before it is a tag."""
 
 
+def interval(decision: Decision) -> str:
+    """The interval of a decision; `none` where the judge gives none."""
+    low, high = decision.ci
+    return f"{low:+.2f} to {high:+.2f}" if decision.level else "none"
+
+
 def table(decisions: Sequence[Decision], verdict: str = "") -> str:
     """The note of the study: all decisions, and the verdict of `final` if there is one."""
     rows = [
         f"| {one.step} | `{_cell(one.layout)}` | {_cell(one.edit)} | {one.gain:+.2f} "
-        f"| {one.ci[0]:+.2f} to {one.ci[1]:+.2f} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
+        f"| {interval(one)} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
         for one in decisions
     ]
     head = [

@@ -71,7 +71,7 @@ def read_people_notes(study: Study) -> list[tuple[str, str]]:
     facts = study.user_attrs
     decisions = [decision_from_values(value) for key, value in facts.items() if key.startswith("decision")]
     written = (about(decisions, ""), table(decisions, facts.get(CONCLUSION, {}).get("verdict", "")))
-    generated = {line for text in (*written, *map(note, decisions)) for line in text.splitlines()}
+    generated = {line for text in (*written, *map(note, decisions)) for line in text.splitlines() if line}
     networks = note_texts(with_people({}, system, networks=True))
     texts = [
         ("all networks", networks.pop(None, "")),

@@ -143,8 +143,9 @@ class ReviewStorage:
             if not NOTE_KEY.fullmatch(key):
                 raise RunError(f"{key!r} of a run can't be changed; notes can.")
             key = stored_key(key, networks=study_id == self.networks_id)
-            study_id = self._study._study_id
-            self._due = 0.0
+            self._storage.set_study_system_attr(self._study._study_id, key, value)
+            self._due = 0.0  # not before: a look meanwhile would be kept
+            return
         self._storage.set_study_system_attr(study_id, key, value)
 
     def delete_study(self, study_id: int) -> None:

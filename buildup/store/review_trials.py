@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from buildup.store.notes import interval
 from buildup.store.study_reader import EPOCHS
 from buildup.trials.decision import Decision
 from buildup.trials.outcome import Reason
@@ -62,7 +63,8 @@ def network_trial(
         **_settings(first, params),
         **({"tags": ", ".join(tags)} if tags else {}),
     }
-    excess = [first.user_attrs.get(name, 0) - limit for name, limit in limits.items()]
+    # The limits are those of candidates; the base is what it is.
+    excess = [first.user_attrs.get(name, 0) - limit for name, limit in limits.items() if one.parent is not None]
     trial = optuna.trial.create_trial(
         state=state,
         value=round(one.mean, 4) if one.mean is not None and state is TrialState.COMPLETE else None,
@@ -97,18 +99,22 @@ def training_trial(trial: FrozenTrial, *, params: bool) -> FrozenTrial:
 
 
 def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The best of the finished trials that break no constraint; of equal ones the last. None if there is none."""
-    fit = [one for one in trials if one.state is TrialState.COMPLETE and _is_kept(one)]
-    return max(reversed(fit), key=lambda one: one.value or 0.0, default=None)
+    """The best of the finished trials, if possible of those that break no constraint; of equal ones the last."""
+    return max(reversed(_fit(trials)), key=lambda one: one.value or 0.0, default=None)
 
 
 def last_kept(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """The network that the search ended with. None before the first score of the base."""
-    return next((one for one in reversed(trials) if one.state is TrialState.COMPLETE and _is_kept(one)), None)
+    """The network that the search ended with. None before the first score."""
+    return next(reversed(_fit(trials)), None)
 
 
-def _is_kept(trial: FrozenTrial) -> bool:
-    return all(value <= 0 for value in trial.system_attrs.get("constraints", ()))
+def _fit(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The finished trials that break no constraint, or all, since the dashboard wants a best of any that are finished.
+
+    A candidate that was trained ahead may have a score before its base has one.
+    """
+    finished = [one for one in trials if one.state is TrialState.COMPLETE]
+    return [one for one in finished if all(value <= 0 for value in one.system_attrs.get("constraints", ()))] or finished
 
 
 def _summary(trials: Sequence[FrozenTrial], verdicts: Mapping[str, Decision]) -> CandidateSummary:
@@ -143,12 +149,11 @@ def _state(network: ReviewedNetwork) -> TrialState:
 def _verdict(decision: Decision | None) -> dict[str, Any]:
     if decision is None:
         return {}
-    low, high = decision.ci
     return {
         "step": decision.step,
         "verdict": decision.verdict,
         "gain": round(decision.gain, 3),
-        "interval": f"{low:+.2f} to {high:+.2f}",
+        "interval": interval(decision),
         "reason": decision.reason,
     }
 

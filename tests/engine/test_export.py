@@ -119,14 +119,22 @@ def test_a_folder_is_laid_out_like_the_repository_and_loads_from_there(
 
 @pytest.mark.parametrize(
     ("push", "said"),
-    [("hf-hub:me/net", "no token"), ("hf-hub:a/b/c", "names no repository"), ("hf-hub:", "names no repository")],
+    [
+        ("hf-hub:me/net", "no token"),
+        ("hf-hub:a/b/c", "names no repository"),
+        ("hf-hub:", "names no repository"),
+        ("hf-hub:me/a b", "names no repository"),
+        ("net/again", "Name two folders apart"),
+        ("net", "Name two folders apart"),
+    ],
 )
 def test_a_push_that_can_not_work_is_refused_before_anything_is_written(
     push: str, said: str, tried: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("buildup.models.publish.get_token", lambda: None)
     with pytest.raises(RequestError, match=said):
-        export_candidate(open_record(str(tried)), ExportSettings(candidate=1, push=push))
+        export_candidate(open_record(str(tried)), ExportSettings(candidate=1, push=push, to="net"))
+    assert not Path("net").exists()
 
 
 def test_a_hub_that_does_not_answer_is_an_error_in_words(

@@ -29,6 +29,7 @@ def test_each_block_with_weights_has_one() -> None:
     assert dropout_places(vgg) == tuple(block.path for block in vgg.blocks)
     smoothed = places("resnet18", "CCS|CCS|CCS|CCS", "smoothing")
     assert smoothed == places("resnet18")
+    assert places("resnet18", "CT|CT|CT|CT") == places("resnet18")
     mixed = places("resnet18", "CM|CG|CK|CC")
     assert [path.rpartition(".")[0].removesuffix(".attention") for path in mixed] == [
         f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)

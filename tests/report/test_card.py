@@ -97,7 +97,7 @@ def test_a_final_adds_its_mean_and_interval_on_test_images(published: Findings) 
 
 
 def test_another_objective_stands_beside_accuracy(published: Findings) -> None:
-    findings = with_settings(replace(published, history=History()), objective="nll", dataset="folder:pets")
+    findings = with_settings(replace(published, history=History()), objective="nll", dataset="folder:/home/me/pets")
     known = read(findings).eval_results or []
     assert {found.metric_type: found.metric_value for found in known} == {"accuracy": 84.0, "nll": 61.0}
     assert {found.dataset_name for found in known} == {"folder:pets"}

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.engine.dashboard import Files, review_of
 from buildup.engine.reports import report_of
+from buildup.errors import BuildupError
 from buildup.report.page import markdown, page
 from buildup.store.people_notes import note_attributes, note_texts, with_people
 from buildup.store.review_trials import last_kept, network_trial, networks_of, training_trial
@@ -166,6 +167,28 @@ def test_the_best_is_what_the_search_kept_even_where_something_dropped_had_luck(
     best = last_kept(shown)
     assert best is not None
     assert (best.user_attrs["layout"], best.value) == ("KEPT", 72.0)
+
+
+@pytest.mark.parametrize("parent", [None, "b"], ids=["a base above the limit", "a candidate ahead of its base"])
+def test_there_is_a_best_as_soon_as_anything_is_finished(parent: str | None) -> None:
+    (row,) = networks_of([trial(0, "b" if parent is None else "c", 70.0, parent=parent)], [], None)
+    row.trials[0].user_attrs["macs"] = 9
+    best = last_kept([network_trial(0, row, (), params=True, limits={"macs": 5})])
+    assert best is not None
+    assert best.value == 70.0
+    assert best.system_attrs["constraints"] == ([0.0] if parent is None else [1.0, 4.0])
+
+
+def test_any_damaged_page_is_at_most_a_sentence_in_the_report(run: Path) -> None:
+    study = run / "study.db"
+    whole, told = study.read_bytes(), 0
+    for start in range(0, len(whole), 4096):
+        study.write_bytes(whole[:start] + b"\xff" * 4096 + whole[start + 4096 :])
+        try:
+            report_of(open_record(str(run)))
+        except BuildupError as error:
+            told += "study.db" in str(error)
+    assert told > 3
 
 
 def test_a_training_that_was_not_needed_is_no_failure() -> None:

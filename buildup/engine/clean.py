@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -33,6 +33,7 @@ from buildup.store.run_dir import (
     remote_of,
 )
 from buildup.store.run_record import RunRecord
+from buildup.trials.outcome import Failure
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS, candidate_id
 
 LARGE = (WEIGHTS, CHECKPOINT, SNAPSHOTS)
@@ -52,6 +53,8 @@ class Leftover:
     what: str
     size: int
     """The bytes that its removal frees."""
+    links: tuple[Path, ...] = ()
+    """Other names of the file in this run, which go with it."""
     remote: RemoteFolder | None = None
     """Where the file is instead, if it is in a storage."""
 
@@ -66,24 +69,29 @@ class Leftover:
         elif self.path.is_dir():
             shutil.rmtree(self.path, ignore_errors=True)
         else:
-            self.path.unlink(missing_ok=True)
+            for path in (self.path, *self.links):
+                path.unlink(missing_ok=True)
 
 
-def losers(run: RunRecord, view: View) -> list[Leftover]:
+def losers(run: RunRecord, view: View, *, stopped: bool) -> list[Leftover]:
     """The weights of all trainings that have ended, but for those of the base and of the best network.
 
-    While the search goes on, only networks that were decided on can have lost.
+    While the search goes on, only networks that were decided on can have lost. When it has ended and `stopped`, so
+    that no worker trains, a training that was stopped as unneeded has ended, too.
     """
     kept = {view.candidates[0].id, view.best.id}
     decided = {candidate.id for candidate in view.candidates} - {view.current.id if view.current else ""}
+    # Those of other epochs are not judged by this view: a return to that number goes on with them.
+    checks = {training.id for training in view.checks}
+    unneeded = {path for path in run.trainings.glob("*") if path.name not in checks} if view.finished else set()
     folders = [
         attempt_folder(training, number)
         for training in sorted(run.folder.glob("trainings*/*"))
         if (own := candidate_id(training.name)) not in kept and (view.finished or own in decided)
-        if final_record(training)
+        if _is_done(training, unneeded=stopped and training in unneeded)
         for number in attempts(training)
     ]
-    here = [_leftover(path, "weights") for folder in folders for name in LARGE for path in sorted(folder.glob(name))]
+    here = _files([path for folder in folders for name in LARGE for path in sorted(folder.glob(name))], "weights")
     return here + [
         Leftover(path=folder / name, what="weights", size=size, remote=remote)
         for folder in folders
@@ -96,12 +104,12 @@ def losers(run: RunRecord, view: View) -> list[Leftover]:
 def finished_states(run: RunRecord) -> list[Leftover]:
     """The checkpoints that earlier attempts left of trainings that have ended since: nothing reads them."""
     states = sorted(run.folder.glob(f"trainings*/*/*/{CHECKPOINT}"))
-    return [_leftover(path, "checkpoint") for path in states if final_record(path.parent.parent)]
+    return _files([path for path in states if _is_done(path.parent.parent)], "checkpoint")
 
 
 def remove_losers(run: RunRecord, view: View) -> None:
     """Remove the weights of all trainings that have ended, but for those of the base and of the winner."""
-    for left in losers(run, view):
+    for left in losers(run, view, stopped=True):
         left.remove()
 
 
@@ -114,7 +122,7 @@ def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
     if not view.finished:
         return found, f"{run.folder}: all weights stay, because the search has not ended."
     names = " and ".join(dict.fromkeys((view.candidates[0].layout, view.best.layout)))
-    return [*losers(run, view), *found], f"{run.folder}: all scores, and the weights of {names} stay."
+    return [*losers(run, view, stopped=True), *found], f"{run.folder}: all scores, and the weights of {names} stay."
 
 
 def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
@@ -134,6 +142,27 @@ def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
 def left_work() -> list[Leftover]:
     """What killed workers left in the temporary folder of this machine, of whichever run: they knew none."""
     return [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
+
+
+def _is_done(training: Path, *, unneeded: bool = False) -> bool:
+    """Whether nothing goes on with a training: it has ended, and `--retry-failed` does not do it anew."""
+    if found := final_record(training):
+        outcome = found[1].outcome
+        return not (isinstance(outcome, Failure) and outcome.reason.is_avoidable)
+    return unneeded
+
+
+def _files(paths: Iterable[Path], what: str) -> list[Leftover]:
+    """Files, each once: an attempt takes over snapshots of an earlier one as links, and only the last one frees."""
+    names: dict[tuple[int, int], list[Path]] = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # a training has removed it
+            status = path.lstat()
+            names.setdefault((status.st_dev, status.st_ino), []).append(path)
+    return [
+        Leftover(path=path, links=tuple(links), what=what, size=size_of(path, *links))
+        for path, *links in names.values()
+    ]
 
 
 def _leftover(path: Path, what: str) -> Leftover:
@@ -162,12 +191,19 @@ def _began(session: Path) -> float:
     return datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S").timestamp()
 
 
-def size_of(path: Path) -> int:
-    """The bytes of a file, or of all files below a folder, without those that another run holds, too."""
-    files = [path] if path.is_file() else [Path(root) / name for root, _, names in os.walk(path) for name in names]
-    size = 0
-    for file in files:
-        with suppress(FileNotFoundError):  # a training has removed it
-            status = file.lstat()
-            size += status.st_size if status.st_nlink == 1 else 0
+def size_of(*paths: Path) -> int:
+    """The bytes of files, and of all files below folders, without those that have a name elsewhere, as in another run.
+
+    So it is what their removal frees.
+    """
+    size, missing = 0, dict[tuple[int, int], int]()
+    for path in paths:
+        for file in (
+            [path] if path.is_file() else (Path(root) / name for root, _, names in os.walk(path) for name in names)
+        ):
+            with suppress(FileNotFoundError):  # a training has removed it
+                status = file.lstat()
+                key = (status.st_dev, status.st_ino)
+                missing[key] = missing.get(key, status.st_nlink) - 1  # names that were not found so far
+                size += 0 if missing[key] else status.st_size
     return size

@@ -18,6 +18,8 @@ log = logging.getLogger("buildup")
 
 INTERVAL = 60.0
 """Seconds between two looks at the folder while no training ends."""
+SHARE = 0.02
+"""Of the time of the search that the looks take, at most. That at thousands of trainings takes long."""
 BYTES_PER_PARAMETER = 12
 """Of the files of a training, at least: its weights, and a checkpoint of them with the momentum of the optimizer."""
 
@@ -29,26 +31,37 @@ class BudgetObserver:
     observer: Observer
     run: RunRecord
     _looked: float = float("-inf")
+    _took: float = 0.0
+    """Seconds of the last look."""
+    _ended: bool = False
+    """Whether a training has ended since."""
     _told: bool = False
     """Whether it was said that the budget can't be kept."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
         """Call the other observer, and remove what can go if the run is too large."""
         self.observer.see(view, history, event)
-        ended = event is not None and isinstance(event.update, Record)
-        if ended or time.monotonic() - self._looked >= INTERVAL:
+        self._ended |= event is not None and isinstance(event.update, Record)
+        begun = time.monotonic()
+        if begun - self._looked >= max(0.0 if self._ended else INTERVAL, self._took / SHARE):
             self.keep(view)
             self._looked = time.monotonic()
+            self._took, self._ended = self._looked - begun, False
 
-    def keep(self, view: View) -> None:
-        """Remove what can go, as far as the run is too large: first states that nothing reads, then losers."""
+    def keep(self, view: View, *, stopped: bool = False) -> None:
+        """Remove what can go, as far as the run is too large: first states that nothing reads, then losers.
+
+        `stopped` says that no worker trains any more.
+        """
         budget = self.run.settings.disk_budget
         if budget is None:
             return
         freed, size = 0, size_of(self.run.folder)
-        for left in (*finished_states(self.run), *losers(self.run, view)) if size > budget else ():
+        for left in (*finished_states(self.run), *losers(self.run, view, stopped=stopped)) if size > budget else ():
             if size - freed <= budget:
                 break
+            if not left.size:  # another run has it, too
+                continue
             with suppress(OSError):
                 left.remove()
                 freed += left.size

@@ -219,7 +219,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     keep_winner(record, view, history)
     if record.settings.keep_weights == "winners":
         outlast(record.remote_trainings, partial(remove_losers, record, view))
-    kept.keep(view)
+    kept.keep(view, stopped=True)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
 

@@ -36,6 +36,7 @@ MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
 STORAGE_INTERVAL, STORAGE_TIMEOUT = 10.0, 5.0
 """Seconds between two looks whether the storage is there, and those after which it counts as away."""
+NO_ANSWER = "no answer for {:g} s"
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
@@ -337,7 +338,7 @@ class TrialDispatcher:
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
         try:
-            found = final_record(self._folder / training.id)
+            found = self._record_of(training)
         except RemoteError as problem:
             self._unread = training.id
             self._outage.goes_on(str(problem))
@@ -350,6 +351,15 @@ class TrialDispatcher:
             self._ended.add(training.id)
             self._emit(training, found[1])
         return found is not None
+
+    def _record_of(self, training: Training) -> tuple[int, Record] | None:
+        """The final record of a training; raises `RemoteError` if it is in a storage that does not answer in time."""
+        if self._remote is None:
+            return final_record(self._folder / training.id)
+        try:
+            return in_thread(final_record, self._folder / training.id).result(timeout=STORAGE_TIMEOUT)
+        except TimeoutError:
+            raise RemoteError(NO_ANSWER.format(STORAGE_TIMEOUT)) from None
 
     def _storage_answers(self, *, now: bool = False) -> bool:
         """Whether the storage answered when it was last looked for, which is done now and then, or `now`."""
@@ -367,7 +377,8 @@ class TrialDispatcher:
                     self._unread = ""
                     self._outage.end(ask_again=STORAGE_INTERVAL)
             elif time.monotonic() - since > STORAGE_TIMEOUT:
-                self._outage.goes_on(f"no answer for {STORAGE_TIMEOUT:g} s")
+                self._asked = None  # that thread may never return, so another one asks when it is due
+                self._outage.goes_on(NO_ANSWER.format(STORAGE_TIMEOUT))
         return not self._outage.is_on
 
     def _reserve_next(self, slot: WorkerSlot) -> bool:

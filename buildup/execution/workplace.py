@@ -107,8 +107,8 @@ class Mirror:
         self._folder, self._elsewhere, self._remote = folder, elsewhere, elsewhere.own
         self._copied: dict[str, tuple[int, int]] = {}
         self._changed, self._closing = threading.Event(), threading.Event()
+        self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
-        self._looked = time.monotonic()
 
     def open(self) -> Failure | None:
         """Claim the attempt in the storage, and bring the states of earlier ones."""
@@ -138,13 +138,8 @@ class Mirror:
         return None
 
     def is_stopped(self) -> bool:
-        """Whether the driver left a sign in the storage, as far as was looked lately."""
-        if time.monotonic() - self._looked < STOP_INTERVAL:
-            return False
-        self._looked = time.monotonic()
-        with suppress(OSError):
-            return self._remote.has(STOP)
-        return False
+        """Whether the thread saw a sign of the driver in the storage. One that hangs does not hold the training up."""
+        return self._stopped.is_set()
 
     def note(self) -> None:
         """Wake the thread. While it copies, the training goes on, and what it left out comes with the next copy."""
@@ -171,13 +166,21 @@ class Mirror:
         self._thread.join()
 
     def _copy_along(self) -> None:
+        looked = copied = time.monotonic()
         while True:
-            self._changed.wait(COPY_INTERVAL)
+            changed = self._changed.wait(STOP_INTERVAL)
             self._changed.clear()
             if self._closing.is_set():
                 return
-            with suppress(OSError):  # it is tried again after the next epoch
-                self._copy()
+            if changed or time.monotonic() - copied >= COPY_INTERVAL:
+                with suppress(OSError):  # it is tried again after the next epoch
+                    self._copy()
+                copied = time.monotonic()
+            if time.monotonic() - looked >= STOP_INTERVAL:
+                with suppress(OSError):
+                    if self._remote.has(STOP):
+                        self._stopped.set()
+                looked = time.monotonic()
 
     def _copy(self) -> None:
         """Copy each file that has changed, state and record last, so that all that they tell of is there."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from buildup.trials.decision import Decision
-from buildup.trials.outcome import Epoch, Failure, Outcome, Reason
+from buildup.trials.outcome import Epoch, Failure, Outcome
 from buildup.trials.training import training_id
 
 
@@ -23,11 +23,11 @@ class History:
         return self.outcomes.get(training_id(candidate_id, seed))
 
     def avoidable_failures(self) -> dict[str, Failure]:
-        """The failures that another attempt may avoid, by training: all but a loss that became infinite."""
+        """The failures that another attempt may avoid, by training."""
         return {
             key: outcome
             for key, outcome in self.outcomes.items()
-            if isinstance(outcome, Failure) and outcome.reason is not Reason.DIVERGED
+            if isinstance(outcome, Failure) and outcome.reason.is_avoidable
         }
 
     def with_epoch(self, training: str, epoch: Epoch) -> "History":

@@ -37,6 +37,11 @@ class Reason(StrEnum):
         """Whether the cause is the machine, not the candidate. No verdict may rest on such a failure."""
         return self in {Reason.DISK_FULL, Reason.REFUSED, Reason.LOST, Reason.HOST_FAULT}
 
+    @property
+    def is_avoidable(self) -> bool:
+        """Whether another attempt may avoid it: all but a loss that became infinite."""
+        return self is not Reason.DIVERGED
+
 
 class Failed(Exception):
     """Raised inside a training to end it with a failure."""

@@ -15,16 +15,17 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import clean as engine
-from buildup.engine.clean import leftovers, losers, size_of
-from buildup.engine.disk_budget import BudgetObserver
+from buildup.engine.clean import finished_states, leftovers, losers, size_of
+from buildup.engine.disk_budget import SHARE, BudgetObserver
 from buildup.engine.load_state import state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.replay import View
 from buildup.execution.workplace import CLAIM, WORK
 from buildup.store.run_dir import FINAL, LOCK, acquire_run_lock
-from buildup.store.run_record import open_record
-from buildup.trials.outcome import Record, record_to_values
-from buildup.trials.training import CHECKPOINT, WEIGHTS, candidate_id
+from buildup.store.run_record import RunRecord, open_record
+from buildup.trials.event import Event
+from buildup.trials.outcome import Failure, Reason, Record, record_to_values
+from buildup.trials.training import CHECKPOINT, WEIGHTS, Training, candidate_id
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_the_weights_of_losers_go_and_all_else_stays(place: Path) -> None:
     for weights in [*run.folder.rglob(WEIGHTS)]:
         weights.with_name("weights-3.safetensors").write_bytes(b"a snapshot")
     before = {path for path in run.folder.rglob("*") if path.is_file()}
-    gone = losers(run, view)
+    gone = losers(run, view, stopped=True)
     for one in gone:
         one.remove()
     after = {path for path in run.folder.rglob("*") if path.is_file()}
@@ -174,6 +175,101 @@ def test_a_search_above_its_budget_loses_what_nothing_reads_and_then_what_lost(
     assert (going / CHECKPOINT).exists()
     assert caplog.messages[0] == "disk       1.00 kB of files that nothing needs any more were removed"
     assert "more than --disk-budget 1 B. `resume` and `final` need what is left of it" in caplog.messages[-1]
+
+
+def loser(view: View) -> str:
+    """The id of a network that lost."""
+    return next(one.id for one in view.candidates if one.id not in {view.candidates[0].id, view.best.id})
+
+
+def attempt(run: RunRecord, key: str, *, reason: Reason | None = None, number: int = 7) -> Path:
+    """The checkpoint of an attempt of a training, with a record of its failure if it is given a reason."""
+    folder = run.trainings / key / f"attempt-{number}"
+    folder.mkdir(parents=True)
+    (folder / CHECKPOINT).write_bytes(b"x" * 1000)
+    if reason:
+        record = Record(outcome=Failure(reason=reason, message="it failed"), curve=())
+        (folder / FINAL).write_text(json.dumps(record_to_values(record)))
+    return folder / CHECKPOINT
+
+
+def test_what_an_unneeded_training_left_goes_when_the_search_has_ended_and_nothing_trains(place: Path) -> None:
+    run = open_record("tried")
+    unfinished = state_of(run)[0]
+    view = replace(unfinished, current=None, checks=())
+    lost = loser(view)
+    unneeded, base = attempt(run, f"{lost}-s9"), attempt(run, f"{view.candidates[0].id}-s9")
+    other = run.folder / "trainings-77" / f"{lost}-s9" / "attempt-1" / CHECKPOINT
+    shutil.copytree(unneeded.parent, other.parent)
+    check = Training(candidate=replace(view.candidates[0], check="longer"), seed=0)
+    going = attempt(run, check.id)
+    waiting = replace(view, checks=(check,))
+    files = [
+        {one.path for one in losers(run, one_view, stopped=stopped)}
+        for one_view, stopped in ((view, False), (unfinished, True), (waiting, True), (view, True))
+    ]
+    assert [unneeded in found for found in files] == [False, False, True, True]
+    assert [going in found for found in files] == [False, False, False, True]
+    assert not any({base, other} & found for found in files)
+    settings = replace(run.settings, disk_budget=1)
+    budget = BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings))
+    budget.keep(view)
+    assert unneeded.exists()
+    budget.keep(view, stopped=True)
+    assert (unneeded.exists(), base.exists(), other.exists()) == (False, True, True)
+
+
+@pytest.mark.parametrize(("reason", "stays"), [(Reason.OUT_OF_MEMORY, True), (Reason.DIVERGED, False)])
+def test_what_another_try_of_a_failed_training_goes_on_from_stays(place: Path, reason: Reason, stays: bool) -> None:
+    run = open_record("tried")
+    view, _ = state_of(run)
+    lost = loser(view)
+    state = attempt(run, f"{lost}-s9", reason=reason)
+    found = [*finished_states(run), *losers(run, view, stopped=True)]
+    assert (state not in {one.path for one in found}) == stays
+
+
+def test_a_file_with_several_names_in_a_run_counts_once_and_goes_as_a_whole(place: Path) -> None:
+    run = open_record("tried")
+    view, _ = state_of(run)
+    lost = loser(view)
+    states = [attempt(run, f"{lost}-s9", reason=Reason.DIVERGED, number=number) for number in (1, 2)]
+    folders, before = [path.parent for path in states], size_of(run.folder)
+    own, shared = folders[0] / "weights-1.safetensors", folders[0] / "weights-2.safetensors"
+    for path in (own, shared):
+        path.write_bytes(b"x" * 5000)
+        (folders[1] / path.name).hardlink_to(path)
+    (place / "another").hardlink_to(shared)
+    assert size_of(run.folder) == before + 5000
+    assert [one.size for one in losers(run, view, stopped=False) if one.path.name == own.name] == [5000]
+    settings = replace(run.settings, disk_budget=1)
+    BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings)).keep(view)
+    assert [(folder / own.name).exists() for folder in folders] == [False, False]
+    assert [(folder / shared.name).exists() for folder in folders] == [True, True]
+
+
+def test_looks_at_a_large_run_take_a_small_share_of_the_search(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = open_record("tried")
+    view, history = state_of(run)
+    now, looks = [0.0], list[float]()
+
+    class Slow(BudgetObserver):
+        def keep(self, view: View, *, stopped: bool = False) -> None:
+            looks.append(now[0])
+            now[0] += 2.0
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    observer = Slow(observer=NullObserver(), run=run)
+    record = Record(outcome=next(iter(history.outcomes.values())), curve=())
+    ended = Event(training=Training(candidate=view.candidates[0], seed=0), update=record)
+    for _ in range(1000):
+        observer.see(view, history, ended)
+        now[0] += 1.0
+    assert 2.0 * len(looks) <= 1.2 * SHARE * now[0]
+    for _ in range(200):  # the last ended training is not forgotten
+        observer.see(view, history, None)
+        now[0] += 1.0
+    assert looks[-1] > 1000
 
 
 def test_a_run_that_is_written_is_left_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -183,7 +183,7 @@ def test_a_record_that_was_set_aside_does_not_come_back(search: Search) -> None:
 
 
 def test_an_attempt_stops_by_a_sign_in_the_storage(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workplace, "STOP_INTERVAL", 0.0)
+    monkeypatch.setattr(workplace, "STOP_INTERVAL", 0.05)
     search._seconds = 1.0
     thread = search.start()
     for update in (thread.next_update(), thread.next_update()):
@@ -196,6 +196,33 @@ def test_an_attempt_stops_by_a_sign_in_the_storage(search: Search, monkeypatch: 
     assert len(updates) < LAST - 1
     assert FINAL not in search.there()
     assert search.there()[CHECKPOINT]
+
+
+def test_a_training_goes_on_while_the_storage_hangs(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, asked, unanswered = threading.Event(), list[float](), list[float]()
+    has, put = RemoteFolder.has, RemoteFolder.put
+
+    def hanging(call: Any) -> Any:
+        def late(*arguments: Any) -> Any:
+            asked.append(time.monotonic())
+            if not answered.wait(5):
+                unanswered.append(asked[-1])
+            return call(*arguments)
+
+        return late
+
+    monkeypatch.setattr(workplace, "STOP_INTERVAL", 0.01)
+    thread = search.start()
+    until_epoch(thread, 1)
+    monkeypatch.setattr(RemoteFolder, "has", hanging(has))
+    monkeypatch.setattr(RemoteFolder, "put", hanging(put))
+    until_epoch(thread, LAST)
+    assert asked
+    assert not unanswered
+    answered.set()
+    assert isinstance(record := until_end(thread)[-1], Record)
+    assert record.outcome == SCORE
+    assert FINAL in search.there()
 
 
 def test_a_second_process_does_not_train_an_attempt(search: Search) -> None:
@@ -374,6 +401,52 @@ def test_a_storage_that_hangs_keeps_the_driver_from_nothing_but_new_trainings(
     assert search.dispatcher.next_assignment("slot") is None
     answered.set()
     wait_until(lambda: search.dispatcher.next_assignment("slot") is not None)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_storage_is_asked_anew_where_an_answer_never_comes(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered, asked, check = threading.Event(), list[RemoteFolder](), RemoteFolder.check_marked
+
+    def first_hangs(self: RemoteFolder) -> None:
+        asked.append(self)
+        if len(asked) == 1:
+            answered.wait(60)
+        check(self)
+
+    monkeypatch.setattr(RemoteFolder, "check_marked", first_hangs)
+    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.2)
+    wait_until(lambda: search.dispatcher.watch() == [] and "does not answer (no answer for 0.2 s)" in caplog.text)
+    wait_until(lambda: search.dispatcher.watch() == [] and "answers again" in caplog.text)
+    answered.set()
+    assert search.dispatcher.next_assignment("slot") is not None
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_record_that_is_not_read_in_time_is_adopted_later(
+    search: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    until_end(search.start())
+    answered, late, get = threading.Event(), list[str](), RemoteFolder.get
+
+    def hanging(self: RemoteFolder, name: str, to: Path) -> bool:
+        if not answered.wait(5):
+            late.append(name)
+        return get(self, name, to)
+
+    monkeypatch.setattr(RemoteFolder, "get", hanging)
+    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.2)
+    search._restart()
+    assert not late
+    assert search.dispatcher.next_assignment("slot") is None
+    assert search.dispatcher.events.empty()
+    assert "does not answer (no answer for 0.2 s)" in caplog.text
+    answered.set()
+    wait_until(lambda: search.dispatcher.next_assignment("slot") is not None or not search.dispatcher.events.empty())
+    update = search.dispatcher.events.get_nowait().update
+    assert isinstance(update, Record)
+    assert update.outcome == SCORE
 
 
 def emptied(events: "queue.SimpleQueue[Event]") -> Iterator[Event]:

@@ -19,7 +19,6 @@ MakeRun = Callable[..., "RunRecord"]
 LONG = (
     "test_search.py",
     "test_ray_tune.py",
-    "test_notebook.py",
     "test_ray_cluster.py",
     "test_api.py",
     "test_final.py",

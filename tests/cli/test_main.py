@@ -113,7 +113,7 @@ def test_help_answers_in_under_half_a_second() -> None:
         ([*SEARCH, "--max-trials", "-3"], "--max-trials -3: a whole number from 1"),
         ([*SEARCH, "--max-params", "-1"], "--max-params -1: a whole number from 1"),
         ([*SEARCH, "--max-params", "1000"], "no candidate would be trained"),
-        ([*SEARCH, "--disk-budget", "2X"], "--disk-budget 2X: a whole number from 1"),
+        ([*SEARCH, "--disk-budget", "2X"], "--disk-budget 2X: a number of bytes is needed"),
         ([*SEARCH, "--disk-budget", "1MB"], "--disk-budget 1.00 MB: one training of resnet18 alone writes"),
         ([*SEARCH, "--disk-budget", "1T", "--storage-path", "there"], "--disk-budget: with --storage-path"),
         ([*SEARCH, "--objective", "loss"], "unknown objective 'loss'"),

@@ -8,6 +8,7 @@ checked in `engine/request.py`, where all problems of a request are found togeth
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -158,6 +159,15 @@ class RunSettings(SearchSettings):
     """Of these weights."""
     no_base_checks: bool = True
     """Runs before version 0.3.0 have none."""
+
+
+def asked_weights(kept: Any) -> Any:
+    """What `--pretrained` of a search was, from what its `run.yaml` keeps: a name of timm's weights was the bare flag.
+
+    >>> asked_weights("resnet18.a1_in1k"), asked_weights("/home/me/weights.pth"), asked_weights(None)
+    (True, '/home/me/weights.pth', None)
+    """
+    return True if isinstance(kept, str) and not Path(kept).is_absolute() else kept
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:

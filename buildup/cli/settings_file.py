@@ -8,6 +8,7 @@ import yaml
 from cyclopts import Parameter
 
 from buildup.errors import RequestError
+from buildup.settings import asked_weights
 from buildup.store.run_dir import folder_of
 
 From = Annotated[
@@ -36,12 +37,9 @@ def flags_of(name: str) -> list[str]:
 
 
 def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that another one can have. A name of timm's weights stands for the flag without a value."""
+    """The settings of a run that another one can have."""
     settings = {key: value for key, value in kept.items() if key not in OWN}
-    pretrained = settings.get("pretrained")
-    if isinstance(pretrained, str) and not Path(pretrained).is_absolute():
-        settings["pretrained"] = True
-    return settings
+    return settings | {"pretrained": asked_weights(settings.get("pretrained"))}
 
 
 def _flags(key: str, value: Any) -> Iterator[str]:

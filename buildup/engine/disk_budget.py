@@ -66,7 +66,7 @@ class BudgetObserver:
                 left.remove()
                 freed += left.size
         if freed:
-            log.info("disk       %s of files that nothing needs any more were removed", memory(freed))
+            log.info("disk       %s of files were removed that `resume` and `final` do not need", memory(freed))
         if size - freed > budget and not self._told:
             log.warning(
                 f"warning: {self.run.folder} has {memory(size - freed)}, more than --disk-budget {memory(budget)}. "

@@ -19,7 +19,7 @@ from buildup.engine.search import run_search
 from buildup.engine.setup import check_data, job_maker
 from buildup.errors import RequestError, RunError
 from buildup.execution.attempt import run_attempt
-from buildup.settings import ReproduceSettings, SearchSettings
+from buildup.settings import ReproduceSettings, SearchSettings, asked_weights
 from buildup.store.run_dir import attempt_folder, write_atomic
 from buildup.store.run_record import Environment, RunRecord, environment
 from buildup.training.execution import check_device
@@ -185,8 +185,7 @@ def _search(run: RunRecord, view: View, history: History, to: Path) -> Reproduct
         )
     kept = {field.name: getattr(run.settings, field.name) for field in fields(SearchSettings)}
     kept = {name: value for name, value in kept.items() if name not in OWN}
-    if kept["pretrained"] and not Path(kept["pretrained"]).is_absolute():
-        kept["pretrained"] = True
+    kept["pretrained"] = asked_weights(kept["pretrained"])
     result = run_search(SearchSettings(**kept, run=str(to.absolute())))
     layouts = {key: _layout(view, key) for key in {**history.outcomes, **result.history.outcomes}}
     return Reproduction(

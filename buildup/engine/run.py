@@ -250,7 +250,8 @@ def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose:
 
     Args:
         base: A timm model to start from, such as `resnet50`. `buildup models` lists the names.
-        dataset: `digits`, `cued-digits`, `cifar10`, `cifar100`, `folder:DIR`, `torch/NAME`, `hfds/NAME` or `wds:DIR`.
+        dataset: `digits`, `cued-digits`, `cifar10`, `cifar100`, `folder:DIR`, `csv:FILE`, `torch/NAME`,
+            `hfds/NAME` or `wds:DIR`.
         on_event: Called with each event and each decision.
         verbose: Whether Ray and the workers may print.
         **settings: The other settings of `buildup search`, such as `epochs=6, seeds=2, run="demo"`.

@@ -256,9 +256,9 @@ class _Follower(Thread):
 
     def _tell(self, tracker: Tracker, event: Event | Decision) -> None:
         if isinstance(event, Decision):
-            low, high = event.ci
-            verdict = {"gain": event.gain, "low": low, "high": high, "kept": float(event.kept)}
-            tracker.log(VERDICTS, verdict, event.step)
+            # The judge `point` gives no interval.
+            interval = dict(zip(("low", "high"), event.ci, strict=True)) if event.level else {}
+            tracker.log(VERDICTS, {"gain": event.gain, **interval, "kept": float(event.kept)}, event.step)
             return
         name, update, candidate = name_of(event.training), event.update, event.training.candidate
         known = {"layout": candidate.layout, "edit": candidate.edit, "seed": event.training.seed}

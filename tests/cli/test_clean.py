@@ -173,7 +173,7 @@ def test_a_search_above_its_budget_loses_what_nothing_reads_and_then_what_lost(
     look(1)
     assert {own for path, own in weights.items() if path.exists()} == {base, best} & set(weights.values())
     assert (going / CHECKPOINT).exists()
-    assert caplog.messages[0] == "disk       1.00 kB of files that nothing needs any more were removed"
+    assert caplog.messages[0] == "disk       1.00 kB of files were removed that `resume` and `final` do not need"
     assert "more than --disk-budget 1 B. `resume` and `final` need what is left of it" in caplog.messages[-1]
 
 

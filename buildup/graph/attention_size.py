@@ -39,7 +39,8 @@ def attention_size(
     """The size of attention in place of a block.
 
     The paper's block stands in a ResNet, where its width follows from the block that it replaces and heads are 64 wide.
-    Elsewhere it is fitted: with C channels, width w and inner size i = heads * head size, its convolutions have
+    The paper's heads have three times that width together, and in a narrower ResNet they are capped there: six heads on
+    16 channels would be 24 times as wide, and cost more than all else of such a network. Elsewhere it is fitted: with C channels, width w and inner size i = heads * head size, its convolutions have
     C*w + 3*w*i + i*C weights (into the block, to query, key and value, and out of it). The paper has i = 3*w; setting
     the sum to the P parameters of the replaced block gives
 
@@ -61,7 +62,10 @@ def attention_size(
         head_size: Requested head size, kept likewise.
     """
     if block.expansion is not None or block.params is None:
-        return AttentionSize(heads=heads or usual_heads, head_size=head_size or HEAD_SIZE, width=None)
+        head_size = head_size or HEAD_SIZE
+        if block.expansion is not None:
+            usual_heads = min(usual_heads, max(1, 3 * (block.in_shape[0] // block.expansion) // head_size))
+        return AttentionSize(heads=heads or usual_heads, head_size=head_size, width=None)
     channels, budget = block.in_shape[0], block.params
     inner = (sqrt(16 * channels**2 + 36 * budget) - 4 * channels) / 6
     if heads is None and head_size is None:

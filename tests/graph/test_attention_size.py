@@ -80,5 +80,14 @@ def test_the_block_of_the_paper_is_taken_where_it_replaces_a_block_of_a_resnet()
     assert attention_size(replace(bottleneck, params=None), usual_heads=12) == paper
 
 
+@given(st.integers(4, 64), st.sampled_from([1, 4]), HEADS)
+def test_heads_in_a_narrow_resnet_are_three_times_as_wide_as_what_they_read(
+    width: int, expansion: int, usual_heads: int
+) -> None:
+    size = attention_size(block(width * expansion, 18 * width**2, expansion=expansion), usual_heads=usual_heads)
+    assert size.heads * size.head_size <= max(3 * width, 64)
+    assert size.heads == usual_heads or (size.heads + 1) * size.head_size > 3 * width
+
+
 def test_a_sketch_without_parameters_gets_the_block_of_the_paper() -> None:
     assert attention_size(block(64, None), usual_heads=3) == AttentionSize(heads=3, head_size=64, width=None)

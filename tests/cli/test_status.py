@@ -118,17 +118,21 @@ def test_watching_in_a_terminal_draws_in_place_and_ends_with_the_result(monkeypa
 
 @contextmanager
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], str]]:
-    """Makes stdout a terminal of 80 columns. What is given reads what was written to it."""
+    """Makes stdout a terminal of 80 columns. What is given reads what was written to it, up to now and once."""
     ours, theirs = os.openpty()
-    os.set_blocking(ours, False)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     for name in ("CI", "NO_COLOR", "COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
     def read() -> str:
+        # A terminal hands on what it gets when it likes, so one read may end before the last line.
+        stream.write("\0")
         stream.flush()
-        return os.read(ours, 100_000).decode()
+        said = b""
+        while not said.endswith(b"\0"):
+            said += os.read(ours, 4096)
+        return said[:-1].decode()
 
     with os.fdopen(theirs, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stream)

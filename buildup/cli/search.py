@@ -27,17 +27,11 @@ def search(
     Example: buildup search --base resnet6 --dataset cued-digits --recipe quick-plain --epochs 4 --seeds 2 --run demo
     """
     reading(settings.base)
+    from buildup.engine.search import run_search
     from buildup.store.run_dir import folder_for
 
-    def work() -> "SearchResult":
-        from buildup.engine.hardware import starting_ray
-
-        with starting_ray(settings, verbose=verbose):
-            from buildup.engine.search import run_search  # takes seconds
-
-            return run_search(settings, verbose=verbose)
-
-    return _finish(folder_for(settings), work, verbose=verbose, as_json=as_json)
+    folder = folder_for(settings)
+    return _finish(folder, lambda: run_search(settings, verbose=verbose), verbose=verbose, as_json=as_json)
 
 
 def resume(

@@ -1,13 +1,7 @@
-"""The device, workers and threads of a search.
-
-They are known before timm is loaded, so that Ray and its workers start while the driver loads and checks the rest.
-"""
+"""The device, workers and threads of a search."""
 
 import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from buildup.engine.problems import Problems
@@ -19,7 +13,6 @@ from buildup.training.execution import check_device, device_count
 
 log = logging.getLogger("buildup")
 
-DEFAULT_SEEDS = 3
 MOST_WORKERS_A_CORE = 4
 """The most workers per CPU core without a cluster or GPU. More only compete for cores and memory."""
 GPU_THREADS = 4
@@ -123,24 +116,3 @@ def _accelerator(problems: Problems, settings: SearchSettings, gpus: float) -> s
 def cpus_per_worker(hardware: Hardware | RunSettings) -> float:
     """The CPUs that Ray reserves for a worker."""
     return hardware.cpus_per_trial or hardware.threads * processes_of(hardware.gpus_per_trial)
-
-
-@contextmanager
-def starting_ray(settings: SearchSettings, *, verbose: bool) -> Iterator[None]:
-    """Start Ray on this machine, and load in its workers what they need, while the block prepares a search.
-
-    Nothing is started for a cluster, or if the settings are wrong, which `resolve` tells, or in a process that has
-    loaded timm already, which takes most of the time.
-    """
-    problems = Problems()
-    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
-    elsewhere = settings.ray or os.environ.get("RAY_ADDRESS") or "local"
-    wanted = settings.base and settings.dataset and elsewhere == "local" and "timm" not in sys.modules
-    hardware = hardware_of(problems, settings, seeds) if wanted else None
-    if hardware is None or problems.found:
-        yield
-        return
-    from buildup.execution.ray_cluster import starting  # loads Ray
-
-    with starting(hardware.workers, cpus_per_worker(hardware), hardware.gpus_per_trial, verbose):
-        yield

@@ -9,7 +9,7 @@ from typing import Any
 
 from buildup.engine.disk_budget import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.hardware import DEFAULT_SEEDS, Hardware, cluster_address, hardware_of, processes_of
+from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
@@ -39,6 +39,8 @@ from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate, Pretrained
 
 log = logging.getLogger("buildup")
+
+DEFAULT_SEEDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

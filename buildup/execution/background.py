@@ -8,8 +8,8 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def in_thread(function: Callable[..., Value], *arguments: object, stays: bool = False) -> "Future[Value]":
-    """Run a function in a thread that does not keep the process alive. One that stays lives as long as the process."""
+def in_thread(function: Callable[..., Value], *arguments: object) -> "Future[Value]":
+    """Run a function in a thread that does not keep the process alive."""
     future: Future[Value] = Future()
 
     def run() -> None:
@@ -17,8 +17,6 @@ def in_thread(function: Callable[..., Value], *arguments: object, stays: bool = 
             future.set_result(function(*arguments))
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             future.set_exception(error)
-        while stays:
-            threading.Event().wait()
 
     threading.Thread(target=run, name=function.__name__, daemon=True).start()
     return future

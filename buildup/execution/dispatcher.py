@@ -12,20 +12,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 from buildup.errors import RemoteError, RunError
-from buildup.execution.background import in_thread
 from buildup.execution.hosts import Hosts
+from buildup.execution.storage_watch import StorageWatch
 from buildup.execution.worker_slot import BUSY, Leaving, Watch, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
-from buildup.store.outage import Outage
 from buildup.store.remote_folder import RemoteFolder
-from buildup.store.run_dir import attempt_folder, attempts, final_record, note_remote, remote_of
+from buildup.store.run_dir import attempt_folder, attempts, note_remote, remote_of
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
 from buildup.trials.training import Training
@@ -34,9 +32,6 @@ log = logging.getLogger("buildup")
 
 MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
-STORAGE_INTERVAL, STORAGE_TIMEOUT = 10.0, 5.0
-"""Seconds between two looks whether the storage is there, and those after which it counts as away."""
-NO_ANSWER = "no answer for {:g} s"
 WORKER_START_TIMEOUT = 20.0
 """Seconds after which an idle worker takes over the training that a new worker was started for."""
 
@@ -130,11 +125,7 @@ class TrialDispatcher:
         self._expected = expected or {}
         self._count = count
         self._remote = remote
-        self._outage = Outage(str(remote))
-        self._unread = ""
-        """The training whose record in the storage could not be read, if it was not the storage as a whole."""
-        self._asked: tuple[float, Future[None]] | None = None
-        """Since when the storage is asked, and its answer. A server or a disk that hangs keeps nobody waiting."""
+        self._storage = StorageWatch(remote, folder)
         self._work = Path(f"{WORK}{uuid4().hex[:12]}")
         """In the temporary folder of each machine: where attempts are that are copied to the storage."""
         self._lock = threading.Lock()
@@ -162,7 +153,7 @@ class TrialDispatcher:
             known = self._requested.keys() | self._ended | self._running_ids()
             self._requested = {training.id: training for training in requested}
             for training in requested:
-                if training.id not in known and not self._outage.is_on:
+                if training.id not in known and not self._storage.is_away:
                     self._adopt_finished(training)
 
     @property
@@ -263,7 +254,7 @@ class TrialDispatcher:
         """Say which workers have been silent for long; returns those that are to be ended for it."""
         with self._lock:
             waiting = bool(self._requested.keys() - self._ended)
-            if not self._storage_answers():  # a worker may wait for it, too
+            if not self._storage.answers():  # a worker may wait for it, too
                 waiting, stall_timeout = False, None
             stalled = self._watch.look(self.slots.values(), waiting, stall_timeout)
             for _ in stalled:
@@ -311,12 +302,12 @@ class TrialDispatcher:
     def _unfinished(self, choose: Callable[[list[Training]], Training | None]) -> Training | None:
         """The chosen one of the waiting trainings that may start: that is not found to be finished."""
         while training := choose(self._waiting()):
-            if self._storage_answers():
+            if self._storage.answers():
                 if not self._adopt_finished(training):
                     return training
-            elif self._outage.is_too_long:
+            elif cause := self._storage.given_up:
                 self._ended.add(training.id)
-                self._fail(training, Reason.REFUSED, self._outage.cause)
+                self._fail(training, Reason.REFUSED, cause)
             else:
                 return None
         return None
@@ -338,10 +329,8 @@ class TrialDispatcher:
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
         try:
-            found = self._record_of(training)
-        except RemoteError as problem:
-            self._unread = training.id
-            self._outage.goes_on(str(problem))
+            found = self._storage.record_of(training.id)
+        except RemoteError:
             return True
         except RunError as problem:
             self._ended.add(training.id)
@@ -351,35 +340,6 @@ class TrialDispatcher:
             self._ended.add(training.id)
             self._emit(training, found[1])
         return found is not None
-
-    def _record_of(self, training: Training) -> tuple[int, Record] | None:
-        """The final record of a training; raises `RemoteError` if it is in a storage that does not answer in time."""
-        if self._remote is None:
-            return final_record(self._folder / training.id)
-        try:
-            return in_thread(final_record, self._folder / training.id).result(timeout=STORAGE_TIMEOUT)
-        except TimeoutError:
-            raise RemoteError(NO_ANSWER.format(STORAGE_TIMEOUT)) from None
-
-    def _storage_answers(self, *, now: bool = False) -> bool:
-        """Whether the storage answered when it was last looked for, which is done now and then, or `now`."""
-        if self._remote and self._asked is None and (now or self._outage.is_due):
-            self._asked = time.monotonic(), in_thread(_ask, self._remote, self._folder / self._unread)
-        if self._asked:
-            since, answer = self._asked
-            if now:
-                wait([answer], timeout=STORAGE_TIMEOUT)
-            if answer.done():
-                self._asked = None
-                if problem := answer.exception():
-                    self._outage.goes_on(str(problem))
-                else:
-                    self._unread = ""
-                    self._outage.end(ask_again=STORAGE_INTERVAL)
-            elif time.monotonic() - since > STORAGE_TIMEOUT:
-                self._asked = None  # that thread may never return, so another one asks when it is due
-                self._outage.goes_on(NO_ANSWER.format(STORAGE_TIMEOUT))
-        return not self._outage.is_on
 
     def _reserve_next(self, slot: WorkerSlot) -> bool:
         """Whether an idle worker should be given another training now, which is then reserved for it."""
@@ -409,7 +369,7 @@ class TrialDispatcher:
             self._raised.add(key)
             self._avoid(slot)
             self._put_back(slot, f"exception  {told}; it counts only if it comes again")
-        elif outcome.reason is Reason.HOST_FAULT and not self._storage_answers(now=True):
+        elif outcome.reason is Reason.HOST_FAULT and not self._storage.answers(now=True):
             self._put_back(slot, f"storage    {told}")
         elif outcome.reason is Reason.HOST_FAULT:
             self._hosts.add_fault(slot.started)
@@ -477,17 +437,6 @@ class TrialDispatcher:
 
     def _emit(self, training: Training, update: Update) -> None:
         self.events.put(Event(training=training, update=update))
-
-
-def _ask(remote: RemoteFolder, training_folder: Path) -> None:
-    """Raise if a storage is not there, or the record of a training in it can't be read."""
-    remote.check_marked()
-    try:
-        final_record(training_folder)  # nothing is found in the folder of all trainings
-    except RemoteError:
-        raise
-    except RunError:  # it was read; what is wrong with it is told when it is adopted
-        pass
 
 
 def _cause(error: str) -> str:

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import math
 import os
 import signal
 import socket
@@ -10,8 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -20,7 +18,6 @@ import ray
 
 from buildup.errors import BuildupError, ResourceError
 from buildup.execution import has_token
-from buildup.execution.background import in_thread
 from buildup.execution.ray_nodes import ACCELERATOR, check_resources, grows, words
 
 Value = TypeVar("Value")
@@ -36,117 +33,34 @@ CALL_TIMEOUT = 900.0
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
 
-WORKER_MODULES = ("buildup.execution.ray_tune", "buildup.training.fit")
-"""What workers of a search load while the driver prepares their first training."""
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    # Tune would write the state of all trials again and again, which nobody restores.
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    "TUNE_WARN_THRESHOLD_S": "1000000",
-    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
-}
-"""Set while Ray runs; its processes inherit it."""
-
 NO_TOKEN_SIGNS = ("InvalidAuthToken", "no authentication token was found")
 """Parts of what Ray says if this machine has not the token of a cluster. Since 2.60 each new cluster has one."""
 
 
-def local_resources(workers: int, cpus_per_worker: float, gpus_per_worker: float) -> tuple[int, int | None]:
-    """The CPUs and GPUs of a Ray on this machine; None for as many GPUs as it finds."""
-    return max(1, math.ceil(workers * cpus_per_worker)), None if gpus_per_worker else 0
-
-
-@contextmanager
-def in_environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of the environment in a block."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-_starting: tuple[tuple[int, int | None, bool], "Future[None]"] | None = None
-"""A start of Ray that nobody has waited for yet, with its arguments."""
-
-
-@contextmanager
-def starting(workers: int, cpus_per_worker: float, gpus_per_worker: float, verbose: bool) -> Iterator[None]:
-    """Start Ray and workers on this machine during a block, where `start_ray` with the same resources waits for Ray.
-
-    A Ray that nobody waits for ends with this process.
-    """
-    global _starting
-    cpus, gpus = local_resources(workers, cpus_per_worker, gpus_per_worker)
-    # Ray starts a process for each CPU, which would be too many to load libraries where a worker has several.
-    modules = WORKER_MODULES if cpus == workers else ()
-    with in_environment(ENVIRONMENT):
-        # The kernel ends Ray's processes with the thread that has started them.
-        _starting = (cpus, gpus, verbose), in_thread(_start_here, cpus, gpus, verbose, modules, stays=True)
-        try:
-            yield
-        finally:
-            _starting = None
-
-
 def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -> bool:
     """Start Ray or connect to the cluster at the address; False if this process is connected already."""
-    global _starting
-    if address is not None:
-        _check_address(address)
-    if _starting is not None:
-        (arguments, started), _starting = _starting, None
-        started.result()
-        if address is None and arguments == (cpus, gpus, verbose):
-            return True
-        ray.shutdown()  # it was begun for other settings
-    if ray.is_initialized():
-        return False
-    if address is None:
-        _start_here(cpus, gpus, verbose)
-    else:
-        _init(verbose, address=address)
-    return True
-
-
-def _start_here(cpus: int, gpus: int | None, verbose: bool, modules: Sequence[str] = ()) -> None:
-    _init(
-        verbose,
-        address="local",
-        num_cpus=cpus,
-        num_gpus=gpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE,
-        _system_config={"preload_python_modules": list(modules)},
-    )
-
-
-def _init(verbose: bool, **options: Any) -> None:
     level = logging.INFO if verbose else logging.CRITICAL
     logging.getLogger("ray").setLevel(level)
+    if address is not None:
+        _check_address(address)
+    if ray.is_initialized():
+        return False
+    options: dict[str, Any] = {"address": address}
+    if address is None:
+        options = {"address": "local", "num_cpus": cpus, "num_gpus": gpus, "include_dashboard": False}
+        options["object_store_memory"] = OBJECT_STORE
     # Ray sets its own handlers, as is possible in the main thread only.
     numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     handlers = {number: signal.getsignal(number) for number in numbers}
     try:
         ray.init(log_to_driver=verbose, logging_level=level, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, TimeoutError) as error:
-        address = options["address"]
-        where = "starting Ray on this machine" if address == "local" else f"connecting to the Ray cluster at {address}"
+        where = f"connecting to the Ray cluster at {address}" if address else "starting Ray on this machine"
         raise ResourceError(f"{where} failed: {error}") from None
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    return True
 
 
 def gpus_of(address: str) -> float:

@@ -5,15 +5,15 @@ next assignment, and each Tune trial is one attempt at one training. Tune keeps 
 """
 
 import gc
+import math
 import os
 import shutil
 import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from queue import Empty
@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import ray
 from ray import tune
-from ray.tune.execution import class_cache
 
 from buildup.errors import SearchError
 from buildup.execution.attempt import TrainingThread
@@ -31,19 +30,25 @@ from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Tra
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
 from buildup.execution.hosts import Hosts
-from buildup.execution.ray_cluster import (
-    ENVIRONMENT,
-    head_answers,
-    in_environment,
-    kill_ray,
-    local_resources,
-    start_ray,
-)
+from buildup.execution.ray_cluster import head_answers, kill_ray, start_ray
 from buildup.execution.ray_nodes import check_nodes, check_resources, end_process, places, resources_of
 from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.event import Event
 from buildup.trials.training import Training
 
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    # Tune would write the state of all trials again and again, which nobody restores.
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_WARN_THRESHOLD_S": "1000000",
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000",
+}
 POLL_INTERVAL = 0.1
 """Seconds between two checks for Ctrl-C while waiting for an event."""
 CLOSE_TIMEOUT, INTERRUPTED_TIMEOUT = 60.0, 6.0
@@ -111,12 +116,12 @@ class RayEvaluator:
         )
         self._tuning: Future[None] | None = None
         self._results = Path(tempfile.mkdtemp(prefix=f"buildup-tune-{os.getpid()}-"))
-        self._environment = ExitStack()
-        self._environment.enter_context(in_environment({**ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(workers)}))
+        self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
+        os.environ.update(ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(workers))
         self._owns_ray = False
         try:
-            cpus, gpus = local_resources(workers, cpus_per_worker, gpus_per_worker)
-            self._owns_ray = start_ray(cpus, gpus, address, verbose)
+            gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
+            self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
             check_resources(self._resources, workers, address)
             if address is not None:
                 check_nodes(self._resources, expected, folder, remote)
@@ -194,7 +199,11 @@ class RayEvaluator:
                 kill_ray()
         self._tuning, self._owns_ray = None, False
         shutil.rmtree(self._results, ignore_errors=True)
-        self._environment.close()
+        for name, value in self._environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
     @staticmethod
     def _stop(tuning: "Future[None] | None", owns_ray: bool) -> None:
@@ -225,24 +234,7 @@ class RayEvaluator:
                 verbose=int(self._verbose),
             ),
         )
-        with _inheriting() if self._owns_ray else nullcontext():
-            tuner.fit()
-
-
-@contextmanager
-def _inheriting() -> Iterator[None]:
-    """Let Tune ask for no variables of its workers' environment, so that it gets the processes that Ray has ready.
-
-    They inherit the variables that it asks for, apart from one for PyTorch Lightning. The names are private: a Tune
-    without them only starts processes of its own.
-    """
-    asked: dict[str, object] = {"DEFAULT_ENV_VARS": {}, "ENV_VARS_TO_PROPAGATE": set()}
-    before = {name: value for name, value in vars(class_cache).items() if name in asked}
-    vars(class_cache).update(asked)
-    try:
-        yield
-    finally:
-        vars(class_cache).update(before)
+        tuner.fit()
 
 
 def _placement(bundle: dict[str, float], config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -339,7 +339,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> 
     """The storage is looked at in short intervals."""
     caplog.set_level(logging.INFO, "buildup")
     monkeypatch.setattr(outage, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_INTERVAL", 0.0)
+    monkeypatch.setattr("buildup.execution.storage_watch.INTERVAL", 0.0)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -396,7 +396,7 @@ def test_a_storage_that_hangs_keeps_the_driver_from_nothing_but_new_trainings(
 ) -> None:
     answered = threading.Event()
     monkeypatch.setattr(RemoteFolder, "check_marked", lambda self: answered.wait())
-    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.05)
+    monkeypatch.setattr("buildup.execution.storage_watch.TIMEOUT", 0.05)
     wait_until(lambda: search.dispatcher.watch() == [] and "does not answer (no answer for 0.05 s)" in caplog.text)
     assert search.dispatcher.next_assignment("slot") is None
     answered.set()
@@ -416,7 +416,7 @@ def test_a_storage_is_asked_anew_where_an_answer_never_comes(
         check(self)
 
     monkeypatch.setattr(RemoteFolder, "check_marked", first_hangs)
-    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr("buildup.execution.storage_watch.TIMEOUT", 0.2)
     wait_until(lambda: search.dispatcher.watch() == [] and "does not answer (no answer for 0.2 s)" in caplog.text)
     wait_until(lambda: search.dispatcher.watch() == [] and "answers again" in caplog.text)
     answered.set()
@@ -436,7 +436,7 @@ def test_a_record_that_is_not_read_in_time_is_adopted_later(
         return get(self, name, to)
 
     monkeypatch.setattr(RemoteFolder, "get", hanging)
-    monkeypatch.setattr("buildup.execution.dispatcher.STORAGE_TIMEOUT", 0.2)
+    monkeypatch.setattr("buildup.execution.storage_watch.TIMEOUT", 0.2)
     search._restart()
     assert not late
     assert search.dispatcher.next_assignment("slot") is None

@@ -103,10 +103,10 @@ def train(folder: Path, **changes: Any) -> Epoch:
         "dataset": "halves:any",
         "data_dir": str(folder / "data"),
         "image_size": 16,
-        "recipe": replace(load_recipe("quick").with_epochs(1), flip=False),
+        "recipe": replace(load_recipe("quick").with_epochs(4), flip=False),
         "folder": str(folder / "attempt"),
     }
-    (epoch,) = fit(Job(**{**settings, **changes}))
+    *_, epoch = fit(Job(**{**settings, **changes}))
     return epoch
 
 

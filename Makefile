@@ -12,7 +12,7 @@ types:
 	mypy
 
 test:
-	pytest -n 2 --dist loadfile
+	pytest -n 3 --dist loadfile
 
 slow:
 	pytest -m slow

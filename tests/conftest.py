@@ -16,10 +16,13 @@ settings.register_profile("buildup", deadline=None)
 settings.load_profile("buildup")
 
 MakeRun = Callable[..., "RunRecord"]
+ON_RAY = ("execution/test_ray_tune.py", "execution/test_ray_cluster.py", "engine/test_search.py")
+"""Files with a Ray cluster of their own. One process runs them one after the other: several clusters that start at once
+on two cores keep each other waiting for half a minute."""
 LONG = (
-    "test_search.py",
     "test_ray_tune.py",
     "test_ray_cluster.py",
+    "test_search.py",
     "test_api.py",
     "test_final.py",
     "test_simulated_cluster.py",
@@ -33,6 +36,20 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.name, len(LONG)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from xdist.scheduler.loadfile import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        """A process gets the tests of a file, or all those on Ray."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "on Ray" if file.endswith(ON_RAY) else file
+
+    return ByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

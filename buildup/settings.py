@@ -226,6 +226,8 @@ class ResumeSettings:
     """Address of a Ray cluster, or local, if it is another one now (default: RAY_ADDRESS, else as before)."""
     stall_timeout: float | None = None
     """End a worker that has reported nothing for so many seconds (default: as before)."""
+    track: tuple[str, ...] = ()
+    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; once for each (default: as before)."""
     rebuild: bool = False
     """Make study.db anew from the files of the trainings first, where it is lost or damaged."""
 

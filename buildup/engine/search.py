@@ -27,7 +27,7 @@ from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
 from buildup.models.pretrained import fresh_parts
-from buildup.report.trackers import Tracking
+from buildup.report.trackers import Tracking, check_trackers
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings, parse_duration
 from buildup.store.outage import outlast
@@ -155,7 +155,9 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
         "ray": cluster_address(changes.ray, own.ray),
         "stall_timeout": problems.seconds("--stall-timeout", changes.stall_timeout) or own.stall_timeout,
         "allow_weak_base": changes.allow_weak_base or own.allow_weak_base,
+        "track": changes.track or own.track,
     }
+    problems.checked(None, check_trackers, changes.track)
     problems.found += disk_problems(values["disk_budget"], own.storage_path, record.network)
     extended = extension(record, changes, problems)
     problems.raise_any()

@@ -67,7 +67,10 @@ def extended(run: Path, changes: ResumeSettings) -> RunRecord:
 
 def test_more_seeds_decide_anew_and_repeat_no_training(run: Path) -> None:
     before, trained = lines_of(run / "decisions.jsonl"), trainings_in(run)
-    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 0
+    assert main(["resume", str(run), "--track", "tensorbord"]) == 2
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base", "--track", "tensorboard"]) == 0
+    assert open_record(str(run)).settings.track == ("tensorboard",)
+    assert (run / "tensorboard" / "verdicts").is_dir()
     after = lines_of(run / "decisions.jsonl")
     assert {line["seeds"] for line in after} == {2}
     assert after[0]["layout"] == before[0]["layout"]

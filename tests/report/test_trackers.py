@@ -133,15 +133,22 @@ def test_a_training_that_did_not_begin_here_is_told_as_a_whole(told: dict[str, T
 def test_mlflow_gets_a_run_for_each_training_and_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = MagicMock()
     client.create_run.side_effect = lambda _, tags: SimpleNamespace(info=SimpleNamespace(run_id=tags["mlflow.runName"]))
-    fake = ModuleType("mlflow")
+    fake, entities = ModuleType("mlflow"), ModuleType("mlflow.entities")
     monkeypatch.setattr(fake, "MlflowClient", lambda: client, raising=False)
+    monkeypatch.setattr(entities, "Param", lambda *param: param, raising=False)
+    monkeypatch.setattr(entities, "Metric", lambda *metric: metric, raising=False)
     monkeypatch.setitem(sys.modules, "mlflow", fake)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
     tracking = Tracking.begin(["mlflow"], tmp_path, {})
     for event in (*EVENTS, EVENTS[3]):
         tracking(event)
     tracking.close()
     assert [call.args for call in client.set_terminated.call_args_list] == [(NAME,), (NAME,), (VERDICTS,)]
-    logged = [call.args[:3] for call in client.log_metric.call_args_list]
+    logged = [
+        (call.args[0], *metric[:2])
+        for call in client.log_batch.call_args_list
+        for metric in call.kwargs.get("metrics", ())
+    ]
     assert logged.count((NAME, "accuracy", 62.0)) == 2
     assert (VERDICTS, "gain", 1.0) in logged
 

@@ -41,6 +41,8 @@ def gains_graph(candidates: Sequence[CandidateSummary]) -> Figure:
     traces = []
     for name, colour, kept in (("kept", KEPT, True), ("dropped", DROPPED, False)):
         own = [(one, one.decision) for one in rows if one.decision and one.decision.kept == kept]
+        if not own:
+            continue  # no word in the legend either
         trace = _trace(name, [one.step for _, one in own], [one.gain for _, one in own], colour)
         trace["error_y"] = {
             "type": "data",

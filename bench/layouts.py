@@ -38,13 +38,15 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY
-from buildup.trials.outcome import Record, Score, record_from_values, record_to_values
+from buildup.trials.outcome import Epoch, Record, Score, record_from_values, record_to_values
 from buildup.trials.training import Training, candidate_id, seed_of
 
 REPLAYS = 200
 LEVEL = 0.95
 SHARED = ("base", "dataset", "image_size", "fraction", "epochs", "space", "execution")
 """Settings of a run that its trainings have in common with those of other runs in a folder."""
+CURVES = ("accuracy", "nll", "seconds")
+"""The metrics of epochs that are kept."""
 JUDGES_AND_SEEDS = (("likely", 3), ("point", 3), ("point", 1))
 
 
@@ -149,14 +151,22 @@ def take(run: str, folder: Path) -> None:
         raise RequestError(f"{run}: its trainings can't be compared with those of {folder}: {differing} differ.")
     file.write_text(json.dumps(about, indent=1) + "\n")
     there = {(line["layout"], line["seed"]) for line in read_lines(folder / "trainings.jsonl")}
+    split = {seed for _, seed in there}
     candidates = {one.id: one for one in view.candidates}
     for key, outcome in history.outcomes.items():
         candidate = candidates.get(candidate_id(key))
         if candidate is None or not isinstance(outcome, Score) or (candidate.layout, seed_of(key)) in there:
             continue
         params, macs = costs_of(candidate)
-        values = record_to_values(Record(outcome=outcome, curve=tuple(history.curves.get(key, ()))))
+        curve = (
+            Epoch(number=one.number, metrics={name: one.metrics[name] for name in CURVES if name in one.metrics})
+            for one in history.curves.get(key, ())
+        )
+        values = record_to_values(Record(outcome=outcome, curve=tuple(curve)))
         del values["score"]["losses"]  # twenty times as large as all else
+        if seed_of(key) in split:
+            del values["score"]["validated"]  # all trainings with this seed have the same
+        split.add(seed_of(key))
         line = {"layout": candidate.layout, "seed": seed_of(key), "params": params, "macs": macs, **values}
         append_line(folder / "trainings.jsonl", line)
 
@@ -167,17 +177,16 @@ def read_known(folder: Path) -> Known:
     if not lines:
         raise RequestError(f"{folder}: there are no trainings. Copy those of a run: --take RUN.")
     about = json.loads((folder / "search.json").read_text())
+    splits = {line["seed"]: line["score"]["validated"] for line in lines if "validated" in line["score"]}
+    for line in lines:
+        line["score"]["validated"] = splits[line["seed"]]
     return Known(
         network=network_from_values(about["network"]),
         space=about["space"],
         about=about,
-        records={(line["layout"], line["seed"]): record_from_values(_without(line)) for line in lines},
+        records={(line["layout"], line["seed"]): record_from_values(line) for line in lines},
         costs={line["layout"]: (line["params"], line["macs"]) for line in lines},
     )
-
-
-def _without(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in line.items() if name in {"score", "failure", "curve"}}
 
 
 def table(known: Known) -> list[dict[str, Any]]:

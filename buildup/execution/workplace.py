@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from buildup.errors import RunError
+from buildup.errors import RemoteError, RunError
 from buildup.execution.handshake import FOLDER_PATIENCE, unseen
 from buildup.store.outage import outlast
 from buildup.store.remote_folder import RemoteFolder
@@ -106,6 +106,8 @@ class Mirror:
     def __init__(self, folder: Path, elsewhere: Elsewhere) -> None:
         self._folder, self._elsewhere, self._remote = folder, elsewhere, elsewhere.own
         self._copied: dict[str, tuple[int, int]] = {}
+        self._cut_off: set[str] = set()
+        """Files whose copy failed. A disk that left in its middle comes back with a part of it, under another name."""
         self._changed, self._closing = threading.Event(), threading.Event()
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -149,6 +151,10 @@ class Mirror:
         """Copy everything, the final record last. A storage that does not answer is asked again for minutes."""
         self._end_thread()
         outlast(self._remote, self._copy)
+        if self._cut_off:
+            for name in self._remote.sizes():
+                if name.startswith(tuple(f".{cut}." for cut in self._cut_off)):
+                    self._remote.remove(name)
 
     def close(self) -> None:
         """Copy what the attempt left, such as its last state, and remove the folders of this machine."""
@@ -190,7 +196,11 @@ class Mirror:
                 status = found[name].stat()
                 state = (status.st_ino, status.st_mtime_ns)
                 if self._copied.get(name) != state:
-                    _put(self._remote, found[name])
+                    try:
+                        _put(self._remote, found[name])
+                    except RemoteError:
+                        self._cut_off.add(name)
+                        raise
                     self._copied[name] = state
         for name in self._copied.keys() - found.keys():
             self._remote.remove(name)

@@ -115,8 +115,8 @@ def until_ended(evaluator: RayEvaluator, requested: list[Training]) -> list[Even
     left = list(requested)
     while left:
         evaluator.request(left)
-        event = evaluator.next_event(timeout=30)
-        assert event is not None, "nothing happened for half a minute"
+        event = evaluator.next_event(timeout=120)
+        assert event is not None, "nothing happened for two minutes"
         events.append(event)
         if isinstance(event.update, Record):
             left = [training for training in left if training.id != event.training.id]
@@ -130,8 +130,8 @@ def wait_for(evaluator: RayEvaluator, kind: type[Started | Epoch | Record]) -> A
 
 def wait_for_event(evaluator: RayEvaluator, kind: type[Started | Epoch | Record]) -> Event:
     while True:
-        event = evaluator.next_event(timeout=30)
-        assert event is not None, "nothing happened for half a minute"
+        event = evaluator.next_event(timeout=120)
+        assert event is not None, "nothing happened for two minutes"
         if isinstance(event.update, kind):
             return event
 
@@ -285,7 +285,7 @@ def test_a_training_that_is_wanted_again_in_time_just_goes_on(evaluator: Callabl
     wait_for(one, Epoch)
     one.request([])
     one.request(trainings(1))
-    events = [one.next_event(timeout=10) for _ in range(3)]
+    events = [one.next_event(timeout=60) for _ in range(3)]
     assert [type(event and event.update) for event in events] == [Epoch, Epoch, Record]
 
 
@@ -430,7 +430,7 @@ def test_a_job_that_cannot_be_made_stops_the_search_with_its_traceback(
     one = evaluator(broken)
     one.request(trainings(1))
     with pytest.raises(SearchError, match="no such recipe"):
-        one.next_event(timeout=20)
+        one.next_event(timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def script(start: Start, folder: Path, epochs: int, address: str = "", *more: st
 
 @pytest.mark.slow
 def test_ray_prints_nothing(tmp_path: Path, start: Start) -> None:
-    out, error = script(start, tmp_path, epochs=3).communicate(timeout=60)
+    out, error = script(start, tmp_path, epochs=3).communicate(timeout=180)
     assert error == ""
     assert out.splitlines() == ["two epochs", "1.0"]
 
@@ -548,7 +548,7 @@ def test_ray_does_not_report_a_killed_worker_if_its_messages_are_skipped_as_on_t
     monkeypatch.delenv("RAY_DEDUP_LOGS_SKIP_REGEX")
     with pytest.raises(SystemExit):
         run()
-    out, error = script(start, tmp_path, 3, "", "kill").communicate(timeout=60)
+    out, error = script(start, tmp_path, 3, "", "kill").communicate(timeout=180)
     [line] = error.splitlines()
     assert re.match(
         r"worker     .* \(pid \d+\) died: Worker unexpectedly exits .*; the base  seed 0 goes on from", line
@@ -562,7 +562,7 @@ def test_ctrl_c_reaches_the_program_within_a_second(tmp_path: Path, start: Start
     assert process.stdout.readline() == "two epochs\n"
     pressed = time.time()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: Ray's processes get it too
-    out, error = process.communicate(timeout=30)
+    out, error = process.communicate(timeout=120)
     assert out.startswith("interrupted ")
     assert float(out.split()[1]) - pressed < 1.0
     assert error == ""
@@ -574,7 +574,7 @@ def test_a_given_cluster_is_used_and_left_running(tmp_path: Path, start: Start) 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         for _ in range(2):
-            out, error = script(start, tmp_path, epochs=3, address=cluster.address).communicate(timeout=60)
+            out, error = script(start, tmp_path, epochs=3, address=cluster.address).communicate(timeout=180)
             assert error == ""
             assert out.splitlines()[-1] == "1.0"
     finally:

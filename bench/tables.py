@@ -18,7 +18,7 @@ from buildup.errors import BuildupError
 from error_rates import SMALL
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/judging.md",)
+PAGES = ("docs/judging.md", "docs/results.md")
 MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 USUAL_IMAGES = 5_000
 Result = Mapping[str, Any]
@@ -155,6 +155,33 @@ def real() -> str:
     return f"{_table(head, rows)}\n\n{note}"
 
 
+def layouts_of(folder: str) -> str:
+    """What each layout of a base scored."""
+    head = ["layout", "parameters", "MACs", "seeds", "accuracy, %", "deviation", "gain over the base", "95 % interval"]
+    rows = []
+    for row in _json(ROOT / "runs" / folder / "layouts.json")["layouts"]:
+        deviation = "" if row["deviation"] is None else f"{row['deviation']:.2f}"
+        gain = [f"{row['gain']:+.2f}", "{:+.2f} to {:+.2f}".format(*row["interval"])] if "gain" in row else ["", ""]
+        layout = "`{}`".format(row["layout"].replace("|", "\\|"))
+        cost = [f"{row['params']:,}", f"{row['macs'] / 1e6:.1f}M"]
+        rows.append([layout, *cost, f"{row['seeds']}", f"{row['mean']:.2f}", deviation, *gain])
+    return _table(head, rows)
+
+
+def rules_on(folder: str) -> str:
+    """What the rule and its controls find among those layouts."""
+    head = ["strategy", "judge, seeds", "trainings", "gain of the winner", "best layout found", "without an answer"]
+    rows = []
+    for row in _json(ROOT / "runs" / folder / "layouts.json")["replays"]:
+        judge, missing = f"`{row['judge']}`, {row['seeds']}", row["replays"] - row["answered"]
+        found = ["", "", ""]
+        if row["answered"]:
+            best = f"{100 * row['best'] / row['answered']:.0f} %"
+            found = [f"{row['trainings']:.1f}", f"{row['gain']:+.2f}", best]
+        rows.append([f"`{row['strategy']}`", judge, *found, f"{missing} of {row['replays']}"])
+    return _table(head, rows, words=2)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -163,11 +190,16 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "worst": worst,
     "found": found_gains,
     "real": real,
+    "cifar100-layouts": lambda: layouts_of("cifar100"),
+    "cifar100-rules": lambda: rules_on("cifar100"),
 }
 
 
 def _result(name: str) -> Result:
-    path = ROOT / "runs" / "judges" / f"{name}.json"
+    return _json(ROOT / "runs" / "judges" / f"{name}.json")
+
+
+def _json(path: Path) -> Result:
     if not path.exists():
         raise BuildupError(f"{path}: no such result. bench/README.md says which command makes it.")
     values: Result = json.loads(path.read_text())

@@ -161,13 +161,20 @@ class RunSettings(SearchSettings):
     """Runs before version 0.3.0 have none."""
 
 
-def asked_weights(kept: Any) -> Any:
-    """What `--pretrained` of a search was, from what its `run.yaml` keeps: a name of timm's weights was the bare flag.
+def asked_weights(base: Any, kept: Any) -> dict[str, Any]:
+    """What `--base` and `--pretrained` of a search were, from what its `run.yaml` keeps of them.
 
-    >>> asked_weights("resnet18.a1_in1k"), asked_weights("/home/me/weights.pth"), asked_weights(None)
-    (True, '/home/me/weights.pth', None)
+    A name of timm's weights was that of the base, with the bare flag.
+
+    >>> asked_weights("resnet18", "resnet18.tv_in1k")
+    {'base': 'resnet18.tv_in1k', 'pretrained': True}
+    >>> asked_weights("resnet18", "/home/me/weights.pth")
+    {'base': 'resnet18', 'pretrained': '/home/me/weights.pth'}
     """
-    return True if isinstance(kept, str) and not Path(kept).is_absolute() else kept
+    if not isinstance(kept, str) or Path(kept).is_absolute():
+        return {"base": base, "pretrained": kept}
+    name, mark, arguments = str(base).partition("(")
+    return {"base": f"{kept if kept.startswith(name) else name}{mark}{arguments}", "pretrained": True}
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ def reproduce(
 ) -> int:
     """Repeat a search, or one of its trainings, from its run.yaml, and compare what came out.
 
-    Example: buildup reproduce demo --training 7fe6437c
+    Example: buildup reproduce demo --training 7fe6437cc604b488-s0
 
     Exit code 1 says that something differs by more than rounding.
     """

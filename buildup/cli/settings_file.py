@@ -39,7 +39,7 @@ def flags_of(name: str) -> list[str]:
 def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that another one can have."""
     settings = {key: value for key, value in kept.items() if key not in OWN}
-    return settings | {"pretrained": asked_weights(settings.get("pretrained"))}
+    return settings | asked_weights(settings.get("base"), settings.get("pretrained"))
 
 
 def _flags(key: str, value: Any) -> Iterator[str]:

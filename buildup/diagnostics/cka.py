@@ -5,7 +5,7 @@ size and does not depend on the size of the outputs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import nan
+from math import isfinite, nan
 from statistics import fmean
 
 import numpy as np
@@ -99,10 +99,12 @@ class UnitSimilarity(Measurement):
         ]
 
     def summary(self, rows: Rows) -> Row:
-        pairs = [(row["same_stage"], row["cka"]) for row in rows if row["unit"] != row["other"]]
+        # A unit with a constant output has none.
+        known = [row for row in rows if row["unit"] != row["other"] and row["cka"] is not None and isfinite(row["cka"])]
+        pairs = [(row["same_stage"], row["cka"]) for row in known]
         within, across = ([value for same, value in pairs if same is wanted] for wanted in (True, False))
         between = {"within_minus_across": fmean(within) - fmean(across)} if within and across else {}
-        return {"mean": fmean(value for _, value in pairs), **between}
+        return {"mean": fmean(value for _, value in pairs), **between} if pairs else {}
 
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.4, 3.9)
@@ -110,7 +112,7 @@ class UnitSimilarity(Measurement):
             side = len(table.units)
             values = np.full((side, side), nan)
             for row in table.rows:
-                values[row["unit"], row["other"]] = row["cka"]
+                values[row["unit"], row["other"]] = nan if row["cka"] is None else row["cka"]
             picture = axes.imshow(values, origin="lower", vmin=0, vmax=1, cmap="cividis")
             for unit in table.units:
                 if unit["subsamples"]:

@@ -61,9 +61,10 @@ class Robustness(Measurement):
         figure = Figure(figsize=(8.4, 3.4))
         left, right = figure.subplots(1, 2)
         found = {table.label: self.summary(table.rows) for table in tables}
-        # Corruptions may be measured on fewer images: `clean` has the accuracy on those.
-        same = {table.label: next(row["accuracy"] for row in table.rows if row["how"] == UNTOUCHED) for table in tables}
         clean = {label: numbers["accuracy_clean"] for label, numbers in found.items()}
+        # Corruptions may be measured on fewer images, on which these are clean. Published sets have no such row.
+        untouched = {one.label: [row["accuracy"] for row in one.rows if row["how"] == UNTOUCHED] for one in tables}
+        same = {label: rows[0] if rows else clean[label] for label, rows in untouched.items()}
         for axes, what, across in ((left, "corruption", same), (right, "noise", clean)):
             places = {label: (across[label], numbers[f"accuracy_{what}"]) for label, numbers in found.items()}
             plot_points(axes, places, "accuracy on clean images (%)", f"accuracy under {what} (%)")

@@ -37,19 +37,23 @@ from buildup.trials.training import WEIGHTS, Candidate, candidate_id, seed_of
 log = logging.getLogger("buildup")
 
 
-def keep_winner(run: RunRecord, view: View, history: History) -> None:
-    """Write the winner to `export/` and the report to `report.html` of a finished run."""
-    target = run.folder / "export"
-    if target.exists():  # the run was extended after it had finished
-        shutil.rmtree(target)
+def keep_winner(run: RunRecord, view: View, history: History) -> bool:
+    """Write the winner to `export/` and the report to `report.html` of a finished run; whether it had weights."""
     folder = run.trainings / best_training(run, history, view.best)[0]
     kept = outlast(run.remote_trainings, partial(trained_weights, folder))
     findings = replace(findings_of(run, view, history), exported=kept is not None)
     write_findings(run, findings)
+    target = run.folder / "export"
+    if target.exists():  # the run was extended after it had finished
+        if kept:
+            shutil.rmtree(target)
+        elif not (before := run.folder / f"export-{len(run.earlier)}").exists():
+            target.rename(before)
     if kept:
         _export(run, findings, view.best, target)
     else:  # `clean` removed them when another network had won
         log.warning(f"warning: {run.folder}: the weights of {view.best.layout} were removed, so it is not exported.")
+    return kept is not None
 
 
 def keep_claim(run: RunRecord) -> None:
@@ -107,8 +111,14 @@ def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candid
         return view.best
     name = str(name)
     for number, candidate in enumerate(view.candidates):
-        if name in {str(number), candidate.layout} or (len(name) >= 4 and candidate.id.startswith(name)):
+        if name == str(number) or (len(name) >= 4 and candidate.id.startswith(name)):
             return candidate
+    alike = [(number, one) for number, one in enumerate(view.candidates) if one.layout == name]
+    if len({one.id for _, one in alike}) > 1:
+        steps = ", ".join(f"{number} ({one.edit or 'the base'})" for number, one in alike)
+        raise RequestError(f"--candidate {name}: several networks have this layout. Name one by its step: {steps}.")
+    if alike:
+        return alike[0][1]
     known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
     raise RequestError(f"--candidate {name}: this run has no such candidate. It has {known}.")
 

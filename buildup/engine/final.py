@@ -167,7 +167,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
 def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalPlan:
     """The settings that were asked for. An interrupted final keeps its own, and refuses others."""
     kept = read_plan(run)
-    recipe, name = run.recipe, str(settings.recipe or run.settings.recipe)
+    recipe, name = run.recipe, str(settings.recipe or run.recipe.name)
     if settings.recipe:
         recipe = problems.checked(recipe, load_recipe, settings.recipe)
     seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)

@@ -1,5 +1,6 @@
 """Reports of one run, and comparisons of several."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,9 +25,10 @@ from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password
 from buildup.store.study_reader import open_study, reporting_damage
-from buildup.training.recipe import recipe_to_values
+from buildup.training.recipe import effective_values, recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
+from buildup.trials.outcome import short_hash
 from buildup.trials.training import Candidate
 
 REPORT = "report.html"
@@ -104,6 +106,7 @@ def _compared(run: RunRecord) -> Compared:
     view, history = state_of(run)
     settings = run.settings
     recipe, execution = run.recipe, run.execution
+    digest = short_hash(json.dumps(effective_values(recipe), sort_keys=True).encode())[:8]
     memory = "channels-last" if execution.channels_last else "channels-first"
     facts = {
         "base": f"{settings.base} at {settings.image_size} px, {view.candidates[0].layout}",
@@ -111,7 +114,7 @@ def _compared(run: RunRecord) -> Compared:
         "dataset": settings.dataset,
         "data hash": str(run.data.hash)[:12],
         "validation images": "a fold a seed" if run.data.split_seed is None else f"split by seed {run.data.split_seed}",
-        "recipe": f"{settings.recipe}: batch {recipe.batch_size}, rate {recipe.lr:.4g}",
+        "recipe": f"{recipe.name}: batch {recipe.batch_size}, rate {recipe.lr:.4g} ({digest})",
         "epochs": str(settings.epochs),
         "fraction": settings.fraction,
         "objective": settings.objective,

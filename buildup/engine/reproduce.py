@@ -19,6 +19,7 @@ from buildup.engine.search import run_search
 from buildup.engine.setup import check_data, job_maker
 from buildup.errors import RequestError, RunError
 from buildup.execution.attempt import run_attempt
+from buildup.models.pretrained import check_pretrained
 from buildup.settings import ReproduceSettings, SearchSettings, asked_weights
 from buildup.store.run_dir import attempt_folder, write_atomic
 from buildup.store.run_record import Environment, RunRecord, environment
@@ -167,7 +168,8 @@ def _training(run: RunRecord, view: View, history: History, name: str, to: Path)
 def find_training(view: View, history: History, name: str) -> Training:
     """A finished training of a run by its id, or the start of it."""
     candidates = {one.id: one for one in view.candidates}
-    found = [key for key in history.outcomes if key == name or (len(name) >= 4 and key.startswith(name))]
+    found = [key for key in history.outcomes if len(name) >= 4 and key.startswith(name)]
+    found = [name] if name in history.outcomes else found
     known = [key for key in found if key.rpartition("-s")[0] in candidates]
     if len(known) != 1:
         all_known = [key for key in history.outcomes if key.rpartition("-s")[0] in candidates]
@@ -185,8 +187,10 @@ def _search(run: RunRecord, view: View, history: History, to: Path) -> Reproduct
         )
     kept = {field.name: getattr(run.settings, field.name) for field in fields(SearchSettings)}
     kept = {name: value for name, value in kept.items() if name not in OWN}
-    kept["pretrained"] = asked_weights(kept["pretrained"])
-    result = run_search(SearchSettings(**kept, run=str(to.absolute())))
+    kept |= asked_weights(kept["base"], kept["pretrained"])
+    if run.start:
+        check_pretrained(run.network, run.start)
+    result = run_search(SearchSettings(**kept, run=str(to.absolute())), recorded=run)
     layouts = {key: _layout(view, key) for key in {**history.outcomes, **result.history.outcomes}}
     return Reproduction(
         folder=to,

@@ -25,6 +25,7 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import check_remote, remote_url
 from buildup.store.run_dir import check_free, folder_for
+from buildup.store.run_record import RunRecord
 from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
@@ -58,10 +59,11 @@ class Request:
     """The measured speed of each form of steps, the chosen one first. Empty on this machine's CPU, which has one."""
 
 
-def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
+def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunRecord | None = None) -> Request:
     """Check the settings of a search and load what they name. Nothing is written.
 
-    With `new_run`, the run's folder and its study must not exist yet. All problems are raised as one `RequestError`.
+    With `new_run`, the run's folder and its study must not exist yet. A recorded run gives its recipe and space, which
+    are not read again. All problems are raised as one `RequestError`.
     """
     settings = replace(settings, ray=cluster_address(settings.ray))
     problems = Problems()
@@ -71,7 +73,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True) -> Request:
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
     settled = problems.checked({}, execution_for, settled, processes_of(hardware.gpus_per_trial))
-    checked, space, recipe, data = _load(problems, settings, seeds)
+    checked, space, recipe, data = _load(problems, settings, seeds, recorded)
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
     values: dict[str, Any] = {
         "epochs": epochs,
@@ -148,18 +150,17 @@ def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:
 
 
 def _load(
-    problems: Problems, settings: SearchSettings, seeds: int
+    problems: Problems, settings: SearchSettings, seeds: int, recorded: RunRecord | None
 ) -> tuple[SearchSettings, SearchSpace | None, Recipe | None, DataInfo | None]:
     """The checked settings with their defaults and absolute paths, but for what is measured, and what they name.
 
-    What cannot be loaded is None.
+    What cannot be loaded is None. Space and recipe are those of a recorded run, if there is one.
     """
     share = problems.checked(1.0, parse_fraction, settings.fraction)
-    space = None
+    space, recipe = (recorded.space, recorded.recipe) if recorded else (None, None)
     with problems.caught():
-        space = load(settings.space)
-        space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
-    recipe = problems.checked(None, load_recipe, settings.recipe, settings.set)
+        space = space or steered(load(settings.space), look_ahead=settings.look_ahead, places=settings.places)
+    recipe = recipe or problems.checked(None, load_recipe, settings.recipe, settings.set)
     size = problems.whole("--image-size", settings.image_size, 0, least=8) or None
     data, dataset = None, ""
     if settings.dataset:
@@ -169,6 +170,8 @@ def _load(
         problems.checked(None, check_folds, dataset, settings.data_dir)
     checked = replace(
         settings,
+        space=_absolute(settings.space),
+        recipe=_absolute(settings.recipe),
         data_dir=None if settings.data_dir is None else str(Path(settings.data_dir).absolute()),
         dataset=dataset,
         fraction=fraction_text(share),
@@ -183,6 +186,16 @@ def _load(
         keep_weights=problems.choice("kept weights", settings.keep_weights, "all", ("all", "winners")),
     )
     return checked, space, recipe, data
+
+
+def _absolute(name: str) -> str:
+    """A space or a recipe that is a file by its absolute path, as it may be asked for again from another folder.
+
+    >>> _absolute("quick")
+    'quick'
+    """
+    path = Path(name)
+    return str(path.absolute()) if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 else name
 
 
 def _start(

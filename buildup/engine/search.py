@@ -64,14 +64,26 @@ class SearchResult:
     history: History
 
 
-def run_search(settings: SearchSettings, on_event: OnEvent | None = None, *, verbose: bool = False) -> SearchResult:
+def run_search(
+    settings: SearchSettings,
+    on_event: OnEvent | None = None,
+    *,
+    verbose: bool = False,
+    recorded: RunRecord | None = None,
+) -> SearchResult:
     """Run a search to its end, or to its limit.
+
+    Args:
+        settings: What is asked for.
+        on_event: Is told of all events and decisions.
+        verbose: Whether Ray and the workers may print.
+        recorded: A run that is repeated. Its recipe and space are taken as they were, whatever their files say now.
 
     Raises:
         RequestError: The settings are wrong; nothing was written.
         SearchError: The search failed, or its base has not learned. `resume` continues after the cause is fixed.
     """
-    request = resolve(settings)
+    request = resolve(settings, recorded=recorded)
     record = _new_record(request)
     # The workers start first, so that nothing is written if they cannot.
     with ExitStack() as stack:
@@ -218,8 +230,8 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     evaluator.close()
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
-    keep_winner(record, view, history)
-    if record.settings.keep_weights == "winners":
+    # Where the winner is gone, the weights of its rivals are all that is left.
+    if keep_winner(record, view, history) and record.settings.keep_weights == "winners":
         outlast(record.remote_trainings, partial(remove_losers, record, view))
     kept.keep(view, stopped=True)
     save_record(record)

@@ -47,7 +47,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
     try:
         return StudyWriter.open(**_study(run), revision=len(run.earlier), epochs=run.other_epochs)
     except RunError:
-        if any(run.trainings.iterdir()):
+        if any(folder.iterdir() for folder in run.folder.glob("trainings*")):
             raise
     return create_writer(run)
 

@@ -43,7 +43,8 @@ def staged_graph(
         network = read_network(base, input_shape=shape, num_classes=classes, stem=chosen)
         if loaded:
             begin = start(network, loaded)
-            tries = tuple(move.path for stage in reversed(moves(begin, loaded)) for move in stage)
+            stages = moves(begin, loaded)
+            tries = tuple(move.path for number in loaded.stage_order(len(stages)) for move in stages[number])
             network = from_layout(layout, network, loaded) if layout else begin
     problems.raise_any()
     assert network is not None

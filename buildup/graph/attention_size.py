@@ -39,8 +39,8 @@ def attention_size(
     """The size of attention in place of a block.
 
     The paper's block stands in a ResNet, where its width follows from the block that it replaces and heads are 64 wide.
-    The paper's heads have three times that width together. In a narrower ResNet they are capped there: six heads on 16
-    channels would be 24 times as wide, and cost more than all else of such a network.
+    The paper's heads have three times that width together. In a narrower ResNet there are only as many as that, or one:
+    six heads on 16 channels would be 24 times as wide, and cost more than all else of such a network.
 
     Elsewhere it is fitted: with C channels, width w and inner size i = heads * head size, its convolutions have
     C*w + 3*w*i + i*C weights (into the block, to query, key and value, and out of it). The paper has i = 3*w; setting

@@ -26,7 +26,7 @@ from buildup.store.run_dir import (
 from buildup.store.run_record import RunRecord, open_record
 from buildup.store.study_reader import folders_beside
 from buildup.training.dataset import parse_fraction
-from buildup.training.recipe import recipe_to_values
+from buildup.training.recipe import effective_values
 from buildup.trials.outcome import Score
 from buildup.trials.training import Training
 
@@ -106,11 +106,7 @@ def _training_settings(run: RunRecord) -> dict[str, Any]:
         **{name: value for name, value in asdict(settings).items() if name not in NOT_COMPARED},
         "data": run.data.hash,
         "split": run.data.split_seed,
-        "recipe": {
-            name: value
-            for name, value in recipe_to_values(run.recipe).items()
-            if name not in ("name", "description", "expected")
-        },
+        "recipe": effective_values(run.recipe),
         "fraction": parse_fraction(settings.fraction),
         "versions": {name: run.environment.versions.get(name) for name in ("buildup", "torch", "timm")},
         "device": settings.device.partition(":")[0],

@@ -270,6 +270,12 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
+def effective_values(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe affects a training: all but what people call it and expect of it."""
+    values = recipe_to_values(recipe)
+    return {name: value for name, value in values.items() if name not in {"name", "description", "expected"}}
+
+
 def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     """The recipe of a file's values. The error names all problems of the file at once."""
     known = {entry.name for entry in fields(Recipe)}

@@ -74,7 +74,9 @@ def transplant(
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         seen = stack.enter_context(_watched(base, paths))
         same = _equal(blocks, base, seen, to_memory_format(next(_images(feed)), execution))
-        blocks = {path: block for path, block in blocks.items() if path not in same}
+        # A block without weights, such as smoothing, has nothing to learn.
+        learning = {path: block for path, block in blocks.items() if any(True for _ in block.parameters())}
+        blocks = {path: block for path, block in learning.items() if path not in same}
         if not blocks:
             return same
         errors: dict[str, list[Tensor]] = {path: [] for path in blocks}

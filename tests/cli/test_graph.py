@@ -1,6 +1,7 @@
 """`graph`, `spaces` and `recipes`: what people see before anything is searched."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_a_space_that_adds_blocks_lists_them_as_tries_and_takes_them_in_a_layout
     text, values = graph(*asked), json.loads(graph(*asked, "--json"))
     assert [block.get("added", False) for block in values["stages"][3]["blocks"]] == [False, False, True]
     assert "smoothing, added" in text
+
+
+def test_tries_are_numbered_in_the_order_of_the_space(graph: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "order.yaml").write_text("description: another order\norder: [2, 4, 1, 3]\n")
+    said = graph("--space", str(tmp_path / "order.yaml"))
+    places = [re.search(rf"layer{stage}\.1 .*try (\d)", said) for stage in (2, 4, 1, 3)]
+    assert [found and found[1] for found in places] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("form", ["json", "dot", "svg"])

@@ -35,7 +35,10 @@ def test_timms_weights_are_asked_for_without_their_name(
     make_run: Callable[..., RunRecord], kept: str, flag: str
 ) -> None:
     create_run_dir(make_run(Path("runs/old"), run="old", pretrained=kept, pretrained_hash="0"))
-    assert flag in flags_of("old")
+    flags = flags_of("old")
+    assert flag in flags
+    # The tag says which of timm's weights: without it, others would be loaded.
+    assert f"--base={kept if flag == '--pretrained' else 'resnet18'}" in flags
 
 
 def test_what_is_typed_comes_after_the_file_and_counts() -> None:

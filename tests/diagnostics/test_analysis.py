@@ -1,9 +1,11 @@
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from buildup.diagnostics.analysis import QUICK, Measurement, Sizes, Subject, labelled_batches, unit_rows
@@ -11,6 +13,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.measurements import MEASUREMENTS, find_measurements
 from buildup.diagnostics.units import find_units
+from buildup.engine.analysis.analyze import run_measurement
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
 
@@ -130,3 +133,18 @@ def test_steps_are_counted_inside_stages() -> None:
         {"unit": 4, "kind": "msa", "stage": 2, "variance": 8.0},
     ]
     assert find("variance").summary(rows) == {"mean_step_msa": -0.75}
+
+
+def test_a_metric_that_one_model_lacks_has_an_empty_cell(subject: Subject, tmp_path: Path) -> None:
+    class Uneven(Measurement):
+        name, title, caption = "uneven", "Uneven", ""
+
+        def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
+            yield [{"score": 1.0, **({"confident": 2.0} if subject.label == "second" else {})}]
+
+        def figure(self, tables: Sequence[Table]) -> Figure:
+            return Figure()
+
+    subjects = [replace(subject, label=label) for label in ("first", "second")]
+    run_measurement(Uneven(), subjects, tmp_path, {})
+    assert (tmp_path / "uneven.csv").read_text().split() == ["model,score,confident", "first,1.0,", "second,1.0,2.0"]

@@ -1,10 +1,12 @@
 from collections.abc import Callable
+from math import nan
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.cka import cka, gram, grams, hsic
+from buildup.diagnostics.cka import UnitSimilarity, cka, gram, grams, hsic
+from buildup.diagnostics.figures import Rows, Table
 from buildup.diagnostics.units import find_units
 from buildup.errors import DataError
 
@@ -61,6 +63,15 @@ def test_a_model_is_like_itself_in_every_unit(make: Make) -> None:
     assert found.shape == (len(units), len(units))
     assert torch.allclose(found, found.T, atol=1e-6)
     assert torch.allclose(found.diag(), torch.ones(len(units)), atol=1e-6)
+
+
+def test_a_unit_with_a_constant_output_is_left_out_of_the_mean() -> None:
+    pairs = [(0, 1, 0.5, True), (0, 2, None, False), (1, 0, 0.5, True), (1, 2, nan, False)]
+    rows: Rows = [{"unit": one, "other": other, "cka": value, "same_stage": same} for one, other, value, same in pairs]
+    units = [{"unit": number, "subsamples": False} for number in range(3)]
+    assert UnitSimilarity().summary(rows) == {"mean": 0.5}
+    assert UnitSimilarity().summary(rows[1:2]) == {}
+    UnitSimilarity().figure([Table(label="net", units=units, rows=rows)])
 
 
 def test_terms_are_summed_over_batches_before_they_are_divided(make: Make) -> None:

@@ -1,6 +1,7 @@
 """What a report and a model card tell of a run, and what they keep to themselves."""
 
 import random
+import shutil
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,8 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 from safetensors.torch import load_file
 
-from buildup.engine.export import best_training, export_candidate
+from buildup.engine.export import best_training, export_candidate, find_candidate, keep_winner
+from buildup.engine.load_state import state_of
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of
 from buildup.errors import RequestError, ResourceError
@@ -69,6 +71,34 @@ def test_the_exported_training_is_the_best_of_all_seeds_not_only_of_the_first_lo
         )
         key, score = best_training(run, history, base)
         assert (key, score.accuracy) == (training_id(base.id, best), 70.0)
+
+
+def test_a_layout_that_several_networks_have_names_none_of_them(
+    make_run: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    run = make_run(tmp_path / "demo")
+    base = Candidate(network=run.network)
+    path = run.network.stages[1].blocks[1].path
+    wide, narrow = (Candidate(network=run.network.replace(path, "M", window=window), parent=base) for window in (4, 8))
+    view = View(decisions=(), best=wide, current=None, needed=(), candidates=(base, wide, narrow))
+    assert wide.layout == narrow.layout
+    with pytest.raises(RequestError, match=r"several networks have this layout.* 1 \(.*2 \("):
+        find_candidate(run, view, wide.layout)
+    assert find_candidate(run, view, 2) is narrow
+    assert find_candidate(run, view, base.layout) is base
+
+
+def test_an_export_is_not_removed_for_a_winner_without_weights(
+    tried: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = open_record(str(shutil.copytree(tried, tmp_path / "tried")))
+    view, history = state_of(run)
+    (run.folder / "export").mkdir()
+    (run.folder / "export" / "config.json").write_text("the former winner")
+    shutil.rmtree(run.trainings / best_training(run, history, view.best)[0])
+    assert not keep_winner(run, view, history)
+    assert "it is not exported" in caplog.text
+    assert (run.folder / "export-0" / "config.json").read_text() == "the former winner"
 
 
 @pytest.fixture

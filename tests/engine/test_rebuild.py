@@ -11,9 +11,11 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import search
+from buildup.engine.extend import begin
 from buildup.engine.load_state import state_of
 from buildup.engine.rebuild import rebuild_study
-from buildup.errors import RequestError
+from buildup.engine.setup import open_writer
+from buildup.errors import RequestError, RunError
 from buildup.execution.simulated import SimulatedEvaluator
 from buildup.settings import ResumeSettings
 from buildup.store.run_dir import FINAL, attempt_folder
@@ -74,6 +76,13 @@ def test_a_lost_study_is_a_sentence_that_names_the_way_back(run: RunRecord, caps
     (run.folder / "study.db").unlink()
     assert main(["status", str(run.folder)]) == 2
     assert f"buildup resume {run.folder} --rebuild" in capsys.readouterr().err
+
+
+def test_a_lost_study_is_not_begun_anew_by_a_search_with_other_epochs(run: RunRecord) -> None:
+    (run.folder / "study.db").unlink()
+    begin(replace(run, earlier=({"until": "then", "seeds": 1, "epochs": 3},)))
+    with pytest.raises(RunError, match="--rebuild"):
+        open_writer(open_record(str(run.folder)))
 
 
 def test_the_earlier_decisions_of_an_extended_run_come_back(run: RunRecord) -> None:

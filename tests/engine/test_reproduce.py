@@ -11,7 +11,15 @@ import pytest
 from buildup.cli.main import main
 from buildup.engine import reproduce as module
 from buildup.engine.load_state import state_of
-from buildup.engine.reproduce import Repeated, Reproduction, changes, match_of, reproduce, tolerance_of
+from buildup.engine.reproduce import (
+    Repeated,
+    Reproduction,
+    changes,
+    find_training,
+    match_of,
+    reproduce,
+    tolerance_of,
+)
 from buildup.errors import RequestError
 from buildup.settings import ReproduceSettings
 from buildup.store.run_record import environment, open_record
@@ -101,6 +109,15 @@ def test_one_training_is_repeated_in_a_new_folder_and_compared(
     assert [one["training"] for one in written["trainings"]] == [training]
     with pytest.raises(RequestError, match="there already"):
         reproduce(record, ReproduceSettings(training=training, to=str(to)))
+
+
+def test_a_whole_id_names_one_training_though_others_begin_with_it(tried: Path) -> None:
+    view, history = state_of(open_record(str(tried)))
+    key = f"{view.best.id}-s3"
+    more = replace(history, outcomes={**history.outcomes, f"{key}0": history.outcomes[key]})
+    assert find_training(view, more, key).seed == 3
+    with pytest.raises(RequestError, match="several trainings begin like this"):
+        find_training(view, more, key[:-1])
 
 
 def test_a_training_that_is_not_there_is_an_error_that_names_those_that_are(tried: Path, tmp_path: Path) -> None:

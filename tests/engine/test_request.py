@@ -66,6 +66,25 @@ def test_workers_read_the_data_where_the_driver_does(
     assert given == [os.path.abspath("sets"), "/elsewhere"]
 
 
+def test_a_recorded_run_gives_its_recipe_and_space_whatever_their_files_say_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_run: Callable[..., RunRecord]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("extends: quick\nlr: 0.3\n")
+    Path("space.yaml").write_text("description: mine\nstep: 1\n")
+    settings = SearchSettings(base="resnet6", dataset="digits", recipe="mine.yaml", space="./space.yaml")
+    before = resolve(settings)
+    assert (before.settings.recipe, before.settings.space) == (
+        str(tmp_path / "mine.yaml"),
+        str(tmp_path / "space.yaml"),
+    )
+    run = make_run(tmp_path / "run", recipe=before.recipe.resolved(train_images=1150), space=before.space)
+    Path("mine.yaml").write_text("extends: quick\nlr: 0.001\n")
+    Path("space.yaml").unlink()
+    again = resolve(settings, recorded=run)
+    assert (again.recipe.resolved(train_images=1150), again.space) == (run.recipe, run.space)
+
+
 def test_cpus_may_be_reserved_apart_from_the_threads() -> None:
     settings = SearchSettings(base="resnet6", dataset="digits", run="never-made", ray="local")
     assert resolve(settings).settings.cpus_per_trial is None

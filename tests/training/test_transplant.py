@@ -167,6 +167,14 @@ def test_gated_attention_starts_as_the_trained_block_and_learns_from_there(start
     assert any(found[name].any() for name in found if name.endswith(".gate"))
 
 
+def test_a_block_without_weights_imitates_nothing_and_is_trained_as_any_other(
+    start: Pretrained, tmp_path: Path
+) -> None:
+    curve, score = trained(replace(job(network_of("CC|CS"), tmp_path, start=start), recipe=ONE_EPOCH))
+    assert len(curve) == 1
+    assert score.accuracy > 10
+
+
 PARTS: dict[str, Any] = {
     "conv": partial(nn.Conv2d, kernel_size=1, bias=False),
     "norm": nn.BatchNorm2d,

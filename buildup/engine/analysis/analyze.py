@@ -275,7 +275,9 @@ def run_measurement(
     found = measurement.summaries({table.label: table.rows for table in tables})
     values = {"identity": identity, "summaries": found, "tables": [asdict(table) for table in tables]}
     text = io.StringIO()
-    writer = csv.DictWriter(text, ["model", *tables[0].rows[0]])
+    # A metric that is undefined for a model has no column in its rows.
+    columns = dict.fromkeys(name for table in tables for row in table.rows for name in row)
+    writer = csv.DictWriter(text, ["model", *columns])
     writer.writeheader()
     for table in tables:
         writer.writerows({"model": table.label, **row} for row in table.rows)

@@ -206,8 +206,10 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Tra
     chosen = view.best if candidate is None else find_candidate(run, view, candidate)
     training, _ = best_training(run, history, chosen)
     values = training_values(run, training) | {"data_dir": run.settings.data_dir}
+    alike = {one.id for one in view.candidates if one.layout == chosen.layout}
+    step = f", step {view.candidates.index(chosen)}" if len(alike) > 1 else ""
     return _Training(
-        label=f"{run.folder.name} {chosen.layout}",
+        label=f"{run.folder.name} {chosen.layout}{step}",
         network=chosen.network,
         folder=run.trainings / training,
         recipe=run.recipe,

@@ -15,7 +15,8 @@ def analyze(
 
     Args:
         model: A run, RUN:CANDIDATE, the folder of a training or an export, or a timm model. Of a run or a training also
-            a phase that its recipe kept: TRAINING@warmup, RUN:CANDIDATE@100, or TRAINING@all for all of them.
+            a phase that its recipe kept: TRAINING@warmup, RUN:CANDIDATE@100, or TRAINING@all for all of them. Of a
+            candidate also another seed than its first one: RUN:CANDIDATE/s2.
     """
     reading(model)
     if settings.verdicts:

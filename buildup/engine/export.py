@@ -165,13 +165,19 @@ def training_values(run: RunRecord, training: str) -> dict[str, Any]:
 
 def best_training(run: RunRecord, history: History, candidate: Candidate) -> tuple[str, Score]:
     """The training of a candidate with the best validation score, and its score. Of equal ones, the first."""
+    objective = OBJECTIVES[run.settings.objective]
+    scored = scored_trainings(run, history, candidate)
+    return max(scored.items(), key=lambda entry: objective.best(entry[1]))
+
+
+def scored_trainings(run: RunRecord, history: History, candidate: Candidate) -> dict[str, Score]:
+    """The trainings of a candidate that have a score, by their seeds; raises if there is none."""
     # A judge may have asked for more seeds than those of the first look.
-    scored = [
-        (key, outcome)
+    scored = {
+        key: outcome
         for key, outcome in sorted(history.outcomes.items(), key=lambda entry: seed_of(entry[0]))
         if candidate_id(key) == candidate.id and isinstance(outcome, Score)
-    ]
+    }
     if not scored:
-        raise RunError(f"{run.folder}: {candidate.layout} has no finished training to export.")
-    objective = OBJECTIVES[run.settings.objective]
-    return max(scored, key=lambda entry: objective.best(entry[1]))
+        raise RunError(f"{run.folder}: {candidate.layout} has no finished training.")
+    return scored

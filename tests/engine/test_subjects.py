@@ -17,6 +17,8 @@ from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.measurements import find_measurements
 from buildup.engine.analysis.analyze import analyze_model
 from buildup.engine.analysis.subjects import find_models, make_subject
+from buildup.engine.graph_cache import costs_of
+from buildup.engine.load_state import state_of
 from buildup.errors import DataError, RequestError
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
@@ -24,10 +26,15 @@ from buildup.models.build import build
 from buildup.models.export import export_network
 from buildup.models.read import read_network
 from buildup.settings import AnalyzeSettings
+from buildup.store.run_record import open_record
+from buildup.store.study_writer import StudyWriter
 from buildup.training.augmentation import normalise
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.recipe import Recipe, recipe_to_values
+from buildup.trials.event import Event, Started
+from buildup.trials.outcome import Record, Score
+from buildup.trials.training import Training
 
 PLAIN = Recipe(name="plain", epochs=1, batch_size=32, eval_batch_size=32, optimizer="sgd", lr=0.1, schedule="cosine")
 """Without augmentation, so that an image can be recognised in a batch."""
@@ -195,3 +202,26 @@ def test_a_candidate_of_a_run_has_its_phases(tried: Path, tmp_path: Path) -> Non
         shutil.copyfile(weights, weights.with_name("weights-2.safetensors"))
     (kept,) = find_models(f"{place}:0@2", AnalyzeSettings())
     assert (kept.label, kept.series, kept.epoch) == (f"{run.label}@2", run.label, 2)
+
+
+def test_networks_of_a_run_are_compared_on_the_images_of_one_seed(tried: Path, tmp_path: Path) -> None:
+    """The best trainings of two networks may have other seeds, and so other images."""
+    place = Path(shutil.copytree(tried, tmp_path / "tried"))
+    run = open_record(str(place))
+    view, history = state_of(run)
+    base, *_ = view.candidates
+    (row,) = [one for key, one in history.outcomes.items() if key == f"{base.id}-s3"]
+    assert isinstance(row, Score)
+    writer = StudyWriter.open(
+        folder=place, storage_url=None, study_name=run.study_name, base=run.network, costs=costs_of
+    )
+    better = Training(candidate=base, seed=4)
+    record = Record(outcome=replace(row, accuracy=99.0), curve=())
+    for update in (Started(attempt=1, host="", pid=1), record):
+        history = writer.record(history, Event(training=better, update=update))
+    writer.close()
+    shutil.copytree(place / "trainings" / f"{base.id}-s3", place / "trainings" / f"{base.id}-s4", dirs_exist_ok=True)
+    seeds = [find_models(f"{place}:{name}", AnalyzeSettings())[0].seed for name in ("0", "1", "0/s4")]
+    assert seeds == [3, 3, 4]
+    with pytest.raises(RequestError, match="was not trained with this seed; it has 3, 4"):
+        find_models(f"{place}:0/s7", AnalyzeSettings())

@@ -246,6 +246,9 @@ def _finding(measurement: Measurement, subjects: Sequence[Subject], numbers: Map
             if own[place].images.hash == first.images.hash and (not words or own[place].epoch == first.epoch)
         ]
         attention = {subject.label: subject.attention for subject in alike}
+        if len(alike) == 1 < len(series) and measurement.claims and not measurement.claims[0].of_each:
+            found.append(f"{words}The models were measured on different images, so the paper's claim can't be tested.")
+            continue
         if sentence := claims_sentence(measurement.claims, attention, numbers):
             found.append(words + sentence)
     return " ".join(found)

@@ -17,7 +17,7 @@ from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
-from buildup.engine.export import best_training, find_candidate, training_values
+from buildup.engine.export import find_candidate, scored_trainings, training_values
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
@@ -30,12 +30,13 @@ from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import folder_of, kept_snapshots
+from buildup.store.run_dir import folder_of, kept_snapshots, trained_weights
 from buildup.store.run_record import open_record
 from buildup.training.data import describe_data, load_data, open_data
 from buildup.training.dataset import Dataset
 from buildup.training.fit import split_for
 from buildup.training.recipe import WARMUP, Recipe, load_recipe, recipe_from_values
+from buildup.trials.training import seed_of
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -200,16 +201,24 @@ def _epoch(training: _Training, phase: str, names: Mapping[int, str]) -> int:
 
 
 def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Training:
-    """A network of a run, by default the best one, with the weights of its best training."""
+    """A network of a run, by default the best one, with the weights of its first seed, or of the one behind `/s`.
+
+    Trainings with one seed share their images, so networks of a run are compared on the same ones.
+    """
     run = open_record(name)
     view, history = state_of(run)
-    chosen = view.best if candidate is None else find_candidate(run, view, candidate)
-    training, _ = best_training(run, history, chosen)
+    asked, mark, seed = (candidate or "").partition("/s")
+    chosen = view.best if candidate is None or (mark and not asked) else find_candidate(run, view, asked)
+    trainings = [key for key in scored_trainings(run, history, chosen) if not mark or str(seed_of(key)) == seed]
+    if not trainings:
+        seeds = ", ".join(str(seed_of(key)) for key in scored_trainings(run, history, chosen))
+        raise RequestError(f"{name}:{candidate}: {chosen.layout} was not trained with this seed; it has {seeds}.")
+    training = next((key for key in trainings if trained_weights(run.trainings / key)), trainings[0])
     values = training_values(run, training) | {"data_dir": run.settings.data_dir}
     alike = {one.id for one in view.candidates if one.layout == chosen.layout}
     step = f", step {view.candidates.index(chosen)}" if len(alike) > 1 else ""
     return _Training(
-        label=f"{run.folder.name} {chosen.layout}{step}",
+        label=f"{run.folder.name} {chosen.layout}{step}{f' seed {seed}' if mark else ''}",
         network=chosen.network,
         folder=run.trainings / training,
         recipe=run.recipe,

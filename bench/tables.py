@@ -168,20 +168,6 @@ def layouts_of(folder: str) -> str:
     return _table(head, rows)
 
 
-def rules_on(folder: str) -> str:
-    """What the rule and its controls find among those layouts."""
-    head = ["strategy", "judge, seeds", "trainings", "gain of the winner", "best layout found", "without an answer"]
-    rows = []
-    for row in _json(ROOT / "runs" / folder / "layouts.json")["replays"]:
-        judge, missing = f"`{row['judge']}`, {row['seeds']}", row["replays"] - row["answered"]
-        found = ["", "", ""]
-        if row["answered"]:
-            best = f"{100 * row['best'] / row['answered']:.0f} %"
-            found = [f"{row['trainings']:.1f}", f"{row['gain']:+.2f}", best]
-        rows.append([f"`{row['strategy']}`", judge, *found, f"{missing} of {row['replays']}"])
-    return _table(head, rows, words=2)
-
-
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -191,7 +177,6 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "found": found_gains,
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),
-    "cifar100-rules": lambda: rules_on("cifar100"),
 }
 
 

@@ -71,6 +71,7 @@ def findings_of(
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
         exported=(run.folder / "export").is_dir(),
+        ended=view.finished,
         finished=f"This run is {status}{f': {reason}' if reason else ''}.",
     )
 

@@ -23,7 +23,7 @@ def answer_html(findings: Findings) -> Iterator[str]:
     yield f'<section><p class="eyebrow">{SEARCH_TITLE if findings.final else "Result"}</p>'
     said = findings.searched if findings.final else findings.headline
     yield f'<p class="headline">{escape(said)}</p>'
-    if findings.decisions:
+    if findings.kept:
         yield f'<p class="muted">{escape(findings.tried)}</p>'
     yield f'<dl class="layouts"><dt>base</dt><dd>{_layout_html(findings.base)}</dd>'
     yield f"<dt>winner</dt><dd>{_layout_html(findings.winner)}</dd></dl>"
@@ -64,7 +64,7 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
         yield from (f"## {SEARCH_TITLE}", "")
     said = findings.searched if findings.final else findings.headline
     yield from (f"**{escape_markdown(said)}**", "")
-    yield from (escape_markdown(findings.tried), "") if findings.decisions else ()
+    yield from (escape_markdown(findings.tried), "") if findings.kept else ()
     yield from (*table.markdown(), "")
     if gains := findings.paired_gains:
         name = "Winner minus base" if objective.sign > 0 else "Improvement of the winner over the base"

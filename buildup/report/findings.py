@@ -59,6 +59,8 @@ class Findings:
     warnings: Sequence[str] = ()
     finished: str
     """Whether and when the search ended, as a sentence."""
+    ended: bool = True
+    """Whether the rule has nothing left to try."""
     climb: Climb | None = None
     """The gain of the base by a longer training, where that is known."""
     rounding: Rounding | None = None
@@ -199,7 +201,9 @@ class Findings:
         if not self.decisions:
             return "Nothing has been decided yet."
         if not self.kept:
-            return f"None of {counted(len(self.decisions), 'tried block')} was kept: the base stays as it is."
+            tried = len(self.decisions)
+            none = "The one tried block was not kept" if tried == 1 else f"None of {tried} tried blocks was kept"
+            return f"{none}{': the base stays as it is' if self.ended else ' so far: the search has not ended'}."
         if not self.final:
             return self.searched
         where, means = places_text(self.base, self.winner), {one.part: one.mean for one in self.final.contenders}
@@ -225,8 +229,9 @@ class Findings:
     @property
     def tried(self) -> str:
         """How many of the tried blocks were kept."""
-        were = "was" if len(self.kept) == 1 else "were"
-        return f"{len(self.kept)} of {counted(len(self.decisions), 'tried block')} {were} kept."
+        were = "was" if 1 in {len(self.kept), len(self.decisions)} else "were"
+        so_far = "" if self.ended else " so far: the search has not ended"
+        return f"{len(self.kept)} of {counted(len(self.decisions), 'tried block')} {were} kept{so_far}."
 
     @property
     def claim(self) -> str:

@@ -107,6 +107,8 @@ def test_a_winner_that_is_the_base_claims_nothing(published: Findings, empty: Fi
     drops = tuple(replace(decision, verdict="drop") for decision in published.decisions)
     nothing = replace(published, winner=published.base, history=replace(published.history, decisions=drops))
     assert nothing.headline == "None of 8 tried blocks was kept: the base stays as it is."
+    one = replace(nothing, history=replace(nothing.history, decisions=drops[:1]), ended=False)
+    assert one.headline == "The one tried block was not kept so far: the search has not ended."
     assert nothing.claim.startswith("No claim")
     assert nothing.paired_gains == ()
     assert empty.headline == "Nothing has been decided yet."

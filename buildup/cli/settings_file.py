@@ -39,6 +39,8 @@ def flags_of(name: str) -> list[str]:
 def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a run that another one can have."""
     settings = {key: value for key, value in kept.items() if key not in OWN}
+    if any(str(change).startswith("epochs=") for change in settings.get("set") or ()):
+        del settings["epochs"]
     return settings | asked_weights(settings.get("base"), settings.get("pretrained"))
 
 

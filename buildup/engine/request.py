@@ -73,10 +73,10 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
     settled = problems.checked({}, execution_for, settled, processes_of(hardware.gpus_per_trial))
-    checked, space, recipe, data = _load(problems, settings, seeds, recorded)
-    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
+    epochs = problems.whole("--epochs", settings.epochs, 0)
+    checked, space, recipe, data = _load(problems, replace(settings, epochs=epochs), seeds, recorded)
     values: dict[str, Any] = {
-        "epochs": epochs,
+        "epochs": recipe.epochs if recipe else 1,
         "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
         "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
@@ -98,7 +98,6 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     assert space is not None
     assert recipe is not None
     assert network is not None
-    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
     speeds = _measured(network, recipe, data, hardware, settled, seeds, settings.ray)
     chosen = speeds[0].execution if speeds else replace(default_execution(recipe, hardware.device), **settled)
     asked, arguments = parse_base(settings.base)
@@ -160,7 +159,7 @@ def _load(
     space, recipe = (recorded.space, recorded.recipe) if recorded else (None, None)
     with problems.caught():
         space = space or steered(load(settings.space), look_ahead=settings.look_ahead, places=settings.places)
-    recipe = recipe or problems.checked(None, load_recipe, settings.recipe, settings.set)
+    recipe = recipe or problems.checked(None, load_recipe, settings.recipe, settings.set, settings.epochs)
     size = problems.whole("--image-size", settings.image_size, 0, least=8) or None
     data, dataset = None, ""
     if settings.dataset:

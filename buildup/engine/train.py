@@ -108,8 +108,8 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     else:
         named = readable_name(settings.dataset, skip_unreadable=settings.skip_unreadable)
         settings = replace(settings, dataset=named)
-    recipe = problems.checked(None, load_recipe, settings.recipe, settings.set)
-    epochs = problems.whole("--epochs", settings.epochs, recipe.epochs if recipe else 1)
+    epochs = problems.whole("--epochs", settings.epochs, 0)
+    recipe = problems.checked(None, load_recipe, settings.recipe, settings.set, epochs)
     seed = problems.whole("--seed", settings.seed, 0)
     share = problems.checked(1.0, parse_fraction, settings.fraction)
     device = problems.checked("cpu", check_device, settings.device)
@@ -128,7 +128,6 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     assert recipe is not None
     assert data is not None
     assert network is not None
-    recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe
 
     place = Path(settings.to or f"trainings/{base_in_path(name)}-{Path(settings.dataset).name}-s{seed}")
     if final_record(place) is not None:

@@ -198,14 +198,21 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
-def load_recipe(name: str, changes: Sequence[str] = ()) -> Recipe:
-    """Load a recipe by its name or from a file, with some of its values changed, such as `lr=0.1`."""
+def load_recipe(name: str, changes: Sequence[str] = (), epochs: int | None = None) -> Recipe:
+    """Load a recipe by its name or from a file, for another number of epochs, and with values changed as in `lr=0.1`.
+
+    The values are changed last: what is typed is not scaled.
+    """
     recipe = _unchanged(name)
+    recipe = recipe.with_epochs(epochs) if epochs else recipe
     if not changes:
         return recipe
     values, problems = recipe_to_values(recipe), []
     for change in changes:
         key, mark, text = change.partition("=")
+        if key == "epochs" and epochs:
+            problems.append(f"--epochs {epochs} and --set {change}: leave one of them out.")
+            continue
         if not mark or not key:
             problems.append(f"--set {change}: write it like lr=0.1.")
             continue

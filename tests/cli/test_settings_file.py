@@ -41,6 +41,11 @@ def test_timms_weights_are_asked_for_without_their_name(
     assert f"--base={kept if flag == '--pretrained' else 'resnet18'}" in flags
 
 
+def test_epochs_that_were_set_are_asked_for_once(make_run: Callable[..., RunRecord]) -> None:
+    create_run_dir(make_run(Path("runs/old"), run="old", epochs=24, set=("epochs=24",)))
+    assert [flag for flag in flags_of("old") if "epochs" in flag] == ["--set=epochs=24"]
+
+
 def test_what_is_typed_comes_after_the_file_and_counts() -> None:
     Path("mine.yaml").write_text("epochs: 4\nbase: resnet18\n")
     typed = ["search", "--epochs", "9", "--from", "mine.yaml"]
@@ -74,6 +79,10 @@ def test_values_of_a_recipe_are_changed_by_name() -> None:
     changed = load_recipe("quick-adamw", ("lr=1e-2", "betas=[0.8, 0.9]"))
     assert (changed.lr, changed.betas, changed.optimizer) == (0.01, (0.8, 0.9), "adamw")
     assert load_recipe("quick", ()) == load_recipe("quick")
+    assert load_recipe("quick", ("snapshots=[warmup, 20]",), 24).snapshots == ("warmup", 20)
+    with pytest.raises(RecipeError, match="--epochs 24 and --set epochs=12: leave one of them out"):
+        load_recipe("quick", ("epochs=12",), 24)
+    assert load_recipe("quick", epochs=28).warmup_epochs == 2 * load_recipe("quick").warmup_epochs
 
 
 def test_all_wrong_changes_of_a_recipe_are_named_at_once() -> None:

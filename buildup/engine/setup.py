@@ -47,7 +47,7 @@ def open_writer(run: RunRecord) -> StudyWriter:
     try:
         return StudyWriter.open(**_study(run), revision=len(run.earlier), epochs=run.other_epochs)
     except RunError:
-        if any(folder.iterdir() for folder in run.folder.glob("trainings*")):
+        if any(True for folder in run.folder.glob("trainings*") for _ in folder.iterdir()):
             raise
     return create_writer(run)
 

@@ -41,6 +41,7 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Record, Score, record_from_values, record_to_values
 from buildup.trials.training import Candidate, Training, seed_of
 from chance import search as simulated_search
+from one_by_one import OneByOne
 from twin import register_twin
 
 SIZE = 8
@@ -60,36 +61,24 @@ LEVEL = 0.95
 
 
 @dataclass(kw_only=True)
-class InProcessEvaluator:
+class InProcessEvaluator(OneByOne):
     """Trains in this process what a verdict needs, and remembers it in a file."""
 
     file: Path
     recipe: Recipe
-    workers: int = 1
     known: dict[str, Record] = field(default_factory=dict)
-    _requested: Sequence[Training] = ()
 
     def __post_init__(self) -> None:
         self.known = {line["training"]: record_from_values(line) for line in read_lines(self.file)}
 
-    def request(self, trainings: Sequence[Training]) -> None:
-        """Nothing runs between two calls, so there is nothing to stop."""
-        self._requested = trainings
-
-    def next_event(self, timeout: float | None = None) -> Event | None:
-        """The end of the first training that is requested."""
-        if not self._requested:
-            return None
-        training = self._requested[0]
+    def end(self, training: Training) -> Record:
+        """The record of a training, which is trained if it was not before."""
         if training.id not in self.known:
             record = _train(training, self.recipe)
             raise_if_infrastructure(Event(training=training, update=record))
             self.known[training.id] = record
             append_line(self.file, {"training": training.id, **record_to_values(record)})
-        return Event(training=training, update=self.known[training.id])
-
-    def close(self) -> None:
-        """Nothing is held."""
+        return self.known[training.id]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

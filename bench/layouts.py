@@ -35,11 +35,12 @@ from buildup.statistics.mixed_model import unshrunken
 from buildup.statistics.paired_difference import Pair, compare
 from buildup.store.run_record import open_record
 from buildup.strategies.registered import STRATEGIES
-from buildup.trials.event import Event
+from buildup.training.recipe import effective_values
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Epoch, Record, Score, record_from_values, record_to_values
 from buildup.trials.training import Training, candidate_id, seed_of
+from one_by_one import OneByOne
 
 REPLAYS = 200
 LEVEL = 0.95
@@ -59,7 +60,6 @@ class Known:
     """Trainings of a base by layout and seed."""
 
     network: Network
-    space: str
     about: Mapping[str, Any]
     records: Mapping[tuple[str, int], Record]
     costs: Mapping[str, tuple[int, int]]
@@ -74,40 +74,26 @@ class Known:
     def layouts(self) -> list[str]:
         """All layouts, the base first, then by the number of their blocks that are replaced."""
         found = dict.fromkeys(layout for layout, _ in self.records)
-        return sorted(found, key=lambda layout: (sum(map(layout.count, "MGKST")), layout))
+        return sorted(found, key=lambda layout: (sum(letter not in "C|" for letter in layout), layout))
 
 
 @dataclass(kw_only=True)
-class KnownEvaluator:
+class KnownEvaluator(OneByOne):
     """Answers from known trainings. The seeds of the search stand for known ones in a drawn order."""
 
     known: Known
     order: Sequence[int]
     first_seed: int
-    workers: int = 1
     asked: set[str] = field(default_factory=set)
-    _requested: Sequence[Training] = ()
 
-    def request(self, trainings: Sequence[Training]) -> None:
-        """Nothing runs between two calls, so there is nothing to stop."""
-        self._requested = trainings
-
-    def next_event(self, timeout: float | None = None) -> Event | None:
-        """The end of the first training that is requested."""
-        if not self._requested:
-            return None
-        training = self._requested[0]
-        place = training.seed - self.first_seed
-        if place >= len(self.order) or not (found := self._record(training, self.order[place])):
-            raise MissingError(f"{training.candidate.layout} has no training with this seed")
+    def end(self, training: Training) -> Record:
+        """The known record of a training; raises if there is none."""
+        place, layout = training.seed - self.first_seed, training.candidate.layout
+        found = self.known.records.get((layout, self.order[place])) if place < len(self.order) else None
+        if found is None:
+            raise MissingError(f"{layout} has no training with this seed")
         self.asked.add(training.id)
-        return Event(training=training, update=found)
-
-    def _record(self, training: Training, seed: int) -> Record | None:
-        return self.known.records.get((training.candidate.layout, seed))
-
-    def close(self) -> None:
-        """Nothing is held."""
+        return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,7 +127,9 @@ def take(run: str, folder: Path) -> None:
         **settings,
         "recipe": record.recipe.name,
         "data": record.data.hash,
-        "seeds_validate": record.data.val_images,
+        "val_images": record.data.val_images,
+        # Which weights are kept changes no training.
+        "values": {name: value for name, value in effective_values(record.recipe).items() if name != "snapshots"},
     }
     about |= {"train_images": record.data.train_images, "network": network_to_values(record.network)}
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +170,6 @@ def read_known(folder: Path) -> Known:
         line["score"]["validated"] = splits[line["seed"]]
     return Known(
         network=network_from_values(about["network"]),
-        space=about["space"],
         about=about,
         records={(line["layout"], line["seed"]): record_from_values(line) for line in lines},
         costs={line["layout"]: (line["params"], line["macs"]) for line in lines},
@@ -240,7 +227,7 @@ def _search(known: Known, strategy: str, judge: str, seeds: int, number: int) ->
     random.Random(number).shuffle(order)
     replay: Replay = make_replay(
         known.network,
-        load(known.space),
+        load(known.about["space"]),
         strategy=STRATEGIES[strategy],
         judge=judge,
         seeds=seeds,
@@ -259,7 +246,7 @@ def _layouts_text(known: Known, rows: Sequence[Mapping[str, Any]]) -> str:
     about = known.about
     head = (
         f"{about['base']} on {about['dataset']}, {about['recipe']}, {about['epochs']} epochs, "
-        f"{about['train_images']:,} images; validated on {about['seeds_validate']:,}"
+        f"{about['train_images']:,} images; validated on {about['val_images']:,}"
     )
     cells = [["layout", "params", "MACs", "seeds", "mean", "deviation", "gain over the base", f"{LEVEL:.0%} interval"]]
     for row in rows:

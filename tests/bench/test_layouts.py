@@ -72,6 +72,6 @@ def test_a_finished_search_is_found_again(folder: Path) -> None:
 def test_trainings_of_another_recipe_are_not_mixed_in(tried: Path, folder: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(tried, tmp_path / "other" / "tried"))
     record = open_record(str(other))
-    save_record(replace(record, recipe=replace(record.recipe, name="another")))
-    with pytest.raises(RequestError, match=r"can't be compared with those of .*kept: recipe differ"):
+    save_record(replace(record, recipe=replace(record.recipe, lr=0.01)))
+    with pytest.raises(RequestError, match=r"can't be compared with those of .*kept: values differ"):
         take(str(other), folder)

@@ -13,7 +13,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.measurements import MEASUREMENTS, find_measurements
 from buildup.diagnostics.units import find_units
-from buildup.engine.analysis.analyze import run_measurement
+from buildup.engine.analysis.analyze import _finding, run_measurement
 from buildup.training.data import load_data
 from buildup.training.dataset import Dataset
 
@@ -148,3 +148,9 @@ def test_a_metric_that_one_model_lacks_has_an_empty_cell(subject: Subject, tmp_p
     subjects = [replace(subject, label=label) for label in ("first", "second")]
     run_measurement(Uneven(), subjects, tmp_path, {})
     assert (tmp_path / "uneven.csv").read_text().split() == ["model,score,confident", "first,1.0,", "second,1.0,2.0"]
+
+
+def test_models_on_different_images_are_not_said_to_lack_attention(subject: Subject) -> None:
+    few = replace(subject.images, images=subject.images.images[:8], labels=subject.images.labels[:8])
+    said = _finding(find("hessian"), [subject, replace(subject, label="other", images=few)], {})
+    assert said.startswith("No two models have the same images and epoch")

@@ -247,7 +247,7 @@ def _finding(measurement: Measurement, subjects: Sequence[Subject], numbers: Map
         ]
         attention = {subject.label: subject.attention for subject in alike}
         if len(alike) == 1 < len(series) and measurement.claims and not measurement.claims[0].of_each:
-            found.append(f"{words}The models were measured on different images, so the paper's claim can't be tested.")
+            found.append(f"{words}No two models have the same images and epoch, so the paper's claim can't be tested.")
             continue
         if sentence := claims_sentence(measurement.claims, attention, numbers):
             found.append(words + sentence)

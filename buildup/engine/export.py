@@ -171,7 +171,7 @@ def best_training(run: RunRecord, history: History, candidate: Candidate) -> tup
 
 
 def scored_trainings(run: RunRecord, history: History, candidate: Candidate) -> dict[str, Score]:
-    """The trainings of a candidate that have a score, by their seeds; raises if there is none."""
+    """The trainings of a candidate that have a score, in the order of their seeds; raises if there is none."""
     # A judge may have asked for more seeds than those of the first look.
     scored = {
         key: outcome

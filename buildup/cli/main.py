@@ -16,7 +16,7 @@ from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentEr
 from cyclopts import convert as to_type
 
 from buildup import __version__
-from buildup.cli.output import coloured
+from buildup.cli.output import for_terminal
 from buildup.errors import BuildupError, RequestError, unknown
 
 _SEARCHING = Group("Search", sort_key=1)
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         return int(parse(arguments)() or 0)
     except BuildupError as error:
         problems = error.problems if isinstance(error, RequestError) else str(error).split("\n")
-        print(coloured("buildup: " + "\n         ".join(problems), sys.stderr), file=sys.stderr)
+        print(for_terminal("buildup: " + "\n         ".join(problems), sys.stderr), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt as error:
         print(str(error) or "Interrupted.", file=sys.stderr)
@@ -183,7 +183,7 @@ def _shown_default(value: object) -> str | None:
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """Messages on whatever stderr is at the moment; warnings say that they are."""
+    """Messages on whatever stderr is at the moment, in a terminal on lines of its width."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,3 +192,6 @@ class _Stderr(logging.StreamHandler[Any]):
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr  # not setStream, which flushes a stream that may be closed by now
         super().emit(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record), sys.stderr)

@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, TextIO
@@ -32,7 +33,7 @@ def reading(what: str) -> None:
 
 def answer(text: str, values: Any, *, as_json: bool, code: int = 0) -> int:
     """Print an answer, and give back its exit code."""
-    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else coloured(text, sys.stdout))
+    print(json.dumps(values, indent=2, ensure_ascii=False) if as_json else for_terminal(text, sys.stdout))
     return code
 
 
@@ -52,6 +53,41 @@ COLOURS = {
 
 LETTERS = re.compile(r"(?<!\S)[A-Z]+(?:\|[A-Z]+)+(?!\S)|(?<=  )[A-Z[\]]+$", re.MULTILINE)
 """A layout, or the letters of a stage at the end of a line."""
+
+
+PASTED = re.compile(r"\bbuildup [a-z]")
+"""A line with a command stays in one piece."""
+
+
+def for_terminal(text: str, stream: TextIO) -> str:
+    """A text as a stream shows it: in a terminal, sentences end at its last column, and words have colours."""
+    return coloured(folded(text, shutil.get_terminal_size().columns), stream) if stream.isatty() else text
+
+
+def folded(text: str, width: int) -> str:
+    """Sentences on lines of a width. Rows of a table and commands stay as they are.
+
+    >>> print(folded("a row  of a table\\none two three", 9))
+    a row  of a table
+    one two
+    three
+    """
+    lines = []
+    for line in text.split("\n"):
+        sentence = line.strip()
+        if len(line) <= width or "  " in sentence or PASTED.search(line):
+            lines.append(line)
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        lines += textwrap.wrap(
+            sentence,
+            width,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join(lines)
 
 
 def coloured(text: str, stream: TextIO) -> str:

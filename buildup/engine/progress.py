@@ -166,7 +166,7 @@ class LiveObserver:
             text = Text(line, style="bold" if line.startswith("decision") else "")
             text.highlight_words(["kept"], "blue")
             text.highlight_words(["dropped"], "yellow")
-            self.live.console.print(text, soft_wrap=True)
+            self.live.console.print(text)
         objective, width = self.lines.replay.judge.objective, self.live.console.width
         grid = Table.grid(padding=(0, 2))
         for name, letters in growth(view.best.network, view.current.network if view.current else None):

@@ -98,7 +98,7 @@ def summary(result: SearchResult, *, width: int | None = None) -> str:
     if not view.finished:
         return f"Stopped: {record.reason}. Go on with: {command('resume', record.folder)}"
     findings = findings_of(record, view, result.history)
-    final = f"  {command('final', record.folder)}  train winner and base anew, and say on the test set what is proven"
+    final = f"  {command('final', record.folder)}  prove it: train anew, open the test set"
     lines = [
         decisions_table(view.decisions, view.climb, width=width),
         "",
@@ -110,9 +110,9 @@ def summary(result: SearchResult, *, width: int | None = None) -> str:
         "Next:",
         *([] if findings.unchanged or findings.final else [final]),
         f"  {record.folder / 'report.html'}  the evidence for each decision, in a browser",
-        f"  {record.folder / 'export'}  the network as a timm model; its README.md says how to load it",
+        f"  {record.folder / 'export'}  the network as a timm model; see its README.md",
         f"  {command('dashboard', record.folder)}  curves and timeline",
-        f"  {command('export', record.folder, '--to', 'DIR')}  the same network, or another candidate, elsewhere",
+        f"  {command('export', record.folder, '--to', 'DIR')}  this network or another one",
     ]
     return "\n".join(lines)
 

@@ -220,5 +220,5 @@ def final_protocol(final: Final) -> str:
     return (
         f"Each network was retrained with {seeds}, which the search did not use. Training took {final.epochs} epochs "
         f"of recipe {final.recipe} on {images}. The scores are from "
-        f"{final.test_images:,} test images, which were opened once, on {final.opened}."
+        f"{final.test_images:,} test images, which were opened once, on {final.opened[:10]}."
     )

@@ -1,7 +1,7 @@
-"""What a search tried: scores against attention blocks and MACs, what was tried in vain and why, and what it cost."""
+"""What a search tried: scores against attention, MACs and speed, what was tried in vain and why, and what it cost."""
 
 from collections.abc import Iterator, Mapping
-from statistics import fmean
+from statistics import fmean, median
 
 from buildup.errors import counted
 from buildup.graph.kinds import known_kinds
@@ -23,7 +23,11 @@ def tried_html(findings: Findings) -> Iterator[str]:
     """The plots, the dropped steps with their reasons, and the cost."""
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
-        yield html_section(PLOTS_TITLE, small_note(f"{_compared(findings)} Small marks are single seeds."), pair)
+        speed = (
+            " Images per second are medians over the trainings, which ran side by side." if _speeds(findings) else ""
+        )
+        said = f"{_compared(findings)} Small marks are single seeds.{speed}"
+        yield html_section(PLOTS_TITLE, small_note(said), pair)
     if vain := [one for one in findings.decisions if not one.kept]:
         listed = "".join(
             f'<li><code>{escape(short_edit(one.edit))}</code><div class="muted small">{escape(one.reason)}</div></li>'
@@ -43,7 +47,7 @@ def tried_markdown(findings: Findings) -> Iterator[str]:
 
 
 def _plots(findings: Findings) -> list[str]:
-    """Scores against the number of attention blocks, and against MACs where these are known."""
+    """Scores against the number of attention blocks, and against MACs and measured speed where these are known."""
     means = {candidate: fmean(scores.values()) for candidate, scores in _scores(findings).items()}
     layouts = {candidate: layout for candidate in means if (layout := findings.layouts.get(candidate))}
     attention = {letter for letter, kind in known_kinds().items() if kind.attention}
@@ -54,7 +58,12 @@ def _plots(findings: Findings) -> list[str]:
     better = "" if findings.objective.sign > 0 else "; less is better"
     up = f"{findings.objective.title}, {findings.objective.scale}{better}"
     found = []
-    for across, where in (("attention blocks", blocks), ("million MACs", cost)):
+    speeds = _speeds(findings)
+    for across, where in (
+        ("attention blocks", blocks),
+        ("million MACs", cost),
+        ("images per second, training", speeds),
+    ):
         known = {candidate: mean for candidate, mean in means.items() if candidate in where}
         if len(known) < 2:
             continue
@@ -62,6 +71,17 @@ def _plots(findings: Findings) -> list[str]:
         series = _series(findings, known, where)
         found.append(plot_svg(series, label=label, across=across, up=up, narrow=True))
     return found
+
+
+def _speeds(findings: Findings) -> dict[str, float]:
+    """Measured images per second by candidate; empty where trainings of several kinds of device can't be compared."""
+    found: dict[str, list[float]] = {}
+    devices = set()
+    for row in findings.trainings:
+        if isinstance(row.outcome, Score) and "throughput" in row.outcome.metrics and row.layout and not row.check:
+            found.setdefault(candidate_id(row.id), []).append(row.outcome.metrics["throughput"])
+            devices.add(row.outcome.device)
+    return {candidate: median(values) for candidate, values in found.items()} if len(devices) == 1 else {}
 
 
 def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, float]) -> tuple[Series, ...]:

@@ -23,7 +23,7 @@ Check = Literal["longer", "rounding"]
 """What the base is trained once more for: does it still climb, and how much does rounding matter?"""
 CHECKS: Mapping[Check, str] = {
     "longer": f"the base for {LONGER:g} times the epochs",
-    "rounding": "the base with its first weights changed in their last digit",
+    "rounding": "the base with weights changed by rounding",
 }
 """The checks, and their trainings in words."""
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from buildup.cli.main import FIRST_SEARCH, main
-from buildup.cli.output import coloured
+from buildup.cli.output import coloured, folded, for_terminal
 from buildup.graph.network import sketch
 from buildup.report.text_table import decisions_table
 from buildup.report.words import duration
@@ -124,6 +124,18 @@ def test_colours_are_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> Non
     assert coloured("  c1  C[M]CM", Terminal()) == f"  c1  C{blue.format('[M]')}C{blue.format('M')}"
     monkeypatch.setenv("NO_COLOR", "1")
     assert coloured("keep", Terminal()) == "keep"
+
+
+def test_sentences_fit_into_a_terminal_but_commands_and_rows_stay_whole() -> None:
+    sentence, row = f"warning: {'one two ' * 20}end.", f"1  {'C' * 90}  keep"
+    next_command = f"Go on with: buildup resume {'x' * 90}"
+    text = f"{sentence}\n  {sentence}\n{row}\n{next_command}\n{'y' * 100}"
+    lines = folded(text, 80).split("\n")
+    assert lines[-3:] == [row, next_command, "y" * 100]
+    assert max(map(len, lines[:-3])) <= 80
+    assert [line.startswith("  ") for line in lines[:-3]] == [False] * 3 + [True] * 3
+    assert " ".join(line.strip() for line in lines[:3]) == sentence
+    assert for_terminal(sentence, StringIO()) == sentence
 
 
 def test_a_space_that_changes_the_base_says_so() -> None:

@@ -76,9 +76,20 @@ class Page:
         """Type into what has the focus."""
         self._call("Input.insertText", text=text)
 
+    def look_like(self, width: int, height: int, *, dark: bool = False) -> None:
+        """Show pages as on a screen of a size, in light or dark colours."""
+        self._call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", features=[scheme])
+
+    def overflow(self) -> int:
+        """By how many pixels the page is wider than its window."""
+        return int(self.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
+
     def screenshot(self, path: Path) -> None:
-        """Write what the window shows as a PNG file."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot")["data"]))
+        """Write what the window shows as a WebP file, small enough to be kept."""
+        found = self._call("Page.captureScreenshot", format="webp", quality=60)
+        path.write_bytes(base64.b64decode(found["data"]))
 
     def _call(self, method: str, **values: Any) -> dict[str, Any]:
         number = next(self._numbers)

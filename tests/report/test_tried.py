@@ -9,7 +9,7 @@ from buildup.report.findings import Findings
 from buildup.report.page import page, use_code
 from buildup.report.tried import COST_TITLE, PLOTS_TITLE, VAIN_TITLE, tried_html, tried_markdown
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Reason
+from buildup.trials.outcome import Failure, Outcome, Reason, Score
 
 
 def section(findings: Findings, title: str) -> str:
@@ -34,6 +34,25 @@ def test_accuracy_is_drawn_against_attention_blocks_and_macs(published: Findings
     ticks = re.findall(r'text-anchor="middle">([^<]*)<', plots.partition("million MACs")[0])
     assert "0.5" not in ticks
     assert "4" in ticks
+
+
+@pytest.mark.parametrize(("second", "shown"), [("NVIDIA A100", True), ("NVIDIA H100", False)])
+def test_measured_speed_is_drawn_where_all_trained_on_one_kind_of_device(
+    second: str, shown: bool, published: Findings
+) -> None:
+    def measured(number: int, outcome: Outcome) -> Outcome:
+        if not isinstance(outcome, Score):
+            return outcome
+        device = second if number else "NVIDIA A100"
+        return replace(outcome, metrics={**outcome.metrics, "throughput": 1000.0 + number}, device=device)
+
+    outcomes = {
+        key: measured(*one)
+        for key, one in zip(published.history.outcomes, enumerate(published.history.outcomes.values()), strict=True)
+    }
+    plots = section(replace(published, history=replace(published.history, outcomes=outcomes)), PLOTS_TITLE)
+    assert ("accuracy against images per second, training" in plots) is shown
+    assert ("Images per second are medians" in plots) is shown
 
 
 def test_every_dropped_step_is_listed_with_its_reason(published: Findings) -> None:

@@ -32,6 +32,8 @@ BASES = (
 WAYS = {"imitates": [], "at random": ["--set", "transplant=0"]}
 """How new blocks start, and the flags for it."""
 PART, EPOCHS, SEEDS = "1/4", 24, 3
+WEIGHTS = "attempt-*/weights.safetensors"
+"""Where `buildup train` leaves them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,20 +74,13 @@ def searched(folder: Path, base: str, way: str, flags: Sequence[str]) -> dict[st
     """Train the base on the first half, search on the second, and prove what was kept."""
     name = re.sub(r"\W+", "-", base).strip("-")
     trained = folder / f"base-{name}"
-    if not (trained / "weights.safetensors").exists():
-        run(
-            "train",
-            base,
-            "--dataset",
-            f"folder:{folder / 'images/even'}",
-            "--epochs",
-            f"{EPOCHS}",
-            "--to",
-            f"{trained}",
-        )
+    if not list(trained.glob(WEIGHTS)):
+        images = f"folder:{folder / 'images/even'}"
+        run("train", base, "--dataset", images, "--epochs", f"{EPOCHS}", "--threads", "1", "--to", f"{trained}")
     target = folder / f"{way.replace(' ', '-')}-{name}"
     if not target.exists():
-        weights = ["--pretrained", f"{trained / 'weights.safetensors'}", "--recipe", "finetune", *flags]
+        (file,) = trained.glob(WEIGHTS)
+        weights = ["--pretrained", f"{file}", "--recipe", "finetune", *flags]
         data = ["--dataset", f"folder:{folder / 'images/odd'}", "--fraction", PART]
         run("search", "--base", base, *data, *weights, "--seeds", f"{SEEDS}", "--no-base-checks", "--run", f"{target}")
     elif open_run(target).status != "finished":

@@ -30,6 +30,7 @@ from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     device_kind,
     is_out_of_memory,
+    keep_freed_memory,
     reading_processes,
     torch_settings,
 )
@@ -127,6 +128,8 @@ def _attempt(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, 
 def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
     if group.size > 1 and job.device.startswith("cuda"):
         job = replace(job, device=f"cuda:{group.rank}")
+    if job.device == "cpu":
+        keep_freed_memory()
     with (
         torch_settings(job.threads, deterministic=job.execution.deterministic),
         _share_of_memory(job),

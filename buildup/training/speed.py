@@ -17,7 +17,13 @@ import torch
 from buildup.errors import ResourceError
 from buildup.graph.network import Network
 from buildup.training.augmentation import soft_targets
-from buildup.training.execution import has_matrix_units, is_out_of_memory, no_kernel_search, torch_settings
+from buildup.training.execution import (
+    has_matrix_units,
+    is_out_of_memory,
+    keep_freed_memory,
+    no_kernel_search,
+    torch_settings,
+)
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.train_step import (
@@ -102,6 +108,8 @@ def choose_execution(
 def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, device: str, threads: int) -> Speed:
     """Time a few training and evaluation steps on random images, as `fit` makes them."""
     place = torch.device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     with torch_settings(threads, deterministic=execution.deterministic):
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(_batch_size(recipe, place), *network.input_shape, generator=generator).to(place)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -70,6 +71,11 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
     logger.info(f"{job.network.title} on {job.dataset}, {job.execution}, in {folder}")
+    if job.device == "cpu" and job.threads > 1 and (busy := _busy_cores()) + job.threads > cores() + 1:
+        logger.warning(
+            f"warning: other programs use {busy:.0f} of {cores()} cores. Threads of a training wait for each other, so "
+            f"--threads {max(1, cores() - round(busy))} may be several times as fast beside them."
+        )
     epochs = job.recipe.epochs
     with closing(run_attempt(fit, job, folder)) as updates:
         for update in updates:
@@ -85,6 +91,11 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         raise SearchError(f"{place}: the training failed ({outcome.reason.value}): {outcome.message.strip()}")
     weights, execution = folder / WEIGHTS, job.execution
     return Trained(weights=weights, epochs=epochs, execution=execution, record=update, score=outcome)
+
+
+def _busy_cores() -> float:
+    """How many cores were in use in the last minute, as far as the system tells."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
 def trained_values(trained: Trained) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`train` makes one training, and goes on after a stop."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -31,6 +32,22 @@ def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys:
     assert "epoch 1 of 1" in said.err
     assert main(asked) == 2
     assert "this training is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("threads", "busy", "warned"), [("2", 1.5, True), ("2", 0.2, False), ("1", 1.5, False)])
+def test_several_threads_on_a_busy_machine_are_warned_of(
+    threads: str,
+    busy: float,
+    warned: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (busy, busy, busy))
+    monkeypatch.setattr("buildup.engine.train.cores", lambda: 2)
+    with caplog.at_level(logging.INFO, "buildup"):
+        main([*TINY[:-1], threads, "--epochs", "1", "--to", str(tmp_path / "trained")])
+    assert ("--threads 1 may be" in caplog.text) is warned
 
 
 def test_a_wrong_request_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 """What a search tried: scores against attention, MACs and speed, what was tried in vain and why, and what it cost."""
 
 from collections.abc import Iterator, Mapping
-from statistics import fmean, median
+from statistics import fmean
 
 from buildup.errors import counted
 from buildup.graph.kinds import known_kinds
@@ -23,9 +23,7 @@ def tried_html(findings: Findings) -> Iterator[str]:
     """The plots, the dropped steps with their reasons, and the cost."""
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
-        speed = (
-            " Images per second are medians over the trainings, which ran side by side." if _speeds(findings) else ""
-        )
+        speed = " Images per second are those of the fastest training." if _speeds(findings) else ""
         said = f"{_compared(findings)} Small marks are single seeds.{speed}"
         yield html_section(PLOTS_TITLE, small_note(said), pair)
     if vain := [one for one in findings.decisions if not one.kept]:
@@ -74,14 +72,14 @@ def _plots(findings: Findings) -> list[str]:
 
 
 def _speeds(findings: Findings) -> dict[str, float]:
-    """Measured images per second by candidate; empty where trainings of several kinds of device can't be compared."""
+    """Images per second of the fastest training by candidate; empty where there were several kinds of device."""
     found: dict[str, list[float]] = {}
     devices = set()
     for row in findings.trainings:
         if isinstance(row.outcome, Score) and "throughput" in row.outcome.metrics and row.layout and not row.check:
             found.setdefault(candidate_id(row.id), []).append(row.outcome.metrics["throughput"])
             devices.add(row.outcome.device)
-    return {candidate: median(values) for candidate, values in found.items()} if len(devices) == 1 else {}
+    return {candidate: max(values) for candidate, values in found.items()} if len(devices) == 1 else {}
 
 
 def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, float]) -> tuple[Series, ...]:

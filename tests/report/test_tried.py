@@ -52,7 +52,7 @@ def test_measured_speed_is_drawn_where_all_trained_on_one_kind_of_device(
     }
     plots = section(replace(published, history=replace(published.history, outcomes=outcomes)), PLOTS_TITLE)
     assert ("accuracy against images per second, training" in plots) is shown
-    assert ("Images per second are medians" in plots) is shown
+    assert ("Images per second are those" in plots) is shown
 
 
 def test_every_dropped_step_is_listed_with_its_reason(published: Findings) -> None:

@@ -8,20 +8,19 @@ with new blocks that first imitate those that they replace (recipe `finetune`), 
 and what was stopped goes on with the same call. Without `--data-dir` it prints what is known.
 """
 
-import json
 import re
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from answer import append_line, read_lines
-from buildup.engine.run import open_run
+from buildup.engine.run import Run, open_run
 from buildup.report.text_table import aligned
-from buildup.trials.outcome import START, Score
+from buildup.trials.outcome import IMITATION, Score
 from buildup.trials.training import candidate_id
 
 BASES = (
@@ -31,9 +30,11 @@ BASES = (
 )
 WAYS = {"imitates": [], "at random": ["--set", "transplant=0"]}
 """How new blocks start, and the flags for it."""
-PART, EPOCHS, SEEDS = "1/4", 24, 3
+PART, EPOCHS, SEEDS, FINAL_SEEDS = "1/4", 24, 3, 8
 WEIGHTS = "attempt-*/weights.safetensors"
 """Where `buildup train` leaves them."""
+TITLES = ["base", "new blocks", "layout", "error", "accuracy, %", "gain", "interval", "verdict"]
+"""`error` is the relative error of a new block's output after it has imitated the block that it replaces."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,65 +86,69 @@ def searched(folder: Path, base: str, way: str, flags: Sequence[str]) -> dict[st
         run("search", "--base", base, *data, *weights, "--seeds", f"{SEEDS}", "--no-base-checks", "--run", f"{target}")
     elif open_run(target).status != "finished":
         run("resume", f"{target}")
-    decisions = [json.loads(line) for line in (target / "decisions.jsonl").read_text(encoding="utf-8").splitlines()]
-    final = None
-    if any(one["verdict"] == "keep" for one in decisions):
-        final = run("final", f"{target}", "--seeds", f"{SEEDS}", "--json")["claims"][0]
+    found = open_run(target)
+    if any(decision.kept for decision in found.decisions) and found.claim is None:
+        run("final", f"{target}", "--seeds", f"{FINAL_SEEDS}")
+    return answer_of(open_run(target))
+
+
+def answer_of(found: Run) -> dict[str, Any]:
+    """Verdicts with scores and the errors of imitation by layout, the claim, and the seconds of all trainings."""
+    layouts = {one.id: one.layout for one in found.candidates}
+    scores: dict[str, list[float]] = {}
+    errors: dict[str, list[float]] = {}
+    outcomes = found.history.outcomes
+    for training, outcome in outcomes.items():
+        if isinstance(outcome, Score) and (layout := layouts.get(candidate_id(training))):
+            scores.setdefault(layout, []).append(round(outcome.accuracy, 2))
+            if IMITATION in outcome.metrics:
+                errors.setdefault(layout, []).append(round(outcome.metrics[IMITATION], 3))
+    claim = found.claim and found.claim.claims[0]
     return {
-        **known(target),
+        "layout": found.winner.layout,
+        "scores": scores,
+        "errors": errors,
         "decisions": [
-            {key: one[key] for key in ("edit", "verdict", "gain", "ci", "seeds", "layout")} for one in decisions
+            {"layout": one.layout, "kept": one.kept, "gain": one.gain, "ci": one.ci, "seeds": one.seeds}
+            for one in found.decisions
         ],
-        "final": final and {key: final[key] for key in ("gain", "ci", "claimed")},
+        "final": claim and {"gain": claim.gain, "ci": claim.ci, "proven": claim.claimed},
+        "seconds": round(sum(outcome.seconds for outcome in outcomes.values())),
     }
 
 
-def known(folder: Path) -> dict[str, Any]:
-    """Scores and accuracies before training by layout, and the seconds of all trainings."""
-    found = open_run(folder)
-    layouts = {one.id: one.layout for one in found.candidates}
-    scores: dict[str, list[float]] = {}
-    starts: dict[str, list[float]] = {}
-    for training, outcome in found.history.outcomes.items():
-        if isinstance(outcome, Score) and (layout := layouts.get(candidate_id(training))):
-            scores.setdefault(layout, []).append(round(outcome.accuracy, 2))
-            if START in outcome.metrics:
-                starts.setdefault(layout, []).append(round(outcome.metrics[START], 2))
-    seconds = sum(outcome.seconds for outcome in found.history.outcomes.values())
-    return {"layout": found.winner.layout, "scores": scores, "starts": starts, "seconds": round(seconds)}
-
-
-def table(lines: Sequence[Mapping[str, Any]]) -> str:
-    """A row for each verdict."""
-    rows = []
+def rows(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """A row for each base, for each verdict, and for each final."""
+    found = []
     for line in lines:
+        base = next(iter(line["scores"]))
+        found.append([line["base"], line["way"], base, "", f"{fmean(line['scores'][base]):.2f}", "", "", ""])
         for one in line["decisions"]:
-            start = fmean(line["starts"].get(one["layout"]) or [0.0])
-            ci = " to ".join(f"{end:+.2f}" for end in one["ci"]) if one["ci"] else ""
-            mean = f"{fmean(line['scores'][one['layout']]):.2f}" if one["layout"] in line["scores"] else ""
-            rows.append(
-                (
-                    line["base"],
-                    line["way"],
-                    one["layout"],
-                    f"{start:.1f}",
-                    mean,
-                    f"{one['gain']:+.2f}",
-                    ci,
-                    one["verdict"],
-                )
-            )
-    titles = ("base", "new blocks", "layout", "before training, %", "accuracy, %", "gain", "90 % CI", "verdict")
-    return "\n".join(aligned([titles, *rows], right=range(3, 7)))
+            error = line["errors"].get(one["layout"])
+            scores = line["scores"].get(one["layout"])
+            cells = [f"{fmean(error):.2f}" if error else "", f"{fmean(scores):.2f}" if scores else ""]
+            verdict = "kept" if one["kept"] else "dropped"
+            found.append(["", "", one["layout"], *cells, f"{one['gain']:+.2f}", _interval(one["ci"]), verdict])
+        if final := line["final"]:
+            verdict = "final, proven" if final["proven"] else "final, not proven"
+            found.append(["", "", line["layout"], "", "", f"{final['gain']:+.2f}", _interval(final["ci"]), verdict])
+    return found
 
 
-def run(*arguments: str) -> dict[str, Any]:
-    """Run a command of buildup; what it prints as JSON."""
+def table(lines: Iterable[Mapping[str, Any]]) -> str:
+    """The rows as text."""
+    return "\n".join(aligned([TITLES, *rows(lines)], right=range(3, 7)))
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return " to ".join(f"{end:+.2f}" for end in ends)
+
+
+def run(*arguments: str) -> None:
+    """Run a command of buildup."""
     command = [sys.executable, "-m", "buildup", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}")
-    return dict(json.loads(done.stdout)) if "--json" in arguments else {}
+    if code := subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+        raise SystemExit(f"{' '.join(command)} ended with {code}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from copy import deepcopy
 from math import isfinite
 from typing import Any
 
@@ -200,38 +199,3 @@ def test_as_many_places_run_side_by_side_as_memory_has_room_for(make: Make) -> N
     assert max_parallel_points(towards, 12 * moved) == 3
     assert max_parallel_points(towards, 0) == 1
     assert max_parallel_points(towards, float("inf")) == MAX_PARALLEL
-
-
-def test_new_statistics_are_those_of_a_pass_in_training_mode(make: Make) -> None:
-    model = make("test_resnet").eval()
-    before = weights_digest(model)
-    batches = [(noise(4, 3, 32, 32, seed=seed), soft(4)) for seed in range(2)]
-    towards = directions(model)
-    (point,) = landscape(model, batches, [(0.2, -0.1)], towards, restate=True)
-    assert weights_digest(model) == before
-    other = deepcopy(model)
-    for name, weight in other.named_parameters():
-        if name in towards[0]:
-            weight.data += 0.2 * towards[0][name] - 0.1 * towards[1][name]
-    for module in other.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_running_stats()
-            module.momentum = None
-    with torch.no_grad():
-        other.train()
-        for images, _ in batches:
-            other(images)
-        other.eval()
-        losses = [F.cross_entropy(other(images), targets, reduction="sum").item() for images, targets in batches]
-    assert point.nll == pytest.approx(sum(losses) / 8, rel=1e-4)
-    (kept,) = landscape(model, batches, [(0.2, -0.1)], towards)
-    assert abs(kept.nll - point.nll) > 1e-3
-
-
-def test_a_model_without_batch_norms_has_no_statistics_to_renew(make: Make) -> None:
-    model = make("test_vit")
-    batches, towards = [(noise(2, 3, 32, 32), soft(2))], directions(model)
-    places = [(0.1, 0.1)]
-    assert list(landscape(model, batches, places, towards, restate=True)) == list(
-        landscape(model, batches, places, towards)
-    )

@@ -37,7 +37,6 @@ logger = logging.getLogger("buildup")
 
 FOR_SOME = {
     "corruptions": ("corruption", "robustness"),
-    "restate": ("landscape",),
     "scaling": ("landscape",),
     "decay": ("landscape",),
 }
@@ -84,7 +83,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     subjects = [
         replace(
             make_subject(found, request.sizes, request.wanted, request.seed, request.device),
-            restate=settings.restate,
             scaling=settings.scaling,
             decay=settings.decay,
             corruptions=settings.corruptions,

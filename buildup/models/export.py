@@ -54,7 +54,6 @@ def export_network(
     *,
     card: str,
     diagram: str = "",
-    expected: Tensor | None = None,
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     onnx: bool = False,
@@ -69,7 +68,6 @@ def export_network(
         network: The network that was trained, with its weights in `state_dict`.
         folder: It must not exist, or be empty; `card` is the text of `README.md` there, and `diagram` the picture
             `network.svg` that it shows.
-        expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
         training: Dataset, seed, share of the images and recipe of the training, for `analyze`.
@@ -82,7 +80,7 @@ def export_network(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ExportError(f"The weights are not those of this network: {error}") from error
-    logits = probe_logits(model, network) if expected is None else expected
+    logits = probe_logits(model, network)
     config = data_config(network) | dict(data or {})
     values = _config(network, model, config) | ({"training": dict(training)} if training else {})
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")

@@ -167,7 +167,6 @@ def describe_data(
         train_images=train_images,
         val_images=val_images,
         present=contents.present,
-        classes=contents.classes,
         notes=(*contents.notes, *([uneven] if uneven else [])),
     )
 

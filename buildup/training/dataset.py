@@ -121,7 +121,6 @@ class DataInfo:
     val_images: int
     present: bool = True
     """Whether it is on this disk; if not, loading fetches it."""
-    classes: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     """What users should know of the images, as sentences."""
 

@@ -58,7 +58,7 @@ def test_classes_are_balanced_and_the_description_holds() -> None:
     info, dataset = describe_data("cued-digits"), load_data("cued-digits")
     train, val = split(dataset, 0)
     assert (info.train_images, info.val_images) == (len(train), len(val)) == (2001, 999)
-    assert (info.channels, info.image_size, info.classes) == (1, IMAGE_SIZE, dataset.class_names)
+    assert (info.channels, info.image_size, info.num_classes) == (1, IMAGE_SIZE, dataset.num_classes)
     assert dataset.labels.bincount().tolist() == [1000, 1000, 1000]
     assert int(load_test("cued-digits").labels.bincount().min()) >= 333
 

@@ -116,13 +116,11 @@ class SourceDataset:
     """What users type: `folder:DIR` where a folder follows, `torch/NAME` where a word does; otherwise the name."""
     open: Callable[[str, Path, bool], Source]
     """Opens a set by its name, the data folder, and whether the training images are wanted."""
-    image_size: int | None = None
-    """The default size; None to take it from the images."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The requested size or the default."""
-        if chosen := asked or self.image_size:
-            return chosen
+        """The requested size; without one, that of small images or `IMAGE_SIZE`."""
+        if asked:
+            return asked
         source = self.source(name, place, train=True)
         count = len(source.labels)
         sides = []

@@ -114,11 +114,6 @@ def load_data(name: str, data_dir: str | None = None, image_size: int | None = N
     return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), True)
 
 
-def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
-    """Load the test images of a dataset. A search never opens them."""
-    return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), False)
-
-
 def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
     """Open the training images as a recipe needs them: decoded, or read anew in each epoch.
 

@@ -10,9 +10,10 @@ from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.cued_digits import ANSWERS, CUES, IMAGE_SIZE, IMAGES, SIDE, CuedDigits
-from buildup.training.data import describe_data, load_data, load_test
+from buildup.training.data import describe_data, load_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.standard_datasets import Digits
+from held_out import load_test
 
 HERE = Path()
 FAR = slice(IMAGE_SIZE - SIDE, IMAGE_SIZE)

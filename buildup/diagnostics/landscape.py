@@ -141,9 +141,9 @@ def free_memory(device: torch.device) -> float:
     return 1024 * float(known[0]) if known else float("inf")
 
 
-def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
-    """The places of a square grid around the weights; x runs fastest. The paper uses 21 x 21 up to 1."""
-    steps = [0.0] if side == 1 else [round(-reach + 2 * reach * index / (side - 1), 12) for index in range(side)]
+def grid(side: int) -> tuple[tuple[float, float], ...]:
+    """The places of a square grid from -1 to 1 around the weights; x runs fastest. The paper uses 21 x 21."""
+    steps = [0.0] if side == 1 else [round(2 * index / (side - 1) - 1, 12) for index in range(side)]
     return tuple((x, y) for y in steps for x in steps)
 
 

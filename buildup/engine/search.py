@@ -29,7 +29,7 @@ from buildup.execution.simulated import SimulatedEvaluator
 from buildup.models.pretrained import fresh_parts
 from buildup.report.trackers import Tracking, check_trackers
 from buildup.report.words import duration
-from buildup.settings import ResumeSettings, SearchSettings, parse_duration
+from buildup.settings import ResumeSettings, SearchSettings
 from buildup.store.outage import outlast
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import (
@@ -161,7 +161,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
     own = record.settings
     values: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
-        "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
+        "time_budget": problems.duration("--time-budget", changes.time_budget),
         "disk_budget": problems.size("--disk-budget", changes.disk_budget) or own.disk_budget,
         "workers": problems.whole("--workers", changes.workers, own.workers),
         "ray": cluster_address(changes.ray, own.ray),

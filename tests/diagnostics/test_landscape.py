@@ -94,7 +94,8 @@ def test_the_centre_is_a_plain_evaluation(make: Make) -> None:
 def test_places_differ_by_their_weights_alone(make: Make) -> None:
     model = make("test_vit")
     batches, towards = [(noise(3, 3, 32, 32), soft(3))], directions(model)
-    whole = {(point.x, point.y): point for point in landscape(model, batches, grid(3, 0.5), towards)}
+    places = [(x / 2, y / 2) for x, y in grid(3)]
+    whole = {(point.x, point.y): point for point in landscape(model, batches, places, towards)}
     assert list(landscape(model, batches, [(0.5, -0.5), (0.0, 0.5)], towards)) == [whole[0.5, -0.5], whole[0.0, 0.5]]
     assert len({point.nll for point in whole.values()}) == 9
 
@@ -174,7 +175,7 @@ def test_the_model_is_left_as_it_was_and_broken_places_are_told(make: Make) -> N
 
 
 def test_the_grid_of_the_paper_has_its_points() -> None:
-    points = grid()
+    points = grid(21)
     assert len(points) == 441
     assert points[0] == (-1.0, -1.0)
     assert points[1] == (-0.9, -1.0)
@@ -185,8 +186,9 @@ def test_the_grid_of_the_paper_has_its_points() -> None:
 def test_places_side_by_side_have_the_values_of_each_alone(make: Make, name: str) -> None:
     model = make(name)
     batches, towards = [(noise(2, 3, 32, 32), soft(2))], directions(model)
-    alone = list(landscape(model, batches, grid(2, 0.3), towards))
-    together = list(landscape(model, batches, grid(2, 0.3), towards, parallel=3))
+    places = [(0.3 * x, 0.3 * y) for x, y in grid(2)]
+    alone = list(landscape(model, batches, places, towards))
+    together = list(landscape(model, batches, places, towards, parallel=3))
     assert [(point.x, point.y) for point in together] == [(point.x, point.y) for point in alone]
     assert [point.nll for point in together] == pytest.approx([point.nll for point in alone], rel=1e-4)
     assert [point.decay for point in together] == [point.decay for point in alone]

@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from buildup.engine.disk_budget import BYTES_PER_PARAMETER
+from buildup.engine.clean import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of
 from buildup.engine.problems import Problems

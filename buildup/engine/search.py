@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from buildup.engine.clean import remove_losers
-from buildup.engine.disk_budget import BudgetObserver
+from buildup.engine.clean import BudgetObserver, remove_losers
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.hardware import cluster_address

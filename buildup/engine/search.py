@@ -16,10 +16,9 @@ from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, observe
-from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, disk_problems, resolve
-from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
+from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, rebuild_study, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator

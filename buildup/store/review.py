@@ -32,8 +32,7 @@ from buildup.store.review_trials import (
 )
 from buildup.store.study_reader import MARK, Study, decision_key
 from buildup.store.study_writer import CONCLUSION
-from buildup.trials.decision import Decision, decision_from_values
-from buildup.trials.summary import CandidateSummary
+from buildup.trials.decision import CandidateSummary, Decision, decision_from_values
 
 NETWORKS = 1_000_000_000
 """The id of a study of networks is that of the study of their trainings and this."""

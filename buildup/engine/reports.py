@@ -20,7 +20,7 @@ from buildup.report.page import page
 from buildup.space.schema import describe_walk
 from buildup.statistics.distributions import share_interval
 from buildup.statistics.kendall import kendall
-from buildup.store.people_notes import read_people_notes
+from buildup.store.notes import read_people_notes
 from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password

@@ -39,6 +39,7 @@ from buildup.store.run_dir import (
 )
 from buildup.store.storage import artifact_store, hide_password, make_durable, opened_storage, reporting_lost_storage
 from buildup.store.study_reader import (
+    CONCLUSION,
     CORRECT,
     EPOCHS,
     FORMAT,
@@ -59,8 +60,6 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
 from buildup.trials.training import Candidate, Training
 
-CONCLUSION = "final"
-"""The study attribute with the result of `final`."""
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]

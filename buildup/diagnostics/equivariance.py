@@ -33,9 +33,10 @@ from buildup.diagnostics.figures import (
     panels_of,
     plot_depth,
 )
-from buildup.diagnostics.hooks import evaluation_mode, intercept
+from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.units import Unit
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
+from buildup.models.trace import evaluation_mode
 from buildup.models.zoo import NearAttention
 from buildup.training.augmentation import normalise
 

@@ -20,18 +20,6 @@ Action = Callable[[Tensor, tuple[Any, ...]], Tensor | None]
 
 
 @contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode. Afterwards each module has its own mode again, also where they differed."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
 def intercept(model: nn.Module, actions: Mapping[Site, Action]) -> Iterator[None]:
     """Pass the results at sites of a model to actions, which may replace them. Actions at one site run in order."""
     modules = dict(model.named_modules())

@@ -28,7 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
-from buildup.diagnostics.hooks import evaluation_mode
+from buildup.models.trace import evaluation_mode
 from buildup.training.execution import ieee_float32
 
 Direction = Mapping[str, Tensor]

@@ -20,6 +20,7 @@ from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import network_to_values
 from buildup.models.build import ENTRY_POINT, build, data_config
 from buildup.models.standalone import standalone
+from buildup.models.trace import evaluation_mode
 
 CHECK = """
 import sys
@@ -125,11 +126,10 @@ def check_target(folder: Path) -> None:
 
 def probe_logits(model: nn.Module, network: Network) -> Tensor:
     """A model's logits for a fixed batch of noise: on the CPU, in float32, in evaluation mode."""
-    training = model.training
     device = next(model.parameters()).device
-    with torch.inference_mode():
-        logits: Tensor = model.cpu().eval()(_noise(2, network.input_shape)).clone()
-    model.train(training).to(device)
+    with torch.inference_mode(), evaluation_mode(model):
+        logits: Tensor = model.cpu()(_noise(2, network.input_shape)).clone()
+    model.to(device)
     return logits
 
 

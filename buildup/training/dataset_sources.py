@@ -33,7 +33,7 @@ from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from buildup.errors import DataError, counted
+from buildup.errors import DataError, counted, some
 from buildup.files import replacing, user_cache
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
@@ -137,7 +137,7 @@ class SourceDataset:
         classes = source.class_names
         if few := [label for label, count in zip(classes, members, strict=True) if count < LEAST_IMAGES]:
             raise DataError(
-                f"{name}: {_some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
+                f"{name}: {some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
                 "some to validate on."
             )
         return Contents(members=members, classes=classes, notes=source.notes)
@@ -167,19 +167,14 @@ def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = Tr
         differences = sorted({*found.class_names} ^ {*classes}) or ["their order"]
         raise DataError(
             f"{found.name}: the test images must have the classes of the training images; they differ in "
-            f"{_some(differences)}."
+            f"{some(differences)}."
         )
     if missing := [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]:
         raise DataError(
-            f"{found.name}: no test image shows {_some(missing)}, so a score would leave those classes out. "
+            f"{found.name}: no test image shows {some(missing)}, so a score would leave those classes out. "
             "Add some images of each class."
         )
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    """Up to five names, for a message."""
-    return f"{', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
 
 
 def _decoded(source: Source, image_size: int) -> Dataset:

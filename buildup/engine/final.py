@@ -142,11 +142,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
             execution=execution.words,
         ),
     )
-    epoch_seconds = [
-        outcome.seconds / (len(history.curves.get(key, ())) or own.epochs)
-        for key, outcome in history.outcomes.items()
-        if isinstance(outcome, Score)
-    ]
+    epoch_seconds = history.epoch_seconds(own.epochs).values()
     info = describe_data(own.dataset, own.data_dir, own.image_size)
     images = run.data.train_images if same else info.train_images + info.val_images
     each = plan.epochs * images / run.data.train_images

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from buildup.engine.hardware import cpus_per_worker, processes_of
 from buildup.engine.load_state import read_final, replay_of
 from buildup.engine.replay import Replay
 from buildup.errors import DataError, RunError, counted
-from buildup.execution.dispatcher import FetchReusable
+from buildup.execution.dispatcher import FetchReusable, MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
 from buildup.report.diagram import graph_svg
@@ -31,8 +31,6 @@ from buildup.trials.history import History
 from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
-
-MakeJob = Callable[[Training, Path, Sequence[Path]], Job]
 
 
 def check_data(run: RunRecord) -> None:

@@ -109,8 +109,7 @@ class RunRecord:
     @property
     def start(self) -> Pretrained | None:
         """The trained weights that the blocks of the base start from."""
-        source, digest = self.settings.pretrained, self.settings.pretrained_hash
-        return Pretrained(source=source, hash=digest) if source and digest else None
+        return start_of(self.settings)
 
     @property
     def other_epochs(self) -> int | None:
@@ -140,6 +139,12 @@ class RunRecord:
             return f"{self.owner}-{self.folder.name}"
         given = Path(self.settings.run or "").name
         return self.folder.name if self.settings.storage or given in {"", ".."} else given
+
+
+def start_of(settings: RunSettings) -> Pretrained | None:
+    """The trained weights that the settings name."""
+    source, digest = settings.pretrained, settings.pretrained_hash
+    return Pretrained(source=source, hash=digest) if source and digest else None
 
 
 def create_run_dir(run: RunRecord) -> None:

@@ -19,9 +19,10 @@ from buildup.engine.search import run_search
 from buildup.engine.setup import check_data, job_maker
 from buildup.errors import RequestError, RunError
 from buildup.execution.attempt import run_attempt
+from buildup.files import write_atomic
 from buildup.models.pretrained import check_pretrained
 from buildup.settings import ReproduceSettings, SearchSettings, asked_weights
-from buildup.store.run_dir import attempt_folder, write_atomic
+from buildup.store.run_dir import attempt_folder
 from buildup.store.run_record import Environment, RunRecord, environment
 from buildup.training.execution import check_device
 from buildup.training.fit import fit

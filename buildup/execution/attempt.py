@@ -20,7 +20,8 @@ from buildup.execution.dispatcher import Assignment, ends_process
 from buildup.execution.handshake import refusal
 from buildup.execution.workers import Leaving, is_host_fault
 from buildup.execution.workplace import Mirror, SharedFolder, Workplace
-from buildup.store.run_dir import FAILED, FINAL, write_atomic
+from buildup.files import write_atomic
+from buildup.store.run_dir import FAILED, FINAL
 from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score, record_to_values
 

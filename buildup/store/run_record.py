@@ -13,13 +13,14 @@ from typing import Any, Literal
 import yaml
 
 from buildup.errors import RequestError, RunError
+from buildup.files import cores, write_atomic
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import RemoteFolder
-from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
+from buildup.store.run_dir import acquire_run_lock, check_free, folder_of, trainings_in
 from buildup.training.execution_words import Execution, execution_from_words, processor_name
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained

@@ -34,7 +34,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 from buildup.errors import DataError, counted, some
-from buildup.files import replacing, user_cache
+from buildup.files import recall, remember, user_cache
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
     LEAST_IMAGES,
@@ -92,14 +92,11 @@ class Source:
         known = _index_path(self.state).with_suffix(".unreadable.json")
         if not self.files:
             return unreadable(len(self.labels), self.open)
-        with suppress(OSError, ValueError):
-            return {int(index): problem for index, problem in json.loads(known.read_text(encoding="utf-8")).items()}
+        if isinstance(kept := recall(known), dict):
+            return {int(index): problem for index, problem in kept.items()}
         log.info("%s: reading %s to see whether all can be read", self.name, counted(len(self.labels), "image"))
         found = unreadable(len(self.labels), self.open)
-        with suppress(OSError):
-            known.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(known) as temporary:
-                temporary.write_text(json.dumps(found), encoding="utf-8")
+        remember(known, found)
         return found
 
 

@@ -20,8 +20,9 @@ from buildup.execution.workers import (
     Leaving,
     is_host_fault,
 )
+from buildup.files import write_atomic
 from buildup.graph.network import sketch
-from buildup.store.run_dir import FINAL, write_atomic
+from buildup.store.run_dir import FINAL
 from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, record_to_values
 from buildup.trials.training import Candidate, Training

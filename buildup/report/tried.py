@@ -1,4 +1,4 @@
-"""What a search tried: scores against attention, MACs and speed, what was tried in vain and why, and what it cost."""
+"""What a search tried: scores against attention, MACs and speed, and what it cost."""
 
 from collections.abc import Iterator, Mapping
 from statistics import fmean, median
@@ -10,17 +10,16 @@ from buildup.report.chart import Dot, Series, plot_svg
 from buildup.report.findings import Findings
 from buildup.report.html import html_section, html_table, small_note
 from buildup.report.text_table import TextTable
-from buildup.report.words import duration, escape, short_edit
+from buildup.report.words import duration, escape
 from buildup.trials.outcome import Failure, Outcome, Reason, Score
 from buildup.trials.training import candidate_id
 
 PLOTS_TITLE = "Scores of all networks"
-VAIN_TITLE = "Tried in vain"
 COST_TITLE = "What it cost"
 
 
 def tried_html(findings: Findings) -> Iterator[str]:
-    """The plots, the dropped steps with their reasons, and the cost."""
+    """The plots and the cost."""
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
         speed = (
@@ -28,12 +27,6 @@ def tried_html(findings: Findings) -> Iterator[str]:
         )
         said = f"{_compared(findings)} Small marks are single seeds.{speed}"
         yield html_section(PLOTS_TITLE, small_note(said), pair)
-    if vain := [one for one in findings.decisions if not one.kept]:
-        listed = "".join(
-            f'<li><code>{escape(short_edit(one.edit))}</code><div class="muted small">{escape(one.reason)}</div></li>'
-            for one in vain
-        )
-        yield html_section(VAIN_TITLE, f'<ol class="steps">{listed}</ol>')
     if findings.trainings:
         yield html_section(
             COST_TITLE, *(f"<p>{escape(said)}</p>" for said in _words(findings)), html_table(_costs(findings))
@@ -41,7 +34,7 @@ def tried_html(findings: Findings) -> Iterator[str]:
 
 
 def tried_markdown(findings: Findings) -> Iterator[str]:
-    """The cost for Markdown; what was dropped is in its list of steps."""
+    """The cost for Markdown."""
     if findings.trainings:
         yield from (f"## {COST_TITLE}", "", *_words(findings), "", *_costs(findings).markdown(), "")
 

@@ -11,8 +11,7 @@ from buildup.report.findings import Findings
 from buildup.report.html import html_section, html_table, small_note
 from buildup.report.text_table import TextTable
 from buildup.report.words import duration, escape
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.training import candidate_id
+from buildup.trials.outcome import Failure, Outcome, Reason
 
 PLOTS_TITLE = "Scores of all networks"
 COST_TITLE = "What it cost"
@@ -68,13 +67,15 @@ def _plots(findings: Findings) -> list[str]:
 
 def _speeds(findings: Findings) -> dict[str, float]:
     """Measured images per second by candidate; empty where trainings of several kinds of device can't be compared."""
-    found: dict[str, list[float]] = {}
-    devices = set()
-    for row in findings.trainings:
-        if isinstance(row.outcome, Score) and "throughput" in row.outcome.metrics and row.layout and not row.check:
-            found.setdefault(candidate_id(row.id), []).append(row.outcome.metrics["throughput"])
-            devices.add(row.outcome.device)
-    return {candidate: median(values) for candidate, values in found.items()} if len(devices) == 1 else {}
+    known = {
+        candidate: measured
+        for candidate, scores in findings.scored.items()
+        if candidate in findings.layouts
+        and (measured := [score for score in scores.values() if "throughput" in score.metrics])
+    }
+    if len({score.device for scores in known.values() for score in scores}) != 1:
+        return {}
+    return {candidate: median(score.metrics["throughput"] for score in scores) for candidate, scores in known.items()}
 
 
 def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, float]) -> tuple[Series, ...]:
@@ -106,10 +107,11 @@ def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, 
 
 def _scores(findings: Findings) -> dict[str, dict[str, float]]:
     """The scores by candidate and seed: of the seeds that all candidates have, or where there is none, of all."""
-    found: dict[str, dict[str, float]] = {}
-    for row in findings.trainings:
-        if isinstance(row.outcome, Score) and row.layout and not row.check:
-            found.setdefault(candidate_id(row.id), {})[row.seed] = findings.objective.value(row.outcome)
+    found = {
+        candidate: {seed: findings.objective.value(score) for seed, score in scores.items()}
+        for candidate, scores in findings.scored.items()
+        if candidate in findings.layouts
+    }
     shared = set.intersection(*map(set, found.values())) if found else set()
     if not shared:
         return found

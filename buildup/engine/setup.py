@@ -12,7 +12,7 @@ from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import cpus_per_worker, processes_of
 from buildup.engine.load_state import read_final, replay_of
 from buildup.engine.replay import Replay
-from buildup.errors import DataError, RunError, counted
+from buildup.errors import RunError, counted
 from buildup.execution.dispatcher import FetchReusable, MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
@@ -22,7 +22,7 @@ from buildup.store.run_dir import DECISIONS, acquire_run_lock, final_record, rea
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import set_aside
 from buildup.store.study_writer import StudyWriter
-from buildup.training.data import open_data
+from buildup.training.data import open_unchanged
 from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.trials.event import Event
@@ -35,13 +35,8 @@ log = logging.getLogger("buildup")
 
 def check_data(run: RunRecord) -> None:
     """Raise if the data or the pretrained weights are not those that the run started with."""
-    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, run.recipe)
-    if data.hash != run.data.hash:
-        raise DataError(
-            f"{run.settings.dataset}: this dataset is not the one that the run began with "
-            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data.hash[:12]}). "
-            "Give back the files of then, or start a new run."
-        )
+    settings = run.settings
+    open_unchanged(settings.dataset, settings.data_dir, settings.image_size, run.recipe, run.data.hash)
     if run.start:
         check_pretrained(run.network, run.start)
 

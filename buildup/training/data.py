@@ -127,6 +127,19 @@ def open_test(name: str, data_dir: str | None, image_size: int | None, recipe: R
     return _open(name, data_dir, image_size, recipe, train=False)
 
 
+def open_unchanged(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, known: str
+) -> Dataset | StreamedDataset:
+    """Open the training images of a run; raise if their hash is not the one that it began with."""
+    found = open_data(name, data_dir, image_size, recipe)
+    if found.hash != known:
+        raise DataError(
+            f"{name}: this dataset is not the one that the run began with ({len(found.labels)} images, hash "
+            f"{found.hash[:12]}, then {known[:12]}). Give back the files of then, or start a new run."
+        )
+    return found
+
+
 def check_test(name: str, data_dir: str | None = None) -> None:
     """Refuse a dataset without usable test images. Only their names and labels are read."""
     dataset_kind(name).source(name, data_folder(data_dir), train=False)

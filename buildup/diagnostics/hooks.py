@@ -1,6 +1,6 @@
 """Observe and change what a running model computes, without changing the model.
 
-Everything here ends with its `with`: afterwards no hook is left, and every module is in its previous mode.
+What `intercept` does ends with its `with`: afterwards no hook is left.
 """
 
 import hashlib

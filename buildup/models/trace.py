@@ -2,6 +2,8 @@
 
 Every function whose result depends on the image is a node. Every tensor holds the number of its node, so a chain of
 modules can be told from a sum or a concatenation. On the meta device the model runs without memory or arithmetic.
+
+`evaluation_mode` and `hook_blocks` run a model without a trace, and leave it as it was.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from answer import answer
 from buildup.engine.problems import Problems
+from buildup.files import cores
 from buildup.models.layers import LocalAttention2d
-from buildup.store.run_dir import cores
 from buildup.training.execution import check_device
 
 Variant = Literal["ours", "einsum", "convs", "sdpa", "swin"]

@@ -27,13 +27,13 @@ from answer import answer, append_line, read_lines
 from buildup.diagnostics.hessian import batch_eigenvalues
 from buildup.engine.problems import Problems
 from buildup.errors import BuildupError
+from buildup.files import cores
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.report.text_table import aligned
 from buildup.space.load import load
-from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training import speed
 from buildup.training.data import load_data

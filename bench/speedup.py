@@ -4,6 +4,7 @@ import argparse
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
@@ -12,26 +13,16 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.engine.simulate import table_search
-from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, Look, ScoreRow, SimulatedEvaluator
 from buildup.report.text_table import aligned
 from buildup.trials.history import History
+from buildup.trials.training import Training
 
 WORKERS = (2, 4, 8, 16, 64)
 JITTER = 2.0
 """Random durations lie between a half and the double of what the table says."""
 
-Look = Callable[[str], ScoreRow]
-
-
-class _Scores(dict[str, ScoreRow]):
-    """A table without end: each layout has the score that a function gives it."""
-
-    def __init__(self, score: Callable[[str], float]) -> None:
-        super().__init__()
-        self._score = score
-
-    def get(self, layout: str, default: Any = None) -> ScoreRow:  # the one way in which tables are read
-        return ScoreRow(score=self._score(layout))
+Table = Callable[[Training], ScoreRow]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,30 +49,31 @@ def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """The speedups of the search that the flags describe."""
     problems = Problems()
     runs = problems.whole("--runs", flags["runs"], 100)
-    search = table_search(simulation(flags), problems)
-    return speedup(search.replay, search.table, search.default, runs=runs, seed=search.replay.first_seed)
+    replay, look = table_search(simulation(flags), problems)
+    return speedup(replay, look, runs=runs)
 
 
-def speedup(
-    replay: Replay, table: Mapping[str, ScoreRow], rest: ScoreRow | None, *, runs: int, seed: int
-) -> tuple[str, dict[str, Any]]:
+def speedup(replay: Replay, look: Look, *, runs: int) -> tuple[str, dict[str, Any]]:
     """Makespans of one worker over those of many, as text and as values."""
-    seeds = [seed + number for number in range(runs)]
+
+    def table(training: Training) -> ScoreRow:
+        return look(training) or ScoreRow(score=0.0)
+
+    seeds = range(replay.first_seed, replay.first_seed + runs)
     measured = []
     for workers in WORKERS:
 
-        def gain(scores: Mapping[str, ScoreRow], seed: int, jitter: float = 1.0, workers: int = workers) -> float:
-            one, many = (_makespan(replay, scores, rest, number, jitter, seed) for number in (1, workers))
-            return one / many
+        def gain(table: Table, workers: int = workers) -> float:
+            return _makespan(replay, table, 1) / _makespan(replay, table, workers)
 
         measured.append(
             {
                 "workers": workers,
-                "table": gain(table, seed),
-                "table_random_durations": fmean(gain(table, one, JITTER) for one in seeds),
-                "all_keep": gain(_Scores(_changes), seed),
-                "all_drop": gain(_Scores(lambda layout: -_changes(layout)), seed),
-                "random_tables": fmean(gain(_random_scores(one), one) for one in seeds),
+                "table": gain(table),
+                "table_random_durations": fmean(gain(_with_random_seconds(table, one)) for one in seeds),
+                "all_keep": gain(_scored(_changes)),
+                "all_drop": gain(_scored(lambda layout: -_changes(layout))),
+                "random_tables": fmean(gain(_random_scores(one)) for one in seeds),
             }
         )
     heads = ["workers", "this table", "durations random", "all kept", "all dropped", "random tables"]
@@ -97,28 +89,33 @@ def speedup(
     return "\n".join(text), {"runs": runs, "seeds": replay.seeds, "speedups": measured}
 
 
-def _makespan(
-    replay: Replay,
-    table: Mapping[str, ScoreRow],
-    rest: ScoreRow | None,
-    workers: int,
-    jitter: float,
-    seed: int,
-) -> float:
+def _makespan(replay: Replay, table: Table, workers: int) -> float:
     """How long a search takes."""
-    evaluator = SimulatedEvaluator(
-        table=table, workers=workers, jitter=jitter, seed=seed, default=rest or ScoreRow(score=0.0)
-    )
+    evaluator = SimulatedEvaluator(table=table, workers=workers)
     run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
     return evaluator.clock
+
+
+def _with_random_seconds(table: Table, seed: int) -> Table:
+    def varied(training: Training) -> ScoreRow:
+        row = table(training)
+        chance = random.Random(f"{seed}/{training.id}/seconds").uniform(1 / JITTER, JITTER)
+        return replace(row, seconds=row.seconds * chance)
+
+    return varied
+
+
+def _scored(score: Callable[[str], float]) -> Table:
+    """A table without end: each layout has the score that a function gives it."""
+    return lambda training: ScoreRow(score=score(training.candidate.layout))
 
 
 def _changes(layout: str) -> float:
     return float(sum(letter not in "C|" for letter in layout))
 
 
-def _random_scores(seed: int) -> _Scores:
-    return _Scores(lambda layout: random.Random(f"{seed}/{layout}").random())
+def _random_scores(seed: int) -> Table:
+    return _scored(lambda layout: random.Random(f"{seed}/{layout}").random())
 
 
 if __name__ == "__main__":

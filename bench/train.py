@@ -28,12 +28,12 @@ from torchvision import transforms
 
 from answer import answer
 from buildup.engine.problems import Problems
+from buildup.files import cores
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.models.cost import cost
 from buildup.models.read import read_network
 from buildup.space.load import load
-from buildup.store.run_dir import cores
 from buildup.strategies.moves import from_layout
 from buildup.training.dataset import Dataset
 from buildup.training.execution import check_device, torch_settings

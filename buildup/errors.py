@@ -18,7 +18,7 @@ BuildupError
 """
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -117,6 +117,15 @@ def counted(number: int, noun: str) -> str:
     """
     plural = f"{noun}es" if noun.endswith("ss") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def some(names: Sequence[str]) -> str:
+    """Up to five names, for a message.
+
+    >>> some("abcdef"), some("ab")
+    ('a, b, c, d, e and more', 'a, b')
+    """
+    return f"{', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
 
 
 def command(*words: object) -> str:

@@ -1,5 +1,6 @@
-"""The user's folder for what can be had again, and files that are whole after a crash or a power cut, old or new."""
+"""Files that are whole after a crash or a power cut, old or new, a cache of what can be had again, and CPU cores."""
 
+import json
 import os
 import sys
 import tempfile
@@ -7,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PAUSES = (0.01, 0.05, 0.2, 1.0)
 """Seconds between tries to replace a file that is being read."""
@@ -54,8 +56,29 @@ def _keep_names(folder: Path) -> None:
             os.close(handle)
 
 
+def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees either the old or the new content, also after a crash."""
+    with replacing(path, mode) as temporary:
+        temporary.write_bytes(content)
+
+
+def recall(path: Path) -> Any:
+    """The values of a JSON file in the cache; None if there are none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def remember(path: Path, values: Any) -> None:
+    """Write plain values into the cache, as far as that is possible: without it, only the next call is slower."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(values).encode())
+
+
 def user_cache() -> Path:
-    """Where the system wants such files; nothing is made here."""
+    """The user's folder for what can be had again; nothing is made here."""
     if sys.platform == "win32":
         cache = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
@@ -63,3 +86,8 @@ def user_cache() -> Path:
     else:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "buildup"
+
+
+def cores() -> int:
+    """How many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -389,8 +389,6 @@ class AnalyzeSettings:
     """512 images (128 for corruptions), 4 Hessian batches, a landscape of 7 x 7 points on 128 images."""
     images: int | None = None
     """Images to look at (default: 10,000 or all there are)."""
-    restate: bool = False
-    """Measure batch norm statistics anew at each point of the landscape."""
     scaling: str = "filter"
     """Directions of the landscape are as long as the weights in each output filter, or in each column, as in the
     reference code: filter or column."""

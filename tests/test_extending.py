@@ -32,7 +32,7 @@ from buildup.strategies.fixed_order import Layouts, ListedRule
 from buildup.strategies.registered import STRATEGIES
 from buildup.strategies.strategy import Rule, Strategy
 from buildup.training.augmentation import Augmentation, Change, EpochImages
-from buildup.training.data import DATASETS, describe_data, load_test
+from buildup.training.data import DATASETS, describe_data
 from buildup.training.dataset_sources import Source, SourceDataset
 from buildup.training.fit import Job, fit
 from buildup.training.metrics import METRICS, Metric
@@ -42,6 +42,7 @@ from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, OBJECTIVES, Objective
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import Candidate
+from held_out import load_test
 
 GUIDE = Path(__file__).parent.parent / "docs" / "extending.md"
 CONCEPTS = ("dataset", "augmentation", "metric", "objective", "recipe", "strategy", "judge", "tracker")

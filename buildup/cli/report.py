@@ -57,9 +57,9 @@ def report(
 
 def _compare(runs: "list[RunRecord]", file_format: str, to: str | None, *, as_json: bool) -> int:
     from buildup.engine.reports import compare_runs
+    from buildup.files import write_atomic
     from buildup.report.compare import comparison_page, comparison_table, comparison_text
     from buildup.report.comparison import comparison_values
-    from buildup.store.run_dir import write_atomic
 
     rows, evidence = compare_runs(runs)
     values = comparison_values(rows)

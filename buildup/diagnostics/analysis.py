@@ -78,8 +78,6 @@ class Subject:
     sizes: Sizes
     seed: int = 0
     """Seed of directions, noise and corruptions."""
-    restate: bool = False
-    """Whether batch norm statistics are recomputed at each point of the landscape."""
     scaling: str = "filter"
     """What of the weights the directions of the landscape are scaled like: `filter` or `column`."""
     decay: str = "squares"

@@ -33,9 +33,10 @@ from buildup.diagnostics.figures import (
     panels_of,
     plot_depth,
 )
-from buildup.diagnostics.hooks import evaluation_mode, intercept
+from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.units import Unit
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
+from buildup.models.trace import evaluation_mode
 from buildup.models.zoo import NearAttention
 from buildup.training.augmentation import normalise
 
@@ -97,9 +98,7 @@ def equivariance_error(before: Tensor, after: Tensor, shift: int, border: int) -
     return error / varying if varying > 1e-9 * expected.square().sum().sqrt().item() else None
 
 
-def measure_equivariance(
-    model: nn.Module, before: Unit, unit: Unit, images: Tensor, shifts: Sequence[int] = SHIFTS
-) -> dict[int, float]:
+def measure_equivariance(model: nn.Module, before: Unit, unit: Unit, images: Tensor) -> dict[int, float]:
     """The error of a unit by shift, without shifts for which its maps are too small.
 
     Args:
@@ -107,14 +106,13 @@ def measure_equivariance(
         before: The unit whose output this one reads.
         unit: A unit that keeps the size of its maps.
         images: Normalised images.
-        shifts: Pixels, each smaller than the maps.
     """
     assert unit.size is not None
     border = border_of(model, unit)
     still = _branch(model, before, unit, images, 0)
     errors = {
         shift: equivariance_error(still, _branch(model, before, unit, images, shift), shift, border)
-        for shift in shifts
+        for shift in SHIFTS
         if shift < min(unit.size)
     }
     return {shift: error for shift, error in errors.items() if error is not None}

@@ -15,11 +15,11 @@ import networkx as nx
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
+from buildup.models.stages import SEQUENCES
 from buildup.models.trace import Call, Node, run_traced
 
 SUMS = frozenset(("add", "add_", "__add__", "__iadd__", "__radd__"))
 VIEWS = frozenset(("view", "reshape", "permute", "transpose", "flatten", "unflatten", "contiguous", "squeeze"))
-SEQUENCES = (nn.Sequential, nn.ModuleList)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 
 from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
 from buildup.diagnostics.figures import COLOURS, SHAPES, Axes, Figure, Row, Rows, Table
-from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import DataError
+from buildup.models.trace import evaluation_mode
 from buildup.training.dataset import Dataset
 from buildup.training.execution import ieee_float32
 from buildup.training.feed import Feed

@@ -1,6 +1,6 @@
 """Observe and change what a running model computes, without changing the model.
 
-Everything here ends with its `with`: afterwards no hook is left, and every module is in its previous mode.
+What `intercept` does ends with its `with`: afterwards no hook is left.
 """
 
 import hashlib
@@ -17,18 +17,6 @@ from buildup.models.trace import Site
 
 Action = Callable[[Tensor, tuple[Any, ...]], Tensor | None]
 """Receives a result and the arguments it was computed from. Returns a replacement, or None to keep the result."""
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode. Afterwards each module has its own mode again, also where they differed."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager

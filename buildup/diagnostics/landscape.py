@@ -9,7 +9,7 @@ The loss is the cross-entropy plus the decay. This is half the squared norm of a
 decay has it, or the sum of the norms of all tensors, as in the reference code. There it makes most of the surface.
 
 All points use the same augmented images, so they differ by their weights only. Batch norms keep the statistics of the
-trained weights, as in the reference code, or get new ones for the weights of each point.
+trained weights, as in the reference code.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.diagnostics.analysis import Batch, Measurement, PaperClaim, Sizes, Subject
 from buildup.diagnostics.figures import Figure, Row, Rows, Table
 from buildup.diagnostics.hessian import BATCH
-from buildup.diagnostics.hooks import evaluation_mode
+from buildup.models.trace import evaluation_mode
 from buildup.training.execution import ieee_float32
 
 Direction = Mapping[str, Tensor]
@@ -92,28 +91,23 @@ def landscape(
     towards: tuple[Direction, Direction],
     *,
     parallel: int = 1,
-    restate: bool = False,
     decay: str = "squares",
 ) -> Iterator[Point]:
     """The loss at each place, in order; the coordinates are multiples of the two directions. Weights stay as they are.
 
     Args:
         parallel: The number of places that are measured at once. Each needs memory for its own weights.
-        restate: Whether batch norm statistics are recomputed on these batches with the weights of each place. Places
-            are then measured one at a time.
         decay: One of `DECAYS`.
     """
-    size, own, (one, other) = 1 if restate else parallel, dict(model.named_parameters()), towards
+    own, (one, other) = dict(model.named_parameters()), towards
     device = next(model.parameters()).device
     with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         forms = _squared_norm_forms(model, towards)
-        for some in (places[start : start + size] for start in range(0, len(places), size)):
+        for some in (places[start : start + parallel] for start in range(0, len(places), parallel)):
             weights = [
                 {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
                 for x, y in some
             ]
-            if restate:
-                weights[0] |= _restated(model, batches, weights[0])
             for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
                 squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
                 kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
@@ -147,9 +141,9 @@ def free_memory(device: torch.device) -> float:
     return 1024 * float(known[0]) if known else float("inf")
 
 
-def grid(side: int = 21, reach: float = 1.0) -> tuple[tuple[float, float], ...]:
-    """The places of a square grid around the weights; x runs fastest. The paper uses 21 x 21 up to 1."""
-    steps = [0.0] if side == 1 else [round(-reach + 2 * reach * index / (side - 1), 12) for index in range(side)]
+def grid(side: int) -> tuple[tuple[float, float], ...]:
+    """The places of a square grid from -1 to 1 around the weights; x runs fastest. The paper uses 21 x 21."""
+    steps = [0.0] if side == 1 else [round(2 * index / (side - 1) - 1, 12) for index in range(side)]
     return tuple((x, y) for y in steps for x in steps)
 
 
@@ -169,7 +163,7 @@ class LossLandscape(Measurement):
         return ceil(sizes.landscape_images / BATCH)
 
     def settings(self, subject: Subject) -> Row:
-        return {"restate": subject.restate, "scaling": subject.scaling, "decay": subject.decay}
+        return {"scaling": subject.scaling, "decay": subject.decay}
 
     def work(self, subject: Subject) -> tuple[int, int]:
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
@@ -184,9 +178,8 @@ class LossLandscape(Measurement):
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
         if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
             parallel = 1
-        how: Any = {"parallel": parallel, "restate": subject.restate, "decay": subject.decay}
         made = {"weight_decay": subject.weight_decay, "decay_kind": subject.decay, "scaling": subject.scaling}
-        for point in landscape(subject.model, batches, left, towards, **how):
+        for point in landscape(subject.model, batches, left, towards, parallel=parallel, decay=subject.decay):
             yield [{**asdict(point), "loss": point.loss(subject.weight_decay), **made}]
 
     def summary(self, rows: Rows) -> Row:
@@ -278,31 +271,6 @@ def _measured(
         hits = hits + (logits.argmax(2) == wanted.argmax(1)).sum(1)
         images += len(inputs)
     return list(zip((losses / images).tolist(), (hits / images).tolist(), strict=True))
-
-
-def _restated(model: nn.Module, batches: Sequence[Batch], weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The statistics of all batch norms with other weights, averaged over batches."""
-    norms = {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.running_mean is not None
-    }
-    fresh = {
-        f"{path}.{name}": torch.zeros_like(buffer)
-        for path, norm in norms.items()
-        for name, buffer in norm.named_buffers()
-    }
-    before = [(norm, norm.training, norm.momentum) for norm in norms.values()]
-    try:
-        for norm in norms.values():
-            # Without momentum a batch norm averages the statistics of all batches.
-            norm.training, norm.momentum = True, None
-        for inputs, _ in batches:
-            functional_call(model, dict(weights) | fresh, (inputs,))
-    finally:
-        for norm, training, momentum in before:
-            norm.training, norm.momentum = training, momentum
-    return fresh
 
 
 def _squared_norm_forms(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:

@@ -9,7 +9,7 @@ every family by returning its input, and its output can be compared with its inp
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from math import exp, log
@@ -24,14 +24,10 @@ from buildup.diagnostics.figures import BLUE, ORANGE, SKY, Figure, Row, Rows, Ta
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate
 from buildup.diagnostics.units import Unit
-from buildup.models.trace import Site
+from buildup.models.trace import Site, hook_blocks
 from buildup.training.metrics import Metrics
 
 Treatment = Literal["branch", "convolution", "convolution, sampled"]
-
-
-BlockAction = Callable[[str, Tensor, Tensor], Tensor | None]
-"""Receives a block's path, input and output. Returns a replacement of the output, or None to keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,23 +197,3 @@ def measure_blocks(
         variance=exp(fmean(map(log, ratios))) if len(ratios) == len(paths) else None,
         frequency=fmean(rises) if len(rises) == len(paths) else None,
     )
-
-
-@contextmanager
-def hook_blocks(model: nn.Module, paths: Sequence[str], action: BlockAction) -> Iterator[None]:
-    """Pass inputs and outputs of blocks to an action, which may replace the output. No hook is left afterwards."""
-    inputs: dict[str, Tensor] = {}
-
-    def before(path: str, module: nn.Module, args: Any) -> None:
-        # A copy, because a block may overwrite its input.
-        inputs[path] = args[0].clone()
-
-    def after(path: str, module: nn.Module, args: Any, outputs: Tensor) -> Tensor | None:
-        return action(path, inputs.pop(path), outputs)
-
-    with ExitStack() as stack:
-        for path in paths:
-            block = model.get_submodule(path)
-            stack.enter_context(block.register_forward_pre_hook(partial(before, path)))
-            stack.enter_context(block.register_forward_hook(partial(after, path)))
-        yield

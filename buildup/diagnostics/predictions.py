@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Batch, LabelledBatches, Measurement, Subject
 from buildup.diagnostics.figures import BLUE, SKY, Figure, Row, Rows, Table, looks_of, panels_of
-from buildup.diagnostics.hooks import evaluation_mode
 from buildup.errors import RequestError
+from buildup.models.trace import evaluation_mode
 from buildup.training.execution import ieee_float32
 from buildup.training.metrics import Metrics, measure_logits, metrics, tally
 

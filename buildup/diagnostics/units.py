@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.flow import Flow, UnitEnd, find_unit_ends, spatial_convs, trace_flow
-from buildup.diagnostics.hooks import evaluation_mode, intercept
+from buildup.diagnostics.hooks import intercept
 from buildup.errors import BaseError
-from buildup.models.trace import Node, Site
+from buildup.models.trace import Node, Site, evaluation_mode
 
 UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
 

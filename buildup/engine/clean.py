@@ -1,14 +1,16 @@
-"""Remove what no command of a run needs any more.
+"""Remove what no command of a run needs any more: by `clean`, and during a search to keep within `--disk-budget`.
 
 Weights are most of a run. After a search, export and `analyze` need those of the base and of the winner; a training
 without weights keeps its score, so nothing is trained again. Processes leave folders of Ray behind, and those that were
 killed folders of Tune, and of trainings that are copied to a storage.
 """
 
+import logging
 import os
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
@@ -17,9 +19,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from buildup.engine.load_state import state_of
+from buildup.engine.loop import Observer
 from buildup.engine.replay import View
 from buildup.errors import RunError
 from buildup.execution.workplace import left_behind, remove_work
+from buildup.report.words import memory
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import (
     LOCK,
@@ -33,8 +37,12 @@ from buildup.store.run_dir import (
     remote_of,
 )
 from buildup.store.run_record import RunRecord
-from buildup.trials.outcome import Failure
+from buildup.trials.event import Event
+from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Record
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS, candidate_id
+
+log = logging.getLogger("buildup")
 
 LARGE = (WEIGHTS, CHECKPOINT, SNAPSHOTS)
 RAY = Path(tempfile.gettempdir()) / "ray"
@@ -43,6 +51,12 @@ TUNE = "buildup-tune-"
 ENDED = "folder of an ended process"
 NEAR = 600.0
 """Seconds between the start of Ray and of the writing, at most. Other programs use Ray, too, and process ids recur."""
+INTERVAL = 60.0
+"""Seconds between two looks at the folder while no training ends."""
+SHARE = 0.02
+"""Of the time of the search that the looks take, at most. That at thousands of trainings takes long."""
+BYTES_PER_PARAMETER = 12
+"""Of the files of a training, at least: its weights, and a checkpoint of them with the momentum of the optimizer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +85,60 @@ class Leftover:
         else:
             for path in (self.path, *self.links):
                 path.unlink(missing_ok=True)
+
+
+@dataclass(kw_only=True)
+class BudgetObserver:
+    """Looks at the size of a run when a training has ended, after another observer.
+
+    If that is over `--disk-budget`, files go that neither `resume` nor `final` reads.
+    """
+
+    observer: Observer
+    run: RunRecord
+    _looked: float = float("-inf")
+    _took: float = 0.0
+    """Seconds of the last look."""
+    _ended: bool = False
+    """Whether a training has ended since."""
+    _told: bool = False
+    """Whether it was said that the budget can't be kept."""
+
+    def see(self, view: View, history: History, event: Event | None) -> None:
+        """Call the other observer, and remove what can go if the run is too large."""
+        self.observer.see(view, history, event)
+        self._ended |= event is not None and isinstance(event.update, Record)
+        begun = time.monotonic()
+        if begun - self._looked >= max(0.0 if self._ended else INTERVAL, self._took / SHARE):
+            self.keep(view)
+            self._looked = time.monotonic()
+            self._took, self._ended = self._looked - begun, False
+
+    def keep(self, view: View, *, stopped: bool = False) -> None:
+        """Remove what can go, as far as the run is too large: first states that nothing reads, then losers.
+
+        `stopped` says that no worker trains any more.
+        """
+        budget = self.run.settings.disk_budget
+        if budget is None:
+            return
+        freed, size = 0, size_of(self.run.folder)
+        for left in (*finished_states(self.run), *losers(self.run, view, stopped=stopped)) if size > budget else ():
+            if size - freed <= budget:
+                break
+            if not left.size:  # another run has it, too
+                continue
+            with suppress(OSError):
+                left.remove()
+                freed += left.size
+        if freed:
+            log.info("disk       %s of files were removed that `resume` and `final` do not need", memory(freed))
+        if size - freed > budget and not self._told:
+            log.warning(
+                f"warning: {self.run.folder} has {memory(size - freed)}, more than --disk-budget {memory(budget)}. "
+                f"`resume` and `final` need what is left of it, so it stays."
+            )
+        self._told = size - freed > budget
 
 
 def losers(run: RunRecord, view: View, *, stopped: bool) -> list[Leftover]:
@@ -187,8 +255,8 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
 
 def _began(session: Path) -> float:
     """When Ray began a session, by the name of its folder."""
-    date, time = session.name.split("_")[1:3]
-    return datetime.strptime(f"{date}_{time}", "%Y-%m-%d_%H-%M-%S").timestamp()
+    date, clock = session.name.split("_")[1:3]
+    return datetime.strptime(f"{date}_{clock}", "%Y-%m-%d_%H-%M-%S").timestamp()
 
 
 def size_of(*paths: Path) -> int:

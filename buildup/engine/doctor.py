@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from buildup.errors import BuildupError, counted
 from buildup.execution.ray_tune import RayEvaluator
-from buildup.store.run_dir import cores
+from buildup.files import cores
 from buildup.store.storage import hide_password, opened_storage
 from buildup.training.data import check_folds, check_test, data_folder, dataset_kind, describe_data
 from buildup.training.fit import fit

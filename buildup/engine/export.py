@@ -16,6 +16,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError, command
+from buildup.files import write_atomic
 from buildup.models.export import check_onnx, check_target, export_network
 from buildup.models.pretrained import origin_of
 from buildup.models.publish import LONGEST_NAME, check_push, publish
@@ -25,7 +26,7 @@ from buildup.report.findings import Findings
 from buildup.report.words import macs
 from buildup.settings import ExportSettings
 from buildup.store.outage import outlast
-from buildup.store.run_dir import trained_weights, write_atomic
+from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord
 from buildup.training.dataset import parse_fraction
 from buildup.training.recipe import recipe_to_values

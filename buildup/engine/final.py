@@ -31,6 +31,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError, command, counted
+from buildup.files import write_atomic
 from buildup.models.cost import cost
 from buildup.report.text_table import final_table
 from buildup.report.words import duration
@@ -38,7 +39,6 @@ from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.store.outage import outlast
-from buildup.store.run_dir import write_atomic
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.network_size import control_of
 from buildup.training.data import check_test, describe_data, open_test
@@ -142,11 +142,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
             execution=execution.words,
         ),
     )
-    epoch_seconds = [
-        outcome.seconds / (len(history.curves.get(key, ())) or own.epochs)
-        for key, outcome in history.outcomes.items()
-        if isinstance(outcome, Score)
-    ]
+    epoch_seconds = history.epoch_seconds(own.epochs).values()
     info = describe_data(own.dataset, own.data_dir, own.image_size)
     images = run.data.train_images if same else info.train_images + info.val_images
     each = plan.epochs * images / run.data.train_images

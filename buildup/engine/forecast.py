@@ -23,7 +23,6 @@ from buildup.strategies.network_size import Limits
 from buildup.trials.decision import Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.outcome import Score
 from buildup.trials.training import Candidate, Training
 
 SIMULATIONS = 12
@@ -131,11 +130,7 @@ def _times(history: History, usual: int) -> dict[str, float]:
         for key, curve in history.curves.items()
         if curve and all("seconds" in epoch.metrics for epoch in curve)
     }
-    return times | {
-        key: outcome.seconds / (len(history.curves.get(key, ())) or usual)
-        for key, outcome in history.outcomes.items()
-        if isinstance(outcome, Score)
-    }
+    return times | history.epoch_seconds(usual)
 
 
 def _count(replay: Replay, view: View, workers: int, each: float, *, done: float = 0.0, error: float = 0.0) -> Forecast:

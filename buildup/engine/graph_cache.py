@@ -4,7 +4,6 @@ They are loaded only for what is not in the cache.
 """
 
 import hashlib
-import json
 from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -13,10 +12,9 @@ from typing import Any, Literal
 
 import buildup
 from buildup.errors import LayoutError, RequestError, unknown
-from buildup.files import user_cache
+from buildup.files import recall, remember, user_cache
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
-from buildup.store.run_dir import write_atomic
 from buildup.trials.training import Candidate
 
 READERS = ("bases.py", "read.py", "stages.py", "stem.py", "trace.py")
@@ -27,13 +25,13 @@ PIXELS, CLASSES = 32, 100
 
 def cached_graph(base: str, stem: Literal["auto", "small", "base"]) -> Network:
     """The staged graph of a base for images of 32 px and 100 classes."""
-    name = f"graph-{base.replace('/', '_')}-{stem}"
+    place = _place(f"graph-{base.replace('/', '_')}-{stem}")
     with suppress(LayoutError):  # not in the cache, or of another version
-        return network_from_values(recall(name))
+        return network_from_values(recall(place))
     from buildup.models.read import read_network
 
     network = read_network(base, input_shape=(3, PIXELS, PIXELS), num_classes=CLASSES, stem=stem)
-    remember(name, network_to_values(network))
+    remember(place, network_to_values(network))
     return network
 
 
@@ -42,7 +40,8 @@ def base_models(pattern: str | None) -> list[dict[str, Any]]:
 
     In a pattern * stands for any letters; None is for all convolutional models.
     """
-    known = recall("models")
+    place = _place("models")
+    known = recall(place)
     known = known if isinstance(known, dict) else {}
     if pattern is None:
         is_known = bool(known.get("complete"))
@@ -52,7 +51,7 @@ def base_models(pattern: str | None) -> list[dict[str, Any]]:
         from buildup.models.bases import judge_bases
 
         known = judge_bases(known, pattern)
-        remember("models", known)
+        remember(place, known)
     rows = [
         {key: value for key, value in row.items() if key != "convolutional"}
         for name, row in sorted(known["rows"].items())
@@ -63,26 +62,11 @@ def base_models(pattern: str | None) -> list[dict[str, Any]]:
     return rows
 
 
-def recall(name: str, folder: Path | None = None) -> Any:
-    """The cached values of a name; None if there are none. The usual folder is that of what was read from timm."""
-    try:
-        return json.loads(((folder or _folder()) / f"{name}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def remember(name: str, values: Any, folder: Path | None = None) -> None:
-    """Cache plain values under a name."""
-    with suppress(OSError):  # without a cache, only the next call is slower
-        folder = folder or _folder()
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / f"{name}.json", json.dumps(values).encode())
-
-
-def _folder() -> Path:
+def _place(name: str) -> Path:
+    """The file of what was read from timm under a name."""
     models = Path(buildup.__file__).parent / "models"
     digest = hashlib.sha256(b"".join((models / name).read_bytes() for name in READERS)).hexdigest()
-    return user_cache() / f"timm-{version('timm')}-{digest[:8]}"
+    return user_cache() / f"timm-{version('timm')}-{digest[:8]}" / f"{name}.json"
 
 
 def costs_of(candidate: Candidate) -> tuple[int, int]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from buildup.engine.problems import Problems
 from buildup.errors import unknown
 from buildup.execution.evaluator import room
+from buildup.files import cores
 from buildup.settings import RunSettings, SearchSettings
-from buildup.store.run_dir import cores
 from buildup.training.execution import check_device, device_count
 
 log = logging.getLogger("buildup")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.replay import MIXED, Replay, View, make_replay
-from buildup.errors import RunError
+from buildup.errors import RunError, some
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
@@ -113,7 +113,7 @@ def check_splits(run: RunRecord, history: History) -> None:
     if own and run.data.split_seed is not None:
         raise RunError(
             f"{run.folder}: all seeds of this run validate on the same images (split by seed {run.data.split_seed}), "
-            f"but those of {', '.join(own[:5])}{' and more' if len(own) > 5 else ''} have images of their own, so "
+            f"but those of {some(own)} have images of their own, so "
             "they can't be compared. Put the run back from a copy, or start a new search of this base and dataset."
         )
 

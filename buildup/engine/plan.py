@@ -15,17 +15,15 @@ from typing import Any
 
 import buildup
 from buildup.engine.forecast import Forecast, forecast_plan
-from buildup.engine.graph_cache import recall, remember
 from buildup.engine.load_state import replay_for
 from buildup.engine.replay import Replay
 from buildup.engine.request import Request, resolve
-from buildup.files import user_cache
+from buildup.files import cores, recall, remember, user_cache
 from buildup.graph.network import Edit, Network, apply, edits_between
 from buildup.graph.serialize import fingerprint
 from buildup.models.cost import Cost, cost
 from buildup.report.words import duration
 from buildup.settings import SearchSettings
-from buildup.store.run_dir import cores
 from buildup.strategies.alternet import Variant
 from buildup.strategies.samplers import SampledRule
 from buildup.training.execution import device_kind
@@ -288,8 +286,8 @@ def known_speed(
     """
     key = _key(network, recipe, execution, device, threads)
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = user_cache() / f"speeds-{_digest()[:8]}"
-    found: Any = None if anew else recall(name, folder)
+    place = user_cache() / f"speeds-{_digest()[:8]}" / f"{name}.json"
+    found: Any = None if anew else recall(place)
     try:
         times = {part: float(found["seconds"][part]) for part in ("train", "evaluate", "preparation")}
         if not (0 < times["train"] < inf and 0 <= times["evaluate"] < inf and 0 <= times["preparation"] < inf):
@@ -298,7 +296,7 @@ def known_speed(
     except (KeyError, TypeError, ValueError):  # not in the cache, or damaged
         speed = measure_speed(network, recipe, execution, device=device, threads=threads)
     times = {part: seconds for part, seconds in asdict(speed).items() if part != "execution"}
-    remember(name, {"key": key, "seconds": times, "measured": datetime.now().isoformat(" ", "minutes")}, folder)
+    remember(place, {"key": key, "seconds": times, "measured": datetime.now().isoformat(" ", "minutes")})
     return speed, ""
 
 

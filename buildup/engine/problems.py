@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import ParamSpec, TypeVar
 
 from buildup.errors import RequestError, unknown
-from buildup.settings import BOUNDS
+from buildup.settings import BOUNDS, parse_duration
 from buildup.statistics.judges import JUDGES
 
 P = ParamSpec("P")
@@ -87,10 +87,10 @@ class Problems:
         """Check a number of seconds, at least one, which may be text."""
         return None if value is None else self.number(flag, value, 1.0, least=1.0)
 
-    def parsed(self, flag: str, parse: Callable[[str], float], value: str | float | None) -> float | None:
-        """Check a value with a parser that raises `ValueError`."""
+    def duration(self, flag: str, value: str | float | None) -> float | None:
+        """The seconds of a duration such as 2h30m, which may be a number of seconds."""
         try:
-            return None if value is None else parse(str(value))
+            return None if value is None else parse_duration(str(value))
         except ValueError as problem:
             self.found.append(f"{flag} {problem}")
             return None

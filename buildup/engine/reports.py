@@ -12,6 +12,7 @@ from buildup.engine.load_state import read_final, state_of, warnings_of
 from buildup.engine.replay import View
 from buildup.engine.status import status_of
 from buildup.errors import RunError
+from buildup.files import write_atomic
 from buildup.graph.kinds import known_kinds
 from buildup.report.comparison import Compared, compared
 from buildup.report.diagnostic_table import EXPECTED, Correlation, Effect, Evidence, MeasuredVerdict, When
@@ -20,8 +21,8 @@ from buildup.report.page import page
 from buildup.space.schema import describe_walk
 from buildup.statistics.distributions import share_interval
 from buildup.statistics.kendall import kendall
-from buildup.store.people_notes import read_people_notes
-from buildup.store.run_dir import read_diagnoses, reused_from, write_atomic
+from buildup.store.notes import read_people_notes
+from buildup.store.run_dir import read_diagnoses, reused_from
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import hide_password
 from buildup.store.study_reader import open_study, reporting_damage

@@ -19,16 +19,17 @@ from buildup.engine.search import run_search
 from buildup.engine.setup import check_data, job_maker
 from buildup.errors import RequestError, RunError
 from buildup.execution.attempt import run_attempt
+from buildup.files import write_atomic
 from buildup.models.pretrained import check_pretrained
 from buildup.settings import ReproduceSettings, SearchSettings, asked_weights
-from buildup.store.run_dir import attempt_folder, write_atomic
+from buildup.store.run_dir import attempt_folder
 from buildup.store.run_record import Environment, RunRecord, environment
 from buildup.training.execution import check_device
 from buildup.training.fit import fit
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Outcome, Record, Score
-from buildup.trials.training import Training, training_id
+from buildup.trials.training import Training, candidate_id, seed_of, training_id
 
 Match = Literal["equal", "rounding", "different", "missing"]
 WORDS: Mapping[Match, str] = {
@@ -123,9 +124,8 @@ def tolerance_of(history: History) -> float:
     """How much rounding may change the first loss of a training: by the base of the run, which was trained for that."""
     found = [ROUNDING]
     for key, curve in history.curves.items():
-        candidate, _, seed = key.rpartition("-s")
-        if candidate.endswith("-rounding"):
-            plain = training_id(candidate.removesuffix("-rounding"), int(seed))
+        if (candidate := candidate_id(key)).endswith("-rounding"):
+            plain = training_id(candidate.removesuffix("-rounding"), seed_of(key))
             moved = first_change(history.curves.get(plain, ()), curve)
             found += [TIMES_ROUNDING * moved] if moved is not None else []
     return max(found)
@@ -170,13 +170,12 @@ def find_training(view: View, history: History, name: str) -> Training:
     candidates = {one.id: one for one in view.candidates}
     found = [key for key in history.outcomes if len(name) >= 4 and key.startswith(name)]
     found = [name] if name in history.outcomes else found
-    known = [key for key in found if key.rpartition("-s")[0] in candidates]
+    known = [key for key in found if candidate_id(key) in candidates]
     if len(known) != 1:
-        all_known = [key for key in history.outcomes if key.rpartition("-s")[0] in candidates]
+        all_known = [key for key in history.outcomes if candidate_id(key) in candidates]
         what = "several trainings begin like this" if known else "this run has no such training"
         raise RequestError(f"--training {name}: {what}. It has {', '.join(all_known[:12])}.")
-    candidate, _, seed = known[0].rpartition("-s")
-    return Training(candidate=candidates[candidate], seed=int(seed))
+    return Training(candidate=candidates[candidate_id(known[0])], seed=seed_of(known[0]))
 
 
 def _search(run: RunRecord, view: View, history: History, to: Path) -> Reproduction:
@@ -210,8 +209,7 @@ def _verdicts(before: Sequence[Decision], after: Sequence[Decision]) -> Iterator
 
 
 def _layout(view: View, training: str) -> str:
-    candidate = training.rpartition("-s")[0]
-    return next((one.layout for one in view.candidates if one.id == candidate), "")
+    return next((one.layout for one in view.candidates if one.id == candidate_id(training)), "")
 
 
 def _compared(layouts: Mapping[str, str], before: History, after: History) -> tuple[Repeated, ...]:

@@ -7,7 +7,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from buildup.engine.disk_budget import BYTES_PER_PARAMETER
+from buildup.engine.clean import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of
 from buildup.engine.problems import Problems
@@ -20,7 +20,7 @@ from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.report.trackers import check_trackers
 from buildup.report.words import memory
-from buildup.settings import RunSettings, SearchSettings, parse_duration
+from buildup.settings import RunSettings, SearchSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import check_remote, remote_url
@@ -77,7 +77,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     checked, space, recipe, data = _load(problems, replace(settings, epochs=epochs), seeds, recorded)
     values: dict[str, Any] = {
         "epochs": recipe.epochs if recipe else 1,
-        "time_budget": problems.parsed("--time-budget", parse_duration, settings.time_budget),
+        "time_budget": problems.duration("--time-budget", settings.time_budget),
         "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
         "disk_budget": problems.size("--disk-budget", settings.disk_budget),

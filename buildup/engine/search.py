@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from buildup.engine.clean import remove_losers
-from buildup.engine.disk_budget import BudgetObserver
+from buildup.engine.clean import BudgetObserver, remove_losers
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.hardware import cluster_address
@@ -17,10 +16,9 @@ from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, observe
-from buildup.engine.rebuild import rebuild_study
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, disk_problems, resolve
-from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, start_workers
+from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, rebuild_study, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
@@ -29,7 +27,7 @@ from buildup.execution.simulated import SimulatedEvaluator
 from buildup.models.pretrained import fresh_parts
 from buildup.report.trackers import Tracking, check_trackers
 from buildup.report.words import duration
-from buildup.settings import ResumeSettings, SearchSettings, parse_duration
+from buildup.settings import ResumeSettings, SearchSettings
 from buildup.store.outage import outlast
 from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import (
@@ -161,7 +159,7 @@ def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, boo
     own = record.settings
     values: dict[str, Any] = {
         "max_trials": problems.whole("--max-trials", changes.max_trials, 0) or None,
-        "time_budget": problems.parsed("--time-budget", parse_duration, changes.time_budget),
+        "time_budget": problems.duration("--time-budget", changes.time_budget),
         "disk_budget": problems.size("--disk-budget", changes.disk_budget) or own.disk_budget,
         "workers": problems.whole("--workers", changes.workers, own.workers),
         "ray": cluster_address(changes.ray, own.ray),

@@ -1,38 +1,42 @@
-"""Create the study writer, the workers and the jobs of a run from its settings."""
+"""Create the study writer, the workers and the jobs of a run from its settings, and a lost study from its files."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import cpus_per_worker, processes_of
-from buildup.errors import DataError, RunError
-from buildup.execution.dispatcher import FetchReusable
+from buildup.engine.load_state import read_final, replay_of
+from buildup.engine.replay import Replay
+from buildup.errors import RunError, counted
+from buildup.execution.dispatcher import FetchReusable, MakeJob
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.models.pretrained import check_pretrained
 from buildup.report.diagram import graph_svg
 from buildup.store.remote_folder import mark_remote
+from buildup.store.run_dir import DECISIONS, acquire_run_lock, final_record, read_decisions
 from buildup.store.run_record import RunRecord
+from buildup.store.storage import set_aside
 from buildup.store.study_writer import StudyWriter
-from buildup.training.data import open_data
+from buildup.training.data import open_unchanged
 from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
+from buildup.trials.event import Event
+from buildup.trials.final_result import final_to_values
+from buildup.trials.history import History
 from buildup.trials.training import Training
 
-MakeJob = Callable[[Training, Path, Sequence[Path]], Job]
+log = logging.getLogger("buildup")
 
 
 def check_data(run: RunRecord) -> None:
     """Raise if the data or the pretrained weights are not those that the run started with."""
-    data = open_data(run.settings.dataset, run.settings.data_dir, run.settings.image_size, run.recipe)
-    if data.hash != run.data.hash:
-        raise DataError(
-            f"{run.settings.dataset}: this dataset is not the one that the run began with "
-            f"({len(data.labels)} images, hash {data.hash[:12]}, then {run.data.hash[:12]}). "
-            "Give back the files of then, or start a new run."
-        )
+    settings = run.settings
+    open_unchanged(settings.dataset, settings.data_dir, settings.image_size, run.recipe, run.data.hash)
     if run.start:
         check_pretrained(run.network, run.start)
 
@@ -61,6 +65,50 @@ def _study(run: RunRecord) -> dict[str, Any]:
         "costs": costs_of,
         "diagram": partial(graph_svg, name=run.settings.base),
     }
+
+
+def rebuild_study(run: RunRecord) -> None:
+    """Set the damaged study aside, and write a new one with all trainings that have ended and their decisions.
+
+    The final records of the trainings hold all scores, and decisions follow from them by replay. What the study alone
+    held is lost: when trainings began and ended, on which worker, and trials that were not needed.
+    """
+    before = read_decisions(run.folder / DECISIONS)
+    final = read_final(run.folder)
+    if run.settings.storage is None:
+        with closing(acquire_run_lock(run.folder)):
+            if place := set_aside(run.folder):
+                log.info(f"{place}: the former study")
+    create_writer(run).close()
+    with closing(open_writer(run)) as writer:
+        writer.restore(final_to_values(final) if final else None)
+        history = _adopt(replay_of(run), writer, run.trainings)
+    found = f"{counted(len(history.outcomes), 'training')} and {counted(len(history.decisions), 'decision')}"
+    log.info(f"{run.folder}: {found} were restored")
+    for kept, made in zip(before, history.decisions, strict=False):
+        if kept != made:
+            log.warning(
+                f"warning: {run.folder}: decision {kept.step} was {kept.verdict} for {kept.layout} ({kept.reason}); "
+                f"from the records it is {made.verdict} for {made.layout} ({made.reason})."
+            )
+
+
+def _adopt(replay: Replay, writer: StudyWriter, trainings: Path) -> History:
+    """Record the trainings that the rule asks for and that have a final record, until one has none."""
+    history = writer.history
+    while True:
+        view = replay.view(history)
+        for decision in view.decisions[len(history.decisions) :]:
+            history = writer.decide(history, decision)
+        found = [
+            Event(training=training, update=record[1])
+            for training in (*view.needed, *view.checks)
+            if training.id not in history.outcomes and (record := final_record(trainings / training.id))
+        ]
+        if not found:
+            return history
+        for event in found:
+            history = writer.record(history, event)
 
 
 def start_workers(

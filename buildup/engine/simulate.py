@@ -3,7 +3,6 @@
 Torch and timm are loaded only for a base that is not in the cache, and for a strategy that weighs costs.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
-from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator, read_scores
+from buildup.execution.simulated import InMemoryWriter, Look, ScoreRow, SimulatedEvaluator, read_scores
 from buildup.graph.network import Network, sketch
 from buildup.settings import SimulateSettings
 from buildup.space.load import load
@@ -50,31 +49,15 @@ class Simulation:
     """A warning on settings of the space that the strategy does not use."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableSearch:
-    """A checked search on a table of scores."""
-
-    replay: Replay
-    table: Mapping[str, ScoreRow]
-    default: ScoreRow | None
-    """The score of layouts that are not in the table."""
-    left_unused: str | None
-
-
 def run_simulation(settings: SimulateSettings) -> Simulation:
     """Simulate a search on a table of scores. All problems of the settings are raised as one `RequestError`."""
     problems = Problems()
     workers = problems.whole("--workers", settings.workers, 1)
     noise = problems.number("--noise", settings.noise, 0.0, most=100.0)
-    search = table_search(settings, problems)
-    replay, judge = search.replay, search.replay.judge
+    replay, look = table_search(settings, problems)
+    judge = replay.judge
     evaluator = SimulatedEvaluator(
-        table=search.table,
-        workers=workers,
-        noise=noise,
-        seed=replay.first_seed,
-        objective=judge.objective,
-        default=search.default,
+        table=look, workers=workers, noise=noise, seed=replay.first_seed, objective=judge.objective
     )
     view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
     asked_for = replay.required_ids(view)
@@ -91,11 +74,11 @@ def run_simulation(settings: SimulateSettings) -> Simulation:
         judge=judge.name,
         objective=judge.objective.name,
         seeds=replay.seeds,
-        left_unused=search.left_unused,
+        left_unused=STRATEGIES[settings.strategy].unused(space_of(settings)),
     )
 
 
-def table_search(settings: SimulateSettings, problems: Problems) -> TableSearch:
+def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay, Look]:
     """Check the settings of a simulated search, and read the table. Problems found before are raised, too."""
     seeds = problems.whole("--seeds", settings.seeds, 1)
     seed = problems.whole("--seed", settings.seed, 0)
@@ -135,12 +118,8 @@ def table_search(settings: SimulateSettings, problems: Problems) -> TableSearch:
     problems.raise_any()
     assert replay is not None
     assert table is not None
-    return TableSearch(
-        replay=replay,
-        table=table,
-        default=ScoreRow(score=default) if settings.default_score is not None else None,
-        left_unused=strategy.unused(space) if space else None,
-    )
+    scores, rest = table, ScoreRow(score=default) if settings.default_score is not None else None
+    return replay, lambda training: scores.get(training.candidate.layout, rest)
 
 
 def space_of(settings: SimulateSettings) -> SearchSpace:

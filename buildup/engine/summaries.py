@@ -12,11 +12,12 @@ from buildup.models.pretrained import fresh_parts
 from buildup.report.text_table import TextTable, decisions_table
 from buildup.report.words import duration, short_edit, short_number
 from buildup.space.schema import describe_tuning, describe_walk
+from buildup.store.run_record import start_of
 from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.objective import OBJECTIVES
-from buildup.trials.training import CHECKS, Pretrained
+from buildup.trials.training import CHECKS
 
 
 def plan_text(made: Plan, *, width: int | None = None) -> str:
@@ -37,8 +38,7 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
     lines += data.notes
-    source, digest = request.settings.pretrained, request.settings.pretrained_hash
-    start = Pretrained(source=source, hash=digest) if source and digest else None
+    start = start_of(settings)
     recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None, kind=request.space.kind)
     found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)

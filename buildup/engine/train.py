@@ -16,6 +16,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.request import check_batches, execution_for, measure_speeds
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
+from buildup.files import cores, write_atomic
 from buildup.graph.base_name import base_in_path, parse_base
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
@@ -24,7 +25,7 @@ from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.settings import TrainSettings
 from buildup.space.load import load
-from buildup.store.run_dir import attempt_folder, attempts, cores, final_record, write_atomic
+from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.strategies.moves import from_layout, start
 from buildup.training.data import describe_data, open_data, readable_name
 from buildup.training.dataset import DataInfo, parse_fraction

@@ -18,10 +18,10 @@ from typing import Any
 from buildup.errors import BuildupError
 from buildup.execution.dispatcher import Assignment, ends_process
 from buildup.execution.handshake import refusal
-from buildup.execution.hosts import is_host_fault
-from buildup.execution.worker_slot import Leaving
+from buildup.execution.workers import Leaving, is_host_fault
 from buildup.execution.workplace import Mirror, SharedFolder, Workplace
-from buildup.store.run_dir import FAILED, FINAL, write_atomic
+from buildup.files import write_atomic
+from buildup.store.run_dir import FAILED, FINAL
 from buildup.trials.event import Started, Update
 from buildup.trials.outcome import Epoch, Failed, Failure, Outcome, Reason, Record, Score, record_to_values
 

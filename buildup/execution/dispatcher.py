@@ -18,9 +18,8 @@ from typing import Any
 from uuid import uuid4
 
 from buildup.errors import RemoteError, RunError
-from buildup.execution.hosts import Hosts
 from buildup.execution.storage_watch import StorageWatch
-from buildup.execution.worker_slot import BUSY, Leaving, Watch, WorkerSlot, WorkerState
+from buildup.execution.workers import BUSY, Hosts, Leaving, Watch, WorkerSlot, WorkerState
 from buildup.execution.workplace import WORK, Elsewhere, stop_attempt
 from buildup.store.remote_folder import RemoteFolder
 from buildup.store.run_dir import attempt_folder, attempts, note_remote, remote_of

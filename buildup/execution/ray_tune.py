@@ -29,9 +29,9 @@ from buildup.execution.counters import counting
 from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
-from buildup.execution.hosts import Hosts
 from buildup.execution.ray_cluster import head_answers, kill_ray, start_ray
 from buildup.execution.ray_nodes import check_nodes, check_resources, end_process, places, resources_of
+from buildup.execution.workers import Hosts
 from buildup.store.remote_folder import RemoteFolder
 from buildup.trials.event import Event
 from buildup.trials.training import Training

@@ -108,18 +108,20 @@ def _number(name: str, text: str) -> float:
     return number
 
 
+Look = Callable[[Training], ScoreRow | None]
+"""Finds the row of a training; None where there is none."""
+
+
 @dataclass(kw_only=True)
 class SimulatedEvaluator:
     """Virtual workers that look up scores. Time passes only in `next_event`."""
 
-    table: Mapping[str, ScoreRow] | Callable[[Training], ScoreRow | None]
+    table: Mapping[str, ScoreRow] | Look
     """Rows by layout, or a function of the training."""
     workers: int = 1
     noise: float = 0.0
     """Standard deviation of a training's score around that of its row, in points."""
     seed: int = 0
-    jitter: float = 1.0
-    """A training takes between 1/jitter and jitter times the seconds of its row."""
     objective: Objective = ACCURACY
     """What the scores are of. Other objectives than accuracy are in shares and nats, as in `metrics.jsonl`."""
     default: ScoreRow | None = None
@@ -151,7 +153,7 @@ class SimulatedEvaluator:
             if key not in self._running and (key == first or self._row(training)):
                 self._running[key] = (self.clock, training)
                 self._started += 1
-                heapq.heappush(self._ends, (self.clock + self._seconds(training), self._started, key))
+                heapq.heappush(self._ends, (self.clock + self._look_up(training).seconds, self._started, key))
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The end of the training that ends next."""
@@ -188,10 +190,6 @@ class SimulatedEvaluator:
                 f"({training.candidate.edit or 'the base'}). Add a line for it, or give --default-score."
             )
         return row
-
-    def _seconds(self, training: Training) -> float:
-        chance = random.Random(f"{self.seed}/{training.id}/seconds").uniform(1 / self.jitter, self.jitter)
-        return self._look_up(training).seconds * chance
 
 
 class InMemoryWriter:

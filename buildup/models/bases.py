@@ -83,12 +83,8 @@ def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedB
 def create_on_meta(name: str, arguments: Mapping[str, Any]) -> Any:
     """Create a timm model on the meta device, without memory for its weights."""
     try:
-        try:
-            with torch.device("meta"):
-                return timm.create_model(name, **arguments)
-        except NotImplementedError:
-            # timm 1.0.29 computes the widths of RegNets with tensors, which must not be on the meta device.
-            return timm.create_model(name, **arguments, device="meta")
+        with torch.device("meta"):
+            return timm.create_model(name, **arguments)
     except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         # What models raise for unknown arguments, or for being created on the meta device.
         raise BaseError(f"{name} cannot be made by timm with {dict(arguments)}: {error}") from error

@@ -20,6 +20,7 @@ from buildup.graph.network import Network, Shape
 from buildup.graph.serialize import network_to_values
 from buildup.models.build import ENTRY_POINT, build, data_config
 from buildup.models.standalone import standalone
+from buildup.models.trace import evaluation_mode
 
 CHECK = """
 import sys
@@ -54,7 +55,6 @@ def export_network(
     *,
     card: str,
     diagram: str = "",
-    expected: Tensor | None = None,
     data: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     onnx: bool = False,
@@ -69,7 +69,6 @@ def export_network(
         network: The network that was trained, with its weights in `state_dict`.
         folder: It must not exist, or be empty; `card` is the text of `README.md` there, and `diagram` the picture
             `network.svg` that it shows.
-        expected: The trained model's own `probe_logits`; by default those of a model built from the weights.
         data: How images were prepared, in timm's words: `mean`, `std`, `crop_pct`, `interpolation`. By default as for
             the base.
         training: Dataset, seed, share of the images and recipe of the training, for `analyze`.
@@ -82,7 +81,7 @@ def export_network(
         model.load_state_dict(weights)
     except RuntimeError as error:
         raise ExportError(f"The weights are not those of this network: {error}") from error
-    logits = probe_logits(model, network) if expected is None else expected
+    logits = probe_logits(model, network)
     config = data_config(network) | dict(data or {})
     values = _config(network, model, config) | ({"training": dict(training)} if training else {})
     partial = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -127,11 +126,10 @@ def check_target(folder: Path) -> None:
 
 def probe_logits(model: nn.Module, network: Network) -> Tensor:
     """A model's logits for a fixed batch of noise: on the CPU, in float32, in evaluation mode."""
-    training = model.training
     device = next(model.parameters()).device
-    with torch.inference_mode():
-        logits: Tensor = model.cpu().eval()(_noise(2, network.input_shape)).clone()
-    model.train(training).to(device)
+    with torch.inference_mode(), evaluation_mode(model):
+        logits: Tensor = model.cpu()(_noise(2, network.input_shape)).clone()
+    model.to(device)
     return logits
 
 

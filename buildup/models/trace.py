@@ -2,10 +2,12 @@
 
 Every function whose result depends on the image is a node. Every tensor holds the number of its node, so a chain of
 modules can be told from a sum or a concatenation. On the meta device the model runs without memory or arithmetic.
+
+`evaluation_mode` and `hook_blocks` run a model without a trace, and leave it as it was.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -19,6 +21,9 @@ from buildup.graph.network import Shape
 
 NODE = "_buildup_node"
 """The attribute of a tensor that holds the number of its node."""
+
+BlockAction = Callable[[str, Tensor, Tensor], Tensor | None]
+"""Receives a block's path, input and output. Returns a replacement of the output, or None to keep it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,18 +115,48 @@ class Call:
         return any(call.has_spatial_conv for call in self.calls)
 
 
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode. Afterwards each module has its own mode again, also where they differed."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def hook_blocks(model: nn.Module, paths: Sequence[str], action: BlockAction) -> Iterator[None]:
+    """Pass inputs and outputs of blocks to an action, which may replace the output. No hook is left afterwards."""
+    inputs: dict[str, Tensor] = {}
+
+    def before(path: str, module: nn.Module, args: Any) -> None:
+        # A copy, because a block may overwrite its input.
+        inputs[path] = args[0].clone()
+
+    def after(path: str, module: nn.Module, args: Any, outputs: Tensor) -> Tensor | None:
+        return action(path, inputs.pop(path), outputs)
+
+    with ExitStack() as stack:
+        for path in paths:
+            block = model.get_submodule(path)
+            stack.enter_context(block.register_forward_pre_hook(partial(before, path)))
+            stack.enter_context(block.register_forward_hook(partial(after, path)))
+        yield
+
+
 def trace_calls(name: str, model: nn.Module, input_shape: Shape, blocks: Collection[str] = ()) -> Call:
     """Trace a model on the meta device in evaluation mode, and restore its mode.
 
     `input_blocks` and `output_blocks` name the modules at the paths in `blocks`. Errors call the model by `name`.
     """
-    training = model.training
     try:
-        return run_traced(model.eval(), torch.empty(1, *input_shape, device="meta"), blocks)[1]
+        with evaluation_mode(model):
+            return run_traced(model, torch.empty(1, *input_shape, device="meta"), blocks)[1]
     except (AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise BaseError(f"{name} cannot take images of shape {input_shape}: {error}") from error
-    finally:
-        model.train(training)
 
 
 def run_traced(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -> tuple[tuple[Node, ...], Call, Any]:

@@ -36,10 +36,7 @@ def answer_html(findings: Findings) -> Iterator[str]:
     claim = f"<strong>{escape(label)}:</strong> {escape(rest)}"
     yield f'<div class="claim{proven}"><p>{claim}</p><p>{escape(findings.images)}</p></div>'
     if findings.kept:
-        steps = "".join(
-            f'<li><code>{escape(decision.edit)}</code><div class="muted small">{escape(decision.reason)}</div></li>'
-            for decision in findings.kept
-        )
+        steps = "".join(f"<li><code>{escape(decision.edit)}</code></li>" for decision in findings.kept)
         yield f'<h3>Kept steps, in order</h3><ol class="steps">{steps}</ol>'
     name = str(findings.settings.get("base", ""))
     for title, network in {"The base": findings.base, "The winner": findings.winner}.items():

@@ -18,7 +18,7 @@ from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
 from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
-from buildup.trials.training import CHECKS, candidate_id, check_id
+from buildup.trials.training import CHECKS, candidate_id, check_id, seed_of
 
 SHOWN_SETTINGS = (
     *("base", "dataset", "space", "strategy", "recipe", "set", "epochs", "fraction", "judge", "objective", "seeds"),
@@ -110,11 +110,20 @@ class Findings:
         """All ended trainings, in the order in which they ended."""
         rows = []
         for training, outcome in self.history.outcomes.items():
-            candidate, _, seed = training.rpartition("-s")
+            candidate, seed = candidate_id(training), str(seed_of(training))
             shown = self.layouts.get(candidate, "")
             check = self.checks.get(candidate, "")
             rows.append(TrainingRow(id=training, layout=shown, seed=seed, outcome=outcome, check=check))
         return tuple(rows)
+
+    @cached_property
+    def scored(self) -> dict[str, dict[str, Score]]:
+        """The scores by candidate and seed, ordered by seed, without those of the checks of the base."""
+        found: dict[str, dict[str, Score]] = {}
+        for row in sorted(self.trainings, key=lambda row: int(row.seed)):
+            if isinstance(row.outcome, Score) and not row.check:
+                found.setdefault(candidate_id(row.id), {})[row.seed] = row.outcome
+        return found
 
     @cached_property
     def checks(self) -> dict[str, str]:
@@ -134,13 +143,8 @@ class Findings:
 
     def scores(self, network: Network) -> dict[str, float]:
         """The scores of a network by seed, in the unit of the objective, ordered by seed."""
-        own = fingerprint(network)
-        rows = sorted(self.trainings, key=lambda row: int(row.seed))
-        return {
-            row.seed: self.objective.value(row.outcome)
-            for row in rows
-            if candidate_id(row.id) == own and isinstance(row.outcome, Score)
-        }
+        own = self.scored.get(fingerprint(network), {})
+        return {seed: self.objective.value(score) for seed, score in own.items()}
 
     def paired_scores(self, network: Network) -> tuple[dict[str, float], dict[str, float]]:
         """The scores of the base and of a network for the seeds that both have, so that their means can be subtracted.
@@ -171,10 +175,11 @@ class Findings:
     @property
     def imitations(self) -> str:
         """What networks with pretrained weights knew before they were trained. Empty in other searches."""
-        known: dict[str, list[float]] = {}
-        for row in self.trainings:
-            if isinstance(row.outcome, Score) and START in row.outcome.metrics and not row.check:
-                known.setdefault(candidate_id(row.id), []).append(row.outcome.metrics[START])
+        starts = {
+            candidate: [score.metrics[START] for score in scores.values() if START in score.metrics]
+            for candidate, scores in self.scored.items()
+        }
+        known = {candidate: own for candidate, own in starts.items() if own}
         base = fmean(known.pop(fingerprint(self.base), [0.0]))
         if not base or not known:
             return ""

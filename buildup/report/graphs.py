@@ -6,7 +6,7 @@ A figure is written as the values that Plotly's JSON has. So Plotly itself, whic
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from buildup.trials.summary import CandidateSummary
+from buildup.trials.decision import CandidateSummary
 
 KEPT, DROPPED, OPEN = "#1a7f4b", "#9aa0a6", "#1f77b4"
 MOST_TICKS = 20

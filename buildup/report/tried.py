@@ -1,4 +1,4 @@
-"""What a search tried: scores against attention, MACs and speed, what was tried in vain and why, and what it cost."""
+"""What a search tried: scores against attention, MACs and speed, and what it cost."""
 
 from collections.abc import Iterator, Mapping
 from statistics import fmean
@@ -10,28 +10,20 @@ from buildup.report.chart import Dot, Series, plot_svg
 from buildup.report.findings import Findings
 from buildup.report.html import html_section, html_table, small_note
 from buildup.report.text_table import TextTable
-from buildup.report.words import duration, escape, short_edit
-from buildup.trials.outcome import Failure, Outcome, Reason, Score
-from buildup.trials.training import candidate_id
+from buildup.report.words import duration, escape
+from buildup.trials.outcome import Failure, Outcome, Reason
 
 PLOTS_TITLE = "Scores of all networks"
-VAIN_TITLE = "Tried in vain"
 COST_TITLE = "What it cost"
 
 
 def tried_html(findings: Findings) -> Iterator[str]:
-    """The plots, the dropped steps with their reasons, and the cost."""
+    """The plots and the cost."""
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
         speed = " Images per second are those of the fastest training." if _speeds(findings) else ""
         said = f"{_compared(findings)} Small marks are single seeds.{speed}"
         yield html_section(PLOTS_TITLE, small_note(said), pair)
-    if vain := [one for one in findings.decisions if not one.kept]:
-        listed = "".join(
-            f'<li><code>{escape(short_edit(one.edit))}</code><div class="muted small">{escape(one.reason)}</div></li>'
-            for one in vain
-        )
-        yield html_section(VAIN_TITLE, f'<ol class="steps">{listed}</ol>')
     if findings.trainings:
         yield html_section(
             COST_TITLE, *(f"<p>{escape(said)}</p>" for said in _words(findings)), html_table(_costs(findings))
@@ -39,7 +31,7 @@ def tried_html(findings: Findings) -> Iterator[str]:
 
 
 def tried_markdown(findings: Findings) -> Iterator[str]:
-    """The cost for Markdown; what was dropped is in its list of steps."""
+    """The cost for Markdown."""
     if findings.trainings:
         yield from (f"## {COST_TITLE}", "", *_words(findings), "", *_costs(findings).markdown(), "")
 
@@ -73,13 +65,15 @@ def _plots(findings: Findings) -> list[str]:
 
 def _speeds(findings: Findings) -> dict[str, float]:
     """Images per second of the fastest training by candidate; empty where there were several kinds of device."""
-    found: dict[str, list[float]] = {}
-    devices = set()
-    for row in findings.trainings:
-        if isinstance(row.outcome, Score) and "throughput" in row.outcome.metrics and row.layout and not row.check:
-            found.setdefault(candidate_id(row.id), []).append(row.outcome.metrics["throughput"])
-            devices.add(row.outcome.device)
-    return {candidate: max(values) for candidate, values in found.items()} if len(devices) == 1 else {}
+    known = {
+        candidate: measured
+        for candidate, scores in findings.scored.items()
+        if candidate in findings.layouts
+        and (measured := [score for score in scores.values() if "throughput" in score.metrics])
+    }
+    if len({score.device for scores in known.values() for score in scores}) != 1:
+        return {}
+    return {candidate: max(score.metrics["throughput"] for score in scores) for candidate, scores in known.items()}
 
 
 def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, float]) -> tuple[Series, ...]:
@@ -111,10 +105,11 @@ def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, 
 
 def _scores(findings: Findings) -> dict[str, dict[str, float]]:
     """The scores by candidate and seed: of the seeds that all candidates have, or where there is none, of all."""
-    found: dict[str, dict[str, float]] = {}
-    for row in findings.trainings:
-        if isinstance(row.outcome, Score) and row.layout and not row.check:
-            found.setdefault(candidate_id(row.id), {})[row.seed] = findings.objective.value(row.outcome)
+    found = {
+        candidate: {seed: findings.objective.value(score) for seed, score in scores.items()}
+        for candidate, scores in findings.scored.items()
+        if candidate in findings.layouts
+    }
     shared = set.intersection(*map(set, found.values())) if found else set()
     if not shared:
         return found

@@ -21,15 +21,15 @@ def t_quantile(degrees: int, probability: float) -> float:
     return float(stdtrit(degrees, probability))
 
 
-def share_interval(successes: int, count: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of Clopper and Pearson for a share: successes out of a count of independent tries.
+def share_interval(successes: int, count: int) -> tuple[float, float]:
+    """The exact 95 % interval of Clopper and Pearson for a share: successes out of a count of independent tries.
 
     >>> [round(end, 3) for end in share_interval(8, 11)]
     [0.39, 0.94]
     """
     from scipy.special import betaincinv
 
-    error, failures = (1 - level) / 2, count - successes
+    error, failures = 0.025, count - successes
     low = 0.0 if successes == 0 else float(betaincinv(successes, failures + 1, error))
     high = 1.0 if failures == 0 else float(betaincinv(successes + 1, failures, 1 - error))
     return low, high

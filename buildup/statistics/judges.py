@@ -7,7 +7,7 @@ verdict, up to four times `--seeds`. `mixed_model.py` estimates the gain from al
 shows how often the judges are right.
 
 `proven` divides an error of 4 % among the stages of the search (`share`). That needs no independence, so verdicts may
-share a parent. `error_spending.py` divides a share among the looks.
+share a parent. `error_bounds` divides a share among the looks.
 
 A bootstrap over seeds is no substitute: with three to five seeds it keeps something in 23 to 33 % of searches in which
 nothing helps.
@@ -15,10 +15,14 @@ nothing helps.
 
 from collections.abc import Sequence
 from dataclasses import Field, dataclass
+from functools import cache
+from math import sqrt
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
+
 from buildup.registry import Registry
-from buildup.statistics.error_spending import error_bounds
+from buildup.statistics.distributions import normal_cdf
 from buildup.statistics.mixed_model import posterior, unshrunken
 from buildup.statistics.paired_difference import Comparison
 from buildup.trials.decision import Verdict
@@ -38,6 +42,12 @@ to `LIKELY`, and for `proven` up to `PROVEN_HOPE`, at the last look."""
 PROVEN_HOPE = 0.95
 EDGE = 1e-9
 """So close to the bound, the interval decides, not the probability: the two are equal but for rounding."""
+EXPONENT = 5
+"""The error that is used up by a share t of the seeds grows as t^5."""
+REACH = 7.0
+"""Standard deviations that the grid of `error_bounds` covers."""
+POINTS = 400
+BISECTIONS = 50
 
 
 class Judge(Protocol):
@@ -164,6 +174,39 @@ class IntervalJudge:
             level=level,
             reason=f"{reason} ({100 * level:.4g} % {kind} {low:+.2f} to {high:+.2f}, {current.seeds} seeds)",
         )
+
+
+@cache
+def error_bounds(first: int, last: int, error: float) -> tuple[float, ...]:
+    """The largest one-sided p-value that is significant, at each analysis from the first to the last number of seeds.
+
+    If each analysis used the whole error, chance would have many tries. An alpha-spending function bounds the error
+    that is used up by a share t of the seeds: alpha * t^5, so that most of it is left for the last analyses, where most
+    gains are found. The bounds follow from the joint distribution of the analyses: sums of independent normal
+    differences. They are computed on a grid, from one analysis to the next.
+
+    Args:
+        first: The seeds at the first analysis.
+        last: The seeds at the last analysis.
+        error: The probability that any analysis is significant if there is no gain.
+    """
+    bounds, spent = list[float](), 0.0
+    sums, density = np.zeros(1), np.ones(1)
+    before = 0
+    for seeds in range(first, last + 1):
+        allowed = error * (seeds / last) ** EXPONENT - spent
+        step = sqrt(seeds - before)
+        low, high = 0.0, REACH * sqrt(seeds)
+        for _ in range(BISECTIONS):
+            bound = (low + high) / 2
+            low, high = (bound, high) if density @ normal_cdf((sums - bound) / step) > allowed else (low, bound)
+        bounds.append(float(normal_cdf(-bound / sqrt(seeds))))
+        grid = np.linspace(-REACH * sqrt(seeds), bound, POINTS)
+        width = np.full(POINTS, grid[1] - grid[0])
+        width[[0, -1]] /= 2
+        density = width * (np.exp(-(((grid[:, None] - sums) / step) ** 2) / 2) / (step * sqrt(2 * np.pi)) @ density)
+        sums, before, spent = grid, seeds, spent + allowed
+    return tuple(bounds)
 
 
 JUDGES = Registry[Judge]("judge", group="buildup.judges")

@@ -20,8 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna_dashboard import save_plotly_graph_object
 
 from buildup.errors import RunError
-from buildup.store.notes import about, note
-from buildup.store.people_notes import NOTE_KEY, note_attributes, note_texts, stored_key, tags, with_people
+from buildup.store.notes import NOTE_KEY, about, note, note_attributes, note_texts, stored_key, tags, with_people
 from buildup.store.review_trials import (
     ReviewedNetwork,
     best_of,
@@ -30,10 +29,8 @@ from buildup.store.review_trials import (
     networks_of,
     training_trial,
 )
-from buildup.store.study_reader import MARK, Study, decision_key
-from buildup.store.study_writer import CONCLUSION
-from buildup.trials.decision import Decision, decision_from_values
-from buildup.trials.summary import CandidateSummary
+from buildup.store.study_reader import CONCLUSION, MARK, Study, decision_key
+from buildup.trials.decision import CandidateSummary, Decision, decision_from_values
 
 NETWORKS = 1_000_000_000
 """The id of a study of networks is that of the study of their trainings and this."""

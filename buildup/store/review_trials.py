@@ -13,9 +13,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from buildup.store.notes import interval
 from buildup.store.study_reader import EPOCHS
-from buildup.trials.decision import Decision
+from buildup.trials.decision import CandidateSummary, Decision
 from buildup.trials.outcome import Reason
-from buildup.trials.summary import CandidateSummary
 
 SHOWN = ("edit", "layout", "macs", "mean_score", "outcome", "params", "seed", "throughput", "training", "reused_from")
 """The attributes of a training that are shown. The others are for the program, and make a large study slow."""

@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 from filelock import lock_descriptor
 
 from buildup.errors import RunError, command
-from buildup.files import replacing
+from buildup.files import write_atomic
 from buildup.graph.base_name import base_in_path
 from buildup.settings import SearchSettings
 from buildup.store.remote_folder import RemoteFolder
@@ -77,17 +77,6 @@ def check_free(folder: Path) -> None:
 
 def _is_begun(path: Path) -> bool:
     return path.name.startswith((LOCK, ".run.yaml.")) or (path.name == "trainings" and not any(path.iterdir()))
-
-
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def write_atomic(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees either the old or the new content, also after a crash."""
-    with replacing(path, mode) as temporary:
-        temporary.write_bytes(content)
 
 
 def acquire_run_lock(folder: Path) -> IO[str]:

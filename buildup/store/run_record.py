@@ -13,13 +13,14 @@ from typing import Any, Literal
 import yaml
 
 from buildup.errors import RequestError, RunError
+from buildup.files import cores, write_atomic
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.settings import RunSettings, problems_of
 from buildup.space.load import space_from_values
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import RemoteFolder
-from buildup.store.run_dir import acquire_run_lock, check_free, cores, folder_of, trainings_in, write_atomic
+from buildup.store.run_dir import acquire_run_lock, check_free, folder_of, trainings_in
 from buildup.training.execution_words import Execution, execution_from_words, processor_name
 from buildup.training.recipe import Recipe, recipe_from_values, recipe_to_values
 from buildup.trials.training import Pretrained
@@ -109,8 +110,7 @@ class RunRecord:
     @property
     def start(self) -> Pretrained | None:
         """The trained weights that the blocks of the base start from."""
-        source, digest = self.settings.pretrained, self.settings.pretrained_hash
-        return Pretrained(source=source, hash=digest) if source and digest else None
+        return start_of(self.settings)
 
     @property
     def other_epochs(self) -> int | None:
@@ -140,6 +140,12 @@ class RunRecord:
             return f"{self.owner}-{self.folder.name}"
         given = Path(self.settings.run or "").name
         return self.folder.name if self.settings.storage or given in {"", ".."} else given
+
+
+def start_of(settings: RunSettings) -> Pretrained | None:
+    """The trained weights that the settings name."""
+    source, digest = settings.pretrained, settings.pretrained_hash
+    return Pretrained(source=source, hash=digest) if source and digest else None
 
 
 def create_run_dir(run: RunRecord) -> None:

@@ -27,6 +27,8 @@ LOSSES = "losses.f16"
 VALIDATED = "validated.bits"
 MARK = "buildup"
 """The study attribute that identifies a study of this program."""
+CONCLUSION = "final"
+"""The study attribute with the result of `final`."""
 FORMAT = 1
 EPOCHS = "epochs"
 """The trial attribute with a training's epochs, if the run began with another number."""

@@ -22,6 +22,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
 from buildup.errors import RunError
+from buildup.files import write_atomic
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.store import trial_attrs as entry
@@ -35,10 +36,10 @@ from buildup.store.run_dir import (
     reused_from,
     set_aside_records,
     trainings_in,
-    write_atomic,
 )
 from buildup.store.storage import artifact_store, hide_password, make_durable, opened_storage, reporting_lost_storage
 from buildup.store.study_reader import (
+    CONCLUSION,
     CORRECT,
     EPOCHS,
     FORMAT,
@@ -59,8 +60,6 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
 from buildup.trials.training import Candidate, Training
 
-CONCLUSION = "final"
-"""The study attribute with the result of `final`."""
 MOST_HEADS = 4096
 
 Costs = Callable[[Candidate], tuple[int, int] | None]

@@ -4,7 +4,6 @@
     metrics.jsonl        the metrics, one line an epoch
     weights-N.safetensors the weights after epoch N, for each snapshot of the recipe
     weights.safetensors  the weights, written at the end in place of the checkpoint
-    reliability.json     the bins of the reliability diagram, written at the end
     log.txt              a log for people
 
 An attempt only reads the folders of earlier ones that it resumes from, because their workers may be alive.
@@ -28,12 +27,10 @@ from torch import Tensor, nn
 
 from buildup.errors import RunError
 from buildup.files import replacing
-from buildup.training.metrics import Bin
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
 
 CURVE = "metrics.jsonl"
-RELIABILITY = "reliability.json"
 LOG = "log.txt"
 TIME_SHARE = 0.02
 """The share of the time of a training that checkpoints may take. A state of 270 MB that takes a second to write is
@@ -217,7 +214,7 @@ class Checkpoints:
             temporary.write_bytes(_lines(curve))
 
 
-def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch], bins: Sequence[Bin]) -> None:
+def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch]) -> None:
     """Write the weights and delete the checkpoint.
 
     The file of the weights has the curve and the identity, so that a training is not repeated whose process died before
@@ -226,8 +223,6 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
     place = Path(folder)
     with replacing(place / WEIGHTS) as temporary:
         save_file(_tensors(model), temporary, {"identity": identity, "curve": _lines(curve).decode()})
-    with replacing(place / RELIABILITY) as temporary:
-        temporary.write_bytes(json.dumps([asdict(bin) for bin in bins], indent=1).encode())
     (place / CHECKPOINT).unlink(missing_ok=True)
     append_log(folder, "finished")
 

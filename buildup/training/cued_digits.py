@@ -28,7 +28,9 @@ IMAGE_SIZE = 28
 CUES = (0, 1)
 """The top right digit is asked for by the first, the bottom left digit by the second."""
 ANSWERS = (4, 6, 7)
-TEST_IMAGES = 1000
+IMAGES, TEST_IMAGES = 3000, 1000
+"""For training and validation together, and for the test."""
+VAL_SHARE = 1 / 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,13 +39,6 @@ class CuedDigits:
 
     name: str = "cued-digits"
     usage: str = "cued-digits"
-    images: int = 3000
-    """For training and validation together."""
-    val_share: float = 1 / 3
-
-    def __post_init__(self) -> None:
-        if self.images < 2 * len(ANSWERS):
-            raise DataError(f"{self.name}: images is {self.images}; at least {2 * len(ANSWERS)} are needed.")
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
         """Any size that keeps the digits apart."""
@@ -53,9 +48,9 @@ class CuedDigits:
 
     def contents(self, name: str, place: Path) -> Contents:
         """Known without composing the images."""
-        members = np.bincount(np.arange(self.images) % len(ANSWERS))
+        members = np.bincount(np.arange(IMAGES) % len(ANSWERS))
         return Contents(
-            members=tuple(members.tolist()), classes=tuple(map(str, ANSWERS)), channels=1, val_share=self.val_share
+            members=tuple(members.tolist()), classes=tuple(map(str, ANSWERS)), channels=1, val_share=VAL_SHARE
         )
 
     def source(self, name: str, place: Path, *, train: bool) -> None:
@@ -64,7 +59,7 @@ class CuedDigits:
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
         """Compose the images, the same ones in every call."""
         digits = Digits().load("digits", place, SIDE, train=train)
-        images, labels = compose(digits, self.images if train else TEST_IMAGES, size, RandomState(int(train)))
+        images, labels = compose(digits, IMAGES if train else TEST_IMAGES, size, RandomState(int(train)))
         return Dataset(
             name=self.name,
             images=images,
@@ -73,7 +68,7 @@ class CuedDigits:
             mean=(0.042,),
             std=(0.158,),
             mirror=False,
-            val_share=self.val_share,
+            val_share=VAL_SHARE,
         )
 
 

@@ -114,11 +114,6 @@ def load_data(name: str, data_dir: str | None = None, image_size: int | None = N
     return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), True)
 
 
-def load_test(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
-    """Load the test images of a dataset. A search never opens them."""
-    return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), False)
-
-
 def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
     """Open the training images as a recipe needs them: decoded, or read anew in each epoch.
 
@@ -130,6 +125,19 @@ def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: R
 def open_test(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
     """Open the test images, cut as a training by this recipe cuts its validation images. A search never opens them."""
     return _open(name, data_dir, image_size, recipe, train=False)
+
+
+def open_unchanged(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, known: str
+) -> Dataset | StreamedDataset:
+    """Open the training images of a run; raise if their hash is not the one that it began with."""
+    found = open_data(name, data_dir, image_size, recipe)
+    if found.hash != known:
+        raise DataError(
+            f"{name}: this dataset is not the one that the run began with ({len(found.labels)} images, hash "
+            f"{found.hash[:12]}, then {known[:12]}). Give back the files of then, or start a new run."
+        )
+    return found
 
 
 def check_test(name: str, data_dir: str | None = None) -> None:
@@ -167,7 +175,6 @@ def describe_data(
         train_images=train_images,
         val_images=val_images,
         present=contents.present,
-        classes=contents.classes,
         notes=(*contents.notes, *([uneven] if uneven else [])),
     )
 

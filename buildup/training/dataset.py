@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from buildup.errors import DataError
+from buildup.errors import DataError, some
 from buildup.files import replacing
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -121,7 +121,6 @@ class DataInfo:
     val_images: int
     present: bool = True
     """Whether it is on this disk; if not, loading fetches it."""
-    classes: tuple[str, ...] = field(default=(), repr=False)
     notes: tuple[str, ...] = field(default=(), repr=False)
     """What users should know of the images, as sentences."""
 
@@ -184,7 +183,7 @@ def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:
     ]
     if few:
         raise DataError(
-            f"{', '.join(few[:5])}{' and more' if len(few) > 5 else ''}: a class needs at least {LEAST_MEMBERS}, one "
+            f"{some(few)}: a class needs at least {LEAST_MEMBERS}, one "
             "to train on and one to validate on. Add images, or leave the class out."
         )
 

@@ -33,8 +33,8 @@ from timm.data.dataset_factory import create_dataset
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from buildup.errors import DataError, counted
-from buildup.files import replacing, user_cache
+from buildup.errors import DataError, counted, some
+from buildup.files import recall, remember, user_cache
 from buildup.training.dataset import IMAGENET_MEAN, IMAGENET_STD, Contents, Dataset, load_or_decode
 from buildup.training.image_files import (
     LEAST_IMAGES,
@@ -92,14 +92,11 @@ class Source:
         known = _index_path(self.state).with_suffix(".unreadable.json")
         if not self.files:
             return unreadable(len(self.labels), self.open)
-        with suppress(OSError, ValueError):
-            return {int(index): problem for index, problem in json.loads(known.read_text(encoding="utf-8")).items()}
+        if isinstance(kept := recall(known), dict):
+            return {int(index): problem for index, problem in kept.items()}
         log.info("%s: reading %s to see whether all can be read", self.name, counted(len(self.labels), "image"))
         found = unreadable(len(self.labels), self.open)
-        with suppress(OSError):
-            known.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(known) as temporary:
-                temporary.write_text(json.dumps(found), encoding="utf-8")
+        remember(known, found)
         return found
 
 
@@ -116,13 +113,11 @@ class SourceDataset:
     """What users type: `folder:DIR` where a folder follows, `torch/NAME` where a word does; otherwise the name."""
     open: Callable[[str, Path, bool], Source]
     """Opens a set by its name, the data folder, and whether the training images are wanted."""
-    image_size: int | None = None
-    """The default size; None to take it from the images."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The requested size or the default."""
-        if chosen := asked or self.image_size:
-            return chosen
+        """The requested size; without one, that of small images or `IMAGE_SIZE`."""
+        if asked:
+            return asked
         source = self.source(name, place, train=True)
         count = len(source.labels)
         sides = []
@@ -139,7 +134,7 @@ class SourceDataset:
         classes = source.class_names
         if few := [label for label, count in zip(classes, members, strict=True) if count < LEAST_IMAGES]:
             raise DataError(
-                f"{name}: {_some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
+                f"{name}: {some(few)} have fewer than {LEAST_IMAGES} images; each class needs some to train on and "
                 "some to validate on."
             )
         return Contents(members=members, classes=classes, notes=source.notes)
@@ -169,19 +164,14 @@ def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = Tr
         differences = sorted({*found.class_names} ^ {*classes}) or ["their order"]
         raise DataError(
             f"{found.name}: the test images must have the classes of the training images; they differ in "
-            f"{_some(differences)}."
+            f"{some(differences)}."
         )
     if missing := [label for label, count in zip(classes, counts.tolist(), strict=True) if not count]:
         raise DataError(
-            f"{found.name}: no test image shows {_some(missing)}, so a score would leave those classes out. "
+            f"{found.name}: no test image shows {some(missing)}, so a score would leave those classes out. "
             "Add some images of each class."
         )
     return found
-
-
-def _some(names: Sequence[str]) -> str:
-    """Up to five names, for a message."""
-    return f"{', '.join(names[:5])}{' and more' if len(names) > 5 else ''}"
 
 
 def _decoded(source: Source, image_size: int) -> Dataset:

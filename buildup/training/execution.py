@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from buildup.errors import ResourceError, unknown
+from buildup.files import cores
 from buildup.training.execution_words import processor_name
 
 OUT_OF_MEMORY_SIGNS = (
@@ -87,8 +88,7 @@ def reading_processes(device: torch.device, threads: int, share: float = 1.0) ->
     """
     if device.type != "cuda":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(threads, min(MOST_READING, int(cores * share / device_count("cuda"))))
+    return max(threads, min(MOST_READING, int(cores() * share / device_count("cuda"))))
 
 
 def has_matrix_units(device: torch.device) -> bool:

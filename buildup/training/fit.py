@@ -207,7 +207,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(kept, feed, Execution())
     if group.leads:
-        checkpoint.finish_attempt(job.folder, identity, kept, curve, found.bins)
+        checkpoint.finish_attempt(job.folder, identity, kept, curve)
     return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 

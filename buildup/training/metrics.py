@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from buildup.registry import Registry
 
 BINS = 10
+"""Of equal width, for the calibration error."""
 CONFIDENT = 0.9
 """The metrics that end in 90 count predictions as confident whose probability exceeds this."""
 
@@ -43,7 +44,6 @@ class Predictions:
     logits: Tensor
     """Images x classes. All results are float64."""
     labels: Tensor
-    bins: int = BINS
 
     @cached_property
     def log_p(self) -> Tensor:
@@ -82,8 +82,8 @@ class Predictions:
     def reliability(self) -> Tensor:
         """The number of images, the hits and the summed confidence of each bin."""
         confidence = self.top[0]
-        edges = torch.arange(1, self.bins, device=confidence.device, dtype=confidence.dtype) / self.bins
-        inside = F.one_hot(torch.bucketize(confidence, edges), self.bins)  # closed on the right, so 1.0 is in the last
+        edges = torch.arange(1, BINS, device=confidence.device, dtype=confidence.dtype) / BINS
+        inside = F.one_hot(torch.bucketize(confidence, edges), BINS)  # closed on the right, so 1.0 is in the last
         return torch.stack([torch.ones_like(confidence), self.correct.double(), confidence]) @ inside.double()
 
     @cached_property
@@ -159,17 +159,17 @@ class Tally:
 METRICS = Registry[Metric]("metric", group="buildup.metrics")
 
 
-def measure_logits(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Metrics:
+def measure_logits(logits: Tensor, labels: Tensor) -> Metrics:
     """The metrics of logits (images x classes)."""
-    return metrics(tally(logits, labels, bins=bins))
+    return metrics(tally(logits, labels))
 
 
-def tally(logits: Tensor, labels: Tensor, *, bins: int = BINS) -> Tally:
+def tally(logits: Tensor, labels: Tensor) -> Tally:
     """The sums over a batch, in float64 and without waiting for its device."""
     logits = logits.detach()
     if logits.device.type == "mps":  # it has no float64
         logits, labels = logits.cpu(), labels.cpu()
-    seen = Predictions(logits=logits, labels=labels, bins=bins)
+    seen = Predictions(logits=logits, labels=labels)
     return Tally(
         sums={metric.name: metric.sums(seen) for metric in METRICS.values()},
         reliability=seen.reliability,
@@ -183,12 +183,12 @@ def metrics(found: Tally) -> Metrics:
     correct = torch.cat(found.correct).cpu()
     values = {name: METRICS[name].value(sums, len(correct)) for name, sums in _on_host(found.sums).items()}
     count, hits, confidence = found.reliability.cpu()
-    low = torch.arange(len(count), dtype=torch.float64) / len(count)
+    low = torch.arange(BINS, dtype=torch.float64) / BINS
     share = count.clamp(min=1)
     return Metrics(
         values={name: value for name, value in values.items() if value is not None},
         bins=tuple(
-            Bin(low=start, high=start + 1 / len(count), images=round(held), accuracy=right, confidence=mean)
+            Bin(low=start, high=start + 1 / BINS, images=round(held), accuracy=right, confidence=mean)
             for start, held, right, mean in zip(
                 low.tolist(), count.tolist(), (hits / share).tolist(), (confidence / share).tolist(), strict=True
             )

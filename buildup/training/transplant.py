@@ -13,9 +13,8 @@ what the base's own does from the start, as gated attention in place of a 3x3 co
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import chain, count, islice
 from statistics import fmean
 from typing import Any
@@ -28,6 +27,7 @@ from buildup.graph.kinds import Conv
 from buildup.graph.network import Network, apply, replacement
 from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
+from buildup.models.trace import evaluation_mode, hook_blocks
 from buildup.training.data_parallel import ProcessGroup
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, batch_starts
@@ -127,7 +127,7 @@ def _fit_projections(
     styles = {path: network.block(path).style for path in cores}
     acts = {path: f"{path}.{style.act}" for path, style in styles.items() if style and style.act}
     products: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in cores}
-    with _watched(base, tuple(acts.values())) as sums:
+    with _watched(base, list(acts.values())) as sums:
         for inputs in islice(_images(feed), FITTED) if cores else ():
             base(to_memory_format(inputs, execution))
             for path, core in cores.items():
@@ -212,39 +212,24 @@ def _images(feed: Feed) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _watched(base: nn.Module, paths: tuple[str, ...]) -> Iterator[Mapping[str, tuple[Tensor, Tensor]]]:
+def _watched(base: nn.Module, paths: Sequence[str]) -> Iterator[Mapping[str, tuple[Tensor, Tensor]]]:
     """The last input and output of blocks, by their paths."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    given: dict[str, Tensor] = {}
+    def keep(path: str, given: Tensor, output: Tensor) -> None:
+        seen[path] = given, output.clone()  # a copy, since activations that work in place change maps
 
-    # Copies, since activations that work in place change maps.
-    def keep_input(path: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        given[path] = inputs[0].clone()
-
-    def keep_output(path: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[path] = given.pop(path), output.clone()
-
-    with ExitStack() as stack:
-        for path in paths:
-            block = base.get_submodule(path)
-            stack.enter_context(block.register_forward_pre_hook(partial(keep_input, path)))
-            stack.enter_context(block.register_forward_hook(partial(keep_output, path)))
+    with hook_blocks(base, paths, keep):
         yield seen
 
 
 @contextmanager
 def _imitation_mode(block: nn.Module, *, norms: bool = True) -> Iterator[None]:
     """Drop nothing, and let norms learn their statistics if they are to."""
-    before = {module: module.training for module in block.modules()}
-    block.eval()
-    for module in block.modules():
-        module.training = norms and isinstance(module, _BatchNorm)
-    try:
+    with evaluation_mode(block):
+        for module in block.modules():
+            module.training = norms and isinstance(module, _BatchNorm)
         yield
-    finally:
-        for module, training in before.items():
-            module.training = training
 
 
 def _error(output: Tensor, given: Tensor, wanted: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from operator import add
 import torch
 from torch import nn
 
+from buildup.models.trace import evaluation_mode
 from buildup.training.dataset import Dataset
 from buildup.training.execution import ieee_float32, no_kernel_search, reading_processes
 from buildup.training.execution_words import Execution
@@ -30,10 +31,9 @@ def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: 
 def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1) -> Metrics:
     """Measure a model on the validation images of a feed, or one of so many, in evaluation mode, which is restored."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     tallies = []
     with (
+        evaluation_mode(model),
         torch.inference_mode(),
         ieee_float32(device) if execution.precision == "float32" else nullcontext(),
         # Compiling blocks, or searching for the fastest kernels, again for evaluation would cost more than it saves.
@@ -43,5 +43,4 @@ def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1)
     ):
         for inputs, labels in feed.validation(every):
             tallies.append(tally(model(to_memory_format(inputs, execution)), labels.to(device)))
-    model.train(was_training)
     return metrics(reduce(add, feed.group.gather(reduce(add, tallies))))

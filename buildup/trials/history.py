@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 from buildup.trials.decision import Decision
-from buildup.trials.outcome import Epoch, Failure, Outcome
+from buildup.trials.outcome import Epoch, Failure, Outcome, Score
 from buildup.trials.training import training_id
 
 
@@ -28,6 +28,14 @@ class History:
             key: outcome
             for key, outcome in self.outcomes.items()
             if isinstance(outcome, Failure) and outcome.reason.is_avoidable
+        }
+
+    def epoch_seconds(self, usual: int) -> dict[str, float]:
+        """Seconds per epoch of the trainings that have a score, by training; `usual` epochs where it has no curve."""
+        return {
+            key: outcome.seconds / (len(self.curves.get(key, ())) or usual)
+            for key, outcome in self.outcomes.items()
+            if isinstance(outcome, Score)
         }
 
     def with_epoch(self, training: str, epoch: Epoch) -> "History":

@@ -15,8 +15,7 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import clean as engine
-from buildup.engine.clean import finished_states, leftovers, losers, size_of
-from buildup.engine.disk_budget import SHARE, BudgetObserver
+from buildup.engine.clean import SHARE, BudgetObserver, finished_states, leftovers, losers, size_of
 from buildup.engine.load_state import state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.replay import View

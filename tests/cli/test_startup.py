@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from buildup.engine.graph_cache import remember
+from buildup.engine import graph_cache
+from buildup.files import remember
 
 ARCHIVE = Path(__file__).parents[1] / "fixtures" / "run_0_1_0.tar.xz"
 
@@ -60,7 +61,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     known = {"families": {"resnet18": "resnet"}, "rows": {"resnet18": row | {"convolutional": True}}, "complete": True}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        remember("models", known)
+        remember(graph_cache._place("models"), known)
     return place
 
 

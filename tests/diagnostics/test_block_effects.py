@@ -9,12 +9,13 @@ from torch.nn import functional as F
 
 from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.hooks import weights_digest
-from buildup.diagnostics.lesion import hook_blocks, measure_blocks
+from buildup.diagnostics.lesion import measure_blocks
 from buildup.diagnostics.predictions import evaluate
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import apply, replacement
 from buildup.models.build import build
 from buildup.models.read import read_network
+from buildup.models.trace import hook_blocks
 from buildup.training.data import load_data
 
 

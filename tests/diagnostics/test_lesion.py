@@ -10,7 +10,7 @@ from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.lesion import find_removals, measure_lesions, without_units
 from buildup.diagnostics.units import find_units
-from buildup.training.data import load_test
+from held_out import load_test
 
 Make = Callable[[str], nn.Module]
 

@@ -15,8 +15,8 @@ from buildup.diagnostics.noise import (
     white_noise,
 )
 from buildup.diagnostics.predictions import evaluate
-from buildup.training.data import load_test
 from buildup.training.dataset import Dataset
+from held_out import load_test
 
 TILES = [Band(low=step / 10, high=(step + 1) / 10) for step in range(10)]
 

@@ -66,13 +66,13 @@ def shaken(network: Network) -> nn.Module:
     return model
 
 
-def measured(name: str, device: str, network: Network, **settings: Any) -> Rows:
+def measured(name: str, device: str, network: Network) -> Rows:
     """The rows of the first parts of a measurement."""
     measurement = MEASUREMENTS[name]
     found = AnalyzedModel(
         label="it", model=shaken(network), recipe=load_recipe("paper"), dataset="digits", data_dir=None, image_size=16
     )
-    subject = replace(make_subject(found, SIZES, [measurement], 0, torch.device(device)), mc_dropout=2, **settings)
+    subject = replace(make_subject(found, SIZES, [measurement], 0, torch.device(device)), mc_dropout=2)
     assert {images.device.type for images in subject.batches()} == {device.partition(":")[0]}
     before = weights_digest(subject.model)
     rows = [row for part in islice(measurement.measure(subject, []), PARTS) for row in part]
@@ -80,10 +80,10 @@ def measured(name: str, device: str, network: Network, **settings: Any) -> Rows:
     return rows
 
 
-def compared(name: str, network: Network, **settings: Any) -> None:
-    plain = measured(name, "cpu", network, **settings)
+def compared(name: str, network: Network) -> None:
+    plain = measured(name, "cpu", network)
     with fake_cuda(2):
-        on_cuda = measured(name, "cuda:1", network, **settings)
+        on_cuda = measured(name, "cuda:1", network)
     assert [list(row) for row in on_cuda] == [list(row) for row in plain]
     for ours, theirs in zip(on_cuda, plain, strict=True):
         for column, value in theirs.items():
@@ -101,10 +101,6 @@ def test_points_of_a_landscape_are_measured_together_where_vmap_can() -> None:
     assert runs_in_parallel(shaken(alternet("C|CC|CC")), image)
     assert not runs_in_parallel(shaken(alternet("C|CM|CG")), image)
     compared("landscape", alternet("C|CC|CC"))
-
-
-def test_statistics_are_restated_on_the_device() -> None:
-    compared("landscape", alternet(), restate=True)
 
 
 def test_the_measures_of_a_verdict_run_on_the_device() -> None:

@@ -6,9 +6,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from buildup.diagnostics.hooks import evaluation_mode, intercept, weights_digest
+from buildup.diagnostics.hooks import intercept, weights_digest
 from buildup.diagnostics.units import Unit, find_units, unit_outputs, watch_maps
 from buildup.errors import BaseError
+from buildup.models.trace import evaluation_mode
 
 Make = Callable[[str], nn.Module]
 

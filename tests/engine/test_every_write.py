@@ -26,9 +26,10 @@ from buildup.engine.replay import View
 from buildup.engine.setup import create_writer
 from buildup.errors import BuildupError
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
+from buildup.files import write_atomic
 from buildup.graph.network import sketch
 from buildup.settings import ResumeSettings
-from buildup.store.run_dir import FINAL, attempt_folder, attempts, check_free, final_record, write_atomic
+from buildup.store.run_dir import FINAL, attempt_folder, attempts, check_free, final_record
 from buildup.store.run_record import RunRecord, create_run_dir, open_record
 from buildup.store.storage import opened_storage
 from buildup.store.study_reader import history_of as study_history

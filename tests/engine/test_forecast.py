@@ -1,7 +1,7 @@
 """Forecasts of the time that is left, compared with the simulated clock."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -17,20 +17,21 @@ from buildup.strategies.registered import STRATEGIES
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch
+from buildup.trials.training import Training
 
 EPOCHS = 20
 CONTROL = "CCC|CCCC|CCCCCC|CCCC"
 
 
-class AnyScores(dict[str, ScoreRow]):
-    """A table that knows every layout."""
+def any_scores(seed: int) -> Callable[[Training], ScoreRow]:
+    """A table that knows every layout, and trainings of half a minute to two minutes."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed = seed
+    def look(training: Training) -> ScoreRow:
+        times = random.Random(f"{seed}/{training.id}/seconds").uniform(0.5, 2.0)
+        chance = random.Random(f"{seed}/{training.candidate.layout}").random()
+        return ScoreRow(score=80 + chance, seconds=60.0 * times)
 
-    def get(self, layout: str, default: object = None) -> ScoreRow:
-        return ScoreRow(score=80 + random.Random(f"{self.seed}/{layout}").random(), seconds=60.0)
+    return look
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Diary:
     def see(self, view: View, history: History, event: Event | None) -> None:
         clock, curves = self.evaluator.clock, {}
         for key, (since, training) in self.evaluator._running.items():
-            each = self.evaluator._seconds(training) / EPOCHS
+            each = self.evaluator._look_up(training).seconds / EPOCHS
             done = int((clock - since) / each)
             curves[key] = tuple(Epoch(number=number + 1, metrics={"seconds": each}) for number in range(done))
         kept = History(outcomes=history.outcomes, decisions=view.decisions, curves=curves)
@@ -51,7 +52,7 @@ class Diary:
 
 
 def followed(replay: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
-    evaluator = SimulatedEvaluator(table=AnyScores(seed), workers=workers, jitter=2.0, seed=seed, noise=noise)
+    evaluator = SimulatedEvaluator(table=any_scores(seed), workers=workers, seed=seed, noise=noise)
     diary = Diary(evaluator=evaluator)
     run_loop(replay, evaluator, InMemoryWriter(), diary, History())
     return diary

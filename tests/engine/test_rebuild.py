@@ -13,8 +13,7 @@ from buildup.cli.main import main
 from buildup.engine import search
 from buildup.engine.extend import begin
 from buildup.engine.load_state import state_of
-from buildup.engine.rebuild import rebuild_study
-from buildup.engine.setup import open_writer
+from buildup.engine.setup import open_writer, rebuild_study
 from buildup.errors import RequestError, RunError
 from buildup.execution.simulated import SimulatedEvaluator
 from buildup.settings import ResumeSettings

@@ -14,7 +14,7 @@ import pytest
 from buildup.execution import handshake, workplace
 from buildup.execution.attempt import TrainingThread, run_attempt
 from buildup.execution.dispatcher import Assignment
-from buildup.execution.worker_slot import Leaving
+from buildup.execution.workers import Leaving
 from buildup.execution.workplace import STOP
 from buildup.models.read import read_network
 from buildup.store.run_dir import FAILED, FINAL

@@ -11,10 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher
-from buildup.execution.hosts import MAX_HOST_FAULTS, Hosts, is_host_fault
-from buildup.execution.worker_slot import FIRST_PATIENCE, LEAST_PATIENCE, LONGEST_WAIT, Leaving
+from buildup.execution.workers import (
+    FIRST_PATIENCE,
+    LEAST_PATIENCE,
+    LONGEST_WAIT,
+    MAX_HOST_FAULTS,
+    Hosts,
+    Leaving,
+    is_host_fault,
+)
+from buildup.files import write_atomic
 from buildup.graph.network import sketch
-from buildup.store.run_dir import FINAL, write_atomic
+from buildup.store.run_dir import FINAL
 from buildup.trials.event import Started
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, record_to_values
 from buildup.trials.training import Candidate, Training

@@ -24,8 +24,8 @@ from buildup.execution import dispatcher
 from buildup.execution.counters import COUNTED, verdict_counter
 from buildup.execution.dispatcher import Assignment, MakeJob
 from buildup.execution.ray_tune import RayEvaluator, _TrainingWorker
+from buildup.files import write_atomic
 from buildup.graph.network import sketch
-from buildup.store.run_dir import write_atomic
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -72,15 +72,14 @@ def test_one_look_ahead_takes_nine_trainings_to_the_same_network() -> None:
     assert len(history.outcomes) == 9
 
 
-class AnyScores(dict[str, ScoreRow]):
-    """A table that knows every layout."""
+def any_scores(seed: int, jitter: float = 1.0) -> Callable[[Training], ScoreRow]:
+    """A table that knows every layout, and trainings of 1/jitter to jitter seconds."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed = seed
+    def look(training: Training) -> ScoreRow:
+        seconds = random.Random(f"0/{training.id}/seconds").uniform(1 / jitter, jitter)
+        return ScoreRow(score=80 + random.Random(f"{seed}/{training.candidate.layout}").random(), seconds=seconds)
 
-    def get(self, layout: str, default: object = None) -> ScoreRow:
-        return ScoreRow(score=80 + random.Random(f"{self.seed}/{layout}").random())
+    return look
 
 
 @dataclass(kw_only=True)
@@ -116,7 +115,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
     for table in range(4):
         space = replace(load("paper"), look_ahead=look_ahead)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=3)
-        evaluator = SimulatedEvaluator(table=AnyScores(table), noise=0.3)
+        evaluator = SimulatedEvaluator(table=any_scores(table), noise=0.3)
         view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
         said += [(done.layout, done.verdict, done.seeds) for done in view.decisions]
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
@@ -151,7 +150,7 @@ def test_decisions_are_the_same_for_any_number_of_workers(
     for workers in (1, 2, 8, 100):
         space = replace(load("paper"), look_ahead=look_ahead, failures=failures, order=order)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=seeds)
-        evaluator = Failing(table=AnyScores(table), workers=workers, noise=noise, jitter=jitter, share=failing)
+        evaluator = Failing(table=any_scores(table, jitter), workers=workers, noise=noise, share=failing)
         view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
         decided.append(view.decisions)
         asked_for.append(replay.required_ids(view))
@@ -169,7 +168,7 @@ def test_decisions_on_settings_are_the_same_for_any_number_of_workers(tune: Tuni
         replay = make_replay(
             sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="likely", seeds=2, first_seed=3
         )
-        evaluator = SimulatedEvaluator(table=AnyScores(1), workers=workers, noise=0.1)
+        evaluator = SimulatedEvaluator(table=any_scores(1), workers=workers, noise=0.1)
         view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
         decided.append(view.decisions)
         spans.append(evaluator.clock)
@@ -193,7 +192,7 @@ def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strat
         replay = make_replay(
             sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
         )
-        evaluator = Failing(table=AnyScores(3), workers=workers, noise=0.5, jitter=2.0, share=failing)
+        evaluator = Failing(table=any_scores(3, 2.0), workers=workers, noise=0.5, share=failing)
         view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
         decided.append(view.decisions)
         spans.append(evaluator.clock)
@@ -206,12 +205,13 @@ def test_no_training_starts_twice() -> None:
     class Watched(SimulatedEvaluator):
         started: ClassVar[list[str]] = []
 
-        def _seconds(self, training: Training) -> float:
-            self.started.append(training.id)
-            return super()._seconds(training)
+        def request(self, trainings: Sequence[Training]) -> None:
+            before = set(self._running)
+            super().request(trainings)
+            self.started.extend(self._running.keys() - before)
 
     replay = make_replay(sketch(CONTROL), load("paper"), judge="point", seeds=3)
-    evaluator = Watched(table=AnyScores(1), workers=8, jitter=2.0)
+    evaluator = Watched(table=any_scores(1, 2.0), workers=8)
     _, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
     assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 

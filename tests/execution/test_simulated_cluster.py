@@ -130,7 +130,7 @@ def check(seed: int) -> None:
     study = Study(faults, History())
     workers, reusable = chance.randint(1, 6), library(seed, outcome) if chance.random() < 0.3 else None
     with tempfile.TemporaryDirectory(dir=MEMORY) as folder, pytest.MonkeyPatch.context() as patched:
-        for module in ("dispatcher", "worker_slot"):
+        for module in ("dispatcher", "workers"):
             patched.setattr(f"buildup.execution.{module}.time", clock)
         for _ in range(MOST_LIVES):
             cluster = SimulatedCluster(

@@ -18,6 +18,7 @@ from buildup.execution import workplace
 from buildup.execution.attempt import TrainingThread
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, TrialDispatcher
 from buildup.execution.workplace import CLAIM, STOP, WORK
+from buildup.files import write_atomic
 from buildup.graph.network import sketch
 from buildup.store import outage
 from buildup.store.remote_folder import MARK, RemoteFolder, mark_remote, remote_url
@@ -30,7 +31,6 @@ from buildup.store.run_dir import (
     remote_of,
     set_aside_records,
     trained_weights,
-    write_atomic,
 )
 from buildup.trials.event import Event, Started, Update
 from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score

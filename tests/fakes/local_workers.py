@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from buildup.engine.setup import MakeJob
 from buildup.execution.attempt import run_attempt
-from buildup.execution.dispatcher import FetchReusable
+from buildup.execution.dispatcher import FetchReusable, MakeJob
 from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.store.run_dir import attempt_folder, attempts
 from buildup.store.run_record import RunRecord

@@ -19,7 +19,7 @@ from buildup.engine.dashboard import Files, review_of
 from buildup.engine.reports import report_of
 from buildup.errors import BuildupError
 from buildup.report.page import markdown, page
-from buildup.store.people_notes import note_attributes, note_texts, with_people
+from buildup.store.notes import note_attributes, note_texts, with_people
 from buildup.store.review_trials import last_kept, network_trial, networks_of, training_trial
 from buildup.store.run_record import open_record
 from buildup.store.study_reader import existing_storage, load_study, read_history

@@ -20,9 +20,10 @@ from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
 from buildup.errors import ResourceError, RunError, SearchError
+from buildup.files import write_atomic
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Edit, apply, replacement, sketch
-from buildup.store.run_dir import driver_of, write_atomic
+from buildup.store.run_dir import driver_of
 from buildup.store.storage import check_storage, hide_password, opened_storage
 from buildup.store.study_reader import read_history
 from buildup.store.study_writer import StudyWriter

@@ -9,10 +9,11 @@ from torch import Tensor
 from buildup.errors import DataError
 from buildup.models.build import build
 from buildup.models.read import read_network
-from buildup.training.cued_digits import ANSWERS, CUES, IMAGE_SIZE, SIDE, CuedDigits
-from buildup.training.data import describe_data, load_data, load_test
+from buildup.training.cued_digits import ANSWERS, CUES, IMAGE_SIZE, IMAGES, SIDE, CuedDigits
+from buildup.training.data import describe_data, load_data
 from buildup.training.dataset import Dataset, split
 from buildup.training.standard_datasets import Digits
+from held_out import load_test
 
 HERE = Path()
 FAR = slice(IMAGE_SIZE - SIDE, IMAGE_SIZE)
@@ -58,7 +59,7 @@ def test_classes_are_balanced_and_the_description_holds() -> None:
     info, dataset = describe_data("cued-digits"), load_data("cued-digits")
     train, val = split(dataset, 0)
     assert (info.train_images, info.val_images) == (len(train), len(val)) == (2001, 999)
-    assert (info.channels, info.image_size, info.classes) == (1, IMAGE_SIZE, dataset.class_names)
+    assert (info.channels, info.image_size, info.num_classes) == (1, IMAGE_SIZE, dataset.num_classes)
     assert dataset.labels.bincount().tolist() == [1000, 1000, 1000]
     assert int(load_test("cued-digits").labels.bincount().min()) >= 333
 
@@ -68,17 +69,15 @@ def test_images_are_the_same_in_every_call() -> None:
     assert first.hash == second.hash
 
 
-@pytest.mark.parametrize(("count", "size"), [(6, 18), (100, 40)])
-def test_number_and_size_of_the_images_are_honoured(count: int, size: int) -> None:
-    kind = CuedDigits(images=count)
+@pytest.mark.parametrize("size", [18, 40])
+def test_the_asked_size_of_the_images_is_honoured(size: int) -> None:
+    kind = CuedDigits()
     dataset = kind.load(kind.name, HERE, kind.size(kind.name, HERE, size), train=True)
-    assert dataset.images.shape == (count, 1, size, size)
+    assert dataset.images.shape == (IMAGES, 1, size, size)
     assert kind.contents(kind.name, HERE).members == tuple(dataset.labels.bincount().tolist())
 
 
-def test_bad_sizes_are_refused() -> None:
-    with pytest.raises(DataError, match="images is 5; at least 6"):
-        CuedDigits(images=5)
+def test_a_size_that_does_not_keep_the_digits_apart_is_refused() -> None:
     with pytest.raises(DataError, match="image size is 17; at least 18 px"):
         CuedDigits().size("cued-digits", HERE, 17)
 

@@ -22,9 +22,10 @@ from torchvision.datasets import CIFAR100
 
 from buildup.errors import DataError
 from buildup.training import standard_datasets
-from buildup.training.data import check_folds, describe_data, load_data, load_test
+from buildup.training.data import check_folds, describe_data, load_data
 from buildup.training.dataset import split
 from buildup.training.standard_datasets import CIFARS, Cifar
+from held_out import load_test
 
 
 def test_digits_hold_out_a_balanced_test_set_that_shares_nothing_with_training() -> None:

@@ -177,9 +177,8 @@ def test_two_processes_have_the_result_of_one(
     assert difference(tmp_path / "one", tmp_path / "two") < limit
     assert two.metrics["nll"] == pytest.approx(one.metrics["nll"], rel=limit)
     assert two.validated == one.validated
-    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
-        "log.txt", "metrics.jsonl", "reliability.json", "weights.safetensors",
-    ]  # fmt: skip
+    left = sorted(path.name for path in (tmp_path / "two").iterdir())
+    assert left == ["log.txt", "metrics.jsonl", "weights.safetensors"]
 
 
 @pytest.mark.slow

@@ -12,9 +12,10 @@ from PIL import Image
 from buildup.engine import doctor
 from buildup.engine.doctor import check_machine
 from buildup.errors import DataError
-from buildup.training.data import absolute_name, check_images, describe_data, load_data, load_test
+from buildup.training.data import absolute_name, check_images, describe_data, load_data
 from buildup.training.dataset_sources import SOURCES
 from buildup.training.image_files import MOST_NAMED, contradictions, open_image, shortened
+from held_out import load_test
 
 TABLES = next(kind for kind in SOURCES if kind.name == "csv")
 Make = Callable[..., Path]

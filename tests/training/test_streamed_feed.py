@@ -18,7 +18,7 @@ from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.augmentation import normalise
-from buildup.training.data import DATASETS, describe_data, load_data, load_test, open_data, open_test
+from buildup.training.data import DATASETS, describe_data, load_data, open_data, open_test
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import reading_processes
@@ -28,6 +28,7 @@ from buildup.training.fit import Job, fit
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.validation import evaluate_model, validate
 from fake_cuda import fake_cuda
+from held_out import load_test
 
 IMAGENET = replace(load_recipe("imagenet").with_epochs(2), batch_size=6, eval_batch_size=4)
 PLAIN = replace(load_recipe("quick"), batch_size=6, crop_padding=0, flip=False, label_smoothing=0.0)

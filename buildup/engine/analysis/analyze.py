@@ -25,11 +25,11 @@ from buildup.diagnostics.measurements import find_measurements
 from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
+from buildup.files import write_atomic
 from buildup.graph.base_name import split_names
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
-from buildup.store.run_dir import write_atomic
 from buildup.training.execution import check_device
 from buildup.training.recipe import recipe_to_values
 
@@ -37,7 +37,6 @@ logger = logging.getLogger("buildup")
 
 FOR_SOME = {
     "corruptions": ("corruption", "robustness"),
-    "restate": ("landscape",),
     "scaling": ("landscape",),
     "decay": ("landscape",),
 }
@@ -84,7 +83,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     subjects = [
         replace(
             make_subject(found, request.sizes, request.wanted, request.seed, request.device),
-            restate=settings.restate,
             scaling=settings.scaling,
             decay=settings.decay,
             corruptions=settings.corruptions,

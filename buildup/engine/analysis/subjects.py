@@ -14,7 +14,6 @@ from torch import nn
 
 from buildup.diagnostics.analysis import Measurement, Sizes, Subject
 from buildup.diagnostics.hessian import BATCH, augmented_batches
-from buildup.diagnostics.hooks import evaluation_mode
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
 from buildup.engine.export import find_candidate, scored_trainings, training_values
@@ -29,6 +28,7 @@ from buildup.models.bases import PRUNED
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
 from buildup.models.pretrained import find_pretrained, load_pretrained
+from buildup.models.trace import evaluation_mode
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, kept_snapshots, trained_weights
 from buildup.store.run_record import open_record

@@ -24,13 +24,13 @@ from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.reports import evidence_of
-from buildup.errors import DataError, RunError, unknown
+from buildup.errors import RunError, unknown
 from buildup.graph.network import Append
 from buildup.report.diagnostic_table import Evidence
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import DIAGNOSTICS, kept_snapshots, read_diagnoses, trained_weights, write_diagnoses
 from buildup.store.run_record import RunRecord, open_record
-from buildup.training.data import load_data, open_data
+from buildup.training.data import load_data, open_unchanged
 from buildup.training.dataset import Dataset, parse_fraction
 from buildup.training.execution import check_device
 from buildup.training.fit import split_for
@@ -296,11 +296,7 @@ def _diagnosis(
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str) -> Probe:
     """The data of a run."""
     settings, recipe = run.settings, run.recipe
-    data = open_data(settings.dataset, settings.data_dir, settings.image_size, recipe)
-    if data.hash != run.data.hash:
-        raise DataError(
-            f"{settings.dataset}: this dataset is not the one that the run began with. Give back its files."
-        )
+    data = open_unchanged(settings.dataset, settings.data_dir, settings.image_size, recipe, run.data.hash)
     if not isinstance(data, Dataset):
         data = load_data(settings.dataset, settings.data_dir, settings.image_size)
     return Probe(

@@ -17,7 +17,7 @@ from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES, Objective
-from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
+from buildup.trials.outcome import IMITATION, START, Failure, Outcome, Reason, Score
 from buildup.trials.training import CHECKS, candidate_id, check_id, seed_of
 
 SHOWN_SETTINGS = (
@@ -174,26 +174,35 @@ class Findings:
 
     @property
     def imitations(self) -> str:
-        """What networks with pretrained weights knew before they were trained. Empty in other searches."""
-        starts = {
-            candidate: [score.metrics[START] for score in scores.values() if START in score.metrics]
+        """What new blocks beside pretrained weights had learned before the first epoch. Empty in other searches."""
+        base = fmean(self._before_training(START).pop(fingerprint(self.base), [0.0]))
+        if base > 2 * 100 / self.base.num_classes:
+            shares = [
+                f"{layout} {fmean(own):.1f} % ({100 * fmean(own) / base:.0f} %)"
+                for layout, own in self._tried_layouts(self._before_training(START))
+            ]
+            knew = (
+                f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that start "
+                "like those that they replace, and as a share of that: "
+            )
+            return f"{knew}{', '.join(shares)}." if shares else ""
+        # With a new classifier nobody knows anything.
+        errors = [f"{layout} {fmean(own):.2f}" for layout, own in self._tried_layouts(self._before_training(IMITATION))]
+        imitated = "Relative error with which new blocks imitated those that they replace, before the first epoch: "
+        return f"{imitated}{', '.join(errors)}." if errors else ""
+
+    def _before_training(self, metric: str) -> dict[str, list[float]]:
+        """A metric of what networks were before the first epoch, by candidate and training."""
+        found = {
+            candidate: [score.metrics[metric] for score in scores.values() if metric in score.metrics]
             for candidate, scores in self.scored.items()
         }
-        known = {candidate: own for candidate, own in starts.items() if own}
-        base = fmean(known.pop(fingerprint(self.base), [0.0]))
-        if not base or not known:
-            return ""
-        shares = [
-            f"{self.layouts[candidate]} {fmean(own):.1f} % ({100 * fmean(own) / base:.0f} %)"
-            for candidate, own in known.items()
-            if candidate in self.layouts
-        ]
-        if not shares:
-            return ""
-        return (
-            f"Before any training the base knew {base:.1f} % of the validation images. With new blocks that start like "
-            f"those that they replace, and as a share of that: {', '.join(shares)}."
-        )
+        return {candidate: own for candidate, own in found.items() if own}
+
+    def _tried_layouts(self, known: Mapping[str, list[float]]) -> list[tuple[str, list[float]]]:
+        """What is known of the candidates that were tried, by their layouts."""
+        base = fingerprint(self.base)
+        return [(self.layouts[one], own) for one, own in known.items() if one in self.layouts and one != base]
 
     @property
     def judge(self) -> str:

@@ -88,9 +88,10 @@ def validation_warning(images: int) -> str | None:
 def recipe_warning(network: Network, recipe: Recipe, *, pretrained: bool = False, kind: str = "M") -> str | None:
     """Why a recipe is likely to train a network and blocks of a kind badly; None where no reason is known."""
     if pretrained and not recipe.transplant and not known_kinds()[kind].within:
+        way = "Without transplant=0" if recipe.name == "finetune" else "By recipe finetune"
         return (
-            f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}, so "
-            "attention begins far behind. Recipe finetune lets it imitate the blocks that it replaces first."
+            f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}. "
+            f"{way} it imitates the blocks that it replaces first."
         )
     norms = {block.style.norm.kind for block in network.blocks if block.style}
     if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:

@@ -8,7 +8,7 @@ from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page
 from buildup.trials.history import History
-from buildup.trials.outcome import START, Failure, Outcome, Reason, Score
+from buildup.trials.outcome import IMITATION, START, Failure, Outcome, Reason, Score
 
 
 def test_winner_and_base_are_compared_seed_by_seed(published: Findings) -> None:
@@ -135,3 +135,17 @@ def test_what_was_known_before_training_is_said_where_networks_start_from_traine
     assert "CCC|CCCC|CCCCCC|CCCM 60.0 % (75 %)" in found.imitations
     assert found.imitations in page(found)
     assert "CCC|CCCC|CCCCCC|CCCM 60.0 % (75 %)" in markdown(found).replace("\\|", "|")
+
+
+def test_with_a_new_classifier_the_errors_of_imitation_are_told(published: Findings) -> None:
+    outcomes = {
+        training: replace(
+            outcome,
+            metrics={START: 1.3} if training.startswith(fingerprint(published.base)) else {START: 1.1, IMITATION: 0.31},
+        )
+        for training, outcome in published.history.outcomes.items()
+        if isinstance(outcome, Score)
+    }
+    found = replace(published, history=replace(published.history, outcomes=outcomes))
+    assert "knew" not in found.imitations
+    assert "before the first epoch: CCC|CCCC|CCCCCC|CCCM 0.31, " in found.imitations

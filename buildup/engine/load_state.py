@@ -21,7 +21,7 @@ from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import Candidate, candidate_id
+from buildup.trials.training import CHECKS, USUAL_CHECKS, Candidate, candidate_id
 
 FINAL_FOLDER = "final"
 FINAL_RESULT = "final.json"
@@ -66,7 +66,7 @@ def replay_for(settings: RunSettings, network: Network, space: SearchSpace, cost
         objective=OBJECTIVES[settings.objective],
         seeds=settings.seeds,
         first_seed=settings.seed,
-        checks=not settings.no_base_checks,
+        checks=() if settings.no_base_checks else USUAL_CHECKS if settings.pretrained is None else tuple(CHECKS),
         costs=costs or costs_of,
         limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )

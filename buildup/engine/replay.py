@@ -11,7 +11,7 @@ from functools import cached_property
 from buildup.errors import RunError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
-from buildup.statistics.base_checks import Climb, Rounding, climb, rounding
+from buildup.statistics.base_checks import GAINING, Climb, Rounding, climb, rounding
 from buildup.statistics.judges import JUDGES, Judge
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
@@ -21,7 +21,7 @@ from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Score
-from buildup.trials.training import CHECKS, Candidate, Check, Training, training_id
+from buildup.trials.training import Candidate, Check, Training, training_id
 
 MIXED = "trained on several kinds of device"
 
@@ -109,8 +109,8 @@ class Replay:
     costs: Callable[[Candidate], tuple[int, int]] | None = None
     """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
-    checks: bool = False
-    """Whether the base is trained once more for each check."""
+    checks: tuple[Check, ...] = ()
+    """What the base is trained once more for."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -124,8 +124,7 @@ class Replay:
     @cached_property
     def checked(self) -> Mapping[Check, Candidate]:
         """The base once more, for each check. Each is trained with the first seed."""
-        networks = {check: Candidate(network=self.base.network, parent=self.base, check=check) for check in CHECKS}
-        return networks if self.checks else {}
+        return {check: Candidate(network=self.base.network, parent=self.base, check=check) for check in self.checks}
 
     @property
     def most_seeds(self) -> int:
@@ -281,9 +280,13 @@ class Replay:
         return pairs
 
     def _climb(self, history: History, comparisons: Sequence[Comparison]) -> Climb | None:
-        longer = self.checked.get("longer")
-        compared = self._compared(history, longer, 1) if longer else ()
-        return climb(compared[0], comparisons, self.judge.objective) if compared else None
+        """The check of the base with the largest gain, of those that should gain nothing."""
+        found = [
+            climb(compared[0], comparisons, self.judge.objective, check)
+            for check, candidate in self.checked.items()
+            if check in GAINING and (compared := self._compared(history, candidate, 1))
+        ]
+        return max(found, key=lambda one: one.least, default=None)
 
     def _rounding(self, history: History) -> Rounding | None:
         other = self.checked.get("rounding")
@@ -383,7 +386,7 @@ def make_replay(
     first_seed: int = 0,
     costs: Callable[[Candidate], tuple[int, int]] | None = None,
     limits: Limits | None = None,
-    checks: bool = False,
+    checks: tuple[Check, ...] = (),
 ) -> Replay:
     """Make the replay of a search."""
     return Replay(

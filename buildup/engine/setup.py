@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from buildup.training.fit import Job, fit
 from buildup.trials.event import Event
 from buildup.trials.final_result import final_to_values
 from buildup.trials.history import History
-from buildup.trials.training import Training
+from buildup.trials.training import RATE, Training
 
 log = logging.getLogger("buildup")
 
@@ -149,7 +150,8 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
     data_dir = None if named is None else str(Path(named).absolute())
 
     def job(training: Training, folder: Path, earlier: Sequence[Path]) -> Job:
-        epochs = training.candidate.epochs(run.recipe.epochs)
+        epochs, check = training.candidate.epochs(run.recipe.epochs), training.candidate.check
+        recipe = run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs)
         return Job(
             network=training.candidate.network,
             seed=training.seed,
@@ -160,8 +162,9 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             whole=whole,
             split_seed=run.data.split_seed,
             start=run.start,
-            nudged=training.candidate.check == "rounding",
-            recipe=run.recipe if epochs == run.recipe.epochs else run.recipe.with_epochs(epochs),
+            nudged=check == "rounding",
+            renewed=check == "fresh",
+            recipe=replace(recipe, lr=RATE * recipe.lr) if check == "rate" else recipe,
             device=settings.device,
             device_share=min(1.0, settings.gpus_per_trial or 1.0),
             processes=processes_of(settings.gpus_per_trial),

@@ -77,7 +77,7 @@ def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None
     """
     heading, with_level = interval_heading(decisions)
     units = {decision.unit for decision in decisions if decision.objective != "accuracy"}
-    marks = ["still climbing" if climb and climb.marks(one) else "" for one in decisions]
+    marks = [climb.mark if climb and climb.marks(one) else "" for one in decisions]
     mark: list[tuple[str, ColumnKind, list[str]]] = [("mark", "text", marks)] if any(marks) else []
     return TextTable.by_column(
         ("step", "number", [str(one.step) for one in decisions]),

@@ -5,65 +5,101 @@ falls to zero at the end of each training, so the end of a curve is flat for any
 trained once more, for `LONGER` times the epochs with the same seed: equal first weights, order of images and validation
 images.
 
+**Do pretrained weights hold it back?** A learning rate that is too low for them favours whatever is drawn anew, which
+learns faster than what it replaces. So a pretrained base is also trained at `RATE` times the rate, and with its last
+block drawn anew. Of all that gains, what gains most stands beside the verdicts.
+
 **How much does rounding matter?** The base is trained once more with the same seed, and each first weight is the next
 larger float32. Such a difference grows over a training, as those do that another machine makes by summing in another
 order. So this is what another machine may do to a score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 from buildup.statistics.paired_difference import Comparison, Pair, disagreement
 from buildup.trials.decision import Decision
 from buildup.trials.objective import ACCURACY, Objective
-from buildup.trials.training import LONGER
+from buildup.trials.training import LONGER, RATE, Check
 
+GAINING: Mapping[Check, tuple[str, str, str, str]] = {
+    "longer": (
+        "still climbing",
+        f"The base is still climbing: with {LONGER:g} times the epochs it gains",
+        "faster learning, and smaller losses from slower learning",
+        "More epochs would tell.",
+    ),
+    "rate": (
+        "low rate",
+        f"The learning rate is too low for these weights: at {RATE} times the rate the base gains",
+        "weights that learn faster because they are new",
+        "Search again with a larger --set lr.",
+    ),
+    "fresh": (
+        "new weights",
+        "New weights alone help: with its last block drawn anew the base gains",
+        "weights that are new, whatever the block computes",
+        "A higher learning rate or more epochs would tell.",
+    ),
+}
+"""Checks that may gain: the mark of a verdict on less, and the parts of the warning."""
 NORMAL_95 = 1.96
 """Standard errors from the mean to the ends of a 95 % interval."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Climb:
-    """The gain of the base by a longer training."""
+    """The gain of the base by a longer training, or by what another check changes."""
 
     gain: float
     error: float
     """Its standard error."""
     objective: Objective = ACCURACY
+    check: Check = "longer"
+
+    @property
+    def mark(self) -> str:
+        """The word beside a verdict on less."""
+        return GAINING[self.check][0]
 
     @property
     def least(self) -> float:
-        """The gain less its standard error. At a verdict on less than that, faster or slower learning may be why."""
+        """The gain less its standard error. A verdict on less than that may have the same cause."""
         return self.gain - self.error
 
     def marks(self, decision: Decision) -> bool:
-        """Whether longer training gains more than a verdict is about."""
+        """Whether the check gains more than a verdict is about."""
         return bool(decision.scores) and abs(decision.gain) < self.least
 
     def warning(self, decisions: Sequence[Decision]) -> str | None:
-        """The warning that the base is still climbing; None if it gains less than each verdict is about."""
+        """The warning that the base could be better; None if it gains less than each verdict is about."""
         marked = sum(map(self.marks, decisions))
         if not marked:
             return None
         low, high = (self.gain + side * NORMAL_95 * self.error for side in (-1, 1))
+        _, gains, cause, advice = GAINING[self.check]
         return (
-            f"The base is still climbing: with {LONGER:g} times the epochs it gains {self.gain:+.2f} "
-            f"{self.objective.said} (95 % interval {low:+.2f} to {high:+.2f}, one seed). Smaller gains may come from "
-            f"faster learning, and smaller losses from slower learning: {marked} of {len(decisions)} verdicts "
-            f"{'is' if marked == 1 else 'are'} marked. More epochs would tell."
+            f"{gains} {self.gain:+.2f} {self.objective.said} (95 % interval {low:+.2f} to {high:+.2f}, one seed). "
+            f"Smaller gains may come from {cause}: {marked} of {len(decisions)} verdicts "
+            f"{'is' if marked == 1 else 'are'} marked. {advice}"
         )
 
 
-def climb(longer: Comparison, others: Sequence[Comparison] = (), objective: Objective = ACCURACY) -> Climb:
-    """The gain of the longer training over the usual one with the same seed.
+def climb(
+    longer: Comparison,
+    others: Sequence[Comparison] = (),
+    objective: Objective = ACCURACY,
+    check: Check = "longer",
+) -> Climb:
+    """The gain of the training of a check over the usual one with the same seed.
 
     One seed tells nothing of the noise due to seeds. It is taken from the other comparisons of the run, as far as these
     have several seeds; the expected noise counts as one more difference.
     """
     expected = longer.image_variance + objective.seed_deviation**2
     squares, degrees = sum(one.squares for one in others), sum(one.seeds - 1 for one in others)
-    return Climb(gain=longer.gain, error=sqrt((expected + squares) / (1 + degrees)), objective=objective)
+    return Climb(gain=longer.gain, error=sqrt((expected + squares) / (1 + degrees)), objective=objective, check=check)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ from buildup.training.train_step import (
     make_optimizer,
     nudge,
     prepare_model,
+    renew_last_block,
 )
 from buildup.training.transplant import transplant
 from buildup.training.validation import validate
@@ -79,6 +80,8 @@ class Job:
     """The pretrained weights that the blocks of the base start from."""
     nudged: bool = False
     """Whether the first weights are changed in their last digit, to see what rounding does to the score."""
+    renewed: bool = False
+    """Whether the last block starts from new weights in place of pretrained ones, to see what those alone gain."""
     recipe: Recipe
     device: str = "cpu"
     device_share: float = 1.0
@@ -165,6 +168,8 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
     if job.nudged:
         nudge(model)
+    if job.renewed:
+        renew_last_block(model, job.network, job.seed)
     # An earlier attempt on one GPU may have chosen other steps.
     execution = replace(job.execution, steps="eager") if group.size > 1 else job.execution
     model = prepare_model(model, job.network, execution)

@@ -57,6 +57,13 @@ def nudge(model: nn.Module) -> None:
         weight.copy_(torch.nextafter(weight, torch.full_like(weight, torch.inf)))
 
 
+def renew_last_block(model: nn.Module, network: Network, seed: int) -> None:
+    """Start the last block as a network without pretrained weights does."""
+    path = network.stages[-1].blocks[-1].path
+    drawn = build(network, seed=seed).get_submodule(path)
+    model.get_submodule(path).load_state_dict(drawn.state_dict())
+
+
 def prepare_model(model: nn.Module, network: Network, execution: Execution) -> nn.Module:
     """Prepare a model for an execution, in place."""
     if execution.channels_last:

@@ -19,13 +19,21 @@ SNAPSHOTS = "weights-*.safetensors"
 LONGER = 1.5
 """How many times the epochs of the others a longer training of the base has."""
 
-Check = Literal["longer", "rounding"]
-"""What the base is trained once more for: does it still climb, and how much does rounding matter?"""
+RATE = 3
+"""How many times the learning rate of the others a training of a pretrained base has that looks for a better one."""
+
+Check = Literal["longer", "rounding", "rate", "fresh"]
+"""What the base is trained once more for: does it still climb, and how much does rounding matter? Of pretrained weights
+also: is the learning rate too low for them, and what do new weights alone gain?"""
 CHECKS: Mapping[Check, str] = {
     "longer": f"the base for {LONGER:g} times the epochs",
     "rounding": "the base with weights changed by rounding",
+    "rate": f"the base at {RATE} times the learning rate",
+    "fresh": "the base with its last block drawn anew",
 }
 """The checks, and their trainings in words."""
+USUAL_CHECKS: tuple[Check, ...] = ("longer", "rounding")
+"""Those of a search without pretrained weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

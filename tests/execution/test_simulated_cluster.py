@@ -25,7 +25,7 @@ from buildup.trials.decision import Decision
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Reason, Record, Score, record_to_values
-from buildup.trials.training import Training
+from buildup.trials.training import USUAL_CHECKS, Training
 from simulated_cluster import Clock, DriverKilled, Faults, Outcomes, SimulatedCluster
 
 SPACES = {name: load(name) for name in ("paper", "alternet")}
@@ -118,7 +118,7 @@ def search(seed: int) -> Replay:
         SPACES[chance.choice(["paper", "alternet"])],
         judge=chance.choice(["point", "likely"]),
         seeds=chance.randint(2, 3),
-        checks=chance.random() < 0.3,
+        checks=USUAL_CHECKS if chance.random() < 0.3 else (),
     )
 
 

@@ -23,6 +23,7 @@ from buildup.space.load import load
 from buildup.strategies.moves import from_layout
 from buildup.training.fit import Job, fit
 from buildup.training.recipe import load_recipe
+from buildup.training.train_step import renew_last_block
 from buildup.training.transplant import _error, _mixed, _rows, _set_projection, imitating, transplant
 from buildup.trials.outcome import IMITATION, START, Epoch, Score
 from buildup.trials.training import WEIGHTS, Pretrained
@@ -215,3 +216,16 @@ def test_the_error_of_a_block_is_relative_to_what_the_base_changes(
     assert _error(wanted, given, wanted) == 0
     assert _error(given, given, wanted) == pytest.approx(1)
     assert torch.isfinite(_error(make(given), given, given))
+
+
+def test_a_renewed_last_block_alone_forgets_its_weights(start: Pretrained, tmp_path: Path) -> None:
+    network = network_of("CC|CC")
+    kept, renewed = (build(network, seed=3, start=start) for _ in range(2))
+    renew_last_block(renewed, network, 3)
+    drawn, last = build(network, seed=3).state_dict(), network.stages[-1].blocks[-1].path
+    assert not torch.equal(renewed.state_dict()[f"{last}.conv1.weight"], kept.state_dict()[f"{last}.conv1.weight"])
+    for name, value in renewed.state_dict().items():
+        assert torch.equal(value, (drawn if name.startswith(f"{last}.") else kept.state_dict())[name]), name
+    jobs = (job(network, tmp_path / name, start=start, renewed=name == "anew") for name in ("usual", "anew"))
+    usual, anew = (trained(one)[1] for one in jobs)
+    assert anew.metrics[START] < usual.metrics[START]

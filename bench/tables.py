@@ -16,9 +16,10 @@ from aa_searches import summary
 from answer import answer, read_lines
 from buildup.errors import BuildupError
 from error_rates import SMALL
+from transfer import TITLES, rows
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("docs/judging.md", "docs/results.md")
+PAGES = ("docs/judging.md", "docs/results.md", "docs/pretrained.md")
 MARKED = re.compile(r"(<!-- table (\S+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 USUAL_IMAGES = 5_000
 Result = Mapping[str, Any]
@@ -168,6 +169,15 @@ def layouts_of(folder: str) -> str:
     return _table(head, rows)
 
 
+def transferred() -> str:
+    """What searches on pretrained weights found."""
+    written = []
+    for _, way, layout, *numbers in rows(read_lines(ROOT / "runs" / "transfer.jsonl")):
+        shown = "`{}`".format(layout.replace("|", "\\|"))
+        written.append([way, shown, *numbers])
+    return _table(TITLES[1:], written, words=2)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -177,6 +187,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "found": found_gains,
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),
+    "transfer": transferred,
 }
 
 

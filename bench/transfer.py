@@ -4,8 +4,9 @@
 
 trains each base on one half of the classes of CIFAR-100, and searches with these weights on a part of the other half:
 with new blocks that first imitate those that they replace (recipe `finetune`), and with new blocks that start at random
-(`transplant=0`). A final follows where a block was kept. Each search appends a line to `transfer.jsonl` in the folder,
-and what was stopped goes on with the same call. Without `--data-dir` it prints what is known.
+(`transplant=0`), each at the rate of the recipe and at ten times that. A final follows where a block was kept. Each
+search appends a line to `transfer.jsonl` in the folder, and what was stopped goes on with the same call. Without
+`--data-dir` it prints what is known; `--take WAY=RUN` adds a run that was made by hand.
 """
 
 import re
@@ -19,16 +20,23 @@ from typing import Any
 
 from answer import append_line, read_lines
 from buildup.engine.run import Run, open_run
+from buildup.errors import counted
 from buildup.report.text_table import aligned
 from buildup.trials.outcome import IMITATION, Score
-from buildup.trials.training import candidate_id
+from buildup.trials.training import CHECKS, candidate_id, check_id
 
 BASES = (
     "resnetv2_18(stem_chs=16,channels=[16,32,64],layers=[2,2,2])",
     "resnetv2_18(stem_chs=16,channels=[16,32,64],layers=[1,1,1])",
     "resnet18(channels=[16,32,64,128])",
 )
-WAYS = {"imitates": [], "at random": ["--set", "transplant=0"]}
+AT_RANDOM, FAST = ["--set", "transplant=0"], ["--set", "lr=3.0e-3"]
+WAYS = {
+    "imitate": [],
+    "at random": AT_RANDOM,
+    "imitate, rate 0.003": FAST,
+    "at random, rate 0.003": [*AT_RANDOM, *FAST],
+}
 """How new blocks start, and the flags for it."""
 PART, EPOCHS, SEEDS, FINAL_SEEDS = "1/4", 24, 3, 8
 WEIGHTS = "attempt-*/weights.safetensors"
@@ -43,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where the results are, or go")
     parser.add_argument("--data-dir", type=Path, help="where cifar100 is")
     parser.add_argument("--bases", nargs="*", default=BASES, metavar="BASE", help="networks of timm (default: three)")
+    parser.add_argument("--take", metavar="WAY=RUN", action="append", default=[], help="add a run; once for each")
     given = parser.parse_args(arguments)
     file = given.folder / "transfer.jsonl"
     if given.data_dir:
@@ -51,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for way, flags in WAYS.items():
                 if (base, way) not in {(line["base"], line["way"]) for line in read_lines(file)}:
                     append_line(file, {"base": base, "way": way, **searched(given.folder, base, way, flags)})
+    for way, _, name in (one.rpartition("=") for one in given.take):
+        found = open_run(name)
+        append_line(file, {"base": found.settings.base, "way": way, **answer_of(found)})
     print(table(read_lines(file)))
     return 0
 
@@ -83,7 +95,7 @@ def searched(folder: Path, base: str, way: str, flags: Sequence[str]) -> dict[st
         (file,) = trained.glob(WEIGHTS)
         weights = ["--pretrained", f"{file}", "--recipe", "finetune", *flags]
         data = ["--dataset", f"folder:{folder / 'images/odd'}", "--fraction", PART]
-        run("search", "--base", base, *data, *weights, "--seeds", f"{SEEDS}", "--no-base-checks", "--run", f"{target}")
+        run("search", "--base", base, *data, *weights, "--seeds", f"{SEEDS}", "--run", f"{target}")
     elif open_run(target).status != "finished":
         run("resume", f"{target}")
     found = open_run(target)
@@ -97,9 +109,13 @@ def answer_of(found: Run) -> dict[str, Any]:
     layouts = {one.id: one.layout for one in found.candidates}
     scores: dict[str, list[float]] = {}
     errors: dict[str, list[float]] = {}
+    checks = {check_id(found.base.id, check): words for check, words in CHECKS.items()}
+    checked: dict[str, float] = {}
     outcomes = found.history.outcomes
     for training, outcome in outcomes.items():
-        if isinstance(outcome, Score) and (layout := layouts.get(candidate_id(training))):
+        if isinstance(outcome, Score) and (check := checks.get(candidate_id(training))):
+            checked[check] = round(outcome.accuracy, 2)
+        elif isinstance(outcome, Score) and (layout := layouts.get(candidate_id(training))):
             scores.setdefault(layout, []).append(round(outcome.accuracy, 2))
             if IMITATION in outcome.metrics:
                 errors.setdefault(layout, []).append(round(outcome.metrics[IMITATION], 3))
@@ -108,6 +124,7 @@ def answer_of(found: Run) -> dict[str, Any]:
         "layout": found.winner.layout,
         "scores": scores,
         "errors": errors,
+        "checks": checked,
         "decisions": [
             {"layout": one.layout, "kept": one.kept, "gain": one.gain, "ci": one.ci, "seeds": one.seeds}
             for one in found.decisions
@@ -122,7 +139,8 @@ def rows(lines: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     found = []
     for line in lines:
         base = next(iter(line["scores"]))
-        found.append([line["base"], line["way"], base, "", f"{fmean(line['scores'][base]):.2f}", "", "", ""])
+        seeds = f"{counted(len(line['scores'][base]), 'seed')} of the base"
+        found.append([line["base"], line["way"], base, "", f"{fmean(line['scores'][base]):.2f}", "", "", seeds])
         for one in line["decisions"]:
             error = line["errors"].get(one["layout"])
             scores = line["scores"].get(one["layout"])

@@ -105,6 +105,8 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
         )
     if view.best is view.candidates[0]:
         return None
+    if doubt := view.climb and view.climb.warning(view.decisions):
+        log.warning("warning: %s A final measures the gain, not its cause.", doubt)
     return _carry_out(_check(run, view, history, settings), verbose=verbose)
 
 

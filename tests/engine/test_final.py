@@ -15,13 +15,15 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import final as command
-from buildup.engine.final import FRESH
+from buildup.engine.final import FRESH, run_final
 from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run_loop as run_loop
 from buildup.engine.setup import create_writer
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.models.read import read_network
+from buildup.settings import FinalSettings
+from buildup.statistics.base_checks import Climb
 from buildup.store.run_record import RunRecord, create_run_dir, open_record, save_record
 from buildup.training.data import load_data
 from buildup.training.dataset import split
@@ -141,6 +143,19 @@ def test_a_final_may_train_on_all_images_that_are_not_of_the_test(
     values = json.loads(capsys.readouterr().out)
     assert values["train_images"] + values["test_images"] == 1797
     assert values["fraction"] == "all"
+
+
+def test_a_final_says_that_a_gain_may_have_another_cause(
+    place: Path, searched: Search, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    view, history = state_of(searched("doubted", GAINS))
+    monkeypatch.setattr(command, "_carry_out", lambda *_, **__: None)
+    for gain in (1.0, 30.0):
+        found = replace(view, climb=Climb(gain=gain, error=0.5, check="rate")), history
+        monkeypatch.setattr(command, "state_of", lambda _, found=found: found)
+        run_final(open_record("doubted"), FinalSettings())
+    (said,) = (text for text in caplog.messages if "learning rate is too low" in text)
+    assert said.endswith("A final measures the gain, not its cause.")
 
 
 def test_a_winner_that_is_the_base_leaves_nothing_to_claim(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,9 @@ def in_a_kernel(notebook: Any, folder: Path) -> str:
 
 def here(notebook: Any, folder: Path) -> str:
     """What the cells print in IPython in this process, with workers in it; a process and Ray take most of a minute."""
-    shell = InteractiveShell()
     with pytest.MonkeyPatch.context() as patched:
+        patched.delenv("VIRTUAL_ENV", raising=False)  # IPython warns of one that is not its own
+        shell = InteractiveShell()
         patched.chdir(folder)
         patched.setattr(search, "start_workers", LocalWorkers)
         patched.setattr("buildup.models.export._check", lambda *_: None)

@@ -106,7 +106,7 @@ def test_the_dashboard_shows_the_winner_first(
     page.wait_for("Build-up: accuracy of each network")
     page.wait("document.querySelectorAll('.plot-container svg').length > 3")
     title = "[...document.querySelectorAll('text')].find(one => one.textContent.startsWith('Build-up: accuracy'))"
-    page.evaluate(f"{title}.scrollIntoView({{block: 'start'}}) ?? true")
+    page.evaluate(f"{title}.scrollIntoView({{block: 'start'}}) ?? window.scrollBy(0, -120) ?? true")
     page.screenshot(pictures / "dashboard.webp")
     page.open(f"{address[0]}/trials?numbers=1")
     page.wait_for("keep at step 1")

@@ -21,6 +21,7 @@ from buildup.store.storage import cause_of, hide_password, opened_storage, way_b
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
+from buildup.trials.training import CHECKS
 
 CORRECT = "correct.bits"
 LOSSES = "losses.f16"
@@ -38,7 +39,7 @@ SET_ASIDE = "set_aside"
 """The study attribute with the numbers of the failed trials whose trainings are done anew, in new trials."""
 DAMAGE = (StorageInternalError, SQLAlchemyError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 """What Optuna raises where pages of a database are damaged, or hold something else than it wrote."""
-TRAINING_ID = re.compile(r"[0-9a-f]+(-longer|-rounding)?-s[0-9]+")
+TRAINING_ID = re.compile(rf"[0-9a-f]+(-({'|'.join(CHECKS)}))?-s[0-9]+")
 
 
 def read_history(

@@ -17,6 +17,7 @@ from buildup.graph.network import sketch
 from buildup.report.text_table import decisions_table
 from buildup.space.load import load
 from buildup.store.run_record import RunRecord
+from buildup.store.study_reader import TRAINING_ID
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason
 from buildup.trials.training import CHECKS, USUAL_CHECKS, Candidate, Training, check_id, training_id
@@ -126,6 +127,12 @@ def test_only_pretrained_weights_are_checked_for_their_rate_and_for_new_weights(
     assert checks(no_base_checks=False) == ("longer", "rounding")
     assert checks(pretrained="a.safetensors", no_base_checks=False) == ("longer", "rounding", "rate", "fresh")
     assert checks(pretrained="a.safetensors", no_base_checks=True) == ()
+
+
+def test_a_study_knows_the_trainings_of_all_checks() -> None:
+    trainings = [training_id(check_id("0f3a", check), 3) for check in CHECKS]
+    assert all(map(TRAINING_ID.fullmatch, [*trainings, "0f3a-s3"]))
+    assert not TRAINING_ID.fullmatch("0f3a-other-s3")
 
 
 def test_the_jobs_of_the_checks_change_one_thing_each(make_run: MakeRun, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def verdict_values(view: View) -> list[dict[str, Any]]:
             "layout": decision.layout,
             "verdict": decision.verdict,
             "reason": decision.reason,
-            "still_climbing": bool(view.climb and view.climb.marks(decision)),
+            "mark": view.climb.mark if view.climb and view.climb.marks(decision) else "",
         }
         for decision in view.decisions
     ]

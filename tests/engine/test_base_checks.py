@@ -1,6 +1,7 @@
 """The checks of the base in a search: when they run, and that no verdict depends on them."""
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from buildup.engine.forecast import forecast
 from buildup.engine.load_state import replay_of
 from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.replay import Replay, View, make_replay
-from buildup.engine.setup import job_maker
+from buildup.engine.setup import create_writer, job_maker
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
+from buildup.models.read import read_network
 from buildup.report.text_table import decisions_table
 from buildup.space.load import load
-from buildup.store.run_record import RunRecord
-from buildup.store.study_reader import TRAINING_ID
+from buildup.store.run_record import RunRecord, create_run_dir
+from buildup.store.study_reader import read_history
 from buildup.trials.history import History
 from buildup.trials.outcome import Epoch, Failure, Reason
 from buildup.trials.training import CHECKS, USUAL_CHECKS, Candidate, Training, check_id, training_id
@@ -129,10 +131,20 @@ def test_only_pretrained_weights_are_checked_for_their_rate_and_for_new_weights(
     assert checks(pretrained="a.safetensors", no_base_checks=True) == ()
 
 
-def test_a_study_knows_the_trainings_of_all_checks() -> None:
-    trainings = [training_id(check_id("0f3a", check), 3) for check in CHECKS]
-    assert all(map(TRAINING_ID.fullmatch, [*trainings, "0f3a-s3"]))
-    assert not TRAINING_ID.fullmatch("0f3a-other-s3")
+def test_a_study_with_all_checks_is_read_as_it_was_written(make_run: MakeRun, tmp_path: Path) -> None:
+    network = read_network("test_resnet", input_shape=(1, 16, 16), num_classes=10)
+    asked = {"pretrained": "a.safetensors", "no_base_checks": False, "judge": "likely", "seeds": 2}
+    run = make_run(tmp_path / "run", network=network, **asked)
+    create_run_dir(run)
+    steps = replay_of(run)
+    with closing(create_writer(run)) as writer:
+        evaluator = SimulatedEvaluator(table=table, workers=2)
+        view, history = run_loop(steps, evaluator, writer, NullObserver(), writer.history)
+    assert view.ended
+    read = read_history(run.folder, None, run.study_name)
+    assert read.outcomes.keys() == history.outcomes.keys()
+    checks = {training_id(check_id(steps.base.id, check), steps.first_seed) for check in CHECKS}
+    assert checks <= read.outcomes.keys()
 
 
 def test_the_jobs_of_the_checks_change_one_thing_each(make_run: MakeRun, tmp_path: Path) -> None:

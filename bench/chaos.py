@@ -35,7 +35,7 @@ from buildup.store.run_dir import FINAL, attempt_folder, attempts
 SEEDS, REPEATS = 4, 5
 """So many different searches are made in turn, each of them several times in a row."""
 ASKED = (
-    *("--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "5", "--seeds", "2"),
+    *("--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "30", "--seeds", "2"),
     *("--set", "min_steps=4", "--workers", "2", "--allow-weak-base", "--execution", "float32,channels-last,eager"),
 )
 WORKER = b"ray::_TrainingWorker"

@@ -1,0 +1,91 @@
+"""When attention pays: the design, the effects, and what continues."""
+
+import doctest
+from collections.abc import Mapping
+from itertools import combinations
+from math import prod, sqrt
+from pathlib import Path
+from statistics import fmean, variance
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+import factors
+from answer import read_lines
+from buildup.settings import TrainSettings
+from buildup.statistics.distributions import t_quantile
+from buildup.trials.outcome import Epoch
+from factors import FACTORS, LAYOUTS, cells, effects, wanted
+
+
+def test_no_effect_is_mixed_with_another_or_with_two_together() -> None:
+    signs = [{name: 1 if high else -1 for name, high in cell.items()} for cell in cells()]
+    assert len(signs) == 8
+    for count in (1, 2, 3):
+        for names in combinations(FACTORS, count):
+            assert sum(prod(sign[name] for name in names) for sign in signs) == 0
+
+
+def test_effects_are_those_of_the_closed_form() -> None:
+    gains = [
+        (cell, 1.0 + 2.0 * cell["width"] - 0.5 * cell["images"] + 0.1 * ((5 * i + seed) % 7 - 3))
+        for seed in (0, 1)
+        for i, cell in enumerate(cells())
+    ]
+    found = {row["name"]: row for row in effects(gains)}
+    assert found["mean"]["effect"] == pytest.approx(fmean(gain for _, gain in gains))
+    for name in FACTORS:
+        high, low = ([gain for cell, gain in gains if cell[name] is level] for level in (True, False))
+        assert found[name]["effect"] == pytest.approx(fmean(high) - fmean(low))
+    # Each level of a factor has half of the trainings, so all effects are known equally well.
+    fitted = [
+        found["mean"]["effect"] + sum(found[name]["effect"] * (0.5 if cell[name] else -0.5) for name in FACTORS)
+        for cell, _ in gains
+    ]
+    noise = sqrt(sum((gain - value) ** 2 for (_, gain), value in zip(gains, fitted, strict=True)) / (16 - 5))
+    assert found["width"]["half"] == pytest.approx(t_quantile(11, 0.975) * noise * 2 / sqrt(16))
+    assert variance([gain for _, gain in gains]) > noise**2
+
+
+def test_too_few_trainings_tell_no_effect() -> None:
+    assert effects([(cell, 1.0) for cell in cells()[:5]]) == []
+    assert effects([(cells()[0], 1.0)] * 20) == []
+
+
+def trained_as(calls: list[TrainSettings]) -> Any:
+    """A training that attention at the end of the last stage helps."""
+
+    def train(base: str, settings: TrainSettings) -> Any:
+        calls.append(settings)
+        metrics: Mapping[str, float] = {"nll": 1.0, "train_loss": 1.0, "throughput": 100.0}
+        curve = (Epoch(number=1, metrics=metrics),)
+        score = SimpleNamespace(accuracy=50.0 + 1.5 * (settings.layout == LAYOUTS["last stage"]), seconds=1.0)
+        return SimpleNamespace(score=score, record=SimpleNamespace(curve=curve))
+
+    return train
+
+
+def test_each_training_is_made_once_by_whichever_process_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[TrainSettings] = []
+    monkeypatch.setattr(factors, "train_once", trained_as(calls))
+    arguments = [str(tmp_path), "--data-dir", "images", "--seeds", "2"]
+    with FileLock(tmp_path / "llll-none-0.lock"):  # another process is at this one
+        assert factors.main(arguments) == 0
+    assert len(calls) == len(read_lines(tmp_path / "factors.jsonl")) == 47
+    assert factors.main(arguments) == 0
+    assert len(calls) == len(list(wanted(2))) == 48
+    assert {(one.fraction, one.epochs) for one in calls} == {("1/5", 24), ("1/5", 96), ("4/5", 6), ("4/5", 24)}
+    capsys.readouterr()
+    assert factors.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "48 trainings." in printed
+    assert "mean           +1.50  +1.50 to +1.50" in printed
+    assert len(calls) == 48
+
+
+def test_the_examples_are_right() -> None:
+    assert doctest.testmod(factors).failed == 0

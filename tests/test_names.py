@@ -31,7 +31,7 @@ def test_no_public_name_stands_in_two_modules() -> None:
 
 def test_no_function_is_longer_than_a_screen() -> None:
     lengths = {
-        f"{place}:{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        f"{place}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
         for place, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)

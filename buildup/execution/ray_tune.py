@@ -12,7 +12,7 @@ import signal
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
@@ -119,12 +119,16 @@ class RayEvaluator:
         self._environment = {name: os.environ.get(name) for name in (*ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG")}
         os.environ.update(ENVIRONMENT, TUNE_MAX_PENDING_TRIALS_PG=str(workers))
         self._owns_ray = False
+        cpus, gpus = max(1, math.ceil(workers * cpus_per_worker)), None if gpus_per_worker else 0
+        self._connect(cpus, gpus, address, partial(check_nodes, self._resources, expected, folder, remote))
+
+    def _connect(self, cpus: int, gpus: int | None, address: str | None, check_cluster: Callable[[], None]) -> None:
+        """Start Ray with so many CPUs and GPUs (None: as many as it finds), or connect to a cluster and check it."""
         try:
-            gpus = None if gpus_per_worker else 0  # None: as many as Ray finds
-            self._owns_ray = start_ray(max(1, math.ceil(workers * cpus_per_worker)), gpus, address, verbose)
-            check_resources(self._resources, workers, address)
+            self._owns_ray = start_ray(cpus, gpus, address, self._verbose)
+            check_resources(self._resources, self.workers, address)
             if address is not None:
-                check_nodes(self._resources, expected, folder, remote)
+                check_cluster()
         except BaseException:
             self.close()
             raise

@@ -55,7 +55,7 @@ class SearchSettings:
     image_size: Annotated[int | None, _NETWORK] = None
     """Side of the images in pixels (default: their own up to 64, else 224)."""
     skip_unreadable: Annotated[bool, _NETWORK] = False
-    """Leave out images that can't be read; their names are said."""
+    """Leave out images that can't be read; a warning lists them."""
     fraction: Annotated[str, _NETWORK] = "1"
     """Share of the training images, such as 1/16."""
     pretrained: Annotated[str | bool | None, _NETWORK] = None
@@ -69,7 +69,7 @@ class SearchSettings:
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
-    """Trainings of each candidate before the judge first looks."""
+    """Trainings of each candidate before the first verdict."""
     seed: Annotated[int, _TRAINING] = 0
     """The first seed."""
     execution: Annotated[str | None, _TRAINING] = None
@@ -94,7 +94,8 @@ class SearchSettings:
     allow_weak_base: Annotated[bool, _DECIDING] = False
     """Go on when the base did not learn, and mark the run."""
     no_base_checks: Annotated[bool, _DECIDING] = False
-    """Leave out the two more trainings of the base that tell whether it still climbs and how much rounding matters."""
+    """Leave out the additional trainings of the base that show whether it still climbs, how much rounding matters and,
+    with --pretrained, what a higher learning rate or a new last block gains."""
 
     max_trials: Annotated[int | None, _LIMITS] = None
     """Stop after so many trainings."""
@@ -246,7 +247,7 @@ class FinalSettings:
     seeds: int | None = None
     """Fresh seeds of each network, at least 3 (default: 5)."""
     fraction: str = "same"
-    """Training images: same (as many as in the search, the question that it answered) or all."""
+    """Training images: same (as many as in the search) or all."""
     control: bool = False
     """Train a base with more blocks of its own, as large as the winner, too."""
     epochs: int | None = None
@@ -266,11 +267,11 @@ class ReproduceSettings:
     """What is repeated, and where to."""
 
     training: str | None = None
-    """Repeat one training, as `trainings/` of the run names it or begins to (default: the whole search)."""
+    """Repeat one training: its folder's name in trainings/, or how that begins (default: the whole search)."""
     to: str = ""
     """The new folder (default: RUN-again)."""
     device: str | None = None
-    """auto, cpu, cuda or mps (default: as then)."""
+    """auto, cpu, cuda or mps (default: as in the run)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,7 +341,7 @@ class TrainSettings:
     image_size: int | None = None
     """Side of the images in pixels (default: their own up to 64, else 224)."""
     skip_unreadable: bool = False
-    """Leave out images that can't be read; their names are said."""
+    """Leave out images that can't be read; a warning lists them."""
     recipe: str = "quick"
     """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
     imagenet, or a YAML file."""
@@ -375,8 +376,8 @@ class AnalyzeSettings:
     data_dir: str | None = None
     """Where cifar10 and cifar100 are, or are downloaded to."""
     what: str = "all"
-    """all, or names joined by commas: hessian,landscape,fourier,variance,lesion,cka,equivariance,noise,shape,
-    corruption,calibration; and on request robustness,training,ensemble."""
+    """all, or names joined by commas: hessian, landscape, fourier, variance, lesion, cka, equivariance, noise, shape,
+    corruption, calibration; and on request robustness, training, ensemble."""
     compare: str | None = None
     """Other models to draw beside it, joined by commas."""
     out: str | None = None
@@ -398,9 +399,9 @@ class AnalyzeSettings:
     corruptions: str | None = None
     """The unpacked files of CIFAR-10-C or CIFAR-100-C (default: the same kinds, made here)."""
     mc_dropout: int | None = None
-    """Beside the calibration: that of N passes averaged, with dropout as in its training."""
+    """Measure the calibration also of so many passes averaged, with dropout as in the training (MC dropout)."""
     verdicts: bool = False
-    """Of a run: parent and candidate of each verdict side by side, and what goes with the gains."""
+    """Compare parent and candidate of each verdict of a run, and correlate the measurements with the gains."""
     seed: int = 0
     """Of order, augmentation and the choice of images."""
     device: str = "auto"

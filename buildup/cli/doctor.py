@@ -20,7 +20,7 @@ def doctor(
     Example: buildup doctor --dataset cifar100
 
     Args:
-        dataset: digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR.
+        dataset: digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR.
         data_dir: Where cifar10 and cifar100 are, or are downloaded to.
         storage: An Optuna storage to try.
         ray: Address of a Ray cluster to try.

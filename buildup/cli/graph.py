@@ -22,7 +22,7 @@ def graph(
 
     Args:
         base: A timm model.
-        dataset: digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR.
+        dataset: digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR.
         data_dir: Where cifar10 and cifar100 are, or are downloaded to.
         space: What may be searched: a name that `buildup spaces` lists, or a YAML file.
         layout: Show this layout of the base, such as 'CC|CC|CM|CM'.

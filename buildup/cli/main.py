@@ -84,6 +84,7 @@ def make_app() -> App:
         help="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
         help_epilogue=f"A first search, on images that come along:\n{_lines(FIRST_SEARCH)}",
         help_format="plaintext",
+        help_formatter=_show_help,
         help_flags=["--help", "-h"],
         default_parameter=Parameter(negative=(), converter=_convert, allow_repeating=True, show_default=_shown_default),
         exit_on_error=False,
@@ -146,6 +147,16 @@ def _with_file(arguments: Sequence[str]) -> Sequence[str]:
 
                 return [joined[0], *flags_of(name), *joined[1:]]
     return arguments
+
+
+def _show_help(console: Any, options: Any, panel: Any) -> None:
+    """Show a panel of the help. A text that takes several lines in the source is one paragraph."""
+    from cyclopts.help import DefaultFormatter
+
+    for entry in panel.entries:
+        if text := getattr(entry.description, "primary_renderable", None):
+            text.plain = " ".join(text.plain.split())
+    DefaultFormatter()(console, options, panel)
 
 
 def _lines(command: str) -> str:

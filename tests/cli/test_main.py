@@ -47,6 +47,15 @@ def test_help_shows_the_defaults_that_say_something(capsys: pytest.CaptureFixtur
     assert '[default: ""]' not in said
 
 
+def test_the_help_of_a_flag_is_one_paragraph(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")
+    assert main(["search", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "readable:NAME, one of these without the images that can't be read. Required." in shown
+
+
 def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     said = capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 import torch
 
 import buildup
-from buildup.engine import search
+from buildup.engine import final, search
 from buildup.settings import RunSettings, SearchSettings
+from buildup.statistics.judges import PointJudge
 from buildup.training.recipe import shipped_recipes
-from buildup.trials.decision import Decision
+from buildup.trials.decision import Decision, Verdict
 from local_workers import LocalWorkers
 
 QUICK: dict[str, Any] = {
@@ -109,6 +111,38 @@ def test_a_network_is_read_edited_and_built() -> None:
     with torch.no_grad():
         assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
     assert type(model.get_submodule("layer4.2")) is not type(buildup.build(network).get_submodule("layer4.2"))
+
+
+PAGE = Path(buildup.__file__).parents[1] / "docs" / "python.md"
+SMALLER = {
+    '"resnet18", "digits", epochs=6, seeds=2, run="demo"': '"test_resnet", "digits", run="demo", **QUICK',
+    '"resnet50", "cifar100"': '"test_resnet", "digits", **QUICK',
+    "final(seeds=5)": "final(seeds=3)",
+}
+"""What the examples of the documentation say, and what a test can train in seconds."""
+
+
+@pytest.mark.usefixtures("unchecked_export")
+def test_the_examples_of_the_documentation_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for engine in (search, final):
+        monkeypatch.setattr(engine, "start_workers", LocalWorkers)
+    kept = Verdict(verdict="keep", gain=1.0, ci=(1.0, 1.0), level=0.0, reason="kept: so that there is a winner")
+    monkeypatch.setattr(PointJudge, "judge", lambda *_, **__: kept)
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+    assert all(f"buildup.{name}" in PAGE.read_text(encoding="utf-8") for name in buildup.__all__ if name[0] != "_")
+    for told, small in SMALLER.items():
+        assert told in code
+        code = code.replace(told, small)
+    names: dict[str, Any] = {"QUICK": QUICK}
+    exec(compile(code, PAGE.name, "exec"), names)
+    claim = buildup.open_run("demo").claim
+    assert claim is not None
+    assert {len(one.scores) for one in claim.contenders} == {3}
+    assert (tmp_path / "alternet" / "model.safetensors").is_file()
+    assert "resnet50" in capsys.readouterr().out  # a close name of resnet5
 
 
 def test_wrong_settings_are_refused_all_at_once() -> None:

@@ -391,8 +391,8 @@ class AnalyzeSettings:
     images: int | None = None
     """Images to look at (default: 10,000 or all there are)."""
     scaling: str = "filter"
-    """Directions of the landscape are as long as the weights in each output filter, or in each column, as in the
-    reference code: filter or column."""
+    """Normalise directions of the landscape per output filter (filter), or per column of its weights, as the reference
+    code does (column)."""
     decay: str = "squares"
     """What the landscape adds to the cross-entropy, times the weight decay: squares (half the squared norm of all
     weights), norms (the sum of the norms of all tensors, as in the reference code) or none."""

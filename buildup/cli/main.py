@@ -82,7 +82,7 @@ def make_app() -> App:
         name="buildup",
         version=f"buildup {__version__}",
         help="Finds where self-attention belongs in a timm CNN, and says how sure that is.",
-        help_epilogue=f"A first search, on images that come along:\n{_lines(FIRST_SEARCH)}",
+        help_epilogue=f"A first search, on bundled images:\n{_lines(FIRST_SEARCH)}",
         help_format="plaintext",
         help_formatter=_show_help,
         help_flags=["--help", "-h"],

@@ -90,7 +90,7 @@ class Study:
     """Whether `final` follows each search."""
 
     def tally(self, runs: int, seed: int = 0) -> Tally:
-        """Search so often, each time with luck of its own."""
+        """Search so often, each time with random numbers of its own."""
         tallies = [self._one(f"{seed}/{run}") for run in range(runs)]
         anything, true, false, kept, helping, bias, claimed, falsely, trainings = map(sum, zip(*tallies, strict=True))
         return Tally(
@@ -150,7 +150,7 @@ class Study:
         return self.gain(candidate) <= self.gain(candidate.parent)
 
     def draw(self, rng: str, images: int) -> Draw:
-        """Scores by the model, the same for the same luck and training, in whatever order they are drawn."""
+        """Scores by the model, the same for the same seed and training, in whatever order they are drawn."""
         chance = self.chance
         uncertain = round(2 * chance.disagreement * images)
         right = round(chance.accuracy / 100 * images - uncertain / 2)
@@ -158,9 +158,9 @@ class Study:
 
         def draw(candidate: Candidate, seed: int) -> Score:
             random = _random(f"{rng}/{candidate.id}/{seed}")
-            luck = random.standard_t(3) / sqrt(3) if chance.heavy_tails else random.normal()
+            deviation = random.standard_t(3) / sqrt(3) if chance.heavy_tails else random.normal()
             times = chance.unequal if candidate.parent else 1.0
-            shift = self.gain(candidate) + luck * times * chance.seed_deviation / sqrt(2)
+            shift = self.gain(candidate) + deviation * times * chance.seed_deviation / sqrt(2)
             correct = np.zeros(images, dtype=bool)
             correct[:right] = True
             correct[right : right + uncertain] = random.random(uncertain) < 0.5 + shift / 100 * images / uncertain

@@ -13,7 +13,7 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.engine.simulate import table_search
-from buildup.execution.simulated import InMemoryWriter, Look, ScoreRow, SimulatedEvaluator
+from buildup.execution.simulated import InMemoryWriter, Lookup, ScoreRow, SimulatedEvaluator
 from buildup.report.text_table import aligned
 from buildup.trials.history import History
 from buildup.trials.training import Training
@@ -53,7 +53,7 @@ def asked(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return speedup(replay, look, runs=runs)
 
 
-def speedup(replay: Replay, look: Look, *, runs: int) -> tuple[str, dict[str, Any]]:
+def speedup(replay: Replay, look: Lookup, *, runs: int) -> tuple[str, dict[str, Any]]:
     """Makespans of one worker over those of many, as text and as values."""
 
     def table(training: Training) -> ScoreRow:

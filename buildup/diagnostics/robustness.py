@@ -22,7 +22,7 @@ UNTOUCHED = "clean 0"
 
 
 class Robustness(Measurement):
-    """The accuracy on clean images, and on spoiled ones. One row for each way to spoil them."""
+    """The accuracy on clean images, and on corrupted ones. One row for each corruption."""
 
     name = "robustness"
     title = "Accuracy against robustness"
@@ -42,8 +42,8 @@ class Robustness(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         if not done:
             yield [_row("clean", "", evaluate(subject.model, subject.labelled_batches()).accuracy)]
-        kinds = [row for row in done if row["spoiled_by"] == "corruption"]
-        bands = [row for row in done if row["spoiled_by"] == "noise"]
+        kinds = [row for row in done if row["corrupted_by"] == "corruption"]
+        bands = [row for row in done if row["corrupted_by"] == "noise"]
         # Both take the number of finished rows from those of an interrupted run.
         for row in chain.from_iterable(_CORRUPTIONS.measure(subject, kinds)):
             yield [_row("corruption", f"{row['kind']} {row['severity']}", 100 * (1 - row["error"]))]
@@ -51,9 +51,9 @@ class Robustness(Measurement):
             yield [_row("noise", f"{row['low']:g} to {row['high']:g} pi", row["accuracy"])]
 
     def summary(self, rows: Rows) -> Row:
-        spoiled = [row for row in rows if row["how"] != UNTOUCHED]
+        corrupted = [row for row in rows if row["how"] != UNTOUCHED]
         return {
-            f"accuracy_{what}": fmean(row["accuracy"] for row in spoiled if row["spoiled_by"] == what)
+            f"accuracy_{what}": fmean(row["accuracy"] for row in corrupted if row["corrupted_by"] == what)
             for what in ("clean", "corruption", "noise")
         }
 
@@ -110,5 +110,5 @@ class TrainingLoss(Measurement):
         return figure
 
 
-def _row(spoiled_by: str, how: str, accuracy: float) -> Row:
-    return {"spoiled_by": spoiled_by, "how": how, "accuracy": accuracy}
+def _row(corrupted_by: str, how: str, accuracy: float) -> Row:
+    return {"corrupted_by": corrupted_by, "how": how, "accuracy": accuracy}

@@ -41,7 +41,7 @@ class View:
     step: Step | None = None
     """The step of the current candidate, or the first step while the base is trained; None at the end."""
     seeds: int = 0
-    """The number of seeds at the next look."""
+    """The number of seeds at the next look, which is an interim analysis by the judge."""
     comparisons: tuple[Comparison, ...] = ()
     """The comparisons of the decisions so far, without those that compared no scores."""
     checks: tuple[Training, ...] = ()

@@ -11,7 +11,7 @@ from buildup.engine.loop import NullObserver, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
-from buildup.execution.simulated import InMemoryWriter, Look, ScoreRow, SimulatedEvaluator, read_scores
+from buildup.execution.simulated import InMemoryWriter, Lookup, ScoreRow, SimulatedEvaluator, read_scores
 from buildup.graph.network import Network, sketch
 from buildup.settings import SimulateSettings
 from buildup.space.load import load
@@ -78,7 +78,7 @@ def run_simulation(settings: SimulateSettings) -> Simulation:
     )
 
 
-def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay, Look]:
+def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay, Lookup]:
     """Check the settings of a simulated search, and read the table. Problems found before are raised, too."""
     seeds = problems.whole("--seeds", settings.seeds, 1)
     seed = problems.whole("--seed", settings.seed, 0)

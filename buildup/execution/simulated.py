@@ -108,7 +108,7 @@ def _number(name: str, text: str) -> float:
     return number
 
 
-Look = Callable[[Training], ScoreRow | None]
+Lookup = Callable[[Training], ScoreRow | None]
 """Finds the row of a training; None where there is none."""
 
 
@@ -116,7 +116,7 @@ Look = Callable[[Training], ScoreRow | None]
 class SimulatedEvaluator:
     """Virtual workers that look up scores. Time passes only in `next_event`."""
 
-    table: Mapping[str, ScoreRow] | Look
+    table: Mapping[str, ScoreRow] | Lookup
     """Rows by layout, or a function of the training."""
     workers: int = 1
     noise: float = 0.0

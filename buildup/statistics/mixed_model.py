@@ -9,8 +9,9 @@ g_t by noise. Gains of a run resemble each other, so they have a common prior:
     V_tu = sign / 2 * sqrt((W_t + s^2) (W_u + s^2)) / max(n_t, n_u)    where verdicts t and u share a network
 
 W and H are the image variances of `paired_difference.py`, and s is the deviation of a difference due to the seed. Two
-verdicts with one parent share its luck, with sign +1. Where the candidate of one is the parent of the other, the sign
-is -1. So a parent that was lucky once does not count against every later candidate, and gains shrink to the prior.
+verdicts with one parent have correlated errors, with sign +1. Where the candidate of one is the parent of the other,
+the sign is -1. So a parent whose scores are too high by chance does not count against every later candidate, and gains
+shrink to the prior.
 
 `size`, `shift` and s are not known. Each has a grid of values with prior weights (below). The data of the run weigh
 them: the means y by their likelihood, and the sums of squares by that of s, those of earlier verdicts by a half, since

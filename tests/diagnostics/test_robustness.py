@@ -46,7 +46,7 @@ def test_a_point_is_the_mean_of_the_two_measurements_and_goes_on_after_a_stop(su
     corrupted = [row for part in CorruptionErrors().measure(subject, last) for row in part]
     noisy = [row for part in NoiseBands().measure(subject, []) for row in part]
     assert found["accuracy_clean"] == evaluate(subject.model, subject.labelled_batches()).accuracy
-    ours = [row["accuracy"] for row in rows if row["spoiled_by"] == "corruption"]
+    ours = [row["accuracy"] for row in rows if row["corrupted_by"] == "corruption"]
     accuracies = [row["accuracy"] for row in noisy]
     assert ours[72:] == pytest.approx([100 - 100 * row["error"] for row in corrupted])
     assert found["accuracy_corruption"] == pytest.approx(sum(ours[1:]) / 75)  # the first is clean

@@ -29,6 +29,23 @@ def test_no_public_name_stands_in_two_modules() -> None:
     assert twice == {}
 
 
+def test_a_constant_that_other_modules_import_has_one_home() -> None:
+    homes: dict[str, set[str]] = defaultdict(set)
+    imported = set[str]()
+    for place, tree in trees().items():
+        for node in tree.body:
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                    for name in ast.walk(target):
+                        if isinstance(name, ast.Name):
+                            homes[name.id].add(place)
+        for part in ast.walk(tree):
+            if isinstance(part, ast.ImportFrom) and str(part.module).startswith("buildup"):
+                imported |= {alias.name for alias in part.names}
+    assert {name: found for name, found in homes.items() if name in imported - {"log"} and len(found) > 1} == {}
+    assert "logger" not in homes  # each module that logs calls it `log`
+
+
 def test_no_function_is_longer_than_a_screen() -> None:
     lengths = {
         f"{place}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1

@@ -42,7 +42,7 @@ def table_width(*, verbose: bool) -> int | None:
     return None if verbose else shutil.get_terminal_size().columns
 
 
-COLOURS = {
+STYLES = {
     r"keep(?=\s|$)|^Proven.*": "34;1",
     r"drop(?=\s|$)": "33",
     r"^warning:|^buildup:|FAILS": "31;1",
@@ -94,7 +94,7 @@ def coloured(text: str, stream: TextIO) -> str:
     """A text with colours if the stream is a terminal that shows them, and the user does not forbid them."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not stream.isatty():
         return text
-    for pattern, colour in COLOURS.items():
+    for pattern, colour in STYLES.items():
         text = re.sub(pattern, f"\x1b[{colour}m\\g<0>\x1b[0m", text, flags=re.MULTILINE)
     changed = re.compile(r"\[[A-Z]+\]|[^C|[\]]+")  # what is tried, and what is no longer the base's own
     return LETTERS.sub(lambda found: changed.sub("\x1b[34;1m\\g<0>\x1b[0m", found[0]), text)

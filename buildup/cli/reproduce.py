@@ -16,14 +16,14 @@ def reproduce(
     Exit code 1 says that something differs by more than rounding.
     """
     reading(run)
-    from buildup.engine.reproduce import WORDS, reproduction_values
+    from buildup.engine.reproduce import LIKENESS, reproduction_values
     from buildup.engine.reproduce import reproduce as repeat
     from buildup.store.run_record import open_record
 
     with interruptible():
         found = repeat(open_record(run), settings)
     rows = [
-        f"{one.training:<28} {one.layout:<16} {_shown(one.before):>8} {_shown(one.after):>8}  {WORDS[one.match]}"
+        f"{one.training:<28} {one.layout:<16} {_shown(one.before):>8} {_shown(one.after):>8}  {LIKENESS[one.match]}"
         for one in found.trainings
     ]
     lines = [f"{'training':<28} {'layout':<16} {'then, %':>8} {'now, %':>8}", *rows]

@@ -17,7 +17,7 @@ from buildup.diagnostics.figures import Figure, Row, Rows, Table, panels_of
 from buildup.diagnostics.units import Unit, watch_units
 from buildup.errors import DataError
 
-LEAST_IMAGES = 4
+LEAST_BATCH = 4
 """The unbiased estimate divides by n - 3."""
 
 
@@ -31,8 +31,8 @@ def gram(outputs: Tensor) -> Tensor:
 def hsic(first: Tensor, second: Tensor) -> Tensor:
     """The unbiased estimate of HSIC for each pair of two stacks of Gram matrices (units x images x images)."""
     images = first.shape[-1]
-    if images < LEAST_IMAGES:
-        raise DataError(f"CKA needs at least {LEAST_IMAGES} images a batch, not {images}.")
+    if images < LEAST_BATCH:
+        raise DataError(f"CKA needs at least {LEAST_BATCH} images a batch, not {images}.")
     # The unbiased estimate leaves out the diagonals.
     one, other = (each - torch.diag_embed(each.diagonal(dim1=-2, dim2=-1)) for each in (first, second))
     one_rows, other_rows = one.sum(2), other.sum(2)
@@ -50,12 +50,12 @@ def cka(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> T
     """
     total: Tensor | None = None
     for batch in batches:
-        if len(batch) >= LEAST_IMAGES:
+        if len(batch) >= LEAST_BATCH:
             matrices = grams(model, units, batch)
             term = len(batch) * hsic(matrices, matrices)
             total = term if total is None else total + term
     if total is None:
-        raise DataError(f"CKA needs a batch of at least {LEAST_IMAGES} images, and there is none.")
+        raise DataError(f"CKA needs a batch of at least {LEAST_BATCH} images, and there is none.")
     own = total.diag().sqrt()
     return total / (own[:, None] * own)
 

@@ -23,7 +23,7 @@ from buildup.store.storage import artifact_store
 from buildup.store.study_reader import existing_storage, load_study, reporting_damage
 from buildup.strategies.registered import STRATEGIES
 
-logger = logging.getLogger("buildup")
+log = logging.getLogger("buildup")
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
@@ -35,7 +35,7 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
     port = problems.whole("--port", port, 8080, most=65535)
     problems.raise_any()
     if host not in LOCAL:
-        logger.warning(f"warning: {host} lets others on the network read and change this study.")
+        log.warning(f"warning: {host} lets others on the network read and change this study.")
     with existing_storage(record.folder, record.settings.storage) as storage:
         review = review_of(record, storage)
         # It has all methods of an Optuna storage and is registered as one, which mypy cannot know.
@@ -46,9 +46,7 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
             message = f"http://{host}:{port} can't be served: {problem.strerror}. Give another --port."
             raise ResourceError(message) from None
         with server:
-            logger.info(
-                f"{record.folder}: http://{host}:{port}/dashboard/studies/{review.networks_id}  (Ctrl-C ends it)"
-            )
+            log.info(f"{record.folder}: http://{host}:{port}/dashboard/studies/{review.networks_id}  (Ctrl-C ends it)")
             server.serve_forever()
 
 

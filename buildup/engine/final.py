@@ -54,7 +54,7 @@ from buildup.trials.training import Candidate, Training
 
 log = logging.getLogger("buildup")
 
-DEFAULT_SEEDS = 5
+FINAL_SEEDS = 5
 FRESH = 10_000
 """Offset of the seeds of a final from the first seed of the search, more than any search uses."""
 CLOSED = "not opened"
@@ -168,7 +168,7 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
     recipe, name = run.recipe, str(settings.recipe or run.recipe.name)
     if settings.recipe:
         recipe = problems.checked(recipe, load_recipe, settings.recipe)
-    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
+    seeds = problems.whole("--seeds", settings.seeds, FINAL_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
             f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "

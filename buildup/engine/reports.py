@@ -32,7 +32,7 @@ from buildup.trials.history import History
 from buildup.trials.outcome import short_hash
 from buildup.trials.training import Candidate
 
-REPORT = "report.html"
+REPORT_FILE = "report.html"
 
 
 def report_of(run: RunRecord) -> Findings:
@@ -79,7 +79,7 @@ def findings_of(
 
 def write_report(run: RunRecord, to: str | None = None) -> Path:
     """Write the report of a run anew, usually as its `report.html`, and return its path."""
-    path = Path(to) if to else run.folder / REPORT
+    path = Path(to) if to else run.folder / REPORT_FILE
     content = page(report_of(run)).encode()
     try:
         write_atomic(path, content)
@@ -93,7 +93,7 @@ def write_report(run: RunRecord, to: str | None = None) -> Path:
 
 def write_findings(run: RunRecord, findings: Findings) -> None:
     """Write findings as `report.html` of a run."""
-    write_atomic(run.folder / REPORT, page(findings).encode())
+    write_atomic(run.folder / REPORT_FILE, page(findings).encode())
 
 
 def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[Compared], Evidence | None]:

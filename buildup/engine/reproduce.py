@@ -32,7 +32,7 @@ from buildup.trials.outcome import Epoch, Failure, Outcome, Record, Score
 from buildup.trials.training import Training, candidate_id, seed_of, training_id
 
 Match = Literal["equal", "rounding", "different", "missing"]
-WORDS: Mapping[Match, str] = {
+LIKENESS: Mapping[Match, str] = {
     "equal": "equal to the bit",
     "rounding": "equal within rounding",
     "different": "different",

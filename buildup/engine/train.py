@@ -36,7 +36,7 @@ from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS, Pretrained
 
-logger = logging.getLogger("buildup")
+log = logging.getLogger("buildup")
 
 EXECUTION = "execution.json"
 TRAINING = "training.json"
@@ -71,9 +71,9 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "fraction": job.fraction,
     }
     write_atomic(place / TRAINING, json.dumps(described).encode())
-    logger.info(f"{job.network.title} on {job.dataset}, {job.execution}, in {folder}")
+    log.info(f"{job.network.title} on {job.dataset}, {job.execution}, in {folder}")
     if job.device == "cpu" and job.threads > 1 and (busy := _busy_cores()) + job.threads > cores() + 1:
-        logger.warning(
+        log.warning(
             f"warning: other programs use {busy:.0f} of {cores()} cores. Threads of a training wait for each other, so "
             f"--threads {max(1, cores() - round(busy))} may be several times as fast beside them."
         )
@@ -82,7 +82,7 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         for update in updates:
             if isinstance(update, Epoch):
                 found = update.metrics
-                logger.info(
+                log.info(
                     f"epoch {update.number:{len(str(epochs))}} of {epochs}  loss {found['train_loss']:.3f}  "
                     f"accuracy {found['accuracy']:.2f} %  {found['throughput']:.0f} images/s"
                 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from buildup.errors import BaseError
 
-RESERVED = frozenset({"device", "features_only", "in_chans", "num_classes", "pretrained"})
+RESERVED_ARGUMENTS = frozenset({"device", "features_only", "in_chans", "num_classes", "pretrained"})
 """Arguments of timm's `create_model` that are no settings of a base."""
 
 
@@ -32,7 +32,7 @@ def parse_base(text: str) -> tuple[str, dict[str, Any]]:
             f"{text}: after the name, arguments of the model can stand as in Python, with plain values, and quoted for "
             "a shell: 'resnetv2_18(stem_chs=16, channels=[16, 32, 64], layers=[2, 2, 2])'."
         ) from error
-    if reserved := sorted(arguments.keys() & RESERVED):
+    if reserved := sorted(arguments.keys() & RESERVED_ARGUMENTS):
         raise BaseError(f"{text}: {', '.join(reserved)} can't be given here; the dataset and other flags say it.")
     return name.strip(), arguments
 

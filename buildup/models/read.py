@@ -17,7 +17,7 @@ from timm.models import resnet, resnetv2
 from torch import Tensor, nn
 
 from buildup.errors import BaseError
-from buildup.graph.base_name import RESERVED, parse_base
+from buildup.graph.base_name import RESERVED_ARGUMENTS, parse_base
 from buildup.graph.network import Block, BlockStyle, Network, Norm, Shape, Shrink, Stage
 from buildup.models.bases import PRUNED, TracedBase, create_on_meta, trace_base
 from buildup.models.stages import FoundStage, obstacle
@@ -65,7 +65,7 @@ def read_network(
     asked, written = parse_base(base)
     base, pruned = PRUNED.get(asked, (asked, {}))
     arguments = {**pruned, **written, **(base_args or {})}
-    if reserved := sorted(arguments.keys() & RESERVED):
+    if reserved := sorted(arguments.keys() & RESERVED_ARGUMENTS):
         raise BaseError(f"base_args of {base} has {', '.join(reserved)}, which the network itself says.")
     traced = trace_base(base, arguments)
     full_arguments = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}

@@ -40,7 +40,7 @@ COMMANDS_TITLE = "Next commands"
 USE_TITLE = "Use the winner"
 NOTES_TITLE = "Notes"
 PAPER = "https://arxiv.org/abs/2202.06709"
-WORDS = (
+GLOSSARY = (
     (
         "layout",
         "Layout: C, M, G, K, S, T",
@@ -120,7 +120,7 @@ def _sections_html(findings: Findings) -> Iterator[str]:
         yield html_section(USE_TITLE, f"<pre>{lines}</pre>")
     commands = (f"{small_note(purpose)}<pre>{escape(command)}</pre>" for command, purpose in findings.commands)
     yield html_section(COMMANDS_TITLE, *commands)
-    yield glossary(WORDS)
+    yield glossary(GLOSSARY)
     yield settings_section("All settings and versions", flat(findings.settings))
 
 

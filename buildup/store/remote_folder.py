@@ -18,7 +18,7 @@ from uuid import uuid4
 from buildup.errors import RemoteError, ResourceError, RunError, unknown
 from buildup.files import replacing
 
-MARK = "buildup-run"
+MARKER = "buildup-run"
 """In the storage of a run: a file that says that it is there. Else a disk that is not mounted would seem empty."""
 SCHEMES = ("s3", "gs", "abfs", "file")
 HINTS = {
@@ -64,7 +64,7 @@ class RemoteFolder:
 
     def is_empty(self) -> bool:
         """Whether no file is in it or below, apart from the mark of a run that could not start."""
-        return all(info.base_name == MARK for info in self._files(deep=True))
+        return all(info.base_name == MARKER for info in self._files(deep=True))
 
     def get(self, name: str, to: Path) -> bool:
         """Copy a file to this machine; False if there is none."""
@@ -114,7 +114,7 @@ class RemoteFolder:
 
     def check_marked(self) -> None:
         """Raise unless a run has marked it."""
-        if not self.has(MARK):
+        if not self.has(MARKER):
             raise RemoteError(
                 f"{self}: nothing of this run is there. Is it mounted here, or was it removed? Put it back as it was."
             )
@@ -182,7 +182,7 @@ def check_remote(url: str, name: str) -> None:
 def mark_remote(folder: RemoteFolder) -> None:
     """Mark the folder of a new run."""
     with TemporaryDirectory() as temporary:
-        path = Path(temporary) / MARK
+        path = Path(temporary) / MARKER
         path.write_text("The trainings of a run of buildup write here.\n", encoding="utf-8")
         folder.put(path)
 

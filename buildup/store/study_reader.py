@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from buildup.errors import RunError, command
 from buildup.store import trial_attrs as entry
-from buildup.store.run_dir import METRICS, read_epochs, trainings_in
+from buildup.store.run_dir import METRICS_FILE, read_epochs, trainings_in
 from buildup.store.storage import cause_of, hide_password, opened_storage, way_back
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
@@ -138,7 +138,7 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
             continue
         if "macs" in trial.user_attrs:
             costs[str(trial.user_attrs["candidate"])] = trial.user_attrs["params"], trial.user_attrs["macs"]
-        if key not in curves and (curve := read_epochs(trainings / key / METRICS)):
+        if key not in curves and (curve := read_epochs(trainings / key / METRICS_FILE)):
             curves[key] = curve
         if trial.state is TrialState.COMPLETE:
             assert trial.value is not None

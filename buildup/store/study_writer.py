@@ -29,7 +29,7 @@ from buildup.store import trial_attrs as entry
 from buildup.store.notes import Notes
 from buildup.store.run_dir import (
     DECISIONS,
-    METRICS,
+    METRICS_FILE,
     acquire_run_lock,
     final_record,
     read_decisions,
@@ -333,7 +333,7 @@ class StudyWriter:
         key = one.known["training"]
         grown = history.with_epoch(key, epoch)
         if grown is not history:
-            with (self._trainings / key / METRICS).open("a", encoding="utf-8") as file:
+            with (self._trainings / key / METRICS_FILE).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(epoch_to_values(epoch)) + "\n")
             self._report(one, epoch)
         return grown
@@ -375,7 +375,7 @@ class StudyWriter:
 
         Those that are left out are reported again.
         """
-        path = self._trainings / key / METRICS
+        path = self._trainings / key / METRICS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_lines(path, map(epoch_to_values, history.curves.get(key, ())))
 

@@ -35,7 +35,16 @@ LOG = "log.txt"
 TIME_SHARE = 0.02
 """The share of the time of a training that checkpoints may take. A state of 270 MB that takes a second to write is
 written about once in 50 s; that of a small network after nearly every epoch."""
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError, SafetensorError)
+UNREADABLE_CHECKPOINT = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    KeyError,
+    TypeError,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 """The errors of files that are empty, cut off or damaged. What they were written for is trained again."""
 
 
@@ -150,7 +159,7 @@ class Checkpoints:
         for place in earlier:
             try:
                 state = _read_state(Path(place))
-            except UNREADABLE as error:
+            except UNREADABLE_CHECKPOINT as error:
                 said = str(error).partition("\n")[0] or type(error).__name__
                 append_log(str(self._folder), f"the state in {place} can't be read and is left out: {said}")
                 continue

@@ -131,7 +131,7 @@ class Recipe:
 
         The expected accuracies do not hold for fewer epochs, so they are left out then.
         """
-        if problem := CHECKS["epochs"](epochs):
+        if problem := VALUE_CHECKS["epochs"](epochs):
             raise RecipeError(f"epochs is {epochs!r}; {problem}")
         factor = epochs / self.epochs
         return replace(
@@ -307,11 +307,11 @@ def recipe_from_values(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-Check = Callable[[Any], str | None]
+ValueCheck = Callable[[Any], str | None]
 """Takes a value and returns what would be right if it is wrong."""
 
 
-def _number(least: float, most: float = math.inf, *, closed: bool = True) -> Check:
+def _number(least: float, most: float = math.inf, *, closed: bool = True) -> ValueCheck:
     """Check for a number in a range, which includes `least` where it is closed."""
     if math.isinf(most):
         wanted = f"a number {'of at least' if closed else 'above'} {least:g} is needed."
@@ -330,24 +330,24 @@ def _number(least: float, most: float = math.inf, *, closed: bool = True) -> Che
     return check
 
 
-def _whole(least: int) -> Check:
+def _whole(least: int) -> ValueCheck:
     wanted = f"a whole number of at least {least} is needed."
     return lambda value: None if isinstance(value, int) and not isinstance(value, bool) and value >= least else wanted
 
 
-def _instance(kind: type, wanted: str) -> Check:
+def _instance(kind: type, wanted: str) -> ValueCheck:
     return lambda value: None if isinstance(value, kind) else wanted
 
 
-def _choice(*choices: str) -> Check:
+def _choice(*choices: str) -> ValueCheck:
     return lambda value: None if value in choices else f"it must be one of {', '.join(choices)}."
 
 
-def _pair(check: Check, wanted: str) -> Check:
+def _pair(check: ValueCheck, wanted: str) -> ValueCheck:
     return lambda value: None if isinstance(value, tuple) and len(value) == 2 and not any(map(check, value)) else wanted
 
 
-def _optional(check: Check) -> Check:
+def _optional(check: ValueCheck) -> ValueCheck:
     return lambda value: None if value is None else check(value)
 
 
@@ -362,7 +362,7 @@ def _check_snapshots(value: Any) -> str | None:
 
 
 CROP_WANTED = "two shares of the area above 0 and up to 1 are needed, such as [0.08, 1.0]."
-CHECKS: Mapping[str, Check] = {
+VALUE_CHECKS: Mapping[str, ValueCheck] = {
     **dict.fromkeys(("name", "description"), _instance(str, "a text is needed.")),
     **dict.fromkeys(("nesterov", "flip", "amp"), _instance(bool, "true or false is needed.")),
     **dict.fromkeys(("epochs", "eval_batch_size", "min_steps"), _whole(1)),
@@ -386,11 +386,11 @@ CHECKS: Mapping[str, Check] = {
     "augmentations": _instance(Mapping, "a mapping of names to settings is needed."),
     "expected": _instance(Mapping, "a mapping of `base dataset` to percent is needed."),
 }
-RANDAUGMENT_CHECKS: Mapping[str, Check] = {"magnitude": _number(0, 10), "layers": _whole(1), "std": _number(0, 10)}
+RANDAUGMENT_CHECKS: Mapping[str, ValueCheck] = {"magnitude": _number(0, 10), "layers": _whole(1), "std": _number(0, 10)}
 
 
 def _problems(recipe: Recipe) -> Iterator[str]:
-    wrong = {name: problem for name, check in CHECKS.items() if (problem := check(getattr(recipe, name)))}
+    wrong = {name: problem for name, check in VALUE_CHECKS.items() if (problem := check(getattr(recipe, name)))}
     for name, problem in wrong.items():
         yield f"{name} is {getattr(recipe, name)!r}; {problem}"
     if not wrong.keys() & {"epochs", "warmup_epochs"} and recipe.warmup_epochs > recipe.epochs:

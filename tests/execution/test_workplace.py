@@ -21,7 +21,7 @@ from buildup.execution.workplace import CLAIM, STOP, WORK
 from buildup.files import write_atomic
 from buildup.graph.network import sketch
 from buildup.store import outage
-from buildup.store.remote_folder import MARK, RemoteFolder, mark_remote, remote_url
+from buildup.store.remote_folder import MARKER, RemoteFolder, mark_remote, remote_url
 from buildup.store.run_dir import (
     FAILED,
     FINAL,
@@ -245,7 +245,7 @@ def test_a_storage_that_cant_be_reached_is_a_fault_of_the_machine(search: Search
 
 def test_a_storage_that_is_not_mounted_is_not_taken_for_one_without_records(search: Search) -> None:
     until_end(search.start())
-    search.remote.remove(MARK)
+    search.remote.remove(MARKER)
     assert final_record(search.trainings / TRAINING.id)
     folder = attempt_folder(search.trainings / "other", 1)
     folder.mkdir(parents=True)
@@ -259,7 +259,7 @@ def test_a_storage_that_is_not_mounted_is_not_taken_for_one_without_records(sear
     search._restart()
     assignment = search.dispatcher.next_assignment("slot")
     assert assignment is not None
-    search.remote.remove(MARK)
+    search.remote.remove(MARKER)
     [_, record] = until_end(TrainingThread(assignment, "node"))
     assert isinstance(record, Record)
     assert isinstance(record.outcome, Failure)
@@ -380,7 +380,7 @@ def test_a_training_goes_on_through_an_outage_and_no_worker_is_blamed(
         search.dispatcher.report("slot", fault)
     search.dispatcher.slots["slot"].heard -= 1000
     assert search.dispatcher.watch(stall_timeout=1.0) == []
-    assert not search.remote.has(MARK), "the place of the storage was written to"
+    assert not search.remote.has(MARKER), "the place of the storage was written to"
     assert not any(isinstance(event.update, Record) for event in emptied(search.dispatcher.events))
     disk.come_back()
     [record] = until_end(thread)

@@ -33,7 +33,7 @@ from buildup.settings import AnalyzeSettings
 from buildup.training.execution import check_device
 from buildup.training.recipe import recipe_to_values
 
-logger = logging.getLogger("buildup")
+log = logging.getLogger("buildup")
 
 FOR_SOME = {
     "corruptions": ("corruption", "robustness"),
@@ -117,7 +117,7 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         except RequestError as error:
             if not request.asks_all:
                 raise
-            logger.warning(f"{measurement.name}: left out. {error}")
+            log.warning(f"{measurement.name}: left out. {error}")
             found[measurement.name] = {"left out": str(error)}
     assert before == [weights_digest(subject.model) for subject in subjects], "a measurement changed its model"
     analysis = Analysis(folder=folder, identity=identity, summaries=found)
@@ -196,7 +196,7 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
                 "missing in all accuracies."
             )
     for note in notes:
-        logger.warning(note)
+        log.warning(note)
     return wanted, notes
 
 
@@ -261,7 +261,7 @@ def run_measurement(
     with suppress(OSError, json.JSONDecodeError):
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept.get("identity") == identity:
-            logger.info(f"{what}: kept from before.")
+            log.info(f"{what}: kept from before.")
             return dict(kept["summaries"])
     tables, unfinished = [], []
     for number, subject in enumerate(subjects):
@@ -348,7 +348,7 @@ class Progress:
         if now - self.reported > PROGRESS_INTERVAL and ahead > self.kept and ahead < self.total:
             self.reported = now
             left = (now - self.started) / (ahead - self.kept) * (self.total - ahead)
-            logger.info(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
+            log.info(f"{self.name}: {100 * ahead / self.total:.0f} %, {duration(left)} left")
 
 
 def _finished_parts(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:

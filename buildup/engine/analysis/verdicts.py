@@ -40,7 +40,7 @@ from buildup.trials.history import History
 from buildup.trials.outcome import Score
 from buildup.trials.training import Candidate, Training, training_id
 
-logger = logging.getLogger("buildup")
+log = logging.getLogger("buildup")
 
 PLACE, CURVATURE = ("lesion", "variance", "frequency"), ("top", "ape", "nep")
 EARLY = ("early_ape", "early_nep")
@@ -66,7 +66,7 @@ class Extent:
     """The most seeds of a verdict."""
 
 
-QUICK = Extent(images=512, hessian_batches=2, seeds=2)
+QUICK_EXTENT = Extent(images=512, hessian_batches=2, seeds=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +169,7 @@ def _measured(probe: Probe, wanted: Sequence[str]) -> tuple[Sequence[Decision], 
     ]
     for pair in tried:
         if not pair.seeds:
-            logger.warning(
-                f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate."
-            )
+            log.warning(f"step {pair.decision.step}: left out. No seed has the weights of both parent and candidate.")
     done = {diagnosis.step: diagnosis for diagnosis in _kept(probe, tried)}
     complete = {step for step, diagnosis in done.items() if diagnosis.before.keys() >= set(wanted)}
     left = [pair for pair in tried if pair.seeds and pair.decision.step not in complete]
@@ -211,7 +209,7 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
     ]
     device = problems.checked("cpu", check_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0)
-    extent = QUICK if settings.quick else Extent()
+    extent = QUICK_EXTENT if settings.quick else Extent()
     extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))
     names = list(filter(None, (name, *(settings.compare or "").split(","))))
     runs = [run for one in names if (run := problems.checked(None, open_record, one))]
@@ -246,7 +244,7 @@ def _kept(probe: Probe, tried: Sequence[_Pair]) -> list[Diagnosis]:
         and diagnosis.seeds == pair.seeds
     ]
     if len(kept) < len(found):
-        logger.warning(
+        log.warning(
             f"{probe.run.folder / DIAGNOSTICS}: {len(found) - len(kept)} of its verdicts were measured on something "
             "else."
         )

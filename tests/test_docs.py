@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -80,6 +81,31 @@ def test_every_link_of_a_page_leads_to_a_file_and_to_a_heading_there(page: Path)
 def slug(heading: str) -> str:
     """The anchor of a heading, as GitHub and MkDocs make it."""
     return re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading.lower()).strip())
+
+
+def test_files_and_classes_that_the_architecture_names_are_there() -> None:
+    named = re.findall(r"`([\w/.-]+)`", (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8"))
+    paths = {name for name in named if "/" in name or name.endswith((".py", ".md", ".yml"))}
+    assert len(paths) > 15
+    homes = (ROOT, ROOT / "buildup", ROOT / "buildup" / "diagnostics")
+    assert [name for name in paths if not any((home / name).exists() for home in homes)] == []
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "buildup").rglob("*.py"))
+    classes = {name for name in named if re.fullmatch(r"(?:[A-Z][a-z]+)+", name)}
+    assert len(classes) > 5
+    assert [name for name in classes if not re.search(rf"^class {name}\b", sources, re.MULTILINE)] == []
+
+
+def sentences(page: str) -> list[list[str]]:
+    """The words of each sentence of a page, without code, tables and headings."""
+    page = re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL)
+    page = re.sub(r"^(?: {4}|\||#|<).*$", "", page, flags=re.MULTILINE)
+    return [words for one in re.split(r"(?<=[.:?])\s+|\n\n+|\n *[-*] ", page) if len(words := one.split()) > 2]
+
+
+def test_sentences_of_the_documentation_are_short() -> None:
+    lengths = {page.name: sorted(map(len, sentences(page.read_text(encoding="utf-8")))) for page in PAGES}
+    assert median(length for own in lengths.values() for length in own) < 18
+    assert {name: median(own) for name, own in lengths.items() if median(own) > 20} == {}
 
 
 def test_the_messages_of_the_troubleshooting_page_are_those_of_the_program() -> None:

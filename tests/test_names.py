@@ -56,5 +56,10 @@ def test_no_function_is_longer_than_a_screen() -> None:
     assert {name: length for name, length in lengths.items() if length > 60} == {}
 
 
+def test_a_command_is_a_thin_file() -> None:
+    lengths = {path.name: path.read_text(encoding="utf-8").count("\n") for path in (PACKAGE / "cli").glob("*.py")}
+    assert {name for name, length in lengths.items() if length > 80} == {"main.py", "output.py"}
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= 900

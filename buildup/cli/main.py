@@ -3,6 +3,7 @@
 Commands are named by import string, so that `--help` loads none of them.
 """
 
+import glob
 import inspect
 import logging
 import re
@@ -10,6 +11,8 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
@@ -52,6 +55,21 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
 """The function of `buildup.cli` behind each command, its group and its help."""
 
 
+VALUES = {
+    "--judge": "buildup.statistics.judges:JUDGES",
+    "--objective": "buildup.trials.objective:OBJECTIVES",
+    "--recipe": "buildup.training.recipe:RECIPES",
+    "--space": "buildup.space.load:shipped",
+    "--strategy": "buildup.strategies.registered:STRATEGIES",
+    "--track": "buildup.report.trackers:TRACKERS",
+}
+"""Where the names are by which a shell completes the value of a flag."""
+RUNS = {"RUN", "RUNS", "--from"}
+"""Arguments that a shell completes by the names of the runs in `runs/`."""
+FILES = {"--corruptions", "--data-dir", "--from", "--out", "--pretrained", "--recipe", "--scores", "--space", "--to"}
+"""Those that it completes by files, too."""
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     logger = logging.getLogger("buildup")
@@ -86,7 +104,13 @@ def make_app() -> App:
         help_format="plaintext",
         help_formatter=_show_help,
         help_flags=["--help", "-h"],
-        default_parameter=Parameter(negative=(), converter=_convert, allow_repeating=True, show_default=_shown_default),
+        default_parameter=Parameter(
+            negative=(),
+            converter=_convert,
+            allow_repeating=True,
+            show_default=_shown_default,
+            completer=_complete,
+        ),
         exit_on_error=False,
         print_error=False,
     )
@@ -186,6 +210,20 @@ def _convert(type_: Any, tokens: Sequence[Any]) -> Any:
         return int(tokens[0].value) if type_ is int else to_type(type_, tokens)
     except (CoercionError, ValueError):
         return tokens[0].value
+
+
+def _complete(context: Any) -> list[str]:
+    """What the value of an argument may be, as a shell shows it."""
+    name, found = context.argument.name, list[str]()
+    if name in RUNS:
+        found += sorted(path.parent.name for path in Path("runs").glob("*/run.yaml"))
+    if name in VALUES:
+        module, _, names = VALUES[name].partition(":")
+        members = getattr(import_module(module), names)
+        found += members() if callable(members) else members
+    if name in FILES:
+        found += sorted(glob.glob(f"{glob.escape(context.incomplete)}*"))
+    return found
 
 
 def _shown_default(value: object) -> str | None:

@@ -271,9 +271,16 @@ def test_shell_completion_is_installed_when_asked_only(
     (script,) = (path for path in tmp_path.rglob("buildup") if path.is_file())
     text = script.read_text(encoding="utf-8")
     assert all(command in text for command in COMMANDS)
+    program = Path(sys.executable).parent / "buildup"
     completed = f"""source {script}
     complete_line() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _buildup; echo "${{COMPREPLY[@]}}"; }}
     complete_line buildup se
-    complete_line buildup search --jud"""
-    done = subprocess.run(["bash", "-c", completed], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["search", "--judge"]
+    complete_line buildup search --jud
+    complete_line {program} search --judge pr
+    complete_line {program} resume de
+    complete_line {program} search --space pa"""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "run.yaml").touch()
+    (tmp_path / "pairs.yaml").touch()
+    done = subprocess.run(["bash", "-c", completed], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.splitlines() == ["search", "--judge", "proven", "demo", "paper pairs.yaml"]

@@ -237,6 +237,12 @@ def _leftover(path: Path, what: str) -> Leftover:
     return Leftover(path=path, what=what, size=size_of(path))
 
 
+def remove_sessions(folder: Path) -> None:
+    """Remove what Ray and Tune made for the killed process that last wrote a run, before another one writes it."""
+    for one in [*_sessions(folder)]:
+        one.remove()
+
+
 def _sessions(folder: Path) -> Iterator[Leftover]:
     """The folders that Ray and Tune made for the last process that wrote a run, if it ran here and has ended.
 

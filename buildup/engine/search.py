@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from buildup.engine.clean import BudgetObserver, remove_losers
+from buildup.engine.clean import BudgetObserver, remove_losers, remove_sessions
 from buildup.engine.export import keep_winner
 from buildup.engine.extend import begin, extension
 from buildup.engine.hardware import cluster_address
@@ -105,6 +105,7 @@ def resume_search(
     record, is_extended = _changed(record, changes)
     if is_extended:
         begin(record)
+    remove_sessions(record.folder)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(record)))
         if failed:
@@ -228,9 +229,17 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     evaluator.close()
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
-    # Where the winner is gone, the weights of its rivals are all that is left.
-    if keep_winner(record, view, history) and record.settings.keep_weights == "winners":
-        outlast(record.remote_trainings, partial(remove_losers, record, view))
+    try:
+        # Where the winner is gone, the weights of its rivals are all that is left.
+        if keep_winner(record, view, history) and record.settings.keep_weights == "winners":
+            outlast(record.remote_trainings, partial(remove_losers, record, view))
+    except (BuildupError, OSError) as error:
+        with suppress(OSError):
+            save_status(record, "failed", f"no export: {error}", warnings)
+        again = command("resume", record.folder)
+        raise SearchError(
+            f"the search has ended, but its network can't be exported: {error}\n{again} tries it again."
+        ) from error
     kept.keep(view, stopped=True)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)

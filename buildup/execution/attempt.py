@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import closing
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
@@ -188,6 +189,11 @@ def _handed_over(update: Epoch | Record, place: Workplace) -> Epoch | Record:
     if isinstance(update, Epoch):
         place.note()
         return update
+    own_disk = isinstance(place, Mirror)
+    if own_disk and isinstance(update.outcome, Failure) and update.outcome.reason is Reason.DISK_FULL:
+        # Other machines may have the room.
+        failure = replace(update.outcome, reason=Reason.HOST_FAULT)
+        return Record(outcome=failure, curve=update.curve)
     try:
         place.finish()
     except OSError as problem:

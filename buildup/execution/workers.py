@@ -30,7 +30,14 @@ HOST_FAULT_SIGNS = (
     "unspecified launch failure",
     "hardware stack error",
     "no CUDA-capable device",
-    "CUDA-capable device(s) is/are busy or unavailable",
+    "busy or unavailable",
+    "GPU is lost",
+    "launch timed out",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "NCCL error",
+    "DataLoader worker (pid",
+    "(os error ",
     "CUDA driver",
     "NVIDIA driver",
     "CUDA unknown error",
@@ -43,7 +50,8 @@ HOST_FAULT_SIGNS = (
     "No CUDA GPUs are available",
     "not compiled with CUDA",
 )
-"""Parts of the messages of errors that a GPU, its driver or its installation has caused."""
+"""Parts of the messages of errors that a GPU, its driver, its installation, a killed process or a disk has caused.
+safetensors raises no `OSError`, and ends its messages with the number of the system's error."""
 
 
 class WorkerState(Enum):

@@ -52,7 +52,7 @@ from buildup.training.validation import validate
 from buildup.trials.outcome import IMITATION, START, Epoch, Failed, Reason, Score
 from buildup.trials.training import Pretrained
 
-SEGMENT = 1000
+SEGMENT = 100
 """Steps after which the draws of the network begin anew, so that a training can go on from the middle of an epoch."""
 RETRY_PARTS = 2
 """Micro-batches of a batch in the one retry after memory ran out."""

@@ -15,11 +15,13 @@ import pytest
 
 from buildup.cli.main import main
 from buildup.engine import clean as engine
+from buildup.engine import search
 from buildup.engine.clean import SHARE, BudgetObserver, finished_states, leftovers, losers, size_of
 from buildup.engine.load_state import state_of
 from buildup.engine.loop import NullObserver
 from buildup.engine.replay import View
 from buildup.execution.workplace import CLAIM, WORK
+from buildup.settings import ResumeSettings
 from buildup.store.run_dir import FINAL, LOCK, acquire_run_lock
 from buildup.store.run_record import RunRecord, open_record
 from buildup.trials.event import Event
@@ -108,6 +110,25 @@ def test_what_a_killed_process_left_goes_and_that_of_others_stays(
     assert "2.00 kB were freed" in capsys.readouterr().out
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in others)
+
+
+def test_the_next_start_of_a_run_removes_what_its_killed_process_left(
+    place: Path, dead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "RAY", place / "ray")
+    now = datetime.now().strftime("session_%Y-%m-%d_%H-%M-%S_000000")
+    ours = [place / "ray" / f"{now}_{dead}", place / f"buildup-tune-{dead}-abc"]
+    for folder in ours:
+        folder.mkdir(parents=True)
+    (place / "runs" / "tried" / LOCK).write_text(f"{dead} on {socket.gethostname()}")
+
+    def stop(_: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr(search, "open_writer", stop)
+    with pytest.raises(InterruptedError):
+        search.resume_search(open_record("tried"), ResumeSettings())
+    assert not any(path.exists() for path in ours)
 
 
 def test_what_killed_workers_left_goes_once_whichever_runs_are_named(

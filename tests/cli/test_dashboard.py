@@ -12,6 +12,8 @@ from urllib.request import urlopen
 import pytest
 
 from browser import CHROMIUM, browser
+from buildup.engine.dashboard import serve_dashboard
+from buildup.errors import BuildupError
 
 
 def test_a_run_is_served_until_it_is_terminated(tried: Path, start: Callable[..., "subprocess.Popen[str]"]) -> None:
@@ -26,6 +28,16 @@ def test_a_run_is_served_until_it_is_terminated(tried: Path, start: Callable[...
     assert f"http://127.0.0.1:{port}/dashboard" in said
     process.terminate()
     assert process.wait(timeout=60) == 0
+
+
+def test_a_server_that_others_can_reach_is_warned_of(tried: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, warned in (("0.0.0.0", True), ("127.0.0.1", False)):
+            caplog.clear()
+            with pytest.raises(BuildupError, match=f"{port} can't be served"):
+                serve_dashboard(str(tried), host=host, port=port)
+            assert ("lets others on the network read and change this study" in caplog.text) is warned
 
 
 @pytest.mark.slow

@@ -70,6 +70,29 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.chdir(before)
 
 
+def test_an_export_that_fails_leaves_the_report_and_is_made_by_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unchecked_export: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("idle.yaml").write_text(IDLE)
+    monkeypatch.setattr(search, "start_workers", LocalWorkers)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("buildup.engine.export._export", full)
+        assert main(["search", *ASKED, "--recipe", "idle.yaml", "--run", "full", "--allow-weak-base"]) == 1
+    run = open_record("full")
+    assert (run.status, run.reason) == ("failed", "no export: [Errno 28] No space left on device")
+    assert (run.folder / "report.html").is_file()
+    trained = sorted(run.trainings.rglob("final.json"))
+    assert main(["resume", "full"]) == 0
+    assert open_record("full").status == "finished"
+    assert (run.folder / "export" / "model.safetensors").is_file()
+    assert sorted(run.trainings.rglob("final.json")) == trained
+
+
 def test_a_run_leaves_the_files_that_it_promises(place: Path) -> None:
     run = place / "runs" / "demo"
     assert {"run.yaml", "study.db", "decisions.jsonl", "trainings", "export", "report.html"} <= {

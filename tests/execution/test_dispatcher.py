@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher
 from buildup.execution.workers import (
@@ -226,6 +227,13 @@ def test_a_worker_that_is_asked_to_end_is_held_against_nobody(tmp_path: Path) ->
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
         (RuntimeError("CUDA error: unspecified launch failure"), True),
         (RuntimeError("No CUDA GPUs are available"), True),
+        (RuntimeError("CUDA error: all CUDA-capable devices are busy or unavailable"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp, unhandled system error"), True),
+        (RuntimeError("CUDA error: the launch timed out and was terminated"), True),
+        (RuntimeError("DataLoader worker (pid 17) is killed by signal: Bus error."), True),
+        (SafetensorError("Error while serializing: I/O error: Input/output error (os error 5)"), True),
+        (SafetensorError("Error while deserializing header: header too large"), False),
         (OSError(116, "Stale file handle"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),

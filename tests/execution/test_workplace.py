@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from buildup.store.run_dir import (
     trained_weights,
 )
 from buildup.trials.event import Event, Started, Update
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score
+from buildup.trials.outcome import Epoch, Failed, Failure, Reason, Record, Score
 from buildup.trials.training import CHECKPOINT, WEIGHTS, Candidate, Training
 
 TRAINING = Training(candidate=Candidate(network=sketch("CC|CC")), seed=0)
@@ -241,6 +241,21 @@ def test_a_storage_that_cant_be_reached_is_a_fault_of_the_machine(search: Search
     assert record.outcome.reason is Reason.HOST_FAULT
     assert record.outcome.message.startswith(f"{socket.gethostname()}: file://")
     assert "it can't be written" in record.outcome.message
+
+
+def test_a_full_disk_of_one_machine_is_a_fault_of_it(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = Failed(Reason.DISK_FULL, "there is no room")
+
+    def train_without_room(_: Job) -> Generator[Epoch, None, Score]:
+        yield Epoch(number=1, metrics={})
+        raise full
+
+    assignment = search.dispatcher.next_assignment("slot")
+    assert assignment is not None
+    *_, record = until_end(TrainingThread(replace(assignment, train=train_without_room), "node"))
+    assert isinstance(record, Record)
+    assert isinstance(record.outcome, Failure)
+    assert (record.outcome.reason, record.outcome.message) == (Reason.HOST_FAULT, full.message)
 
 
 def test_a_storage_that_is_not_mounted_is_not_taken_for_one_without_records(search: Search) -> None:

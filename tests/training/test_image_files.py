@@ -1,5 +1,7 @@
 """One's own images: folders, tables, what is wrong with them, and pictures of all modes."""
 
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +106,18 @@ def test_all_unreadable_images_are_named_at_once_and_can_be_left_out(make: Make)
     assert "2 unreadable images left out" in describe_data(f"readable:{name}").notes[0]
     with pytest.raises(DataError, match="leave --skip-unreadable out"):
         describe_data("readable:digits")
+
+
+def test_a_small_file_of_a_huge_image_is_named_and_not_opened(make: Make) -> None:
+    pets = make()
+    parts = {b"IHDR": struct.pack(">II5B", 60_000, 60_000, 8, 2, 0, 0, 0), b"IDAT": b""}  # 10 GB of pixels
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in parts.items()
+    )
+    (pets / "train/cat/bomb.png").write_bytes(bomb)
+    with pytest.raises(DataError, match=r"bomb\.png can't be read as an image: .*decompression bomb"):
+        check_images(f"folder:{pets}")
 
 
 def test_what_is_left_out_and_uneven_is_said(make: Make) -> None:

@@ -1,4 +1,4 @@
-.PHONY: check format lint types test slow
+.PHONY: check format lint types test slow audit
 
 check: format lint types test
 
@@ -16,3 +16,7 @@ test:
 
 slow:
 	pytest -m slow
+
+# Known weaknesses of the pinned packages; it asks the advisory database of PyPI.
+audit:
+	pip-audit --no-deps --disable-pip -r constraints.txt

@@ -38,7 +38,7 @@ ASKED = (
     *("--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "30", "--seeds", "2"),
     *("--set", "min_steps=4", "--workers", "2", "--allow-weak-base", "--execution", "float32,channels-last,eager"),
 )
-WORKER = b"ray::_TrainingWorker"
+WORKER = b"ray::ResourceTrainable"
 LEAK_PATIENCE = 60.0
 """Seconds after the end of a search in which its workers must have ended."""
 STUCK = 3600.0
@@ -55,6 +55,8 @@ class Place:
     """For what killed drivers leave behind."""
     start_up: float = 60.0
     """Seconds from the start of a driver to its first epoch, lately. Kills come within twice that time."""
+    workers: int = 0
+    """How many workers were seen in the search of now. Where none are found, none could be found to leak."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,6 +106,7 @@ def killed_search(place: Place, number: int, most: int) -> dict[str, Any]:
         kills.append({"after": round(lasted, 1), "epochs": epochs, "finished": finished})
     line = {"search": number, "seed": seed, "kills": kills, "exit": code}
     line |= checked(run, expected) if code == 0 else {"said": said[-500:]}
+    line["workers"], place.workers = place.workers, 0
     if line.get("equal"):
         shutil.rmtree(run)
     return line
@@ -117,6 +120,7 @@ def drive(place: Place, run: Path, seed: int, seconds: float) -> tuple[int | Non
         while driver.poll() is None and (lasted := time.monotonic() - began) < seconds:
             if not started and epochs_of(run) > before:
                 started, place.start_up = True, (place.start_up + lasted) / 2
+                place.workers = max(place.workers, len(workers()))
             time.sleep(0.1)
         ended = driver.poll()
     finally:
@@ -163,7 +167,7 @@ def _left() -> list[str]:
 
 
 def workers() -> list[int]:
-    """The processes of this machine that train for Ray, below this process."""
+    """The processes of this machine that train for Ray, below this process. Tune gives their class its name."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -262,6 +266,7 @@ def summary(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "repeated": sum(line.get("repeated", 0) for line in lines),
         "running": sum(line.get("running", 0) for line in lines),
         "leaked": sum(len(line.get("leaked", ())) for line in lines),
+        "searches_with_workers_seen": sum(bool(line.get("workers")) for line in lines),
     }
 
 
@@ -272,7 +277,8 @@ def table(values: Mapping[str, Any]) -> str:
         f"them before its first epoch. {values['attempts']} attempts for {values['trainings']} finished trainings.\n"
         f"Searches that did not finish: {values['not_finished']}; with other decisions than the undisturbed search: "
         f"{values['other_decisions']}; finished trainings that were done again: {values['repeated']}; trials left "
-        f"running: {values['running']}; leaked workers, placement groups or resources: {values['leaked']}."
+        f"running: {values['running']}; leaked workers, placement groups or resources: {values['leaked']}. Processes of "
+        f"workers were seen in {values['searches_with_workers_seen']} searches while they ran."
     )
 
 

@@ -70,7 +70,7 @@ def test_a_driver_is_killed_after_its_time_unless_it_has_ended(
 def test_all_that_was_found_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = {"equal": True, "status": "finished", "trainings": 9, "attempts": 12, "repeated": 0, "running": 0}
     kills = [{"after": 3.0, "epochs": 0, "finished": 0}, {"after": 9.0, "epochs": 4, "finished": 2}]
-    append_line(tmp_path / "kills.jsonl", {"search": 0, "kills": kills, **good, "leaked": []})
+    append_line(tmp_path / "kills.jsonl", {"search": 0, "kills": kills, **good, "leaked": [], "workers": 2})
     append_line(tmp_path / "kills.jsonl", {"search": 1, "kills": kills[:1], "exit": 1, "said": "a traceback"})
     assert main([str(tmp_path), "--table", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {
@@ -84,6 +84,7 @@ def test_all_that_was_found_is_counted(tmp_path: Path, capsys: pytest.CaptureFix
         "repeated": 0,
         "running": 0,
         "leaked": 0,
+        "searches_with_workers_seen": 1,
     }
     assert main([str(tmp_path), "--table"]) == 0
     assert "3 kills of the driver in 2 searches, 2 of them before its first epoch" in capsys.readouterr().out

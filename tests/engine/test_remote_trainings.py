@@ -204,9 +204,10 @@ def kill_worker(driver: int) -> None:
     """Kill a process that trains, which is a descendant of the driver's Ray."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
-            if b"ray::_TrainingWorker" in path.read_bytes() and driver in ancestors(int(path.parent.name)):
+            if b"ray::ResourceTrainable" in path.read_bytes() and driver in ancestors(int(path.parent.name)):
                 os.kill(int(path.parent.name), signal.SIGKILL)
                 return
+    pytest.fail("no worker was found")
 
 
 def ancestors(pid: int) -> set[int]:

@@ -7,12 +7,12 @@ import sys
 from buildup.cli.main import main
 
 LEFT_AT_ONCE = (1, 2, 130)
-"""Exit codes of a failure, a refusal and an interrupt. Ray's exit handlers would take seconds; and where the same cause
-has ended processes of Ray, they would wait for these for a minute, and then end this process with another code."""
+"""Exit codes of a failure, a refusal and an interrupt, with which the process ends without exit handlers. Those of Ray
+would take seconds; and where the same cause has ended processes of Ray, they would wait for these for a minute, and
+then end this process with another code."""
 
 
 def run() -> None:
-    """Run the command line and leave with its exit code."""
     if "--verbose" not in sys.argv:
         # Ray prints what its daemons say on our stdout, and reads this when it is imported.
         os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")

@@ -16,10 +16,10 @@ PAUSES = (0.01, 0.05, 0.2, 1.0)
 
 @contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """A temporary file that takes a path when it is complete. After an error, half of it would fill the disk.
+    """A temporary file that takes the place of a path once it is complete, and is deleted after an error.
 
-    Its name is new each time: two processes that write one path, as after a lost connection to a node, each write
-    their own file, and the last one stays.
+    Its name is new each time: two processes that write one path, as after a lost connection to a node, each write their
+    own file, and the last one stays.
     """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -31,8 +31,8 @@ class PaperClaim:
     """What the number is; with `of_each`, what attention, convolutions or units do if it is as claimed."""
     sign: Literal[-1, 1]
     of_each: str = ""
-    """The claim is the sign of the number of each model, and this is what they do if it is the other one. Without it,
-    the claim compares a model with more attention with one with less."""
+    """What they do if the sign is the opposite. With it, the claim is about the number of each model; without it, about
+    a model with more attention compared with one with less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Subject:
 
     label: str
     series: str = ""
-    """The training that it is a phase of, and `epoch` the epoch after which its weights are."""
+    """The training that it is a phase of; its weights are those after `epoch`."""
     epoch: int | None = None
     model: nn.Module
     """On the device where it is to run."""
@@ -79,7 +79,7 @@ class Subject:
     seed: int = 0
     """Seed of directions, noise and corruptions."""
     scaling: str = "filter"
-    """What of the weights the directions of the landscape are scaled like: `filter` or `column`."""
+    """Whether directions of the landscape are scaled `filter` by filter or `column` by column."""
     decay: str = "squares"
     """What the landscape adds to the cross-entropy: `squares`, `norms` or `none`."""
     corruptions: str | None = None
@@ -88,12 +88,10 @@ class Subject:
     """The number of passes of Monte Carlo dropout."""
 
     def labelled_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The images in normalised batches, with their labels."""
         return labelled_batches(self.images, self.sizes.batch_size)
 
     @property
     def attention(self) -> float:
-        """The share of its units that are attention."""
         return fmean(unit.kind == "msa" for unit in self.units)
 
     def batches(self) -> Iterator[Tensor]:
@@ -159,14 +157,12 @@ class Measurement(ABC):
 
 
 def labelled_batches(dataset: Dataset, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images of a dataset, normalised, with their labels."""
     parts = zip(torch.split(dataset.images, batch_size), torch.split(dataset.labels, batch_size), strict=True)
     for images, labels in parts:
         yield normalise(images, dataset.mean, dataset.std), labels
 
 
 def unit_rows(units: Sequence[Unit]) -> Rows:
-    """The units of a model as table rows."""
     return [
         {
             **unit_columns(unit),
@@ -180,7 +176,6 @@ def unit_rows(units: Sequence[Unit]) -> Rows:
 
 
 def unit_columns(unit: Unit) -> Row:
-    """The columns that identify the unit of a row."""
     return {"unit": unit.index, "name": unit.name, "kind": unit.kind, "stage": unit.stage}
 
 
@@ -236,7 +231,6 @@ def _comparison(claim: PaperClaim, more: tuple[str, float | None], less: tuple[s
 
 
 def _signs(claim: PaperClaim, values: Mapping[str, float | None]) -> Iterator[str]:
-    """One part for all models that agree, and one for those that do not."""
     known = {label: value for label, value in values.items() if value and not isnan(value)}
     for sign, words, agrees in (
         (claim.sign, claim.words, "as in the paper"),

@@ -22,7 +22,6 @@ LEAST_BATCH = 4
 
 
 def gram(outputs: Tensor) -> Tensor:
-    """The Gram matrix of the flattened outputs of a batch."""
     rows = outputs.detach().flatten(1)
     rows = rows.float() if rows.device.type == "mps" else rows.double()
     return rows @ rows.T
@@ -61,7 +60,6 @@ def cka(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> T
 
 
 def grams(model: nn.Module, units: Sequence[Unit], images: Tensor) -> Tensor:
-    """The Gram matrix of each unit for a batch, in evaluation mode."""
     found: dict[int, Tensor] = {}
 
     def keep(unit: Unit, output: Tensor) -> None:
@@ -125,7 +123,7 @@ class UnitSimilarity(Measurement):
 
 
 def _same_stage(one: Unit, other: Unit) -> bool | None:
-    """Whether two units belong to one stage. Stem and head belong to none."""
+    """None for stem and head, which belong to no stage."""
     if {one.kind, other.kind} & {"stem", "head"}:
         return None
     return one.stage == other.stage

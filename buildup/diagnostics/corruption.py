@@ -145,7 +145,6 @@ def open_published(folder: str, images: Dataset, count: int, seed: int) -> Publi
 
 
 def kind_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean error of each kind over its severities."""
     kinds = dict.fromkeys(row["kind"] for row in rows if row["severity"])
     return {kind: fmean(row["error"] for row in rows if row["kind"] == kind) for kind in kinds}
 

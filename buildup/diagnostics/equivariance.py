@@ -171,7 +171,6 @@ class Equivariance(Measurement):
 
 
 def _plot_shifts(axes: Any, table: Table) -> None:
-    """The mean error over the units of each kind and size of maps, over shifts."""
     sizes = {unit["unit"]: unit["height"] for unit in table.units}
     groups: dict[tuple[str, int], dict[int, list[float]]] = {}
     for row in table.rows:

@@ -196,7 +196,7 @@ class Frequencies(Measurement):
 
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:
-    """The number of maps, the summed share of high energy, the summed logarithms."""
+    """One vector: the number of maps, their summed share of high energy, and the summed log amplitudes."""
     maps = _in_double(maps)
     height, width = maps.shape[2:]
     shorter = min(height, width)
@@ -234,5 +234,5 @@ def _variance_sum(maps: Tensor) -> float:
 
 
 def _in_double(maps: Tensor) -> Tensor:
-    """In double precision, which Apple's GPUs lack."""
+    """Maps in double precision; in single precision on Apple's GPUs, which lack it."""
     return maps.detach().to(torch.float32 if maps.device.type == "mps" else torch.float64)

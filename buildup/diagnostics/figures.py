@@ -55,19 +55,16 @@ class Table:
 
 
 def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
-    """The figure that a measurement makes of tables, in the common style."""
     with mpl.rc_context(STYLE):
         return figure(tables)
 
 
 def panels_of(tables: Sequence[Table], width: float, height: float, rows: int = 1, **how: Any) -> tuple[Figure, Any]:
-    """An empty figure, and its panels as rows x tables."""
     figure = Figure(figsize=(width * len(tables), height * rows))
     return figure, figure.subplots(rows, len(tables), squeeze=False, **how)
 
 
 def depth_figure(tables: Sequence[Table], column: str, label: str) -> Figure:
-    """One column of the rows over depth, one panel per model."""
     figure, panels = panels_of(tables, 4.6, 3.1)
     for axes, table in zip(panels[0], tables, strict=True):
         plot_depth(axes, table, column, table.rows, label)
@@ -75,7 +72,6 @@ def depth_figure(tables: Sequence[Table], column: str, label: str) -> Figure:
 
 
 def plot_depth(axes: Axes, table: Table, column: str, rows: Rows, label: str) -> None:
-    """A value over depth: a line, one marker per unit, bands for attention, vertical lines for subsampling."""
     last = max(1, len(table.units) - 1)
     shade(axes, table)
     axes.plot([row["unit"] / last for row in rows], [row[column] for row in rows], color="#777777", lw=1, zorder=2)
@@ -101,7 +97,6 @@ def looks_of(tables: Sequence[Table]) -> list[tuple[Table, str, str]]:
 
 
 def plot_points(axes: Axes, points: Mapping[str, tuple[float, float]], across: str, up: str) -> None:
-    """A scatter with one labelled point per model."""
     for (label, (x, y)), (colour, marker) in zip(points.items(), cycle(LOOKS), strict=False):
         axes.plot([x], [y], marker, color=colour, ms=6, label=label)
     axes.margins(0.12)
@@ -110,7 +105,6 @@ def plot_points(axes: Axes, points: Mapping[str, tuple[float, float]], across: s
 
 
 def shade(axes: Axes, table: Table) -> None:
-    """Draw bands for attention and vertical lines for subsampling."""
     last = max(1, len(table.units) - 1)
     label: str | None = "subsampling"
     for unit in table.units:

@@ -53,7 +53,6 @@ class Flow:
         return tuple(self.nodes[number] for number in range(first + 1, last + 1) if number in self.graph)
 
     def last_cut(self, before: int) -> int:
-        """The last cut before a node."""
         return max(cut for cut in self.cuts if cut < before)
 
     def is_sum(self, number: int) -> bool:
@@ -88,7 +87,6 @@ def trace_flow(model: nn.Module, image: Tensor) -> Flow:
 
 
 def spatial_convs(nodes: tuple[Node, ...]) -> tuple[str, ...]:
-    """The paths of the convolutions with kernels larger than 1 x 1."""
     return tuple(node.modules[-1] for node in nodes if node.kernel > 1)
 
 

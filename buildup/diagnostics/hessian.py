@@ -330,7 +330,7 @@ def _epoch(table: Table) -> int:
 
 
 def _draw_spectra(left: Axes, right: Axes, tables: Sequence[Table], looks: Sequence[int]) -> None:
-    """The densities of the negative and of the positive eigenvalues of some models, with a number for each look."""
+    """The densities of the negative and of the positive eigenvalues; each of `looks` chooses the style of a table."""
     for table, look in zip(tables, looks, strict=True):
         colour, dash = COLOURS[look % len(COLOURS)], DASHES[look % len(DASHES)]
         values = np.array([row["eigenvalue"] for row in table.rows])
@@ -349,7 +349,6 @@ def _draw_spectra(left: Axes, right: Axes, tables: Sequence[Table], looks: Seque
 
 
 def _draw_phases(left: Axes, right: Axes, phases: Mapping[str, Sequence[Table]]) -> None:
-    """The share of negative eigenvalues and the mean of the positive ones over the epochs of each training."""
     for look, (name, tables) in enumerate(phases.items()):
         how: Any = {"color": COLOURS[look % len(COLOURS)], "ms": 5, "label": name, "clip_on": False}
         line = f"{SHAPES[look % len(SHAPES)]}-"

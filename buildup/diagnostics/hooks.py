@@ -65,7 +65,6 @@ class _InterceptMode(TorchFunctionMode):
             self.in_action = False
 
     def enter(self, path: str, module: nn.Module, args: Any) -> None:
-        """A forward pre-hook that notes the number of calls before a module."""
         self.open.append((path, self.count))
 
     def leave(self, module: nn.Module, args: Any, result: Any) -> None:

@@ -53,7 +53,7 @@ def _gaussian_noise(pixels: Tensor, deviation: float, generator: Generator) -> T
 
 
 def _shot_noise(pixels: Tensor, photons: float, generator: Generator) -> Tensor:
-    """Photon counts of a sensor, for so many photons from a white pixel."""
+    """Photon counts of a sensor that gets `photons` of them from a white pixel."""
     return torch.poisson(pixels * photons, generator=generator) / photons
 
 
@@ -64,7 +64,6 @@ def _impulse_noise(pixels: Tensor, share: float, generator: Generator) -> Tensor
 
 
 def _defocus_blur(pixels: Tensor, radius: float, generator: Generator) -> Tensor:
-    """The mean over a disc."""
     reach = radius * min(pixels.shape[2:])
     rows, columns = _around(ceil(reach))
     disc = (reach + 0.5 - (rows.square() + columns.square()).sqrt()).clamp(0, 1)
@@ -82,13 +81,11 @@ def _glass_blur(pixels: Tensor, deviation: float, generator: Generator) -> Tenso
 
 
 def _motion_blur(pixels: Tensor, length: float, generator: Generator) -> Tensor:
-    """The mean along a line of random direction."""
     angles = torch.rand(len(pixels), generator=generator) * pi
     return _filtered(pixels, _lines(length * min(pixels.shape[2:]), angles))
 
 
 def _zoom_blur(pixels: Tensor, zoom: float, generator: Generator) -> Tensor:
-    """The mean over zoom factors from 1 on."""
     steps = 2 + ceil(zoom * max(pixels.shape[2:]) / 2)
     total = torch.zeros_like(pixels)
     for factor in torch.linspace(1, 1 + zoom, steps).tolist():
@@ -97,7 +94,6 @@ def _zoom_blur(pixels: Tensor, zoom: float, generator: Generator) -> Tensor:
 
 
 def _snow(pixels: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Paler colours and diagonal streaks of snow."""
     count, _, height, width = pixels.shape
     grains = torch.randn(count, 1, *(min(side, 48) for side in (height, width)), generator=generator)
     flakes = ((F.interpolate(grains, size=(height, width), mode="bilinear") - 1).clamp(0, 1) * 2).clamp(max=1)
@@ -108,7 +104,6 @@ def _snow(pixels: Tensor, amount: float, generator: Generator) -> Tensor:
 
 
 def _frost(pixels: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Ridges of ice over a darkened image."""
     ridges = (1 - (2 * _clouds(pixels, generator, 1.5) - 1).abs()) ** 3
     tint = torch.tensor([0.88, 0.95, 1.0] if pixels.shape[1] == 3 else [0.95])[:, None, None]
     return (1 - amount / 2) * pixels + amount * ridges * tint
@@ -128,13 +123,11 @@ def _brightness(pixels: Tensor, amount: float, generator: Generator) -> Tensor:
 
 
 def _contrast(pixels: Tensor, factor: float, generator: Generator) -> Tensor:
-    """Each channel moved towards its mean."""
     mean = pixels.mean((2, 3), keepdim=True)
     return mean + factor * (pixels - mean)
 
 
 def _elastic_transform(pixels: Tensor, amount: float, generator: Generator) -> Tensor:
-    """Pixels displaced by a smooth random field."""
     count, _, height, width = pixels.shape
     frequency = _frequencies(height, width) * min(height, width)
     field = _spectral(2 * count, (height, width), (-0.06 * frequency.square()).exp(), generator)
@@ -216,7 +209,6 @@ def _frequencies(height: int, width: int) -> Tensor:
 
 
 def _spectral(count: int, size: tuple[int, int], transfer: Tensor, generator: Generator) -> Tensor:
-    """White noise filtered by a transfer function."""
     noise = torch.randn(count, *size, generator=generator)
     field: Tensor = torch.fft.irfft2(torch.fft.rfft2(noise) * transfer, s=size)
     return field

@@ -57,7 +57,6 @@ class Point:
     """Half the squared norm of all weights, the sum of the norms of all tensors, or zero."""
 
     def loss(self, weight_decay: float) -> float:
-        """The objective: cross-entropy and weight decay."""
         return self.nll + weight_decay * self.decay
 
 
@@ -237,7 +236,6 @@ def _highest_drawn(tables: Sequence[Table]) -> float:
 
 
 def _described(tables: Sequence[Table], highest: float) -> str:
-    """What is drawn, in two lines: terms of the loss, scaling of the directions and the end of the scale."""
     row = tables[0].rows[0]
     rates = ", ".join(dict.fromkeys(f"{row['weight_decay']:g}" for table in tables for row in table.rows[:1]))
     decay = f" + {rates} · {DECAYS[row['decay_kind']]}" if row["decay_kind"] != "none" else ", without decay"
@@ -250,7 +248,6 @@ def _described(tables: Sequence[Table], highest: float) -> str:
 def _measured(
     model: nn.Module, batches: Sequence[Batch], weights: Sequence[dict[str, Tensor]]
 ) -> list[tuple[float, float]]:
-    """Cross-entropy and accuracy with each set of weights."""
     losses, hits, images = torch.zeros(len(weights)), torch.zeros(len(weights)), 0
     stacked = {name: torch.stack([each[name] for each in weights]) for name in weights[0]} if len(weights) > 1 else {}
 
@@ -286,6 +283,5 @@ def _squared_norm_forms(model: nn.Module, towards: tuple[Direction, Direction]) 
 
 
 def _scaled(rows: Tensor, like: Tensor) -> Tensor:
-    """Rows with the lengths of other rows."""
     lengths = rows.norm(dim=1, keepdim=True)
     return torch.where(lengths > 0, rows * like.norm(dim=1, keepdim=True) / lengths.clamp(min=1e-300), 0)

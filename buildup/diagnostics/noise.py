@@ -40,7 +40,6 @@ def band_mask(size: Sequence[int], band: Band) -> Tensor:
 
 
 def band_pass(noise: Tensor, mask: Tensor) -> Tensor:
-    """The part of noise (... x height x width) in a band."""
     part: Tensor = torch.fft.ifft2(torch.fft.fft2(noise.double()) * mask.to(noise.device)).real
     return part
 

@@ -34,7 +34,6 @@ def evaluate(model: nn.Module, batches: LabelledBatches) -> Metrics:
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """The mean cross-entropy of a model in evaluation mode with target probabilities."""
     device, summed, count = next(model.parameters()).device, 0.0, 0
     with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
         for images, targets in batches:
@@ -79,7 +78,6 @@ class Calibration(Measurement):
 
 
 def dropout_modules(model: nn.Module) -> dict[str, nn.Dropout]:
-    """The dropout modules of a model with a rate above zero, by path."""
     return {path: module for path, module in model.named_modules() if isinstance(module, nn.Dropout) and module.p}
 
 

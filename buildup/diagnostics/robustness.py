@@ -18,7 +18,7 @@ from buildup.diagnostics.predictions import evaluate, mean_loss
 
 _CORRUPTIONS, _NOISE = CorruptionErrors(), NoiseBands()
 UNTOUCHED = "clean 0"
-"""The images of the corruptions before any."""
+"""The `how` of the row for images before any corruption."""
 
 
 class Robustness(Measurement):

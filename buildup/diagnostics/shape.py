@@ -43,7 +43,6 @@ class ImageChange:
 
 
 def low_pass(pixels: Tensor, cut: float) -> Tensor:
-    """Images (... x height x width) of only the frequencies below a cut."""
     return band_pass(pixels, band_mask(pixels.shape[-2:], Band(low=0.0, high=cut)))
 
 
@@ -55,7 +54,6 @@ def high_pass(pixels: Tensor, cut: float) -> Tensor:
 
 
 def hybrid(phases: Tensor, amplitudes: Tensor) -> Tensor:
-    """The phases of one image with the amplitudes of another."""
     own, other = torch.fft.fft2(phases.double()), torch.fft.fft2(amplitudes.double())
     mixed: Tensor = torch.fft.ifft2(torch.polar(other.abs(), own.angle())).real
     return mixed
@@ -73,7 +71,7 @@ def shuffle_patches(pixels: Tensor, grid: int, generator: torch.Generator) -> Te
 
 
 def partners(labels: Tensor, seed: int) -> Tensor | None:
-    """A random image of another class for each image; None if all are of one class."""
+    """The index of a random image of another class for each image; None if all are of one class."""
     if len(torch.unique(labels)) < 2:
         return None
     generator = torch.Generator().manual_seed(seed)
@@ -84,7 +82,6 @@ def partners(labels: Tensor, seed: int) -> Tensor | None:
 
 
 def variants_of(images: Dataset) -> tuple[ImageChange, ...]:
-    """The variants that these images allow."""
     sides = images.images.shape[2:]
     hybrids = ("phase kept", "amplitude kept") if len(torch.unique(images.labels)) > 1 else ()
     return (
@@ -96,7 +93,6 @@ def variants_of(images: Dataset) -> tuple[ImageChange, ...]:
 
 
 def changed_batches(images: Dataset, variant: ImageChange, batch_size: int, seed: int) -> LabelledBatches:
-    """The images of a variant in normalised batches, with their labels."""
     other = partners(images.labels, seed)
     generator = torch.Generator().manual_seed(seed)
     mean, std = (torch.tensor(values)[:, None, None] for values in (images.mean, images.std))

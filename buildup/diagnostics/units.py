@@ -77,7 +77,6 @@ class Unit:
 
     @property
     def size(self) -> tuple[int, int] | None:
-        """Height and width of its maps; None without maps."""
         return self.layout.size
 
     def as_map(self, output: Tensor) -> Tensor | None:
@@ -128,7 +127,7 @@ def watch_units(model: nn.Module, units: Sequence[Unit], images: Tensor, on_outp
 
 
 def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tuple[Tensor, ...]:
-    """The outputs of units for images, in evaluation mode."""
+    """Copies of the outputs of units for images, in evaluation mode."""
     found: dict[int, Tensor] = {}
 
     def keep(unit: Unit, output: Tensor) -> None:

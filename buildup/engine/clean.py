@@ -74,7 +74,6 @@ class Leftover:
 
     @property
     def shown(self) -> str:
-        """Where it is, for people."""
         return f"{self.remote}/{self.path.name}" if self.remote else str(self.path)
 
     def remove(self) -> None:
@@ -105,7 +104,6 @@ class BudgetObserver:
     """Whether it was said that the budget can't be kept."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Call the other observer, and remove what can go if the run is too large."""
         self.observer.see(view, history, event)
         self._ended |= event is not None and isinstance(event.update, Record)
         begun = time.monotonic()
@@ -176,7 +174,6 @@ def finished_states(run: RunRecord) -> list[Leftover]:
 
 
 def remove_losers(run: RunRecord, view: View) -> None:
-    """Remove the weights of all trainings that have ended, but for those of the base and of the winner."""
     for left in losers(run, view, stopped=True):
         left.remove()
 
@@ -260,7 +257,6 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
 
 
 def _began(session: Path) -> float:
-    """When Ray began a session, by the name of its folder."""
     date, clock = session.name.split("_")[1:3]
     return datetime.strptime(f"{date}_{clock}", "%Y-%m-%d_%H-%M-%S").timestamp()
 

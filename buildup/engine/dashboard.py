@@ -29,7 +29,6 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
-    """Serve the study of a run until interrupted."""
     record = open_record(run)
     problems = Problems()
     port = problems.whole("--port", port, 8080, most=65535)
@@ -51,7 +50,6 @@ def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None
 
 
 def review_of(run: RunRecord, storage: BaseStorage) -> ReviewStorage:
-    """A run as it is shown, given the storage that holds its study."""
     limits = {"params": run.settings.max_params, "macs": run.settings.max_macs}
     settings = ReviewSettings(
         revision=len(run.earlier),
@@ -65,7 +63,7 @@ def review_of(run: RunRecord, storage: BaseStorage) -> ReviewStorage:
 
 
 def _with_content(app: "WSGIApplication") -> "WSGIApplication":
-    """The dashboard, whose own page takes an answer without content for an error and does not close its editor."""
+    """Give answers without content some: the dashboard's page takes them for errors and keeps its editor open."""
 
     def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
         begun: list[Any] = []
@@ -92,17 +90,14 @@ class Files:
         self._store: FileSystemArtifactStore = artifact_store(run.folder)
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """The content of a file."""
         if artifact_id == REPORT:
             return io.BytesIO(page(report_of(open_record(str(self._run.folder)))).encode())
         return self._store.open_reader(artifact_id)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Refuse: the files of a run belong to it."""
         raise PermissionError(f"{self._run.folder}: files can't be added to a run")
 
     def remove(self, artifact_id: str) -> None:
-        """Refuse: the files of a run belong to it."""
         raise PermissionError(f"{self._run.folder}: the files of a run can't be removed")
 
 

@@ -39,7 +39,7 @@ log = logging.getLogger("buildup")
 
 
 def keep_winner(run: RunRecord, view: View, history: History) -> bool:
-    """Write the winner to `export/` and the report to `report.html` of a finished run; whether it had weights."""
+    """Write the winner to `export/` and the report to `report.html`; returns whether the winner still had weights."""
     folder = run.trainings / best_training(run, history, view.best)[0]
     kept = outlast(run.remote_trainings, partial(trained_weights, folder))
     findings = replace(findings_of(run, view, history), exported=kept is not None)
@@ -153,7 +153,6 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
 
 
 def training_values(run: RunRecord, training: str) -> dict[str, Any]:
-    """The recipe of a training of a run, and what decides which images it was trained on, as plain values."""
     return {
         "recipe": recipe_to_values(run.recipe),
         "dataset": run.settings.dataset,

@@ -88,7 +88,7 @@ def begin(extended: RunRecord) -> None:
 
 
 def _other_space(run: RunRecord, name: str) -> SearchSpace:
-    """Another space that keeps the trainings of a run."""
+    """Load another space. Raises if it can't keep the trainings of a run."""
     settings, space = run.settings, load(name)
     space = steered(space, look_ahead=settings.look_ahead, places=settings.places)
     base = read_network(

@@ -82,7 +82,6 @@ def forecast(replay: Replay, view: View, history: History, *, workers: int, epoc
 
 
 def forecast_plan(replay: Replay, seconds: Seconds, *, workers: int) -> Forecast:
-    """Estimate a whole search from the seconds of each training, before it starts."""
     view = replay.view(History())
     if _can_simulate(replay, view):
         return _simulate(replay, view, History(), workers, lambda rng: seconds, count=PLAN_SIMULATIONS)
@@ -226,7 +225,6 @@ class _SimulatedJudge:
     def judge(
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
-        """The drawn verdict; None at an earlier look."""
         drawn = self.verdicts[current.candidate]
         if current.seeds < min(abs(drawn), last):
             return None

@@ -24,7 +24,6 @@ PIXELS, CLASSES = 32, 100
 
 
 def cached_graph(base: str, stem: Literal["auto", "small", "base"]) -> Network:
-    """The staged graph of a base for images of 32 px and 100 classes."""
     place = _place(f"graph-{base.replace('/', '_')}-{stem}")
     with suppress(LayoutError):  # not in the cache, or of another version
         return network_from_values(recall(place))
@@ -63,7 +62,6 @@ def base_models(pattern: str | None) -> list[dict[str, Any]]:
 
 
 def _place(name: str) -> Path:
-    """The file of what was read from timm under a name."""
     models = Path(buildup.__file__).parent / "models"
     digest = hashlib.sha256(b"".join((models / name).read_bytes() for name in READERS)).hexdigest()
     return user_cache() / f"timm-{version('timm')}-{digest[:8]}" / f"{name}.json"

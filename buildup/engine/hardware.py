@@ -44,7 +44,7 @@ class Hardware:
     workers: int
     gpus_per_trial: float
     threads: int
-    """Of one training."""
+    """CPU threads of one training."""
     cpus_per_trial: float | None
     accelerator: str | None
 
@@ -114,5 +114,4 @@ def _accelerator(problems: Problems, settings: SearchSettings, gpus: float) -> s
 
 
 def cpus_per_worker(hardware: Hardware | RunSettings) -> float:
-    """The CPUs that Ray reserves for a worker."""
     return hardware.cpus_per_trial or hardware.threads * processes_of(hardware.gpus_per_trial)

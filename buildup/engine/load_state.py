@@ -42,7 +42,6 @@ class FinalPlan:
     control: bool
     recipe_name: str
     recipe: Mapping[str, Any]
-    """The values of the recipe."""
     fraction: str = "all"
     """`same` as in the search, or `all` training images, as before version 0.3.0."""
 
@@ -52,12 +51,10 @@ class FinalPlan:
 
 
 def replay_of(run: RunRecord) -> Replay:
-    """The replay of a run."""
     return replay_for(run.settings, run.network, run.space)
 
 
 def replay_for(settings: RunSettings, network: Network, space: SearchSpace, costs: CountCosts | None = None) -> Replay:
-    """The replay of a search with these settings."""
     return make_replay(
         network,
         space,
@@ -80,7 +77,6 @@ def state_of(run: RunRecord) -> tuple[View, History]:
 
 
 def warnings_of(run: RunRecord, view: View, history: History) -> tuple[str, ...]:
-    """The warnings of a run, that on a base that is still climbing, and that on several kinds of device."""
     climbing = view.climb.warning(view.decisions) if view.climb else None
     found = (*run.warnings, climbing, _mixed_devices(view, history))
     return tuple(warning for warning in found if warning)
@@ -119,7 +115,6 @@ def check_splits(run: RunRecord, history: History) -> None:
 
 
 def read_final(folder: Path) -> Final | None:
-    """The result of `final` in a run's folder; None if there is none."""
     return _read_json(folder / FINAL_RESULT, final_from_values)
 
 
@@ -129,7 +124,6 @@ def read_plan(run: RunRecord) -> FinalPlan | None:
 
 
 def _read_json(path: Path, from_values: Callable[[dict[str, Any]], Value]) -> Value | None:
-    """What a JSON file describes; None if there is no such file."""
     if not path.is_file():
         return None
     try:

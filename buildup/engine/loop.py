@@ -38,8 +38,7 @@ class Observer(Protocol):
 class NullObserver:
     """An observer that does nothing."""
 
-    def see(self, view: View, history: History, event: Event | None) -> None:
-        """Does nothing."""
+    def see(self, view: View, history: History, event: Event | None) -> None: ...
 
 
 def run_loop(

@@ -115,7 +115,6 @@ class Plan:
 
     @property
     def ended_by(self) -> tuple[str, ...]:
-        """The limits of the search, as they were given."""
         settings = self.request.settings
         trials = [f"--max-trials {settings.max_trials}"] if settings.max_trials else []
         time = [f"--time-budget {duration(settings.time_budget)}"] if settings.time_budget else []
@@ -188,7 +187,6 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
 
 
 def plan_to_values(made: Plan) -> dict[str, Any]:
-    """A plan as plain values, for JSON."""
     settings = made.request.settings
     return {
         "base": settings.base,
@@ -267,7 +265,6 @@ class _Costs:
         return Cost(params=params, macs=macs)
 
     def both(self, candidate: Candidate) -> tuple[int, int]:
-        """Parameters and MACs of a candidate."""
         known = self.of(candidate.network)
         return known.params, known.macs
 

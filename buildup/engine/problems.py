@@ -38,7 +38,6 @@ class Problems:
             return default
 
     def repeated(self, names: Sequence[str]) -> None:
-        """Note the names that occur more than once."""
         self.found += [f"{name} is named twice." for name in sorted(set(names)) if names.count(name) > 1]
 
     def raise_any(self) -> None:

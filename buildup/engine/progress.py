@@ -99,7 +99,6 @@ class PlainObserver:
             log.info("%s", line)
 
     def news(self, view: View, history: History, event: Event | None) -> list[str]:
-        """The lines on an event and on new decisions."""
         lines = []
         if event is not None and isinstance(event.update, Started):
             self.running[event.training.id] = (event.training, event.update.worker)
@@ -124,7 +123,6 @@ class PlainObserver:
         return lines
 
     def rows(self, history: History) -> list[dict[str, Any]]:
-        """How far each running training is, as plain values."""
         objective = self.replay.judge.objective
         return [
             {"worker": worker}
@@ -161,7 +159,6 @@ class LiveObserver:
     live: Live
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Print the new lines above the picture, and update it."""
         for line in self.lines.news(view, history, event):
             text = Text(line, style="bold" if line.startswith("decision") else "")
             text.highlight_words(["kept"], "blue")

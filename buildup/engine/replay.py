@@ -110,7 +110,7 @@ class Replay:
     """Counts parameters and MACs of a candidate; None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
     checks: tuple[Check, ...] = ()
-    """What the base is trained once more for."""
+    """The checks for which the base is trained once more."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -128,7 +128,6 @@ class Replay:
 
     @property
     def most_seeds(self) -> int:
-        """The number of seeds at the last look."""
         return self.seeds * self.judge.most_times
 
     def notices(self, before: History, history: History) -> bool:
@@ -353,7 +352,7 @@ class Replay:
         )
 
     def _mixed(self, history: History, candidate: Candidate, seeds: int) -> str:
-        """The mark of a comparison over several kinds of device, on which equal networks get different scores."""
+        """A note on a comparison over several kinds of device, where equal networks get different scores; or empty."""
 
         def kinds(network: str) -> list[str]:
             outcomes = (history.outcome(network, seed) for seed in self._row(seeds))
@@ -371,7 +370,6 @@ def _is_same(one: Pair, other: Pair) -> bool:
 
 
 def _drop(reason: str) -> Verdict:
-    """The verdict on a candidate without a comparison of scores."""
     return Verdict(verdict="drop", gain=0.0, ci=(0.0, 0.0), level=0.0, reason=reason)
 
 
@@ -388,7 +386,6 @@ def make_replay(
     limits: Limits | None = None,
     checks: tuple[Check, ...] = (),
 ) -> Replay:
-    """Make the replay of a search."""
     return Replay(
         rule=strategy.make(Candidate(network=network), space, first_seed),
         judge=replace(JUDGES[judge], min_gain=space.min_gain, objective=objective),

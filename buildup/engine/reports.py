@@ -46,7 +46,6 @@ def report_of(run: RunRecord) -> Findings:
 def findings_of(
     run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
 ) -> Findings:
-    """Collect what the report, the model card and the comparison show of a run."""
     measured = read_diagnoses(run.folder)
     status, reason = status_of(run)
     return Findings(
@@ -92,7 +91,6 @@ def write_report(run: RunRecord, to: str | None = None) -> Path:
 
 
 def write_findings(run: RunRecord, findings: Findings) -> None:
-    """Write findings as `report.html` of a run."""
     write_atomic(run.folder / REPORT_FILE, page(findings).encode())
 
 

@@ -41,7 +41,7 @@ LIKENESS: Mapping[Match, str] = {
 ROUNDING = 1e-4
 """Relative difference of the first epoch's loss that is put down to rounding in any run."""
 TIMES_ROUNDING = 10
-"""How many times as much is, as weights changed in their last digit made in the run itself."""
+"""The same for a run with a rounding check, as a multiple of the difference that the check made."""
 TIMES = frozenset({"seconds", "throughput"})
 """Metrics of an epoch that are not its result."""
 OWN = frozenset({"run", "storage", "storage_path", "reuse", "track"})
@@ -70,7 +70,7 @@ class Reproduction:
     verdicts: tuple[tuple[str, str, str], ...] = ()
     """For each step: the edit, and both verdicts."""
     changed: Mapping[str, tuple[str, str]]
-    """What of machine and versions is not as it was, then and now."""
+    """What differs in machine and versions, as it was then and is now."""
 
     @property
     def succeeded(self) -> bool:
@@ -121,7 +121,7 @@ def first_change(before: Sequence[Epoch], after: Sequence[Epoch]) -> float | Non
 
 
 def tolerance_of(history: History) -> float:
-    """How much rounding may change the first loss of a training: by the base of the run, which was trained for that."""
+    """How much rounding may change the first loss of a training, by the rounding check of the base if it was made."""
     found = [ROUNDING]
     for key, curve in history.curves.items():
         if (candidate := candidate_id(key)).endswith("-rounding"):
@@ -132,7 +132,6 @@ def tolerance_of(history: History) -> float:
 
 
 def changes(before: Environment, after: Environment) -> dict[str, tuple[str, str]]:
-    """What of machine and versions differs between two runs."""
     then, now = (
         {"python": one.python, "system": one.system, "processor": one.processor, "device": one.device, **one.versions}
         for one in (before, after)
@@ -142,7 +141,6 @@ def changes(before: Environment, after: Environment) -> dict[str, tuple[str, str
 
 
 def reproduction_values(found: Reproduction) -> dict[str, Any]:
-    """A reproduction as plain values."""
     return {
         "folder": str(found.folder),
         "succeeded": found.succeeded,

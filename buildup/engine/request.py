@@ -121,7 +121,6 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
 
 
 def disk_problems(budget: int | None, storage_path: str | None, network: Network | None) -> Iterator[str]:
-    """Why a budget of bytes can't be kept."""
     if budget and storage_path:
         yield "--disk-budget: with --storage-path, trainings write there and not into the run's folder. Leave out one."
     elif budget and network:
@@ -134,13 +133,12 @@ def disk_problems(budget: int | None, storage_path: str | None, network: Network
 
 
 def check_batches(recipe: Recipe, data: DataInfo, processes: int) -> None:
-    """Refuse batches that are too small for the processes of a training."""
     train, val = data.train_images, data.val_images
     check_shared(processes, recipe.resolved(train_images=train), train_images=train, val_images=val)
 
 
 def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The fields of an execution that are settled for a training in so many processes, whose steps are eager."""
+    """The settled fields of an execution for a training in so many processes. The steps of several are eager."""
     if processes == 1:
         return settled
     if (steps := settled.get("steps", "eager")) != "eager":
@@ -200,7 +198,6 @@ def _absolute(name: str) -> str:
 def _start(
     problems: Problems, settings: SearchSettings, space: SearchSpace | None, data: DataInfo | None
 ) -> tuple[Network | None, Pretrained | None]:
-    """The network that the search starts from, and its pretrained weights."""
     if not settings.base:
         return None, None
     pretrained = None

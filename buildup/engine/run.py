@@ -225,7 +225,6 @@ class Run:
         return f"Run({str(self.folder)!r}: {self._record.title}, {self.status})"
 
     def _repr_html_(self) -> str:
-        """The winner, the decisions and the diagram as HTML, for notebooks."""
         view, _ = state_of(self._record)
         claim = self.claim
         lines = [

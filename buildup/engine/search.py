@@ -155,7 +155,6 @@ def _new_record(request: Request) -> RunRecord:
 
 
 def _changed(record: RunRecord, changes: ResumeSettings) -> tuple[RunRecord, bool]:
-    """The run with the changed settings, and whether they extend it."""
     problems = Problems()
     own = record.settings
     values: dict[str, Any] = {
@@ -189,7 +188,6 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
 
 
 def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_event: OnEvent | None) -> SearchResult:
-    """Run the loop, and write the status of the run at its end."""
     replay = replay_of(record)
     if changed := added_blocks(record.network, record.space):
         log.info("%s", changed)

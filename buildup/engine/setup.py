@@ -43,7 +43,6 @@ def check_data(run: RunRecord) -> None:
 
 
 def create_writer(run: RunRecord) -> StudyWriter:
-    """Create the study of a new run."""
     return StudyWriter.create(**_study(run))
 
 
@@ -115,7 +114,6 @@ def _adopt(replay: Replay, writer: StudyWriter, trainings: Path) -> History:
 def start_workers(
     run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
-    """Start the Ray workers of a run."""
     settings, remote = run.settings, run.remote_trainings
     if remote and run.trainings.is_dir() and any(run.trainings.iterdir()):
         remote.check_marked()

@@ -123,7 +123,6 @@ def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay
 
 
 def space_of(settings: SimulateSettings) -> SearchSpace:
-    """The space of the settings, with look-ahead if they ask for it."""
     space = load(settings.space)
     return steered(space, look_ahead=settings.look_ahead, places=settings.places)
 

@@ -60,7 +60,7 @@ class Experience:
     objective: Objective = ACCURACY
 
     def odds(self, candidate: Candidate, seeds: int, pairs: Sequence[Pair], *, last: bool) -> Odds:
-        """The odds at a candidate's look after so many seeds, from those in `pairs` that have ended."""
+        """The odds of a candidate's look after so many seeds, given the pairs that have ended."""
         keep, drop, more = PRIOR, PRIOR, 0.0 if last else PRIOR_MORE
         own = _stage(candidate.edit)
         for (stage, used, kept), count in self._counts.items():
@@ -80,7 +80,6 @@ class Experience:
 
     @cached_property
     def _counts(self) -> Counter[tuple[str, int, bool]]:
-        """The number of verdicts by stage, seeds, and whether the candidate was kept."""
         return Counter((_stage(decision.edit), decision.seeds, decision.kept) for decision in self.decisions)
 
     @cached_property

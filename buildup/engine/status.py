@@ -30,7 +30,6 @@ def status_of(run: RunRecord) -> tuple[str, str]:
 
 
 def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any]:
-    """The status of a run as plain values: running trainings, decisions, and what is left."""
     state, reason = status_of(run)
     is_over = view.ended or (view.finished and state == "finished")
     found = read_final(run.folder)
@@ -111,7 +110,6 @@ def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[
 
 
 def progress(edit: str, seed: int, curve: Sequence[Epoch], epochs: int, objective: Objective) -> dict[str, Any]:
-    """How far a training is, as plain values."""
     values = [value for epoch in curve if (value := objective.at(epoch)) is not None]
     seconds = [epoch.metrics["seconds"] for epoch in curve if "seconds" in epoch.metrics]
     return {
@@ -147,7 +145,6 @@ def running_table(
 
 
 def verdict_values(view: View) -> list[dict[str, Any]]:
-    """The decisions as plain values, for JSON."""
     return [
         {
             "step": decision.step,

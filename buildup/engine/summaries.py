@@ -118,7 +118,6 @@ def summary(result: SearchResult, *, width: int | None = None) -> str:
 
 
 def result_to_values(result: SearchResult) -> dict[str, Any]:
-    """A result as plain values, for JSON."""
     record, view = result.record, result.view
     return {
         "run": str(record.folder),

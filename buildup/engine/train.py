@@ -100,7 +100,6 @@ def _busy_cores() -> float:
 
 
 def trained_values(trained: Trained) -> dict[str, Any]:
-    """A training as plain values, without the results of each image."""
     values = {
         "folder": str(trained.weights.parent),
         "weights": str(trained.weights),

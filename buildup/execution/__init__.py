@@ -13,7 +13,6 @@ TOKEN_FILE = Path("~/.ray/auth_token")
 
 
 def has_token() -> bool:
-    """Whether this machine has a token for Ray clusters."""
     given = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
     return bool(given) or TOKEN_FILE.expanduser().is_file()
 

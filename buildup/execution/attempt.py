@@ -63,7 +63,7 @@ def run_attempt(
 
 
 def _kept(record: Record, folder: Path, raised_before: bool) -> Record:
-    """Write a record into its folder, unless the machine is to blame. Without the room for it, that is the outcome."""
+    """Write a record into its folder, unless the machine is to blame. A full disk becomes the outcome instead."""
     reason = record.outcome.reason if isinstance(record.outcome, Failure) else None
     if reason and reason.is_infrastructure:
         return record
@@ -102,7 +102,7 @@ class LastingThread:
 
 
 _training_thread = cache(LastingThread)
-"""That of this process."""
+"""The one thread of this process."""
 
 
 class TrainingThread:
@@ -185,7 +185,7 @@ class TrainingThread:
 
 
 def _handed_over(update: Epoch | Record, place: Workplace) -> Epoch | Record:
-    """An update whose files are kept, as far as the driver relies on them; else what became of it."""
+    """Hand the files of an update to the workplace, and return it; a host fault if those of a record can't be kept."""
     if isinstance(update, Epoch):
         place.note()
         return update

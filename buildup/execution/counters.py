@@ -27,7 +27,6 @@ Count = Callable[[str, str], None]
 
 
 def counting(run: str) -> Count:
-    """Make the function that counts for a run."""
     counters = {
         name: (label, Counter(f"buildup_{name}", description=what, tag_keys=("run", *([label] if label else []))))
         for name, (label, what) in COUNTED.items()
@@ -41,7 +40,6 @@ def counting(run: str) -> Count:
 
 
 def verdict_counter(run: str) -> Callable[[Event | Decision], None]:
-    """Make the callback of an observer that counts the verdicts of a run."""
     count = counting(run)
 
     def see(news: Event | Decision) -> None:

@@ -48,7 +48,7 @@ class Assignment:
     train: Train
     job: Any
     folder: Path
-    """Where it writes; with a storage, in the temporary folder of its machine, and then relative to that."""
+    """Where it writes; with a storage, relative to the temporary folder of its machine."""
     attempt: int
     raised_before: bool = True
     """Whether an earlier attempt raised an exception. Only then is another one an outcome."""
@@ -60,7 +60,10 @@ class Assignment:
     """Where the files of the folder are copied to. Without it, all machines see the folder."""
 
     def in_folder(self, temporary: Path) -> "Assignment":
-        """The same with the paths of a machine, given its temporary folder. The job must be a dataclass as ours is."""
+        """This assignment with the paths of a machine, given its temporary folder.
+
+        The job must be a dataclass with `folder` and `resume_from`.
+        """
         assert self.elsewhere is not None
         earlier = tuple((temporary / folder, remote) for folder, remote in self.elsewhere.earlier)
         folder, before = temporary / self.folder, tuple(str(folder) for folder, _ in earlier)
@@ -157,7 +160,6 @@ class TrialDispatcher:
 
     @property
     def pending(self) -> bool:
-        """Whether any training is running or requested."""
         with self._lock:
             return bool(self._running_ids() or self._requested.keys() - self._ended)
 
@@ -245,12 +247,11 @@ class TrialDispatcher:
             self._lose(slot, f"worker     {slot.name} died: {_cause(error)}", f"Ray says:\n{error}")
 
     def busy_workers(self) -> list[Started]:
-        """The workers that are not idle."""
         with self._lock:
             return [slot.started for slot in self.slots.values() if slot.started and slot.state is not WorkerState.IDLE]
 
     def watch(self, stall_timeout: float | None = None) -> list[Started]:
-        """Say which workers have been silent for long; returns those that are to be ended for it."""
+        """Log which workers have been silent for long, and return those to end for it."""
         with self._lock:
             waiting = bool(self._requested.keys() - self._ended)
             if not self._storage.answers():  # a worker may wait for it, too
@@ -264,7 +265,7 @@ class TrialDispatcher:
         return {slot.training.id for slot in self.slots.values() if slot.state in BUSY}
 
     def _usable(self) -> list[WorkerSlot]:
-        """The workers but those that are left idle, because their host failed too often."""
+        """All workers but those left idle because their host failed too often."""
         slots = self.slots.values()
         return [slot for slot in slots if slot.state is not WorkerState.IDLE or slot.node not in self._hosts.excluded]
 
@@ -299,7 +300,7 @@ class TrialDispatcher:
         return self._unfinished(choose)
 
     def _unfinished(self, choose: Callable[[list[Training]], Training | None]) -> Training | None:
-        """The chosen one of the waiting trainings that may start: that is not found to be finished."""
+        """The chosen one of the waiting trainings, unless it is found to be finished; None if none may start."""
         while training := choose(self._waiting()):
             if self._storage.answers():
                 if not self._adopt_finished(training):
@@ -312,7 +313,6 @@ class TrialDispatcher:
         return None
 
     def _fits_elsewhere(self, training: Training) -> bool:
-        """Whether there is room for a new worker apart from the nodes that a training avoids."""
         avoided = self._hosts.avoidable(self._avoided.get(training.id, frozenset()))
         others = sum(slot.node not in avoided for slot in self.slots.values())
         return not avoided or self._hosts.places(avoided) > others
@@ -323,7 +323,7 @@ class TrialDispatcher:
     def _adopt_finished(self, training: Training) -> bool:
         """End a training that this run or another one has finished: a worker may have died before it reported that.
 
-        Also true if nobody can say that, because the storage does not answer.
+        Returns whether it has ended; also true if nobody can say, because the storage does not answer.
         """
         if self._fetch_reusable:
             self._fetch_reusable(training, self._folder / training.id)
@@ -389,7 +389,6 @@ class TrialDispatcher:
         return True
 
     def _lose(self, slot: WorkerSlot, told: str, error: str) -> None:
-        """Count an attempt whose worker, or one of its processes, died."""
         training = slot.training
         self._count_loss(
             slot,
@@ -401,7 +400,6 @@ class TrialDispatcher:
         )
 
     def _avoid(self, slot: WorkerSlot) -> None:
-        """Keep a training away from the host on which it has failed."""
         key = slot.training.id
         self._avoided[key] = self._hosts.avoidable(self._avoided.get(key, frozenset()) | {slot.node})
 
@@ -416,7 +414,6 @@ class TrialDispatcher:
             self._put_back(slot, told)
 
     def _put_back(self, slot: WorkerSlot, told: str) -> None:
-        """Let a training wait for another worker, and say why."""
         if slot.training.id in self._requested:
             self._count("retries")
             after = f"after epoch {reached}" if (reached := self._reached[slot.training.id]) else "from the start"

@@ -82,7 +82,6 @@ _own_software = cache(software)
 
 
 def unseen(folder: Path) -> str:
-    """What is said of a node that does not see a folder of the run."""
     return (
         f"does not see {folder}, where the trainings of this run are kept. All nodes must share the folder of a run: "
         "share it, or search again with --run on a path that is shared."

@@ -64,7 +64,6 @@ def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -
 
 
 def gpus_of(address: str) -> float:
-    """The number of GPUs of a cluster."""
     with _connected(address):
         return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
 
@@ -170,7 +169,6 @@ def _check_address(address: str) -> None:
 
 
 def head_answers() -> bool:
-    """Whether the head of Ray, which all its processes need, takes connections."""
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=ANSWER_TIMEOUT).close()
@@ -180,7 +178,7 @@ def head_answers() -> bool:
 
 
 def kill_ray() -> None:
-    """Kill the processes of the Ray that this process has started, and wait for nothing at its own end."""
+    """Kill the processes of the Ray that this process has started, and do not wait for Ray when this process ends."""
     atexit.unregister(ray.shutdown)
     node: Any = ray._private.worker._global_node
     if node is not None:

@@ -30,7 +30,6 @@ ACCELERATOR, ANY_SHARE = "accelerator_type:", 0.001
 
 
 def resources_of(cpus: float, gpus: float, accelerator: str | None = None) -> dict[str, float]:
-    """What Ray reserves for a training, by Ray's names."""
     return {"CPU": cpus, "GPU": gpus} | ({f"{ACCELERATOR}{accelerator}": ANY_SHARE} if accelerator else {})
 
 
@@ -105,7 +104,6 @@ def check_nodes(
 
 @contextmanager
 def _probe(folder: Path) -> Iterator[str]:
-    """The path of a file that all nodes must see."""
     try:
         handle, name = mkstemp(dir=folder, prefix=".buildup-")
     except OSError as error:

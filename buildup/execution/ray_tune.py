@@ -137,14 +137,12 @@ class RayEvaluator:
         gc.freeze()
 
     def request(self, requested: Sequence[Training]) -> None:
-        """Start the first of these as workers become free, in this order, and stop what runs but is not listed."""
         self._dispatcher.request(requested)
         if self._tuning is None and self._dispatcher.pending:
             # Not before: Tune looks for trials only once a second while it has none.
             self._tuning = in_thread(self._tune)
 
     def next_event(self, timeout: float | None = None) -> Event | None:
-        """The next thing that happened, waiting for it up to `timeout` seconds; None when nothing did."""
         try:
             return self._next_event(timeout)
         except KeyboardInterrupt:

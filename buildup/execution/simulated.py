@@ -138,7 +138,6 @@ class SimulatedEvaluator:
     _stopped: list[Training] = field(default_factory=list)
 
     def request(self, trainings: Sequence[Training]) -> None:
-        """Stop at once what is not listed, and start the first trainings on the free workers."""
         requested = {training.id: training for training in trainings}
         first = trainings[0].id if trainings else None
         for key in [key for key in self._running if key not in requested]:
@@ -156,7 +155,6 @@ class SimulatedEvaluator:
                 heapq.heappush(self._ends, (self.clock + self._look_up(training).seconds, self._started, key))
 
     def next_event(self, timeout: float | None = None) -> Event | None:
-        """The end of the training that ends next."""
         if self._stopped:
             failure = Failure(reason=Reason.UNNEEDED, message="a verdict fell without it")
             return Event(training=self._stopped.pop(0), update=Record(outcome=failure, curve=()))
@@ -196,7 +194,6 @@ class InMemoryWriter:
     """A writer that keeps nothing but the history itself."""
 
     def record(self, history: History, event: Event) -> History:
-        """The history with an event in it."""
         key = event.training.id
         match event.update:
             case Started() | Record(outcome=Failure(reason=Reason.UNNEEDED)):
@@ -207,5 +204,4 @@ class InMemoryWriter:
                 return history.with_outcome(key, outcome)
 
     def decide(self, history: History, decision: Decision) -> History:
-        """The history with a decision in it."""
         return history.with_decision(decision)

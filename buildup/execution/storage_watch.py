@@ -31,7 +31,6 @@ class StorageWatch:
 
     @property
     def is_away(self) -> bool:
-        """Whether it did not answer when it was last asked."""
         return self._outage.is_on
 
     @property
@@ -55,7 +54,7 @@ class StorageWatch:
             raise
 
     def answers(self, *, now: bool = False) -> bool:
-        """Whether it answered when it was last looked for, which is done now and then, or `now`."""
+        """Whether it answered when it was last asked. It is asked now and then; with `now`, at once."""
         if self._remote and self._asked is None and (now or self._outage.is_due):
             self._asked = time.monotonic(), in_thread(_ask, self._remote, self._folder / self._unread)
         if self._asked:

@@ -95,16 +95,14 @@ class WorkerSlot:
 
     @property
     def node(self) -> str:
-        """Ray's id of its machine, once it has started."""
+        """Ray's id of its machine; empty before it has started."""
         return self.started.node if self.started else ""
 
     @property
     def name(self) -> str:
-        """Host and process for people."""
         return f"{self.started.host} (pid {self.started.pid})" if self.started else "a worker that had not started"
 
     def hear(self, update: Update | Leaving) -> None:
-        """Note that it has reported something."""
         now = time.monotonic()
         if isinstance(update, Epoch):
             # Epochs of an earlier attempt come at once, with the seconds that they took then.
@@ -112,7 +110,7 @@ class WorkerSlot:
         self.heard, self._told = now, 0.0
 
     def remarkable_silence(self, now: float) -> float | None:
-        """The seconds of a silence that is to be told now: once, and again whenever it has doubled."""
+        """The seconds of a silence that is to be told now: once, and again whenever it has doubled; None otherwise."""
         silence = now - self.heard
         patience = max(LEAST_PATIENCE, PATIENCE * self.longest) if self.longest else FIRST_PATIENCE
         if silence < max(patience, 2 * self._told):
@@ -184,7 +182,7 @@ class Hosts:
         self._faults: Counter[str] = Counter()
 
     def add_fault(self, worker: Started) -> None:
-        """Note a fault of a worker's node, which may be its last."""
+        """Count a fault of a worker's node. After too many, the node is excluded if others have room."""
         self._faults[worker.node] += 1
         excluded = self.excluded | {worker.node}
         if worker.node in self.excluded or self._faults[worker.node] < MAX_HOST_FAULTS:

@@ -67,7 +67,6 @@ class SharedFolder:
         self._folder = folder
 
     def open(self) -> Failure | None:
-        """Wait until the folder is seen here, and claim it."""
         end = time.monotonic() + FOLDER_PATIENCE
         while not self._folder.is_dir():
             if time.monotonic() > end:
@@ -78,7 +77,6 @@ class SharedFolder:
         return None
 
     def is_stopped(self) -> bool:
-        """Whether the driver left a sign in the folder."""
         return (self._folder / STOP).exists()
 
     def note(self) -> None:
@@ -113,7 +111,6 @@ class Mirror:
         self._thread: threading.Thread | None = None
 
     def open(self) -> Failure | None:
-        """Claim the attempt in the storage, and bring the states of earlier ones."""
         for left in left_behind(self._folder.parent.parent.parent):
             remove_work(left)
         try:
@@ -208,7 +205,7 @@ class Mirror:
 
 
 def stop_attempt(folder: Path) -> None:
-    """Leave the sign that an attempt is to stop, for the driver: in its folder of the run, and in its storage."""
+    """Tell an attempt to stop: leave `STOP` in its folder of the run and, without waiting, in its storage."""
     sign = folder / STOP
     sign.touch()
     if remote := remote_of(folder):
@@ -221,7 +218,7 @@ def stop_attempt(folder: Path) -> None:
 
 
 def _put(remote: RemoteFolder, path: Path) -> None:
-    """Copy a file into the storage of an attempt, but not into the place where a disk of it should be mounted."""
+    """Copy a file into the storage of an attempt. Raises if the storage is not there, as when no disk is mounted."""
     remote.parent.parent.check_marked()
     remote.put(path)
 
@@ -242,7 +239,6 @@ def left_behind(temporary: Path) -> Iterator[Path]:
 
 
 def remove_work(folder: Path) -> None:
-    """Remove the folder of an attempt in the temporary folder of this machine."""
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # another attempt of this machine may be beside it
         folder.parent.rmdir()

@@ -98,7 +98,7 @@ _REGISTERED: dict[str, type[BlockKind]] = {}
 
 
 def register_kind(kind: Registered) -> Registered:
-    """Register a kind; a decorator for its class."""
+    """Register a kind; a decorator for its class. Raises `KindError` if it is not valid."""
     said = f"{kind.__module__}.{kind.__qualname__}"
     if not (isinstance(kind, type) and issubclass(kind, BlockKind) and "__dataclass_fields__" in vars(kind)):
         raise KindError(f"{said} is no block kind. Derive it from BlockKind and make it a frozen dataclass.")
@@ -321,7 +321,6 @@ def to_values(kind: BlockKind) -> dict[str, Any]:
 
 
 def from_values(values: dict[str, Any]) -> BlockKind:
-    """The kind that `to_values` wrote down."""
     settings = dict(values)
     letter = settings.pop("kind", None)
     kinds = known_kinds()

@@ -11,7 +11,6 @@ from buildup.graph.network import Network
 
 
 def layout(network: Network) -> str:
-    """The letters of a network."""
     return "|".join(stage.letters for stage in network.stages)
 
 

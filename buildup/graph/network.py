@@ -88,7 +88,6 @@ class Block:
 
     @property
     def keeps_shape(self) -> bool:
-        """Whether outputs have the shape of the inputs."""
         return self.in_shape == self.out_shape
 
 
@@ -103,7 +102,6 @@ class Stage:
 
     @property
     def letters(self) -> str:
-        """One letter a block."""
         return "".join(block.kind.letter for block in self.blocks)
 
     @property
@@ -315,7 +313,6 @@ def _append(network: Network, edit: Append) -> Network:
 
 
 def replacement(network: Network, path: str, kind: BlockKind) -> Replace:
-    """The edit that puts a kind at a path of this network."""
     return Replace(path=path, old=network.block(path).kind, new=kind)
 
 

@@ -53,7 +53,6 @@ def _set_fields(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def network_to_values(network: Network) -> dict[str, Any]:
-    """A complete network, ready for JSON."""
     return {
         "base": network.base,
         "base_args": dict(network.base_args),
@@ -87,7 +86,7 @@ def network_to_values(network: Network) -> dict[str, Any]:
 
 
 def network_from_values(values: dict[str, Any]) -> Network:
-    """The network that `network_to_values` wrote down; raises if these are the values of none."""
+    """The network that `network_to_values` wrote down. Raises `LayoutError` for other values."""
     try:
         return _network(values)
     except (LookupError, TypeError, ValueError, AttributeError) as problem:

@@ -81,7 +81,6 @@ def trace_base(base: str, base_args: Mapping[str, Any] | None = None) -> TracedB
 
 
 def create_on_meta(name: str, arguments: Mapping[str, Any]) -> Any:
-    """Create a timm model on the meta device, without memory for its weights."""
     try:
         with torch.device("meta"):
             return timm.create_model(name, **arguments)

@@ -55,7 +55,6 @@ class PreActAttentionBlock(nn.Module):
         nn.init.zeros_(self.attention.get_parameter("out.weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
         branch = self.attention(self.norm2(self.conv(self.act1(self.norm1(x)))))
         if self.scale is not None:
             branch = branch * self.scale
@@ -96,7 +95,6 @@ class PostActAttentionBlock(nn.Module):
         nn.init.zeros_(self.norm2.get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to the same shape."""
         branch = self.attention(self.act1(self.norm1(self.conv(x))))
         y: Tensor = self.act2(x + self.drop_path(self.norm2(branch)))
         return y
@@ -110,7 +108,6 @@ class ChannelsLast(nn.Module):
         self.block = block
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, C) to the same shape."""
         y: Tensor = self.block(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return y
 
@@ -151,7 +148,6 @@ def block_factory(block: Block) -> Callable[[nn.Module], nn.Module]:
 
 
 def module_class(kind: BlockKind) -> type[nn.Module]:
-    """The torch module of a kind."""
     try:
         found: type[nn.Module] = resolve_name(kind.module)
     except (ImportError, AttributeError) as error:
@@ -238,7 +234,7 @@ def inner_layer(replaced: nn.Module, *, make: Callable[..., nn.Module]) -> nn.Mo
 
 
 def inner_convolution(block: nn.Module) -> str | None:
-    """The path of the convolution that a layer inside of a block replaces, empty for the block itself."""
+    """The path of the convolution that an inner layer replaces; empty for the block itself, None if there is none."""
     found: dict[bool, str] = {}
     for path, conv in block.named_modules():
         if not isinstance(conv, nn.Conv2d) or conv.padding_mode != "zeros":
@@ -259,7 +255,6 @@ def whole_block(replaced: nn.Module, *, make: Callable[[], nn.Module]) -> nn.Mod
 
 
 def channels_last_block(replaced: nn.Module, *, make: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A block in a base whose maps are channels last."""
     return ChannelsLast(make(replaced))
 
 

@@ -24,7 +24,6 @@ _known: dict[tuple[str, Shape], Cost] = {}
 
 
 def cost(network: Network) -> Cost:
-    """The cost of a network, counted on the meta device."""
     # The fingerprint does not depend on the size of the images.
     key = fingerprint(network), network.input_shape
     if key not in _known:

@@ -108,7 +108,6 @@ def export_network(
 
 
 def _config(network: Network, model: Any, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of timm's `config.json`."""
     return {
         "architecture": ENTRY_POINT,
         "num_classes": network.num_classes,
@@ -119,7 +118,6 @@ def _config(network: Network, model: Any, config: Mapping[str, Any]) -> dict[str
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that an export would overwrite."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} is there already and is not an empty folder. Choose another, or remove it.")
 
@@ -158,7 +156,6 @@ def _compare(what: str, found: Tensor, expected: Tensor) -> None:
 
 
 def check_onnx() -> None:
-    """Refuse to write ONNX without the optional packages that it needs."""
     if missing := [name for name in PACKAGES if find_spec(name) is None]:
         raise ResourceError(
             f"--onnx: {', '.join(missing)} can't be imported. Install them: in a clone of buildup, "

@@ -231,7 +231,7 @@ class GatedAttention2d(nn.Module):
         return y if x.is_contiguous(memory_format=torch.channels_last) else y.contiguous()
 
     def _taps(self, x: Tensor, value: float = 0.0) -> list[Tensor]:
-        """Views of maps at what the convolution multiplies by each of its weights, in the order of these."""
+        """Views of maps, shifted to each of the nine taps, in the order of the weights."""
         height, width, step = x.shape[-2], x.shape[-1], self.dilation
         x = F.pad(x, [step, step, step, step], value=value)
         return [x.narrow(-2, tap // 3 * step, height).narrow(-1, tap % 3 * step, width) for tap in range(9)]
@@ -239,7 +239,7 @@ class GatedAttention2d(nn.Module):
 
 @torch.no_grad()
 def middle_weights(conv: nn.Conv2d) -> Tensor:
-    """The middle 3x3 weights with which a convolution computes, however it makes them from its parameters."""
+    """The middle 3x3 weights that a convolution applies, also where it first transforms its parameters."""
     side, step = conv.kernel_size[0], conv.dilation[0]
     weight = conv.weight.detach()
     if type(conv) is not nn.Conv2d:
@@ -281,7 +281,6 @@ class Smoothing2d(nn.Module):
         return x
 
     def extra_repr(self) -> str:
-        """The text in `print(model)`."""
         return f"kernel={self.kernel}, temperature={self.temperature}, borders={'grow' if self.grow else 'replicate'}"
 
 

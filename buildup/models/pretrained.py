@@ -52,7 +52,6 @@ def origin_of(start: Pretrained | None) -> WeightsOrigin | None:
 
 
 def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) -> None:
-    """Load trained weights into a model that was built from a network, in place."""
     weights = check_pretrained(network, pretrained)
     own = model.state_dict()
     fresh = tuple(f"{path}." for path, kind in network.replaced.items() if not kind.within)
@@ -68,7 +67,6 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
 
 
 def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
-    """Read the weights, and refuse them if they changed since they were found."""
     weights = _read(network, pretrained.source)
     if (found := _hash(weights)) != pretrained.hash:
         raise BaseError(
@@ -79,7 +77,7 @@ def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tens
 
 
 def fresh_parts(network: Network, pretrained: Pretrained | None) -> str | None:
-    """Which parts of the base start anew beside trained weights, in a sentence; None where there are none of either."""
+    """A sentence on the parts of the base that start anew beside trained weights; None if there are none of either."""
     if pretrained is None:
         return None
     weights = check_pretrained(network, pretrained)
@@ -143,7 +141,6 @@ def _small_shapes(network: Network, weights: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _shapes(network: Network, num_classes: int) -> dict[str, torch.Size]:
-    """The shapes of the weights of a network's base."""
     own = {"in_chans": network.input_shape[0], "num_classes": num_classes, **network.base_args}
     model = create_on_meta(network.base, own)
     apply_small_stem(model, dict(network.shrunk))

@@ -117,7 +117,7 @@ def _block_calls(
 def _calls_with_small_stem(
     traced: TracedBase, arguments: dict[str, Any], input_shape: Shape, shrunk: Mapping[str, Shrink]
 ) -> dict[str, Call] | None:
-    """The same with the small stem; None if the model does not run with it, or its last maps do not become larger."""
+    """`_block_calls` with the small stem; None if the model fails with it, or its last maps do not become larger."""
     try:
         calls = _block_calls(traced, arguments, input_shape, shrunk)
     except BaseError:
@@ -252,7 +252,7 @@ def _is_act(module: nn.Module) -> bool:
 
 
 def _scale(call: Call) -> str:
-    """The path inside a block of the last weights that scale its residual branch: a single one, or one per channel."""
+    """The path in a block of the last weights that scale its residual branch, one or one per channel; empty if none."""
     channels = set(call.output.shape[1:]) if call.output is not None else set()
     found = ""
     for path, module in call.module.named_modules():

@@ -98,7 +98,6 @@ def _root(module: str) -> str:
 
 @cache
 def _definitions(module: ModuleType) -> dict[str, ast.stmt | Import]:
-    """What a module defines or imports at its top level, by name."""
     found: dict[str, ast.stmt | Import] = {}
     for node in ast.parse(inspect.getsource(module)).body:
         match node:
@@ -144,8 +143,6 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """A call of a function."""
-
     function: str
     positional: tuple[Any, ...] = ()
     named: Mapping[str, Any] = field(default_factory=dict)

@@ -70,7 +70,7 @@ def standalone(network: Network, config: Mapping[str, Any]) -> str:
 
 
 def _replacements(network: Network, sources: Sources) -> str:
-    """A dict of functions that make a new block from the one that it replaces, by path."""
+    """The source of a dict, by path, of functions that make a new block from the one that it replaces."""
     factories = {block.path: block_factory(block) for block in network.blocks if block.path in network.replaced}
     if not factories:
         return ""

@@ -89,7 +89,6 @@ class Call:
 
     @cached_property
     def keeps_shape(self) -> bool:
-        """Whether input and output are maps of the same shape."""
         if self.input is None or self.output is None:
             return False
         return self.input.ndim == 4 and self.input.shape == self.output.shape
@@ -200,7 +199,6 @@ class _Tracer(TorchFunctionMode):
         self.count = 0
 
     def start(self, path: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Called before a module."""
         given = [value for value in (*args, *kwargs.values()) if value is not None]
         read = node_numbers(given)
         call = Call(
@@ -221,7 +219,6 @@ class _Tracer(TorchFunctionMode):
         self.open.append(call)
 
     def end(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        """Called after a module."""
         call = self.open.pop()
         read = node_numbers(args)
         if isinstance(result, Tensor):
@@ -238,7 +235,6 @@ class _Tracer(TorchFunctionMode):
         call.output_blocks = self._merged(made)
 
     def add(self, function: str, read: tuple[int, ...], result: Any, site: Site, kernel: int = 1) -> None:
-        """Record a node and mark its tensors."""
         node = Node(
             number=len(self.nodes),
             function=function,

@@ -195,7 +195,6 @@ def alternet(pretrained: bool = False, *, network: Mapping[str, Any], **override
 
 
 def put_mlp_head(model: Any, device: torch.device | str) -> None:
-    """Put an MLP that reads every place of the last map in the place of the mean over it and a linear layer."""
     model.global_pool = nn.Sequential(nn.AdaptiveAvgPool2d(MLP_SIDE), nn.Flatten())
     model.fc = nn.Sequential(
         nn.Linear(model.num_features * MLP_SIDE**2, MLP_WIDTH, device=device),
@@ -205,8 +204,6 @@ def put_mlp_head(model: Any, device: torch.device | str) -> None:
 
 
 def _register(name: str) -> None:
-    """Register a network, a transformer or a mixer with timm."""
-
     def network_entry(pretrained: bool = False, **overrides: Any) -> nn.Module:
         shape, classes = CIFAR if name.endswith("cifar") else IMAGENET
         if name in RESNETS:

@@ -11,7 +11,7 @@ from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import escape
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-"""Colour bars are pictures inside of the figures."""
+"""Images are allowed as data URLs, because the colour bars of figures are embedded pictures."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class Section:
     """One measurement."""
 
     what: str
-    """The name of its files."""
+    """The base name of its files."""
     title: str
     words: str
     """How its figure is read."""
@@ -30,7 +30,7 @@ class Section:
     finding: str = ""
     """What was found, and whether it agrees with the paper."""
     left_out: str = ""
-    """Why there is neither, where it could not be measured."""
+    """Why it could not be measured; empty if it was."""
 
 
 def analysis_page(
@@ -40,7 +40,7 @@ def analysis_page(
     settings: Mapping[str, Any],
     notes: Sequence[str],
 ) -> str:
-    """The page. `facts` name the measured weights and images; `notes` are warnings, such as random weights."""
+    """`facts` name the measured weights and images; `notes` are warnings, such as random weights."""
     parts = [
         page_header("buildup analyze", title, facts.items()),
         *([warning_box("Read this first", notes)] if notes else []),

@@ -19,7 +19,6 @@ SEARCH_TITLE = "The search behind it, on validation images"
 
 
 def answer_html(findings: Findings) -> Iterator[str]:
-    """The answer for the page."""
     yield f'<section><p class="eyebrow">{SEARCH_TITLE if findings.final else "Result"}</p>'
     said = findings.searched if findings.final else findings.headline
     yield f'<p class="headline">{escape(said)}</p>'
@@ -46,7 +45,6 @@ def answer_html(findings: Findings) -> Iterator[str]:
 
 
 def answer_markdown(findings: Findings) -> Iterator[str]:
-    """The answer for Markdown."""
     objective = findings.objective
     networks = (findings.base, findings.winner)
     scores = [list(values.values()) for values in findings.paired_scores(findings.winner)]
@@ -70,7 +68,6 @@ def answer_markdown(findings: Findings) -> Iterator[str]:
 
 
 def _tiles(findings: Findings) -> Iterator[str]:
-    """The scores of base and winner, the gain, and the cost."""
     objective, gains = findings.objective, findings.paired_gains
     for name, network, scores in zip(
         ("base", "winner"),

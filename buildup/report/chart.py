@@ -44,7 +44,6 @@ def rounded(low: float, high: float, most: int) -> list[float]:
 
 
 def horizontal_grid(ticks: Sequence[float], y: Scale, left: float, right: float) -> list[str]:
-    """A line per tick across the panel, with its number on the left."""
     return [
         f'<line class="grid" x1="{left}" x2="{right}" y1="{y(tick)}" y2="{y(tick)}"/>'
         f'<text class="axis" x="{left - 8}" y="{y(tick) + 4}" text-anchor="end">{tick:g}</text>'
@@ -53,7 +52,6 @@ def horizontal_grid(ticks: Sequence[float], y: Scale, left: float, right: float)
 
 
 def axis_text(x: float, y: float, text: str) -> str:
-    """A centred text in the style of axes."""
     return f'<text class="axis" x="{x}" y="{y}" text-anchor="middle">{escape(text)}</text>'
 
 
@@ -68,7 +66,7 @@ def picture(height: float, label: str, parts: Sequence[str], *, width: float = C
 PANEL_TOP, PANEL_BOTTOM = 14, 300
 LABEL_HEIGHT = 17
 ENLARGED_FROM = 6
-"""Number of epochs of the longest training from which on a second panel enlarges the last third."""
+"""From this many epochs of the longest training on, a second panel enlarges the last third."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +79,7 @@ class Curve:
 
 
 def gains_svg(decisions: Sequence[Decision], *, narrow: bool = False) -> str:
-    """Gains with their intervals, one row per step, and its words above it in the narrow form.
+    """Gains with their intervals, one row per step. In the narrow form, the text of a step stands above its interval.
 
     A filled circle is a kept step, an open diamond a dropped one, a cross one without a score.
     """
@@ -138,8 +136,8 @@ def _has_finite_gain(decision: Decision) -> bool:
 def curves_svg(curves: Sequence[Curve], measure: str, *, narrow: bool = False) -> str:
     """Scores by epoch, one line per training; base and winner stand out.
 
-    Trainings differ most visibly at their end, in a range that is small compared to the whole. Long trainings
-    therefore get a second panel that enlarges their last third, but for the narrow form.
+    Trainings differ most visibly at their end, in a range that is small compared to the whole. Long trainings therefore
+    get a second panel that enlarges their last third, except in the narrow form.
     """
     ordered = sorted(curves, key=lambda curve: ("other", "base", "winner").index(curve.role))
     epochs = max(len(curve.values) for curve in ordered)

@@ -21,7 +21,6 @@ from buildup.trials.objective import ACCURACY, OBJECTIVES
 
 
 def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
-    """The comparison as one self-contained HTML file."""
     return document(_title(runs), _sections_html(runs, evidence))
 
 
@@ -41,7 +40,6 @@ def comparison_text(runs: Sequence[Compared], evidence: Evidence | None = None) 
 
 
 def comparison_table(runs: Sequence[Compared]) -> str:
-    """The results of each run for a terminal."""
     found = find_places(runs)
     return "\n\n".join([_results(runs).text(), *([found.words] if found else []), comparability(runs)])
 

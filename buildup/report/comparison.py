@@ -67,7 +67,7 @@ class Compared:
     reused: int
     """The trainings taken from another run."""
     seconds: float
-    """The sum over all trainings."""
+    """The sum over all trainings, including reused ones."""
     points: tuple[ScoredNetwork, ...]
     reached: tuple[BestSoFar, ...]
     gains: tuple[float, ...]
@@ -91,7 +91,6 @@ class Compared:
 
 
 def compared(findings: Findings, facts: Mapping[str, str]) -> Compared:
-    """The entry of a run in a comparison."""
     objective = findings.objective
     outcomes = findings.history.outcomes
     return Compared(
@@ -120,7 +119,6 @@ def differing_facts(runs: Sequence[Compared], names: Sequence[str]) -> dict[str,
 
 
 def comparability(runs: Sequence[Compared]) -> str:
-    """Whether the scores of the runs are comparable, in a few sentences."""
     other = f" Other differences: {', '.join(names)}." if (names := differing_facts(runs, MAY_DIFFER)) else ""
     if found := differing_facts(runs, MUST_MATCH):
         return (
@@ -134,7 +132,6 @@ def comparability(runs: Sequence[Compared]) -> str:
 
 
 def comparison_values(runs: Sequence[Compared]) -> dict[str, Any]:
-    """The comparison as JSON values."""
     rows = []
     for run in runs:
         base, winner = next((point for point in run.points if point.role == "base"), None), run.winner
@@ -226,7 +223,7 @@ class PlacedNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlaceFindings:
-    """The networks of such runs, and the rank correlation of place and score within runs."""
+    """Networks that could change blocks anywhere, and the rank correlation of place and score within runs."""
 
     networks: Sequence[PlacedNetwork]
     agreement: Agreement | None

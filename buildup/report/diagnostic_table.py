@@ -64,7 +64,6 @@ class Correlation:
 
     @property
     def name(self) -> str:
-        """The diagnostic as the report calls it."""
         if self.measure == ORDER:
             return "order of the tries"
         name = MEASURES[self.measure]
@@ -104,7 +103,6 @@ class Evidence:
 
     @property
     def words(self) -> tuple[str, ...]:
-        """The conclusions, as paragraphs."""
         runs = len({row.run for row in self.rows})
         several = f" of {runs} runs" if runs > 1 else ""
         measured = f"{len(self.rows)} verdict{'s' if len(self.rows) != 1 else ''}{several} measured."
@@ -137,7 +135,6 @@ class Evidence:
                 yield f"{answer}: {one.name} and gain have {numbers}. This diagnostic alone, without correction."
 
     def _effects(self) -> Iterator[str]:
-        """What attention does to its place and to the loss, beside what the paper says."""
         if self.effects:
             yield f"From parent to candidate, {'; '.join(one.words for one in self.effects)}."
 
@@ -195,7 +192,6 @@ def tabulate_diagnoses(rows: Sequence[MeasuredVerdict]) -> TextTable:
 
 
 def tabulate_correlations(evidence: Evidence) -> TextTable:
-    """One row per diagnostic."""
     found = evidence.correlations
     return TextTable.by_column(
         ("diagnostic", "text", [one.name for one in found]),
@@ -208,6 +204,5 @@ def tabulate_correlations(evidence: Evidence) -> TextTable:
 
 
 def evidence_text(evidence: Evidence) -> str:
-    """Tables and conclusions for a terminal."""
     correlations = [tabulate_correlations(evidence).text()] if evidence.correlations else []
     return "\n\n".join([tabulate_diagnoses(evidence.rows).text(), EXPLAINED, *correlations, *evidence.words])

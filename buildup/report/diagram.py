@@ -20,14 +20,14 @@ LABELS = 150
 BOX_WIDTH, BOX_HEIGHT = 66, 56
 GAP, ROW_GAP = 14, 20
 LANE = 12
-"""Between two lanes of skips."""
+"""Distance between two lanes of skips."""
 PADDING = 12
 """Inside a stage's band."""
 PILL_HEIGHT = 26
 BOXES_IN_A_ROW = (WIDTH - MARGIN - LABELS - PADDING + GAP) // (BOX_WIDTH + GAP)
 LEGEND_HEIGHT = 34
 INKS = ("#fff", "#06243a")
-"""Of the text in boxes: on dark colours and on light ones."""
+"""The text colours in boxes: on dark colours and on light ones."""
 
 _SHEET = Template(Path(__file__).with_name("diagram.css").read_text(encoding="utf-8").replace("\n", ""))
 
@@ -51,7 +51,7 @@ class _Place:
 def graph_svg(network: Network, name: str = "") -> str:
     """A network as an SVG of 900 px width: one band per stage, one box per block, coloured by kind.
 
-    The name is the one that the user gave to the base, if timm has another.
+    `name` is the user's name for the base, where timm's differs.
     """
     name = name or network.base
     pills = {"stem": f"stem {STEM_TEXTS[network.stem]}", "head": f"head for {network.num_classes} classes"}
@@ -103,7 +103,7 @@ def _fitting(name: str) -> str:
 
 
 def _style() -> str:
-    """The style sheet, with the colours of all kinds but the base's own, which has the palette's."""
+    """The style sheet with the colours of all kinds. Those of the base's own kind are in the palette."""
     kinds = [kind for kind in known_kinds().values() if kind is not Conv]
     light, dark = (
         "".join(
@@ -131,7 +131,6 @@ def _is_light(colour: str) -> bool:
 
 
 def graph_dot(network: Network) -> str:
-    """A network in the DOT language, one cluster per stage."""
     lines = [
         "digraph network {",
         f"  label={_quoted(f'{network.title}  {layout(network)}')}; labelloc=t; rankdir=LR; fontname=Helvetica;",
@@ -216,7 +215,7 @@ def _title(block: Block) -> str:
 
 
 def _lanes(network: Network, places: Mapping[str, _Place]) -> dict[str, float]:
-    """Where skips to each node run down, beside all boxes: those to one node join in one lane."""
+    """The x position of the lane, right of all boxes, in which the skips to a node run down; they share it."""
     ends = [(places[source], places[target], target) for source, target in network.edges]
     far = {name: target.order for source, target, name in ends if _is_far(source, target)}
     ordered = sorted(far, key=lambda name: -far[name])  # the shortest lane is the inner one
@@ -275,5 +274,4 @@ def _legend(network: Network, y: float) -> Iterator[str]:
 
 
 def _quoted(*lines: str) -> str:
-    """A quoted DOT string, its lines joined by the line break escape of DOT."""
     return '"' + "\\n".join(clean(line).replace("\\", "\\\\").replace('"', '\\"') for line in lines) + '"'

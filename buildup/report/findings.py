@@ -38,7 +38,7 @@ class TrainingRow:
     seed: str
     outcome: Outcome
     check: str = ""
-    """The check that the base was trained for once more."""
+    """The check for which the base was trained once more; empty for other trainings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,12 +82,10 @@ class Findings:
 
     @property
     def kept(self) -> tuple[Decision, ...]:
-        """The decisions that led from the base to the winner."""
         return tuple(decision for decision in self.decisions if decision.kept)
 
     @property
     def unchanged(self) -> bool:
-        """Whether the winner is the base itself."""
         return self.winner_id == fingerprint(self.base)
 
     @cached_property
@@ -96,7 +94,6 @@ class Findings:
 
     @cached_property
     def layouts(self) -> dict[str, str]:
-        """Layouts by candidate."""
         best, found = layout(self.base), dict[str, str]()
         for decision in self.decisions:
             found |= {decision.parent: best, decision.candidate: decision.layout}
@@ -131,7 +128,6 @@ class Findings:
         return {check_id(fingerprint(self.base), check): check for check in CHECKS}
 
     def role(self, training: str) -> Role:
-        """Whether a training belongs to the base, the winner or another candidate."""
         candidate = candidate_id(training)
         if candidate == self.winner_id and not self.unchanged:
             return "winner"
@@ -157,7 +153,7 @@ class Findings:
 
     @property
     def paired_gains(self) -> tuple[float, ...]:
-        """The improvement of the winner over the base for each seed that both have."""
+        """The winner's gain over the base for each shared seed; empty without any, or if the winner is the base."""
         base, winner = self.paired_scores(self.winner)
         if self.unchanged or base.keys() != winner.keys():
             return ()
@@ -192,7 +188,7 @@ class Findings:
         return f"{imitated}{', '.join(errors)}." if errors else ""
 
     def _before_training(self, metric: str) -> dict[str, list[float]]:
-        """A metric of what networks were before the first epoch, by candidate and training."""
+        """A metric measured before the first epoch: by candidate, its values over the trainings."""
         found = {
             candidate: [score.metrics[metric] for score in scores.values() if metric in score.metrics]
             for candidate, scores in self.scored.items()
@@ -200,7 +196,7 @@ class Findings:
         return {candidate: own for candidate, own in found.items() if own}
 
     def _tried_layouts(self, known: Mapping[str, list[float]]) -> list[tuple[str, list[float]]]:
-        """What is known of the candidates that were tried, by their layouts."""
+        """The layout and the values of each tried candidate; the base is left out."""
         base = fingerprint(self.base)
         return [(self.layouts[one], own) for one, own in known.items() if one in self.layouts and one != base]
 
@@ -211,7 +207,7 @@ class Findings:
 
     @property
     def headline(self) -> str:
-        """The result in one sentence: where, how much, and whether it is proven. A final comes before the search."""
+        """The result in one sentence: that of the final evaluation if there is one, else that of the search."""
         if not self.decisions:
             return "Nothing has been decided yet."
         if not self.kept:
@@ -229,7 +225,6 @@ class Findings:
 
     @property
     def searched(self) -> str:
-        """What the search found, in one sentence."""
         if self.unchanged:
             return self.tried
         where = places_text(self.base, self.winner)
@@ -242,7 +237,6 @@ class Findings:
 
     @property
     def tried(self) -> str:
-        """How many of the tried blocks were kept."""
         were = "was" if 1 in {len(self.kept), len(self.decisions)} else "were"
         so_far = "" if self.ended else " so far: the search has not ended"
         return f"{len(self.kept)} of {counted(len(self.decisions), 'tried block')} {were} kept{so_far}."
@@ -276,7 +270,6 @@ class Findings:
 
     @property
     def images(self) -> str:
-        """Which images the scores are from."""
         scores = [row.outcome for row in self.trainings if isinstance(row.outcome, Score) and row.outcome.images]
         sizes = {score.images for score in scores}
         number = f"{sizes.pop():,} " if len(sizes) == 1 else ""
@@ -288,7 +281,6 @@ class Findings:
 
     @property
     def tally(self) -> str:
-        """The number of trainings by outcome."""
         failures = [row.outcome for row in self.trainings if isinstance(row.outcome, Failure)]
         unneeded = sum(failure.reason is Reason.UNNEEDED for failure in failures)
         failed = len(failures) - unneeded
@@ -300,7 +292,6 @@ class Findings:
 
     @property
     def asked(self) -> list[tuple[str, object]]:
-        """The settings for the top of the report, as far as they are known."""
         known = {name: self.settings[name] for name in SHOWN_SETTINGS if self.settings.get(name) not in (None, ())}
         return [(name, ", ".join(value) if isinstance(value, tuple) else value) for name, value in known.items()]
 
@@ -353,5 +344,4 @@ def flat(settings: Mapping[str, object], prefix: str = "") -> list[tuple[str, ob
 
 
 def cost_text(cost: tuple[int, int] | None) -> str:
-    """Parameters and MACs as a short text."""
     return "?" if cost is None else f"{short_number(cost[0])} params, {macs(cost[1])}"

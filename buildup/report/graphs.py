@@ -10,9 +10,9 @@ from buildup.trials.decision import CandidateSummary
 
 KEPT, DROPPED, OPEN = "#1a7f4b", "#9aa0a6", "#1f77b4"
 MOST_TICKS = 20
-"""Steps up to which each has a tick of its own."""
+"""Up to this many steps, each has its own tick."""
 MOST_NAMES = 30
-"""Networks up to which each has its layout beside it."""
+"""Up to this many networks, each is labelled with its layout."""
 Figure = dict[str, Any]
 
 
@@ -27,7 +27,6 @@ def review_graphs(candidates: Sequence[CandidateSummary]) -> dict[str, Figure]:
 
 
 def build_up_graph(candidates: Sequence[CandidateSummary]) -> Figure:
-    """Accuracy of each network by its step, and a line through those that were kept."""
     rows = [(step, one) for step, one in enumerate(candidates) if one.mean is not None]
     kept = [(step, one) for step, one in rows if one.kept]
     line = _trace("kept", [step for step, _ in kept], [one.mean for _, one in kept], KEPT, mode="lines")
@@ -36,7 +35,6 @@ def build_up_graph(candidates: Sequence[CandidateSummary]) -> Figure:
 
 
 def gains_graph(candidates: Sequence[CandidateSummary]) -> Figure:
-    """The gain of each step over its parent, with its interval."""
     rows = [one for one in candidates if one.decision]
     traces = []
     for name, colour, kept in (("kept", KEPT, True), ("dropped", DROPPED, False)):
@@ -56,7 +54,6 @@ def gains_graph(candidates: Sequence[CandidateSummary]) -> Figure:
 
 
 def cost_graph(candidates: Sequence[CandidateSummary]) -> Figure:
-    """Accuracy against the computation of each network, and a line through those that were kept."""
     rows = [(one.macs / 1e6, one) for one in candidates if one.mean is not None and one.macs is not None]
     kept = [(macs, one) for macs, one in rows if one.kept]
     line = _trace("kept", [macs for macs, _ in kept], [one.mean for _, one in kept], KEPT, mode="lines")
@@ -118,7 +115,7 @@ def _trace(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, mode: str
 
 
 def _figure(title: str, x: str, y: str, traces: Sequence[Mapping[str, Any]], *, steps: int | None = None) -> Figure:
-    """A figure; with the number of `steps` where x counts them."""
+    """`steps` is the number of steps if the x axis counts them."""
     whole = {"dtick": 1} if steps is not None and steps <= MOST_TICKS else {}
     layout = {
         "title": {"text": title, "x": 0, "xref": "paper", "font": {"size": 15}},

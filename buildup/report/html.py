@@ -58,7 +58,6 @@ VERDICT_MARKS = {"keep": "● ", "drop": "◇ "}
 
 
 def document(title: str, parts: Iterable[str], *, policy: str = CONTENT_POLICY) -> str:
-    """A whole page around its parts."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -72,7 +71,6 @@ def document(title: str, parts: Iterable[str], *, policy: str = CONTENT_POLICY) 
 
 
 def page_header(kind: str, title: str, facts: Iterable[tuple[str, object]], note: str = "") -> str:
-    """The header of a page: its kind and title, the facts by name, and a note in small print."""
     named = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)
     small = f'<p class="small muted">{escape(note)}</p>' if note else ""
     return (
@@ -82,13 +80,11 @@ def page_header(kind: str, title: str, facts: Iterable[tuple[str, object]], note
 
 
 def warning_box(title: str, warnings: Sequence[str]) -> str:
-    """A highlighted box of warnings."""
     texts = "".join(f"<p>{escape(warning)}</p>" for warning in warnings)
     return f'<section class="warning" role="note"><p><strong>{escape(title)}</strong></p>{texts}</section>'
 
 
 def settings_section(title: str, settings: Iterable[tuple[str, object]]) -> str:
-    """A table of settings that opens with a click."""
     rows = "".join(f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>' for name, value in settings)
     folded = f"<summary>{escape(title)}</summary><table>{rows}</table>"
     return f'<section class="settings"><details>{folded}</details></section>'
@@ -100,12 +96,10 @@ def html_section(title: str, *parts: str) -> str:
 
 
 def small_note(text: str) -> str:
-    """A paragraph of explanation in small print."""
     return f'<p class="muted small">{escape(text)}</p>'
 
 
 def scrollable(content: str) -> str:
-    """A table or picture that scrolls where the screen is too narrow for it."""
     return f'<div class="scroll">{content}</div>'
 
 
@@ -123,7 +117,6 @@ def glossary(words: Iterable[tuple[str, str, str]]) -> str:
 
 
 def tile(name: str, value: str, unit: str, more: str) -> str:
-    """One number with its name, unit and details."""
     return (
         f'<div class="tile"><div class="name">{escape(name)}</div>'
         f'<div class="value">{escape(value)} <span class="unit">{escape(unit)}</span></div>'

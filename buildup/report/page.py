@@ -84,7 +84,6 @@ def page(findings: Findings) -> str:
 
 
 def markdown(findings: Findings) -> str:
-    """The report as Markdown."""
     return "\n".join(_sections_markdown(findings))
 
 
@@ -125,7 +124,6 @@ def _sections_html(findings: Findings) -> Iterator[str]:
 
 
 def use_code(findings: Findings) -> str:
-    """Three lines of Python that load the exported winner."""
     folder = json.dumps(f"local-dir:{findings.run}/export", ensure_ascii=False)
     return f"import timm\nimport buildup.models\nmodel = timm.create_model({folder}, pretrained=True)"
 
@@ -157,7 +155,6 @@ def _sections_markdown(findings: Findings) -> Iterator[str]:
 
 
 def evidence_html(evidence: Evidence) -> Iterator[str]:
-    """Diagnostics and gains of one or several runs, for a page."""
     yield html_section(
         EVIDENCE_TITLE,
         *(f"<p>{escape(sentence)}</p>" for sentence in evidence.words),
@@ -169,7 +166,6 @@ def evidence_html(evidence: Evidence) -> Iterator[str]:
 
 
 def evidence_markdown(evidence: Evidence) -> Iterator[str]:
-    """Diagnostics and gains of one or several runs, for Markdown."""
     yield from (f"## {EVIDENCE_TITLE}", "")
     for sentence in evidence.words:
         yield from (escape_markdown(sentence), "")

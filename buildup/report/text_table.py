@@ -34,12 +34,10 @@ class TextTable:
     """A table whose cells are strings, before it is rendered in an output format."""
 
     columns: Sequence[tuple[str, ColumnKind]]
-    """Names and kinds."""
     rows: Sequence[Sequence[str]]
 
     @classmethod
     def by_column(cls, *columns: tuple[str, ColumnKind, Iterable[str]]) -> "TextTable":
-        """A table from the name, the kind and the cells of each column."""
         rows = [list(row) for row in zip(*(cells for _, _, cells in columns), strict=True)]
         return cls(columns=[(name, kind) for name, kind, _ in columns], rows=rows)
 
@@ -94,18 +92,17 @@ def tabulate_decisions(decisions: Sequence[Decision], climb: Climb | None = None
 
 
 def decisions_table(decisions: Sequence[Decision], climb: Climb | None = None, *, width: int | None = None) -> str:
-    """The decisions of a search for a terminal, in a short form where that has a width."""
+    """A short form is used if `width` is given."""
     table = tabulate_decisions(decisions, climb, short=width is not None)
     return table.text(width=width, less=("MACs", "params", "seeds", "layout")) if decisions else NO_DECISIONS
 
 
 def decisions_markdown(decisions: Sequence[Decision], climb: Climb | None = None) -> str:
-    """The decisions of a search as a Markdown table."""
     return "\n".join(tabulate_decisions(decisions, climb).markdown()) if decisions else NO_DECISIONS
 
 
 def graph_text(network: Network, tries: Sequence[str] | None = None) -> str:
-    """A network stage by stage, one line per block. The blocks to try are those of the build-up rule by default."""
+    """A network stage by stage, one line per block. Without `tries`, those of the build-up rule are numbered."""
     order = try_order(network) if tries is None else {path: number for number, path in enumerate(tries, start=1)}
     facts = {
         "base": network.title,
@@ -208,12 +205,10 @@ def tabulate_final(final: Final) -> TextTable:
 
 
 def final_table(final: Final, *, width: int | None = None) -> str:
-    """The table for a terminal."""
     return tabulate_final(final).text(width=width, less=("MACs", "params", "by seed"))
 
 
 def final_protocol(final: Final) -> str:
-    """How the networks were trained and tested."""
     seeds = f"seeds {final.seeds[0]} to {final.seeds[-1]}" if len(final.seeds) > 1 else f"seed {final.seeds[0]}"
     count = f"{final.train_images:,}"
     images = f"all {count} training images" if final.fraction == "all" else f"{count} images, as in the search"

@@ -27,7 +27,7 @@ from buildup.trials.training import Training
 log = logging.getLogger("buildup")
 
 VERDICTS = "verdicts"
-"""What a tracker is told to log verdicts as; their numbers are the steps of the search."""
+"""The name under which verdicts are logged; their steps are those of the search."""
 PROJECT = "buildup"
 WAITING = 1000
 """How many events may wait for a tracker before it is left out as too slow."""
@@ -79,11 +79,9 @@ class TensorBoard:
         self._writers: dict[str, Any] = {}
 
     def begin(self, name: str, values: Mapping[str, Any]) -> None:
-        """Note what is trained."""
         self._writer(name).add_text("training", "\n\n".join(f"{key}: {value}" for key, value in values.items()))
 
     def log(self, name: str, metrics: Mapping[str, float], step: int) -> None:
-        """Add a point to each curve."""
         for key, value in metrics.items():
             self._writer(name).add_scalar(key, value, step)
         self._writer(name).flush()
@@ -94,7 +92,6 @@ class TensorBoard:
             writer.close()
 
     def close(self) -> None:
-        """Close all files."""
         for writer in self._writers.values():
             writer.close()
 
@@ -116,7 +113,6 @@ class MLflow:
         self._client.set_tag(self._runs[VERDICTS], "mlflow.runName", folder.name)
 
     def begin(self, name: str, values: Mapping[str, Any]) -> None:
-        """Begin a run of its own."""
         if name not in self._runs:
             tags = {"mlflow.runName": name}
             tags |= {"mlflow.parentRunId": self._runs[VERDICTS]} if self._runs else {}
@@ -125,16 +121,13 @@ class MLflow:
             self._client.log_batch(self._runs[name], params=[param(key, str(values[key])[:500]) for key in values])
 
     def log(self, name: str, metrics: Mapping[str, float], step: int) -> None:
-        """Add a point to each metric, all in one request."""
         metric, now = import_module("mlflow.entities").Metric, int(1000 * time.time())
         self._client.log_batch(self._runs[name], metrics=[metric(key, metrics[key], now, step) for key in metrics])
 
     def end(self, name: str) -> None:
-        """Mark the run as finished."""
         self._client.set_terminated(self._runs.pop(name))
 
     def close(self) -> None:
-        """Mark the remaining runs as finished."""
         for run in self._runs.values():
             self._client.set_terminated(run)
 
@@ -153,11 +146,9 @@ class OneRun:
             define(f"{name}/*", step_metric=f"{name}/step")
 
     def log(self, name: str, metrics: Mapping[str, float], step: int) -> None:
-        """Log the metrics under the name of the training."""
         self._library.log({f"{name}/{key}": value for key, value in {**metrics, "step": step}.items()})
 
     def close(self) -> None:
-        """End the run."""
         self._library.finish()
 
 
@@ -177,7 +168,7 @@ TRACKERS.register(TrackerKind(name="trackio", package="trackio", open=lambda *ru
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise if a tracker is unknown or not installed."""
+    """Raises `RequestError` if a tracker is unknown or not installed."""
     for name in names:
         if "," in name:
             raise RequestError(f"--track {name}: give the flag once for each tracker.")
@@ -194,14 +185,12 @@ class Tracking:
 
     @classmethod
     def begin(cls, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> "Tracking":
-        """Begin a run in each of the named trackers."""
         followers = [_Follower(name, folder, settings) for name in dict.fromkeys(names)]
         for follower in followers:
             follower.start()
         return cls(followers=followers)
 
     def __call__(self, event: Event | Decision) -> None:
-        """Tell all trackers of an event or a decision."""
         for follower in self.followers:
             follower.put(event)
 
@@ -227,7 +216,7 @@ class _Follower(Thread):
         self.is_out = False
 
     def put(self, event: Event | Decision | None) -> None:
-        """Have the tracker told of an event, or None: of the end."""
+        """None tells the tracker that the search has ended."""
         if not self.is_out:
             try:
                 self._events.put_nowait(event)
@@ -235,13 +224,12 @@ class _Follower(Thread):
                 self.leave_out(f"it is too slow: {WAITING} events wait for it")
 
     def leave_out(self, reason: str) -> None:
-        """Tell the tracker nothing more."""
+        """Send the tracker nothing more, and warn once."""
         if not self.is_out:
             self.is_out = True
             log.warning("warning: --track %s: left out from here on: %s", self.name, reason)
 
     def run(self) -> None:
-        """Tell the tracker of all events until the end, or until it is left out."""
         tracker = None
         try:
             tracker = TRACKERS[self.name].open(*self._run)
@@ -286,5 +274,4 @@ class _Follower(Thread):
 
 
 def name_of(training: Training) -> str:
-    """The name of a training in a tracker: its layout, and what makes it unique."""
     return f"{training.candidate.layout.replace('|', '-')}-{training.id}"

@@ -18,7 +18,6 @@ COST_TITLE = "What it cost"
 
 
 def tried_html(findings: Findings) -> Iterator[str]:
-    """The plots and the cost."""
     if plots := _plots(findings):
         pair = f'<div class="pair">{"".join(plots)}</div>'
         speed = " Images per second are those of the fastest training." if _speeds(findings) else ""
@@ -31,13 +30,11 @@ def tried_html(findings: Findings) -> Iterator[str]:
 
 
 def tried_markdown(findings: Findings) -> Iterator[str]:
-    """The cost for Markdown."""
     if findings.trainings:
         yield from (f"## {COST_TITLE}", "", *_words(findings), "", *_costs(findings).markdown(), "")
 
 
 def _plots(findings: Findings) -> list[str]:
-    """Scores against the number of attention blocks, and against MACs and measured speed where these are known."""
     means = {candidate: fmean(scores.values()) for candidate, scores in _scores(findings).items()}
     layouts = {candidate: layout for candidate in means if (layout := findings.layouts.get(candidate))}
     attention = {letter for letter, kind in known_kinds().items() if kind.attention}
@@ -77,7 +74,6 @@ def _speeds(findings: Findings) -> dict[str, float]:
 
 
 def _series(findings: Findings, means: Mapping[str, float], where: Mapping[str, float]) -> tuple[Series, ...]:
-    """The way from the base over the kept steps, the dropped networks, and single seeds."""
     way = [fingerprint(findings.base), *(one.candidate for one in findings.kept)]
     dropped = [candidate for candidate in means if candidate not in way]
 
@@ -124,7 +120,6 @@ def _compared(findings: Findings) -> str:
 
 
 def _shares(findings: Findings) -> dict[str, list[Outcome]]:
-    """The outcomes of all trainings by what they were for."""
     shares: dict[str, list[Outcome]] = {
         "for verdicts": [],
         "checks of the base": [],

@@ -155,7 +155,6 @@ def has_failed(decision: Decision) -> bool:
 
 
 def gain_text(decision: Decision) -> str:
-    """The gain of a decision in points."""
     if not decision.seeds:
         return "untrained"
     return "failed" if has_failed(decision) else points(decision.gain)
@@ -176,17 +175,14 @@ def interval_heading(decisions: Iterable[Decision]) -> tuple[str, bool]:
 
 
 def percent(share: float) -> str:
-    """A share in percent."""
     return f"{100 * share:.4g} %"
 
 
 def scores_text(scores: Sequence[float]) -> str:
-    """Scores by seed, separated by commas."""
     return ", ".join(f"{score:.2f}" for score in scores)
 
 
 def outcome_text(outcome: Outcome) -> str:
-    """How a training ended: "finished", or the reason for its failure."""
     if not isinstance(outcome, Failure):
         return "finished"
     # The message of a crash is a traceback; its last line names the error.

@@ -21,7 +21,6 @@ def shipped() -> dict[str, Path]:
 
 
 def load(name: str) -> SearchSpace:
-    """Load a space by its name or file."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
         return _read(path)
@@ -106,7 +105,6 @@ def _known(values: dict[str, Any], schema: type) -> dict[str, Any]:
 
 
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:
-    """The same values with tuples in place of lists."""
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 

@@ -23,7 +23,6 @@ OWN = (*PLACED, "kernel", "tables", "borders", "temperature")
 
 
 def settable(letter: str) -> tuple[str, ...]:
-    """The settings of a kind that a space may set."""
     # The width follows from the block that is replaced.
     return tuple(name for name in settings_of(known_kinds()[letter]) if name != "width")
 
@@ -54,7 +53,7 @@ class Tuning:
 
     @property
     def settings(self) -> dict[str, tuple[int, ...]]:
-        """The searched settings but the kind, with their values."""
+        """The searched settings except the kind, with their values."""
         named = {"window": self.window, "heads": self.heads, "head_size": self.head_size}
         return {name: values for name, values in named.items() if values}
 
@@ -101,8 +100,8 @@ class SearchSpace:
     place: Literal["replace", "end"] = "replace"
     """`replace` replaces blocks of the base by it; `end` adds one block of it at the end of each stage."""
     places: Literal["rule", "any"] = "rule"
-    """Where the controls change a stage: where the build-up rule may, or `any` as many of its places. The rule goes
-    its own way."""
+    """Where the controls change a stage: at the places of the build-up rule, or with `any` at as many places anywhere
+    in it. The build-up rule does not use it."""
     heads: int | Literal["auto"] = "auto"
     """Number of heads in the fourth stage from the end, doubled from stage to stage.
 
@@ -276,7 +275,6 @@ def _count(value: object, least: int) -> str | None:
 
 
 def describe_spaces(spaces: Mapping[str, SearchSpace]) -> str:
-    """The list of spaces with what each of them allows."""
     lines = []
     for name, space in spaces.items():
         lines += [f"{name}: {space.description}", *(f"    {line}" for line in _description(space))]

@@ -43,7 +43,7 @@ GAINING: Mapping[Check, tuple[str, str, str, str]] = {
         "A higher learning rate or more epochs would tell.",
     ),
 }
-"""Checks that may gain: the mark of a verdict on less, and the parts of the warning."""
+"""Checks that may gain: the mark of a verdict with a smaller gain or loss, and the parts of the warning."""
 NORMAL_95 = 1.96
 """Standard errors from the mean to the ends of a 95 % interval."""
 
@@ -60,20 +60,20 @@ class Climb:
 
     @property
     def mark(self) -> str:
-        """The word beside a verdict on less."""
+        """The word beside a verdict with a smaller gain or loss."""
         return GAINING[self.check][0]
 
     @property
     def least(self) -> float:
-        """The gain less its standard error. A verdict on less than that may have the same cause."""
+        """The gain minus its standard error. A verdict with a smaller gain or loss may have the same cause."""
         return self.gain - self.error
 
     def marks(self, decision: Decision) -> bool:
-        """Whether the check gains more than a verdict is about."""
+        """Whether the gain or loss of a verdict is smaller than `least`; not so for an untrained candidate."""
         return bool(decision.scores) and abs(decision.gain) < self.least
 
     def warning(self, decisions: Sequence[Decision]) -> str | None:
-        """The warning that the base could be better; None if it gains less than each verdict is about."""
+        """The warning that the base could be better; None if no verdict is marked."""
         marked = sum(map(self.marks, decisions))
         if not marked:
             return None
@@ -123,6 +123,6 @@ class Rounding:
 
 
 def rounding(pair: Pair, objective: Objective = ACCURACY) -> Rounding:
-    """The effect of rounding, from the base with nudged first weights and as it is."""
+    """`pair` holds the base with nudged first weights and the base as it is."""
     difference = objective.gain(pair.candidate, pair.parent)
     return Rounding(difference=difference, images=disagreement(pair), objective=objective)

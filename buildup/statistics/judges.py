@@ -41,7 +41,7 @@ HOPE = 0.4
 to `LIKELY`, and for `proven` up to `PROVEN_HOPE`, at the last look."""
 PROVEN_HOPE = 0.95
 EDGE = 1e-9
-"""So close to the bound, the interval decides, not the probability: the two are equal but for rounding."""
+"""Within this distance of the bound the interval decides, not the probability: the two are equal but for rounding."""
 EXPONENT = 5
 """The error that is used up by a share t of the seeds grows as t^5."""
 REACH = 7.0
@@ -102,7 +102,6 @@ class PointJudge:
     def judge(
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
-        """Keep what has the larger mean."""
         gain, keep = current.gain, current.gain > self.min_gain
         count = f"{current.seeds} seed{'s' if current.seeds > 1 else ''}"
         side = "over" if gain > 0 else "against"
@@ -142,7 +141,6 @@ class IntervalJudge:
     def judge(
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
-        """Compare the interval with the least gain."""
         if self.corrected:
             found = unshrunken(current, tuple(earlier), self.objective.seed_deviation)
             tail = error_bounds(first, last, round(ERROR * share, 9))[current.seeds - first]

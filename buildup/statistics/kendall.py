@@ -71,7 +71,6 @@ def at_most(discordant: int, sizes: tuple[int, ...], strength: float) -> float:
 
 
 def at_least(discordant: int, sizes: tuple[int, ...], strength: float) -> float:
-    """The probability of at least so many discordant pairs."""
     return sum(_probabilities(sizes, strength)[discordant:])
 
 

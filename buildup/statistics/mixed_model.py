@@ -53,7 +53,6 @@ are no proof of little noise, and nothing else speaks against a large gain there
 LEAST_DEVIATION = 0.1
 """The least deviation of a difference, where images explain none of it."""
 EARLIER_SQUARES = 0.5
-"""The weight of the squares of earlier verdicts."""
 SAME_SIZE = 0.3
 """The probability that a gain has the size of the earlier ones. With 1, searches with one gain of two points and none
 else keep something false in 37 %; with 0.2, in 6 % (`likely`, 100 drawn searches each)."""
@@ -75,15 +74,13 @@ class NormalMixture:
 
     @property
     def mean(self) -> float:
-        """The expected gain."""
         return float(self.weights @ self.means)
 
     def probability_above(self, gain: float) -> float:
-        """The probability that the true gain is above this."""
         return float(self.weights @ normal_cdf((self.means - gain) / self.deviations))
 
     def quantile(self, share: float) -> float:
-        """The gain that the true one is below with this probability."""
+        """The gain below which the true gain lies with this probability."""
         reach = 40 * self.deviations
         low, high = float((self.means - reach).min()), float((self.means + reach).max())
         for _ in range(BISECTIONS):
@@ -92,19 +89,18 @@ class NormalMixture:
         return (low + high) / 2
 
     def interval(self, level: float) -> tuple[float, float]:
-        """The central interval that holds the true gain with this probability."""
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
 
 def posterior(current: Comparison, earlier: Sequence[Comparison], objective: Objective = ACCURACY) -> NormalMixture:
-    """What is known of the gain of the current comparison, given the earlier ones of the run."""
+    """The posterior of the gain of the current comparison, given the earlier ones of the run."""
     return _posterior(current, tuple(earlier[-MOST_EARLIER:]), objective.seed_deviation)
 
 
 def total_gain(
     comparisons: Sequence[Comparison], kept: Sequence[bool], objective: Objective = ACCURACY
 ) -> NormalMixture:
-    """What is known of the sum of the gains that were kept: the gain of the winner over the base."""
+    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
     return _total(tuple(comparisons), tuple(map(float, kept)), objective.seed_deviation)
 
 
@@ -121,7 +117,7 @@ def unshrunken(current: Comparison, earlier: tuple[Comparison, ...], unit: float
 
 @lru_cache(maxsize=4096)
 def _posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float) -> NormalMixture:
-    """What is known of one gain.
+    """The posterior of one gain.
 
     The earlier verdicts tell the noise of the current one, as far as it is that of a network that they share, and the
     size that gains have. The current gain has that size, or with probability 1 - `SAME_SIZE` one of its own.
@@ -154,7 +150,7 @@ def _posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float
 
 @lru_cache(maxsize=64)
 def _total(known: tuple[Comparison, ...], contrast: tuple[float, ...], unit: float) -> NormalMixture:
-    """What is known of a weighted sum of gains of one size."""
+    """The posterior of a weighted sum of gains of one size."""
     means, sizes, prior = _prior(unit)
     gains, weights = np.array([one.gain for one in known]), np.array(contrast)
     covariances, logs = _covariances(known, unit)

@@ -49,9 +49,9 @@ class Comparison:
     squares: float
     """The sum of squared deviations of the differences from their mean."""
     image_variance: float = 0.0
-    """Of the difference of one seed, from single images, independent for each seed."""
+    """The image variance W of the difference of one seed, independent for each seed."""
     shared_variance: float = 0.0
-    """Of the mean, from images that seeds share."""
+    """The image variance H of the mean difference, from images that seeds share."""
 
 
 def compare(
@@ -61,7 +61,6 @@ def compare(
     candidate: str = "candidate",
     parent: str = "parent",
 ) -> Comparison:
-    """Compare a candidate with its parent, named by their ids."""
     assert pairs, "a comparison needs a pair"
     gains = [objective.gain(pair.candidate, pair.parent) for pair in pairs]
     gain = fmean(gains)
@@ -84,7 +83,7 @@ def disagreement(pair: Pair) -> float | None:
 
 
 def _image_variances(pairs: Sequence[Pair], objective: Objective) -> tuple[float, float]:
-    """Variances due to images: of the difference of one seed, independent of others, and of the mean, shared by all."""
+    """The image variances W, of the difference of one seed, and H, of the mean over seeds."""
     count = len(pairs)
     each, total = 0.0, np.zeros(0)
     for pair in pairs:

@@ -40,13 +40,11 @@ PART = 2045
 
 
 def interval(decision: Decision) -> str:
-    """The interval of a decision; `none` where the judge gives none."""
     low, high = decision.ci
     return f"{low:+.2f} to {high:+.2f}" if decision.level else "none"
 
 
 def table(decisions: Sequence[Decision], verdict: str = "") -> str:
-    """The note of the study: all decisions, and the verdict of `final` if there is one."""
     rows = [
         f"| {one.step} | `{_cell(one.layout)}` | {_cell(one.edit)} | {one.gain:+.2f} "
         f"| {interval(one)} | {one.seeds} | {one.verdict} | {_cell(one.reason)} |"
@@ -70,7 +68,6 @@ def about(decisions: Sequence[Decision], verdict: str) -> str:
 
 
 def note(decision: Decision) -> str:
-    """The note of a candidate: its decision."""
     return f"**{decision.verdict}** at step {decision.step}: {decision.reason}\n\n{decision.edit}"
 
 

@@ -21,7 +21,6 @@ class Outage:
     """What is known of one that may be away: since when, and when it is to be asked again."""
 
     def __init__(self, name: str) -> None:
-        """`name` is its name for people."""
         self._name = name
         self._since: float | None = None
         self._next = 0.0
@@ -31,21 +30,18 @@ class Outage:
 
     @property
     def is_on(self) -> bool:
-        """Whether it did not answer when it was last asked."""
         return self._since is not None
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to ask it again."""
         return time.monotonic() >= self._next
 
     @property
     def is_too_long(self) -> bool:
-        """Whether it has not answered for so long that nobody should wait any more."""
         return self._since is not None and time.monotonic() - self._since > LIMIT
 
     def goes_on(self, cause: str) -> None:
-        """It did not answer. The first time, people are told."""
+        """Note that it did not answer. The first time, a warning is logged."""
         self.cause = cause
         if self._since is None:
             self._since, self._pause = time.monotonic(), FIRST_PAUSE
@@ -59,18 +55,17 @@ class Outage:
         self._next = time.monotonic() + self._pause
 
     def wait(self) -> None:
-        """Wait until it is to be asked again."""
         time.sleep(max(0.0, self._next - time.monotonic()))
 
     def end(self, ask_again: float = 0.0) -> None:
-        """It has answered; in so many seconds it may be asked again."""
+        """Note that it has answered. It may be asked again after so many seconds."""
         if self._since is not None:
             log.info(f"{self._name} answers again after {time.monotonic() - self._since:.0f} s.")
         self._since, self._next = None, time.monotonic() + ask_again
 
 
 def outlast(name: object, call: Callable[[], Value]) -> Value:
-    """What a call returns that uses a storage. While the storage does not answer, it is called again."""
+    """Call a function that uses a storage, again and again while the storage does not answer, until `LIMIT`."""
     outage = Outage(str(name))
     while True:
         try:

@@ -44,7 +44,6 @@ class RemoteFolder:
 
     @property
     def parent(self) -> "RemoteFolder":
-        """The folder that it is in."""
         path, mark, query = self.url.partition("?")
         return RemoteFolder(f"{path.rpartition('/')[0]}{mark}{query}")
 
@@ -100,20 +99,17 @@ class RemoteFolder:
             )
 
     def has(self, name: str) -> bool:
-        """Whether a file is in it."""
         with self._telling("read"):
             filesystem, root = _opened(self.url)
             return bool(filesystem.get_file_info(f"{root}/{name}").is_file)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
         with self._telling("written"):
             filesystem, root = _opened(self.url)
             if filesystem.get_file_info(f"{root}/{name}").is_file:
                 filesystem.delete_file(f"{root}/{name}")
 
     def check_marked(self) -> None:
-        """Raise unless a run has marked it."""
         if not self.has(MARKER):
             raise RemoteError(
                 f"{self}: nothing of this run is there. Is it mounted here, or was it removed? Put it back as it was."
@@ -129,7 +125,7 @@ class RemoteFolder:
 
     @contextmanager
     def _telling(self, what: str) -> Iterator[None]:
-        """Name the URL in errors."""
+        """Turn errors of pyarrow into ours, which name the URL without credentials."""
         try:
             yield
         except (OSError, ValueError) as problem:  # pyarrow's own errors are of these kinds
@@ -142,7 +138,6 @@ class RemoteFolder:
 
 @lru_cache(maxsize=64)
 def _opened(url: str) -> tuple[Any, str]:
-    """The file system of a URL and the path in it."""
     import pyarrow.fs
 
     filesystem, root = pyarrow.fs.FileSystem.from_uri(url)
@@ -180,7 +175,6 @@ def check_remote(url: str, name: str) -> None:
 
 
 def mark_remote(folder: RemoteFolder) -> None:
-    """Mark the folder of a new run."""
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / MARKER
         path.write_text("The trainings of a run of buildup write here.\n", encoding="utf-8")
@@ -189,7 +183,7 @@ def mark_remote(folder: RemoteFolder) -> None:
 
 @contextmanager
 def probe_in(folder: RemoteFolder) -> Iterator[str]:
-    """Write a small file, and remove it at the end; its URL."""
+    """Write a small file, yield its URL, and remove it at the end."""
     with TemporaryDirectory() as temporary:
         path = Path(temporary) / f".buildup-{uuid4().hex[:8]}"
         path.touch()

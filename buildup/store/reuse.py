@@ -54,7 +54,6 @@ class ReusableRuns:
 
     @property
     def sources(self) -> tuple[RunRecord, ...]:
-        """The runs whose trainings can be reused."""
         return tuple(other for other, _ in self._others() if other)
 
     @property

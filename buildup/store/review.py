@@ -80,44 +80,36 @@ class ReviewStorage:
 
     @property
     def networks_id(self) -> int:
-        """The id of the study of networks."""
         return NETWORKS + self._study._study_id
 
     def get_all_studies(self) -> list[FrozenStudy]:
-        """All studies of the storage, and that of the networks last."""
         shown = self._look()
         others = [one for one in self._storage.get_all_studies() if one._study_id not in shown]
         return [*others, *(one.study for one in shown.values())]
 
     def get_study_name_from_id(self, study_id: int) -> str:
-        """The name of a study."""
         shown = self._look().get(study_id)
         return shown.study.study_name if shown else self._storage.get_study_name_from_id(study_id)
 
     def get_study_id_from_name(self, study_name: str) -> int:
-        """The id of a study."""
         found = (key for key, one in self._look().items() if one.study.study_name == study_name)
         return next(found, None) or self._storage.get_study_id_from_name(study_name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Whether values of a study are maximised."""
         shown = self._look().get(study_id)
         return shown.study.directions if shown else self._storage.get_study_directions(study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """The facts of a study."""
         shown = self._look().get(study_id)
         return shown.study.user_attrs if shown else self._storage.get_study_user_attrs(study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """The notes, graphs and artifacts of a study."""
         shown = self._look().get(study_id)
         return shown.study.system_attrs if shown else self._storage.get_study_system_attrs(study_id)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Iterable[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        """The trials of a study."""
         shown = self._look().get(study_id)
         if shown is None:
             return self._storage.get_all_trials(study_id, deepcopy, None if states is None else tuple(states))
@@ -156,15 +148,12 @@ class ReviewStorage:
         raise optuna.exceptions.DuplicatedStudyError(study_name)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Refuse: only a search tells results."""
         raise RunError(f"trial {trial_id}: the result of a training can't be changed.")
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Refuse: only a search describes trainings."""
         raise RunError(f"trial {trial_id}: the attributes of a training can't be changed.")
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Refuse: the diagrams belong to the run."""
         raise RunError(f"trial {trial_id}: the files of a training can't be changed.")
 
     def _look(self) -> dict[int, _Shown]:
@@ -247,7 +236,6 @@ def _facts(
 
 
 def _attributes(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The name of the values, and the report as an artifact."""
     report = {"artifact_id": REPORT, "filename": "report.html", "mimetype": "text/html", "encoding": None}
     names = {key: value for key, value in stored.items() if key == "study:metric_names"}
     return {**names, f"artifacts:{REPORT}": json.dumps(report)}

@@ -48,7 +48,6 @@ def networks_of(
 def network_trial(
     number: int, network: ReviewedNetwork, tags: Sequence[str], *, params: bool, limits: Mapping[str, int]
 ) -> FrozenTrial:
-    """The trial that shows a network."""
     one, first = network.summary, network.trials[0]
     state = _state(network)
     own, ranges = _parameters(first, params)

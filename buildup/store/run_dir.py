@@ -62,7 +62,6 @@ def folder_for(settings: SearchSettings) -> Path:
 
 
 def check_free(folder: Path) -> None:
-    """Raise if a new run can't be created here."""
     if (folder / "run.yaml").exists():
         raise RunError(
             f"{folder}: this run exists already. Go on with it by `{command('resume', folder)}`, or give another --run."
@@ -137,12 +136,11 @@ def has_ended(pid: int) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """Whether a file belongs to this user, as far as the system tells."""
     return not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
 
 
 def _locked(file: IO[str]) -> bool:
-    """Lock an open file, if no other process holds it."""
+    """Lock an open file; False if another process holds it."""
     for _ in range(LOCK_TRIES):
         try:
             if lock_descriptor(file.fileno(), blocking=False):
@@ -163,7 +161,6 @@ def trainings_in(folder: Path, epochs: int | None) -> Path:
 
 
 def attempts(training_folder: Path) -> list[int]:
-    """The numbers of a training's attempts so far, in order."""
     names = (path.name.removeprefix(ATTEMPT) for path in training_folder.glob(f"{ATTEMPT}*"))
     return sorted(int(name) for name in names if name.isdecimal())
 
@@ -237,7 +234,7 @@ def trained_weights(training_folder: Path) -> Path | None:
 
 
 def kept_snapshots(training_folder: Path) -> dict[int, Path]:
-    """The files of the weights that a training has kept, by the epoch after which they were."""
+    """The weights files that a training has kept, by the epoch after which each was written."""
     before, _, after = SNAPSHOTS.partition("*")
     found = {}
     for number in attempts(training_folder):  # of the same epoch, the newest
@@ -289,7 +286,6 @@ def read_diagnoses(folder: Path) -> tuple[Diagnosis, ...]:
 
 
 def write_diagnoses(folder: Path, diagnoses: Iterable[Diagnosis]) -> None:
-    """Replace the measurements of a run's verdicts."""
     ordered = sorted(diagnoses, key=lambda diagnosis: diagnosis.step)
     lines = "".join(json.dumps(diagnosis_to_values(diagnosis), allow_nan=False) + "\n" for diagnosis in ordered)
     write_atomic(folder / DIAGNOSTICS, lines.encode())

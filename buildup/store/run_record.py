@@ -99,17 +99,15 @@ class RunRecord:
 
     @property
     def title(self) -> str:
-        """What is searched for on which data, for people."""
         return f"{self.settings.base} on {self.settings.dataset}"
 
     @property
     def execution(self) -> Execution:
-        """Precision, memory format and compilation of its trainings."""
         return execution_from_words(self.settings.execution)
 
     @property
     def start(self) -> Pretrained | None:
-        """The trained weights that the blocks of the base start from."""
+        """The trained weights that the blocks of the base start from; None for fresh ones."""
         return start_of(self.settings)
 
     @property
@@ -120,7 +118,6 @@ class RunRecord:
 
     @property
     def trainings(self) -> Path:
-        """The folder that holds one folder for each training."""
         return trainings_in(self.folder, self.other_epochs)
 
     @property
@@ -143,13 +140,11 @@ class RunRecord:
 
 
 def start_of(settings: RunSettings) -> Pretrained | None:
-    """The trained weights that the settings name."""
     source, digest = settings.pretrained, settings.pretrained_hash
     return Pretrained(source=source, hash=digest) if source and digest else None
 
 
 def create_run_dir(run: RunRecord) -> None:
-    """Create the folder of a new run."""
     try:
         run.trainings.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -160,7 +155,6 @@ def create_run_dir(run: RunRecord) -> None:
 
 
 def save_record(run: RunRecord) -> None:
-    """Write `run.yaml`."""
     values: dict[str, Any] = {
         "settings": asdict(run.settings),
         "status": run.status,
@@ -184,13 +178,11 @@ def save_record(run: RunRecord) -> None:
 
 
 def with_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
-    """The run with a new status and further warnings."""
     fresh = tuple(warning for warning in warnings if warning not in run.warnings)
     return replace(run, status=status, reason=reason, warnings=(*run.warnings, *fresh))
 
 
 def save_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[str] = ()) -> RunRecord:
-    """Write a new status; returns the run with it."""
     run = with_status(run, status, reason, warnings)
     save_record(run)
     return run
@@ -233,7 +225,6 @@ def open_record(name: str) -> RunRecord:
 
 
 def environment(device: str, measured: Mapping[str, str] | None = None) -> Environment:
-    """This machine and its installed versions, with a run's device."""
     versions: dict[str, str | None] = dict.fromkeys(VERSIONED)
     for name in VERSIONED:
         with suppress(PackageNotFoundError):

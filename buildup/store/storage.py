@@ -85,7 +85,6 @@ def check_storage(url: str | None, study_name: str | None = None) -> None:
 
 
 def artifact_store(folder: Path) -> FileSystemArtifactStore:
-    """The store for the diagrams of a run's trials."""
     path = folder / "artifacts"
     path.mkdir(exist_ok=True)
     return FileSystemArtifactStore(path)
@@ -119,7 +118,6 @@ def way_back(file: Path | None) -> str:
 
 
 def hide_password(url: str | None) -> str:
-    """The name of a storage for messages: its URL without the password."""
     if url is None:
         return "study.db of the run"
     return url if _journal_file(url) else _parsed(url).render_as_string(hide_password=True)
@@ -138,7 +136,7 @@ def reporting_lost_storage(what: str) -> Iterator[None]:
 
 
 def _patient(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a storage, which is one transaction, that is called again while the server does not answer."""
+    """Wrap a method of a storage, which is one transaction, to be called again while the server does not answer."""
 
     @wraps(method)
     def call(self: RDBStorage, *arguments: Any, **named: Any) -> Any:
@@ -195,7 +193,7 @@ def _wait_for_postgres(connection: Any) -> None:
 
 
 def cause_of(error: BaseException) -> str:
-    """The message of an error of a storage, which is that of the driver, in one line."""
+    """The driver's message behind an error of a storage, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return " ".join(str(getattr(error, "orig", None) or error).split()).rstrip(".")

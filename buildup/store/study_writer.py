@@ -252,7 +252,6 @@ class StudyWriter:
             self.conclude(conclusion)
 
     def conclude(self, values: dict[str, Any]) -> None:
-        """Write the result of `final`."""
         with reporting_lost_storage(self._what):
             self._study.set_user_attr(CONCLUSION, values)
             self._verdict = values["verdict"]
@@ -266,7 +265,6 @@ class StudyWriter:
                 self._tell(one, history, Record(outcome=failure, curve=()))
 
     def close(self) -> None:
-        """Write the notes, close the storage and release the lock."""
         with self._held, reporting_lost_storage(self._what):
             self._notes.write()
 
@@ -371,9 +369,9 @@ class StudyWriter:
         return history if is_unneeded else history.with_outcome(key, outcome)
 
     def _repair_metrics(self, key: str, history: History) -> None:
-        """Write the epochs in the history anew, if the file has others: its training is in no trial, or a line is torn.
+        """Rewrite the metrics file if it differs from the history: its training is in no trial, or a line is torn.
 
-        Those that are left out are reported again.
+        Epochs that are left out are reported again.
         """
         path = self._trainings / key / METRICS_FILE
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,6 @@ def params(network: Network) -> dict[str, int]:
 
 
 def description(training: Training, costs: tuple[int, int] | None) -> dict[str, Any]:
-    """The attributes of a training before it starts."""
     candidate = training.candidate
     values: dict[str, Any] = {
         "training": training.id,
@@ -55,7 +54,6 @@ def description(training: Training, costs: tuple[int, int] | None) -> dict[str, 
 
 
 def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict[str, Any]:
-    """The attributes that the end of a training adds, given its description and the history."""
     if isinstance(outcome, Failure):
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
     others = [
@@ -129,7 +127,6 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _fitting(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The first metrics that fit into the limit."""
     fitting: dict[str, float] = {}
     size = 0
     for name, value in metrics.items():

@@ -152,7 +152,6 @@ class AlterNetRule:
 
     @cached_property
     def first(self) -> Step | None:
-        """The last place of the first stage in the order of the space."""
         of_stage = moves(self.base.network, self.space)
         stages = tuple(of_stage[number] for number in self.space.stage_order(len(of_stage)) if of_stage[number])
         return _enter(stages, best=self.base, rule=self, part=1 / max(1, len(stages)))
@@ -263,7 +262,6 @@ def most_drops(places: int, space: SearchSpace) -> int:
 def _enter(
     stages: tuple[tuple[Move, ...], ...], *, best: Candidate, rule: AlterNetRule, part: float, passed_on: float = 0.0
 ) -> Step | None:
-    """The first step in the first of these stages."""
     if not stages:
         return None
     return _Try(stages=stages, best=best, built_on=best, rule=rule, part=part, budget=part + passed_on)

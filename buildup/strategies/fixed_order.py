@@ -40,7 +40,6 @@ class Layouts:
 
     @cached_property
     def by_rule(self) -> tuple[tuple[Move, ...], ...]:
-        """The moves of the build-up rule in each stage, in order."""
         return moves(self.base.network, self.space)
 
     @cached_property
@@ -50,7 +49,7 @@ class Layouts:
 
     @cached_property
     def groups(self) -> Mapping[str, tuple[Move, ...]]:
-        """Moves by a name: of each group, a layout makes the first few. A move that stands alone is made or not."""
+        """Groups of moves by name. A layout makes the first few moves of each group; a single move is made or not."""
         if self.anywhere is not None:
             return {f"{move.path}.changed": (move,) for stage in self.anywhere for move in stage}
         stages = zip(self.base.network.stages, self.by_rule, strict=True)
@@ -99,7 +98,6 @@ class Layouts:
         return tuple(int(move.path in chosen) for (move,) in self.groups.values())
 
     def candidate(self, counts: Counts, parent: Candidate) -> Candidate:
-        """The layout with these counts, as a candidate with this parent."""
         network, edits = self.base.network, list[Edit]()
         for group, count in zip(self.groups.values(), counts, strict=True):
             for move in group[:count]:
@@ -159,7 +157,6 @@ class _Listed:
 
 
 def exhaustive(base: Candidate, space: SearchSpace, seed: int) -> ListedRule:
-    """Tries every layout once."""
     layouts = Layouts(base=base, space=space)
     if layouts.size > MOST_LISTED:
         raise RequestError(

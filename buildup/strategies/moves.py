@@ -260,6 +260,6 @@ def _stage_misfits(base: Network, stage: Stage, number: int, space: SearchSpace)
 
 
 def steered(space: SearchSpace, *, look_ahead: bool = False, places: str | None = None) -> SearchSpace:
-    """The space as the flags change it: with a look-ahead of at least 1, as in the paper, and with other places."""
+    """`look_ahead` raises the space's look-ahead to at least 1, as in the paper; `places` replaces its places."""
     changed: dict[str, Any] = {"places": places} if places is not None else {}
     return replace(space, look_ahead=max(int(look_ahead), space.look_ahead), **changed)

@@ -83,12 +83,10 @@ class SampledRule:
 
     @cached_property
     def first(self) -> Step | None:
-        """The first proposal, without any results."""
         return _Proposal(rule=self, best=self.base) if self.layouts.tries else None
 
     @cached_property
     def distributions(self) -> dict[str, BaseDistribution]:
-        """One number for each group of moves."""
         return {name: IntDistribution(0, len(moves)) for name, moves in self.layouts.groups.items()}
 
 
@@ -164,7 +162,6 @@ SAMPLED = (
 
 
 def by_tpe(untried: Sequence[BlockKind], tried: Sequence[TriedVariant], rng: str) -> BlockKind:
-    """The variant that TPE proposes next at a place, given the gains so far."""
     kinds = [*(one.kind for one in tried), *untried]
     rows = [_settings(kind) for kind in kinds]
     # The order of values must not depend on what was tried first.

@@ -71,7 +71,6 @@ class Strategy:
 
 
 def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
-    """The step that follows from these decisions."""
     step = first
     for decision in decisions:
         if step is None:

@@ -53,15 +53,13 @@ class EpochImages:
     """The images that this process sees, where several share a training. Numbers are drawn for all of them."""
 
     def draws(self, purpose: str) -> np.random.RandomState:
-        """The random stream of one purpose. Draws for other purposes do not affect it."""
         return random_stream(self.seed, self.epoch, purpose)
 
     def own(self, drawn: NDArray[Any]) -> NDArray[Any]:
-        """Of numbers drawn for each image, those for the images that this process sees."""
+        """From numbers drawn for all images, those for the images that this process sees."""
         return drawn if self.positions is None else drawn[self.positions]
 
     def send(self, drawn: NDArray[Any]) -> Tensor:
-        """Copy drawn numbers to the device of the images, for the images that this process sees."""
         return send(torch.from_numpy(self.own(drawn)), self.device)
 
 
@@ -100,13 +98,12 @@ def send(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def epoch_seed(seed: int, epoch: int, purpose: str) -> int:
-    """A seed for one purpose in one epoch of a training."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8]) >> 1
 
 
 def random_stream(seed: int, epoch: int, purpose: str) -> np.random.RandomState:
-    """The random stream of one purpose in one epoch. numpy guarantees that RandomState never changes its draws."""
+    """A RandomState for one purpose in one epoch. numpy guarantees that its draws never change."""
     own = epoch_seed(seed, epoch, purpose)
     return np.random.RandomState([own >> 32, own & 0xFFFFFFFF])
 
@@ -157,7 +154,6 @@ def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -
 
 
 def soft_targets(labels: Tensor, num_classes: int, smoothing: float) -> Tensor:
-    """Labels as distributions, with a share of their weight spread over all classes."""
     return F.one_hot(labels, num_classes).float().mul_(1 - smoothing).add_(smoothing / num_classes)
 
 
@@ -175,7 +171,6 @@ def mix(images: Tensor, targets: Tensor, how: Mixture) -> tuple[Tensor, Tensor]:
 
 
 def _draw_crop(padding: int, epoch: EpochImages) -> Change | None:
-    """Pad with black, and cut a window of the old size at a random place of each image."""
     padding = round(padding * epoch.size / PADDING_SIZE)
     if not padding:
         return None
@@ -194,7 +189,6 @@ def _draw_crop(padding: int, epoch: EpochImages) -> Change | None:
 
 
 def _draw_flip(setting: bool, epoch: EpochImages) -> Change | None:
-    """Mirror about half of the images."""
     if not epoch.mirror:
         return None
     mirrored = epoch.send(epoch.draws("flip").random_sample(epoch.count) < 0.5)

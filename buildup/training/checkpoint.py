@@ -127,7 +127,6 @@ class Checkpoints:
             self._save(curve)
 
     def add_part(self, part: PartialEpoch) -> None:
-        """Save the state in the middle of an epoch, unless one was saved recently."""
         if self._is_due():
             self._save(self._curve, part)
 
@@ -181,7 +180,6 @@ class Checkpoints:
         return "", []
 
     def _take_snapshots(self, earlier: Sequence[str], epochs: int) -> None:
-        """Take over the snapshots of earlier attempts up to an epoch, as links if the file system allows."""
         for name in (snapshot_name(epoch) for epoch in self._snapshots if epoch <= epochs):
             found = next((path for place in earlier if (path := Path(place) / name).is_file()), None)
             if found is None:
@@ -213,7 +211,6 @@ class Checkpoints:
         self._cost = time.monotonic() - self._started
 
     def _wait(self) -> None:
-        """Wait for the thread, and raise what it could not do."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -237,12 +234,10 @@ def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence
 
 
 def snapshot_name(epoch: int) -> str:
-    """The file of the weights after an epoch."""
     return SNAPSHOTS.replace("*", str(epoch))
 
 
 def append_log(folder: str, line: str) -> None:
-    """Append a line to the log."""
     with (Path(folder) / LOG).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 
@@ -266,12 +261,10 @@ def _read_state(place: Path) -> dict[str, Any] | None:
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and statistics of a model, as a file holds them."""
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _on_host(value: Any) -> Any:
-    """A copy with all tensors on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

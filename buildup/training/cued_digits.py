@@ -41,13 +41,11 @@ class CuedDigits:
     usage: str = "cued-digits"
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """Any size that keeps the digits apart."""
         if asked is not None and asked < 3 * SIDE:
             raise DataError(f"{self.name}: image size is {asked}; at least {3 * SIDE} px keep the digits apart.")
         return asked or IMAGE_SIZE
 
     def contents(self, name: str, place: Path) -> Contents:
-        """Known without composing the images."""
         members = np.bincount(np.arange(IMAGES) % len(ANSWERS))
         return Contents(
             members=tuple(members.tolist()), classes=tuple(map(str, ANSWERS)), channels=1, val_share=VAL_SHARE
@@ -73,7 +71,7 @@ class CuedDigits:
 
 
 def compose(digits: Dataset, count: int, size: int, random: RandomState) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images with their classes, which take turns."""
+    """Images and labels; the classes take turns."""
     of = {kind: digits.images[digits.labels == kind] for kind in (*CUES, *ANSWERS)}
     images = torch.zeros(count, 1, size, size, dtype=torch.uint8)
     labels = np.arange(count) % len(ANSWERS)

@@ -52,7 +52,6 @@ class DatasetKind(Named, Protocol):
 
 
 def _open_readable(name: str, place: Path, train: bool) -> Source:
-    """Another set without the images that can't be read."""
     inner = name.partition(":")[2]
     source = dataset_kind(inner).source(inner, place, train=train)
     if source is None:
@@ -71,7 +70,6 @@ for _kind in (Digits(), CuedDigits(), *CIFARS, *SOURCES, _READABLE):
 
 
 def dataset_kind(name: str) -> DatasetKind:
-    """The kind of a set, by the name that a user typed."""
     own = re.split("[:/]", name, maxsplit=1)[0]
     if own in DATASETS:
         kind = DATASETS[own]
@@ -82,7 +80,7 @@ def dataset_kind(name: str) -> DatasetKind:
 
 
 def _unknown(name: str) -> str:
-    """What is meant by a name that is none: a folder, a file, a set that is not fetched, or another spelling."""
+    """An error message that guesses what was meant: a folder, a file, a set that is not fetched, or another name."""
     path, said = Path(name).expanduser(), f"unknown dataset {name!r}: "
     own = f"--dataset {shlex.quote(f'folder:{name}')}"
     if path.is_dir():
@@ -97,12 +95,10 @@ def _unknown(name: str) -> str:
 
 
 def readable_name(name: str, *, skip_unreadable: bool) -> str:
-    """A dataset as it is, or without its unreadable images."""
     return f"{READABLE}:{name}" if skip_unreadable and not name.startswith(f"{READABLE}:") else name
 
 
 def absolute_name(name: str) -> str:
-    """A dataset with the absolute path of its folder or file, as a run keeps it."""
     kind, _, rest = name.partition(":")
     if kind == READABLE:
         return f"{kind}:{absolute_name(rest)}"
@@ -180,7 +176,6 @@ def describe_data(
 
 
 def check_folds(name: str, data_dir: str | None = None) -> None:
-    """Refuse a dataset that is so small that seeds would validate on the same images."""
     contents = dataset_kind(name).contents(name, data_folder(data_dir))
     images, classes, folds = sum(contents.members), len(contents.members), round(1 / contents.val_share)
     if images < folds * classes:
@@ -191,7 +186,6 @@ def check_folds(name: str, data_dir: str | None = None) -> None:
 
 
 def data_folder(data_dir: str | None = None) -> Path:
-    """The folder of the datasets: the one given, else `BUILDUP_DATA`, else the user's cache."""
     if chosen := data_dir or os.environ.get("BUILDUP_DATA"):
         return Path(chosen).expanduser().resolve()
     return user_cache() / "data"

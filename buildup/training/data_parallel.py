@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessGroup:
-    """The processes of a training, seen from one of them. One alone does nothing of all this."""
+    """The processes of a training, seen from one of them. A process alone communicates nothing."""
 
     rank: int = 0
     size: int = 1
@@ -53,7 +53,7 @@ class ProcessGroup:
         return np.concatenate((pairs, middle, batch - 1 - pairs[::-1]))
 
     def sum(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The sums of small tensors over all processes."""
+        """Sum small tensors over all processes, in place."""
         if self.size > 1:
             for tensor in tensors:
                 distributed.all_reduce(tensor)
@@ -111,7 +111,6 @@ def _unpacked(data: bytes) -> Any:
 
 
 def _with_shared_statistics(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """The forward pass of a batch norm of torch or timm, with statistics over the rows of all processes."""
     with _SharedStatistics():
         return forward(images)
 

@@ -35,9 +35,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 FILE_FORMAT = "2"
 UNEVEN = 10
-"""How many times as many images as the smallest class the largest one has where users are told."""
+"""Users are told where the largest class has at least this many times the images of the smallest."""
 LEAST_MEMBERS = 2
-"""The least images of a class."""
+"""The images that a class needs: one to train on and one to validate on."""
 MOST_VALIDATED = 10_000
 """The most images to validate on, if the validation share of the dataset is not more. More would cost time and tell
 little: at 10,000 images the seed matters more than single images."""
@@ -81,7 +81,6 @@ class Dataset:
         return len(self.class_names)
 
     def part(self, index: Tensor) -> "Dataset":
-        """Some of the images, in the order of their indexes."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     @cached_property
@@ -161,7 +160,7 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tenso
 
 
 def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The same for a run before version 0.3.0: all its trainings validate on the images of one seed."""
+    """`split` for a run before version 0.3.0: all its trainings validate on the images of one seed."""
     labels = dataset.labels.numpy()
     check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
     train, val = [], []
@@ -205,7 +204,6 @@ def size_note(members: Sequence[int], classes: Sequence[str]) -> str | None:
 
 
 def check_fraction(members: Sequence[int], val_share: float, fraction: float) -> None:
-    """Raise if a fraction leaves less than one image a class to train on."""
     rest = sum(split_sizes(count, val_share)[0] for count in members)
     if fraction * rest < len(members):
         raise DataError(
@@ -232,7 +230,6 @@ def split_sizes(members: int, val_share: float, fraction: float = 1.0, most: flo
 
 
 def count_split(members: Sequence[int], val_share: float, fraction: float = 1.0) -> tuple[int, int]:
-    """How many images are trained on and validated on, over all classes."""
     sizes = [split_sizes(count, val_share, fraction, MOST_VALIDATED / sum(members)) for count in members]
     return sum(kept for kept, _, _ in sizes), sum(held + more for _, held, more in sizes)
 

@@ -74,7 +74,6 @@ class Source:
     """What of the set is left out, as sentences."""
 
     def part(self, kept: Sequence[int], notes: Sequence[str]) -> "Source":
-        """Some of the images, with more notes."""
         return replace(
             self,
             labels=self.labels[list(kept)],
@@ -87,7 +86,7 @@ class Source:
     def unreadable(self) -> dict[int, str]:
         """Which images can't be read, and why.
 
-        Of files, whose changes are seen, it is kept in the user's cache, because decoding all takes minutes.
+        For files the result is kept in the user's cache until a file changes, because decoding all takes minutes.
         """
         known = _index_path(self.state).with_suffix(".unreadable.json")
         if not self.files:
@@ -106,7 +105,7 @@ def _open_part(open_one: Callable[[int], Image.Image], kept: Sequence[int], inde
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceDataset:
-    """A kind of sets that are read image by image, such as all folders."""
+    """A kind of dataset that is read image by image, such as folders."""
 
     name: str
     usage: str
@@ -115,7 +114,7 @@ class SourceDataset:
     """Opens a set by its name, the data folder, and whether the training images are wanted."""
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The requested size; without one, that of small images or `IMAGE_SIZE`."""
+        """The requested size; without one, the images' own if they are small, else `IMAGE_SIZE`."""
         if asked:
             return asked
         source = self.source(name, place, train=True)
@@ -128,7 +127,6 @@ class SourceDataset:
         return usual if usual <= SMALL else IMAGE_SIZE
 
     def contents(self, name: str, place: Path) -> Contents:
-        """The classes and their sizes, counted from the labels."""
         source = self.source(name, place, train=True)
         members = tuple(source.labels.bincount(minlength=len(source.class_names)).tolist())
         classes = source.class_names
@@ -144,7 +142,6 @@ class SourceDataset:
         return open_source(self, name, place, train=train)
 
     def load(self, name: str, place: Path, size: int, *, train: bool) -> Dataset:
-        """Decode the images, or load them from the file of an earlier decoding."""
         source, where = self.source(name, place, train=train), Path(name.partition(":")[2] or name)
         known = f"{where.name}-{hashlib.sha256(f'{place}/{where.absolute()}'.encode()).hexdigest()[:8]}"
         part = f"{known}-{size}-{'train' if train else 'test'}"
@@ -153,7 +150,6 @@ class SourceDataset:
 
 @lru_cache(maxsize=4)
 def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = True) -> Source:
-    """Open a set; a second call in this process returns the same source."""
     found = kind.open(name, place, train)
     if train:
         return found
@@ -199,13 +195,11 @@ def _decoded(source: Source, image_size: int) -> Dataset:
 
 
 def refuse_unreadable(problems: Sequence[str]) -> None:
-    """Raise if images can't be read, and name them all."""
     if problems:
         raise DataError(*shortened(problems), "Mend or remove them, or leave them out with --skip-unreadable.")
 
 
 def _open_files(read: Callable[..., ImageFiles], name: str, place: Path, train: bool) -> Source:
-    """Open labelled image files, of a folder or a table."""
     found = read(Path(name.partition(":")[2]).expanduser(), train=train)
     files = [(os.path.relpath(path, found.root), path.stat()) for path in found.paths]
     labels = [] if read is read_folder else [found.class_names, found.labels]  # a folder's are in its paths
@@ -228,7 +222,6 @@ def _open_item(items: Any, index: int) -> Image.Image:
 
 
 def _open_by_timm(name: str, place: Path, train: bool) -> Source:
-    """Open a set with timm. Its test images may be called test or validation."""
     problems = []
     for split in ("train",) if train else ("test", "validation"):
         try:
@@ -262,7 +255,7 @@ def _open_by_timm(name: str, place: Path, train: bool) -> Source:
 
 
 def _open_webdataset(name: str, place: Path, train: bool) -> Source:
-    """Open the tar files of a part, by their names. Without "train" in a name, all that are not for the test count."""
+    """Open tar files by the part in their names. Where none has "train", all but test and val are for training."""
     root = Path(name.partition(":")[2]).expanduser()
     every = sorted(root.glob("*.tar"))
     named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
@@ -307,7 +300,6 @@ def _shard_index(shards: Sequence[Path], state: object) -> dict[str, np.ndarray[
 
 
 def _index_path(state: object) -> Path:
-    """Where the user's cache keeps what is known of a set in this state."""
     key = hashlib.sha256(json.dumps(state).encode()).hexdigest()[:16]
     return user_cache() / "indexes" / f"{key}.npz"
 

@@ -77,7 +77,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def device_count(name: str) -> int:
-    """How many devices a name stands for."""
     return max(1, torch.cuda.device_count()) if name == "cuda" else 1
 
 

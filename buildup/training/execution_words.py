@@ -25,7 +25,6 @@ class Execution:
     precision: Precision = "float32"
     """Of the multiplications; weights and their updates are always float32."""
     channels_last: bool = False
-    """The memory format of images."""
     steps: Steps = "eager"
     """`captured` replays a step as one CUDA graph; `compiled` also has torch compile each block first."""
     deterministic: bool = False
@@ -89,12 +88,11 @@ def parse_execution(text: str, device: str) -> dict[str, Any]:
 
 
 def execution_from_words(words: str) -> Execution:
-    """The execution that `Execution.words` wrote down."""
+    """The inverse of `Execution.words`."""
     return Execution(**dict(WORDS[word] for word in words.split(",")))
 
 
 def processor_name() -> str:
-    """The name of this machine's processor."""
     name = platform.processor()
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()

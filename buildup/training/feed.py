@@ -112,7 +112,7 @@ class Feed:
     """The processes that share each batch. Numbers are drawn for all images, so that these do not depend on it."""
 
     def epoch(self, number: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch that `batch_starts` has, from the given one on: normalised images, soft targets."""
+        """The batches of an epoch, as in `batch_starts`, from batch `first` on: normalised images and soft targets."""
         recipe, dataset = self.recipe, self.dataset
         order = random_stream(self.seed, number, "order").permutation(len(self.train)).astype(np.int64)
         sizes, positions = self._own_rows()
@@ -143,7 +143,7 @@ class Feed:
                 yield mix(batch_inputs, batch_targets, self._mixture(mix_rng))
 
     def validation(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """The validation images, or one of so many of them, in their order: normalised, with their labels."""
+        """Batches of each `every`-th validation image, in order: normalised images and labels."""
         dataset, size = self.dataset, self.recipe.eval_batch_size
         chosen = torch.tensor_split(self.val[::every], self.group.size)[self.group.rank]
         if isinstance(dataset, StreamedDataset):
@@ -167,7 +167,7 @@ class Feed:
     def _augmented_pixels(
         self, dataset: Dataset, index: Tensor, chunks: list[list[int]], changes: list[Change], done: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Normalised images and labels of a decoded dataset, by the sizes of the batches that are augmented at once."""
+        """Augmented, normalised images and labels of a decoded dataset. A chunk lists the batches augmented at once."""
         index = send(index, dataset.images.device)
         for chunk in chunks:
             positions = slice(done, done := done + sum(chunk))
@@ -190,7 +190,7 @@ class Feed:
         )
 
     def _chosen(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels and labels on the device, by an index that is where the dataset is."""
+        """Pixels and labels, sent to the device. The index must be on the device of the dataset."""
         return send(dataset.images[index], self.device), send(dataset.labels[index], self.device)
 
     def _batches_together(self, dataset: Dataset) -> int:
@@ -206,7 +206,6 @@ class Feed:
     def _draw_changes(
         self, number: int, sees: Literal["pixels", "normalised"], positions: Integers | None
     ) -> list[Change]:
-        """Draw the changes that the recipe makes to the images of an epoch, in the order in which they are applied."""
         images = EpochImages(
             count=len(self.train),
             size=self.dataset.image_size,
@@ -239,7 +238,6 @@ def batch_starts(images: int, batch_size: int) -> range:
 
 
 def check_shared(processes: int, recipe: Recipe, *, train_images: int, val_images: int) -> None:
-    """Refuse batches that are too small to be shared by several processes."""
     batch = recipe.batch_size
     smallest = min(batch, train_images - batch_starts(train_images, batch)[-1])
     if processes > 1 and (smallest < 2 * processes or val_images < processes):
@@ -275,7 +273,6 @@ def _transfer_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def training_transform(recipe: Recipe, dataset: StreamedDataset) -> Transform:
-    """The augmentation of single images by timm's transforms."""
     size, policy = dataset.image_size, recipe.randaugment
     transform: Any = create_transform(
         size,

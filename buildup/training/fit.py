@@ -123,7 +123,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
 
 
 def _attempt(job: Job, yielded: list[Epoch], *, parts: int) -> Generator[Epoch, None, Score]:
-    """Train with each batch in micro-batches. Epochs are added to those that were yielded, and not yielded again."""
+    """Train with each batch in `parts` micro-batches. Epochs in `yielded` are not yielded again; new ones are added."""
     train = partial(_train_as, job, yielded, parts)
     return (yield from train(ALONE) if job.processes == 1 else in_processes(train, job.processes, job.device, yielded))
 
@@ -143,7 +143,6 @@ def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -
 
 @contextmanager
 def _share_of_memory(job: Job) -> Iterator[None]:
-    """Keep a training within its share of a GPU, and give back what it took when it has ended."""
     if not job.device.startswith("cuda"):
         yield
         return
@@ -219,7 +218,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
 def _restored(
     saved: checkpoint.Checkpoints, job: Job, optimizer: torch.optim.Optimizer, kept: nn.Module, group: ProcessGroup
 ) -> tuple[list[Epoch], checkpoint.PartialEpoch | None]:
-    """The epochs of earlier attempts, whose state the first process reads. `ProcessGroup.spread` sends its weights."""
+    """Resume an earlier attempt. The first process reads and shares its state, `ProcessGroup.spread` the weights."""
     curve = saved.start(job.resume_from) if group.leads else []
     if group.size == 1:
         return curve, saved.part
@@ -264,7 +263,7 @@ def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, 
 
 
 def _transplant(job: Job, recipe: Recipe, model: nn.Module, feed: Feed) -> dict[str, float]:
-    """Let the new blocks of a pretrained network imitate those that they replace. Returns what it knows then."""
+    """Let new blocks imitate those that they replace. Returns metrics for epoch 1, none without a transplant."""
     if job.start is None or not recipe.transplant:
         return {}
     epochs = recipe.transplant * recipe.epochs
@@ -341,7 +340,6 @@ def _train_epoch(
 def split_for(
     dataset: Dataset | StreamedDataset, seed: int, split_seed: int | None, fraction: float
 ) -> tuple[Tensor, Tensor]:
-    """The images that a training with a seed is trained and validated on."""
     if split_seed is None:
         return split(dataset, seed, fraction=fraction)
     return shared_split(dataset, split_seed, fraction=fraction)
@@ -365,7 +363,6 @@ def _log_header(job: Job, feed: Feed, parts: int) -> Iterator[str]:
 
 
 def _check_data(job: Job, dataset: Dataset | StreamedDataset) -> None:
-    """Refuse data that the network does not fit, or that changed since the run began."""
     channels, height, _ = job.network.input_shape
     problems = []
     if job.network.num_classes != dataset.num_classes:

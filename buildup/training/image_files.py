@@ -152,7 +152,6 @@ def _rows(path: Path) -> Iterator[tuple[Path, str, str]]:
 
 
 def _too_few(members: Mapping[str, int], *, train: bool) -> list[str]:
-    """The classes with too few images."""
     least = LEAST_IMAGES if train else 1
     return [
         f"{name}: {counted(count, 'image')}; a class needs at least {least}."
@@ -162,7 +161,7 @@ def _too_few(members: Mapping[str, int], *, train: bool) -> list[str]:
 
 
 def _deeper(folder: Path) -> str:
-    """The folder that is meant where the classes are one level deeper."""
+    """A hint at the folder that is meant where the classes are one level deeper; empty if there is none."""
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if (inner / "train").is_dir() or sum(path.is_dir() for path in inner.iterdir()) > 1:
             return f" Or did you mean {shlex.quote(f'folder:{inner}')}?"
@@ -170,7 +169,6 @@ def _deeper(folder: Path) -> str:
 
 
 def _left_out(root: Path, part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
-    """What lies beside the images and is not used."""
     others = Counter(
         path.suffix.lower() or "none"
         for files in every.values()
@@ -188,14 +186,13 @@ def _left_out(root: Path, part: Path, every: Mapping[str, Sequence[Path]]) -> It
 
 
 def shortened(problems: Sequence[str]) -> list[str]:
-    """Problems for one message."""
     more = len(problems) - MOST_NAMED
     rest = f"... and {more} more; `buildup doctor --dataset` names all."
     return [*problems[:MOST_NAMED], rest] if more > 0 else list(problems)
 
 
 def unreadable(count: int, open_one: Callable[[int], Image.Image]) -> dict[int, str]:
-    """Which of so many images can't be read, and why. All are decoded."""
+    """The images that can't be read, by index, each with the reason. All are decoded."""
 
     def problem(index: int) -> str | None:
         try:
@@ -226,7 +223,6 @@ def contradictions(paths: Sequence[Path], labels: Sequence[int]) -> list[str]:
 
 
 def open_image(file: Path | IO[bytes], *, where: str = "") -> Image.Image:
-    """Open an image file in RGB, rotated as its EXIF data says."""
     try:
         with Image.open(file) as opened:
             return _as_rgb(ImageOps.exif_transpose(opened))

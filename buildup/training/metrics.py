@@ -70,12 +70,10 @@ class Predictions:
 
     @cached_property
     def truth(self) -> Tensor:
-        """Labels as distributions."""
         return F.one_hot(self.labels, self.logits.shape[1]).double()
 
     @cached_property
     def losses(self) -> Tensor:
-        """The negative log-likelihood of each image."""
         return -(self.log_p * self.truth).sum(1)
 
     @cached_property
@@ -142,7 +140,7 @@ class Tally:
     """The sums over some images."""
 
     sums: Mapping[str, Tensor]
-    """Of each metric."""
+    """By the name of the metric."""
     reliability: Tensor
     correct: tuple[Tensor, ...]
     losses: tuple[Tensor, ...]
@@ -160,7 +158,6 @@ METRICS = Registry[Metric]("metric", group="buildup.metrics")
 
 
 def measure_logits(logits: Tensor, labels: Tensor) -> Metrics:
-    """The metrics of logits (images x classes)."""
     return metrics(tally(logits, labels))
 
 
@@ -179,7 +176,6 @@ def tally(logits: Tensor, labels: Tensor) -> Tally:
 
 
 def metrics(found: Tally) -> Metrics:
-    """The values of all metrics, by the sums over a set of images."""
     correct = torch.cat(found.correct).cpu()
     values = {name: METRICS[name].value(sums, len(correct)) for name, sums in _on_host(found.sums).items()}
     count, hits, confidence = found.reliability.cpu()

@@ -19,7 +19,6 @@ Operation = Callable[[Tensor, Tensor], Tensor]
 
 
 def invert(images: Tensor, arguments: Tensor) -> Tensor:
-    """The negative."""
     return 255 - images
 
 
@@ -30,18 +29,15 @@ def posterize(images: Tensor, arguments: Tensor) -> Tensor:
 
 
 def solarize(images: Tensor, arguments: Tensor) -> Tensor:
-    """Invert the pixels that are not below a threshold."""
     return torch.where(images < arguments[:, :1, None, None], images, 255 - images)
 
 
 def solarize_add(images: Tensor, arguments: Tensor) -> Tensor:
-    """Make the pixels below 128 brighter."""
     brighter = (images.to(torch.int32) + arguments[:, :1, None, None].to(torch.int32)).clamp_(max=255).to(torch.uint8)
     return torch.where(images < 128, brighter, images)
 
 
 def auto_contrast(images: Tensor, arguments: Tensor) -> Tensor:
-    """Stretch each channel to the range from 0 to 255."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     span = (high - low).to(_wide(images))
     # torch divides a number by a tensor by way of the reciprocal, which rounds twice.
@@ -51,7 +47,6 @@ def auto_contrast(images: Tensor, arguments: Tensor) -> Tensor:
 
 
 def equalize(images: Tensor, arguments: Tensor) -> Tensor:
-    """Equalize the histogram of each channel."""
     count, channels, height, width = images.shape
     flat = images.reshape(count * channels, height * width).contiguous()
     # A search in the sorted pixels gives the cumulative histogram: exact, and independent of the order of threads.

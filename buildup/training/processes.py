@@ -87,7 +87,7 @@ class _Rank:
     finished: bool = False
 
     def receive(self) -> Epoch | Score | None:
-        """Read a message; returns it if it belongs to the training."""
+        """Read an epoch or the score. None for an error, which is kept, and for a process that has ended."""
         try:
             message = self.connection.recv()
         except (EOFError, OSError):  # it has ended
@@ -102,7 +102,6 @@ class _Rank:
 
 @contextmanager
 def _started(train: _Train, size: int, device: str) -> Iterator[list[_Rank]]:
-    """The processes of a group. At the end none is left."""
     context = multiprocessing.get_context("spawn")
     ranks: list[_Rank] = []
     with tempfile.TemporaryDirectory(prefix="buildup-ranks-", ignore_cleanup_errors=True) as folder:
@@ -134,13 +133,13 @@ def _next_update(ranks: Sequence[_Rank]) -> Epoch | Score:
 
 
 def _with_messages(ranks: Sequence[_Rank], timeout: float) -> list[_Rank]:
-    """The processes that have said something or ended, waiting for it for a time."""
+    """The processes that have sent a message or ended, after a wait of at most `timeout` seconds."""
     ready = wait([rank.connection for rank in ranks if not rank.finished], timeout)
     return [rank for rank in ranks if rank.connection in ready]
 
 
 def _cause(ranks: Sequence[_Rank]) -> BaseException:
-    """The first error, unless a process died: then all others failed for want of it."""
+    """The earliest error; but if a process died, its death, since the others failed for lack of it."""
     end = time.monotonic() + LAST_WORDS
     while time.monotonic() < end and any(rank.process.is_alive() for rank in ranks):
         for rank in _with_messages(ranks, 0.1):
@@ -156,7 +155,6 @@ def _cause(ranks: Sequence[_Rank]) -> BaseException:
 
 
 def _run_rank(train: _Train, group: ProcessGroup, device: str, folder: str, connection: Connection) -> None:
-    """The main function of a process."""
     # A Ctrl-C or a stop that reaches all processes is for the one that started them, which ends them in order.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -216,7 +214,7 @@ def _report(steps: Generator[Epoch, None, Score], connection: Connection | None)
 
 
 def _told(error: BaseException) -> BaseException:
-    """An error that can be sent, with its traceback for people."""
+    """The error in a form that can be pickled; unless it is a `Failed`, with its traceback as a note."""
     lines = "".join(traceback.format_exception(error))
     try:
         pickle.loads(pickle.dumps(error))

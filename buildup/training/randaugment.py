@@ -51,7 +51,6 @@ class Layer:
 
 
 def rand_augment(rng: np.random.RandomState, images: int, size: int, settings: RandAugment) -> tuple[Layer, ...]:
-    """Draw the operations of RandAugment for each image of an epoch."""
     layers = []
     for _ in range(settings.layers):
         chosen = rng.randint(len(CHOICES), size=images)
@@ -79,7 +78,6 @@ def colour_jitter(rng: np.random.RandomState, images: int, strength: float) -> t
 
 
 def operate(images: Tensor, layer: Layer, positions: slice, fill: tuple[int, ...]) -> Tensor:
-    """Apply a layer to the images of these positions in the epoch."""
     chosen = layer.operation[positions]
     order = chosen.argsort(kind="stable")
     counts = np.bincount(chosen - KEEP, minlength=len(PIXELS) + 3).tolist()

@@ -194,7 +194,6 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that ship, by name."""
     return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
 
 
@@ -268,7 +267,6 @@ def _read(path: Path, below: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values, for files."""
     values = asdict(recipe)
     values["expected"] = dict(recipe.expected)
     # Unused, they leave older identities as they were.
@@ -278,7 +276,7 @@ def recipe_to_values(recipe: Recipe) -> dict[str, Any]:
 
 
 def effective_values(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe affects a training: all but what people call it and expect of it."""
+    """The values that affect a training: all but name, description and expected accuracies."""
     values = recipe_to_values(recipe)
     return {name: value for name, value in values.items() if name not in {"name", "description", "expected"}}
 

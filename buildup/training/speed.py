@@ -107,7 +107,6 @@ def choose_execution(
 
 
 def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, device: str, threads: int) -> Speed:
-    """Time a few training and evaluation steps on random images, as `fit` makes them."""
     place = torch.device(device)
     if place.type == "cpu":
         keep_freed_memory()

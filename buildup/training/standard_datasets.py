@@ -106,13 +106,11 @@ class Cifar:
         return self.name
 
     def size(self, name: str, place: Path, asked: int | None) -> int:
-        """The size of its images; any other one is refused."""
         if asked not in (None, self.image_size):
             raise DataError(f"{name} has images of {self.image_size} px, not {asked}. Leave the image size out.")
         return self.image_size
 
     def contents(self, name: str, place: Path) -> Contents:
-        """As published, without reading a file."""
         target = place / self.published.base_folder
         return Contents(
             members=(self.train_images // self.num_classes,) * self.num_classes,

@@ -34,7 +34,6 @@ candidates that a process trains; beyond torch's own limit of 8 it leaves blocks
 def create_training_model(
     network: Network, recipe: Recipe, *, seed: int, device: torch.device, start: Pretrained | None = None
 ) -> nn.Module:
-    """Build the model of a network with the dropout and the dropped paths of a recipe."""
     extra: dict[str, Any] = {"drop_path_rate": recipe.drop_path} if recipe.drop_path else {}
     try:
         model = build(network, seed=seed, device=device, start=start, **extra)
@@ -52,20 +51,18 @@ def create_training_model(
 
 @torch.no_grad()
 def nudge(model: nn.Module) -> None:
-    """Move each weight to the next larger float32."""
     for weight in model.parameters():
         weight.copy_(torch.nextafter(weight, torch.full_like(weight, torch.inf)))
 
 
 def renew_last_block(model: nn.Module, network: Network, seed: int) -> None:
-    """Start the last block as a network without pretrained weights does."""
     path = network.stages[-1].blocks[-1].path
     drawn = build(network, seed=seed).get_submodule(path)
     model.get_submodule(path).load_state_dict(drawn.state_dict())
 
 
 def prepare_model(model: nn.Module, network: Network, execution: Execution) -> nn.Module:
-    """Prepare a model for an execution, in place."""
+    """Give a model, in place, the memory format of an execution, and compile its blocks if that asks for it."""
     if execution.channels_last:
         model = model.to(memory_format=torch.channels_last)
     if execution.steps == "compiled":
@@ -82,7 +79,6 @@ def prepare_model(model: nn.Module, network: Network, execution: Execution) -> n
 
 
 def to_memory_format(images: Tensor, execution: Execution) -> Tensor:
-    """Images in the memory format of an execution."""
     return images.contiguous(memory_format=torch.channels_last if execution.channels_last else torch.contiguous_format)
 
 

@@ -50,7 +50,6 @@ SAME = 1e-6
 
 
 def imitating(network: Network) -> tuple[str, ...]:
-    """The new blocks that replace one of the base's own."""
     return tuple(path for path in network.replaced if not network.block(path).added)
 
 
@@ -104,7 +103,7 @@ def transplant(
 def _equal(
     blocks: Mapping[str, nn.Module], base: nn.Module, seen: Mapping[str, tuple[Tensor, Tensor]], inputs: Tensor
 ) -> dict[str, float]:
-    """The errors of the blocks that compute what the base's do before they have learned anything."""
+    """The errors of the blocks that compute the same as the base's blocks before any training."""
     base(inputs)
     with ExitStack() as stack:
         for block in blocks.values():
@@ -145,7 +144,7 @@ def _fit_projections(
 
 
 def _attention_block(block: nn.Module) -> Any:
-    """The residual block around attention, if its last projection can be fitted: no norm but batch norm follows it."""
+    """The residual attention block; None if its last projection can't be fitted, as before any norm but batch norm."""
     core: Any = block.block if isinstance(block, ChannelsLast) else block
     pre = isinstance(core, PreActAttentionBlock)
     if pre or (isinstance(core, PostActAttentionBlock) and isinstance(core.norm2, _BatchNorm)):
@@ -155,7 +154,7 @@ def _attention_block(block: nn.Module) -> Any:
 
 
 def _mixed(core: Any, given: Tensor) -> Tensor:
-    """What attention in a block mixes, before its last projection."""
+    """The output of a block's attention without its last projection."""
     inputs: list[Tensor] = []
     with core.attention.register_forward_pre_hook(lambda _, given: inputs.append(given[0])):
         core(given)
@@ -173,7 +172,7 @@ def _rows(maps: Tensor) -> Tensor:
 
 
 def _set_projection(core: Any, square: Tensor, cross: Tensor) -> None:
-    """Solve for the projection, from the mean products of its inputs, and of these with what is to be added."""
+    """Set the last projection by ridge regression, from mean products: inputs with inputs, and inputs with targets."""
     penalty = RIDGE * square.diagonal().mean().clamp(min=1e-12) * torch.eye(len(square), device=square.device)
     weights = torch.linalg.solve(square + penalty, cross)
     core.attention.out.weight.copy_(weights[:-1].T[..., None, None])
@@ -200,14 +199,13 @@ def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: Proces
 
 
 def _base(network: Network) -> Network:
-    """The network with the base's own block in each place."""
     for path in network.replaced:
         network = apply(network, replacement(network, path, Conv()))
     return network
 
 
 def _images(feed: Feed) -> Iterator[Tensor]:
-    """Batches of augmented training images without end, in other orders than those of the epochs of the training."""
+    """Endless batches of augmented training images, in other orders than in the epochs of the training."""
     return (inputs for number in count() for inputs, _ in feed.epoch(-number))
 
 
@@ -225,7 +223,7 @@ def _watched(base: nn.Module, paths: Sequence[str]) -> Iterator[Mapping[str, tup
 
 @contextmanager
 def _imitation_mode(block: nn.Module, *, norms: bool = True) -> Iterator[None]:
-    """Drop nothing, and let norms learn their statistics if they are to."""
+    """Turn dropout and dropped paths off. With `norms`, batch norms update their statistics."""
     with evaluation_mode(block):
         for module in block.modules():
             module.training = norms and isinstance(module, _BatchNorm)

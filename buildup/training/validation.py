@@ -29,7 +29,7 @@ def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: 
 
 
 def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1) -> Metrics:
-    """Measure a model on the validation images of a feed, or one of so many, in evaluation mode, which is restored."""
+    """Measure a model in evaluation mode on each `every`-th validation image of a feed. Its own mode is restored."""
     device = next(model.parameters()).device
     tallies = []
     with (

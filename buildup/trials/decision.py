@@ -59,12 +59,10 @@ class Decision:
     params: int | None = None
     macs: int | None = None
     objective: str = "accuracy"
-    """The objective of scores and gain."""
     unit: str = "points"
 
     @property
     def kept(self) -> bool:
-        """Whether the search continues from the candidate."""
         return self.verdict == "keep"
 
 
@@ -85,7 +83,6 @@ class CandidateSummary:
 
     @property
     def mean(self) -> float | None:
-        """The mean accuracy over its seeds; None before the first score."""
         return fmean(self.accuracies.values()) if self.accuracies else None
 
     @property
@@ -112,7 +109,7 @@ class Diagnosis:
     """Images, batches and draws. Only values with the same ones can be compared."""
 
     def mean(self, when: str, measure: str) -> float | None:
-        """The mean over the seeds of a measure `before` or `after`, or of the `change` between them."""
+        """The mean over the seeds of a measure `before`, `after` or its `change`; None unless all seeds have it."""
         if when == "change":
             before, after = self.mean("before", measure), self.mean("after", measure)
             return None if before is None or after is None else after - before
@@ -122,12 +119,10 @@ class Diagnosis:
 
 
 def decision_to_values(decision: Decision) -> dict[str, Any]:
-    """A decision, ready for JSON."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(decision).items()}
 
 
 def decision_from_values(values: dict[str, Any]) -> Decision:
-    """The decision that `decision_to_values` wrote down."""
     # Version 0.1.0 wrote an epoch, too.
     settings: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
@@ -153,7 +148,6 @@ def diagnosis_to_values(diagnosis: Diagnosis) -> dict[str, Any]:
 
 
 def diagnosis_from_values(values: Mapping[str, Any]) -> Diagnosis:
-    """The diagnosis that `diagnosis_to_values` wrote down."""
     by_seed = {when: {measure: tuple(row) for measure, row in rows.items()} for when, rows in values["by_seed"].items()}
     plain = {name: values[name] for name in ("step", "candidate", "parent", "edit", "measured_on")}
     return Diagnosis(**plain, before=by_seed["before"], after=by_seed["after"], seeds=tuple(values["seeds"]))

@@ -38,7 +38,6 @@ class Contender:
 
     @property
     def mean(self) -> float | None:
-        """The mean over the seeds; None without scores."""
         return fmean(self.scores.values()) if self.scores else None
 
 
@@ -66,13 +65,11 @@ class Final:
 
 
 def final_to_values(final: Final) -> dict[str, Any]:
-    """A final, ready for JSON."""
     contenders = [{**asdict(one), "mean": one.mean} for one in final.contenders]
     return {**asdict(final), "contenders": contenders, "verdict": final.verdict}
 
 
 def final_from_values(values: Mapping[str, Any]) -> Final:
-    """The final that `final_to_values` wrote down."""
     known = dict(values)
     known.pop("verdict")
     known["seeds"] = tuple(known["seeds"])

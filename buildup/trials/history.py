@@ -23,7 +23,6 @@ class History:
         return self.outcomes.get(training_id(candidate_id, seed))
 
     def avoidable_failures(self) -> dict[str, Failure]:
-        """The failures that another attempt may avoid, by training."""
         return {
             key: outcome
             for key, outcome in self.outcomes.items()

@@ -40,7 +40,6 @@ class Objective:
         return score.accuracy if self.name == "accuracy" else 100 * score.metrics[self.name]
 
     def gain(self, ours: Score, theirs: Score) -> float:
-        """The gain of the first score over the second."""
         return self.sign * (self.value(ours) - self.value(theirs))
 
     def at(self, epoch: Epoch) -> float | None:
@@ -49,7 +48,7 @@ class Objective:
         return found if found is None or self.name == "accuracy" else 100 * found
 
     def score(self, value: float, seconds: float) -> Score:
-        """A score from its value in the unit alone."""
+        """A score made from its value in the unit alone."""
         if self.name == "accuracy":
             return Score(accuracy=value, seconds=seconds)
         return Score(accuracy=0.0, metrics={self.name: value / 100}, seconds=seconds)

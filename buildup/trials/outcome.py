@@ -18,7 +18,6 @@ class Reason(StrEnum):
     DIVERGED = "diverged"
     """The loss became infinite or not a number."""
     OUT_OF_MEMORY = "out_of_memory"
-    """The device had too little memory."""
     DISK_FULL = "disk_full"
     """Its folder could not be written."""
     REFUSED = "refused"
@@ -80,7 +79,8 @@ class Score:
     """Which images of the set were validated on, one bit an image; None if all trainings share them."""
     seconds: float = 0.0
     device: str = ""
-    """The kind of its device, such as NVIDIA A100-SXM4-40GB, joined by commas if it went on on another; or unknown."""
+    """The device model, such as NVIDIA A100-SXM4-40GB; several are joined by commas if it continued on another; empty
+    if unknown."""
 
     @property
     def correct_hash(self) -> str:
@@ -127,12 +127,10 @@ def epoch_to_values(epoch: Epoch) -> dict[str, Any]:
 
 
 def epoch_from_values(values: Mapping[str, Any]) -> Epoch:
-    """The epoch that `epoch_to_values` wrote down."""
     return Epoch(number=values["number"], metrics=values["metrics"])
 
 
 def record_to_values(record: Record) -> dict[str, Any]:
-    """A record, ready for JSON."""
     outcome = record.outcome
     if isinstance(outcome, Score):
         ended: dict[str, Any] = {
@@ -153,7 +151,6 @@ def record_to_values(record: Record) -> dict[str, Any]:
 
 
 def record_from_values(values: dict[str, Any]) -> Record:
-    """The record that `record_to_values` wrote down."""
     outcome: Outcome
     if "score" in values:
         score = dict(values["score"])

@@ -15,12 +15,12 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS = "weights.safetensors"
 """The trained weights, which replace the checkpoint when an attempt has ended."""
 SNAPSHOTS = "weights-*.safetensors"
-"""The weights after an epoch, in place of the star."""
+"""The weights after an epoch, whose number takes the place of the star."""
 LONGER = 1.5
-"""How many times the epochs of the others a longer training of the base has."""
+"""The check `longer` trains the base for this many times the usual epochs."""
 
 RATE = 3
-"""How many times the learning rate of the others a training of a pretrained base has that looks for a better one."""
+"""The check `rate` trains a pretrained base at this many times the usual learning rate."""
 
 Check = Literal["longer", "rounding", "rate", "fresh"]
 """What the base is trained once more for: does it still climb, and how much does rounding matter? Of pretrained weights
@@ -79,7 +79,6 @@ class Candidate:
 
     @cached_property
     def layout(self) -> str:
-        """Its letters, one a block."""
         return layout(self.network)
 
     @cached_property
@@ -88,7 +87,7 @@ class Candidate:
         return CHECKS[self.check] if self.check else ", ".join(map(str, self.edits))
 
     def epochs(self, usual: int) -> int:
-        """The epochs of its trainings, where those of the search have `usual` ones."""
+        """The epochs of its trainings, given the `usual` number of the search."""
         return ceil(LONGER * usual) if self.check == "longer" else usual
 
 

@@ -127,7 +127,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
 
 
 def analysis_values(analysis: Analysis) -> dict[str, Any]:
-    """An analysis as plain values."""
     return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
 
 
@@ -172,7 +171,6 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
 
 
 def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Measurement], list[str]]:
-    """The measurements that these models allow, and notes for the reader."""
     wanted, notes = list(request.wanted), []
     labelled = [measurement.name for measurement in wanted if measurement.needs_labels]
     others = [subject for subject in subjects if subject.units[-1].channels != subject.images.num_classes]
@@ -343,7 +341,6 @@ class Progress:
         self.report()
 
     def report(self) -> None:
-        """Log the progress, at most once per interval."""
         now, ahead = time.monotonic(), self.done + min(0.99, self.seen / self.each if self.each else 0)
         if now - self.reported > PROGRESS_INTERVAL and ahead > self.kept and ahead < self.total:
             self.reported = now
@@ -352,7 +349,6 @@ class Progress:
 
 
 def _finished_parts(place: Path, identity: dict[str, Any]) -> Iterator[list[Row]]:
-    """The parts of an interrupted run of the same measurement."""
     lines = place.read_text(encoding="utf-8").splitlines() if place.is_file() else []
     if not lines or json.loads(lines[0]) != json.loads(json.dumps(identity)):
         return

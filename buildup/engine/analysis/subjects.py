@@ -55,7 +55,7 @@ class AnalyzedModel:
 
     label: str
     series: str = ""
-    """The training that it is a phase of, and `epoch` the epoch after which its weights are."""
+    """The training that it is a phase of; `epoch` is the one after which its weights were kept."""
     epoch: int | None = None
     model: nn.Module
     recipe: Recipe
@@ -117,7 +117,6 @@ def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
 
 
 def _by_name(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
-    """A model of timm, with first weights or timm's."""
     model_name = parse_base(name)[0].partition(".")[0]
     if not timm.is_model(model_name) and model_name not in PRUNED:
         near = unknown("model", name, timm.list_models(), listed_by="`buildup models`")
@@ -181,7 +180,6 @@ def _phases(training: _Training, phase: str) -> list[AnalyzedModel]:
 
 
 def _epoch(training: _Training, phase: str, names: Mapping[int, str]) -> int:
-    """The epoch of a phase by its name, if its weights are there."""
     where, recipe = f"{training.label}@{phase}", training.recipe
     if phase == WARMUP and not recipe.warmup_epochs:
         raise RequestError(f"{where}: its recipe {recipe.name} has no warm-up.")
@@ -227,7 +225,7 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Tra
 
 
 def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
-    """An export. Early ones do not say how they were trained."""
+    """The model of an export. Early exports do not say how they were trained."""
     config, recipe = _read(
         place / "config.json",
         lambda values: recipe_from_values(values["training"]["recipe"]) if "training" in values else None,
@@ -249,7 +247,6 @@ def _dataset(name: str, settings: AnalyzeSettings) -> str:
 
 
 def _read(path: Path, wanted: Callable[[dict[str, Any]], Found]) -> tuple[dict[str, Any], Found]:
-    """The values of a file, and what is wanted of them."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return values, wanted(values)
@@ -278,7 +275,6 @@ def _data_of(values: Mapping[str, Any], recipe: Recipe, settings: AnalyzeSetting
 def make_subject(
     found: AnalyzedModel, sizes: Sizes, wanted: Sequence[Measurement], seed: int, device: torch.device
 ) -> Subject:
-    """A model on its device, with its units and with the data that these measurements need."""
     place = (found.dataset, found.data_dir, found.image_size)
     data = load_data(*place)
     if found.data_hash not in (None, data.hash) and open_data(*place, found.recipe).hash != found.data_hash:
@@ -319,7 +315,6 @@ def make_subject(
 
 
 def _check_room(found: AnalyzedModel, data: Dataset, images: int, device: torch.device) -> None:
-    """Refuse augmented images and directions that do not fit into memory."""
     weights = sum(weight.numel() for weight in found.model.parameters())
     needed = 4 * (images * data.channels * data.image_size**2 + 4 * weights)
     free = free_memory(device)

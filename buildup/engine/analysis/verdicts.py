@@ -77,7 +77,7 @@ class Probe:
     extent: Extent
     data: Dataset
     seed: int
-    """Of the choice of images."""
+    """The seed of the choice of images."""
     device: torch.device
     identity: Mapping[str, Any]
     curvatures: dict[str, Measured] = field(default_factory=dict)
@@ -149,7 +149,6 @@ def diagnose_verdicts(run: str, settings: AnalyzeSettings) -> Diagnosed:
 
 
 def diagnosed_values(found: Diagnosed) -> dict[str, Any]:
-    """The measured verdicts as plain values."""
     return {
         "files": [str(file) for file in found.files],
         "verdicts": [{"run": row.run, **diagnosis_to_values(row.diagnosis)} for row in found.evidence.rows],
@@ -195,7 +194,6 @@ class _Pair:
 
 
 def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[str], Extent, int, str]:
-    """The checked settings: runs, measures, extent, seed and device."""
     problems = Problems()
     asked = list(GROUPS) if settings.what == "all" else settings.what.split(",")
     problems.found += [
@@ -220,7 +218,6 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
 
 
 def _seeds(probe: Probe, history: History, decision: Decision) -> tuple[int, ...]:
-    """The seeds of a verdict for which the weights of both candidate and parent exist."""
     run = probe.run
     found: list[int] = []
     for seed in range(run.settings.seed, run.settings.seed + decision.seeds):
@@ -254,7 +251,6 @@ def _kept(probe: Probe, tried: Sequence[_Pair]) -> list[Diagnosis]:
 def _diagnosis(
     pair: _Pair, wanted: Sequence[str], known: Diagnosis | None, probe: Probe, progress: Progress
 ) -> Diagnosis:
-    """Measure a verdict, without the measures that are known."""
     parent = pair.candidate.parent
     assert parent is not None
     ends = {stage.name: stage.blocks[-1].path for stage in pair.candidate.network.stages}
@@ -292,7 +288,6 @@ def _diagnosis(
 
 
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str) -> Probe:
-    """The data of a run."""
     settings, recipe = run.settings, run.recipe
     data = open_unchanged(settings.dataset, settings.data_dir, settings.image_size, recipe, run.data.hash)
     if not isinstance(data, Dataset):

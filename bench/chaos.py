@@ -277,8 +277,8 @@ def table(values: Mapping[str, Any]) -> str:
         f"them before its first epoch. {values['attempts']} attempts for {values['trainings']} finished trainings.\n"
         f"Searches that did not finish: {values['not_finished']}; with other decisions than the undisturbed search: "
         f"{values['other_decisions']}; finished trainings that were done again: {values['repeated']}; trials left "
-        f"running: {values['running']}; leaked workers, placement groups or resources: {values['leaked']}. Processes of "
-        f"workers were seen in {values['searches_with_workers_seen']} searches while they ran."
+        f"running: {values['running']}; leaked workers, placement groups or resources: {values['leaked']}. Processes "
+        f"of workers were seen in {values['searches_with_workers_seen']} searches while they ran."
     )
 
 

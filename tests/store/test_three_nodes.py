@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.trial import TrialState
@@ -80,8 +80,8 @@ def test_everything_is_killed_once_and_the_decisions_are_equal(
         driver.communicate()
         driver = driven("resume", "there")
         wait_for_epochs(run, driver)
-        assert cluster.head_node is not None
-        cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+        head: Any = cluster.head_node
+        head.kill_all_processes(check_alive=False, allow_graceful=False)
         _, told = driver.communicate(timeout=300)
     assert driver.returncode == 1
     assert "Ray's head has not answered" in told

@@ -6,6 +6,7 @@ A failure names its seed, and `check(seed)` replays it.
 import json
 import random
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Reason, Record, Score, record_to_values
 from buildup.trials.training import USUAL_CHECKS, Training
-from simulated_cluster import Clock, DriverKilled, Faults, Outcomes, SimulatedCluster
+from simulated_cluster import FREQUENT, RARE, Clock, DriverKilled, Faults, Outcomes, SimulatedCluster
 
 SPACES = {name: load(name) for name in ("paper", "alternet")}
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -122,8 +123,8 @@ def search(seed: int) -> Replay:
     )
 
 
-def check(seed: int) -> None:
-    """Run the search of a seed undisturbed and on the failing cluster of the seed."""
+def check(seed: int) -> Counter[str]:
+    """Run the search of a seed undisturbed and on the failing cluster of the seed: the faults that happened."""
     outcome, chance, clock = outcomes(seed), random.Random(seed), Clock()
     expected, _ = run_loop(search(seed), Undisturbed(outcome), InMemoryWriter(), NullObserver(), History())
     faults = Faults(chance=chance)
@@ -156,19 +157,31 @@ def check(seed: int) -> None:
     assert view.decisions == expected.decisions
     assert view.best.id == expected.best.id
     assert view.ended
+    return faults.happened
 
 
-def check_all(seeds: Iterable[int]) -> None:
+def check_all(seeds: Iterable[int]) -> Counter[str]:
+    happened = Counter[str]()
     for seed in seeds:
         try:
-            check(seed)
+            happened += check(seed)
         except Exception as error:
             error.add_note(f"To replay it: check({seed})")
             raise
+    return happened
 
 
 def test_a_search_on_a_failing_cluster_decides_as_an_undisturbed_one() -> None:
-    check_all((*range(200), *LOST_WHILE_REUSED))
+    happened = check_all((*range(200), *LOST_WHILE_REUSED))
+    assert all(happened[kind] >= 20 for kind in (*FREQUENT, *RARE)), happened
+
+
+def test_a_search_that_took_lost_workers_for_outcomes_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reason, "is_infrastructure", False)
+    monkeypatch.setattr("buildup.execution.dispatcher.MAX_WORKER_LOSSES", 1)
+    with pytest.raises(AssertionError) as found:
+        check_all(range(20))
+    assert found.value.__notes__[0].startswith("To replay it: check(")
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ what it has not reported is lost with it. The order of all steps is drawn, so it
 """
 
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -53,6 +53,7 @@ class Faults:
     chance: random.Random
     left: int = 40
     rates: dict[str, float] = field(init=False)
+    happened: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.rates = {kind: self.chance.choice([0.0, 0.002, 0.01, 0.03]) for kind in FREQUENT}
@@ -61,6 +62,7 @@ class Faults:
     def happens(self, kind: str) -> bool:
         found = self.left > 0 and self.chance.random() < self.rates[kind]
         self.left -= found
+        self.happened[kind] += found
         return found
 
 

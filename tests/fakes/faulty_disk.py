@@ -33,6 +33,8 @@ class Disk:
         self._before: Before | None = None
         self._synced: dict[str, int] = {}
         """Of files with bytes that no fsync has put on the disk: how many bytes it has for sure."""
+        self._renamed: dict[str, list[tuple[str, bytes | None]]] = {}
+        """Of folders: the names that were given since their last fsync, each with what stood there before."""
         self._written: set[int] = set()
         """The connections with something to commit."""
 
@@ -47,6 +49,12 @@ class Disk:
             path = target / os.path.relpath(name, self._folder)
             if path.is_file() and path.stat().st_size > size:
                 os.truncate(path, size)
+        for name, former in (one for renamed in self._renamed.values() for one in reversed(renamed)):
+            path = target / os.path.relpath(name, self._folder)
+            if former is not None:
+                path.write_bytes(former)
+            elif path.is_file():
+                path.unlink()
         for log in target.rglob("*.db-wal"):
             os.truncate(log, int(share * log.stat().st_size))
         for shared in target.rglob("*.db-shm"):
@@ -80,11 +88,17 @@ class Disk:
         def changing(first: Any, *others: Any, **named: Any) -> Any:
             path = os.readlink(f"/proc/self/fd/{first}") if isinstance(first, int) else os.fspath(first)
             self.write(name, path)
+            moves = name in {"replace", "rename"}
+            target = os.fspath(others[0]) if moves else ""
+            former = Path(target).read_bytes() if os.path.isfile(target) else None
             done = real(first, *others, **named)
             if name == "fsync":
                 self._synced.pop(path, None)
-            elif name in {"replace", "rename"} and path in self._synced:
-                self._synced[os.fspath(others[0])] = self._synced.pop(path)
+                self._renamed.pop(path, None)
+            elif moves and self._before and target.startswith(self._folder):
+                self._renamed.setdefault(os.path.dirname(target), []).append((target, former))
+                if path in self._synced:
+                    self._synced[target] = self._synced.pop(path)
             return done
 
         return changing

@@ -178,6 +178,18 @@ def transferred() -> str:
     return _table(TITLES[1:], written, words=2)
 
 
+def kept_knowledge() -> str:
+    """What a trained network knows after a block was replaced."""
+    base, *lines = read_lines(ROOT / "runs" / "kept.jsonl")
+    head = ["kind", "stage", "at random, %", "after imitation, %", "of the base", "error", "share of a training"]
+    rows = []
+    for line in lines:
+        share = [f"{100 * line['kept']:.0f} %", f"{line['error']:.2f}", f"{100 * line['share_of_a_training']:.0f} %"]
+        stage = f"{int(line['place'].split('.')[1]) + 1}"
+        rows.append([line["kind"], stage, f"{line['at_random']:.1f}", f"{line['accuracy']:.1f}", *share])
+    return f"{_table(head, rows)}\n\nThe base has {base['accuracy']:.1f} %."
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -188,6 +200,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),
     "transfer": transferred,
+    "kept-knowledge": kept_knowledge,
 }
 
 

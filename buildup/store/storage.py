@@ -246,6 +246,8 @@ def _database(url: URL) -> RDBStorage:
         engine = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT}, "pool_pre_ping": True}
         if url.drivername.endswith("+psycopg2"):
             _end_waiting_for_postgres()
+            # Else a connection whose machine is gone is noticed after two hours.
+            engine["connect_args"] |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         elif backend == "mysql":
             engine["connect_args"] |= {"read_timeout": ANSWER_TIMEOUT, "write_timeout": ANSWER_TIMEOUT}
     else:

@@ -1,11 +1,18 @@
 """The files for clusters: as far as they can be checked without one."""
 
 import json
+import os
 import re
 import shlex
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 import tomllib
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,6 +22,7 @@ import pytest
 import ray
 import yaml
 
+from buildup.engine.run import open_run
 from buildup.execution.counters import COUNTED
 from buildup.settings import ResumeSettings, SearchSettings
 
@@ -83,3 +91,38 @@ def test_the_slurm_script_asks_in_options_of_one_word() -> None:
 
 def test_the_page_on_clusters_names_each_counter() -> None:
     assert set(re.findall(r"`(?:ray_buildup_)(\w+)_total", (ROOT / "docs/cluster.md").read_text())) == COUNTED.keys()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_submitted_searches_on_the_cluster(
+    tmp_path: Path, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    port, page, agent = free_ports(3)
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    program = str(Path(sys.executable).with_name("ray"))
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket has at most 107 characters
+    flags = [f"--port={port}", f"--dashboard-port={page}", f"--dashboard-agent-listen-port={agent}"]
+    flags += ["--num-cpus=2", f"--temp-dir={temporary}"]
+    head = start([program, "start", "--head", "--block", *flags], env=environment, stdout=subprocess.DEVNULL)
+    try:
+        run = tmp_path / "job"
+        asked = ["--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "1", "--seeds", "1"]
+        search = [sys.executable, "-m", "buildup", "search", *asked, "--allow-weak-base", "--run", str(run)]
+        submit = [program, "job", "submit", "--address", f"http://127.0.0.1:{page}", "--", *search]
+        end = time.monotonic() + 120
+        while (done := subprocess.run(submit, env=environment, capture_output=True, text=True, check=False)).returncode:
+            assert head.poll() is None
+            assert re.search("Failed to connect|No available agent", done.stderr), done.stderr + done.stdout
+            assert time.monotonic() < end
+            time.sleep(1)
+        assert open_run(run).status == "finished"
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+        shutil.rmtree(temporary)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [int(probe.getsockname()[1]) for probe in probes]

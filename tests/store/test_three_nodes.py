@@ -1,21 +1,23 @@
 """A search on three nodes with its study in PostgreSQL, in which everything is killed once: equal decisions."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from optuna.trial import TrialState
-from ray.cluster_utils import Cluster
 
 from buildup.engine.run import open_run
-from chaos import decisions, workers
+from chaos import ancestors, decisions, workers
 
 if TYPE_CHECKING:
     from tests.store.conftest import Server
@@ -28,27 +30,85 @@ FASTER = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_thresh
 """Else Ray takes half a minute to believe that a node is gone."""
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+class Nodes:
+    """A head without a CPU, and nodes with one each, as `ray start` makes them on machines of their own."""
+
+    def __init__(self, start: Start, temporary: Path) -> None:
+        self._start = start
+        self.address = f"127.0.0.1:{free_port()}"
+        self.head = self._node(
+            "--head", f"--port={self.address.partition(':')[2]}", "--num-cpus=0", f"--temp-dir={temporary}"
+        )
+        until(lambda: answers(self.address))
+        self.others = [self.add(), self.add()]
+
+    def add(self) -> "subprocess.Popen[str]":
+        return self._node(f"--address={self.address}", "--num-cpus=1")
+
+    def _node(self, *flags: str) -> "subprocess.Popen[str]":
+        program = str(Path(sys.executable).with_name("ray"))
+        ports = [f"--{name}-port={free_port()}" for name in ("dashboard-agent-listen", "dashboard-agent-grpc")]
+        more = ["--block", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+        return self._start(
+            [program, "start", *flags, *ports, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def close(self) -> None:
+        for node in (*self.others, self.head):
+            kill(node)
+
+
+def kill(node: "subprocess.Popen[str]") -> None:
+    """Kill a node with all its processes, as when its machine loses its power."""
+    for pid in (*descendants(node.pid), node.pid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    node.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if pid in ancestors(int(path.name)):
+                found.append(int(path.name))
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def answers(address: str) -> bool:
+    host, _, port = address.partition(":")
+    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+        return True
+    return False
+
+
 @contextmanager
-def three_nodes() -> Iterator[Cluster]:
-    head = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    cluster.add_node(num_cpus=1)
-    cluster.add_node(num_cpus=1)
+def three_nodes(start: Start) -> Iterator[Nodes]:
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket has at most 107 characters
+    nodes = Nodes(start, temporary)
     try:
-        yield cluster
+        yield nodes
     finally:
-        with suppress(Exception):  # its head may be gone
-            cluster.shutdown()  # type: ignore[no-untyped-call]
+        nodes.close()
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.mark.slow
 def test_everything_is_killed_once_and_the_decisions_are_equal(
     tmp_path: Path,
     server: "Server",
-    start: Callable[..., "subprocess.Popen[str]"],
+    start: Start,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", **FASTER}.items():
+    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", **FASTER}.items():
         monkeypatch.setenv(name, value)
     command = [sys.executable, "-m", "buildup"]
     subprocess.run([*command, "search", *ASKED, "--run", "here"], cwd=tmp_path, check=True, capture_output=True)
@@ -57,8 +117,8 @@ def test_everything_is_killed_once_and_the_decisions_are_equal(
     def driven(*arguments: str) -> "subprocess.Popen[str]":
         return start([*command, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
-    with three_nodes() as cluster:
-        place = ["--ray", str(cluster.address), "--storage", server.url, "--storage-path", "storage"]
+    with three_nodes(start) as cluster:
+        place = ["--ray", cluster.address, "--storage", server.url, "--storage-path", "storage"]
         driver = driven("search", *ASKED, "--run", "there", *place)
         wait_for_epochs(run, driver)
         os.kill(workers()[0], signal.SIGKILL)
@@ -73,20 +133,19 @@ def test_everything_is_killed_once_and_the_decisions_are_equal(
         (tmp_path / "storage").unlink()
         (tmp_path / "aside").rename(tmp_path / "storage")
         wait_for_epochs(run, driver)
-        cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
-        cluster.add_node(num_cpus=1)
+        kill(cluster.others.pop())
+        cluster.others.append(cluster.add())
         wait_for_epochs(run, driver)
         driver.kill()
         driver.communicate()
         driver = driven("resume", "there")
         wait_for_epochs(run, driver)
-        head: Any = cluster.head_node
-        head.kill_all_processes(check_alive=False, allow_graceful=False)
+        kill(cluster.head)
         _, told = driver.communicate(timeout=300)
     assert driver.returncode == 1
     assert "Ray's head has not answered" in told
-    with three_nodes() as cluster:
-        driver = driven("resume", "there", "--ray", str(cluster.address))
+    with three_nodes(start) as cluster:
+        driver = driven("resume", "there", "--ray", cluster.address)
         _, told = driver.communicate(timeout=500)
         assert driver.returncode == 0, told
         until(lambda: not workers())

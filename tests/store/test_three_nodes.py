@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.store.conftest import Server
 
 ASKED = (
-    *("--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "60", "--seeds", "2"),
+    *("--base", "test_resnet", "--dataset", "digits", "--fraction", "1/8", "--epochs", "30", "--seeds", "2"),
     *("--set", "min_steps=4", "--workers", "2", "--allow-weak-base", "--execution", "float32,channels-last,eager"),
 )
 FASTER = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
@@ -36,25 +36,33 @@ Start = Callable[..., "subprocess.Popen[str]"]
 class Nodes:
     """A head without a CPU, and nodes with one each, as `ray start` makes them on machines of their own."""
 
-    def __init__(self, start: Start, temporary: Path) -> None:
+    def __init__(self, start: Start) -> None:
         self._start = start
-        self.address = f"127.0.0.1:{free_port()}"
-        self.head = self._node(
-            "--head", f"--port={self.address.partition(':')[2]}", "--num-cpus=0", f"--temp-dir={temporary}"
-        )
-        until(lambda: answers(self.address))
-        self.others = [self.add(), self.add()]
+        self._program = str(Path(sys.executable).with_name("ray"))
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket has at most 107 characters
+        flags = ["--num-cpus=0", f"--temp-dir={self.temporary}", "--include-dashboard=false"]
+        self.head = self._node("--head", f"--port={port}", *flags)
+        self.others: list[subprocess.Popen[str]] = []
+
+    def join(self) -> None:
+        until(lambda: "Resources" in self._status())
+        for there in ("/1.0 CPU", "/2.0 CPU"):  # two that start at once get in each other's way
+            self.others.append(self.add())
+            until(lambda there=there: there in self._status())  # type: ignore[misc]
 
     def add(self) -> "subprocess.Popen[str]":
         return self._node(f"--address={self.address}", "--num-cpus=1")
 
     def _node(self, *flags: str) -> "subprocess.Popen[str]":
-        program = str(Path(sys.executable).with_name("ray"))
         ports = [f"--{name}-port={free_port()}" for name in ("dashboard-agent-listen", "dashboard-agent-grpc")]
-        more = ["--block", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
-        return self._start(
-            [program, "start", *flags, *ports, *more], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return self._start([self._program, "start", *flags, *ports, "--block"], **quiet)
+
+    def _status(self) -> str:
+        command = [self._program, "status", "--address", self.address]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def close(self) -> None:
         for node in (*self.others, self.head):
@@ -83,22 +91,15 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def answers(address: str) -> bool:
-    host, _, port = address.partition(":")
-    with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
-        return True
-    return False
-
-
 @contextmanager
 def three_nodes(start: Start) -> Iterator[Nodes]:
-    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the path of a socket has at most 107 characters
-    nodes = Nodes(start, temporary)
+    nodes = Nodes(start)
     try:
+        nodes.join()
         yield nodes
     finally:
         nodes.close()
-        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(nodes.temporary, ignore_errors=True)
 
 
 @pytest.mark.slow
@@ -142,8 +143,8 @@ def test_everything_is_killed_once_and_the_decisions_are_equal(
         wait_for_epochs(run, driver)
         kill(cluster.head)
         _, told = driver.communicate(timeout=300)
-    assert driver.returncode == 1
-    assert "Ray's head has not answered" in told
+    # Ray itself ends a driver whose own node is gone. That of another node is told so (test_signals.py).
+    assert driver.returncode != 0, told
     with three_nodes(start) as cluster:
         driver = driven("resume", "there", "--ray", cluster.address)
         _, told = driver.communicate(timeout=500)

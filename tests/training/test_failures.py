@@ -127,7 +127,7 @@ def test_a_memory_limit_on_the_cpu_is_met_alike(tmp_path: Path) -> None:
     assert "Failed: Too little memory" in said[1]
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs a device that is always full")
 def test_a_full_disk_at_the_checkpoint_is_a_named_failure_and_spoils_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

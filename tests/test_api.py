@@ -117,6 +117,7 @@ PAGE = Path(buildup.__file__).parents[1] / "docs" / "python.md"
 SMALLER = {
     '"resnet18", "digits", epochs=6, seeds=2, run="demo"': '"test_resnet", "digits", run="demo", **QUICK',
     '"resnet50", "cifar100"': '"test_resnet", "digits", **QUICK',
+    "resume(seeds=4)": "resume(seeds=3)",
     "final(seeds=5)": "final(seeds=3)",
 }
 """What the examples of the documentation say, and what a test can train in seconds."""

@@ -15,11 +15,12 @@ def test_a_block_that_starts_as_the_trained_one_keeps_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("buildup.training.transplant.LEAST", 2)
+    monkeypatch.setattr("buildup.training.transplant.FITTED", 1)
     monkeypatch.setattr(kept, "STEPS", 1)
     base = "resnetv2_18(stem_chs=8,channels=[8,8],layers=[2,2])"
     network = read_network(base, input_shape=(1, 16, 16), num_classes=10)
     save_file(build(network, seed=0).state_dict(), tmp_path / "weights.safetensors")
-    asked = ["--base", base, "--dataset", "digits", "--fraction", "1/8", "--precision", "float32", "--kinds", "T", "M"]
+    asked = ["--base", base, "--dataset", "digits", "--precision", "float32", "--kinds", "T", "M"]
     assert kept.main([str(tmp_path / "weights.safetensors"), *asked]) == 0
     first, *lines = map(json.loads, capsys.readouterr().out.splitlines())
     assert first["place"] == "the base"

@@ -202,11 +202,16 @@ def wait_for_epoch(run: Path, driver: "subprocess.Popen[str]") -> None:
 
 def kill_worker(driver: int) -> None:
     """Kill a process that trains, which is a descendant of the driver's Ray."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            if b"ray::ResourceTrainable" in path.read_bytes() and driver in ancestors(int(path.parent.name)):
-                os.kill(int(path.parent.name), signal.SIGKILL)
-                return
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                if path.read_bytes().startswith(b"ray::ResourceTrainable") and driver in ancestors(
+                    int(path.parent.name)
+                ):
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+                    return
+        time.sleep(0.1)
     pytest.fail("no worker was found")
 
 

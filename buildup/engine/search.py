@@ -228,9 +228,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     writer.finish(history)
     record = with_status(record, "finished", "the rule has nothing left to try", warnings)
     try:
-        # Where the winner is gone, the weights of its rivals are all that is left.
-        if keep_winner(record, view, history) and record.settings.keep_weights == "winners":
-            outlast(record.remote_trainings, partial(remove_losers, record, view))
+        has_weights = keep_winner(record, view, history)
     except (BuildupError, OSError) as error:
         with suppress(OSError):
             save_status(record, "failed", f"no export: {error}", warnings)
@@ -238,6 +236,9 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
         raise SearchError(
             f"the search has ended, but its network can't be exported: {error}\n{again} tries it again."
         ) from error
+    # Where the winner is gone, the weights of its rivals are all that is left.
+    if has_weights and record.settings.keep_weights == "winners":
+        outlast(record.remote_trainings, partial(remove_losers, record, view))
     kept.keep(view, stopped=True)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)

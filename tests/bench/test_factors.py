@@ -2,6 +2,7 @@
 
 import doctest
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from math import prod, sqrt
 from pathlib import Path
@@ -85,6 +86,43 @@ def test_each_training_is_made_once_by_whichever_process_is_free(
     assert "48 trainings." in printed
     assert "mean           +1.50  +1.50 to +1.50" in printed
     assert len(calls) == 48
+
+
+def test_a_warm_start_trains_for_a_third_from_the_weights_without_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[TrainSettings] = []
+    monkeypatch.setattr(factors, "train_once", trained_as(calls))
+    arguments = [str(tmp_path), "--data-dir", "images", "--warm"]
+    assert factors.main(arguments) == 0
+    assert len(calls) == 24  # nothing has weights yet
+    weights = tmp_path / "llll-none-0" / "attempt-1" / "weights.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    for _ in range(2):
+        assert factors.main(arguments) == 0
+        assert len(calls) == 27
+    for warm, scratch in zip(calls[24:], calls[:3], strict=True):
+        assert warm == replace(
+            scratch, to=warm.to, epochs=(scratch.epochs or 0) // 3, set=("transplant=0.1",), pretrained=str(weights)
+        )
+    printed = capsys.readouterr().out
+    assert "Warm starts: 2 of 2 gains have the same sign; Kendall's tau within combinations +1.00" in printed
+
+
+def test_gains_of_different_orders_have_a_negative_tau() -> None:
+    def lines(last: float, before: float) -> list[dict[str, Any]]:
+        scores = {"none": 50.0, "last stage": 50.0 + last, "stage before": 50.0 + before}
+        return [
+            {"cell": cell, "place": place, "seed": 0, "accuracy": score}
+            for cell in cells()[:6]
+            for place, score in scores.items()
+        ]
+
+    found = factors.summary(lines(1.0, -1.0), lines(-0.5, 0.5))["warm"]
+    assert (found["tau"], found["gains"], found["same_sign"]) == (-1.0, 12, 0)
+    assert found["high"] < 0
+    assert factors.summary(lines(1.0, -1.0), lines(-0.5, 0.5)[:2])["warm"] == {}
 
 
 def test_the_examples_are_right() -> None:

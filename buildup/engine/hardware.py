@@ -36,6 +36,15 @@ def processes_of(gpus_per_trial: float) -> int:
     return max(1, int(gpus_per_trial))
 
 
+def share_of(gpus_per_trial: float) -> float:
+    """The share of each of its GPUs that a training may use.
+
+    >>> share_of(0), share_of(0.25), share_of(2)
+    (1.0, 0.25, 1.0)
+    """
+    return min(1.0, gpus_per_trial or 1.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """What a search computes on."""
@@ -72,8 +81,12 @@ def hardware_of(problems: Problems, settings: SearchSettings, seeds: int) -> Har
         gpus = 1.0
     if gpus > 1 and gpus != int(gpus):
         problems.found.append(f"--gpus-per-trial {gpus:g}: a share of one GPU, or a whole number of them, is needed.")
-    if gpus > 1 and device.startswith("cuda:"):
-        problems.found.append(f"--gpus-per-trial {gpus:g}: --device {device} is one GPU. Use --device cuda.")
+    if device.startswith("cuda:"):
+        number = device.removeprefix("cuda:")
+        problems.found.append(
+            f"--device {device}: Ray chooses the GPU of each training. Use --device cuda, after `export "
+            f"CUDA_VISIBLE_DEVICES={number}` if the search is to use no other one."
+        )
     # Not by the number of workers: sums of other numbers of threads differ in their last digits, and so may verdicts.
     threads = problems.whole("--threads", settings.threads, GPU_THREADS if on_gpu else 1)
     # By default as many trainings as the GPUs have room for. On a CPU one per core, but no more than there are seeds.

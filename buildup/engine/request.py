@@ -9,7 +9,7 @@ from typing import Any
 
 from buildup.engine.clean import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of
+from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of, share_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
@@ -255,7 +255,7 @@ def _measured(
     """
     device, threads = hardware.device, hardware.threads
     processes = processes_of(hardware.gpus_per_trial)
-    asked = network, recipe, data, device, threads, settled, 2 * seeds, processes
+    asked = network, recipe, data, device, threads, settled, 2 * seeds, processes, share_of(hardware.gpus_per_trial)
     if address:
         from buildup.execution.ray_cluster import on_worker  # loads Ray
         from buildup.execution.ray_nodes import resources_of
@@ -275,6 +275,7 @@ def measure_speeds(
     settled: Mapping[str, Any],
     trainings: int = 1,
     processes: int = 1,
+    share: float = 1.0,
 ) -> tuple[Speed, ...]:
     """Measure the executions that a training may use, without those that `settled` excludes. The best comes first.
 
@@ -284,5 +285,5 @@ def measure_speeds(
     resolved = recipe.resolved(train_images=data.train_images)
     steps = trainings * resolved.epochs * max(1, data.train_images // resolved.batch_size)
     part = replace(resolved, batch_size=ceil(resolved.batch_size / processes))
-    found = choose_execution(network, part, device=device, threads=threads, steps=steps, settled=settled)
+    found = choose_execution(network, part, device=device, threads=threads, steps=steps, settled=settled, share=share)
     return tuple(replace(speed, train=speed.train / processes, evaluate=speed.evaluate / processes) for speed in found)

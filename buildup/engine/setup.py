@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.hardware import cpus_per_worker, processes_of
+from buildup.engine.hardware import cpus_per_worker, processes_of, share_of
 from buildup.engine.load_state import read_final, replay_of
 from buildup.engine.replay import Replay
 from buildup.errors import RunError, counted
@@ -164,7 +164,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             renewed=check == "fresh",
             recipe=replace(recipe, lr=RATE * recipe.lr) if check == "rate" else recipe,
             device=settings.device,
-            device_share=min(1.0, settings.gpus_per_trial or 1.0),
+            device_share=share_of(settings.gpus_per_trial),
             processes=processes_of(settings.gpus_per_trial),
             threads=settings.threads,
             execution=run.execution,

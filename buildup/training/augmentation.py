@@ -88,10 +88,10 @@ class Mixture:
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
     """Copy a tensor to a device, unless it is there, without waiting for the device's current work."""
-    if tensor.device.type == device.type:
+    if tensor.device.type == device.type and device.index in (None, tensor.device.index):
         return tensor
     if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return (tensor if tensor.is_cuda else tensor.pin_memory()).to(device, non_blocking=True)
     if device.type == "mps" and tensor.is_floating_point():
         tensor = tensor.float()  # MPS has no float64
     return tensor.to(device)

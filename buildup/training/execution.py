@@ -1,6 +1,7 @@
 """Devices, and the settings of torch that steps are computed with. `execution_words.py` has the values."""
 
 import ctypes
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,6 +31,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
 MOST_READING = 16
 """The most processes that read images for one training, unless it is given more threads."""
+GPU_FILES = Path("/dev"), "nvidia[0-9]*"
+"""The files of a machine's GPUs on Linux. Ray shows a worker only the GPUs that it lends to it, but leaves these."""
 
 
 def check_device(name: str) -> str:
@@ -71,9 +74,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     True
     """
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY_SIGNS)
-    )
+    ):
+        return True
+    # The end of a capture in which memory ran out raises an error of its own.
+    before = error.__cause__ or error.__context__
+    return before is not None and is_out_of_memory(before)
 
 
 def device_count(name: str) -> int:
@@ -87,7 +94,9 @@ def reading_processes(device: torch.device, threads: int, share: float = 1.0) ->
     """
     if device.type != "cuda":
         return 0
-    return max(threads, min(MOST_READING, int(cores() * share / device_count("cuda"))))
+    folder, pattern = GPU_FILES
+    gpus = max(device_count("cuda"), len(list(folder.glob(pattern))))
+    return max(threads, min(MOST_READING, int(cores() * share / gpus)))
 
 
 def has_matrix_units(device: torch.device) -> bool:
@@ -114,6 +123,31 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, -1)
+
+
+@contextmanager
+def share_of_memory(device: str, share: float) -> Iterator[None]:
+    """Use at most a share of a GPU's memory, and give all of it back at the end."""
+    if not device.startswith("cuda"):
+        yield
+        return
+    # Unlike other functions of torch, this one refuses "cuda"; None is the current device.
+    index = torch.device(device).index
+    torch.cuda.set_per_process_memory_fraction(float(share), index)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, index)
+        give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Give the GPU's memory that nothing uses back to the device.
+
+    Compiled blocks and captured steps hold their weights in cycles, which only a collection ends.
+    """
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 @contextmanager

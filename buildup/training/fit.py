@@ -29,9 +29,11 @@ from buildup.training.data_parallel import ALONE, ProcessGroup
 from buildup.training.dataset import Dataset, shared_split, split
 from buildup.training.execution import (
     device_kind,
+    give_memory_back,
     is_out_of_memory,
     keep_freed_memory,
     reading_processes,
+    share_of_memory,
     torch_settings,
 )
 from buildup.training.execution_words import Execution
@@ -117,7 +119,7 @@ def fit(job: Job) -> Generator[Epoch, None, Score]:
         checkpoint.append_log(job.folder, f"{failed.message} Once more, with each batch in {RETRY_PARTS} parts.")
     # Outside of the except clause: inside, the error would hold all that filled the memory.
     if job.device.startswith("cuda") and job.processes == 1:
-        torch.cuda.empty_cache()
+        give_memory_back()
     again = replace(job, resume_from=(job.folder, *job.resume_from))
     return (yield from _attempt(again, yielded, parts=RETRY_PARTS))
 
@@ -135,22 +137,10 @@ def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -
         keep_freed_memory()
     with (
         torch_settings(job.threads, deterministic=job.execution.deterministic),
-        _share_of_memory(job),
+        share_of_memory(job.device, job.device_share),
         _named_failures(job),
     ):
         return (yield from _train(job, yielded, parts, group))
-
-
-@contextmanager
-def _share_of_memory(job: Job) -> Iterator[None]:
-    if not job.device.startswith("cuda"):
-        yield
-        return
-    torch.cuda.set_per_process_memory_fraction(job.device_share, job.device)
-    try:
-        yield
-    finally:
-        torch.cuda.empty_cache()
 
 
 def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:

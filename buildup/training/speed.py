@@ -22,6 +22,7 @@ from buildup.training.execution import (
     is_out_of_memory,
     keep_freed_memory,
     no_kernel_search,
+    share_of_memory,
     torch_settings,
 )
 from buildup.training.execution_words import Execution
@@ -72,14 +73,28 @@ def default_execution(recipe: Recipe, device: str) -> Execution:
 
 
 def choose_execution(
-    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, settled: Mapping[str, Any] | None = None
+    network: Network,
+    recipe: Recipe,
+    *,
+    device: str,
+    threads: int,
+    steps: int,
+    settled: Mapping[str, Any] | None = None,
+    share: float = 1.0,
 ) -> tuple[Speed, ...]:
     """Measure the execution of a device; on CUDA, also captured and compiled steps. The fastest comes first.
 
     These forms of a step compute the same, but for rounding. `settled` has the fields of the execution that were asked
-    for.
+    for, and `share` is what a training may use of a GPU's memory.
     """
-    place, settled = torch.device(device), settled or {}
+    with share_of_memory(device, share):
+        return _choose(network, recipe, device=device, threads=threads, steps=steps, settled=settled or {})
+
+
+def _choose(
+    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, settled: Mapping[str, Any]
+) -> tuple[Speed, ...]:
+    place = torch.device(device)
     chosen = replace(default_execution(recipe, device), **settled)
     try:
         tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
@@ -101,8 +116,6 @@ def choose_execution(
             found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
             is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
             tried.insert(0 if is_faster else len(tried), found)
-    if place.type == "cuda":
-        torch.cuda.empty_cache()  # the workers need the memory
     return tuple(tried)
 
 

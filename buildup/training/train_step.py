@@ -235,7 +235,8 @@ class _Captured:
                 step(self._inputs, self._targets)
         torch.cuda.current_stream().wait_stream(aside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # Its default stream belongs to the device of the first capture of the process.
+        with torch.cuda.graph(self._graph, stream=aside):
             step(self._inputs, self._targets)
 
     def replay(self, inputs: Tensor, targets: Tensor) -> None:

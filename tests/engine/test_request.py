@@ -117,6 +117,24 @@ def test_gpus_of_a_training_become_a_share_of_memory_or_processes(
     assert [(job.device_share, job.processes) for job in jobs] == [(1.0, 1), (0.25, 1), (1.0, 1), (1.0, 2)]
 
 
+def test_compiling_is_weighed_over_all_trainings_of_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not over the one that is measured: compiled blocks stay in the worker."""
+    given: list[dict[str, Any]] = []
+
+    def measured(network: Network, recipe: Recipe, **asked: Any) -> tuple[Speed, ...]:
+        given.append(asked)
+        return (Speed(execution=Execution(), train=1.0, evaluate=0.5, preparation=0.0),)
+
+    monkeypatch.setattr("buildup.engine.request.choose_execution", measured)
+    asked = SearchSettings(base="resnet6", dataset="digits", run="never-made", ray="local", gpus_per_trial=0.5)
+    with fake_cuda():
+        for seeds in (1, 3):
+            resolve(replace(asked, seeds=seeds))
+    assert given[1]["steps"] == 3 * given[0]["steps"]
+    assert given[0]["steps"] == 2 * 14 * 32  # base and candidate, by `quick`
+    assert [one["share"] for one in given] == [0.5, 0.5]
+
+
 def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
 
@@ -133,7 +151,8 @@ def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monke
         assert (found.speeds[0].train, found.speeds[0].evaluate) == (0.5, 0.25)
         for changes, said in (
             ({"gpus_per_trial": 1.5}, "a share of one GPU, or a whole number of them"),
-            ({"device": "cuda:1"}, "--device cuda:1 is one GPU"),
+            ({"device": "cuda:1"}, "--device cuda:1: Ray chooses the GPU of each training. Use --device cuda, after"),
+            ({"device": "cuda:1", "gpus_per_trial": 0.5}, "`export CUDA_VISIBLE_DEVICES=1`"),
             ({"execution": "captured"}, "steps on 2 GPUs are eager, not captured"),
             ({"gpus_per_trial": 64.0}, "64 GPUs a training: each needs 2 images of a batch, and the smallest"),
         ):

@@ -78,6 +78,8 @@ class FakeCuda:
     """Calls of `torch.cuda`, with the device that they were for."""
     current: int = 0
     capturing: "FakeGraph | None" = None
+    captures_on: "_FakeStream | None" = None
+    """The stream of captures that name none. torch makes it once, on the device that is current then."""
     made: torch.device = CPU
     """The label of what is made from nothing."""
     is_silent: bool = False
@@ -521,14 +523,25 @@ def _patches(cuda: FakeCuda) -> dict[str, Any]:
         with current(stream.device.index):
             yield
 
+    def share(fraction: float, device: Any = None) -> None:
+        if not isinstance(fraction, float):
+            raise TypeError("Invalid type for fraction argument, must be `float`")
+        if isinstance(device, str | torch.device) and torch.device(device).index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got: {device}")
+        cuda.calls.append((f"memory {fraction:g}", index_of(device)))
+
     @contextmanager
-    def capture(graph: FakeGraph, **options: Any) -> Iterator[None]:
-        graph.device, cuda.capturing = cuda.current, graph
-        cuda.calls.append(("graph", cuda.current))
-        try:
-            yield
-        finally:
-            cuda.capturing = None
+    def capture(graph: FakeGraph, stream: _FakeStream | None = None) -> Iterator[None]:
+        cuda.captures_on = cuda.captures_on or _FakeStream(cuda, None)
+        device = (stream or cuda.captures_on).device
+        assert device is not None
+        graph.device, cuda.capturing = device.index, graph
+        cuda.calls.append(("graph", device.index))
+        with current(device.index):
+            try:
+                yield
+            finally:
+                cuda.capturing = None
 
     def synchronize(device: Any = None) -> None:
         cuda.calls.append(("synchronize", index_of(device)))
@@ -562,9 +575,7 @@ def _patches(cuda: FakeCuda) -> dict[str, Any]:
         "get_device_name": lambda device=None: "fake",
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "empty_cache": lambda: cuda.calls.append(("empty_cache", cuda.current)),
-        "set_per_process_memory_fraction": lambda share, device=None: cuda.calls.append(
-            (f"memory {share:g}", index_of(device))
-        ),
+        "set_per_process_memory_fraction": share,
         "Stream": lambda device=None, **options: _FakeStream(cuda, device),
         "current_stream": stream,
         "is_current_stream_capturing": lambda: cuda.capturing is not None,

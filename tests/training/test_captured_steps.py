@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor
 
 from buildup.graph.network import Network
@@ -55,7 +56,8 @@ def train(recipe: Recipe, steps: Steps, *, parts: int = 1, device: str = "cuda:0
     execution, place = Execution(steps=steps), torch.device(device)
     model = prepare_model(create_training_model(tiny(), recipe, seed=0, device=place), tiny(), execution).train()
     optimizer = make_optimizer(model, recipe, execution)
-    stepper = Stepper(model, optimizer, recipe, execution, parts=parts)
+    average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
+    stepper = Stepper(model, optimizer, recipe, execution, parts=parts, average=average)
     generator = torch.default_generator.__class__().manual_seed(0)
     sums: list[float] = []
     for number, (rate, size) in enumerate(zip(RATES, SIZES, strict=True)):
@@ -67,6 +69,8 @@ def train(recipe: Recipe, steps: Steps, *, parts: int = 1, device: str = "cuda:0
         stepper(inputs, targets, rate)
         sums += [total.item() for total in stepper.take_sums()]
     tensors = dict(model.state_dict())
+    if average:
+        tensors |= {f"average of {name}": value for name, value in average.module.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
     return Trained(tensors={name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}, sums=sums)
@@ -85,6 +89,8 @@ CASES: dict[str, dict[str, Any]] = {
     "clipping": {"recipe": recipe_of("quick", clip_grad=0.5)},
     "two parts": {"recipe": recipe_of("quick"), "parts": 2},
     "adamw, clipping, two parts": {"recipe": recipe_of("quick-adamw", clip_grad=0.5), "parts": 2},
+    "averaged weights": {"recipe": recipe_of("quick-adamw", ema=0.9)},
+    "resumed, averaged weights": {"recipe": recipe_of("quick-adamw", ema=0.9), "captures_at": 1},
     "rates of layers": {"recipe": recipe_of("quick-adamw", layer_decay=0.5)},
     "the second device": {"recipe": recipe_of("quick"), "device": "cuda:1"},
     "resumed sgd": {"recipe": recipe_of("quick"), "captures_at": 1},

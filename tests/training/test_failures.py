@@ -209,6 +209,17 @@ def test_the_data_that_the_run_began_with_is_taken(tmp_path: Path) -> None:
     assert load_file(tmp_path / "weights.safetensors")
 
 
+def ended_in_a_capture() -> RuntimeError:
+    """What `torch.cuda.graph` raises at its end, when memory ran out inside."""
+    try:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+    except RuntimeError as error:
+        return error
+
+
 @pytest.mark.parametrize(
     "error",
     [
@@ -218,8 +229,9 @@ def test_the_data_that_the_run_began_with_is_taken(tmp_path: Path) -> None:
         RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("CUDA driver error: out of memory"),
         MemoryError(),
+        ended_in_a_capture(),
     ],
-    ids=["torch", "driver", "cuBLAS", "cuDNN", "driver of torch", "host"],
+    ids=["torch", "driver", "cuBLAS", "cuDNN", "driver of torch", "host", "capture"],
 )
 def test_memory_that_runs_out_under_any_name_gets_the_retry_and_a_sentence_when_measuring(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

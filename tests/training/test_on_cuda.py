@@ -1,5 +1,7 @@
 """A training on a CUDA device, on a fake one: where its tensors are, what makes the host wait, how much is launched."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -16,6 +18,7 @@ from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.training import augmentation, speed
 from buildup.training.dataset import Dataset
+from buildup.training.execution import share_of_memory
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, on_device
 from buildup.training.fit import Job, fit
@@ -195,10 +198,57 @@ def test_a_training_on_the_device_is_that_of_the_cpu_and_resumes(
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
-def test_a_training_keeps_to_its_share_of_the_device_and_gives_its_memory_back(tmp_path: Path, cuda: FakeCuda) -> None:
-    follow(fit(job(tmp_path, device="cuda:1", device_share=0.25)))
-    assert [call for call in cuda.calls if "memory" in call[0]] == [("memory 0.25", 1)]
+@pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
+def test_a_training_keeps_to_its_share_of_the_device_and_gives_its_memory_back(
+    device: str, index: int, tmp_path: Path, cuda: FakeCuda
+) -> None:
+    follow(fit(job(tmp_path, device=device, device_share=0.25)))
+    assert [call for call in cuda.calls if "memory" in call[0]] == [("memory 0.25", index), ("memory 1", index)]
     assert cuda.calls[-1][0] == "empty_cache"
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_steps_are_measured_in_the_share_that_they_will_have(
+    device: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "GPU_STEPS", 1)
+    settings = replace(load_recipe("quick"), batch_size=4)
+    choose_execution(tiny(), settings, device=device, threads=1, steps=1, share=0.5)
+    names = [name for name, _ in cuda.calls if "memory" in name or name == "graph"]
+    assert names == ["memory 0.5", "graph", "memory 1"]
+
+
+def test_memory_that_only_cycles_hold_is_given_back(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Holder:
+        """As a compiled block holds its weights."""
+
+    holder = Holder()
+    holder.itself = holder  # type: ignore[attr-defined]
+    held = weakref.ref(holder)
+    del holder
+    seen: list[object] = []
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: seen.append(held()))
+    gc.disable()
+    try:
+        with share_of_memory("cuda", 1.0):
+            pass
+    finally:
+        gc.enable()
+    assert seen == [None]
+
+
+def test_a_second_device_of_the_process_captures_on_its_own(cuda: FakeCuda) -> None:
+    settings = replace(load_recipe("quick"), batch_size=4)
+    for device in ("cuda:0", "cuda:1"):
+        step = stepper(settings, Execution(steps="captured"), device)
+        step.capture(torch.zeros(4, 3, 16, 16, device=device), torch.zeros(4, 5, device=device))
+    assert [index for name, index in cuda.calls if name == "graph"] == [0, 1]
+
+
+def test_a_tensor_of_another_device_is_sent(cuda: FakeCuda) -> None:
+    tensor = torch.ones(2, device="cuda:0")
+    assert augmentation.send(tensor, torch.device("cuda:1")).device == torch.device("cuda:1")
+    assert augmentation.send(tensor, torch.device("cuda")) is tensor
 
 
 def test_captures_and_measures_belong_to_the_device_of_the_model(

@@ -84,6 +84,11 @@ def test_a_recipe_without_mixed_precision_gets_none() -> None:
     assert default_execution(QUICK, "cuda:1").precision == "bf16"
 
 
+def test_convolutions_are_channels_last_but_on_an_apple_gpu() -> None:
+    found = {device: default_execution(QUICK, device).channels_last for device in ("cpu", "cuda", "cuda:1", "mps")}
+    assert found == {"cpu": True, "cuda": True, "cuda:1": True, "mps": False}
+
+
 def test_what_was_asked_for_is_measured() -> None:
     settled = {"precision": "float32", "deterministic": True, "channels_last": False}
     (found,) = choose_execution(tiny(), QUICK, device="cpu", threads=1, steps=9, settled=settled)

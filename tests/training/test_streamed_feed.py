@@ -229,13 +229,17 @@ def test_a_webdataset_without_tar_files_is_refused(tmp_path: Path) -> None:
         describe_data(f"wds:{tmp_path}")
 
 
-def test_a_gpu_is_read_for_by_its_part_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_read_for_by_its_part_of_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(24), raising=False)
+    monkeypatch.setattr("buildup.training.execution.GPU_FILES", (tmp_path, "nvidia[0-9]*"))
     assert reading_processes(torch.device("cpu"), 4) == 0
     with fake_cuda(2) as cuda:
         assert reading_processes(torch.device("cuda:1"), 4) == 12
         assert reading_processes(torch.device("cuda:1"), 4, share=0.5) == 6
         assert reading_processes(torch.device("cuda:1"), 4, share=0.1) == 4
+        for name in ("nvidia0", "nvidia1", "nvidia2", "nvidia3", "nvidiactl"):  # Ray lends two of the four
+            (tmp_path / name).touch()
+        assert reading_processes(torch.device("cuda:1"), 4) == 6
         assert not cuda.waits
 
 

@@ -170,7 +170,8 @@ def batch_eigenvalues(
             device = inputs.device
             generator = torch.Generator().manual_seed(seed)
             start = torch.randn(size, generator=generator, dtype=torch.float64).to(device, inputs.dtype)
-            yield extreme_eigenvalues(product, start, count, tolerance=tolerance, most_products=most_products)
+            found = extreme_eigenvalues(product, start, count, tolerance=tolerance, most_products=most_products)
+        yield found  # outside, since the caller must not compute in these modes
 
 
 class _DifferentiableTwice(TorchFunctionMode):

@@ -100,17 +100,18 @@ def landscape(
     """
     own, (one, other) = dict(model.named_parameters()), towards
     device = next(model.parameters()).device
-    with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
-        forms = _squared_norm_forms(model, towards)
-        for some in (places[start : start + parallel] for start in range(0, len(places), parallel)):
+    forms = _squared_norm_forms(model, towards)
+    for some in (places[start : start + parallel] for start in range(0, len(places), parallel)):
+        with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
             weights = [
                 {name: own[name].detach() + x * one[name] + y * other[name] for name in own if name in one}
                 for x, y in some
             ]
-            for (x, y), (nll, hits) in zip(some, _measured(model, batches, weights), strict=True):
-                squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
-                kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
-                yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
+            measured = list(_measured(model, batches, weights))
+        for (x, y), (nll, hits) in zip(some, measured, strict=True):
+            squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
+            kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
+            yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
 
 
 def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> int:

@@ -146,6 +146,16 @@ def test_the_model_is_left_as_it_was(make: Make) -> None:
     assert all(weight.grad is None and not weight.requires_grad for weight in model.parameters())
 
 
+def test_whoever_takes_the_values_does_not_compute_as_the_hessian_does(make: Make) -> None:
+    before = torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()
+    batches = [(noise(2, 3, 32, 32).float(), soft(2, 10).float())] * 2
+    with torch.no_grad():
+        values = batch_eigenvalues(make("test_vit"), batches, count=1, most_products=3)
+        next(values)  # and is stopped here
+        assert (torch.backends.cudnn.allow_tf32, torch.is_grad_enabled()) == (before[0], False)
+        assert not torch._C._len_torch_function_stack()
+
+
 def test_batches_are_drawn_once_and_the_same_way(make_alternet: Make) -> None:
     digits, recipe = load_data("digits"), load_recipe("paper")
     train, _ = split(digits, 0)

@@ -174,6 +174,16 @@ def test_the_model_is_left_as_it_was_and_broken_places_are_told(make: Make) -> N
     assert weights_digest(model) == before
 
 
+def test_whoever_takes_the_points_does_not_compute_as_the_landscape_does(make: Make) -> None:
+    model = make("test_resnet").train()
+    before = torch.backends.cudnn.allow_tf32
+    points = landscape(model, [(noise(2, 3, 32, 32), soft(2))], [(0.1, 0.0), (0.2, 0.0)], directions(model))
+    next(points)  # and is stopped here
+    assert torch.is_grad_enabled()
+    assert torch.backends.cudnn.allow_tf32 == before
+    assert model.training
+
+
 def test_the_grid_of_the_paper_has_its_points() -> None:
     points = grid(21)
     assert len(points) == 441

@@ -11,6 +11,7 @@ from timm.models import create_feature_extractor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, GlobalAttention2d, LocalAttention2d
 
@@ -262,6 +263,22 @@ def test_keys_and_values_are_not_copied_for_every_place_of_the_kernel(kernel: in
         made(x)
     logits = HEADS * 24 * 24 * (made.tile + kernel - 1) ** 2
     assert max(kept) <= max(4 * HEADS * 32 * 24 * 24, logits)
+
+
+@pytest.mark.parametrize(("size", "copies"), [(8, 0), (9, 1)])
+def test_a_map_is_padded_only_where_windows_do_not_divide_it(size: int, copies: int) -> None:
+    """A pad of nothing copies the whole map."""
+    padded: list[tuple[int, ...]] = []
+
+    class Watched(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is F.pad and args[0].ndim == 4:
+                padded.append(tuple(args[0].shape))
+            return func(*args, **(kwargs or {}))
+
+    with Watched():
+        local(4).double()(torch.randn(2, 5, size, size, dtype=torch.float64))
+    assert len(padded) == copies
 
 
 @every_layer

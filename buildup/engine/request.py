@@ -209,9 +209,8 @@ def _start(
         num_classes=data.num_classes if data else 1000,
         stem=space.stem if space else "auto",
     )
-    if network and data and settings.pretrained:
-        file = settings.pretrained if isinstance(settings.pretrained, str) else ""
-        pretrained = problems.checked(None, find_pretrained, network, settings.base, file)
+    if network and data and settings.pretrained not in (None, False):
+        pretrained = problems.checked(None, find_pretrained, network, settings.base, settings.pretrained)
     if network and data and space:
         with problems.caught():
             network = start(network, space)

@@ -180,9 +180,8 @@ def _find(
         network = problems.checked(None, find_network, name, settings.layout, data, settings.space)
     if network and recipe and recipe.dropout and not network.stages:
         problems.found.append(f"{recipe.name}: dropout is {recipe.dropout:g}, and {network.base} has no blocks for it.")
-    if network and settings.pretrained:
-        file = "" if settings.pretrained is True else settings.pretrained
-        start = problems.checked(None, find_pretrained, network, name, file)
+    if network and settings.pretrained not in (None, False):
+        start = problems.checked(None, find_pretrained, network, name, settings.pretrained)
     return data, network, start
 
 

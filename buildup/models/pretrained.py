@@ -28,17 +28,28 @@ from buildup.trials.training import Pretrained, WeightsOrigin
 QUOTED = re.compile(r'"([^"]+)"')
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+LEARNED = (".weight", ".bias", "running_mean", "running_var")
 
 SHOWN = 3
 """How many of the weights that do not fit an error names."""
+FILES = "model.safetensors", "weights.safetensors", "pytorch_model.bin"
+"""What the weights of an export or a training are called in its folder."""
+LOADING_ERRORS = (
+    *(AttributeError, EOFError, LookupError, OSError, RuntimeError, ValueError),
+    *(SafetensorError, pickle.UnpicklingError),
+)
+WHOLE_MODULE = "it holds more than tensors, as a whole model does; save `model.state_dict()` in place of the model"
 
 
-def find_pretrained(network: Network, name: str, file: str = "") -> Pretrained:
+def find_pretrained(network: Network, name: str, file: str | bool = True) -> Pretrained:
     """Read trained weights of a network's base from a file, or download them; refuse those of another model.
 
-    `name` is the base's name in timm; its tag selects one of timm's weights. A `file` is used in place of them.
+    `name` is the base's name in timm; its tag selects one of timm's weights. A `file`, or the folder of one, is used in
+    place of them.
     """
-    source = str(Path(file).absolute()) if file else parse_base(name)[0]
+    if file == "":
+        raise BaseError("--pretrained is empty. Name a file, or give the flag alone for timm's weights.")
+    source = _file_of(Path(str(file)).absolute()) if file is not True else parse_base(name)[0]
     return Pretrained(source=source, hash=_hash(_read(network, source)))
 
 
@@ -67,6 +78,11 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
 
 
 def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
+    if Path(pretrained.source).is_absolute() and not Path(pretrained.source).is_file():
+        raise BaseError(
+            f"{pretrained.source}: the run began with the weights of this file, and it is gone. Put it back (hash "
+            f"{pretrained.hash[:12]}), or start a new run."
+        )
     weights = _read(network, pretrained.source)
     if (found := _hash(weights)) != pretrained.hash:
         raise BaseError(
@@ -80,18 +96,26 @@ def fresh_parts(network: Network, pretrained: Pretrained | None) -> str | None:
     """A sentence on the parts of the base that start anew beside trained weights; None if there are none of either."""
     if pretrained is None:
         return None
-    weights = check_pretrained(network, pretrained)
-    own = _shapes(network, network.num_classes)
-    changed = {name: weight.shape for name, weight in weights.items() if own.get(name, weight.shape) != weight.shape}
-    classifiers = _paths(network.base, "classifier")
-    found = []
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in changed):
-        why = f"has another shape for images of {network.input_shape[1]} px"
-        if path in classifiers:
-            known = changed.get(f"{path}.weight", changed.get(f"{path}.bias", [0]))[0]
-            why = f"told {known} classes apart, and the data has {network.num_classes}"
-        found.append(f"{path}, which {why}")
+    found = [f"{path}, which {why}" for path, why in fresh_modules(network, pretrained).items()]
     return f"Trained anew beside the weights of {pretrained.source}: {'; '.join(found)}." if found else None
+
+
+def fresh_modules(network: Network, pretrained: Pretrained) -> dict[str, str]:
+    """The modules of the base that start anew beside trained weights, and why."""
+    weights = check_pretrained(network, pretrained)
+    classifiers = _paths(network.base, "classifier")
+    found = {}
+    for name, shape in _shapes(network, network.num_classes).items():
+        known, path = weights.get(name), name.rpartition(".")[0]
+        if known is None and path in classifiers:
+            found[path] = "is not among them"
+        elif known is not None and known.shape != shape and path in classifiers:
+            found[path] = f"told {known.shape[0]} classes apart, and the data has {network.num_classes}"
+        elif known is not None and known.shape != shape:
+            small = dict(network.shrunk).get(path) == "3x3"
+            way = " (a space with `stem: base` keeps it)" if small else ""
+            found[path] = f"has another shape for images of {network.input_shape[1]} px{way}"
+    return found
 
 
 def _read(network: Network, source: str) -> dict[str, Tensor]:
@@ -99,22 +123,10 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
     arguments: dict[str, Any] = {"in_chans": network.input_shape[0], **network.base_args}
     is_file = Path(source).is_absolute()
     if is_file:
-        # timm loads them with the classes and channels that they were trained for.
-        weights = _read_file(source)
+        weights = _read_file(network, source)
         if {name: weight.shape for name, weight in weights.items()} == _small_shapes(network, weights):
             return weights
-        config: Any = timm.get_pretrained_cfg(network.base)
-        overlay: dict[str, Any] = {"state_dict": weights}
-        arguments["pretrained_cfg_overlay"] = overlay
-        layers = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
-        classes = layers[0].shape[0] if layers else None
-        if classes and classes != config.num_classes + (config.label_offset or 0):
-            overlay |= {"num_classes": classes, "label_offset": 0}
-            arguments["num_classes"] = classes
-        convs = [weights[key] for path in _paths(network.base, "first_conv") if (key := f"{path}.weight") in weights]
-        channels = network.input_shape[0]
-        if convs and convs[0].ndim == 4 and convs[0].shape[1] == channels:
-            overlay["input_size"] = (channels, *config.input_size[1:])
+        arguments |= _as_saved(network, weights)
     try:
         # Creating a model draws random numbers, which stay in a first convolution that can't be adapted to other
         # channels. They are always the same, and the caller's random state does not change.
@@ -126,12 +138,33 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
         # Torch raises these for weights that do not fit, timm for older files that it does not know, and the download
         # without a connection.
         if is_file:
-            raise BaseError(f"{source}: these are not weights of {network.base}: {_misfit(error)}.") from error
+            raise BaseError(f"{source}: these are not weights of {network.title}: {_misfit(error)}.") from error
         raise BaseError(
             f"--pretrained: timm's weights of {source} can't be had: {str(error).partition('. ')[0]}. "
             "Where there are others in a file, use: --pretrained FILE"
         ) from error
     return model.state_dict()
+
+
+def _as_saved(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The arguments by which timm loads weights with the classes and channels that they were trained for."""
+    config: Any = timm.get_pretrained_cfg(network.base)
+    overlay: dict[str, Any] = {"state_dict": dict(weights)}
+    arguments: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
+    classifiers = _paths(network.base, "classifier")
+    layers = [weights[key] for path in classifiers if (key := f"{path}.weight") in weights]
+    classes = layers[0].shape[0] if layers else 0
+    if classifiers and classes != config.num_classes + (config.label_offset or 0):
+        overlay |= {"num_classes": classes, "label_offset": 0}
+        arguments["num_classes"] = classes
+    own = _shapes(network, network.num_classes)
+    for key in (f"{path}.weight" for path in _paths(network.base, "first_conv")):
+        channels = network.input_shape[0]
+        if key in weights and weights[key].ndim == 4 and own[key][1] == channels != weights[key].shape[1]:
+            overlay["input_size"] = (weights[key].shape[1], *config.input_size[1:])
+        elif key in weights and weights[key].shape[1:2] == (channels,):
+            overlay["input_size"] = (channels, *config.input_size[1:])
+    return arguments
 
 
 def _small_shapes(network: Network, weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -153,19 +186,62 @@ def _paths(base: str, what: str) -> tuple[str, ...]:
     return (paths,) if isinstance(paths, str) else tuple(paths or ())
 
 
-def _read_file(path: str) -> dict[str, Tensor]:
+def _file_of(path: Path) -> str:
+    """The file of weights that a path names, which may be the folder of an export or a training."""
+    if not path.is_dir():
+        return str(path)
+    found = [str(path / name) for name in FILES if (path / name).is_file()]
+    if not found:
+        attempts = (int(one.parent.name.partition("-")[2]) for one in path.glob("attempt-[0-9]*/weights.safetensors"))
+        if newest := max(attempts, default=0):
+            return str(path / f"attempt-{newest}" / "weights.safetensors")
+        raise BaseError(f"{path}: this is a folder without {' or '.join(FILES[:2])}. Name the file of weights in it.")
+    return found[0]
+
+
+def _read_file(network: Network, path: str) -> dict[str, Tensor]:
+    """The tensors of a file by the names that they have in the base."""
     if not Path(path).is_file():
         raise BaseError(f"{path}: there is no such file of weights.")
     problem = "it does not hold tensors by name"
     try:
-        weights = load_state_dict(path, weights_only=True)
-        if weights and all(isinstance(weight, Tensor) for weight in weights.values()):
-            return dict(weights)
-    except (AttributeError, EOFError, LookupError, RuntimeError, ValueError) as error:
-        problem = str(error).partition("\n")[0]
-    except (OSError, SafetensorError, pickle.UnpicklingError) as error:
-        problem = str(error).partition("\n")[0]
+        found: Any = load_state_dict(path, weights_only=True)
+        named = [found, *(one for one in found.values() if isinstance(one, Mapping))]
+        whole = [one for one in named if one and all(isinstance(weight, Tensor) for weight in one.values())]
+        if len(whole) == 1:
+            weights = _without_prefix(network, whole[0])
+            _check_values(path, weights)
+            return weights
+    except LOADING_ERRORS as error:
+        said = str(error).partition("\n")[0]
+        problem = WHOLE_MODULE if "weights_only" in str(error) else f"it can't be read, and may be cut off: {said}"
+    if not Path(path).stat().st_size:
+        problem = "it is empty"
     raise BaseError(f"{path}: no file of weights ({problem}). A .safetensors file or a .pth of a state dict is needed.")
+
+
+def _without_prefix(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what all of their names begin with, such as `model.`, if the base's own names do not."""
+    own = _shapes(network, network.num_classes)
+    prefix = f"{next(iter(weights)).partition('.')[0]}."
+    if all(name.startswith(prefix) for name in weights) and not any(name.startswith(prefix) for name in own):
+        return {name.removeprefix(prefix): weight for name, weight in weights.items()}
+    return dict(weights)
+
+
+def _check_values(path: str, weights: Mapping[str, Tensor]) -> None:
+    """Raise if weights can't be those of a training that went well."""
+    floats = {name: weight for name, weight in weights.items() if weight.is_floating_point()}
+    kinds = {
+        "hold what is no number": [name for name, weight in floats.items() if not torch.isfinite(weight).all()],
+        "hold whole numbers": [name for name in weights.keys() - floats.keys() if name.endswith(LEARNED)],
+        "hold negative variances": [
+            name for name, weight in floats.items() if name.endswith("running_var") and (weight < 0).any()
+        ],
+    }
+    for what, names in kinds.items():
+        if names:
+            raise BaseError(f"{path}: {len(names)} of its tensors {what}, {min(names)} first.")
 
 
 def _misfit(error: Exception) -> str:
@@ -180,8 +256,11 @@ def _misfit(error: Exception) -> str:
         return f"its norms have no statistics ({parts[0]}). Save the whole state_dict, which has buffers too"
     shapes = re.findall(r"size mismatch for (\S+): .*?\[([\d, ]*)\].*?\[([\d, ]*)\]", text)
     if shapes:
-        parts.append(f"of another shape are {_some([f'{name} ({old} for {new})' for name, old, new in shapes])}")
-    return "; ".join(parts) or text.partition("\n")[0]
+        shown = _some([f"{name} ({old} in the file, {new} in the base)" for name, old, new in shapes])
+        parts.append(f"of another shape are {shown}")
+    if any("attention" in name for name in QUOTED.findall(text)):
+        parts.append("weights of a network with replaced blocks can't start its base")
+    return "; ".join(parts) or text.partition("\n")[0].rstrip(".")
 
 
 def _some(names: list[str]) -> str:

@@ -209,7 +209,7 @@ def test_a_timm_model_is_analysed_with_weights_of_a_file(tmp_path: Path, capsys:
         said = capsys.readouterr()
         found.append(json.loads(said.out)["identity"]["models"])
     assert found[0] != found[1]
-    assert "the weights of its classifier are random" in said.err
+    assert "the weights of fc are random" in said.err
 
 
 @pytest.mark.slow

@@ -141,8 +141,9 @@ def test_weights_of_another_network_are_refused_with_what_does_not_fit(tmp_path:
         del weights[f"layer2.{index}.conv1.weight"], weights[f"layer2.{index}.conv2.weight"]
     save_file(weights, tmp_path / "other.safetensors")
     text = refusal(tmp_path / "other.safetensors")
-    assert "not weights of resnet18: it lacks layer2.0.conv1.weight, layer2.0.conv2.weight, layer2.1.conv1" in text
-    assert "and 1 more; it has besides layer9.weight; of another shape are bn1.weight (5 for 64)." in text
+    assert "not weights of resnet18(channels=[16, 16, 32, 64]): it lacks layer2.0.conv1.weight, " in text
+    assert "layer2.1.conv1.weight and 1 more; it has besides layer9.weight; of another shape are" in text
+    assert text.endswith("of another shape are bn1.weight (5 in the file, 64 in the base).")
 
 
 def test_weights_without_the_statistics_of_norms_say_what_to_save(tmp_path: Path) -> None:
@@ -160,11 +161,123 @@ def test_what_starts_anew_beside_trained_weights_is_said(file: str) -> None:
 
     assert said() is None
     assert str(said(num_classes=4)).endswith("fc, which told 7 classes apart, and the data has 4.")
-    assert "conv1, which has another shape for images of 32 px." in str(said(size=32))
+    assert "conv1, which has another shape for images of 32 px (a space with `stem: base` keeps it)." in str(
+        said(size=32)
+    )
 
 
 def test_a_file_that_is_missing_is_refused(tmp_path: Path) -> None:
     assert "there is no such file" in refusal(tmp_path / "none.safetensors")
+
+
+def test_an_empty_name_is_no_wish_for_timms_weights() -> None:
+    with pytest.raises(BaseError, match="--pretrained is empty"):
+        find_pretrained(network_of(), "resnet18", "")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "weights.safetensors", "attempt-12/weights.safetensors"])
+def test_the_folder_of_an_export_or_a_training_names_its_weights(name: str, file: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / name).parent.mkdir(parents=True)
+    (folder / "attempt-2").mkdir(exist_ok=True)
+    Path(file).rename(folder / name)
+    if "attempt" in name:
+        save_file({"a": torch.zeros(1)}, folder / "attempt-2" / "weights.safetensors")
+    assert find_pretrained(network_of(), "resnet18", str(folder)).source == str(folder / name)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path).endswith(
+        "without model.safetensors or weights.safetensors. Name the file of weights in it."
+    )
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda weights: {f"model.{name}": weight for name, weight in weights.items()},
+        lambda weights: {"state_dict": {f"backbone.{name}": weight for name, weight in weights.items()}},
+        lambda weights: {f"module.{name}": weight for name, weight in weights.items()},
+        lambda weights: {"model_state_dict": weights, "optimizer": {"lr": 0.1}, "epoch": 3},
+    ],
+)
+def test_weights_are_found_under_the_names_that_trainers_give_them(wrapped: Any, file: str, tmp_path: Path) -> None:
+    torch.save(wrapped(trained()), tmp_path / "theirs.pth")
+    network = network_of()
+    found = find_pretrained(network, "resnet18", str(tmp_path / "theirs.pth"))
+    assert found.hash == find_pretrained(network, "resnet18", file).hash
+
+
+def test_weights_without_a_classifier_start_with_a_new_one(file: str, tmp_path: Path) -> None:
+    headless = {name: weight for name, weight in trained().items() if not name.startswith("fc.")}
+    save_file(headless, tmp_path / "headless.safetensors")
+    network = network_of()
+    start = find_pretrained(network, "resnet18", str(tmp_path / "headless.safetensors"))
+    started, fresh = build(network, seed=3, start=start).state_dict(), build(network, seed=3).state_dict()
+    assert torch.equal(started["fc.weight"], fresh["fc.weight"])
+    assert torch.equal(started["layer1.0.conv1.weight"], trained()["layer1.0.conv1.weight"])
+    assert str(fresh_parts(network, start)).endswith("fc, which is not among them.")
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [(1, 3), (4, 3), (3, 1), (1, 2), (2, 2)])
+def test_weights_for_any_number_of_channels_are_adapted(theirs: int, ours: int, tmp_path: Path) -> None:
+    weights = trained(in_chans=theirs)
+    save_file(weights, tmp_path / "w.safetensors")
+    network = network_of(channels=ours)
+    started = build(network, start=find_pretrained(network, "resnet18", str(tmp_path / "w.safetensors")))
+    first = started.get_parameter("conv1.weight")
+    assert first.shape[1] == ours
+    # A constant image gives the same, whatever the number of channels.
+    if ours >= theirs and ours % theirs == 0:
+        torch.testing.assert_close(first.sum(1), weights["conv1.weight"].sum(1))
+    assert torch.equal(started.get_parameter("fc.weight"), weights["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weight: weight * float("nan"), "1 of its tensors hold what is no number, bn1.running_var first."),
+        (lambda weight: -weight, "1 of its tensors hold negative variances, bn1.running_var first."),
+        (lambda weight: weight.to(torch.int8), "1 of its tensors hold whole numbers, bn1.running_var first."),
+    ],
+)
+def test_values_that_no_training_leaves_are_refused(change: Any, said: str, tmp_path: Path) -> None:
+    weights = trained()
+    weights["bn1.running_var"] = change(weights["bn1.running_var"])
+    save_file(weights, tmp_path / "broken.safetensors")
+    assert refusal(tmp_path / "broken.safetensors").endswith(said)
+
+
+def test_weights_of_a_network_with_attention_say_why_they_do_not_fit(tmp_path: Path) -> None:
+    weights = build(network_of(), seed=0).state_dict()
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "alternet.safetensors")
+    assert refusal(tmp_path / "alternet.safetensors").endswith(
+        "weights of a network with replaced blocks can't start its base."
+    )
+
+
+def test_a_whole_model_says_what_to_save(tmp_path: Path) -> None:
+    torch.save(timm.create_model("resnet18", **THIN), tmp_path / "model.pth")
+    said = refusal(tmp_path / "model.pth")
+    assert "save `model.state_dict()` in place of the model" in said
+    assert "weights_only" not in said
+
+
+def test_files_that_are_empty_or_cut_off_say_so(file: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.pth").touch()
+    assert "(it is empty)" in refusal(tmp_path / "empty.pth")
+    torch.save(trained(), tmp_path / "whole.pth")
+    for name, whole in (("cut.pth", tmp_path / "whole.pth"), ("cut.safetensors", Path(file))):
+        (tmp_path / name).write_bytes(whole.read_bytes()[:-1000])
+        assert "may be cut off" in refusal(tmp_path / name)
+
+
+def test_a_file_that_is_gone_names_its_hash(file: str) -> None:
+    network = network_of()
+    found = find_pretrained(network, "resnet18", file)
+    Path(file).unlink()
+    with pytest.raises(BaseError, match=rf"it is gone. Put it back \(hash {found.hash[:12]}\), or start a new run"):
+        check_pretrained(network, found)
 
 
 class Rogue:

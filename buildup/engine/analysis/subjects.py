@@ -27,7 +27,7 @@ from buildup.graph.serialize import network_from_values
 from buildup.models.bases import PRUNED
 from buildup.models.build import build
 from buildup.models.dropout import add_dropout
-from buildup.models.pretrained import find_pretrained, load_pretrained
+from buildup.models.pretrained import find_pretrained, fresh_modules, load_pretrained
 from buildup.models.trace import evaluation_mode
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, kept_snapshots, trained_weights
@@ -127,12 +127,10 @@ def _by_name(name: str, settings: AnalyzeSettings) -> AnalyzedModel:
     data = describe_data(dataset, settings.data_dir)
     network = find_network(name, None, data)
     model, note = build(network, seed=0), UNTRAINED
-    if settings.pretrained:
-        file = "" if settings.pretrained is True else settings.pretrained
-        load_pretrained(model, network, find_pretrained(network, name, file))
-        parts = ["its small stem"] if any(to == "3x3" for _, to in network.shrunk) else []
-        trained: Any = timm.get_pretrained_cfg(network.base)
-        parts += ["its classifier"] if trained.num_classes != network.num_classes else []
+    if settings.pretrained not in (None, False):
+        start = find_pretrained(network, name, settings.pretrained)
+        load_pretrained(model, network, start)
+        parts = fresh_modules(network, start)
         note = f"the weights of {' and '.join(parts)} are random" if parts else ""
     return AnalyzedModel(
         label=name,

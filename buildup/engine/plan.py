@@ -26,10 +26,12 @@ from buildup.report.words import duration
 from buildup.settings import SearchSettings
 from buildup.strategies.alternet import Variant
 from buildup.strategies.samplers import SampledRule
+from buildup.training.dataset import DataInfo
 from buildup.training.execution import device_kind
 from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_to_values
 from buildup.training.speed import Speed, measure_speed
+from buildup.training.transplant import imitating, imitation_steps
 from buildup.trials.training import Candidate, Check, Training
 
 MOST_ROWS = 1000
@@ -160,8 +162,12 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
     whole = asked.epochs * data.train_images * speed.train + validated * speed.evaluate
 
     def seconds(training: Training) -> float:
+        network = training.candidate.network
         longer = training.candidate.epochs(asked.epochs) / asked.epochs
-        return longer * whole * costs.of(training.candidate.network).macs / costs.base.macs
+        taken = longer * whole * costs.of(network).macs / costs.base.macs
+        if asked.pretrained is not None:
+            taken += _before_training(network, request.recipe, data, speed)
+        return taken
 
     estimates = []
     for candidate in _reachable(steps):
@@ -184,6 +190,18 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
         whole=forecast_plan(steps, seconds, workers=asked.workers),
         checks=checks,
     )
+
+
+def _before_training(network: Network, recipe: Recipe, data: DataInfo, speed: Speed) -> float:
+    """The seconds in which new blocks imitate those that they replace, and in which the result is validated.
+
+    A new block is taken to need its share of the network's time by its number; the base only computes its output.
+    """
+    recipe = recipe.resolved(train_images=data.train_images)
+    steps = imitation_steps(recipe.transplant * recipe.epochs, data.train_images, recipe.batch_size)
+    share = len(imitating(network)) / sum(1 for _ in network.blocks)
+    images = steps * min(recipe.batch_size, data.train_images) if share else 0
+    return images * (speed.evaluate + share * speed.train) + data.val_images * speed.evaluate
 
 
 def plan_to_values(made: Plan) -> dict[str, Any]:

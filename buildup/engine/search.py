@@ -258,7 +258,7 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    recipe = recipe_warning(record.network, record.recipe, pretrained=record.start is not None, kind=record.space.kind)
+    recipe = recipe_warning(record.network, record.recipe, record.space.kind if record.start else "")
     anew = None
     with suppress(BuildupError):  # trainings say it, should any still need weights that are gone
         anew = fresh_parts(record.network, record.start)

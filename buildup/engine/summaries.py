@@ -39,7 +39,7 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
     lines += data.notes
     start = start_of(settings)
-    recipe = recipe_warning(request.network, request.recipe, pretrained=start is not None, kind=request.space.kind)
+    recipe = recipe_warning(request.network, request.recipe, request.space.kind if start else "")
     found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
     lines += filter(None, found)
     lines += ["", _candidates(made, width), ""]

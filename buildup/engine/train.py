@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from buildup.graph.base_name import base_in_path, parse_base
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_to_values
 from buildup.models.bases import create_on_meta
-from buildup.models.pretrained import find_pretrained
+from buildup.models.pretrained import find_pretrained, fresh_parts
 from buildup.models.read import read_network
 from buildup.settings import TrainSettings
 from buildup.space.load import load
@@ -32,6 +32,7 @@ from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution, parse_execution
 from buildup.training.fit import Job, fit
+from buildup.training.health import recipe_warning
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
 from buildup.trials.outcome import Epoch, Failure, Record, Score, record_to_values
 from buildup.trials.training import WEIGHTS, Pretrained
@@ -139,6 +140,8 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     assert recipe is not None
     assert data is not None
     assert network is not None
+    for warning in _warnings(network, recipe, start):
+        log.warning("warning: %s", warning)
 
     place = Path(settings.to or f"trainings/{base_in_path(name)}-{Path(settings.dataset).name}-s{seed}")
     if final_record(place) is not None:
@@ -166,6 +169,12 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
         resume_from=tuple(str(attempt_folder(place, number)) for number in reversed(earlier)),
     )
     return job, place
+
+
+def _warnings(network: Network, recipe: Recipe, start: Pretrained | None) -> Iterator[str]:
+    """What starts anew beside trained weights, and what the recipe does not suit."""
+    new = [kind.letter for kind in network.replaced.values()] if start else []
+    yield from filter(None, (fresh_parts(network, start), recipe_warning(network, recipe, new)))
 
 
 def _find(

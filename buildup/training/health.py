@@ -1,7 +1,7 @@
 """Checks that the base was trained well. On top of a broken base every change looks like an improvement."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 
 from buildup.graph.kinds import known_kinds
@@ -85,9 +85,12 @@ def validation_warning(images: int) -> str | None:
     return f"{images} validation images a seed: one image is {points}. Small gains need more images, or many seeds."
 
 
-def recipe_warning(network: Network, recipe: Recipe, *, pretrained: bool = False, kind: str = "M") -> str | None:
-    """Why a recipe is likely to train a network and blocks of a kind badly; None where no reason is known."""
-    if pretrained and not recipe.transplant and not known_kinds()[kind].within:
+def recipe_warning(network: Network, recipe: Recipe, beside_trained: Collection[str] = ()) -> str | None:
+    """Why a recipe is likely to train a network badly; None where no reason is known.
+
+    `beside_trained` are the kinds of new blocks beside pretrained weights.
+    """
+    if not recipe.transplant and not all(known_kinds()[kind].within for kind in beside_trained):
         way = "Without transplant=0" if recipe.name == "finetune" else "By recipe finetune"
         return (
             f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}. "

@@ -53,26 +53,39 @@ def imitating(network: Network) -> tuple[str, ...]:
     return tuple(path for path in network.replaced if not network.block(path).added)
 
 
+def imitation_steps(epochs: float, train_images: int, batch_size: int) -> int:
+    """The steps of so many epochs of imitation; none for no epochs."""
+    return max(LEAST, round(epochs * len(batch_starts(train_images, batch_size)))) if epochs > 0 else 0
+
+
 def transplant(
-    model: nn.Module, network: Network, start: Pretrained, feed: Feed, execution: Execution, *, epochs: float
+    model: nn.Module,
+    network: Network,
+    start: Pretrained,
+    feed: Feed,
+    execution: Execution,
+    *,
+    epochs: float,
+    parts: int = 1,
 ) -> Mapping[str, float]:
-    """Train the new blocks of a model to imitate the base's, in place, for so many epochs.
+    """Train the new blocks of a model to imitate the base's, in place, for so many epochs, each batch in parts.
 
     Returns the error of each block by its path: the squared difference to the output of the base's block, relative to
     what that block changes in its input. A block that does nothing has 1.
     """
     paths = imitating(network)
-    if not paths or epochs <= 0:
+    steps = imitation_steps(epochs, len(feed.train), feed.recipe.batch_size)
+    if not paths or not steps:
         return {}
     blocks = {path: model.get_submodule(path) for path in paths}
     base = build(_base(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
     if execution.channels_last:
         base = base.to(memory_format=torch.channels_last)
-    steps = max(LEAST, round(epochs * len(batch_starts(len(feed.train), feed.recipe.batch_size))))
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
         seen = stack.enter_context(_watched(base, paths))
-        same = _equal(blocks, base, seen, to_memory_format(next(_images(feed)), execution))
+        first = next(_images(feed)).chunk(parts)[0]
+        same = _equal(blocks, base, seen, to_memory_format(first, execution))
         # A block without weights, such as smoothing, has nothing to learn.
         learning = {path: block for path, block in blocks.items() if any(True for _ in block.parameters())}
         blocks = {path: block for path, block in learning.items() if path not in same}
@@ -83,20 +96,23 @@ def transplant(
         optimizer = torch.optim.AdamW(weights, weight_decay=0)
         for block in blocks.values():
             stack.enter_context(_imitation_mode(block))
-        _fit_projections(blocks, network, base, seen, feed, execution)
+        _fit_projections(blocks, network, base, seen, feed, execution, parts)
         for step, inputs in enumerate(islice(_images(feed), steps)):
             for group in optimizer.param_groups:
                 group["lr"] = LR * (1 + math.cos(math.pi * step / steps)) / 2
-            with torch.autocast(feed.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
-                with torch.no_grad():
-                    base(to_memory_format(inputs, execution))
-                losses = {path: _error(block(seen[path][0]), *seen[path]) for path, block in blocks.items()}
-            _set_gradients(optimizer, torch.stack([*losses.values()]).sum(), feed.group)
+            optimizer.zero_grad()
+            for part in inputs.chunk(parts):
+                with torch.autocast(feed.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
+                    with torch.no_grad():
+                        base(to_memory_format(part, execution))
+                    losses = {path: _error(block(seen[path][0]), *seen[path]) for path, block in blocks.items()}
+                share = len(part) / len(inputs)
+                _add_gradients(optimizer, share * torch.stack([*losses.values()]).sum(), feed.group)
+                for path, loss in losses.items():
+                    errors[path].append(loss.detach())
             optimizer.step()
-            for path, loss in losses.items():
-                errors[path].append(loss.detach())
     optimizer.zero_grad()
-    return same | {path: fmean(torch.stack(found[-LAST:]).tolist()) for path, found in errors.items()}
+    return same | {path: fmean(torch.stack(found[-LAST * parts :]).tolist()) for path, found in errors.items()}
 
 
 @torch.no_grad()
@@ -120,6 +136,7 @@ def _fit_projections(
     seen: Mapping[str, tuple[Tensor, Tensor]],
     feed: Feed,
     execution: Execution,
+    parts: int,
 ) -> None:
     """Set the last projections of attention by ridge regression on the base's features."""
     cores = {path: core for path, block in blocks.items() if (core := _attention_block(block)) is not None}
@@ -127,7 +144,8 @@ def _fit_projections(
     acts = {path: f"{path}.{style.act}" for path, style in styles.items() if style and style.act}
     products: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in cores}
     with _watched(base, list(acts.values())) as sums:
-        for inputs in islice(_images(feed), FITTED) if cores else ():
+        batches = islice(_images(feed), FITTED) if cores else ()
+        for inputs in chain.from_iterable(batch.chunk(parts) for batch in batches):
             base(to_memory_format(inputs, execution))
             for path, core in cores.items():
                 given, wanted = seen[path]
@@ -188,14 +206,15 @@ def _set_projection(core: Any, square: Tensor, cross: Tensor) -> None:
         core.scale.fill_(1)
 
 
-def _set_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: ProcessGroup) -> None:
-    """Give the weights their gradients, and all processes of a training the mean of them.
+def _add_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: ProcessGroup) -> None:
+    """Add their gradients to those of the weights, in all processes of a training the mean of them.
 
     Not by `backward`, which would also call the hooks of DistributedDataParallel, outside of a step that it knows.
     """
     weights = [weight for part in optimizer.param_groups for weight in part["params"]]
     for weight, gradient in zip(weights, group.sum(torch.autograd.grad(loss, weights)), strict=True):
-        weight.grad = gradient / group.size
+        gradient = gradient / group.size
+        weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def _base(network: Network) -> Network:

@@ -1,14 +1,17 @@
 """What a plan says before anything is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from buildup.engine.plan import MOST_ROWS, Plan, _Costs, _reachable, make_plan, plan_to_values
 from buildup.engine.replay import make_replay
 from buildup.engine.summaries import plan_text
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Replace, sketch
+from buildup.models.build import build
 from buildup.models.cost import cost
 from buildup.models.read import read_network
 from buildup.settings import SearchSettings
@@ -104,6 +107,20 @@ def test_more_workers_than_seeds_save_no_time_but_by_training_ahead() -> None:
     assert all(one["trainings"]["least"] <= one["expected"]["trainings"] <= one["trainings"]["most"] for one in times)
     expected = [one["expected"]["seconds"] / one["candidates"][0]["seconds"] for one in times]
     assert expected[1] < 0.9 * expected[0]
+
+
+def test_what_happens_before_the_first_epoch_is_counted(tmp_path: Path) -> None:
+    weights = build(read_network(SETTINGS.base, input_shape=(1, 16, 16), num_classes=10), seed=0).state_dict()
+    save_file({name: weight.contiguous() for name, weight in weights.items()}, tmp_path / "w.safetensors")
+    started = replace(SETTINGS, pretrained=str(tmp_path / "w.safetensors"), judge="point", epochs=20)
+    extra = []
+    for share in ("0", "0.1", "1"):
+        base, *others = make_plan(replace(started, set=(f"transplant={share}",))).estimates
+        extra.append([one.seconds - base.seconds * one.cost.macs / base.cost.macs for one in others])
+    none, little, much = extra
+    # 100 steps at least, and then 20 epochs of 32 steps.
+    assert all(0 < one < other for one, other in zip(little, much, strict=True))
+    assert all(abs(one) < other / 10 for one, other in zip(none, much, strict=True))
 
 
 def test_the_checks_of_the_base_are_told_and_counted() -> None:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
+from safetensors.torch import save_file
 
 from buildup.cli.main import main
 from buildup.engine.train import find_network
@@ -48,6 +50,21 @@ def test_several_threads_on_a_busy_machine_are_warned_of(
     with caplog.at_level(logging.INFO, "buildup"):
         main([*TINY[:-1], threads, "--epochs", "1", "--to", str(tmp_path / "trained")])
     assert ("--threads 1 may be" in caplog.text) is warned
+
+
+def test_what_starts_anew_beside_trained_weights_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = timm.create_model("resnet10t", num_classes=7, in_chans=1)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    asked = [*TINY, "--epochs", "1", "--to", str(tmp_path / "a"), "--pretrained", str(tmp_path / "w.safetensors")]
+    with caplog.at_level(logging.INFO, "buildup"):
+        assert main([*asked, "--layout", "CC|CC|CC|CM"]) == 0
+    assert "fc, which told 7 classes apart, and the data has 10" in caplog.text
+    assert "recipe quick starts attention from random weights" in caplog.text
+
+
+def test_an_empty_name_of_weights_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--to", str(tmp_path / "a"), "--pretrained", ""]) == 2
+    assert "--pretrained is empty" in capsys.readouterr().err
 
 
 def test_a_wrong_request_is_refused_with_all_that_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

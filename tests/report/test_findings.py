@@ -137,6 +137,21 @@ def test_what_was_known_before_training_is_said_where_networks_start_from_traine
     assert "CCC|CCCC|CCCCCC|CCCM 60.0 % (75 %)" in markdown(found).replace("\\|", "|")
 
 
+def test_two_classes_have_a_share_of_what_was_known_too(published: Findings) -> None:
+    network = replace(published.base, num_classes=2)
+    base = fingerprint(published.base)
+    outcomes = {
+        training.replace(base, fingerprint(network)): replace(
+            outcome, accuracy=99.0, metrics={START: 98.0 if training.startswith(base) else 90.0, IMITATION: 0.3}
+        )
+        for training, outcome in published.history.outcomes.items()
+        if isinstance(outcome, Score)
+    }
+    found = replace(published, history=replace(published.history, outcomes=outcomes), base=network)
+    assert "knew 98.0 %" in found.imitations
+    assert "90.0 % (92 %)" in found.imitations
+
+
 def test_with_a_new_classifier_the_errors_of_imitation_are_told(published: Findings) -> None:
     outcomes = {
         training: replace(

@@ -1,8 +1,10 @@
 """New blocks of a pretrained network start as imitations of those that they replace."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,21 @@ from buildup.models.pretrained import find_pretrained
 from buildup.models.read import read_network
 from buildup.space.load import load
 from buildup.strategies.moves import from_layout
+from buildup.training.data_parallel import ALONE
 from buildup.training.fit import Job, fit
+from buildup.training.health import check_base
 from buildup.training.recipe import load_recipe
 from buildup.training.train_step import renew_last_block
-from buildup.training.transplant import _error, _mixed, _rows, _set_projection, imitating, transplant
+from buildup.training.transplant import (
+    _add_gradients,
+    _error,
+    _mixed,
+    _rows,
+    _set_projection,
+    imitating,
+    imitation_steps,
+    transplant,
+)
 from buildup.trials.outcome import IMITATION, START, Epoch, Score
 from buildup.trials.training import WEIGHTS, Pretrained
 
@@ -201,6 +214,12 @@ def test_what_is_linear_in_what_attention_mixes_is_imitated_from_the_start(order
     assert _error(core(given), given, given + added) < 0.05 < 0.5 < before
 
 
+def test_imitation_has_steps_for_its_epochs_and_for_small_sets_a_least_number() -> None:
+    assert imitation_steps(0, 50_000, 500) == 0
+    assert imitation_steps(0.1, 1_000, 50) == 100
+    assert imitation_steps(2, 50_000, 500) == 200
+
+
 def test_an_added_block_imitates_nothing() -> None:
     network = from_layout("CC|CCM", network_of("CC|CC"), load("smoothing"))
     assert network.replaced
@@ -216,6 +235,64 @@ def test_the_error_of_a_block_is_relative_to_what_the_base_changes(
     assert _error(wanted, given, wanted) == 0
     assert _error(given, given, wanted) == pytest.approx(1)
     assert torch.isfinite(_error(make(given), given, given))
+
+
+def test_what_a_trained_network_knows_is_measured_whatever_imitates(start: Pretrained, tmp_path: Path) -> None:
+    """Else a base that has nothing left to learn passes for one that has not learned."""
+    recipe = replace(load_recipe("quick").with_epochs(2), lr=1e-6, transplant=0.0)
+    curve, score = trained(replace(job(network_of("CC|CC"), tmp_path, start=start), recipe=recipe))
+    assert curve[0].metrics[START] > 90
+    assert IMITATION not in curve[0].metrics
+    assert curve[1].metrics["train_loss"] > 0.99 * curve[0].metrics["train_loss"]
+    assert check_base([curve], num_classes=10, images=score.images, expected=None) == []
+
+
+@contextmanager
+def forward_sizes(seen: list[int]) -> Iterator[None]:
+    """Note how many images each convolution gets."""
+    whole = nn.Conv2d.forward
+
+    def forward(self: nn.Conv2d, inputs: torch.Tensor) -> torch.Tensor:
+        seen.append(len(inputs))
+        return whole(self, inputs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.Conv2d, "forward", forward)
+        yield
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_imitation_never_sees_more_images_at_once_than_a_part_of_a_batch(
+    parts: int, start: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    errors: dict[str, float] = {}
+    sizes: list[int] = []
+
+    def watched(model: nn.Module, network: Network, start: Pretrained, feed: Any, *given: Any, **asked: Any) -> Any:
+        sizes.append(feed.recipe.batch_size)
+        with forward_sizes(seen):
+            errors.update(transplant(model, network, start, feed, *given, **{**asked, "parts": parts}))
+        raise InterruptedError
+
+    monkeypatch.setattr("buildup.training.transplant.LEAST", 3)
+    monkeypatch.setattr("buildup.training.fit.transplant", watched)
+    with pytest.raises(InterruptedError):
+        trained(job(network_of("CC|CM"), tmp_path, start=start))
+    assert max(seen) == ceil(sizes[0] / parts)
+    assert 0 < min(errors.values()) <= max(errors.values()) < 1
+
+
+def test_parts_of_a_batch_give_the_gradient_of_the_whole_one() -> None:
+    torch.manual_seed(0)
+    layer, inputs = nn.Linear(3, 1, bias=False), torch.randn(6, 3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for part in inputs.chunk(3):
+        _add_gradients(optimizer, len(part) / 6 * layer(part).square().mean(), ALONE)
+    found = layer.weight.grad
+    (expected,) = torch.autograd.grad(layer(inputs).square().mean(), list(layer.parameters()))
+    assert found is not None
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_renewed_last_block_alone_forgets_its_weights(start: Pretrained, tmp_path: Path) -> None:

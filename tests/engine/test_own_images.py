@@ -86,6 +86,23 @@ def test_own_images_lead_to_a_model_that_names_its_classes(ask: Callable[..., st
     assert model.pretrained_cfg["label_names"][int(logits.argmax())] in {"maple_leaf", "oak_leaf"}
 
 
+@pytest.mark.slow
+def test_a_network_trained_on_own_images_of_224_px_is_searched_from_its_weights(ask: Callable[..., str]) -> None:
+    own = ["--dataset", "folder:pets", "--skip-unreadable", "--image-size", "224"]
+    ask("train", "test_resnet", *own, "--epochs", "6", "--threads", "1", "--to", "base")
+    asked = [*SEARCH, *own[3:], "--pretrained", "base", "--recipe", "finetune"]
+    assert "stem base" in ask("plan", *asked)
+    said = ask("search", *asked, "--allow-weak-base")
+    assert "became CM|CM|CM" in said
+    report = ask("report", "own", "--format", "md")
+    assert "Before any training the base knew " in report
+    final_said = json.loads(ask("final", "own", "--seeds", "3", "--json"))
+    assert final_said["verdict"]
+    ask("export", "own", "--to", "leaves")
+    card = Path("leaves/README.md").read_text(encoding="utf-8")
+    assert "Before any training the base knew " in card
+
+
 def test_an_export_carries_the_names_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "_check", lambda *_: None)  # loading it in a process without buildup takes seconds
     network = read_network("test_resnet", input_shape=(3, SIZE, SIZE), num_classes=2)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import factors
 from aa_searches import summary
 from answer import answer, read_lines
 from buildup.errors import BuildupError
@@ -190,6 +191,51 @@ def kept_knowledge() -> str:
     return f"{_table(head, rows)}\n\nThe base has {base['accuracy']:.1f} %."
 
 
+def when_it_pays() -> str:
+    """What attention gains in each combination of the factors, and the effect of each factor."""
+    runs = ROOT / "runs"
+    found = factors.summary(read_lines(runs / "factors.jsonl"), read_lines(runs / "warm.jsonl"))["places"]
+    bases: dict[str, list[Any]] = {}
+    for place, values in found.items():
+        for one in values["gains"]:
+            bases.setdefault(one["group"], [one, {}])[1][place] = one["gain"]
+    head = [
+        "width",
+        "length",
+        "images",
+        "augmentation",
+        "seed",
+        "without attention, %",
+        *(f"{place}" for place in found),
+    ]
+    rows = [
+        [
+            *("high" if one["cell"][name] else "low" for name in factors.FACTORS),
+            *(f"{one['seed']}", f"{one['base']:.2f}"),
+            *(f"{gains[place]:+.2f}" if place in gains else "" for place in found),
+        ]
+        for one, gains in sorted(bases.values(), key=lambda each: [*each[0]["cell"].values(), each[0]["seed"]])
+    ]
+    return _table(head, rows, words=4)
+
+
+def effects() -> str:
+    """The effect of each factor on the gain of each place."""
+    found = factors.summary(read_lines(ROOT / "runs" / "factors.jsonl"))["places"]
+    names = {"mean": "mean gain", **{name: f"{name}: {' → '.join(levels)}" for name, levels in factors.FACTORS.items()}}
+    known = {place: {one["name"]: one for one in values["effects"]} for place, values in found.items()}
+    rows = [
+        [said, *(_with_interval(known[place][name]) if name in known[place] else "" for place in found)]
+        for name, said in names.items()
+    ]
+    return _table(["", *(f"end of the {place}" for place in found)], rows)
+
+
+def _with_interval(one: Result) -> str:
+    effect, half = one["effect"], one["half"]
+    return f"{effect:+.2f} ({effect - half:+.2f} to {effect + half:+.2f})"
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -201,6 +247,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar100-layouts": lambda: layouts_of("cifar100"),
     "transfer": transferred,
     "kept-knowledge": kept_knowledge,
+    "when-it-pays": when_it_pays,
+    "effects": effects,
 }
 
 

@@ -77,7 +77,9 @@ def hardware_of(problems: Problems, settings: SearchSettings, seeds: int) -> Har
         problems.found.append(
             f"--gpus-per-trial {gpus:g}: the device is {device}, which has no GPU. Leave it out, or use --ray."
         )
-    if settings.gpus_per_trial is None and on_gpu:
+    if on_gpu and not gpus:
+        if settings.gpus_per_trial is not None:
+            problems.found.append(f"--gpus-per-trial 0: the device is {device}. Leave it out, or use --device cpu.")
         gpus = 1.0
     if gpus > 1 and gpus != int(gpus):
         problems.found.append(f"--gpus-per-trial {gpus:g}: a share of one GPU, or a whole number of them, is needed.")

@@ -21,10 +21,11 @@ from buildup.errors import RequestError, RunError
 from buildup.execution.attempt import run_attempt
 from buildup.files import write_atomic
 from buildup.models.pretrained import check_pretrained
-from buildup.settings import ReproduceSettings, SearchSettings, asked_weights
+from buildup.settings import ReproduceSettings, RunSettings, SearchSettings, asked_weights
 from buildup.store.run_dir import attempt_folder
 from buildup.store.run_record import Environment, RunRecord, environment
 from buildup.training.execution import check_device
+from buildup.training.execution_words import execution_from_words
 from buildup.training.fit import fit
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -89,13 +90,22 @@ def reproduce(run: RunRecord, settings: ReproduceSettings) -> Reproduction:
     to = Path(settings.to or run.folder.with_name(f"{run.folder.name}-again"))
     if to.exists() and any(to.iterdir()):
         raise RequestError(f"--to {to}: this folder is there already. Name a new one.")
-    run = replace(run, settings=replace(run.settings, device=device))
+    run = replace(run, settings=moved_to(run.settings, device))
     if settings.training is not None:
         found = _training(run, view, history, str(settings.training), to)
     else:
         found = _search(run, view, history, to)
     write_atomic(to / RESULT, json.dumps(reproduction_values(found), indent=2).encode() + b"\n")
     return found
+
+
+def moved_to(settings: RunSettings, device: str) -> RunSettings:
+    """The settings on a device. What only another kind of device has is left out."""
+    moved = replace(settings, device=device)
+    if device.partition(":")[0] == settings.device.partition(":")[0]:
+        return moved
+    eager = replace(execution_from_words(settings.execution), steps="eager")
+    return replace(moved, gpus_per_trial=1.0 if device.startswith("cuda") else 0.0, workers=1, execution=eager.words)
 
 
 def match_of(

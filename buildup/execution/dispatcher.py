@@ -81,9 +81,14 @@ class Assignment:
 def ends_process(record: Record) -> bool:
     """Whether the worker that sends a record gets no other training.
 
-    After an exception its process may be damaged, for example by a GPU error that persists.
+    After an exception its process may be damaged, for example by a GPU error that persists, or by memory that ran out
+    while a step was captured.
     """
-    return isinstance(record.outcome, Failure) and record.outcome.reason in {Reason.BROKEN, Reason.HOST_FAULT}
+    return isinstance(record.outcome, Failure) and record.outcome.reason in ENDING
+
+
+ENDING = frozenset({Reason.BROKEN, Reason.HOST_FAULT, Reason.OUT_OF_MEMORY})
+"""The reasons for which a process ends."""
 
 
 class TrialDispatcher:

@@ -159,8 +159,8 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
         nudge(model)
     if job.renewed:
         renew_last_block(model, job.network, job.seed)
-    # An earlier attempt on one GPU may have chosen other steps.
-    execution = replace(job.execution, steps="eager") if group.size > 1 else job.execution
+    # Eager in parts, too: after memory ran out in a capture, older versions of torch can't capture again.
+    execution = replace(job.execution, steps="eager") if group.size > 1 or parts > 1 else job.execution
     model = prepare_model(model, job.network, execution)
     optimizer = make_optimizer(model, recipe, execution)
     average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None

@@ -7,7 +7,6 @@ On 2 cores with avx512_bf16 (resnet18 with the small stem, 96 images of 32 px, t
 import time
 import timeit
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -112,10 +111,12 @@ def _choose(
     for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
         if form == "compiled" and tried[0].seconds(images) <= COMPILING:
             break
-        with suppress(MemoryError, RuntimeError):  # this network can't be trained so
+        try:
             found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
-            is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
-            tried.insert(0 if is_faster else len(tried), found)
+        except (MemoryError, RuntimeError):
+            break  # this network can't be trained so, and a failed capture may fail all later ones
+        is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
+        tried.insert(0 if is_faster else len(tried), found)
     return tuple(tried)
 
 
@@ -136,6 +137,8 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         stepper(images, targets, recipe.lr)
         preparation = _now(place) - began
         timer, repeat = partial(_now, place), GPU_STEPS if place.type == "cuda" else CPU_STEPS
+        if execution.steps != "eager":  # the last batch of an epoch, for which a graph's memory is no help
+            stepper(images[:-1], targets[:-1], recipe.lr)
         train = min(timeit.repeat(lambda: stepper(images, targets, recipe.lr), timer=timer, repeat=repeat, number=1))
         model.eval()
         with (

@@ -5,7 +5,7 @@ launched kernel by kernel and 6.2 ms compiled and captured (H200, torch 2.11).
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -141,6 +141,8 @@ class Stepper:
             None if execution.steps == "eager" else torch.zeros((), device=self._device) for _ in optimizer.param_groups
         ]
         self._captured: _Captured | None = None
+        self._replayed = False
+        """Whether the last step was a captured one."""
         self._shape: torch.Size | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor, lr: float) -> None:
@@ -149,6 +151,7 @@ class Stepper:
             own = lr * group.get("lr_scale", 1)
             group["lr"] = own if rate is None else rate.fill_(own)
         self._shape = self._shape or inputs.shape
+        self._replayed = self._captured is not None and inputs.shape == self._shape
         if inputs.shape == self._shape:
             (self._captured.replay if self._captured else self._step)(inputs, targets)
         else:
@@ -169,9 +172,7 @@ class Stepper:
 
     def dead_weights(self) -> int:
         """How many weight tensors had a gradient of zeros in the last step, from which no later step recovers."""
-        gradients = [
-            parameter.grad for parameter in self.model.parameters() if parameter.ndim > 1 and parameter.grad is not None
-        ]
+        gradients = self._captured.gradients if self._captured and self._replayed else _gradients(self.model)
         return sum(not value for value in torch.stack([gradient.any() for gradient in gradients]).tolist())
 
     def capture(self, inputs: Tensor, targets: Tensor) -> None:
@@ -185,6 +186,7 @@ class Stepper:
         # Streams and graphs belong to the current device, which need not be that of the model.
         with torch.cuda.device(self._device):
             self._captured = _Captured(self._step, to_memory_format(inputs, self._execution), targets)
+            self._captured.gradients = _gradients(self.model)
         # In place, because the graph holds these tensors.
         with torch.no_grad():
             for name, tensor in self.model.state_dict().items():
@@ -223,8 +225,16 @@ class Stepper:
         self.optimizer.step()
 
 
+def _gradients(model: nn.Module) -> list[Tensor]:
+    """Those of a model's weights, without vectors."""
+    return [weight.grad for weight in model.parameters() if weight.ndim > 1 and weight.grad is not None]
+
+
 class _Captured:
     """A step as a CUDA graph."""
+
+    gradients: Sequence[Tensor] = ()
+    """What replays write. The weights may have lost them since, by another optimiser."""
 
     def __init__(self, step: Callable[[Tensor, Tensor], None], inputs: Tensor, targets: Tensor) -> None:
         self._inputs, self._targets = inputs.clone(memory_format=torch.preserve_format), targets.clone()

@@ -17,6 +17,7 @@ from buildup.engine.reproduce import (
     changes,
     find_training,
     match_of,
+    moved_to,
     reproduce,
     tolerance_of,
 )
@@ -78,6 +79,16 @@ def test_other_versions_and_machines_are_named() -> None:
     then = replace(now, device="cuda", versions={**now.versions, "torch": "2.0"})
     assert changes(now, now) == {}
     assert changes(then, now) == {"device": ("cuda", "cpu"), "torch": ("2.0", str(now.versions["torch"]))}
+
+
+def test_settings_on_another_kind_of_device_leave_out_what_it_lacks(tried: Path) -> None:
+    settings = open_record(str(tried)).settings
+    gpu = replace(settings, device="cuda", gpus_per_trial=0.5, workers=16, execution="bf16,channels-last,captured")
+    cpu = moved_to(gpu, "cpu")
+    assert (cpu.device, cpu.gpus_per_trial, cpu.workers) == ("cpu", 0.0, 1)
+    assert cpu.execution == "bf16,channels-last,eager"
+    assert moved_to(settings, "cuda").gpus_per_trial == 1.0
+    assert moved_to(gpu, "cuda:1") == replace(gpu, device="cuda:1")
 
 
 @pytest.mark.parametrize(("gain", "code", "said"), [(0.0, 0, "equal to the bit"), (5.0, 1, "different")])

@@ -153,6 +153,7 @@ def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monke
             ({"gpus_per_trial": 1.5}, "a share of one GPU, or a whole number of them"),
             ({"device": "cuda:1"}, "--device cuda:1: Ray chooses the GPU of each training. Use --device cuda, after"),
             ({"device": "cuda:1", "gpus_per_trial": 0.5}, "`export CUDA_VISIBLE_DEVICES=1`"),
+            ({"gpus_per_trial": 0.0, "device": "cuda"}, "--gpus-per-trial 0: the device is cuda. Leave it out"),
             ({"execution": "captured"}, "steps on 2 GPUs are eager, not captured"),
             ({"gpus_per_trial": 64.0}, "64 GPUs a training: each needs 2 images of a batch, and the smallest"),
         ):

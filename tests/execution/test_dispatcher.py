@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
-from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher
+from buildup.execution.dispatcher import MAX_WORKER_LOSSES, Assignment, TrialDispatcher, ends_process
 from buildup.execution.workers import (
     FIRST_PATIENCE,
     LEAST_PATIENCE,
@@ -170,6 +170,12 @@ def test_the_first_attempt_after_an_exception_is_told_that_the_next_one_counts(t
     assert first
     assert second
     assert (first.raised_before, second.raised_before) == (False, True)
+
+
+def test_a_process_ends_after_what_may_have_damaged_it() -> None:
+    ending = {reason for reason in Reason if ends_process(Record(outcome=Failure(reason=reason, message=""), curve=()))}
+    assert ending == {Reason.BROKEN, Reason.HOST_FAULT, Reason.OUT_OF_MEMORY}
+    assert not ends_process(Record(outcome=SCORE, curve=()))
 
 
 def test_a_host_that_fails_costs_no_training_and_gets_no_more_of_them(

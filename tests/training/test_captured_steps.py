@@ -106,6 +106,29 @@ def test_captured_steps_are_the_eager_ones(name: str, cuda: FakeCuda) -> None:
     assert any(value != 0 for value in captured.sums)
 
 
+@pytest.mark.parametrize("size", [8, 6], ids=["a captured step", "an eager step"])
+def test_weights_without_a_gradient_are_counted_alike(size: int) -> None:
+    """Also those of blocks that another optimiser trained after the capture, as imitating ones, and left without."""
+    counts = []
+    for steps in ("eager", "captured"):
+        place, recipe = torch.device("cuda:0"), recipe_of("quick")
+        execution = Execution(steps=steps)
+        model = prepare_model(create_training_model(tiny(), recipe, seed=0, device=place), tiny(), execution).train()
+        stepper = Stepper(model, make_optimizer(model, recipe, execution), recipe, execution)
+        stepper.capture(torch.zeros(8, 3, 16, 16, device=place), torch.zeros(8, 5, device=place))
+        block = model.get_submodule("layer4.0")
+        for module in block.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.zeros_(module.weight)
+        for weight in block.parameters():
+            weight.grad = None
+        generator = torch.default_generator.__class__().manual_seed(0)
+        inputs = torch.randn(size, 3, 16, 16, generator=generator).to(place)
+        stepper(inputs, torch.randn(size, 5, generator=generator).softmax(1).to(place), 0.01)
+        counts.append(stepper.dead_weights())
+    assert counts[0] == counts[1] > 1
+
+
 def host_rate(self: Stepper, inputs: Tensor, targets: Tensor, lr: float) -> None:
     """A mutant: the rate that the optimiser reads is a number of the host."""
     for group in self.optimizer.param_groups:

@@ -290,3 +290,40 @@ def test_a_form_of_steps_that_needs_too_much_memory_is_skipped(monkeypatch: pyte
     with fake_cuda():
         found = choose_execution(network(), replace(FEW_STEPS, batch_size=4), device="cuda", threads=1, steps=1)
     assert [one.execution.steps for one in found] == ["eager"]
+
+
+def test_after_a_failed_capture_no_other_one_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def scarce(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor) -> None:
+        tried.append(self._execution.steps)
+        if self._execution.steps != "eager":
+            raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Stepper, "capture", scarce)
+    monkeypatch.setattr(speed, "GPU_STEPS", 1)
+    monkeypatch.setattr(speed, "COMPILING", 0.0)
+    with fake_cuda():
+        choose_execution(network(), replace(FEW_STEPS, batch_size=4), device="cuda", threads=1, steps=10**6)
+    assert tried == ["eager", "captured"]
+
+
+def test_steps_in_parts_are_eager_and_go_on_from_captured_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = fit(job(tmp_path / "1", device="cuda", execution=Execution(steps="captured")))
+    captured: list[str] = []
+    step = Stepper.__call__
+
+    def scarce(self: Stepper, inputs: torch.Tensor, targets: torch.Tensor, lr: float) -> None:
+        if self._parts == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        captured.append(self._execution.steps)
+        step(self, inputs, targets, lr)
+
+    with fake_cuda():
+        next(first)
+        first.close()
+        monkeypatch.setattr(Stepper, "__call__", scarce)
+        again = {"device": "cuda", "execution": Execution(steps="captured"), "resume_from": (str(tmp_path / "1"),)}
+        epochs, _ = follow(fit(job(tmp_path / "2", **again)))
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert set(captured) == {"eager"}

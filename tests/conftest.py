@@ -1,5 +1,6 @@
 """What tests of many parts use. Fixtures import what they need themselves: most tests need neither a run nor torch."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from buildup.store.run_record import RunRecord
 
+# Workers of Ray have a niceness of 15, so tests on Ray would wait for those of the other processes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # A machine that does other work may pause any example, which says nothing about the code.
 settings.register_profile("buildup", deadline=None)
 settings.load_profile("buildup")

@@ -4,26 +4,39 @@ import ast
 import ntpath
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from timm.data.loader import PrefetchLoader
 
 import buildup
 from buildup import files
 from buildup.engine.analysis import subjects
-from buildup.errors import DataError, RequestError
-from buildup.execution import ray_nodes
+from buildup.errors import DataError, RequestError, ResourceError
+from buildup.execution import ray_cluster, ray_nodes
 from buildup.files import write_atomic
 from buildup.settings import AnalyzeSettings
 from buildup.store import run_dir
 from buildup.store.run_dir import acquire_run_lock, driver_of, has_ended, is_own
+from buildup.training import dataset_sources
 from buildup.training.data import absolute_name, dataset_kind, open_data
-from buildup.training.feed import StreamedDataset, _SourceImages, training_transform, validation_transform
+from buildup.training.execution import check_device
+from buildup.training.execution_words import parse_execution
+from buildup.training.feed import (
+    StreamedDataset,
+    _SourceImages,
+    normalised,
+    training_transform,
+    validation_transform,
+)
 from buildup.training.recipe import load_recipe
 
 POSIX_ONLY = {"fcntl", "grp", "pwd", "pty", "resource", "termios", "tty"}
@@ -168,3 +181,80 @@ def test_letters_that_a_pipe_lacks_are_no_error() -> None:
         [sys.executable, "-c", code], env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=True
     )
     assert answer.stdout.strip() == b"??? 5 %"
+
+
+def test_images_for_an_apple_gpu_are_those_of_the_loader_that_is_not_used_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randint(0, 256, (count, 3, 4, 4), dtype=torch.uint8, generator=generator), torch.arange(count))
+        for count in (3, 2)
+    ]
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    made: Any = batches
+    loader: Any = PrefetchLoader(made, mean=mean, std=std, channels=3, device=torch.device("cpu"))
+    ours = normalised(batches, mean, std, torch.device("cpu"))
+    for (images, labels), (expected, theirs) in zip(ours, loader, strict=True):
+        torch.testing.assert_close(images, expected)
+        assert torch.equal(labels, theirs)
+
+
+@pytest.fixture
+def apple(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: True)
+
+
+@pytest.mark.usefixtures("apple")
+def test_an_apple_gpu_needs_a_torch_whose_attention_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.__version__", "2.12.0")
+    assert check_device("mps") == "mps"
+    for old in ("2.10.1", "2.11.0+cpu"):
+        monkeypatch.setattr("torch.__version__", old)
+        with pytest.raises(ResourceError, match=r"computes attention wrong there\. Install torch 2\.12"):
+            check_device("mps")
+
+
+@pytest.mark.usefixtures("apple")
+def test_the_cpu_measures_in_place_of_an_apple_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("torch.__version__", "2.15.0")
+    assert subjects.measuring_device("mps") == "cpu"
+    assert "the CPU makes them all" in caplog.text
+    assert subjects.measuring_device("cpu") == "cpu"
+
+
+def test_norms_that_an_apple_gpu_computes_wrong_are_refused() -> None:
+    assert parse_execution("channels-first", "mps") == {"channels_last": False}
+    with pytest.raises(RequestError, match="Use channels-first"):
+        parse_execution("channels-last", "mps")
+
+
+def test_ending_a_process_that_has_ended_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    for problem in (ProcessLookupError(), PermissionError(13, "access is denied"), OSError(22, "WinError 87")):
+        monkeypatch.setattr(os, "kill", lambda *_, problem=problem: (_ for _ in ()).throw(problem))
+        ray_nodes._kill(4711)
+
+
+def test_an_image_on_another_drive_is_named_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.relpath", ntpath.relpath)
+    assert dataset_sources._within(Path("D:/a.png"), Path("C:/table")) == "D:/a.png"
+    assert dataset_sources._within(Path("C:/table/a.png"), Path("C:/table")) == "a.png"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "count"),
+    [(["A100"], 8), (["M4-Max"], 0), (["M2"], 0), (["M60"], 8), (["A100", "M1-Pro"], 8), ([], 0)],
+)
+def test_the_gpu_of_an_apple_computer_is_none_of_a_cluster(
+    kinds: list[str], count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        {
+            "Alive": True,
+            "Resources": {"GPU": 1.0 if re.match(r"M\d(-|$)", kind) else 8.0, f"accelerator_type:{kind}": 1.0},
+        }
+        for kind in kinds
+    ]
+    monkeypatch.setattr(ray_cluster, "_connected", lambda address: nullcontext())
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    assert ray_cluster.gpus_of("auto") == count

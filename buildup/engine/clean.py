@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +46,9 @@ from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS, candidate_id
 log = logging.getLogger("buildup")
 
 LARGE = (WEIGHTS, CHECKPOINT, SNAPSHOTS)
-RAY = Path(tempfile.gettempdir()) / "ray"
+TEMPORARY = Path(tempfile.gettempdir())
+RAY = (Path("/tmp") if sys.platform == "darwin" else Path(os.environ.get("RAY_TMPDIR") or TEMPORARY)) / "ray"
+"""Ray does not follow TMPDIR on macOS, where names of sockets would become too long."""
 TUNE = "buildup-tune-"
 """The beginning of the names of Tune's folders; the process that made one follows."""
 ENDED = "folder of an ended process"
@@ -251,7 +254,7 @@ def _sessions(folder: Path) -> Iterator[Leftover]:
     pid, _, host = lock.read_text(encoding="utf-8").strip().partition(" on ")
     if pid.isdecimal() and host == socket.gethostname() and has_ended(int(pid)):
         sessions = (path for path in RAY.glob(f"session_*_{pid}") if abs(_began(path) - lock.stat().st_mtime) < NEAR)
-        for path in (*sessions, *RAY.parent.glob(f"{TUNE}{pid}-*")):
+        for path in (*sessions, *TEMPORARY.glob(f"{TUNE}{pid}-*")):
             if path.is_dir() and not path.is_symlink() and is_own(path):
                 yield _leftover(path, ENDED)
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Callable, Iterable
 from socketserver import ThreadingMixIn
 from typing import Any, BinaryIO, cast
@@ -109,6 +110,8 @@ class _Server(ThreadingMixIn, WSGIServer):
     """
 
     daemon_threads = True
+    allow_reuse_address = os.name != "nt"
+    """On Windows, two servers would share a port."""
 
 
 class _QuietHandler(WSGIRequestHandler):

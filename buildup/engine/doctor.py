@@ -81,10 +81,11 @@ def _device() -> Check:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         torch.zeros(8, device="cuda").sum().item()
         return Check(name="device", state="ok", found=f"{len(names)} CUDA: {', '.join(sorted(set(names)))}")
+    apple = torch.backends.mps.is_available()
     return Check(
         name="device",
         state="note",
-        found="no GPU; training runs on the CPU",
+        found=f"no CUDA device; training runs on the CPU{', or with --device mps (untested)' if apple else ''}",
         advice="Fine for --dataset digits. For cifar100 plan hours a training (`buildup plan`).",
     )
 

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -32,6 +33,9 @@ CALL_TIMEOUT = 900.0
 """Seconds for a call on it. Compiling a large network takes minutes."""
 OBJECT_STORE = 100 * 2**20
 """Bytes. Assignments and updates are small, and Ray would reserve a third of the memory."""
+
+APPLE = re.compile(rf"{ACCELERATOR}M\d(-.*)?")
+"""The resource of an Apple computer, whose GPU Ray counts, too."""
 
 NO_TOKEN_SIGNS = ("InvalidAuthToken", "no authentication token was found")
 """Parts of what Ray says if this machine has not the token of a cluster. Since 2.60 each new cluster has one."""
@@ -65,7 +69,8 @@ def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -
 
 def gpus_of(address: str) -> float:
     with _connected(address):
-        return float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        return float(sum(one.get("GPU", 0.0) for one in nodes if not any(APPLE.fullmatch(name) for name in one)))
 
 
 def accelerators_of(address: str) -> dict[str, float]:

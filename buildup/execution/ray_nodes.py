@@ -142,7 +142,7 @@ def end_process(pid: int, node: str) -> None:
 
 
 def _kill(pid: int) -> None:
-    with suppress(ProcessLookupError):
+    with suppress(OSError):  # it has ended; Windows says so in several ways
         os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way to end a process
 
 

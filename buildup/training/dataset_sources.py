@@ -199,9 +199,17 @@ def refuse_unreadable(problems: Sequence[str]) -> None:
         raise DataError(*shortened(problems), "Mend or remove them, or leave them out with --skip-unreadable.")
 
 
+def _within(path: Path, root: Path) -> str:
+    """A path as seen from a folder; on another drive of Windows, as it is."""
+    try:
+        return os.path.relpath(path, root)
+    except ValueError:
+        return str(path)
+
+
 def _open_files(read: Callable[..., ImageFiles], name: str, place: Path, train: bool) -> Source:
     found = read(Path(name.partition(":")[2]).expanduser(), train=train)
-    files = [(os.path.relpath(path, found.root), path.stat()) for path in found.paths]
+    files = [(_within(path, found.root), path.stat()) for path in found.paths]
     labels = [] if read is read_folder else [found.class_names, found.labels]  # a folder's are in its paths
     return Source(
         name=name,

@@ -35,6 +35,10 @@ GPU_FILES = Path("/dev"), "nvidia[0-9]*"
 """The files of a machine's GPUs on Linux. Ray shows a worker only the GPUs that it lends to it, but leaves these."""
 
 
+SOUND_MPS = (2, 12)
+"""The first torch whose attention is right on Apple GPUs for the layout that ours gives it (PyTorch issue 181133)."""
+
+
 def check_device(name: str) -> str:
     """Check the name of a device. `auto` becomes a GPU where there is one, else the CPU.
 
@@ -57,6 +61,11 @@ def check_device(name: str) -> str:
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ResourceError("--device mps: this machine has none. Use --device cpu, or auto.")
+    if device.type == "mps" and tuple(map(int, torch.__version__.split(".")[:2])) < SOUND_MPS:
+        raise ResourceError(
+            f"--device mps: torch {torch.__version__} computes attention wrong there. "
+            f"Install torch {'.'.join(map(str, SOUND_MPS))} or later, or use --device cpu."
+        )
     return name
 
 

@@ -82,6 +82,8 @@ def parse_execution(text: str, device: str) -> dict[str, Any]:
         settled[field], word_of[field] = value, word
     if settled.get("steps", "eager") != "eager" and not device.startswith("cuda"):
         problems.append(f"--execution: {settled['steps']} steps need a CUDA device, and the device is {device}.")
+    if settled.get("channels_last") and device == "mps":  # PyTorch issue 175189
+        problems.append("--execution: torch computes channels-last norms wrong on an Apple GPU. Use channels-first.")
     if problems:
         raise RequestError(*problems)
     return settled

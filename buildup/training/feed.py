@@ -9,7 +9,7 @@ of processes, nor on where an interrupted training resumes.
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
 from itertools import accumulate
@@ -341,12 +341,28 @@ class _ImageReader:
         ]
         self._batches[:] = [draws[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
         mean, std = self._dataset.mean, self._dataset.std
-        loaded: Any = PrefetchLoader(self._loader, mean=mean, std=std, channels=3, device=self._device)
+        loaded: Any = (
+            normalised(self._loader, mean, std, self._device)
+            if self._device.type == "mps"
+            else PrefetchLoader(self._loader, mean=mean, std=std, channels=3, device=self._device)
+        )
         if self._device.type == "cuda":
             # The memory of a stream is kept for that stream. One for each epoch would keep that of all epochs.
             loaded.stream = _transfer_stream(self._device)
         for inputs, labels in loaded:
             yield inputs, labels.to(self._device)
+
+
+def normalised(
+    loader: Iterable[tuple[Tensor, Tensor]], mean: Sequence[float], std: Sequence[float], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """What timm's PrefetchLoader makes of batches of bytes, without copies that go on while their memory is used again.
+
+    On an Apple GPU such copies may read what comes after them (PyTorch issue 189690).
+    """
+    means, deviations = (255 * torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+    for images, labels in loader:
+        yield (images.to(device).float() - means) / deviations, labels
 
 
 _Draw = tuple[int, int, bool]

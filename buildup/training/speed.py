@@ -165,4 +165,6 @@ def _batch_size(recipe: Recipe, device: torch.device) -> int:
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
     return time.perf_counter()

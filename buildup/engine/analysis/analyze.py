@@ -22,7 +22,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
-from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject
+from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject, measuring_device
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
 from buildup.files import write_atomic
@@ -30,7 +30,6 @@ from buildup.graph.base_name import split_names
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
-from buildup.training.execution import check_device
 from buildup.training.recipe import recipe_to_values
 
 log = logging.getLogger("buildup")
@@ -147,7 +146,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
         if asked and not asked & {"calibration", "ensemble"}:
             problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
         wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
-    device = problems.checked("cpu", check_device, settings.device)
+    device = problems.checked("cpu", measuring_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0)
     sizes = QUICK if settings.quick else Sizes()
     sizes = replace(sizes, images=problems.whole("--images", settings.images, sizes.images))

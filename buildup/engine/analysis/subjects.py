@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,9 +35,12 @@ from buildup.store.run_dir import folder_of, kept_snapshots, trained_weights
 from buildup.store.run_record import open_record
 from buildup.training.data import describe_data, load_data, open_data
 from buildup.training.dataset import Dataset
+from buildup.training.execution import check_device
 from buildup.training.fit import split_for
 from buildup.training.recipe import WARMUP, Recipe, load_recipe, recipe_from_values
 from buildup.trials.training import seed_of
+
+log = logging.getLogger("buildup")
 
 UNTRAINED = (
     "its weights are random. A run, a training's folder and an export have trained ones, and so has --pretrained"
@@ -114,6 +118,15 @@ def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
     if phase:
         raise RequestError(f"{name}: {place} is neither a run nor the folder of a training, so it has no phases.")
     return [_of_export(Path(name), settings) if (Path(name) / "config.json").is_file() else _by_name(name, settings)]
+
+
+def measuring_device(name: str) -> str:
+    """The device for measurements: the CPU in place of an Apple GPU, which lacks float64 and second derivatives."""
+    device = check_device(name)
+    if device != "mps":
+        return device
+    log.warning("warning: --device mps lacks what some measurements need; the CPU makes them all.")
+    return "cpu"
 
 
 def _by_name(name: str, settings: AnalyzeSettings) -> AnalyzedModel:

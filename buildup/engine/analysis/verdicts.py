@@ -20,6 +20,7 @@ from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eigenvalues, nep
 from buildup.diagnostics.lesion import measure_blocks
 from buildup.engine.analysis.analyze import Progress
+from buildup.engine.analysis.subjects import measuring_device
 from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
@@ -32,7 +33,6 @@ from buildup.store.run_dir import DIAGNOSTICS, kept_snapshots, read_diagnoses, t
 from buildup.store.run_record import RunRecord, open_record
 from buildup.training.data import load_data, open_unchanged
 from buildup.training.dataset import Dataset, parse_fraction
-from buildup.training.execution import check_device
 from buildup.training.fit import split_for
 from buildup.training.recipe import WARMUP
 from buildup.trials.decision import MEASURES, Decision, Diagnosis, diagnosis_to_values
@@ -205,7 +205,7 @@ def _check(name: str, settings: AnalyzeSettings) -> tuple[list[RunRecord], list[
         for name in given
         if name not in HERE
     ]
-    device = problems.checked("cpu", check_device, settings.device)
+    device = problems.checked("cpu", measuring_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0)
     extent = QUICK_EXTENT if settings.quick else Extent()
     extent = replace(extent, images=problems.whole("--images", settings.images, extent.images))

@@ -93,6 +93,7 @@ def test_what_a_killed_process_left_goes_and_that_of_others_stays(
     place: Path, dead: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(engine, "RAY", place / "ray")
+    monkeypatch.setattr(engine, "TEMPORARY", place)
     now = datetime.now().strftime("session_%Y-%m-%d_%H-%M-%S_000000")
     ours = [place / "ray" / f"{now}_{dead}", place / f"buildup-tune-{dead}-abc"]
     others = [place / "ray" / f"{now}_{dead}1", place / f"buildup-tune-{dead}1-abc"]
@@ -116,6 +117,7 @@ def test_the_next_start_of_a_run_removes_what_its_killed_process_left(
     place: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "RAY", place / "ray")
+    monkeypatch.setattr(engine, "TEMPORARY", place)
     now = datetime.now().strftime("session_%Y-%m-%d_%H-%M-%S_000000")
     ours = [place / "ray" / f"{now}_{dead}", place / f"buildup-tune-{dead}-abc"]
     for folder in ours:
@@ -155,6 +157,7 @@ def test_the_folders_of_a_living_process_or_of_another_machine_stay(
     place: Path, dead: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "RAY", place / "ray")
+    monkeypatch.setattr(engine, "TEMPORARY", place)
     run = open_record("tried")
     for pid, host in ((os.getpid(), socket.gethostname()), (dead, "elsewhere")):
         (place / f"buildup-tune-{pid}-abc").mkdir()

@@ -198,6 +198,25 @@ def test_a_training_on_the_device_is_that_of_the_cpu_and_resumes(
     assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-5) for name in weights[0])
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("steps", ["eager", "captured", "compiled"])
+def test_a_training_on_a_real_device_is_that_of_the_cpu_and_resumes(steps: Any, tmp_path: Path) -> None:
+    _, plain = follow(fit(job(tmp_path / "cpu")))
+    settings = {"device": "cuda", "execution": Execution(steps=steps), "device_share": 0.5}
+    first = fit(job(tmp_path / "1", **settings))
+    next(first)
+    first.close()
+    epochs, score = follow(fit(job(tmp_path / "2", **settings, resume_from=(str(tmp_path / "1"),))))
+    assert [epoch.number for epoch in epochs] == [1, 2]
+    assert score.accuracy == pytest.approx(plain.accuracy, abs=2)
+    assert score.metrics["nll"] == pytest.approx(plain.metrics["nll"], rel=0.02)
+
+
+@pytest.mark.parametrize("steps", ["eager", "captured"])
+def test_the_test_for_a_real_device_passes_on_the_fake_one(steps: Any, tmp_path: Path, cuda: FakeCuda) -> None:
+    test_a_training_on_a_real_device_is_that_of_the_cpu_and_resumes(steps, tmp_path)
+
+
 @pytest.mark.parametrize(("device", "index"), [("cuda", 0), ("cuda:1", 1)])
 def test_a_training_keeps_to_its_share_of_the_device_and_gives_its_memory_back(
     device: str, index: int, tmp_path: Path, cuda: FakeCuda

@@ -20,8 +20,9 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,7 @@ def trained(cell: Cell, layout: str, seed: int, data_dir: str, to: Path, weights
     last = done.record.curve[-1].metrics
     return {
         "accuracy": round(done.score.accuracy, 2),
+        "curve": [round(epoch.metrics["accuracy"], 2) for epoch in done.record.curve],
         "nll": round(last["nll"], 4),
         "train_loss": round(last["train_loss"], 4),
         "images_per_second": round(last["throughput"]),
@@ -167,13 +169,24 @@ def summary(lines: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str, Any]
 
 def gains(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Each place's accuracy above that without attention, of the same combination and seed."""
-    scores = {(_group(line), line["place"]): line["accuracy"] for line in lines}
+    bases = {_group(line): line for line in lines if line["place"] == "none"}
     return [
-        {"group": group, "cell": line["cell"], "seed": line["seed"], "place": line["place"]}
-        | {"base": scores[group, "none"], "gain": line["accuracy"] - scores[group, "none"]}
+        {"group": _group(line), "cell": line["cell"], "seed": line["seed"], "place": line["place"]}
+        | {"base": base["accuracy"], "gain": line["accuracy"] - base["accuracy"], "leads": leads(line, base)}
         for line in lines
-        if line["place"] != "none" and ((group := _group(line)), "none") in scores
+        if line["place"] != "none" and (base := bases.get(_group(line)))
     ]
+
+
+def leads(line: Mapping[str, Any], base: Mapping[str, Any]) -> list[float]:
+    """The mean lead over the base in each quarter of the training.
+
+    >>> leads({"curve": [10, 20, 30, 40]}, {"curve": [8, 19, 30, 41]})
+    [2.0, 1.0, 0.0, -1.0]
+    """
+    gaps = [ours - theirs for ours, theirs in zip(line["curve"], base["curve"], strict=True)]
+    ends = [part * len(gaps) // 4 for part in range(5)]
+    return [fmean(gaps[start:end]) for start, end in pairwise(ends) if end > start]
 
 
 def effects(gains: Sequence[tuple[Cell, float]]) -> list[dict[str, Any]]:

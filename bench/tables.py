@@ -236,6 +236,23 @@ def _with_interval(one: Result) -> str:
     return f"{effect:+.2f} ({effect - half:+.2f} to {effect + half:+.2f})"
 
 
+def leads() -> str:
+    """How far attention at the end of the last stage is ahead, quarter by quarter, in longer trainings."""
+    found = factors.summary(read_lines(ROOT / "runs" / "factors.jsonl"))["places"]["last stage"]["gains"]
+    head = ["width", "images", "augmentation", "seed", *(f"{name} quarter" for name in ("1st", "2nd", "3rd", "4th"))]
+    rows = [
+        [
+            *("high" if one["cell"][name] else "low" for name in ("width", "images", "augmentation")),
+            f"{one['seed']}",
+            *(f"{lead:+.2f}" for lead in one["leads"]),
+            f"{one['gain']:+.2f}",
+        ]
+        for one in found
+        if one["cell"]["length"]
+    ]
+    return _table([*head, "at the end"], rows, words=3)
+
+
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
@@ -249,6 +266,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kept-knowledge": kept_knowledge,
     "when-it-pays": when_it_pays,
     "effects": effects,
+    "leads": leads,
 }
 
 

@@ -60,7 +60,7 @@ def trained_as(calls: list[TrainSettings]) -> Any:
 
     def train(base: str, settings: TrainSettings) -> Any:
         calls.append(settings)
-        metrics: Mapping[str, float] = {"nll": 1.0, "train_loss": 1.0, "throughput": 100.0}
+        metrics: Mapping[str, float] = {"accuracy": 50.0, "nll": 1.0, "train_loss": 1.0, "throughput": 100.0}
         curve = (Epoch(number=1, metrics=metrics),)
         score = SimpleNamespace(accuracy=50.0 + 1.5 * (settings.layout == LAYOUTS["last stage"]), seconds=1.0)
         return SimpleNamespace(score=score, record=SimpleNamespace(curve=curve))
@@ -114,7 +114,7 @@ def test_gains_of_different_orders_have_a_negative_tau() -> None:
     def lines(last: float, before: float) -> list[dict[str, Any]]:
         scores = {"none": 50.0, "last stage": 50.0 + last, "stage before": 50.0 + before}
         return [
-            {"cell": cell, "place": place, "seed": 0, "accuracy": score}
+            {"cell": cell, "place": place, "seed": 0, "accuracy": score, "curve": [score]}
             for cell in cells()[:6]
             for place, score in scores.items()
         ]

@@ -137,7 +137,8 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
         stepper(images, targets, recipe.lr)
         preparation = _now(place) - began
         timer, repeat = partial(_now, place), GPU_STEPS if place.type == "cuda" else CPU_STEPS
-        if execution.steps != "eager" and len(images) > 1:  # the last batch of an epoch, for which a graph's memory is no help
+        if execution.steps != "eager" and len(images) > 1:
+            # The last batch of an epoch, for which the memory of a graph is no help.
             stepper(images[:-1], targets[:-1], recipe.lr)
         train = min(timeit.repeat(lambda: stepper(images, targets, recipe.lr), timer=timer, repeat=repeat, number=1))
         model.eval()

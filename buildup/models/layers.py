@@ -275,8 +275,6 @@ class Smoothing2d(nn.Module):
             x = F.pad(x, [after, after, after, after])
         else:
             x = F.pad(x, [before, after, before, after], mode="replicate")
-        # Averaging a channels-last map aborts on an Apple GPU, on the way back (PyTorch issue 175190).
-        x = x.contiguous() if x.is_mps else x
         # A binomial filter is the repeated mean of two neighbours.
         for _ in range(self.kernel - 1):
             x = F.avg_pool2d(x, 2, stride=1)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from buildup.cli.main import main
 from buildup.engine.train import find_network
-from buildup.errors import BaseError
+from buildup.errors import BaseError, SearchError
 from buildup.graph.layout import layout
 from buildup.training.dataset import DataInfo
 
@@ -47,8 +47,13 @@ def test_several_threads_on_a_busy_machine_are_warned_of(
 ) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (busy, busy, busy))
     monkeypatch.setattr("buildup.engine.train.cores", lambda: 2)
+
+    def stop(*_: object) -> None:
+        raise SearchError("it has said what it has to say")
+
+    monkeypatch.setattr("buildup.engine.train.run_attempt", stop)
     with caplog.at_level(logging.INFO, "buildup"):
-        main([*TINY[:-1], threads, "--epochs", "1", "--to", str(tmp_path / "trained")])
+        assert main([*TINY[:-1], threads, "--epochs", "1", "--to", str(tmp_path / "trained")]) == 1
     assert ("--threads 1 may be" in caplog.text) is warned
 
 

@@ -1,6 +1,8 @@
 """The fake CUDA device finds what would fail or wait on a real one, and computes what the CPU computes."""
 
 import copy
+import inspect
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -155,3 +157,28 @@ def test_a_graph_of_another_device_is_refused(cuda: FakeCuda) -> None:
         x + 1
     with torch.cuda.device(1), torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream()):  # type: ignore[no-untyped-call]
         x + 1
+
+
+TAKES_A_DEVICE = (
+    "current_stream",
+    "get_device_properties",
+    "mem_get_info",
+    "set_per_process_memory_fraction",
+    "synchronize",
+)
+
+
+def test_a_device_without_a_number_is_refused_where_torch_refuses_it() -> None:
+    """By torch's own sources: most functions take "cuda" for the current device, and one does not."""
+    sources = {name: inspect.getsource(getattr(torch.cuda, name)) for name in TAKES_A_DEVICE}
+    strict = {name for name, source in sources.items() if re.search(r"_get_device_index\(device\)", source)}
+    assert strict == {"set_per_process_memory_fraction"}
+    with fake_cuda(2):
+        for name in TAKES_A_DEVICE:
+            function = getattr(torch.cuda, name)
+            arguments = (0.5, "cuda") if name in strict else ("cuda",)
+            if name in strict:
+                with pytest.raises(ValueError, match="with a specified index"):
+                    function(*arguments)
+            else:
+                function(*arguments)

@@ -36,6 +36,17 @@ def test_a_training_leaves_its_score_and_is_not_repeated(tmp_path: Path, capsys:
     assert "this training is finished" in capsys.readouterr().err
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """End where the training would begin."""
+
+    def stop(*_: object) -> None:
+        raise SearchError("it has said what it has to say")
+
+    monkeypatch.setattr("buildup.engine.train.run_attempt", stop)
+
+
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("threads", "busy", "warned"), [("2", 1.5, True), ("2", 0.2, False), ("1", 1.5, False)])
 def test_several_threads_on_a_busy_machine_are_warned_of(
     threads: str,
@@ -47,22 +58,18 @@ def test_several_threads_on_a_busy_machine_are_warned_of(
 ) -> None:
     monkeypatch.setattr("os.getloadavg", lambda: (busy, busy, busy))
     monkeypatch.setattr("buildup.engine.train.cores", lambda: 2)
-
-    def stop(*_: object) -> None:
-        raise SearchError("it has said what it has to say")
-
-    monkeypatch.setattr("buildup.engine.train.run_attempt", stop)
     with caplog.at_level(logging.INFO, "buildup"):
         assert main([*TINY[:-1], threads, "--epochs", "1", "--to", str(tmp_path / "trained")]) == 1
     assert ("--threads 1 may be" in caplog.text) is warned
 
 
+@pytest.mark.usefixtures("untrained")
 def test_what_starts_anew_beside_trained_weights_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = timm.create_model("resnet10t", num_classes=7, in_chans=1)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     asked = [*TINY, "--epochs", "1", "--to", str(tmp_path / "a"), "--pretrained", str(tmp_path / "w.safetensors")]
     with caplog.at_level(logging.INFO, "buildup"):
-        assert main([*asked, "--layout", "CC|CC|CC|CM"]) == 0
+        assert main([*asked, "--layout", "CC|CC|CC|CM"]) == 1
     assert "fc, which told 7 classes apart, and the data has 10" in caplog.text
     assert "recipe quick starts attention from random weights" in caplog.text
 

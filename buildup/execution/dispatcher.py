@@ -29,6 +29,8 @@ from buildup.trials.training import Training
 
 log = logging.getLogger("buildup")
 
+ENDING = frozenset({Reason.BROKEN, Reason.HOST_FAULT, Reason.OUT_OF_MEMORY})
+"""The reasons of failures after which a worker's process ends."""
 MAX_WORKER_LOSSES = 3
 """A training fails when it has lost its worker, or its machine failed, so many times without a new epoch in between."""
 WORKER_START_TIMEOUT = 20.0
@@ -85,10 +87,6 @@ def ends_process(record: Record) -> bool:
     while a step was captured.
     """
     return isinstance(record.outcome, Failure) and record.outcome.reason in ENDING
-
-
-ENDING = frozenset({Reason.BROKEN, Reason.HOST_FAULT, Reason.OUT_OF_MEMORY})
-"""The reasons for which a process ends."""
 
 
 class TrialDispatcher:

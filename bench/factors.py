@@ -14,12 +14,15 @@ the gain at the high level minus that at the low one.
 `--warm` then trains each network once more for a third of the epochs, from the trained weights of its combination
 without attention. A new block first imitates the block that it replaces. If these gains order the places as those from
 scratch do, a search could be three times as cheap. Their lines go to `warm.jsonl`.
+
+`--why` trains the long combinations otherwise, to see what decides there: with a third more heads, so that attention
+has as many parameters as the block that it replaces (`larger.jsonl`), and with AdamW in place of SGD (`adamw.jsonl`).
 """
 
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import fmean
@@ -54,10 +57,33 @@ STRONG = ("randaugment={magnitude: 9, layers: 2, std: 1.0}", "mixup=1.0", "cutmi
 """As in the recipe `paper`."""
 WARM, IMITATION = 3, "transplant=0.1"
 """A warm start trains for so small a part of the epochs, of which new blocks imitate for a tenth."""
+LARGER_HEADS = (4, 8)
+"""In narrow and wide bases, where the rule gives 3 and 6."""
 EXECUTION = "bf16,channels-last,eager"
 LEVEL = 0.95
 Cell = Mapping[str, bool]
 """Whether each factor is at its high level."""
+Line = Mapping[str, Any]
+"""What a result file tells of one training."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One way to make the trainings of the combinations."""
+
+    name: str
+    """Of its result file."""
+    places: tuple[str, ...] = tuple(LAYOUTS)
+    long_only: bool = False
+    warm: bool = False
+    larger: bool = False
+    recipe: str = "quick"
+
+
+SCRATCH = Variant(name="factors")
+WARM_START = Variant(name="warm", warm=True)
+LARGER = Variant(name="larger", places=("last stage",), long_only=True, larger=True)
+ADAMW = Variant(name="adamw", places=("none", "last stage"), long_only=True, recipe="quick-adamw")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,6 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-dir", metavar="DIR", help="where cifar100 is")
     parser.add_argument("--seeds", metavar="N", help="of each combination (default: 1)")
     parser.add_argument("--warm", action="store_true", help="train on from the weights without attention, too")
+    parser.add_argument("--why", action="store_true", help="train larger attention, and by AdamW, too")
     return answer(parser, factors, arguments)
 
 
@@ -78,10 +105,10 @@ def factors(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     folder = Path(flags["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     if flags["data_dir"]:
-        for warm in (False, True)[: 1 + bool(flags["warm"])]:
-            for seed, place, cell in wanted(seeds):
-                train(folder, flags["data_dir"], cell, place, seed, warm=warm)
-    values = summary(read_lines(folder / "factors.jsonl"), read_lines(folder / "warm.jsonl"))
+        for variant in (SCRATCH, *[WARM_START] * flags["warm"], *[LARGER, ADAMW] * flags["why"]):
+            for seed, place, cell in wanted(seeds, variant):
+                train(folder, flags["data_dir"], cell, place, seed, variant)
+    values = summary(*(read_lines(folder / f"{one.name}.jsonl") for one in (SCRATCH, WARM_START, LARGER, ADAMW)))
     return table(values), values
 
 
@@ -92,27 +119,29 @@ def cells() -> list[Cell]:
     return sorted(half, key=lambda cell: (cell["length"], cell["width"]))
 
 
-def wanted(seeds: int) -> Iterator[tuple[int, str, Cell]]:
-    """All trainings: each seed and place of each combination."""
+def wanted(seeds: int, variant: Variant = SCRATCH) -> Iterator[tuple[int, str, Cell]]:
+    """All trainings of a variant: each seed and place of each combination."""
     for seed in range(seeds):
         for cell in cells():
-            for place in LAYOUTS:
-                yield seed, place, cell
+            if cell["length"] or not variant.long_only:
+                for place in variant.places:
+                    yield seed, place, cell
 
 
-def train(folder: Path, data_dir: str, cell: Cell, place: str, seed: int, *, warm: bool) -> None:
+def train(folder: Path, data_dir: str, cell: Cell, place: str, seed: int, variant: Variant) -> None:
     """Train once and write it down, unless that is done or another process is at it."""
-    name = "-".join(["warm"] * warm + [_name(cell, place, seed)])
-    file = folder / ("warm.jsonl" if warm else "factors.jsonl")
+    name = _name(cell, place, seed) if variant is SCRATCH else f"{variant.name}-{_name(cell, place, seed)}"
+    file = folder / f"{variant.name}.jsonl"
     key = {"cell": dict(cell), "place": place, "seed": seed}
-    weights = trained_weights(folder / _name(cell, "none", seed)) if warm else None
-    if warm and weights is None:
+    weights = trained_weights(folder / _name(cell, "none", seed)) if variant.warm else None
+    if variant.warm and weights is None:
         return
     try:
         with FileLock(folder / f"{name}.lock", timeout=0):
             if any({part: line[part] for part in key} == key for line in read_lines(file)):
                 return
-            values = trained(cell, LAYOUTS[place], seed, data_dir, folder / name, weights)
+            settings = settings_of(cell, place, seed, variant, folder, weights)
+            values = trained(BASES[cell["width"]], replace(settings, data_dir=data_dir, to=str(folder / name)))
             with FileLock(folder / "factors.lock"):
                 append_line(file, key | values)
             print(f"{name}: {values['accuracy']:.2f} %", file=sys.stderr, flush=True)
@@ -120,25 +149,35 @@ def train(folder: Path, data_dir: str, cell: Cell, place: str, seed: int, *, war
         return
 
 
-def trained(cell: Cell, layout: str, seed: int, data_dir: str, to: Path, weights: Path | None = None) -> dict[str, Any]:
-    """What one training came to, from scratch or from weights of the network without attention."""
-    share = SHARES[cell["images"]]
+def settings_of(
+    cell: Cell, place: str, seed: int, variant: Variant, folder: Path, weights: Path | None = None
+) -> TrainSettings:
+    """What one training is asked for: from scratch, or from weights of the network without attention."""
     passes = EPOCHS[cell["length"]] * (1 if cell["images"] else 4)
-    settings = TrainSettings(
+    space = "alternet"
+    if variant.larger:
+        heads = LARGER_HEADS[cell["width"]]
+        file = folder / f"heads-{heads}.yaml"
+        file.write_text(f"description: attention of {heads} heads\nstages: [{{}}, {{heads: {heads}}}]\n")
+        space = str(file)
+    return TrainSettings(
         dataset="cifar100",
-        data_dir=data_dir,
-        fraction=share,
-        layout=layout,
-        recipe="quick",
+        fraction=SHARES[cell["images"]],
+        layout=LAYOUTS[place],
+        space=space,
+        recipe=variant.recipe,
         set=(STRONG if cell["augmentation"] else ()) + ((IMITATION,) if weights else ()),
         epochs=passes // WARM if weights else passes,
         pretrained=str(weights.absolute()) if weights else None,
         seed=seed,
         threads=1,
         execution=EXECUTION,
-        to=str(to),
     )
-    done = train_once(BASES[cell["width"]], settings)
+
+
+def trained(base: str, settings: TrainSettings) -> dict[str, Any]:
+    """What one training came to."""
+    done = train_once(base, settings)
     last = done.record.curve[-1].metrics
     return {
         "accuracy": round(done.score.accuracy, 2),
@@ -150,11 +189,13 @@ def trained(cell: Cell, layout: str, seed: int, data_dir: str, to: Path, weights
     }
 
 
-def summary(lines: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
-    """The gain of each place in each combination, the effects of the factors on it, and what warm starts tell of it."""
+def summary(
+    lines: Sequence[Line], warm: Sequence[Line] = (), larger: Sequence[Line] = (), adamw: Sequence[Line] = ()
+) -> dict[str, Any]:
+    """The gain of each place in each combination, the effects of the factors on it, and what the variants tell."""
     started = {(one["group"], one["place"]): one["gain"] for one in gains(warm)}
     rows = [one | {"warm": started.get((one["group"], one["place"]))} for one in gains(lines)]
-    found: dict[str, Any] = {"trainings": len(lines), "places": {}, "warm": {}}
+    found: dict[str, Any] = {"trainings": len(lines), "places": {}, "warm": {}, "why": why(lines, larger, adamw)}
     for place in list(LAYOUTS)[1:]:
         here = [one for one in rows if one["place"] == place]
         found["places"][place] = {"gains": here, "effects": effects([(one["cell"], one["gain"]) for one in here])}
@@ -167,7 +208,21 @@ def summary(lines: Sequence[Mapping[str, Any]], warm: Sequence[Mapping[str, Any]
     return found
 
 
-def gains(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def why(lines: Sequence[Line], larger: Sequence[Line], adamw: Sequence[Line]) -> list[dict[str, Any]]:
+    """The gain at the end of the last stage as it is, with more heads, and with AdamW, in each long combination."""
+    bases = [line for line in lines if line["place"] == "none"]
+    more = {one["group"]: one for one in gains([*bases, *larger])}
+    other = {one["group"]: one for one in gains(adamw)}
+    return [
+        {"cell": one["cell"], "seed": one["seed"], "base": one["base"], "gain": one["gain"]}
+        | {"larger": more[group]["gain"] if group in more else None}
+        | {f"adamw_{key}": other[group][key] if group in other else None for key in ("base", "gain")}
+        for one in gains(lines)
+        if one["place"] == "last stage" and ((group := one["group"]) in more or group in other)
+    ]
+
+
+def gains(lines: Sequence[Line]) -> list[dict[str, Any]]:
     """Each place's accuracy above that without attention, of the same combination and seed."""
     bases = {_group(line): line for line in lines if line["place"] == "none"}
     return [
@@ -178,7 +233,7 @@ def gains(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def leads(line: Mapping[str, Any], base: Mapping[str, Any]) -> list[float]:
+def leads(line: Line, base: Line) -> list[float]:
     """The mean lead over the base in each quarter of the training.
 
     >>> leads({"curve": [10, 20, 30, 40]}, {"curve": [8, 19, 30, 41]})
@@ -227,6 +282,14 @@ def table(values: Mapping[str, Any]) -> str:
             low, high = one["effect"] - one["half"], one["effect"] + one["half"]
             rows.append([one["name"], f"{one['effect']:+.2f}", f"{low:+.2f} to {high:+.2f}"])
         parts.append("\n".join(aligned(rows, right={1})))
+    if values["why"]:
+        rows = [[*FACTORS, "seed", "without, %", "gain", "gain, larger", "AdamW: without, %", "gain"]]
+        for one in values["why"]:
+            levels = ["high" if one["cell"][name] else "low" for name in FACTORS]
+            rest = [("+.2f", "gain"), ("+.2f", "larger"), (".2f", "adamw_base"), ("+.2f", "adamw_gain")]
+            numbers = ["" if one[key] is None else format(one[key], form) for form, key in rest]
+            rows.append([*levels, f"{one['seed']}", f"{one['base']:.2f}", *numbers])
+        parts.append("\n".join(aligned(rows, right=range(4, 10))))
     if warm:
         parts.append(
             f"Warm starts: {warm['same_sign']} of {warm['gains']} gains have the same sign; Kendall's tau within "
@@ -239,7 +302,7 @@ def _name(cell: Cell, place: str, seed: int) -> str:
     return "-".join([_levels(cell), place.replace(" ", "-"), str(seed)])
 
 
-def _group(line: Mapping[str, Any]) -> str:
+def _group(line: Line) -> str:
     """Of the trainings that share images, order and draws."""
     return f"{_levels(line['cell'])}-{line['seed']}"
 

@@ -15,7 +15,9 @@ from filelock import FileLock
 
 import factors
 from answer import read_lines
+from buildup import build, read
 from buildup.settings import TrainSettings
+from buildup.space.load import load
 from buildup.statistics.distributions import t_quantile
 from buildup.trials.outcome import Epoch
 from factors import FACTORS, LAYOUTS, cells, effects, wanted
@@ -108,6 +110,39 @@ def test_a_warm_start_trains_for_a_third_from_the_weights_without_attention(
         )
     printed = capsys.readouterr().out
     assert "Warm starts: 2 of 2 gains have the same sign; Kendall's tau within combinations +1.00" in printed
+
+
+def test_the_long_combinations_are_trained_otherwise_to_see_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[TrainSettings] = []
+    monkeypatch.setattr(factors, "train_once", trained_as(calls))
+    for _ in range(2):
+        assert factors.main([str(tmp_path), "--data-dir", "images", "--why"]) == 0
+        assert len(calls) == 24 + 4 + 8
+    long = [one for one in calls[:24] if one.layout == LAYOUTS["last stage"]][4:]
+    for narrow, heads, scratch, larger in zip(
+        (True, True, False, False), (4, 4, 8, 8), long, calls[24:28], strict=True
+    ):
+        assert larger == replace(scratch, to=larger.to, space=larger.space)
+        space = load(str(larger.space))
+        assert [stage.heads for stage in space.stages or ()] == [None, heads]
+        network = read(factors.BASES[not narrow], input_size=32)
+        rule, more, base = (
+            sum(weight.numel() for weight in build(layout).parameters())
+            for layout in (
+                network.replace("stages.2.blocks.1", "M"),
+                network.replace("stages.2.blocks.1", "M", heads=heads),
+                network,
+            )
+        )
+        assert abs(more - base) < abs(rule - base) / 3
+    assert {one.recipe for one in calls[28:]} == {"quick-adamw"}
+    capsys.readouterr()
+    values = factors.summary(
+        *(read_lines(tmp_path / f"{name}.jsonl") for name in ("factors", "warm", "larger", "adamw"))
+    )
+    assert [(one["gain"], one["larger"], one["adamw_gain"]) for one in values["why"]] == [(1.5, 1.5, 1.5)] * 4
 
 
 def test_gains_of_different_orders_have_a_negative_tau() -> None:

@@ -105,9 +105,10 @@ def factors(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     folder = Path(flags["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     if flags["data_dir"]:
-        for variant in (SCRATCH, *[WARM_START] * flags["warm"], *[LARGER, ADAMW] * flags["why"]):
-            for seed, place, cell in wanted(seeds, variant):
-                train(folder, flags["data_dir"], cell, place, seed, variant)
+        for variants in ([SCRATCH], [WARM_START] * flags["warm"], [LARGER, ADAMW] * flags["why"]):
+            for seed, cell in product(range(seeds), cells()):
+                for variant, place in wanted(cell, variants):
+                    train(folder, flags["data_dir"], cell, place, seed, variant)
     values = summary(*(read_lines(folder / f"{one.name}.jsonl") for one in (SCRATCH, WARM_START, LARGER, ADAMW)))
     return table(values), values
 
@@ -119,13 +120,12 @@ def cells() -> list[Cell]:
     return sorted(half, key=lambda cell: (cell["length"], cell["width"]))
 
 
-def wanted(seeds: int, variant: Variant = SCRATCH) -> Iterator[tuple[int, str, Cell]]:
-    """All trainings of a variant: each seed and place of each combination."""
-    for seed in range(seeds):
-        for cell in cells():
-            if cell["length"] or not variant.long_only:
-                for place in variant.places:
-                    yield seed, place, cell
+def wanted(cell: Cell, variants: Sequence[Variant]) -> Iterator[tuple[Variant, str]]:
+    """The trainings of a combination."""
+    for variant in variants:
+        if cell["length"] or not variant.long_only:
+            for place in variant.places:
+                yield variant, place
 
 
 def train(folder: Path, data_dir: str, cell: Cell, place: str, seed: int, variant: Variant) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from answer import answer, append_line, read_lines
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.execution.attempt import run_attempt
@@ -152,7 +152,7 @@ def search(number: int, network: Network, space: SearchSpace, recipe: Recipe, fi
     started = time.perf_counter()
     for judge in JUDGES_COMPARED:
         replay = make_replay(network, space, judge=judge, seeds=SEEDS, first_seed=number * SEEDS_APART)
-        view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, history = run_loop(replay, evaluator, InMemoryWriter(), History())
         decisions = [_line(decision) for decision in view.decisions]
         judged[judge] = {"trainings": len(history.outcomes), "decisions": decisions}
     scores = [record.outcome for record in evaluator.known.values() if isinstance(record.outcome, Score)]

@@ -22,7 +22,7 @@ from typing import Any
 from answer import answer, append_line, read_lines
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import state_of
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import BuildupError, RequestError
@@ -236,7 +236,7 @@ def _search(known: Known, strategy: str, judge: str, seeds: int, number: int) ->
     )
     evaluator = KnownEvaluator(known=known, order=order, first_seed=number)
     try:
-        view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(replay, evaluator, InMemoryWriter(), History())
     except MissingError:
         return None
     return view.best.layout, len(evaluator.asked)

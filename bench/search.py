@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 from answer import answer
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.execution.evaluator import Evaluator
@@ -193,10 +193,8 @@ def rehearse(
             replay,
             _TimedEvaluator(evaluator, clock),
             _TimedWriter(writer, clock),
-            NullObserver(),
             History(),
-            lambda history: None,
-            limit,
+            limit=limit,
         )
     scores = [one for one in history.outcomes.values() if isinstance(one, Score)]
     start_up, busy, handovers = times(scores, workers, seconds, clock.began)

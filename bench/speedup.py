@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from answer import answer, simulation
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay
 from buildup.engine.simulate import table_search
@@ -92,7 +92,7 @@ def speedup(replay: Replay, look: Lookup, *, runs: int) -> tuple[str, dict[str, 
 def _makespan(replay: Replay, table: Table, workers: int) -> float:
     """How long a search takes."""
     evaluator = SimulatedEvaluator(table=table, workers=workers)
-    run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+    run_loop(replay, evaluator, InMemoryWriter(), History())
     return evaluator.clock
 
 

@@ -101,7 +101,6 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from buildup.engine.graph_cache import costs_of
     from buildup.engine.load_state import replay_of
-    from buildup.engine.loop import NullObserver
     from buildup.engine.loop import run_loop as run_loop
     from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
     from buildup.models.build import build
@@ -138,7 +137,7 @@ def tried(make_run: MakeRun, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder=folder, storage_url=None, study_name=run.study_name, base=network, costs=costs_of
     )
     steps, evaluator = replay_of(run), SimulatedEvaluator(table=Scores())
-    view, _ = run_loop(steps, evaluator, writer, NullObserver(), writer.history, lambda _: None, enough)
+    view, _ = run_loop(steps, evaluator, writer, writer.history, limit=enough)
     writer.close()
     for candidate in view.candidates[:3]:
         attempt = folder / "trainings" / f"{candidate.id}-s3" / "attempt-1"

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from buildup.cli.main import COMMANDS, main, make_app
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import make_replay
 from buildup.errors import DataError, RecipeError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -197,7 +197,7 @@ def test_a_strategy_a_judge_and_an_objective_of_ones_own_run_a_search() -> None:
         seeds=2,
     )
     evaluator = SimulatedEvaluator(table=table, objective=sharp, workers=2)
-    view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+    view, _ = run_loop(replay, evaluator, InMemoryWriter(), History())
     assert [(one.layout, one.verdict, one.judge) for one in view.decisions] == [
         ("CC|CM", "keep", "reluctant"),
         ("CM|CM", "drop", "reluctant"),

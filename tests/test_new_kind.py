@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import buildup
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import make_replay
 from buildup.errors import ExportError, KindError, LayoutError, SpaceError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -214,7 +214,7 @@ def test_a_search_keeps_it_where_it_helps(tmp_path: Path) -> None:
         table={name: ScoreRow(score=score) for name, score in scores.items()}, workers=1, default=None
     )
     replay = make_replay(sketch("CC|CC"), space, judge="point", seeds=1)
-    view, _ = run_loop(replay, table, InMemoryWriter(), NullObserver(), History())
+    view, _ = run_loop(replay, table, InMemoryWriter(), History())
     assert view.best.layout == "CC|CD"
     assert [decision.kept for decision in view.decisions] == [True, False]
 

@@ -20,7 +20,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from buildup.engine.load_state import state_of
-from buildup.engine.loop import Observer
 from buildup.engine.replay import View
 from buildup.errors import RunError
 from buildup.execution.workplace import left_behind, remove_work
@@ -91,12 +90,11 @@ class Leftover:
 
 @dataclass(kw_only=True)
 class BudgetObserver:
-    """Looks at the size of a run when a training has ended, after another observer.
+    """Looks at the size of a run when a training has ended.
 
     If that is over `--disk-budget`, files go that neither `resume` nor `final` reads.
     """
 
-    observer: Observer
     run: RunRecord
     _looked: float = float("-inf")
     _took: float = 0.0
@@ -107,7 +105,6 @@ class BudgetObserver:
     """Whether it was said that the budget can't be kept."""
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        self.observer.see(view, history, event)
         self._ended |= event is not None and isinstance(event.update, Record)
         begun = time.monotonic()
         if begun - self._looked >= max(0.0 if self._ended else INTERVAL, self._took / SHARE):

@@ -13,7 +13,7 @@ from math import sqrt
 from statistics import fmean, median, pstdev, quantiles
 from typing import Literal
 
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import RECENT, Experience
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -179,7 +179,7 @@ def _simulate(
 
         evaluator = SimulatedEvaluator(table=row, workers=workers)
         start = History(decisions=view.decisions)
-        end, _ = run_loop(simulated, evaluator, InMemoryWriter(), NullObserver(), start)
+        end, _ = run_loop(simulated, evaluator, InMemoryWriter(), start)
         spans.append(evaluator.clock)
         counts.append(len(simulated.required_ids(end) - history.outcomes.keys()) + len(view.checks))
     deciles = quantiles(spans, n=10)

@@ -35,18 +35,12 @@ class Observer(Protocol):
         ...
 
 
-class NullObserver:
-    """An observer that does nothing."""
-
-    def see(self, view: View, history: History, event: Event | None) -> None: ...
-
-
 def run_loop(
     replay: Replay,
     evaluator: Evaluator,
     writer: HistoryWriter,
-    observer: Observer,
     history: History,
+    observers: Sequence[Observer] = (),
     inspect_base: Callable[[History], None] = lambda _: None,
     limit: Callable[[History], str | None] = lambda _: None,
 ) -> tuple[View, History]:
@@ -56,8 +50,8 @@ def run_loop(
         replay: The rule and the judge.
         evaluator: Trains the requested trainings.
         writer: Stores each event and decision.
-        observer: Called with each event.
         history: The trainings and decisions before.
+        observers: Called with each event, in this order.
         inspect_base: Called once, when the base is trained. It raises if the base has not learned.
         limit: Returns the reason to stop, or None to continue.
 
@@ -77,7 +71,8 @@ def run_loop(
             for decision in view.decisions[len(history.decisions) :]:
                 history = writer.decide(history, decision)
             seen = history
-        observer.see(view, history, event)
+        for observer in observers:
+            observer.see(view, history, event)
         if view.ended or limit(history):
             evaluator.request(())
             return view, history

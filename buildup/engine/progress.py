@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -37,16 +37,15 @@ OnEvent = Callable[[Event | Decision], object]
 
 
 @contextmanager
-def observe(replay: Replay, run: RunRecord, on_event: OnEvent | None = None) -> Iterator[Observer]:
+def display(replay: Replay, run: RunRecord) -> Iterator[Observer]:
     """Show a search on stderr: by a live table in a terminal or notebook, by plain lines elsewhere."""
     lines = PlainObserver(replay=replay, epochs=run.settings.epochs, workers=run.settings.workers)
-    observer: Observer = lines
     console = Console(file=sys.stderr)
-    with ExitStack() as stack:
-        if shows_live(sys.stderr) or console.is_jupyter:
-            live = Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False)
-            observer = LiveObserver(lines=lines, live=stack.enter_context(live))
-        yield observer if on_event is None else CallbackObserver(observer=observer, on_event=on_event)
+    if not (shows_live(sys.stderr) or console.is_jupyter):
+        yield lines
+        return
+    with Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False) as live:
+        yield LiveObserver(lines=lines, live=live)
 
 
 def shows_live(stream: TextIO) -> bool:
@@ -56,15 +55,12 @@ def shows_live(stream: TextIO) -> bool:
 
 @dataclass(kw_only=True)
 class CallbackObserver:
-    """Calls a function with each event and each decision, after another observer."""
+    """Calls a function with each event and each decision."""
 
-    observer: Observer
     on_event: OnEvent
     decided: int = 0
 
     def see(self, view: View, history: History, event: Event | None) -> None:
-        """Call the other observer first, so that it sees everything even if the callback raises."""
-        self.observer.see(view, history, event)
         if event is not None:
             self.on_event(event)
         for decision in view.decisions[self.decided :]:

@@ -15,7 +15,7 @@ from buildup.engine.hardware import cluster_address
 from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
-from buildup.engine.progress import CallbackObserver, OnEvent, observe
+from buildup.engine.progress import CallbackObserver, OnEvent, display
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, disk_problems, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, rebuild_study, start_workers
@@ -193,20 +193,21 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
         log.info("%s", changed)
     limit = _limit(record, replay)
     log.info("run %s: %s, %s", record.folder, record.title, counted(record.settings.workers, "worker"))
-    warnings = _warnings(record)
+    warnings, budget = _warnings(record), BudgetObserver(run=record)
     try:
         with ExitStack() as stack:
-            shown = stack.enter_context(observe(replay, record, on_event))
-            inspect = partial(_inspect, record, replay, warnings)
+            # The display comes first, so that it shows everything even if a callback raises.
+            observers = [stack.enter_context(display(replay, record))]
+            if on_event:
+                observers.append(CallbackObserver(on_event=on_event))
             count, before = verdict_counter(record.study_name), len(writer.history.decisions)
-            kept = BudgetObserver(observer=shown, run=record)
-            observer = CallbackObserver(observer=kept, on_event=count, decided=before)
+            observers += [budget, CallbackObserver(on_event=count, decided=before)]
             if record.settings.track:
-                tracking = stack.enter_context(
-                    closing(Tracking.begin(record.settings.track, record.folder, _tracked(record)))
-                )
-                observer = CallbackObserver(observer=observer, on_event=tracking, decided=before)
-            view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)
+                tracking = Tracking.begin(record.settings.track, record.folder, _tracked(record))
+                stack.enter_context(closing(tracking))
+                observers.append(CallbackObserver(on_event=tracking, decided=before))
+            inspect = partial(_inspect, record, replay, warnings)
+            view, history = run_loop(replay, evaluator, writer, writer.history, observers, inspect, limit)
     except WeakBase as weak:
         save_status(record, "stopped", str(weak), warnings)
         raise
@@ -239,7 +240,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     # Where the winner is gone, the weights of its rivals are all that is left.
     if has_weights and record.settings.keep_weights == "winners":
         outlast(record.remote_trainings, partial(remove_losers, record, view))
-    kept.keep(view, stopped=True)
+    budget.keep(view, stopped=True)
     save_record(record)
     return SearchResult(record=record, view=view, history=history)
 

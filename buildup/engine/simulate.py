@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from buildup.engine.graph_cache import cached_graph, costs_of
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import LayoutError, RequestError
@@ -59,7 +59,7 @@ def run_simulation(settings: SimulateSettings) -> Simulation:
     evaluator = SimulatedEvaluator(
         table=look, workers=workers, noise=noise, seed=replay.first_seed, objective=judge.objective
     )
-    view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+    view, history = run_loop(replay, evaluator, InMemoryWriter(), History())
     asked_for = replay.required_ids(view)
     in_vain = [outcome.seconds for key, outcome in history.outcomes.items() if key not in asked_for]
     return Simulation(

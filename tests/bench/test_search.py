@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import search
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -58,7 +58,7 @@ def test_rule_and_scheduler_take_at_most_five_milliseconds_a_training_up_to_ten_
             clock.append(time.process_time())
         return "enough" if len(clock) > 10 else None
 
-    run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History(), lambda _: None, limit)
+    run_loop(replay, evaluator, InMemoryWriter(), History(), limit=limit)
     slowest = max(after - before for before, after in pairwise(clock))
     assert slowest / 1000 <= 0.005
 

@@ -18,7 +18,6 @@ from buildup.engine import clean as engine
 from buildup.engine import search
 from buildup.engine.clean import SHARE, BudgetObserver, finished_states, leftovers, losers, size_of
 from buildup.engine.load_state import state_of
-from buildup.engine.loop import NullObserver
 from buildup.engine.replay import View
 from buildup.execution.workplace import CLAIM, WORK
 from buildup.settings import ResumeSettings
@@ -183,7 +182,7 @@ def test_a_search_above_its_budget_loses_what_nothing_reads_and_then_what_lost(
 
     def look(budget: int, view: View = view) -> None:
         settings = replace(run.settings, disk_budget=budget)
-        BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings)).see(view, history, None)
+        BudgetObserver(run=replace(run, settings=settings)).see(view, history, None)
 
     look(size)
     assert caplog.messages == []
@@ -235,7 +234,7 @@ def test_what_an_unneeded_training_left_goes_when_the_search_has_ended_and_nothi
     assert [going in found for found in files] == [False, False, False, True]
     assert not any({base, other} & found for found in files)
     settings = replace(run.settings, disk_budget=1)
-    budget = BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings))
+    budget = BudgetObserver(run=replace(run, settings=settings))
     budget.keep(view)
     assert unneeded.exists()
     budget.keep(view, stopped=True)
@@ -266,7 +265,7 @@ def test_a_file_with_several_names_in_a_run_counts_once_and_goes_as_a_whole(plac
     assert size_of(run.folder) == before + 5000
     assert [one.size for one in losers(run, view, stopped=False) if one.path.name == own.name] == [5000]
     settings = replace(run.settings, disk_budget=1)
-    BudgetObserver(observer=NullObserver(), run=replace(run, settings=settings)).keep(view)
+    BudgetObserver(run=replace(run, settings=settings)).keep(view)
     assert [(folder / own.name).exists() for folder in folders] == [False, False]
     assert [(folder / shared.name).exists() for folder in folders] == [True, True]
 
@@ -282,7 +281,7 @@ def test_looks_at_a_large_run_take_a_small_share_of_the_search(place: Path, monk
             now[0] += 2.0
 
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    observer = Slow(observer=NullObserver(), run=run)
+    observer = Slow(run=run)
     record = Record(outcome=next(iter(history.outcomes.values())), curve=())
     ended = Event(training=Training(candidate=view.candidates[0], seed=0), update=record)
     for _ in range(1000):

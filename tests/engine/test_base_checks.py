@@ -10,7 +10,7 @@ import pytest
 
 from buildup.engine.forecast import forecast
 from buildup.engine.load_state import replay_of
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay, View, make_replay
 from buildup.engine.setup import create_writer, job_maker
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
@@ -38,7 +38,7 @@ def table(training: Training) -> ScoreRow:
 
 def searched(steps: Replay, workers: int, history: History | None = None) -> tuple[View, History, float]:
     evaluator = SimulatedEvaluator(table=table, workers=workers)
-    view, history = run_loop(steps, evaluator, InMemoryWriter(), NullObserver(), history or History())
+    view, history = run_loop(steps, evaluator, InMemoryWriter(), history or History())
     return view, history, evaluator.clock
 
 
@@ -113,7 +113,7 @@ def test_what_gains_most_for_a_pretrained_base_stands_beside_the_verdicts(
         return ScoreRow(score=60.0 + one.layout.count("M") + gains.get(one.check or "", 0.0))
 
     steps = replace(STEPS, checks=tuple(CHECKS))
-    view, _ = run_loop(steps, SimulatedEvaluator(table=scored, workers=3), InMemoryWriter(), NullObserver(), History())
+    view, _ = run_loop(steps, SimulatedEvaluator(table=scored, workers=3), InMemoryWriter(), History())
     assert view.ended
     assert view.climb is not None
     assert said in (view.climb.warning(view.decisions) or "")
@@ -139,7 +139,7 @@ def test_a_study_with_all_checks_is_read_as_it_was_written(make_run: MakeRun, tm
     steps = replay_of(run)
     with closing(create_writer(run)) as writer:
         evaluator = SimulatedEvaluator(table=table, workers=2)
-        view, history = run_loop(steps, evaluator, writer, NullObserver(), writer.history)
+        view, history = run_loop(steps, evaluator, writer, writer.history)
     assert view.ended
     read = read_history(run.folder, None, run.study_name)
     assert read.outcomes.keys() == history.outcomes.keys()

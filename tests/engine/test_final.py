@@ -17,7 +17,6 @@ from buildup.cli.main import main
 from buildup.engine import final as command
 from buildup.engine.final import FRESH, run_final
 from buildup.engine.load_state import read_final, replay_of, state_of
-from buildup.engine.loop import NullObserver
 from buildup.engine.loop import run_loop as run_loop
 from buildup.engine.setup import create_writer
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
@@ -70,7 +69,7 @@ def searched(make_run: Callable[..., RunRecord]) -> Search:
             def limit(history: History) -> str | None:
                 return "enough" if most is not None and len(history.outcomes) >= most else None
 
-            run_loop(replay_of(run), evaluator, writer, NullObserver(), writer.history, lambda _: None, limit)
+            run_loop(replay_of(run), evaluator, writer, writer.history, limit=limit)
         return run
 
     return searched

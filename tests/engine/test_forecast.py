@@ -54,7 +54,7 @@ class Diary:
 def followed(replay: Replay, *, seed: int, workers: int, noise: float = 0.0) -> Diary:
     evaluator = SimulatedEvaluator(table=any_scores(seed), workers=workers, seed=seed, noise=noise)
     diary = Diary(evaluator=evaluator)
-    run_loop(replay, evaluator, InMemoryWriter(), diary, History())
+    run_loop(replay, evaluator, InMemoryWriter(), History(), [diary])
     return diary
 
 

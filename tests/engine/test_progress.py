@@ -31,7 +31,7 @@ def followed(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What is said of a search of two verdicts, line by line."""
     table = {"CC|CC": ScoreRow(score=80), "CC|CM": ScoreRow(score=81), "CM|CM": ScoreRow(score=79)}
     watcher = PlainObserver(replay=STEPS, epochs=1, workers=1)
-    run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), watcher, History())
+    run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), History(), [watcher])
     return caplog.messages
 
 
@@ -78,7 +78,7 @@ def test_the_views_of_a_finished_search_wait_for_nothing() -> None:
             assert event is None or isinstance(event.update, Record)
 
     table = SimulatedEvaluator(table={}, default=ScoreRow(score=80))
-    run_loop(STEPS, table, InMemoryWriter(), Collector(), History())
+    run_loop(STEPS, table, InMemoryWriter(), History(), [Collector()])
     assert seen[-1].finished
     assert seen[-1].needed == ()
 
@@ -100,7 +100,7 @@ def test_a_terminal_shows_the_network_as_it_grows_within_80_columns() -> None:
                     drawn.append(picture.file.getvalue())  # type: ignore[attr-defined]
                 watcher.see(view, history, event)
 
-        run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), Painter(), History())
+        run_loop(STEPS, SimulatedEvaluator(table=table), InMemoryWriter(), History(), [Painter()])
     assert max(len(line) for picture in drawn for line in picture.splitlines()) <= 80
     assert "c2  C[M]" in "".join(drawn)
     assert "c1  C[M]\nc2  CM" in "".join(line.rstrip() + "\n" for line in "".join(drawn).splitlines())

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import View, make_replay
 from buildup.errors import TableError
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator, read_scores
@@ -50,7 +50,7 @@ def search(
         workers=workers,
         default=ScoreRow(score=80.0) if guess else None,
     )
-    view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+    view, history = run_loop(replay, evaluator, InMemoryWriter(), History())
     return view, history, evaluator
 
 
@@ -116,7 +116,7 @@ def test_a_space_that_asks_for_nothing_new_decides_as_it_always_did(judge: str, 
         space = replace(load("paper"), look_ahead=look_ahead)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=3)
         evaluator = SimulatedEvaluator(table=any_scores(table), noise=0.3)
-        view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(replay, evaluator, InMemoryWriter(), History())
         said += [(done.layout, done.verdict, done.seeds) for done in view.decisions]
     assert hashlib.sha256(repr(said).encode()).hexdigest()[:12] == expected
 
@@ -151,7 +151,7 @@ def test_decisions_are_the_same_for_any_number_of_workers(
         space = replace(load("paper"), look_ahead=look_ahead, failures=failures, order=order)
         replay = make_replay(sketch(CONTROL), space, judge=judge, seeds=seeds)
         evaluator = Failing(table=any_scores(table, jitter), workers=workers, noise=noise, share=failing)
-        view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, history = run_loop(replay, evaluator, InMemoryWriter(), History())
         decided.append(view.decisions)
         asked_for.append(replay.required_ids(view))
         assert asked_for[-1] <= history.outcomes.keys()
@@ -169,7 +169,7 @@ def test_decisions_on_settings_are_the_same_for_any_number_of_workers(tune: Tuni
             sketch("CC|CC"), space, strategy=STRATEGIES["alternet"], judge="likely", seeds=2, first_seed=3
         )
         evaluator = SimulatedEvaluator(table=any_scores(1), workers=workers, noise=0.1)
-        view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(replay, evaluator, InMemoryWriter(), History())
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert any(" -> " in done.edit and "conv ->" not in done.edit for done in decided[0])
@@ -193,7 +193,7 @@ def test_the_decisions_of_a_control_are_the_same_for_any_number_of_workers(strat
             sketch(CONTROL), load("paper"), strategy=STRATEGIES[strategy], judge="likely", seeds=3, first_seed=1
         )
         evaluator = Failing(table=any_scores(3, 2.0), workers=workers, noise=0.5, share=failing)
-        view, _ = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(replay, evaluator, InMemoryWriter(), History())
         decided.append(view.decisions)
         spans.append(evaluator.clock)
     assert decided[0] == decided[1]
@@ -212,7 +212,7 @@ def test_no_training_starts_twice() -> None:
 
     replay = make_replay(sketch(CONTROL), load("paper"), judge="point", seeds=3)
     evaluator = Watched(table=any_scores(1, 2.0), workers=8)
-    _, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), History())
+    _, history = run_loop(replay, evaluator, InMemoryWriter(), History())
     assert len([key for key in evaluator.started if key in history.outcomes]) == len(history.outcomes)
 
 
@@ -227,7 +227,7 @@ def test_a_history_cut_anywhere_leads_to_the_same_decisions(cut: int, noise: flo
 def follow(history: History, noise: float) -> tuple[Sequence[object], History]:
     replay = make_replay(sketch(CONTROL), load("paper"), judge="likely", seeds=2)
     evaluator = SimulatedEvaluator(table={}, default=ScoreRow(score=80.0), noise=noise)
-    view, history = run_loop(replay, evaluator, InMemoryWriter(), NullObserver(), history)
+    view, history = run_loop(replay, evaluator, InMemoryWriter(), history)
     return view.decisions, history
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay, make_replay
 from buildup.errors import SearchError
 from buildup.execution.dispatcher import FetchReusable
@@ -126,7 +126,7 @@ def search(seed: int) -> Replay:
 def check(seed: int) -> Counter[str]:
     """Run the search of a seed undisturbed and on the failing cluster of the seed: the faults that happened."""
     outcome, chance, clock = outcomes(seed), random.Random(seed), Clock()
-    expected, _ = run_loop(search(seed), Undisturbed(outcome), InMemoryWriter(), NullObserver(), History())
+    expected, _ = run_loop(search(seed), Undisturbed(outcome), InMemoryWriter(), History())
     faults = Faults(chance=chance)
     study = Study(faults, History())
     workers, reusable = chance.randint(1, 6), library(seed, outcome) if chance.random() < 0.3 else None
@@ -143,7 +143,7 @@ def check(seed: int) -> Counter[str]:
                 fetch_reusable=reusable,
             )
             try:
-                view, _ = run_loop(search(seed), cluster, study, NullObserver(), study.history)
+                view, _ = run_loop(search(seed), cluster, study, study.history)
                 break
             except DriverKilled:
                 pass

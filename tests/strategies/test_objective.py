@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from buildup.engine.loop import NullObserver, run_loop
+from buildup.engine.loop import run_loop
 from buildup.engine.replay import Replay, make_replay
 from buildup.execution.simulated import InMemoryWriter, ScoreRow, SimulatedEvaluator
 from buildup.graph.network import sketch
@@ -65,7 +65,7 @@ def test_what_lowers_a_loss_is_kept_and_what_raises_it_is_dropped(objective: str
         workers=4,
     )
     steps = replay(objective, judge)
-    view, _ = run_loop(steps, evaluator, InMemoryWriter(), NullObserver(), History())
+    view, _ = run_loop(steps, evaluator, InMemoryWriter(), History())
     first, second = view.decisions
     assert (first.verdict, second.verdict) == ("keep", "drop")
     shrunken = 1e-6 if judge == "point" else 1.5
@@ -81,7 +81,7 @@ def test_decisions_on_a_loss_are_the_same_for_any_number_of_workers() -> None:
     for workers in (1, 16):
         table = {layout: ScoreRow(score=score) for layout, score in TABLE.items()}
         evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES["nll"], workers=workers, noise=3.0, seed=2)
-        view, _ = run_loop(replay("nll", "likely"), evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(replay("nll", "likely"), evaluator, InMemoryWriter(), History())
         decided.append(view.decisions)
     assert decided[0] == decided[1]
 
@@ -92,7 +92,7 @@ def test_a_sampler_is_told_that_less_is_better() -> None:
         table = {layout: ScoreRow(score=score) for layout, score in scores.items()}
         evaluator = SimulatedEvaluator(table=table, objective=OBJECTIVES[objective], default=ScoreRow(score=1.4))
         steps = replay(objective, "point", "tpe")
-        view, _ = run_loop(steps, evaluator, InMemoryWriter(), NullObserver(), History())
+        view, _ = run_loop(steps, evaluator, InMemoryWriter(), History())
         by[objective] = [decision.layout for decision in view.decisions]
     assert by["accuracy"] == by["nll"]
 

@@ -7,6 +7,7 @@ next. Resuming a search, simulating it and choosing trainings ahead all use this
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 from buildup.errors import RunError
 from buildup.graph.network import Network
@@ -70,31 +71,14 @@ class Waiting:
     needed: tuple[Training, ...]
 
 
-@dataclass(slots=True)
-class _Replayed:
-    """The recorded decisions that were replayed already. A later view continues after them."""
+class _Replayed(NamedTuple):
+    """A recorded decision that was replayed already. A later view continues after it."""
 
-    decisions: list[Decision] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    best: list[Candidate] = field(default_factory=list)
-    comparisons: list[tuple[Comparison, ...]] = field(default_factory=list)
-    """All comparisons up to each decision."""
-
-    def cut(self, decisions: Sequence[Decision]) -> None:
-        """Drop everything after the first decision that another history does not share."""
-        same = 0
-        for mine, theirs in zip(self.decisions, decisions, strict=False):
-            if mine is not theirs and mine != theirs:
-                break
-            same += 1
-        for row in (self.decisions, self.steps, self.best, self.comparisons):
-            del row[same:]
-
-    def add(self, decision: Decision, step: Step, best: Candidate, comparisons: tuple[Comparison, ...]) -> None:
-        self.decisions.append(decision)
-        self.steps.append(step)
-        self.best.append(best)
-        self.comparisons.append(comparisons)
+    decision: Decision
+    step: Step
+    best: Candidate
+    comparisons: tuple[Comparison, ...]
+    """All comparisons up to this decision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +99,7 @@ class Replay:
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _replayed: _Replayed = field(default_factory=_Replayed, init=False, repr=False, compare=False)
+    _replayed: list[_Replayed] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def base(self) -> Candidate:
@@ -141,11 +125,14 @@ class Replay:
             RunError: A recorded decision is on another candidate than the rule proposes.
         """
         replayed = self._replayed
-        replayed.cut(history.decisions)
-        step = walk(replayed.steps[-1], replayed.decisions[-1:]) if replayed.steps else self.rule.first
-        decisions, candidates = list(replayed.decisions), [self.base, *(done.candidate for done in replayed.steps)]
-        best = replayed.best[-1] if replayed.best else self.base
-        compared = replayed.comparisons[-1] if replayed.comparisons else ()
+        del replayed[_shared(replayed, history.decisions) :]
+        decisions = [done.decision for done in replayed]
+        candidates = [self.base, *(done.step.candidate for done in replayed)]
+        step, best = self.rule.first, self.base
+        compared: tuple[Comparison, ...] = ()
+        if replayed:
+            decision, step, best, compared = replayed[-1]
+            step = step.after(decision)
         current: Candidate | None = self.base
         waiting: Waiting | None = None
         if missing := self._missing(history, self.base, self.seeds):
@@ -176,7 +163,7 @@ class Replay:
                 compared = (*compared, *self._compared(history, current, decision.seeds))
             best = current if decision.kept else best
             if is_recorded:
-                replayed.add(decision, step, best, compared)
+                replayed.append(_Replayed(decision, step, best, compared))
             step = step.after(decision)
         return View(
             decisions=tuple(decisions),
@@ -363,6 +350,16 @@ class Replay:
         if len({*ours, *theirs}) < 2:
             return ""
         return f"{MIXED}: the candidate on {' and '.join(ours)}, its parent on {' and '.join(theirs)}"
+
+
+def _shared(replayed: Sequence[_Replayed], decisions: Sequence[Decision]) -> int:
+    """The number of replayed decisions before the first one that another history does not have."""
+    same = 0
+    for done, decision in zip(replayed, decisions, strict=False):
+        if done.decision is not decision and done.decision != decision:
+            break
+        same += 1
+    return same
 
 
 def _is_same(one: Pair, other: Pair) -> bool:

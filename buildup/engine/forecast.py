@@ -88,12 +88,11 @@ def forecast_plan(replay: Replay, seconds: Seconds, *, workers: int) -> Forecast
     return _count(replay, view, workers, seconds(view.needed[0]))
 
 
-def left(replay: Replay, view: View, history: History, *, workers: int, epochs: int) -> str:
+def left(replay: Replay, view: View, found: Forecast | None) -> str:
     """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
     least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
     fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
     span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
-    found = forecast(replay, view, history, workers=workers, epochs=epochs)
     span = f"{span} trainings left" if largest != 1 else "1 training left"
     return f"{span}, {expected(found)}" if found else span
 

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from buildup.engine.forecast import left
+from buildup.engine.forecast import forecast, left
 from buildup.engine.loop import Observer
 from buildup.engine.replay import Replay, View
 from buildup.engine.status import progress, running_table
@@ -119,15 +119,11 @@ class PlainObserver:
         return lines
 
     def rows(self, history: History) -> list[dict[str, Any]]:
-        objective = self.replay.judge.objective
-        return [
-            {"worker": worker}
-            | progress(
-                *(one.candidate.edit, one.seed, history.curves.get(one.id, ())),
-                *(one.candidate.epochs(self.epochs), objective),
-            )
-            for one, worker in self.running.values()
-        ]
+        rows, objective = [], self.replay.judge.objective
+        for one, worker in self.running.values():
+            curve, epochs = history.curves.get(one.id, ()), one.candidate.epochs(self.epochs)
+            rows.append({"worker": worker, **progress(one.candidate.edit, one.seed, curve, epochs, objective)})
+        return rows
 
     def _said_of(self, row: dict[str, Any]) -> str:
         score = "..." if row["score"] is None else self.replay.judge.objective.shown(row["score"])
@@ -139,7 +135,8 @@ class PlainObserver:
         """What is left of the search. It is not computed anew for every epoch, because a forecast takes a while."""
         known = (len(history.outcomes), len(view.decisions), bool(history.curves))
         if self._left[0] != known:
-            self._left = known, left(self.replay, view, history, workers=self.workers, epochs=self.epochs)
+            found = forecast(self.replay, view, history, workers=self.workers, epochs=self.epochs)
+            self._left = known, left(self.replay, view, found)
         return self._left[1]
 
 

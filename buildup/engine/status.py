@@ -33,8 +33,8 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
     state, reason = status_of(run)
     is_over = view.ended or (view.finished and state == "finished")
     found = read_final(run.folder)
-    replay, workers, epochs = replay_of(run), run.settings.workers, run.settings.epochs
-    eta = forecast(replay, view, history, workers=workers, epochs=epochs)
+    replay = replay_of(run)
+    eta = forecast(replay, view, history, workers=run.settings.workers, epochs=run.settings.epochs)
     waiting_for, ahead = _trainings(run, view, history)
     return {
         "run": str(run.folder),
@@ -49,7 +49,7 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
         "waiting_for": waiting_for,
         "ahead": ahead,
         "verdicts": verdict_values(view),
-        "left": None if is_over else left(replay, view, history, workers=workers, epochs=epochs),
+        "left": None if is_over else left(replay, view, eta),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
         "warnings": list(warnings_of(run, view, history)),
@@ -88,7 +88,6 @@ def status_text(run: RunRecord, view: View, values: dict[str, Any], *, width: in
 def _trainings(run: RunRecord, view: View, history: History) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The trainings that the current verdict or the end needs, and those that were started ahead of it."""
     objective = OBJECTIVES[run.settings.objective]
-
     usual = run.settings.epochs
     own = {one.id: one.candidate.epochs(usual) for one in view.checks}
 

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 from rich.live import Live
 
-from buildup.engine.forecast import left
+from buildup.engine.forecast import forecast, left
 from buildup.engine.loop import run_loop
 from buildup.engine.progress import SILENCE, LiveObserver, PlainObserver, shows_live
 from buildup.engine.replay import View, make_replay
@@ -63,9 +63,10 @@ def test_a_silent_search_says_after_a_while_how_far_its_trainings_are(caplog: py
 
 def test_a_range_of_equal_ends_is_one_number() -> None:
     view = STEPS.view(History())
-    assert left(STEPS, view, History(), workers=2, epochs=1) == "4 trainings left"
+    assert left(STEPS, view, None) == "4 trainings left"
     history = History(outcomes={training.id: Score(accuracy=80.0, seconds=10.0) for training in view.needed})
-    text = left(STEPS, STEPS.view(history), history, workers=2, epochs=1)
+    view = STEPS.view(history)
+    text = left(STEPS, view, forecast(STEPS, view, history, workers=2, epochs=1))
     assert text == "4 trainings left, 4 expected: about 20 s"
 
 

@@ -23,7 +23,6 @@ from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.moves import start, steered
-from buildup.strategies.network_size import Limits
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 
 EXTENDED = ("seeds", "epochs", "judge", "space")
@@ -104,8 +103,7 @@ def _other_space(run: RunRecord, name: str) -> SearchSpace:
             f"--space {space.name}: it starts from another network than this run, by its stem or its blocks, so no "
             f"training could be kept. Start a new search with it."
         )
-    limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-    check_strategy(network, space, settings.strategy, limits, settings.seed)
+    check_strategy(network, space, settings)
     return space
 
 

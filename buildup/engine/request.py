@@ -1,6 +1,5 @@
 """Check the settings of a search and load what they name. All problems are reported at once."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import ceil
@@ -9,7 +8,7 @@ from typing import Any
 
 from buildup.engine.clean import BYTES_PER_PARAMETER
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.hardware import Hardware, cluster_address, hardware_of, processes_of, share_of
+from buildup.engine.hardware import Hardware, cluster_address, cpus_per_worker, hardware_of, processes_of, share_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import RequestError
@@ -39,10 +38,6 @@ from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate, Pretrained
 
-log = logging.getLogger("buildup")
-
-DEFAULT_SEEDS = 3
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -68,7 +63,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     settings = replace(settings, ray=cluster_address(settings.ray))
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
-    seeds = problems.whole("--seeds", settings.seeds, DEFAULT_SEEDS)
+    seeds = problems.whole("--seeds", settings.seeds, SearchSettings.seeds)
     hardware = hardware_of(problems, settings, seeds)
     execution = settings.execution
     settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
@@ -214,22 +209,21 @@ def _start(
     if network and data and space:
         with problems.caught():
             network = start(network, space)
-            limits = Limits(max_params=settings.max_params, max_macs=settings.max_macs)
-            check_strategy(network, space, settings.strategy, limits, settings.seed)
+            check_strategy(network, space, settings)
     return network, pretrained
 
 
-def check_strategy(network: Network, space: SearchSpace, strategy: str, limits: Limits, seed: int) -> None:
+def check_strategy(network: Network, space: SearchSpace, settings: SearchSettings) -> None:
     """Raise if every candidate exceeds the limits, or if the strategy refuses the network or the space."""
     steps = make_replay(
         network,
         space,
-        strategy=STRATEGIES[strategy],
+        strategy=STRATEGIES[settings.strategy],
         judge="point",
         seeds=1,
-        first_seed=seed,
+        first_seed=settings.seed,
         costs=costs_of,
-        limits=limits,
+        limits=Limits(max_params=settings.max_params, max_macs=settings.max_macs),
     )
     if steps.rule.first and not steps.fits_any:
         params, macs = costs_of(steps.base)
@@ -259,8 +253,7 @@ def _measured(
         from buildup.execution.ray_cluster import on_worker  # loads Ray
         from buildup.execution.ray_nodes import resources_of
 
-        cpus = hardware.cpus_per_trial or threads * processes
-        resources = resources_of(cpus, hardware.gpus_per_trial, hardware.accelerator)
+        resources = resources_of(cpus_per_worker(hardware), hardware.gpus_per_trial, hardware.accelerator)
         return on_worker(measure_speeds, *asked, resources=resources, address=address)
     return measure_speeds(*asked) if device.startswith("cuda") else ()
 

@@ -22,11 +22,10 @@ import numpy as np
 from scipy.stats import binomtest
 
 from answer import answer, append_line, read_lines
-from buildup.engine.loop import run_loop
+from buildup.engine.loop import raise_if_infrastructure, run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.execution.attempt import run_attempt
-from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.simulated import InMemoryWriter
 from buildup.graph.network import Network
 from buildup.models.read import read_network

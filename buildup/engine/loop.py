@@ -5,10 +5,12 @@ from typing import Protocol
 
 from buildup.engine.replay import Replay, View
 from buildup.engine.speculation import speculate
+from buildup.errors import SearchError
 from buildup.execution.evaluator import Evaluator
 from buildup.trials.decision import Decision
 from buildup.trials.event import Event
 from buildup.trials.history import History
+from buildup.trials.outcome import Failure, Record
 from buildup.trials.training import Training
 
 WAIT = 1.0
@@ -80,7 +82,7 @@ def run_loop(
             evaluator.request(speculate(view, history, replay, evaluator.workers))
         event = evaluator.next_event(timeout=WAIT)
         if event is not None:
-            history = writer.record(history, event)
+            history = writer.record(history, raise_if_infrastructure(event))
 
 
 def train_all(
@@ -94,7 +96,18 @@ def train_all(
     while left := [training for training in trainings if training.id not in history.outcomes]:
         evaluator.request(left)
         if event := evaluator.next_event(timeout=WAIT):
-            history = writer.record(history, event)
+            history = writer.record(history, raise_if_infrastructure(event))
             see(event, sum(training.id not in history.outcomes for training in left))
     evaluator.request(())
     return history
+
+
+def raise_if_infrastructure(event: Event) -> Event:
+    """Return the event, or raise if a training failed for a reason that says nothing about the candidate."""
+    outcome = event.update.outcome if isinstance(event.update, Record) else None
+    if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
+        raise SearchError(
+            f"{outcome.message} No decision was made on it. Once that is mended, `buildup resume` (or the same "
+            f"`buildup final`) continues from there."
+        )
+    return event

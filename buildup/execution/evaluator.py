@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from math import floor, inf
 from typing import Protocol
 
-from buildup.errors import SearchError
 from buildup.trials.event import Event
-from buildup.trials.outcome import Failure, Record
 from buildup.trials.training import Training
 
 
@@ -33,17 +31,6 @@ class Evaluator(Protocol):
     def close(self) -> None:
         """Stop all trainings. They keep their checkpoints."""
         ...
-
-
-def raise_if_infrastructure(event: Event) -> Event:
-    """Return the event, or raise if a training failed for a reason that says nothing about the candidate."""
-    outcome = event.update.outcome if isinstance(event.update, Record) else None
-    if isinstance(outcome, Failure) and outcome.reason.is_infrastructure:
-        raise SearchError(
-            f"{outcome.message} No decision was made on it. Once that is mended, `buildup resume` (or the same "
-            f"`buildup final`) continues from there."
-        )
-    return event
 
 
 def room(devices: float, share: float) -> float:

@@ -27,7 +27,6 @@ from buildup.execution.attempt import TrainingThread
 from buildup.execution.background import in_thread
 from buildup.execution.counters import counting
 from buildup.execution.dispatcher import Assignment, FetchReusable, MakeJob, Train, TrialDispatcher
-from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.handshake import software
 from buildup.execution.ray_cluster import head_answers, kill_ray, start_ray
 from buildup.execution.ray_nodes import check_nodes, check_resources, end_process, places, resources_of
@@ -155,8 +154,7 @@ class RayEvaluator:
             self._watch()
             rest = POLL_INTERVAL if end is None else max(0.0, min(POLL_INTERVAL, end - time.monotonic()))
             try:
-                event = self._dispatcher.events.get(timeout=rest) if rest else self._dispatcher.events.get_nowait()
-                return raise_if_infrastructure(event)
+                return self._dispatcher.events.get(timeout=rest) if rest else self._dispatcher.events.get_nowait()
             except Empty:
                 if self._tuning is not None and self._tuning.done():
                     error = self._tuning.exception()

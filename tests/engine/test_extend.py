@@ -17,7 +17,6 @@ from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.setup import open_writer
 from buildup.errors import RunError
-from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.settings import ResumeSettings
 from buildup.store.run_dir import DIAGNOSTICS, FINAL
@@ -203,7 +202,7 @@ class Deadly(SimulatedEvaluator):
         event = super().next_event(timeout)
         assert event is not None
         lost = Failure(reason=Reason.LOST, message="its worker died")
-        return raise_if_infrastructure(Event(training=event.training, update=Record(outcome=lost, curve=())))
+        return Event(training=event.training, update=Record(outcome=lost, curve=()))
 
 
 class Damaged(SimulatedEvaluator):

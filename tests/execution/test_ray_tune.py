@@ -19,6 +19,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from buildup.__main__ import run
+from buildup.engine.loop import raise_if_infrastructure
 from buildup.errors import DataError, ResourceError, SearchError
 from buildup.execution import dispatcher
 from buildup.execution.counters import COUNTED, counting, verdict_counter
@@ -117,7 +118,7 @@ def until_ended(evaluator: RayEvaluator, requested: list[Training]) -> list[Even
         evaluator.request(left)
         event = evaluator.next_event(timeout=120)
         assert event is not None, "nothing happened for two minutes"
-        events.append(event)
+        events.append(raise_if_infrastructure(event))
         if isinstance(event.update, Record):
             left = [training for training in left if training.id != event.training.id]
     return events
@@ -132,7 +133,7 @@ def wait_for_event(evaluator: RayEvaluator, kind: type[Started | Epoch | Record]
     while True:
         event = evaluator.next_event(timeout=120)
         assert event is not None, "nothing happened for two minutes"
-        if isinstance(event.update, kind):
+        if isinstance(raise_if_infrastructure(event).update, kind):
             return event
 
 

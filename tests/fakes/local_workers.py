@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from buildup.execution.attempt import run_attempt
 from buildup.execution.dispatcher import FetchReusable, MakeJob
-from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.store.run_dir import attempt_folder, attempts
 from buildup.store.run_record import RunRecord
 from buildup.training.fit import fit
@@ -36,7 +35,7 @@ class LocalWorkers:
             own.mkdir(parents=True)
             self._updates = [(training, update) for update in run_attempt(fit, self._job(training, own, earlier), own)]
         training, update = self._updates.pop(0)
-        return raise_if_infrastructure(Event(training=training, update=update))
+        return Event(training=training, update=update)
 
     def close(self) -> None:
         pass

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from buildup.execution.attempt import run_attempt
 from buildup.execution.dispatcher import Assignment, FetchReusable, TrialDispatcher, ends_process
-from buildup.execution.evaluator import raise_if_infrastructure
 from buildup.execution.workplace import STOP
 from buildup.store.run_dir import final_record
 from buildup.trials.event import Event, Started, Update
@@ -199,7 +198,7 @@ class SimulatedCluster:
             self._step()
         if self._faults.happens("driver"):
             raise DriverKilled
-        return None if self._dispatcher.events.empty() else raise_if_infrastructure(self._dispatcher.events.get())
+        return None if self._dispatcher.events.empty() else self._dispatcher.events.get()
 
     def close(self) -> None:
         """End all processes, which may get on a little before."""

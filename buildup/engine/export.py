@@ -1,4 +1,4 @@
-"""Export networks as timm models, with a model card."""
+"""Find, load and export the networks that a run has trained. An export is a timm model with a model card."""
 
 import logging
 import re
@@ -9,7 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
@@ -17,6 +19,8 @@ from buildup.engine.replay import View
 from buildup.engine.reports import findings_of, write_findings
 from buildup.errors import RequestError, RunError, command
 from buildup.files import write_atomic
+from buildup.graph.network import Network
+from buildup.models.build import build
 from buildup.models.export import check_onnx, check_target, export_network
 from buildup.models.pretrained import origin_of
 from buildup.models.publish import LONGEST_NAME, check_push, publish
@@ -122,6 +126,24 @@ def find_candidate(run: RunRecord, view: View, name: str | int | None) -> Candid
         return alike[0][1]
     known = ", ".join(f"{number} ({candidate.layout})" for number, candidate in enumerate(view.candidates))
     raise RequestError(f"--candidate {name}: this run has no such candidate. It has {known}.")
+
+
+def load_trained(network: Network, training: Path, snapshot: Path | None = None) -> nn.Module:
+    """The model of a network with the weights of a finished training, given its folder, or with those of a snapshot."""
+    weights = snapshot or trained_weights(training)
+    if weights is None:
+        raise RunError(
+            f"{training} has no {WEIGHTS}: the training has not ended, or they were removed. In the latter case, put "
+            "them back from a copy of the run."
+        )
+    model = build(network)
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{weights}: cannot read the weights: {error}") from error
+    except RuntimeError as error:
+        raise RunError(f"{weights}: weights of another network: {str(error).splitlines()[-1].strip()}") from error
+    return model
 
 
 def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Path, *, onnx: bool = False) -> None:

@@ -22,9 +22,8 @@ from statistics import fmean
 import numpy as np
 import torch
 
-from buildup.engine.export import keep_claim
+from buildup.engine.export import keep_claim, load_trained
 from buildup.engine.hardware import cluster_address
-from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, PLAN, FinalPlan, read_final, read_plan, state_of
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 
-from buildup.engine.export import best_training, export_candidate, find_candidate
+from buildup.engine.export import best_training, export_candidate, find_candidate, load_trained
 from buildup.engine.final import run_final
-from buildup.engine.load_model import load_trained
 from buildup.engine.load_state import read_final, state_of
 from buildup.engine.plan import Plan
 from buildup.engine.plan import make_plan as plan_search

@@ -17,8 +17,7 @@ from buildup.diagnostics.analysis import Measurement, Sizes, Subject
 from buildup.diagnostics.hessian import BATCH, augmented_batches
 from buildup.diagnostics.landscape import free_memory
 from buildup.diagnostics.units import find_units
-from buildup.engine.export import find_candidate, scored_trainings, training_values
-from buildup.engine.load_model import load_trained
+from buildup.engine.export import find_candidate, load_trained, scored_trainings, training_values
 from buildup.engine.load_state import state_of
 from buildup.engine.train import TRAINING, find_network
 from buildup.errors import DataError, RecipeError, RequestError, ResourceError, RunError, unknown

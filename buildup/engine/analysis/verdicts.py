@@ -21,7 +21,7 @@ from buildup.diagnostics.hessian import BATCH, ape, augmented_batches, batch_eig
 from buildup.diagnostics.lesion import measure_blocks
 from buildup.engine.analysis.analyze import Progress
 from buildup.engine.analysis.subjects import measuring_device
-from buildup.engine.load_model import load_trained
+from buildup.engine.export import load_trained
 from buildup.engine.load_state import state_of
 from buildup.engine.problems import Problems
 from buildup.engine.reports import evidence_of

@@ -144,7 +144,7 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
     request = resolve(settings, new_run=False)
     asked, data = request.settings, request.data
     costs = _Costs(request.network)
-    steps = replay_for(asked, request.network, request.space, costs.both)
+    steps = replay_for(asked, request.network, request.space, costs.of)
     if request.speeds:
         speed, measured = request.speeds[0], ""
     else:
@@ -162,11 +162,11 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
     whole = asked.epochs * data.train_images * speed.train + validated * speed.evaluate
 
     def seconds(training: Training) -> float:
-        network = training.candidate.network
-        longer = training.candidate.epochs(asked.epochs) / asked.epochs
-        taken = longer * whole * costs.of(network).macs / costs.base.macs
+        candidate = training.candidate
+        longer = candidate.epochs(asked.epochs) / asked.epochs
+        taken = longer * whole * costs.of(candidate).macs / costs.base.macs
         if asked.pretrained is not None:
-            taken += _before_training(network, request.recipe, data, speed)
+            taken += _before_training(candidate.network, request.recipe, data, speed)
         return taken
 
     estimates = []
@@ -174,7 +174,7 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
         if candidate is not steps.base and steps.too_large(candidate):
             continue
         taking = seconds(Training(candidate=candidate, seed=asked.seed))
-        estimates.append(Estimate(candidate=candidate, cost=costs.of(candidate.network), seconds=taking))
+        estimates.append(Estimate(candidate=candidate, cost=costs.of(candidate), seconds=taking))
     checks = {
         check: (one.epochs(asked.epochs), seconds(Training(candidate=one, seed=asked.seed)))
         for check, one in steps.checked.items()
@@ -273,18 +273,14 @@ class _Costs:
         self.base = cost(base)
         self._known: dict[Edit, Cost] = {}
 
-    def of(self, network: Network) -> Cost:
+    def of(self, candidate: Candidate) -> Cost:
         params, macs = self.base.params, self.base.macs
-        for edit in edits_between(self._network, network):
+        for edit in edits_between(self._network, candidate.network):
             if edit not in self._known:
                 self._known[edit] = cost(apply(self._network, edit))
             params += self._known[edit].params - self.base.params
             macs += self._known[edit].macs - self.base.macs
         return Cost(params=params, macs=macs)
-
-    def both(self, candidate: Candidate) -> tuple[int, int]:
-        known = self.of(candidate.network)
-        return known.params, known.macs
 
 
 def known_speed(

@@ -1,6 +1,6 @@
 """The cost of a network: its parameters, and its multiply-accumulate operations (MACs) for one image."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -10,8 +10,7 @@ from buildup.graph.serialize import fingerprint
 from buildup.models.build import build
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(NamedTuple):
     """Parameters, and MACs of one forward pass at the network's input shape."""
 
     params: int

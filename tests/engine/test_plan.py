@@ -27,7 +27,7 @@ def test_costs_added_up_block_by_block_are_those_of_the_whole_network(base: str)
     network = read_network(base, input_shape=(3, 32, 32), num_classes=10)
     costs = _Costs(network)
     for candidate in _reachable(make_replay(network, load("alternet"), judge="point", seeds=1)):
-        assert costs.of(candidate.network) == cost(candidate.network)
+        assert costs.of(candidate) == cost(candidate.network)
 
 
 def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
@@ -35,7 +35,7 @@ def test_costs_of_blocks_that_are_added_count_as_in_the_whole_network() -> None:
     costs = _Costs(network)
     space = SearchSpace(name="control", description="", kind="C", place="end")
     for candidate in _reachable(make_replay(network, space, judge="point", seeds=1)):
-        assert costs.of(candidate.network) == cost(candidate.network)
+        assert costs.of(candidate) == cost(candidate.network)
 
 
 def test_every_row_of_verdicts_is_covered_once() -> None:

@@ -1,6 +1,7 @@
 """Check the settings of a search and load what they name. All problems are reported at once."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -11,11 +12,11 @@ from buildup.engine.graph_cache import costs_of
 from buildup.engine.hardware import Hardware, cluster_address, cpus_per_worker, hardware_of, processes_of, share_of
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
-from buildup.errors import RequestError
+from buildup.errors import BuildupError, RequestError
 from buildup.graph.base_name import base_text, parse_base
 from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
-from buildup.models.pretrained import find_pretrained
+from buildup.models.pretrained import find_pretrained, fresh_parts
 from buildup.models.read import read_network
 from buildup.report.trackers import check_trackers
 from buildup.report.words import memory
@@ -24,7 +25,7 @@ from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import check_remote, remote_url
 from buildup.store.run_dir import check_free, folder_for
-from buildup.store.run_record import RunRecord
+from buildup.store.run_record import RunRecord, start_of
 from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
@@ -33,6 +34,7 @@ from buildup.training.data import absolute_name, check_folds, describe_data, rea
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution_words import parse_execution
 from buildup.training.feed import check_shared
+from buildup.training.health import recipe_warning, validation_warning
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
@@ -113,6 +115,16 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
         network=network,
         speeds=speeds,
     )
+
+
+def cautions(asked: Request | RunRecord) -> Iterator[str]:
+    """What to know of the images, the weights and the recipe of a search before its results are trusted."""
+    start = start_of(asked.settings)
+    anew = None
+    with suppress(BuildupError):  # trainings say it, should any still need weights that are gone
+        anew = fresh_parts(asked.network, start)
+    recipe = recipe_warning(asked.network, asked.recipe, asked.space.kind if start else "")
+    yield from filter(None, (*asked.data.notes, anew, recipe, validation_warning(asked.data.val_images)))
 
 
 def disk_problems(budget: int | None, storage_path: str | None, network: Network | None) -> Iterator[str]:

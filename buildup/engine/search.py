@@ -17,14 +17,13 @@ from buildup.engine.loop import run_loop
 from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, display
 from buildup.engine.replay import Replay, View
-from buildup.engine.request import Request, disk_problems, resolve
+from buildup.engine.request import Request, cautions, disk_problems, resolve
 from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, rebuild_study, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.execution.simulated import SimulatedEvaluator
-from buildup.models.pretrained import fresh_parts
 from buildup.report.trackers import Tracking, check_trackers
 from buildup.report.words import duration
 from buildup.settings import ResumeSettings, SearchSettings
@@ -44,7 +43,7 @@ from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import check_images, open_data
 from buildup.training.dataset import Dataset, parse_fraction
-from buildup.training.health import check_base, recipe_warning, validation_warning
+from buildup.training.health import check_base
 from buildup.training.image_files import shortened
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure
@@ -259,14 +258,9 @@ def _warnings(record: RunRecord) -> list[str]:
         warnings.append(unused)
     elif record.space.tune:
         warnings += [f"{problem}." for problem in left_out(record.network, record.space)]
-    recipe = recipe_warning(record.network, record.recipe, record.space.kind if record.start else "")
-    anew = None
-    with suppress(BuildupError):  # trainings say it, should any still need weights that are gone
-        anew = fresh_parts(record.network, record.start)
-    for warning in (*record.data.notes, anew, recipe, validation_warning(record.data.val_images)):
-        if warning:
-            warnings.append(warning)
-            log.warning("warning: %s", warning)
+    for warning in cautions(record):
+        warnings.append(warning)
+        log.warning("warning: %s", warning)
     return warnings
 
 

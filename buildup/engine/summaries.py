@@ -5,17 +5,15 @@ from typing import Any
 from buildup.engine.load_state import warnings_of
 from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.reports import findings_of
+from buildup.engine.request import cautions
 from buildup.engine.search import SearchResult
 from buildup.engine.status import verdict_values
 from buildup.errors import command, counted
-from buildup.models.pretrained import fresh_parts
 from buildup.report.text_table import TextTable, decisions_table
 from buildup.report.words import duration, short_edit, short_number
 from buildup.space.schema import describe_tuning, describe_walk
-from buildup.store.run_record import start_of
 from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.health import recipe_warning, validation_warning
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import CHECKS
 
@@ -37,11 +35,7 @@ def plan_text(made: Plan, *, width: int | None = None) -> str:
         lines += [f"{problem}." for problem in left_out(request.network, request.space)]
     if not data.present:
         lines.append(f"{settings.dataset} is not on this disk yet; a search fetches it first.")
-    lines += data.notes
-    start = start_of(settings)
-    recipe = recipe_warning(request.network, request.recipe, request.space.kind if start else "")
-    found = fresh_parts(request.network, start), recipe, validation_warning(request.data.val_images)
-    lines += filter(None, found)
+    lines += cautions(request)
     lines += ["", _candidates(made, width), ""]
     if len(made.estimates) >= MOST_ROWS:
         lines.append(f"Only the first {MOST_ROWS} candidates are listed.")

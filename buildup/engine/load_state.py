@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.replay import MIXED, Replay, View, make_replay
+from buildup.engine.replay import MIXED, CountCosts, Replay, View, make_replay
 from buildup.errors import RunError, some
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
@@ -21,15 +21,11 @@ from buildup.trials.final_result import Final, final_from_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
-from buildup.trials.training import CHECKS, USUAL_CHECKS, Candidate, candidate_id
+from buildup.trials.training import CHECKS, USUAL_CHECKS, candidate_id
 
 FINAL_FOLDER = "final"
 FINAL_RESULT = "final.json"
 PLAN = "plan.json"
-
-CountCosts = Callable[[Candidate], tuple[int, int]]
-"""Counts parameters and MACs of a candidate."""
-
 
 Value = TypeVar("Value")
 

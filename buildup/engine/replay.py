@@ -24,6 +24,8 @@ from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.outcome import Failure, Score
 from buildup.trials.training import Candidate, Check, Training, training_id
 
+CountCosts = Callable[[Candidate], tuple[int, int]]
+"""Counts parameters and MACs of a candidate."""
 MIXED = "trained on several kinds of device"
 
 
@@ -90,8 +92,8 @@ class Replay:
     seeds: int
     """The number of seeds at the first look."""
     first_seed: int = 0
-    costs: Callable[[Candidate], tuple[int, int]] | None = None
-    """Counts parameters and MACs of a candidate; None if candidates are only letters."""
+    costs: CountCosts | None = None
+    """None if candidates are only letters."""
     limits: Limits = field(default_factory=Limits)
     checks: tuple[Check, ...] = ()
     """The checks for which the base is trained once more."""
@@ -379,7 +381,7 @@ def make_replay(
     objective: Objective = ACCURACY,
     seeds: int,
     first_seed: int = 0,
-    costs: Callable[[Candidate], tuple[int, int]] | None = None,
+    costs: CountCosts | None = None,
     limits: Limits | None = None,
     checks: tuple[Check, ...] = (),
 ) -> Replay:

@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.load_state import read_final, state_of, warnings_of
-from buildup.engine.replay import View
+from buildup.engine.replay import CountCosts, View
 from buildup.engine.status import status_of
 from buildup.errors import RunError
 from buildup.files import write_atomic
@@ -30,7 +30,6 @@ from buildup.training.recipe import effective_values, recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
 from buildup.trials.outcome import short_hash
-from buildup.trials.training import Candidate
 
 REPORT_FILE = "report.html"
 
@@ -43,9 +42,7 @@ def report_of(run: RunRecord) -> Findings:
         return replace(findings, notes=tuple(read_people_notes(study)))
 
 
-def findings_of(
-    run: RunRecord, view: View, history: History, costs: Callable[[Candidate], tuple[int, int]] = costs_of
-) -> Findings:
+def findings_of(run: RunRecord, view: View, history: History, costs: CountCosts = costs_of) -> Findings:
     measured = read_diagnoses(run.folder)
     status, reason = status_of(run)
     return Findings(

@@ -8,7 +8,7 @@ cued-digits), rounding moved it by 3e-6 of itself, and another initialisation of
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -154,7 +154,7 @@ def reproduction_values(found: Reproduction) -> dict[str, Any]:
     return {
         "folder": str(found.folder),
         "succeeded": found.succeeded,
-        "trainings": [{field.name: getattr(one, field.name) for field in fields(one)} for one in found.trainings],
+        "trainings": [asdict(one) for one in found.trainings],
         "verdicts": [{"edit": edit, "before": before, "after": after} for edit, before, after in found.verdicts],
         "changed": {name: list(both) for name, both in found.changed.items()},
     }
@@ -192,8 +192,7 @@ def _search(run: RunRecord, view: View, history: History, to: Path) -> Reproduct
             f"{run.folder}: this run was extended, so no single search would make it. Repeat one of its trainings "
             "with --training."
         )
-    kept = {field.name: getattr(run.settings, field.name) for field in fields(SearchSettings)}
-    kept = {name: value for name, value in kept.items() if name not in OWN}
+    kept = {name: getattr(run.settings, name) for name in {field.name for field in fields(SearchSettings)} - OWN}
     kept |= asked_weights(kept["base"], kept["pretrained"])
     if run.start:
         check_pretrained(run.network, run.start)

@@ -1,10 +1,8 @@
 """`buildup final`."""
 
-import sys
-from contextlib import redirect_stdout
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading, table_width
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, reading, searching, table_width
 from buildup.errors import command
 from buildup.settings import FinalSettings
 
@@ -30,8 +28,7 @@ def final(
     from buildup.trials.final_result import final_to_values
 
     folder = record.folder
-    # Ray prints on stdout whatever its settings.
-    with interruptible(lambda: f"Interrupted. Go on with: {command('final', folder)}"), redirect_stdout(sys.stderr):
+    with searching(lambda: f"Interrupted. Go on with: {command('final', folder)}"):
         found = run_final(record, settings, verbose=verbose)
     if found is None:
         text = f"{folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."

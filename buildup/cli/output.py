@@ -9,7 +9,7 @@ import signal
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Annotated, Any, TextIO
 
 from cyclopts import Parameter
@@ -118,3 +118,13 @@ def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterat
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def searching(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
+    """As `interruptible`, for what starts Ray, which prints on stdout whatever its settings: it goes to stderr here.
+
+    The answer may have to be the only thing on stdout.
+    """
+    with interruptible(message), redirect_stdout(sys.stderr):
+        yield

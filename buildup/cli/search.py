@@ -1,12 +1,10 @@
 """`buildup search` and `buildup resume`."""
 
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, interruptible, reading, table_width
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, reading, searching, table_width
 from buildup.cli.settings_file import From
 from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
@@ -66,7 +64,6 @@ def _finish(folder: Path, work: Callable[[], "SearchResult"], *, verbose: bool, 
             f"Interrupted. Go on with: {command('resume', folder)}" if started else "Interrupted; nothing was written."
         )
 
-    # Ray prints on stdout whatever its settings; the result may have to be the only thing there.
-    with interruptible(message), redirect_stdout(sys.stderr):
+    with searching(message):
         result = work()
     return answer(summary(result, width=table_width(verbose=verbose)), result_to_values(result), as_json=as_json)

@@ -110,12 +110,15 @@ def test_one_training_is_repeated_in_a_new_folder_and_compared(
     def attempt(fit: object, job: Any, folder: Path) -> Iterator[Record]:
         assert (job.seed, job.network, job.recipe) == (3, view.best.network, record.recipe)
         assert folder == tmp_path / "again" / "attempt-1"
+        print("what Ray prints")
         yield Record(outcome=replace(before, accuracy=before.accuracy + gain), curve=())
 
     monkeypatch.setattr(module, "run_attempt", attempt)
     to = tmp_path / "again"
     assert main(["reproduce", str(tried), "--training", training[:12], "--to", str(to)]) == code
-    assert said in capsys.readouterr().out
+    shown = capsys.readouterr()
+    assert said in shown.out
+    assert ("what Ray prints" in shown.out, "what Ray prints" in shown.err) == (False, True)
     written = json.loads((to / "reproduced.json").read_text())
     assert [one["training"] for one in written["trainings"]] == [training]
     with pytest.raises(RequestError, match="there already"):

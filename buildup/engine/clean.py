@@ -20,6 +20,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from buildup.engine.load_state import state_of
+from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.errors import RunError
 from buildup.execution.workplace import left_behind, remove_work
@@ -36,7 +37,7 @@ from buildup.store.run_dir import (
     is_own,
     remote_of,
 )
-from buildup.store.run_record import RunRecord
+from buildup.store.run_record import RunRecord, open_record
 from buildup.trials.event import Event
 from buildup.trials.history import History
 from buildup.trials.outcome import Failure, Record
@@ -178,6 +179,29 @@ def remove_losers(run: RunRecord, view: View) -> None:
         left.remove()
 
 
+def clean_runs(names: Sequence[str], *, dry_run: bool) -> tuple[list[Leftover], list[str]]:
+    """Find what can go of some runs and of this machine, and remove it, but for a dry run.
+
+    Returns what goes, and a sentence on what stays of each run. Where a run can't be cleaned, nothing is removed.
+    """
+    problems = Problems()
+    if not names:
+        problems.found.append("clean: RUN is missing. See buildup clean --help.")
+    runs = [run for name in dict.fromkeys(names) if (run := problems.checked(None, open_record, name))]
+    looked = [(run, *both) for run in runs if (both := problems.checked(None, leftovers, run))]
+    problems.raise_any()
+    # What killed workers left in the temporary folder, of whichever run: they knew none.
+    work = [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
+    if not dry_run:
+        for one in work:
+            remove_work(one.path)
+        for run, found, _ in looked:
+            with closing(acquire_run_lock(run.folder)):
+                for one in found:
+                    one.remove()
+    return [*work, *(one for _, found, _ in looked for one in found)], [stays for _, _, stays in looked]
+
+
 def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
     """What can go of a run, and a sentence on what stays; raises if a process is writing the run."""
     if driver := driver_of(run.folder):
@@ -188,25 +212,6 @@ def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:
         return found, f"{run.folder}: all weights stay, because the search has not ended."
     names = " and ".join(dict.fromkeys((view.candidates[0].layout, view.best.layout)))
     return [*losers(run, view, stopped=True), *found], f"{run.folder}: all scores, and the weights of {names} stay."
-
-
-def remove_leftovers(runs: Sequence[RunRecord]) -> list[Leftover]:
-    """Remove what can go of some runs and of this machine, and return it with the bytes that it freed."""
-    removed = left_work()
-    for one in removed:
-        remove_work(one.path)
-    for run in runs:
-        found, _ = leftovers(run)
-        with closing(acquire_run_lock(run.folder)):
-            for one in found:
-                one.remove()
-        removed += found
-    return removed
-
-
-def left_work() -> list[Leftover]:
-    """What killed workers left in the temporary folder of this machine, of whichever run: they knew none."""
-    return [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
 
 
 def _is_done(training: Path, *, unneeded: bool = False) -> bool:

@@ -29,10 +29,10 @@ log = logging.getLogger("buildup")
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_dashboard(run: str, *, host: str = LOCAL[0], port: int = 8080) -> None:
+def serve_dashboard(run: str, *, host: str, port: int) -> None:
     record = open_record(run)
     problems = Problems()
-    port = problems.whole("--port", port, 8080, most=65535)
+    port = problems.whole("--port", port, 0, most=65535)
     problems.raise_any()
     if host not in LOCAL:
         log.warning(f"warning: {host} lets others on the network read and change this study.")

@@ -93,14 +93,16 @@ def write_findings(run: RunRecord, findings: Findings) -> None:
 
 def compare_runs(runs: Sequence[RunRecord]) -> tuple[list[Compared], Evidence | None]:
     """One column per run, and the rank correlations of measured verdicts; None if no verdict was measured."""
-    measured = {
-        str(run.folder): (state_of(run)[0].decisions, found) for run in runs if (found := read_diagnoses(run.folder))
-    }
-    return [_compared(run) for run in runs], evidence_of(measured) if measured else None
+    columns, measured = [], {}
+    for run in runs:
+        view, history = state_of(run)
+        columns.append(_compared(run, view, history))
+        if found := read_diagnoses(run.folder):
+            measured[str(run.folder)] = view.decisions, found
+    return columns, evidence_of(measured) if measured else None
 
 
-def _compared(run: RunRecord) -> Compared:
-    view, history = state_of(run)
+def _compared(run: RunRecord, view: View, history: History) -> Compared:
     settings = run.settings
     recipe, execution = run.recipe, run.execution
     digest = short_hash(json.dumps(effective_values(recipe), sort_keys=True).encode())[:8]

@@ -67,9 +67,8 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, SearchSettings.seeds)
     hardware = hardware_of(problems, settings, seeds)
-    execution = settings.execution
-    settled = problems.checked({}, parse_execution, execution, hardware.device) if execution else {}
-    settled = problems.checked({}, execution_for, settled, processes_of(hardware.gpus_per_trial))
+    processes = processes_of(hardware.gpus_per_trial)
+    settled = problems.checked({}, settled_execution, settings.execution, hardware.device, processes)
     epochs = problems.whole("--epochs", settings.epochs, 0)
     checked, space, recipe, data = _load(problems, replace(settings, epochs=epochs), seeds, recorded)
     values: dict[str, Any] = {
@@ -80,7 +79,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
         "disk_budget": problems.size("--disk-budget", settings.disk_budget),
     }
     if recipe and data:
-        problems.checked(None, check_batches, recipe, data, processes_of(hardware.gpus_per_trial))
+        problems.checked(None, check_batches, recipe, data, processes)
     network, pretrained = _start(problems, checked, space, data)
     problems.found += disk_problems(values["disk_budget"], checked.storage_path, network)
     folder = folder_for(settings)
@@ -144,8 +143,9 @@ def check_batches(recipe: Recipe, data: DataInfo, processes: int) -> None:
     check_shared(processes, recipe.resolved(train_images=train), train_images=train, val_images=val)
 
 
-def execution_for(settled: dict[str, Any], processes: int) -> dict[str, Any]:
-    """The settled fields of an execution for a training in so many processes. The steps of several are eager."""
+def settled_execution(asked: str | None, device: str, processes: int) -> dict[str, Any]:
+    """The fields of an execution that need no measurement, for so many processes. The steps of several are eager."""
+    settled = parse_execution(asked, device) if asked else {}
     if processes == 1:
         return settled
     if (steps := settled.get("steps", "eager")) != "eager":

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from buildup.engine.problems import Problems
-from buildup.engine.request import check_batches, execution_for, measure_speeds
+from buildup.engine.request import check_batches, measure_speeds, settled_execution
 from buildup.errors import BaseError, RunError, SearchError
 from buildup.execution.attempt import run_attempt
 from buildup.files import cores, write_atomic
@@ -30,7 +30,7 @@ from buildup.strategies.moves import from_layout, start
 from buildup.training.data import describe_data, open_data, readable_name
 from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device, device_count
-from buildup.training.execution_words import Execution, parse_execution
+from buildup.training.execution_words import Execution
 from buildup.training.fit import Job, fit
 from buildup.training.health import recipe_warning
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
@@ -131,8 +131,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     elif gpus > device_count(device):
         problems.found.append(f"--gpus {gpus}: this machine has {device_count(device)}.")
     threads = problems.whole("--threads", settings.threads, max(1, cores() // gpus))
-    settled = problems.checked({}, parse_execution, settings.execution, device) if settings.execution else {}
-    settled = problems.checked({}, execution_for, settled, gpus)
+    settled = problems.checked({}, settled_execution, settings.execution, device, gpus)
     data, network, start = _find(problems, name, settings, share, recipe)
     if recipe and data:
         problems.checked(None, check_batches, recipe, data, gpus)

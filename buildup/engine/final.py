@@ -28,7 +28,7 @@ from buildup.engine.load_state import FINAL_FOLDER, FINAL_RESULT, PLAN, FinalPla
 from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
-from buildup.engine.setup import check_data, job_maker, open_writer, start_workers
+from buildup.engine.setup import check_data, open_writer, start_workers
 from buildup.errors import ResourceError, RunError, SearchError, command, counted
 from buildup.files import write_atomic
 from buildup.models.cost import cost
@@ -258,9 +258,8 @@ def _train(request: _Request, *, verbose: bool) -> History:
                 name = f"{names[training.candidate.id]}  seed {training.seed}"
                 log.info(f"training   {name}  {how}{outcome.seconds:.1f} s  ({left} left)")
 
-        workers = stack.enter_context(
-            closing(start_workers(part, job_maker(part, whole=request.plan.fraction == "all"), verbose=verbose))
-        )
+        whole = request.plan.fraction == "all"
+        workers = stack.enter_context(closing(start_workers(part, verbose=verbose, whole=whole)))
         return train_all(trainings, workers, writer, history, see)
 
 

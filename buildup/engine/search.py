@@ -18,7 +18,7 @@ from buildup.engine.problems import Problems
 from buildup.engine.progress import CallbackObserver, OnEvent, display
 from buildup.engine.replay import Replay, View
 from buildup.engine.request import Request, cautions, disk_problems, resolve
-from buildup.engine.setup import check_data, create_writer, job_maker, open_writer, rebuild_study, start_workers
+from buildup.engine.setup import check_data, create_writer, open_writer, rebuild_study, start_workers
 from buildup.errors import BuildupError, SearchError, WeakBase, command, counted
 from buildup.execution.counters import verdict_counter
 from buildup.execution.evaluator import Evaluator
@@ -183,7 +183,7 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
         log.info("reuse: %s trained as this run does", sources)
         for other in library.others:
             log.info("       %s", other)
-    return start_workers(record, job_maker(record), verbose=verbose, fetch_reusable=fetch)
+    return start_workers(record, verbose=verbose, fetch_reusable=fetch)
 
 
 def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_event: OnEvent | None) -> SearchResult:

@@ -112,8 +112,9 @@ def _adopt(replay: Replay, writer: StudyWriter, trainings: Path) -> History:
 
 
 def start_workers(
-    run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
+    run: RunRecord, *, verbose: bool, whole: bool = False, fetch_reusable: FetchReusable | None = None
 ) -> RayEvaluator:
+    """Start the workers of a run; with `whole`, they train on the validation images, too."""
     settings, remote = run.settings, run.remote_trainings
     if remote and run.trainings.is_dir() and any(run.trainings.iterdir()):
         remote.check_marked()
@@ -126,7 +127,7 @@ def start_workers(
     return RayEvaluator(
         folder=run.trainings.absolute(),
         train=fit,
-        job=job,
+        job=job_maker(run, whole=whole),
         workers=settings.workers,
         cpus_per_worker=cpus_per_worker(settings),
         gpus_per_worker=settings.gpus_per_trial,

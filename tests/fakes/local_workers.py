@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
+from buildup.engine.setup import job_maker
 from buildup.execution.attempt import run_attempt
-from buildup.execution.dispatcher import FetchReusable, MakeJob
+from buildup.execution.dispatcher import FetchReusable
 from buildup.store.run_dir import attempt_folder, attempts
 from buildup.store.run_record import RunRecord
 from buildup.training.fit import fit
@@ -17,9 +18,9 @@ class LocalWorkers:
     workers = 1
 
     def __init__(
-        self, run: RunRecord, job: MakeJob, *, verbose: bool, fetch_reusable: FetchReusable | None = None
+        self, run: RunRecord, *, verbose: bool, whole: bool = False, fetch_reusable: FetchReusable | None = None
     ) -> None:
-        self._folder, self._job = run.trainings, job
+        self._folder, self._job = run.trainings, job_maker(run, whole=whole)
         self._requested: Sequence[Training] = ()
         self._updates: list[tuple[Training, Update]] = []
 

@@ -1,4 +1,7 @@
-"""Files that are whole after a crash or a power cut, old or new, a cache of what can be had again, and CPU cores."""
+"""Files that are whole after a crash or a power cut, old or new, a cache of what can be had again, and CPU cores.
+
+And which names of spaces and recipes are files.
+"""
 
 import json
 import os
@@ -75,6 +78,15 @@ def remember(path: Path, values: Any) -> None:
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(values).encode())
+
+
+def is_file_name(name: str) -> bool:
+    """Whether the name of a space or a recipe is the path of a file, not one that ships.
+
+    >>> is_file_name("paper"), is_file_name("paper.yaml"), is_file_name("mine/paper")
+    (False, True, True)
+    """
+    return Path(name).suffix in {".yaml", ".yml"} or len(Path(name).parts) > 1
 
 
 def user_cache() -> Path:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from buildup.cli.output import AsJson, answer
+from buildup.files import is_file_name
 
 AsYaml = Annotated[bool, Parameter(name="--yaml", help="Print the file, to copy and to change.")]
 
@@ -56,7 +57,7 @@ def _yaml(values: Mapping[str, Mapping[str, Any]], files: Mapping[str, Path], na
     """The files of what was named, or of all; values of what a package offers without a file."""
     import yaml
 
-    if name and Path(name).suffix in {".yaml", ".yml"}:
+    if name and is_file_name(name):
         return Path(name).read_text(encoding="utf-8").rstrip()
     texts = {
         one: files[one].read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from buildup.engine.hardware import Hardware, cluster_address, cpus_per_worker, 
 from buildup.engine.problems import Problems
 from buildup.engine.replay import make_replay
 from buildup.errors import BuildupError, RequestError
+from buildup.files import is_file_name
 from buildup.graph.base_name import base_text, parse_base
 from buildup.graph.network import Network
 from buildup.models.bases import PRUNED
@@ -198,8 +199,7 @@ def _absolute(name: str) -> str:
     >>> _absolute("quick")
     'quick'
     """
-    path = Path(name)
-    return str(path.absolute()) if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1 else name
+    return str(Path(name).absolute()) if is_file_name(name) else name
 
 
 def _start(

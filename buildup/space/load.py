@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from buildup.errors import RequestError, SpaceError, unknown
+from buildup.files import is_file_name
 from buildup.graph.kinds import known_kinds
 from buildup.space.schema import SearchSpace, StageSpace, Tuning, settable
 
@@ -21,9 +22,8 @@ def shipped() -> dict[str, Path]:
 
 
 def load(name: str) -> SearchSpace:
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        return _read(path)
+    if is_file_name(name):
+        return _read(Path(name))
     if name not in shipped():
         raise SpaceError(unknown("space", name, shipped()) + " A space of your own is given as a path ending in .yaml.")
     return _read(shipped()[name])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 
 from buildup.errors import RecipeError, unknown
+from buildup.files import is_file_name
 from buildup.registry import Registry
 from buildup.space.load import read_mapping
 
@@ -232,7 +233,7 @@ def load_recipe(name: str, changes: Sequence[str] = (), epochs: int | None = Non
 
 def _unchanged(name: str) -> Recipe:
     path = Path(name)
-    if path.suffix not in {".yaml", ".yml"} and len(path.parts) <= 1:
+    if not is_file_name(name):
         if name not in RECIPES:
             known = unknown("recipe", name, RECIPES)
             raise RecipeError(f"{known} A recipe of your own is given as a path ending in .yaml.")

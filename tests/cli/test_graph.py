@@ -95,7 +95,10 @@ def test_a_printed_file_is_read_as_what_it_was_printed_from(
         copy = tmp_path / f"{name}.yaml"
         copy.write_text(capsys.readouterr().out)
         assert load_it(str(copy)) == load_it(name)
-        assert main([command, str(copy)]) == 0
+        bare = copy.rename(tmp_path / name)  # a path is a file without an ending, too
+        assert main([command, str(bare), "--yaml"]) == 0
+        assert capsys.readouterr().out == bare.read_text()
+        assert main([command, str(bare)]) == 0
         assert name in capsys.readouterr().out
 
 

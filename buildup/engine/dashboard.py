@@ -63,10 +63,10 @@ def review_of(run: RunRecord, storage: BaseStorage) -> ReviewStorage:
     return ReviewStorage(storage, study, settings, review_graphs)
 
 
-def _with_content(app: "WSGIApplication") -> "WSGIApplication":
+def _with_content(app: WSGIApplication) -> WSGIApplication:
     """Give answers without content some: the dashboard's page takes them for errors and keeps its editor open."""
 
-    def answer(environ: "WSGIEnvironment", start: "StartResponse") -> Iterable[bytes]:
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         begun: list[Any] = []
 
         def begin(*status: Any) -> Callable[[bytes], object]:

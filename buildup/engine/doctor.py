@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,8 +50,8 @@ def check_machine(
         Check(name="python", state="ok", found=f"{platform.python_version()} at {sys.executable}, {cores()} cores"),
         *_packages(),
         _device(),
-        _tried("ray", partial(_ray, ray)),
-        _tried("storage", partial(_storage, storage)),
+        _tried("ray", _ray, ray),
+        _tried("storage", _storage, storage),
         _disk(),
         *(_dataset(dataset, data_dir) if dataset else []),
     ]
@@ -153,8 +152,8 @@ def _dataset(name: str, data_dir: str | None) -> list[Check]:
     return [*checks, *(Check(name="images", state="note", found=note) for note in notes)]
 
 
-def _tried(name: str, what: Callable[[], str]) -> Check:
+def _tried(name: str, what: Callable[[str | None], str], address: str | None) -> Check:
     try:
-        return Check(name=name, state="ok", found=what())
+        return Check(name=name, state="ok", found=what(address))
     except BuildupError as error:
         return Check(name=name, state="fails", found=" ".join(str(error).split()))

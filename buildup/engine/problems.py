@@ -1,7 +1,7 @@
 """Check settings, and collect all problems of a request before raising an error."""
 
 import re
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import ParamSpec, TypeVar
@@ -94,7 +94,7 @@ class Problems:
             self.found.append(f"{flag} {problem}")
             return None
 
-    def choice(self, what: str, text: str | None, default: str, known: Sequence[str]) -> str:
+    def choice(self, what: str, text: str | None, default: str, known: Collection[str]) -> str:
         """Check that a text is one of the known ones. None stands for the default."""
         if text is None or text in known:
             return default if text is None else text
@@ -104,7 +104,7 @@ class Problems:
     def judge(self, asked: str | None, usual: str, seeds: int) -> str:
         """Check the name of a judge. Without one, take the usual one, or `point` if it needs more seeds."""
         chosen = asked or usual
-        name = self.choice("judge" if asked else "judge of the space", chosen, "likely", tuple(JUDGES))
+        name = self.choice("judge" if asked else "judge of the space", chosen, "likely", JUDGES)
         if name != chosen:
             return name
         needed = 1

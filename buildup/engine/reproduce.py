@@ -197,7 +197,8 @@ def _search(run: RunRecord, view: View, history: History, to: Path) -> Reproduct
     if run.start:
         check_pretrained(run.network, run.start)
     result = run_search(SearchSettings(**kept, run=str(to.absolute())), recorded=run)
-    layouts = {key: _layout(view, key) for key in {**history.outcomes, **result.history.outcomes}}
+    known = {one.id: one.layout for one in view.candidates}
+    layouts = {key: known.get(candidate_id(key), "") for key in {**history.outcomes, **result.history.outcomes}}
     return Reproduction(
         folder=to,
         trainings=_compared(layouts, history, result.history),
@@ -213,10 +214,6 @@ def _verdicts(before: Sequence[Decision], after: Sequence[Decision]) -> Iterator
         else:
             one = ours or theirs
             yield one.edit, ours.verdict if ours else "none", theirs.verdict if theirs else "none"
-
-
-def _layout(view: View, training: str) -> str:
-    return next((one.layout for one in view.candidates if one.id == candidate_id(training)), "")
 
 
 def _compared(layouts: Mapping[str, str], before: History, after: History) -> tuple[Repeated, ...]:

@@ -16,7 +16,6 @@ from buildup.graph.network import Network, sketch
 from buildup.settings import SimulateSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.moves import start, steered
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.decision import Decision
@@ -84,11 +83,9 @@ def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay
     seed = problems.whole("--seed", settings.seed, 0)
     space = problems.checked(None, space_of, settings)
     judge = problems.judge(settings.judge, space.judge if space else "likely", seeds)
-    objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", tuple(OBJECTIVES))]
+    objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", OBJECTIVES)]
     default = problems.number("--default-score", settings.default_score, 0.0, most=min(objective.largest, 1e9))
-    strategy = ALTERNET
-    with problems.caught():
-        strategy = STRATEGIES[settings.strategy]
+    strategy = STRATEGIES[problems.choice("strategy", settings.strategy, "alternet", STRATEGIES)]
     network = problems.checked(None, start_network, settings.base, settings.layout, space)
     table = None
     if not settings.scores:

@@ -226,12 +226,17 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
         warnings.append(f"{reached} before the checks of the base had ended: whether it still climbs is unknown.")
     evaluator.close()
     writer.finish(history)
-    record = with_status(record, "finished", "the rule has nothing left to try", warnings)
+    finished = with_status(record, "finished", "the rule has nothing left to try", warnings)
+    return _conclude(finished, view, history, budget)
+
+
+def _conclude(record: RunRecord, view: View, history: History, budget: BudgetObserver) -> SearchResult:
+    """Export the winner, remove the weights that need not stay, and write that the search has ended."""
     try:
         has_weights = keep_winner(record, view, history)
     except (BuildupError, OSError) as error:
         with suppress(OSError):
-            save_status(record, "failed", f"no export: {error}", warnings)
+            save_status(record, "failed", f"no export: {error}")
         again = command("resume", record.folder)
         raise SearchError(
             f"the search has ended, but its network can't be exported: {error}\n{again} tries it again."

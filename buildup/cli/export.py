@@ -25,7 +25,8 @@ def export(
     ]
     if settings.push:
         values["source"] = source
-    if folder := (settings.to or source.removeprefix("local-dir:") * source.startswith("local-dir:")).rstrip("/"):
+    folder = settings.to or (source.removeprefix("local-dir:") if source.startswith("local-dir:") else "")
+    if folder := folder.rstrip("/"):
         lines.append(f"  or, with torch and timm alone, {folder}/alternet.py")
         lines += [f"  or, with onnxruntime, {folder}/model.onnx"] if settings.onnx else []
     return answer("\n".join(lines), values, as_json=as_json)

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -68,6 +68,9 @@ RUNS = {"RUN", "RUNS", "--from"}
 """Arguments that a shell completes by the names of the runs in `runs/`."""
 FILES = {"--corruptions", "--data-dir", "--from", "--out", "--pretrained", "--recipe", "--scores", "--space", "--to"}
 """Those that it completes by files, too."""
+
+OWN = frozenset({"run", "pretrained_hash", "storage"})
+"""Settings that belong to one run, so that `--from` leaves them out."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -167,10 +170,50 @@ def _with_file(arguments: Sequence[str]) -> Sequence[str]:
         if word == "--from" or word.startswith("--from="):
             name = word.partition("=")[2] or next(iter(joined[index + 1 :]), "")
             if name and not name.startswith("-"):
-                from buildup.cli.settings_file import flags_of  # reads YAML, which no other command here needs
-
                 return [joined[0], *flags_of(name), *joined[1:]]
     return arguments
+
+
+def flags_of(name: str) -> list[str]:
+    """The settings of `--from` as flags: those of a run, of its `run.yaml`, or of a file with the same keys."""
+    import yaml  # no other command here needs it
+
+    from buildup.store.run_dir import folder_of
+
+    path = Path(name) if Path(name).is_file() else folder_of(name) / "run.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(
+            f"--from {name}: there is no such file and no such run. `buildup ls` lists the runs."
+        ) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
+        raise RequestError(f"--from {path}: can't be read: {' '.join(str(problem).split())}.") from None
+    is_run = isinstance(values, Mapping) and isinstance(values.get("settings"), Mapping)
+    settings = _of_run(values["settings"]) if is_run else values
+    if not isinstance(settings, Mapping):
+        raise RequestError(f"--from {path}: lines like `epochs: 4` are needed.")
+    return [flag for key, value in settings.items() for flag in _flag(str(key), value)]
+
+
+def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that another one can have."""
+    from buildup.settings import asked_weights
+
+    settings = {key: value for key, value in kept.items() if key not in OWN}
+    if any(str(change).startswith("epochs=") for change in settings.get("set") or ()):
+        del settings["epochs"]
+    return settings | asked_weights(settings.get("base"), settings.get("pretrained"))
+
+
+def _flag(key: str, value: Any) -> Iterator[str]:
+    flag = f"--{key.replace('_', '-')}"
+    if value is True:
+        yield flag
+    elif isinstance(value, list | tuple):
+        yield from (f"{flag}={one}" for one in value)
+    elif value is not None and value is not False:
+        yield f"{flag}={value}"
 
 
 def _show_help(console: Any, options: Any, panel: Any) -> None:

@@ -18,6 +18,9 @@ RunName = Annotated[str, Parameter(help="A name in runs/, or a run's folder.")]
 AsJson = Annotated[bool, Parameter(name="--json", help="Print one JSON document on stdout; messages go to stderr.")]
 Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Whole tables, and what Ray says.")]
 Details = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Whole tables, however wide.")]
+From = Annotated[
+    str | None, Parameter(name="--from", help="Take the settings of a run or a YAML file; other flags change them.")
+]
 Flags = Parameter(name="*")
 """Makes the fields of a settings dataclass the flags of a command."""
 

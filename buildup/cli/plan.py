@@ -4,8 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from buildup.cli.output import AsJson, Details, Flags, answer, reading, table_width
-from buildup.cli.settings_file import From
+from buildup.cli.output import AsJson, Details, Flags, From, answer, reading, table_width
 from buildup.settings import SearchSettings
 
 Anew = Annotated[bool, Parameter(help="Measure the speed of the base even if it is known from an earlier plan.")]

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, reading, searching, table_width
-from buildup.cli.settings_file import From
+from buildup.cli.output import AsJson, Flags, From, RunName, Verbose, answer, reading, searching, table_width
 from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
 

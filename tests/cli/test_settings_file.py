@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from buildup.cli.main import COMMANDS, _with_file
-from buildup.cli.settings_file import flags_of
+from buildup.cli.main import COMMANDS, _with_file, flags_of
 from buildup.errors import RecipeError, RequestError
 from buildup.settings import problems_of
 from buildup.store.run_record import RunRecord, create_run_dir, open_record

@@ -253,7 +253,7 @@ def _reachable(steps: Replay) -> Iterator[Candidate]:
         if candidate.id not in seen:
             seen.add(candidate.id)
             yield candidate
-        if isinstance(step, Variant) and step.place.choose is not None:  # the strategy draws some of them
+        if isinstance(step, Variant) and step.choose is not None:  # the strategy draws some of them
             new = [one for one in step.possible if one.id not in seen]
             seen |= {one.id for one in new}
             yield from new

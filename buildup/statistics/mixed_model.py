@@ -97,13 +97,6 @@ def posterior(current: Comparison, earlier: Sequence[Comparison], objective: Obj
     return _posterior(current, tuple(earlier[-MOST_EARLIER:]), objective.seed_deviation)
 
 
-def total_gain(
-    comparisons: Sequence[Comparison], kept: Sequence[bool], objective: Objective = ACCURACY
-) -> NormalMixture:
-    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
-    return _total(tuple(comparisons), tuple(map(float, kept)), objective.seed_deviation)
-
-
 @lru_cache(maxsize=4096)
 def unshrunken(current: Comparison, earlier: tuple[Comparison, ...], unit: float) -> NormalMixture:
     """The gain of the current comparison without a prior for gains; only the noise learns from earlier ones."""
@@ -148,12 +141,13 @@ def _posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float
     return NormalMixture(found[likely] / found[likely].sum(), expected[likely], deviations[likely])
 
 
-@lru_cache(maxsize=64)
-def _total(known: tuple[Comparison, ...], contrast: tuple[float, ...], unit: float) -> NormalMixture:
-    """The posterior of a weighted sum of gains of one size."""
-    means, sizes, prior = _prior(unit)
-    gains, weights = np.array([one.gain for one in known]), np.array(contrast)
-    covariances, logs = _covariances(known, unit)
+def total_gain(
+    comparisons: Sequence[Comparison], kept: Sequence[bool], objective: Objective = ACCURACY
+) -> NormalMixture:
+    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
+    means, sizes, prior = _prior(objective.seed_deviation)
+    gains, weights = np.array([one.gain for one in comparisons]), np.array(kept, dtype=float)
+    covariances, logs = _covariances(comparisons, objective.seed_deviation)
     spread, rest, axes = _turned(covariances, gains, means, sizes)
     likelihood = -0.5 * (rest**2 / spread + np.log(spread)).sum(2)
     turned = (weights @ axes)[:, None, :]

@@ -63,7 +63,7 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
         yield storage
 
 
-def check_storage(url: str | None, study_name: str | None = None) -> None:
+def check_storage(url: str | None, study_name: str) -> None:
     """Raise if a storage can't be used, or holds a study of this name already. Nothing is written to a file."""
     if url is None:
         return

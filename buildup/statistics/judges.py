@@ -141,11 +141,10 @@ class IntervalJudge:
     def judge(
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
+        estimate, tail = posterior, round(1 - LIKELY, 9)
         if self.corrected:
-            found = unshrunken(current, tuple(earlier), self.objective.seed_deviation)
-            tail = error_bounds(first, last, round(ERROR * share, 9))[current.seeds - first]
-        else:
-            found, tail = posterior(current, earlier, self.objective), round(1 - LIKELY, 9)
+            estimate, tail = unshrunken, error_bounds(first, last, round(ERROR * share, 9))[current.seeds - first]
+        found = estimate(current, tuple(earlier), self.objective.seed_deviation)
         probability = found.probability_above(self.min_gain)
         hope = HOPE + (self.hope - HOPE) * (current.seeds - first) / max(1, last - first)
         if current.seeds < last and hope < probability < 1 - tail - EDGE:

@@ -67,7 +67,7 @@ class Tally:
     kept_helping: float
     """The share of them that truly help."""
     bias: float
-    """The gain of the winner as the run shows it, less the true one, averaged over all searches."""
+    """The gain of the winner by the model, less the true one, averaged over all searches."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float

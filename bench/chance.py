@@ -21,6 +21,7 @@ from buildup.statistics.mixed_model import total_gain
 from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.trials.final_result import Claim
 from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Outcome, Score
 from buildup.trials.training import Candidate
 
@@ -66,7 +67,7 @@ class Tally:
     kept_helping: float
     """The share of them that truly help."""
     bias: float
-    """The gain of the winner as the run shows it, less the true one, averaged over all searches."""
+    """The gain of the winner by the model, less the true one, averaged over all searches."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float
@@ -117,7 +118,9 @@ class Study:
         kept = [one for one, made in zip(view.candidates[1:], view.decisions, strict=False) if made.kept]
         false = sum(map(study._helps_not, kept))
         is_kept = [made.kept for made in view.decisions if made.level]
-        shown = total_gain(view.comparisons, is_kept).mean if kept and view.comparisons else 0.0
+        shown = 0.0
+        if kept and view.comparisons:
+            shown = total_gain(view.comparisons, is_kept, ACCURACY.seed_deviation).mean
         claimed = bool(self.claims and kept and study.claim(view.best, view.comparisons, f"{rng}/final").claimed)
         return (
             bool(kept),

@@ -232,8 +232,8 @@ def _text(lines: Sequence[Line], tallies: Sequence[Tally], runs: int) -> str:
         )
     model = (
         f"{runs:,} searches a line. Kept: blocks a search. False in: searches that keep anything that is no "
-        f"better than its parent. Found: the share of the true gains that is kept. Bias: the gain of the winner as "
-        f"the run shows it, less the true one. Two trainings of one network disagree on "
+        f"better than its parent. Found: the share of the true gains that is kept. Bias: the gain of the winner by "
+        f"the model, less the true one. Two trainings of one network disagree on "
         f"{100 * Chance().disagreement:g} % of the "
         f"images if no line says otherwise; `final` takes {FINAL_SEEDS} fresh seeds and {FINAL_IMAGES:,} fresh images."
     )

@@ -296,7 +296,7 @@ def _helping(lines: Iterable[Result], share: bool = False) -> str:
 def _bias(found: Result) -> str:
     bias = [line["bias"] for line in found["searches"]]
     return (
-        "The gain of the winner as the run shows it, less the true one, is "
+        "The gain of the winner by the model, less the true one, is "
         f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
     )
 

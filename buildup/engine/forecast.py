@@ -90,7 +90,7 @@ def forecast_plan(replay: Replay, seconds: Seconds, *, workers: int) -> Forecast
 
 def left(replay: Replay, view: View, found: Forecast | None) -> str:
     """What is left of a search: the range of the number of trainings, and the forecast once there is one."""
-    least, most = sorted(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
+    least, most = sorted(view.verdicts_left(kept) for kept in (False, True))
     fewest, largest = (n + len(view.checks) for n in (least * replay.seeds, most * replay.most_seeds))
     span = f"{fewest} to {largest}" if fewest < largest else f"{largest}"
     span = f"{span} trainings left" if largest != 1 else "1 training left"
@@ -109,7 +109,7 @@ def expected(found: Forecast) -> str:
 
 
 def _can_simulate(replay: Replay, view: View) -> bool:
-    return _is_predictable(view) and replay.verdicts_left(view.decisions, True) * replay.seeds <= MOST_SIMULATED
+    return _is_predictable(view) and view.verdicts_left(True) * replay.seeds <= MOST_SIMULATED
 
 
 def _is_predictable(view: View) -> bool:
@@ -133,7 +133,7 @@ def _times(history: History, usual: int) -> dict[str, float]:
 
 def _count(replay: Replay, view: View, workers: int, each: float, *, done: float = 0.0, error: float = 0.0) -> Forecast:
     """An estimate from the mean of the fewest and the most trainings left."""
-    verdicts = fmean(replay.verdicts_left(view.decisions, kept) for kept in (False, True))
+    verdicts = fmean(view.verdicts_left(kept) for kept in (False, True))
     multiples = [decision.seeds for decision in view.decisions if decision.seeds]
     looks = fmean(multiples) / min(multiples) if multiples else 1.0
     left = sum(training.candidate.epochs(1000) / 1000 for training in (*view.needed, *view.checks))

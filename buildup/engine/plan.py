@@ -32,6 +32,7 @@ from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_to_values
 from buildup.training.speed import Speed, measure_speed
 from buildup.training.transplant import imitating, imitation_steps
+from buildup.trials.history import History
 from buildup.trials.training import Candidate, Check, Training
 
 MOST_ROWS = 1000
@@ -179,7 +180,8 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
         check: (one.epochs(asked.epochs), seconds(Training(candidate=one, seed=asked.seed)))
         for check, one in steps.checked.items()
     }
-    least, most = sorted(1 + min(steps.verdicts_left((), kept), len(estimates) - 1) for kept in (False, True))
+    first = steps.view(History())
+    least, most = sorted(1 + min(first.verdicts_left(kept), len(estimates) - 1) for kept in (False, True))
     return Plan(
         request=request,
         estimates=tuple(estimates),
@@ -253,7 +255,7 @@ def _reachable(steps: Replay) -> Iterator[Candidate]:
         if candidate.id not in seen:
             seen.add(candidate.id)
             yield candidate
-        if isinstance(step, Variant) and step.place.choose is not None:  # the strategy draws some of them
+        if isinstance(step, Variant) and step.choose is not None:  # the strategy draws some of them
             new = [one for one in step.possible if one.id not in seen]
             seen |= {one.id for one in new}
             yield from new

@@ -17,7 +17,7 @@ from buildup.statistics.judges import JUDGES, Judge
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.network_size import Limits
-from buildup.strategies.strategy import Rule, Step, Strategy, hypothetical, walk
+from buildup.strategies.strategy import Rule, Step, Strategy
 from buildup.trials.decision import Decision, Verdict
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY, Objective
@@ -63,6 +63,10 @@ class View:
     def ended(self) -> bool:
         """Whether no training is left."""
         return self.finished and not self.checks
+
+    def verdicts_left(self, kept: bool) -> int:
+        """The number of verdicts left if all candidates are kept, or all dropped."""
+        return self.step.remaining(kept) if self.step else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,11 +185,6 @@ class Replay:
             rounding=self._rounding(history),
         )
 
-    def verdicts_left(self, decisions: Sequence[Decision], kept: bool) -> int:
-        """The number of verdicts left if all of them are kept, or all dropped."""
-        step = walk(self.rule.first, decisions)
-        return step.remaining(kept) if step else 0
-
     def required_ids(self, view: View) -> set[str]:
         """The ids of the trainings that the decisions so far need. All others were trained ahead."""
         rows = [(self.base, self.seeds)]
@@ -246,9 +245,9 @@ class Replay:
         """Whether at least one candidate fits the limits, if all before it are dropped."""
         step = self.rule.first
         while step is not None:
-            if not self.too_large(step.candidate):
+            if not (too_large := self.too_large(step.candidate)):
                 return True
-            step = step.after(hypothetical(step.candidate, kept=False))
+            step = step.after(self._decision(History(), step.candidate, 0, _drop(too_large), 0))
         return False
 
     def missing(self, history: History, candidate: Candidate, seeds: int) -> tuple[Training, ...]:

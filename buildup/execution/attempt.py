@@ -78,35 +78,24 @@ def _kept(record: Record, folder: Path, raised_before: bool) -> Record:
     return record
 
 
-class LastingThread:
-    """A thread that runs one function after the other. It does not keep its process alive.
+@cache
+def _functions_to_run() -> "queue.SimpleQueue[Callable[[], None]]":
+    """What goes into this queue is run, one after the other, in a thread that does not keep the process alive.
 
-    All trainings of a worker run in one thread, because cuDNN remembers the fastest kernels for each thread.
+    All trainings of a worker run in this one thread, because cuDNN remembers the fastest kernels for each thread.
     """
+    functions: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
-    def __init__(self) -> None:
-        self._functions: queue.SimpleQueue[tuple[Callable[[], None], threading.Event]] = queue.SimpleQueue()
-        threading.Thread(target=self._loop, name="training", daemon=True).start()
-
-    def run(self, function: Callable[[], None]) -> threading.Event:
-        """Run a function, which must not raise, after those before it. The event is set when it has ended."""
-        ended = threading.Event()
-        self._functions.put((function, ended))
-        return ended
-
-    def _loop(self) -> None:
+    def run_all() -> None:
         while True:
-            function, ended = self._functions.get()
-            function()
-            ended.set()
+            functions.get()()
 
-
-_training_thread = cache(LastingThread)
-"""The one thread of this process."""
+    threading.Thread(target=run_all, name="training", daemon=True).start()
+    return functions
 
 
 class TrainingThread:
-    """Runs an attempt in the process' lasting thread and hands out its updates one by one.
+    """Runs an attempt in the one thread for trainings and hands out its updates one by one.
 
     The next epoch does not wait until the driver has received the last one. With short epochs, that wait would take a
     share of the time that grows with the number of workers.
@@ -121,8 +110,8 @@ class TrainingThread:
         self._ends_process = self._leaving = False
         self._error: BaseException | None = None
         self._pause = MIN_IDLE_POLL
-        self._released = threading.Event()
-        self._finished = _training_thread().run(self._run)
+        self._released, self._finished = threading.Event(), threading.Event()
+        _functions_to_run().put(self._run)
 
     def next_update(self) -> Update | Leaving | None:
         """Wait for the next update; None when the attempt has ended."""
@@ -182,6 +171,7 @@ class TrainingThread:
         finally:
             place.close()
             self._updates.put(None)
+            self._finished.set()
 
 
 def _handed_over(update: Epoch | Record, place: Workplace) -> Epoch | Record:

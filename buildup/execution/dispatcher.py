@@ -10,7 +10,7 @@ import queue
 import re
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -105,18 +105,12 @@ class TrialDispatcher:
         count: Callable[..., None] = lambda *_: None,
         remote: RemoteFolder | None = None,
     ) -> None:
-        """Prepare for requests.
+        """Prepare for requests. The arguments that are not explained here are those of `RayEvaluator`.
 
         Args:
-            folder: The run's folder of trainings.
-            train: Yields the epochs of a job and returns its score.
-            job: Makes the job of a training.
-            workers: How many trainings run side by side.
-            fetch_reusable: Copies a training from another run that has finished it.
             hosts: What is known of the machines.
             expected: The software that workers must have.
             count: Is told what happens, by the names of `execution/counters.py`.
-            remote: Where the trainings write instead of the run's folder.
         """
         self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.slots: dict[str, WorkerSlot] = {}
@@ -138,7 +132,7 @@ class TrialDispatcher:
         self._ended: set[str] = set()
         self._raised: set[str] = set()
         """The trainings that have raised an exception once."""
-        self._avoided: dict[str, frozenset[str]] = {}
+        self._avoided: defaultdict[str, frozenset[str]] = defaultdict(frozenset)
         """The nodes on which a training failed, by training, where others have room."""
         self._losses: Counter[str] = Counter()
         """Lost workers and faults of machines of each training since it last reached a new epoch."""
@@ -173,7 +167,7 @@ class TrialDispatcher:
                 training = self._next_for_new_worker()
                 if training is None:
                     return None
-                avoided = self._hosts.avoidable(self._avoided.get(training.id, frozenset()))
+                avoided = self._hosts.avoidable(self._avoided[training.id])
             else:
                 (training, avoided), self._reserved = self._reserved, None
             folder = self._folder / training.id
@@ -316,12 +310,12 @@ class TrialDispatcher:
         return None
 
     def _fits_elsewhere(self, training: Training) -> bool:
-        avoided = self._hosts.avoidable(self._avoided.get(training.id, frozenset()))
+        avoided = self._hosts.avoidable(self._avoided[training.id])
         others = sum(slot.node not in avoided for slot in self.slots.values())
         return not avoided or self._hosts.places(avoided) > others
 
     def _fitting(self, waiting: Sequence[Training], node: str) -> Training | None:
-        return next((training for training in waiting if node not in self._avoided.get(training.id, ())), None)
+        return next((training for training in waiting if node not in self._avoided[training.id]), None)
 
     def _adopt_finished(self, training: Training) -> bool:
         """End a training that this run or another one has finished: a worker may have died before it reported that.
@@ -376,13 +370,12 @@ class TrialDispatcher:
         elif outcome.reason is Reason.HOST_FAULT:
             self._hosts.add_fault(slot.started)
             self._avoid(slot)
-            last = f"{slot.started.host}: {outcome.summary}"
             self._count_loss(
                 slot,
                 f"fault      {told}",
                 Reason.HOST_FAULT,
-                f"the training {key} ({slot.training.candidate.layout}) ended {MAX_WORKER_LOSSES} times by faults of "
-                f"machines, and got no further than epoch {self._reached[key]} in between. The last one was on {last}\n"
+                f"ended {MAX_WORKER_LOSSES} times by faults of machines",
+                f"The last one was on {slot.started.host}: {outcome.summary}\n"
                 "Look at that machine: its GPUs (nvidia-smi), its disks and its log.",
             )
         elif outcome.reason is Reason.LOST:  # one of the processes of its worker
@@ -392,26 +385,28 @@ class TrialDispatcher:
         return True
 
     def _lose(self, slot: WorkerSlot, told: str, error: str) -> None:
-        training = slot.training
         self._count_loss(
             slot,
             told,
             Reason.LOST,
-            f"the training {training.id} ({training.candidate.layout}) lost its worker {MAX_WORKER_LOSSES} "
-            f"times, and got no further than epoch {self._reached[training.id]} in between. {error}\n"
-            "Where memory is short, fewer trainings side by side (--workers) leave more for each.",
+            f"lost its worker {MAX_WORKER_LOSSES} times",
+            f"{error}\nWhere memory is short, fewer trainings side by side (--workers) leave more for each.",
         )
 
     def _avoid(self, slot: WorkerSlot) -> None:
         key = slot.training.id
-        self._avoided[key] = self._hosts.avoidable(self._avoided.get(key, frozenset()) | {slot.node})
+        self._avoided[key] = self._hosts.avoidable(self._avoided[key] | {slot.node})
 
-    def _count_loss(self, slot: WorkerSlot, told: str, reason: Reason, message: str) -> None:
+    def _count_loss(self, slot: WorkerSlot, told: str, reason: Reason, what: str, advice: str) -> None:
         """Count an attempt that ended by no fault of the candidate. The last of too many ends the training."""
         key = slot.training.id
         self._losses[key] += 1
         if key in self._requested and self._losses[key] >= MAX_WORKER_LOSSES:
             self._ended.add(key)
+            message = (
+                f"the training {key} ({slot.training.candidate.layout}) {what}, and got no further than epoch "
+                f"{self._reached[key]} in between. {advice}"
+            )
             self._fail(slot.training, reason, message)
         else:
             self._put_back(slot, told)

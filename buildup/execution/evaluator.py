@@ -14,7 +14,6 @@ class Evaluator(Protocol):
     @property
     def workers(self) -> int:
         """How many trainings run side by side."""
-        ...
 
     def request(self, trainings: Sequence[Training]) -> None:
         """Start the first of these as workers become free, in this order, and stop what runs but is not listed.
@@ -22,15 +21,12 @@ class Evaluator(Protocol):
         A running training continues for as long as it is listed. One that is stopped this way ends with a failure for
         the reason `unneeded`. A training that has ended is not started again.
         """
-        ...
 
     def next_event(self, timeout: float | None = None) -> Event | None:
         """The next event, waiting for it up to `timeout` seconds; None when nothing happened."""
-        ...
 
     def close(self) -> None:
         """Stop all trainings. They keep their checkpoints."""
-        ...
 
 
 def room(devices: float, share: float) -> float:

@@ -19,7 +19,7 @@ import ray
 
 from buildup.errors import BuildupError, ResourceError
 from buildup.execution import has_token
-from buildup.execution.ray_nodes import ACCELERATOR, check_resources, grows, words
+from buildup.execution.ray_nodes import ACCELERATOR, alive_nodes, check_resources, grows, words
 
 Value = TypeVar("Value")
 
@@ -69,7 +69,7 @@ def start_ray(cpus: int, gpus: int | None, address: str | None, verbose: bool) -
 
 def gpus_of(address: str) -> float:
     with _connected(address):
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+        nodes = [node["Resources"] for node in alive_nodes()]
         return float(sum(one.get("GPU", 0.0) for one in nodes if not any(APPLE.fullmatch(name) for name in one)))
 
 
@@ -77,8 +77,8 @@ def accelerators_of(address: str) -> dict[str, float]:
     """The number of GPUs of each kind that a cluster has, as Ray names them, the most numerous first."""
     found: Counter[str] = Counter()
     with _connected(address):
-        for node in ray.nodes():  # type: ignore[no-untyped-call]
-            for name in node["Resources"] if node["Alive"] else ():
+        for node in alive_nodes():
+            for name in node["Resources"]:
                 if name.startswith(ACCELERATOR):
                     found[name.removeprefix(ACCELERATOR)] += node["Resources"].get("GPU", 0)
     return {name: count for name, count in found.most_common() if count}

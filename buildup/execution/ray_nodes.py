@@ -43,7 +43,7 @@ def check_resources(resources: Mapping[str, float], workers: int, address: str |
         raise ResourceError(f"{gpus:g} GPUs per training: Ray gives a share of one GPU, or a whole number of them.")
     found = places(resources)
     if found < workers and not (address and grows()):
-        nodes = [node["Resources"] for node in _nodes()]
+        nodes = [node["Resources"] for node in alive_nodes()]
         exists = "; ".join(
             f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes if node.get("CPU")
         )
@@ -81,7 +81,7 @@ def check_nodes(
     problems: list[str] = []
     parent = next(parent for parent in folder.absolute().parents if parent.is_dir())
     with probe_in(remote) if remote else _probe(parent) as probe:
-        with_room = [node for node in _nodes() if _room_of(node, resources)]
+        with_room = [node for node in alive_nodes() if _room_of(node, resources)]
         for host, found in _ask_nodes(with_room, probe):
             if isinstance(found, str):
                 log.warning(
@@ -155,11 +155,11 @@ def _on_node(node: str, function: Callable[..., object], *arguments: object) -> 
 
 def places(resources: Mapping[str, float], without: Set[str] = frozenset()) -> float:
     """How many workers fit on the machines of Ray, apart from some that are named by Ray's ids."""
-    nodes = [node for node in _nodes() if node["NodeID"] not in without]
+    nodes = [node for node in alive_nodes() if node["NodeID"] not in without]
     return sum(_room_of(node, resources) for node in nodes)
 
 
-def _nodes() -> list[dict[str, Any]]:
+def alive_nodes() -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
 
 

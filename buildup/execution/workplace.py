@@ -41,23 +41,18 @@ class Workplace(Protocol):
 
     def open(self) -> Failure | None:
         """Take the attempt for this process, or return why this machine can't. Raises if another process has it."""
-        ...
 
     def is_stopped(self) -> bool:
         """Whether the driver has asked for the end of the attempt."""
-        ...
 
     def note(self) -> None:
         """An epoch has ended, so files have changed."""
-        ...
 
     def finish(self) -> None:
         """The final record is written. Raises `OSError` if it can't be kept."""
-        ...
 
     def close(self) -> None:
         """The attempt has ended, with a record or without."""
-        ...
 
 
 class SharedFolder:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from math import ceil, sqrt
-from typing import Protocol
 
 FIRST_HEADS = 3
 """Heads in the fourth stage from the end; they double from stage to stage: 3, 6, 12, 24."""
@@ -11,17 +10,6 @@ HEAD_SIZE = 64
 """Head size of the paper's block, and the maximum elsewhere."""
 LEAST_HEAD_SIZE, MOST_HEAD_SIZE = 16, 80
 """The number of heads is lowered or raised until a head has this many channels."""
-
-
-class ReplacedBlock(Protocol):
-    """What must be known of a block that attention takes the place of (`Block` in `network.py`)."""
-
-    @property
-    def in_shape(self) -> tuple[int, int, int]: ...
-    @property
-    def params(self) -> int | None: ...
-    @property
-    def expansion(self) -> int | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +22,13 @@ class AttentionSize:
 
 
 def attention_size(
-    block: ReplacedBlock, *, usual_heads: int, heads: int | None = None, head_size: int | None = None
+    channels: int,
+    params: int | None,
+    expansion: int | None = None,
+    *,
+    usual_heads: int,
+    heads: int | None = None,
+    head_size: int | None = None,
 ) -> AttentionSize:
     """The size of attention in place of a block.
 
@@ -52,30 +46,29 @@ def attention_size(
     rounded to a multiple of 8, 64 at most. Then w is solved for again, which meets P within 15 % for P from C^2 to
     18*C^2 and C from 16 to 2048. The minimum is one head of 8 channels and a width of 2.
 
-    >>> from buildup.graph.network import Block
-    >>> convnext = Block(path="stages.0.blocks.2", in_shape=(96, 56, 56), out_shape=(96, 56, 56), params=79296)
-    >>> attention_size(convnext, usual_heads=3)
+    >>> attention_size(96, 79296, usual_heads=3)  # stages.0.blocks.2 of ConvNeXt
     AttentionSize(heads=3, head_size=64, width=88)
 
     Args:
-        block: The block to replace.
+        channels: Channels of the maps that the replaced block reads.
+        params: Its parameters, if they are known.
+        expansion: In a ResNet, the channels divided by those that its 3x3 convolution reads; None elsewhere.
         usual_heads: Number of heads that the rule gives the stage.
         heads: Requested number of heads, kept whatever the block is.
         head_size: Requested head size, kept likewise.
     """
-    if block.expansion is not None or block.params is None:
+    if expansion is not None or params is None:
         head_size = head_size or HEAD_SIZE
-        if block.expansion is not None:
-            usual_heads = min(usual_heads, max(1, 3 * (block.in_shape[0] // block.expansion) // head_size))
+        if expansion is not None:
+            usual_heads = min(usual_heads, max(1, 3 * (channels // expansion) // head_size))
         return AttentionSize(heads=heads or usual_heads, head_size=head_size, width=None)
-    channels, budget = block.in_shape[0], block.params
-    inner = (sqrt(16 * channels**2 + 36 * budget) - 4 * channels) / 6
+    inner = (sqrt(16 * channels**2 + 36 * params) - 4 * channels) / 6
     if heads is None and head_size is None:
         heads = max(ceil(inner / MOST_HEAD_SIZE), min(usual_heads, int(inner / LEAST_HEAD_SIZE)), 1)
     heads = heads or max(1, round(inner / (head_size or HEAD_SIZE)))
     head_size = head_size or min(HEAD_SIZE, max(8, 8 * round(inner / heads / 8)))
     inner = heads * head_size
-    width = (budget - inner * channels) / (channels + 3 * inner)
+    width = (params - inner * channels) / (channels + 3 * inner)
     unit = 8 if width >= 24 else 2  # multiples of 8 are too coarse for small widths
     # The upper bound matters only where few heads were requested.
     width = min(max(unit, unit * round(width / unit)), 2 * channels)

@@ -230,7 +230,8 @@ class Network:
         number, index = self.position(path)
         block = self.stages[number].blocks[index]
         if isinstance(kind, str):
-            size = attention_size(block, usual_heads=heads_at(FIRST_HEADS, number, len(self.stages)))
+            usual_heads = heads_at(FIRST_HEADS, number, len(self.stages))
+            size = attention_size(block.in_shape[0], block.params, block.expansion, usual_heads=usual_heads)
             fitting = {**asdict(size), "window": window_for(self.stages[number].size)}
             unset = {name: value for name, value in fitting.items() if name not in settings}
             kind = placed_kind(kind, settings, unset)

@@ -88,29 +88,25 @@ def network_to_values(network: Network) -> dict[str, Any]:
 def network_from_values(values: dict[str, Any]) -> Network:
     """The network that `network_to_values` wrote down. Raises `LayoutError` for other values."""
     try:
-        return _network(values)
+        return Network(
+            base=values["base"],
+            base_args=dict(values["base_args"]),
+            stem=values["stem"],
+            shrunk=tuple(values.get("shrunk", {}).items()),
+            input_shape=_shape(values["input_shape"]),
+            num_classes=values["num_classes"],
+            stages=tuple(
+                Stage(
+                    name=stage["name"],
+                    grows=stage.get("grows", True),
+                    blocks=tuple(_block_from_values(block) for block in stage["blocks"]),
+                )
+                for stage in values["stages"]
+            ),
+            edges=tuple((source, target) for source, target in values["edges"]),
+        )
     except (LookupError, TypeError, ValueError, AttributeError) as problem:
         raise LayoutError(f"this is no network ({type(problem).__name__}: {problem}).") from None
-
-
-def _network(values: dict[str, Any]) -> Network:
-    return Network(
-        base=values["base"],
-        base_args=dict(values["base_args"]),
-        stem=values["stem"],
-        shrunk=tuple(values.get("shrunk", {}).items()),
-        input_shape=_shape(values["input_shape"]),
-        num_classes=values["num_classes"],
-        stages=tuple(
-            Stage(
-                name=stage["name"],
-                grows=stage.get("grows", True),
-                blocks=tuple(_block_from_values(block) for block in stage["blocks"]),
-            )
-            for stage in values["stages"]
-        ),
-        edges=tuple((source, target) for source, target in values["edges"]),
-    )
 
 
 def _block_from_values(values: dict[str, Any]) -> Block:

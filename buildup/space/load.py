@@ -59,8 +59,7 @@ def read_mapping(path: Path, error: type[RequestError], what: str) -> dict[str, 
 
 def _read(path: Path) -> SearchSpace:
     values = read_mapping(path, SpaceError, "space file")
-    own = {field.name for field in fields(SearchSpace)} - {"settings"}
-    of_kinds = {name for letter in known_kinds() for name in settable(letter)} - own
+    of_kinds = {name for letter in known_kinds() for name in settable(letter)} - _keys(SearchSpace)
     others = tuple((name, values.pop(name)) for name in list(values) if name in of_kinds)
     problems = _unknown_keys(values, SearchSpace, "")
     if not isinstance(values.get("description", ""), str):
@@ -84,7 +83,6 @@ def _read(path: Path) -> SearchSpace:
     problems += _unknown_keys(tune or {}, Tuning, "tune: ")
     tuning = Tuning(**_frozen(_known(tune, Tuning))) if tune is not None else None
     settings = {"name": path.stem, "description": "", **_frozen(_known(values, SearchSpace))}
-    settings.pop("settings", None)  # an unknown key in a file
     try:
         space = SearchSpace(**settings, settings=others, stages=tuple(known_stages) if stages else None, tune=tuning)
     except SpaceError as error:
@@ -94,14 +92,18 @@ def _read(path: Path) -> SearchSpace:
     return space
 
 
+def _keys(schema: type) -> set[str]:
+    """The fields of a part of a space that stand in its file."""
+    return {field.name for field in fields(schema)} - {"name", "settings"}
+
+
 def _unknown_keys(values: dict[str, Any], schema: type, prefix: str) -> list[str]:
-    known = {field.name for field in fields(schema)} - ({"name", "settings"} if schema is SearchSpace else set())
+    known = _keys(schema)
     return [f"{prefix}{unknown('key', str(key), known)}" for key in values if key not in known]
 
 
 def _known(values: dict[str, Any], schema: type) -> dict[str, Any]:
-    names = {field.name for field in fields(schema)}
-    return {key: value for key, value in values.items() if key in names}
+    return {key: value for key, value in values.items() if key in _keys(schema)}
 
 
 def _frozen(values: dict[str, Any]) -> dict[str, Any]:

@@ -63,8 +63,7 @@ class Tuning:
         kinds = tuple(map(str, self.kind)) if isinstance(self.kind, tuple) and self.kind else placed
         if problem := _count(self.tries, 1):
             yield f"tune.tries {problem}"
-        lists: dict[str, object] = {"kind": self.kind, "window": self.window}
-        lists |= {"heads": self.heads, "head_size": self.head_size}
+        lists: dict[str, object] = {name: getattr(self, name) for name in _EXAMPLES}
         for name, values in lists.items():
             if not isinstance(values, tuple) or len(set(map(repr, values))) < len(values):
                 found = list(values) if isinstance(values, tuple) else repr(values)

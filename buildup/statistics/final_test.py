@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from math import inf, sqrt
 from statistics import fmean, stdev
 
+from buildup.errors import counted
 from buildup.statistics.distributions import t_quantile
 from buildup.statistics.mixed_model import unshrunken
 from buildup.statistics.paired_difference import Comparison, Pair, compare
@@ -40,11 +41,11 @@ def claim(
     selection.
     """
     compared = compare(pairs, objective)
-    found, gain, seeds = unshrunken(compared, tuple(earlier), objective.seed_deviation), compared.gain, compared.seeds
+    found = unshrunken(compared, tuple(earlier), objective.seed_deviation)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
-    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {seeds} fresh seed{'s' if seeds > 1 else ''}"
-    shown = f"{gain:+.2f} {objective.said} over the {against}"
+    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {counted(compared.seeds, 'fresh seed')}"
+    shown = f"{compared.gain:+.2f} {objective.said} over the {against}"
     if failed:
         sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."
     elif low > 0:
@@ -54,7 +55,7 @@ def claim(
     else:
         sentence = f"Not proven: {shown} are not enough to tell a gain from chance ({ci})."
     claimed = low > 0 and not failed
-    return Claim(against=against, gain=gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
+    return Claim(against=against, gain=compared.gain, ci=(low, high), level=level, claimed=claimed, sentence=sentence)
 
 
 def no_claim(against: str, failed: Sequence[str]) -> Claim:

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from buildup.errors import counted
 from buildup.registry import Registry
 from buildup.statistics.distributions import normal_cdf
 from buildup.statistics.mixed_model import posterior, unshrunken
@@ -103,11 +104,10 @@ class PointJudge:
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
         gain, keep = current.gain, current.gain > self.min_gain
-        count = f"{current.seeds} seed{'s' if current.seeds > 1 else ''}"
         side = "over" if gain > 0 else "against"
         compared = f", {'more' if keep else 'not more'} than the {self.min_gain:g} asked for" if self.min_gain else ""
-        points = f"{gain:+.2f} {self.objective.said}"
-        how = f"{points} {side} its parent{compared} ({count}, no interval: chance is not ruled out)"
+        points, seeds = f"{gain:+.2f} {self.objective.said}", counted(current.seeds, "seed")
+        how = f"{points} {side} its parent{compared} ({seeds}, no interval: chance is not ruled out)"
         return Verdict(
             verdict="keep" if keep else "drop",
             gain=gain,
@@ -141,11 +141,10 @@ class IntervalJudge:
     def judge(
         self, current: Comparison, earlier: Sequence[Comparison], *, first: int, last: int, share: float
     ) -> Verdict | None:
+        estimate, tail = posterior, round(1 - LIKELY, 9)
         if self.corrected:
-            found = unshrunken(current, tuple(earlier), self.objective.seed_deviation)
-            tail = error_bounds(first, last, round(ERROR * share, 9))[current.seeds - first]
-        else:
-            found, tail = posterior(current, earlier, self.objective), round(1 - LIKELY, 9)
+            estimate, tail = unshrunken, error_bounds(first, last, round(ERROR * share, 9))[current.seeds - first]
+        found = estimate(current, tuple(earlier), self.objective.seed_deviation)
         probability = found.probability_above(self.min_gain)
         hope = HOPE + (self.hope - HOPE) * (current.seeds - first) / max(1, last - first)
         if current.seeds < last and hope < probability < 1 - tail - EDGE:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import accumulate, combinations
 from math import comb, exp, log
 
 STEPS = 60
@@ -114,10 +114,6 @@ def _logs(sizes: tuple[int, ...]) -> tuple[float, ...]:
     ways = [1]
     for size in (size for most in sizes for size in range(2, most + 1)):
         # The next member of a group takes one of `size` places, and adds 0 to `size` - 1 inversions.
-        grown, running = [], 0
-        for number in range(len(ways) + size - 1):
-            running += ways[number] if number < len(ways) else 0
-            running -= ways[number - size] if number - size >= 0 else 0
-            grown.append(running)
-        ways = grown
+        sums, known = [0, *accumulate(ways)], len(ways)
+        ways = [sums[min(number, known)] - sums[max(0, number - size)] for number in range(1, known + size)]
     return tuple(log(number) for number in ways)

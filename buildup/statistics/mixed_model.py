@@ -33,7 +33,6 @@ import numpy.typing as npt
 
 from buildup.statistics.distributions import normal_cdf
 from buildup.statistics.paired_difference import Comparison
-from buildup.trials.objective import ACCURACY, Objective
 
 Array = npt.NDArray[np.float64]
 
@@ -92,21 +91,12 @@ class NormalMixture:
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
 
-def posterior(current: Comparison, earlier: Sequence[Comparison], objective: Objective = ACCURACY) -> NormalMixture:
-    """The posterior of the gain of the current comparison, given the earlier ones of the run."""
-    return _posterior(current, tuple(earlier[-MOST_EARLIER:]), objective.seed_deviation)
-
-
-def total_gain(
-    comparisons: Sequence[Comparison], kept: Sequence[bool], objective: Objective = ACCURACY
-) -> NormalMixture:
-    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
-    return _total(tuple(comparisons), tuple(map(float, kept)), objective.seed_deviation)
-
-
 @lru_cache(maxsize=4096)
 def unshrunken(current: Comparison, earlier: tuple[Comparison, ...], unit: float) -> NormalMixture:
-    """The gain of the current comparison without a prior for gains; only the noise learns from earlier ones."""
+    """The gain of the current comparison without a prior for gains; only the noise learns from earlier ones.
+
+    `unit` is the prior seed deviation of the objective, here and below.
+    """
     variances, logs = _noise((*earlier[-MOST_EARLIER:], current), unit, CAUTIOUS_WEIGHTS)
     return NormalMixture(
         _normalised(logs),
@@ -116,13 +106,14 @@ def unshrunken(current: Comparison, earlier: tuple[Comparison, ...], unit: float
 
 
 @lru_cache(maxsize=4096)
-def _posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float) -> NormalMixture:
-    """The posterior of one gain.
+def posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float) -> NormalMixture:
+    """The posterior of the gain of the current comparison, given the earlier ones of the run.
 
     The earlier verdicts tell the noise of the current one, as far as it is that of a network that they share, and the
     size that gains have. The current gain has that size, or with probability 1 - `SAME_SIZE` one of its own.
     """
     means, sizes, prior = _prior(unit)
+    earlier = earlier[-MOST_EARLIER:]
     known = (*earlier, current)
     covariances, logs = _covariances(known, unit)
     noise, own = np.zeros((len(logs), len(sizes))), covariances[:, -1, -1, None]
@@ -148,12 +139,11 @@ def _posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float
     return NormalMixture(found[likely] / found[likely].sum(), expected[likely], deviations[likely])
 
 
-@lru_cache(maxsize=64)
-def _total(known: tuple[Comparison, ...], contrast: tuple[float, ...], unit: float) -> NormalMixture:
-    """The posterior of a weighted sum of gains of one size."""
+def total_gain(comparisons: Sequence[Comparison], kept: Sequence[bool], unit: float) -> NormalMixture:
+    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
     means, sizes, prior = _prior(unit)
-    gains, weights = np.array([one.gain for one in known]), np.array(contrast)
-    covariances, logs = _covariances(known, unit)
+    gains, weights = np.array([one.gain for one in comparisons]), np.array(kept, dtype=float)
+    covariances, logs = _covariances(comparisons, unit)
     spread, rest, axes = _turned(covariances, gains, means, sizes)
     likelihood = -0.5 * (rest**2 / spread + np.log(spread)).sum(2)
     turned = (weights @ axes)[:, None, :]

@@ -98,6 +98,13 @@ class RemoteFolder:
                 destination_filesystem=filesystem,
             )
 
+    def write(self, name: str, text: str) -> None:
+        """Write a small file into it."""
+        with TemporaryDirectory() as temporary:
+            path = Path(temporary) / name
+            path.write_text(text, encoding="utf-8")
+            self.put(path)
+
     def has(self, name: str) -> bool:
         with self._telling("read"):
             filesystem, root = _opened(self.url)
@@ -175,20 +182,15 @@ def check_remote(url: str, name: str) -> None:
 
 
 def mark_remote(folder: RemoteFolder) -> None:
-    with TemporaryDirectory() as temporary:
-        path = Path(temporary) / MARKER
-        path.write_text("The trainings of a run of buildup write here.\n", encoding="utf-8")
-        folder.put(path)
+    folder.write(MARKER, "The trainings of a run of buildup write here.\n")
 
 
 @contextmanager
 def probe_in(folder: RemoteFolder) -> Iterator[str]:
     """Write a small file, yield its URL, and remove it at the end."""
-    with TemporaryDirectory() as temporary:
-        path = Path(temporary) / f".buildup-{uuid4().hex[:8]}"
-        path.touch()
-        folder.put(path)
-        try:
-            yield (folder / path.name).url
-        finally:
-            folder.remove(path.name)
+    name = f".buildup-{uuid4().hex[:8]}"
+    folder.write(name, "")
+    try:
+        yield (folder / name).url
+    finally:
+        folder.remove(name)

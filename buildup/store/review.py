@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -245,15 +247,7 @@ def _graph_attributes(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, str
     """Figures as the dashboard keeps them, which `save_plotly_graph_object` would write for a figure of Plotly."""
     study = optuna.create_study()
     for name, figure in figures.items():
-        save_plotly_graph_object(study, _Json(figure), graph_object_id=name)
+        # Of a figure of Plotly, no more than this is asked for.
+        as_json = SimpleNamespace(to_json=partial(json.dumps, figure))
+        save_plotly_graph_object(study, as_json, graph_object_id=name)
     return {str(key): str(value) for key, value in study._storage.get_study_system_attrs(study._study_id).items()}
-
-
-@dataclass(frozen=True)
-class _Json:
-    """A figure, as far as the dashboard asks Plotly's for anything."""
-
-    values: Mapping[str, Any]
-
-    def to_json(self) -> str:
-        return json.dumps(self.values)

@@ -63,7 +63,7 @@ def opened_storage(url: str | None, folder: Path) -> Iterator[BaseStorage]:
         yield storage
 
 
-def check_storage(url: str | None, study_name: str | None = None) -> None:
+def check_storage(url: str | None, study_name: str) -> None:
     """Raise if a storage can't be used, or holds a study of this name already. Nothing is written to a file."""
     if url is None:
         return
@@ -176,12 +176,6 @@ def _is_outage(error: BaseException) -> bool:
     return any(isinstance(one, OperationalError | InterfaceError) for one in chain)
 
 
-def _end_waiting_for_postgres() -> None:
-    """Have psycopg2 wait for answers in Python. Its own wait has no limit, and holds up Ctrl-C."""
-    with suppress(ImportError):  # which is reported when the storage is opened
-        import_module("psycopg2.extensions").set_wait_callback(_wait_for_postgres)
-
-
 def _wait_for_postgres(connection: Any) -> None:
     psycopg2 = import_module("psycopg2.extensions")
     seconds = ANSWER_TIMEOUT if connection.status in {psycopg2.STATUS_READY, psycopg2.STATUS_BEGIN} else CONNECT_TIMEOUT
@@ -245,7 +239,9 @@ def _database(url: URL) -> RDBStorage:
         # Trainings take long, and servers drop idle connections.
         engine = {"connect_args": {"connect_timeout": CONNECT_TIMEOUT}, "pool_pre_ping": True}
         if url.drivername.endswith("+psycopg2"):
-            _end_waiting_for_postgres()
+            # psycopg2's own wait for answers has no limit, and holds up Ctrl-C.
+            with suppress(ImportError):  # which is reported below
+                import_module("psycopg2.extensions").set_wait_callback(_wait_for_postgres)
             # Else a connection whose machine is gone is noticed after two hours.
             engine["connect_args"] |= {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
         elif backend == "mysql":

@@ -20,12 +20,9 @@ from buildup.store.run_dir import METRICS_FILE, read_epochs, trainings_in
 from buildup.store.storage import cause_of, hide_password, opened_storage, way_back
 from buildup.trials.decision import decision_from_values
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Outcome, Score, short_hash
+from buildup.trials.outcome import PER_IMAGE, Epoch, Outcome, Score, short_hash
 from buildup.trials.training import CHECKS
 
-CORRECT = "correct.bits"
-LOSSES = "losses.f16"
-VALIDATED = "validated.bits"
 MARK = "buildup"
 """The study attribute that identifies a study of this program."""
 CONCLUSION = "final"
@@ -142,16 +139,11 @@ def history_of(folder: Path, study: Study, revision: int = 0, epochs: int | None
             curves[key] = curve
         if trial.state is TrialState.COMPLETE:
             assert trial.value is not None
-            correct = _per_image(trainings / key / CORRECT, trial.user_attrs.get("correct_hash"))
-            losses = _per_image(trainings / key / LOSSES, trial.user_attrs.get("losses_hash"))
-            validated = _per_image(trainings / key / VALIDATED, trial.user_attrs.get("validated_hash"))
-            outcomes[key] = Score(
-                accuracy=trial.value,
-                correct=correct,
-                losses=losses,
-                validated=validated,
-                **trial.user_attrs["score"],
-            )
+            images: dict[str, Any] = {
+                name: _per_image(trainings / key / file, trial.user_attrs.get(f"{name}_hash"))
+                for name, file in PER_IMAGE.items()
+            }
+            outcomes[key] = Score(accuracy=trial.value, **images, **trial.user_attrs["score"])
         elif (
             trial.state is TrialState.FAIL
             and trial.number not in set_aside

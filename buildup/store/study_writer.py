@@ -40,14 +40,11 @@ from buildup.store.run_dir import (
 from buildup.store.storage import artifact_store, hide_password, make_durable, opened_storage, reporting_lost_storage
 from buildup.store.study_reader import (
     CONCLUSION,
-    CORRECT,
     EPOCHS,
     FORMAT,
-    LOSSES,
     MARK,
     REUSED,
     SET_ASIDE,
-    VALIDATED,
     decision_key,
     existing_storage,
     history_of,
@@ -57,7 +54,7 @@ from buildup.store.study_reader import (
 from buildup.trials.decision import Decision, decision_to_values
 from buildup.trials.event import Event, Started
 from buildup.trials.history import History
-from buildup.trials.outcome import Epoch, Failure, Reason, Record, Score, epoch_to_values
+from buildup.trials.outcome import PER_IMAGE, Epoch, Failure, Reason, Record, Score, epoch_to_values
 from buildup.trials.training import Candidate, Training
 
 MOST_HEADS = 4096
@@ -348,13 +345,9 @@ class StudyWriter:
         outcome = entry.truncated_outcome(record.outcome)
         ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
         if isinstance(outcome, Score):
-            for name, images in (
-                (CORRECT, outcome.correct),
-                (LOSSES, outcome.losses),
-                (VALIDATED, outcome.validated),
-            ):
-                if images is not None:
-                    write_atomic(self._trainings / key / name, images)
+            for name, file in PER_IMAGE.items():
+                if (images := getattr(outcome, name)) is not None:
+                    write_atomic(self._trainings / key / file, images)
             if source := reused_from(self._trainings / key):
                 ended[REUSED] = source
         for name, value in ended.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from buildup.graph.network import Network
 from buildup.trials.history import History
-from buildup.trials.outcome import Failure, Outcome, Reason, Score, short_hash
+from buildup.trials.outcome import PER_IMAGE, Failure, Outcome, Reason, Score, short_hash
 from buildup.trials.training import Training, candidate_id
 
 LONGEST_TEXT = 500
@@ -71,20 +71,18 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
             "device": outcome.device,
         },
     }
-    if outcome.correct is not None:
-        values["correct_hash"] = outcome.correct_hash
-        parent = history.outcome(known["parent"], known["seed"]) if known["parent"] else None
-        if (
-            isinstance(parent, Score)
-            and parent.correct is not None
-            and parent.validated == outcome.validated
-            and parent.images == outcome.images
-        ):
-            values["agreement"] = agreement(outcome, parent)
-    if outcome.losses is not None:
-        values["losses_hash"] = outcome.losses_hash
-    if outcome.validated is not None:
-        values["validated_hash"] = short_hash(outcome.validated)
+    for name in PER_IMAGE:
+        if (images := getattr(outcome, name)) is not None:
+            values[f"{name}_hash"] = short_hash(images)
+    parent = history.outcome(known["parent"], known["seed"]) if known["parent"] else None
+    if (
+        isinstance(parent, Score)
+        and outcome.correct is not None
+        and parent.correct is not None
+        and parent.validated == outcome.validated
+        and parent.images == outcome.images
+    ):
+        values["agreement"] = agreement(outcome, parent)
     if "throughput" in outcome.metrics:
         values["throughput"] = outcome.metrics["throughput"]
     return values

@@ -44,22 +44,6 @@ Choose = Callable[[Sequence[BlockKind], Sequence[TriedVariant], str], BlockKind]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A place where variants are tried."""
-
-    path: str
-    kept: BlockKind
-    variants: tuple[BlockKind, ...]
-    tries: int
-    choose: Choose | None
-    """None if the variants are tried in order."""
-    share: float
-    rng: str
-    go_on: Callable[[Candidate], Step | None]
-    """Gives the step after this place, from the best network."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Variant:
     """The step that tries one variant of the settings at a place where a block was kept.
 
@@ -69,7 +53,16 @@ class Variant:
     `Choose` function selects the next one by the gains so far, so the next step can't be predicted.
     """
 
-    place: Place
+    path: str
+    kept_first: BlockKind
+    variants: tuple[BlockKind, ...]
+    tries: int
+    choose: Choose | None
+    """None if the variants are tried in order."""
+    share: float
+    rng: str
+    go_on: Callable[[Candidate], Step | None]
+    """Gives the step after this place, from the best network."""
     best: Candidate
     best_gain: float = 0.0
     """The gain of the best network over the block that was kept first."""
@@ -82,24 +75,20 @@ class Variant:
     @property
     def possible(self) -> tuple[Candidate, ...]:
         """All candidates that may be tried here, as long as none is kept."""
-        return tuple(self._with(kind) for kind in self.place.variants)
-
-    @property
-    def share(self) -> float:
-        return self.place.share
+        return tuple(self._with(kind) for kind in self.variants)
 
     @property
     def tries_left(self) -> int:
         """The number of variants to try from here on, including this one."""
-        return self.place.tries - len(self.tried)
+        return self.tries - len(self.tried)
 
     def after(self, decision: Decision) -> Step | None:
-        if self.place.choose is None or self.tries_left == 1:
+        if self.choose is None or self.tries_left == 1:
             return self.successor(decision.kept)
         return self._next(decision.kept, self.best_gain + decision.gain if decision.scores else None)
 
     def successor(self, kept: bool) -> Step | None:
-        if self.tries_left > 1 and self.place.choose is not None:
+        if self.tries_left > 1 and self.choose is not None:
             return None
         return self._if_kept if kept else self._if_dropped
 
@@ -109,11 +98,11 @@ class Variant:
     @cached_property
     def without(self) -> Step | None:
         """The step after this place if no variant from here on is kept."""
-        return self.place.go_on(self.best)
+        return self.go_on(self.best)
 
     @cached_property
     def _if_kept(self) -> Step | None:
-        return self.place.go_on(self.candidate) if self.tries_left == 1 else self._next(True, 0.0)
+        return self.go_on(self.candidate) if self.tries_left == 1 else self._next(True, 0.0)
 
     @cached_property
     def _if_dropped(self) -> Step | None:
@@ -121,16 +110,15 @@ class Variant:
 
     @cached_property
     def _kind(self) -> BlockKind:
-        place = self.place
-        if place.choose is None:
-            return place.variants[len(self.tried)]
+        if self.choose is None:
+            return self.variants[len(self.tried)]
         known = {one.kind for one in self.tried}
-        untried = [kind for kind in place.variants if kind not in known]
-        first = TriedVariant(kind=place.kept, gain=0.0)
-        return place.choose(untried, (first, *self.tried), f"{place.rng}/{place.path}/{len(self.tried)}")
+        untried = [kind for kind in self.variants if kind not in known]
+        first = TriedVariant(kind=self.kept_first, gain=0.0)
+        return self.choose(untried, (first, *self.tried), f"{self.rng}/{self.path}/{len(self.tried)}")
 
     def _with(self, kind: BlockKind) -> Candidate:
-        edit = replacement(self.best.network, self.place.path, kind)
+        edit = replacement(self.best.network, self.path, kind)
         return Candidate(network=apply(self.best.network, edit), parent=self.best, edits=(edit,))
 
     def _next(self, kept: bool, gain: float | None) -> Step:
@@ -214,18 +202,23 @@ class _Try:
 
     @cached_property
     def _if_kept(self) -> Step | None:
-        move, tries = self.stages[0][self.number], self._tries
-        place = Place(
+        move, tries = self.stages[0][self.number], self._tries[self.number]
+        if not tries:
+            return self._go_on(self.candidate)
+        return Variant(
             path=move.path,
-            kept=move.kind,
+            kept_first=move.kind,
             variants=move.variants,
-            tries=tries[self.number],
-            choose=self.rule.choose if tries[self.number] < len(move.variants) else None,
-            share=(self.budget - self._for_places) / max(1, sum(tries)),
+            tries=tries,
+            choose=self.rule.choose if tries < len(move.variants) else None,
+            share=(self.budget - self._for_places) / sum(self._tries),
             rng=str(self.rule.seed),
-            go_on=lambda best: self._next(replace(self, best=best, built_on=best, in_a_row=0)),
+            go_on=self._go_on,
+            best=self.candidate,
         )
-        return Variant(place=place, best=self.candidate) if place.tries else place.go_on(self.candidate)
+
+    def _go_on(self, best: Candidate) -> Step | None:
+        return self._next(replace(self, best=best, built_on=best, in_a_row=0))
 
     @cached_property
     def _if_dropped(self) -> Step | None:

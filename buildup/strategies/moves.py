@@ -222,7 +222,9 @@ def _kind(
     stages = len(network.stages)
     heads = space.stage(number).heads or (None if space.heads == "auto" else heads_at(space.heads, number, stages))
     size = attention_size(
-        block,
+        block.in_shape[0],
+        block.params,
+        block.expansion,
         usual_heads=heads_at(FIRST_HEADS, number, stages),
         heads=asked.get("heads", heads),
         head_size=asked.get("head_size", None if space.head_size == "auto" else space.head_size),

@@ -1,6 +1,6 @@
 """Interfaces of the search: strategies make rules, and a rule proposes steps, each of which knows its successors."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -68,33 +68,3 @@ class Strategy:
             f"strategy {self.name}: {names} of space {space.name} steer the build-up rule alone, and change nothing "
             "here."
         )
-
-
-def walk(first: Step | None, decisions: Iterable[Decision]) -> Step | None:
-    step = first
-    for decision in decisions:
-        if step is None:
-            break
-        step = step.after(decision)
-    return step
-
-
-def hypothetical(candidate: Candidate, kept: bool) -> Decision:
-    """A decision without scores, to ask a rule what would follow from it."""
-    return Decision(
-        step=0,
-        candidate=candidate.id,
-        parent=candidate.parent.id if candidate.parent else "",
-        edit=candidate.edit,
-        layout=candidate.layout,
-        scores=(),
-        parent_scores=(),
-        gain=0.0,
-        ci=(0.0, 0.0),
-        verdict="keep" if kept else "drop",
-        reason="hypothetical",
-        judge="",
-        level=0.0,
-        looks=0,
-        seeds=0,
-    )

@@ -12,6 +12,10 @@ START, IMITATION = "start_accuracy", "imitation_error"
 new blocks then imitate those that they replace."""
 
 
+PER_IMAGE = {"correct": "correct.bits", "losses": "losses.f16", "validated": "validated.bits"}
+"""The fields of a score that hold a value for each image, and their files in the folder of a training."""
+
+
 class Reason(StrEnum):
     """Why a training has no score."""
 
@@ -82,14 +86,6 @@ class Score:
     """The device model, such as NVIDIA A100-SXM4-40GB; several are joined by commas if it continued on another; empty
     if unknown."""
 
-    @property
-    def correct_hash(self) -> str:
-        return short_hash(self.correct or b"")
-
-    @property
-    def losses_hash(self) -> str:
-        return short_hash(self.losses or b"")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -137,9 +133,7 @@ def record_to_values(record: Record) -> dict[str, Any]:
             "score": {
                 "accuracy": outcome.accuracy,
                 "metrics": dict(outcome.metrics),
-                "correct": _text(outcome.correct),
-                "losses": _text(outcome.losses),
-                "validated": _text(outcome.validated),
+                **{name: _text(getattr(outcome, name)) for name in PER_IMAGE},
                 "images": outcome.images,
                 "seconds": outcome.seconds,
                 "device": outcome.device,
@@ -154,8 +148,8 @@ def record_from_values(values: dict[str, Any]) -> Record:
     outcome: Outcome
     if "score" in values:
         score = dict(values["score"])
-        correct, losses, validated = (_bytes(score.pop(name, None)) for name in ("correct", "losses", "validated"))
-        outcome = Score(**score, correct=correct, losses=losses, validated=validated)
+        images: dict[str, Any] = {name: _bytes(score.pop(name, None)) for name in PER_IMAGE}
+        outcome = Score(**score, **images)
     else:
         failure = values["failure"]
         outcome = Failure(reason=Reason(failure["reason"]), message=failure["message"], seconds=failure["seconds"])

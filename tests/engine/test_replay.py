@@ -139,6 +139,6 @@ def test_a_verdict_takes_no_ten_milliseconds_at_a_thousand_trainings() -> None:
 
 
 def test_what_is_left_is_counted_for_both_verdicts() -> None:
-    steps = make_replay(sketch("CCC|CCCC|CCCCCC|CCCC"), SPACE, judge="point", seeds=1)
-    assert steps.verdicts_left((), kept=False) == 4
-    assert steps.verdicts_left((), kept=True) == 1 + 2 + 3 + 2
+    view = make_replay(sketch("CCC|CCCC|CCCCCC|CCCC"), SPACE, judge="point", seeds=1).view(History())
+    assert view.verdicts_left(kept=False) == 4
+    assert view.verdicts_left(kept=True) == 1 + 2 + 3 + 2

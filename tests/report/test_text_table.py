@@ -15,8 +15,8 @@ from buildup.report.text_table import (
 from buildup.report.words import edited_paths
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import AlterNetRule
-from buildup.strategies.strategy import walk
 from buildup.trials.training import Candidate
+from hypothetical_decisions import walk
 
 HOSTILE = "<b>`|\x1b[2J\n# x"
 

@@ -30,7 +30,8 @@ comparisons = st.builds(
 def test_the_interval_holds_the_probability_that_it_says(
     current: Comparison, earlier: list[Comparison], level: float
 ) -> None:
-    for found in (posterior(current, earlier), unshrunken(current, tuple(earlier), UNIT)):
+    for estimate in (posterior, unshrunken):
+        found = estimate(current, tuple(earlier), UNIT)
         low, high = found.interval(level)
         inside = found.probability_above(low) - found.probability_above(high)
         assert inside == pytest.approx(level, abs=1e-6)
@@ -41,7 +42,7 @@ def test_one_point_of_the_grid_is_the_normal_posterior_of_the_textbook(monkeypat
         monkeypatch.setattr(mixed_model, name, value)
     monkeypatch.setattr(mixed_model, "DEVIATIONS", (1.0,))
     monkeypatch.setattr(mixed_model, "DEVIATION_WEIGHTS", (1,))
-    mixed_model._posterior.cache_clear()
+    posterior.cache_clear()
     # Base b, a candidate x kept on 3 seeds, and y on top of it with 5; by hand from the covariance of network means.
     first = one(0.7, candidate="x", parent="b")
     second = one(-0.2, seeds=5, candidate="y", parent="x", shared_variance=0.1)
@@ -50,13 +51,13 @@ def test_one_point_of_the_grid_is_the_normal_posterior_of_the_textbook(monkeypat
     size, mean = 2.0 * UNIT, -2.0 * UNIT
     covariance = np.linalg.inv(np.linalg.inv(noise) + np.eye(2) / size**2)
     expected = covariance @ (np.linalg.inv(noise) @ [0.7, -0.2] + mean / size**2)
-    found = posterior(second, [first])
+    found = posterior(second, (first,), UNIT)
     assert found.means == pytest.approx(expected[1:])
     assert found.deviations**2 == pytest.approx(covariance[1:, 1])
-    both = total_gain([first, second], [True, True])
+    both = total_gain([first, second], [True, True], UNIT)
     assert both.means == pytest.approx([expected.sum()])
     assert both.deviations**2 == pytest.approx([covariance.sum()])
-    mixed_model._posterior.cache_clear()
+    posterior.cache_clear()
 
 
 def test_sizes_are_weighed_by_their_likelihood(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,15 +65,15 @@ def test_sizes_are_weighed_by_their_likelihood(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setattr(mixed_model, name, value)
     monkeypatch.setattr(mixed_model, "DEVIATIONS", (1.0,))
     monkeypatch.setattr(mixed_model, "DEVIATION_WEIGHTS", (1,))
-    mixed_model._posterior.cache_clear()
+    posterior.cache_clear()
     rows = [one(gain, candidate=f"c{number}", parent="b") for number, gain in enumerate((1.5, -2.0, 0.4))]
     each = (0.34 + UNIT**2) / 3
     noise = each * (np.eye(3) / 2 + 0.5)
     densities = [
         multivariate_normal.pdf([1.5, -2.0, 0.4], [0] * 3, noise + (size * UNIT) ** 2 * np.eye(3)) for size in (1, 8)
     ]
-    assert posterior(rows[2], rows[:2]).weights == pytest.approx(np.array(densities) / sum(densities))
-    mixed_model._posterior.cache_clear()
+    assert posterior(rows[2], tuple(rows[:2]), UNIT).weights == pytest.approx(np.array(densities) / sum(densities))
+    posterior.cache_clear()
 
 
 def test_without_a_prior_the_tail_is_near_that_of_students_t_where_seeds_differ_much() -> None:
@@ -86,8 +87,8 @@ def test_without_a_prior_the_tail_is_near_that_of_students_t_where_seeds_differ_
 def test_earlier_verdicts_count_in_any_order(gains: list[float]) -> None:
     rows = [one(gain, candidate=f"{gain}", parent="b") for gain in gains]
     current = one(0.5, candidate="c", parent="b")
-    usual = posterior(current, sorted(rows, key=lambda row: row.gain))
-    assert posterior(current, rows).mean == pytest.approx(usual.mean)
+    usual = posterior(current, tuple(sorted(rows, key=lambda row: row.gain)), UNIT)
+    assert posterior(current, tuple(rows), UNIT).mean == pytest.approx(usual.mean)
 
 
 @given(current=comparisons, times=st.integers(2, 4))
@@ -100,33 +101,34 @@ def test_more_of_the_same_evidence_never_widens_the_interval(current: Comparison
 
 
 def test_gains_shrink_and_more_where_they_are_less_sure() -> None:
-    sure, unsure = posterior(one(0.6, seeds=12), ()), posterior(one(0.6, image_variance=6.0, deviation=2.4), ())
+    sure = posterior(one(0.6, seeds=12), (), UNIT)
+    unsure = posterior(one(0.6, image_variance=6.0, deviation=2.4), (), UNIT)
     assert abs(unsure.mean) < sure.mean < 0.6  # the prior says that edits rather harm
 
 
 def test_large_gains_are_hardly_shrunk_once_a_few_seeds_agree() -> None:
-    assert posterior(one(8.0, seeds=5), ()).mean == pytest.approx(8.0, abs=0.3)
+    assert posterior(one(8.0, seeds=5), (), UNIT).mean == pytest.approx(8.0, abs=0.3)
 
 
 def test_the_size_of_gains_is_learned_from_the_run() -> None:
     large = [one(gain, candidate=f"{gain}", parent="b") for gain in (2.0, -2.5, 3.0)]
     small = [one(gain, candidate=f"{gain}", parent="b") for gain in (0.1, 0.0, -0.1)]
     current = one(0.5, candidate="c", parent="b")
-    assert posterior(current, large).mean > posterior(current, small).mean
+    assert posterior(current, tuple(large), UNIT).mean > posterior(current, tuple(small), UNIT).mean
 
 
 def test_a_lucky_parent_does_not_count_against_every_later_candidate() -> None:
     dropped = [one(-1.0, candidate=f"c{number}", parent="b") for number in range(3)]
     current = one(-0.3, candidate="c", parent="b")
     elsewhere = [replace(row, parent=f"b{number}") for number, row in enumerate(dropped)]
-    assert posterior(current, dropped).mean > posterior(current, elsewhere).mean
+    assert posterior(current, tuple(dropped), UNIT).mean > posterior(current, tuple(elsewhere), UNIT).mean
 
 
 def test_the_sum_of_what_was_kept_is_the_gain_of_the_winner() -> None:
     rows = [one(1.0, candidate="x", parent="b"), one(-0.8, candidate="y", parent="x")]
-    whole, first = total_gain(rows, [True, False]), posterior(rows[0], ())
+    whole, first = total_gain(rows, [True, False], UNIT), posterior(rows[0], (), UNIT)
     assert whole.mean == pytest.approx(first.mean, abs=0.2)
-    assert total_gain(rows, [True, True]).mean < whole.mean
+    assert total_gain(rows, [True, True], UNIT).mean < whole.mean
 
 
 def test_gains_drawn_from_the_prior_lie_in_their_intervals_as_often_as_stated() -> None:
@@ -142,7 +144,7 @@ def test_gains_drawn_from_the_prior_lie_in_their_intervals_as_often_as_stated() 
         differences = random.normal(gain, (0.34 + deviation**2) ** 0.5, 5)
         squares = float(np.var(differences)) * 5
         current = Comparison(gain=float(differences.mean()), seeds=5, squares=squares, image_variance=0.34)
-        low, high = posterior(current, ()).interval(0.8)
+        low, high = posterior(current, (), UNIT).interval(0.8)
         inside += low < gain < high
     # At a share of 0.8, one of 1,000 such counts is outside of 3.3 deviations.
     assert inside / runs == pytest.approx(0.8, abs=3.3 * (0.16 / runs) ** 0.5)

@@ -12,9 +12,9 @@ from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule, most_drops
 from buildup.strategies.moves import moves, steered
-from buildup.strategies.strategy import hypothetical, walk
 from buildup.trials.decision import Decision
 from buildup.trials.training import Candidate
+from hypothetical_decisions import hypothetical, walk
 
 SPACE = SearchSpace(name="test", description="")
 CIFAR = "CCC|CCCC|CCCCCC|CCCC"

@@ -14,10 +14,11 @@ from buildup.space.schema import SearchSpace
 from buildup.strategies.fixed_order import Layouts
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.strategies.strategy import hypothetical, walk
+from buildup.trials.history import History
 from buildup.trials.outcome import Score
 from buildup.trials.training import Candidate
 from chance import search
+from hypothetical_decisions import hypothetical, walk
 
 SPACE = SearchSpace(name="test", description="")
 CONTROLS = ("random", "tpe", "nsga2", "nsga2-params", "exhaustive")
@@ -57,7 +58,7 @@ def test_every_layout_is_tried_once_and_the_budget_is_that_of_the_build_up_rule(
     layouts = [decision.layout for decision in view.decisions]
     assert len(set(layouts)) == len(layouts)
     assert steps.base.layout not in layouts
-    built_up = replay("alternet").verdicts_left((), kept=True)
+    built_up = replay("alternet").view(History()).verdicts_left(kept=True)
     assert len(layouts) == (71 if strategy == "exhaustive" else built_up)
 
 
@@ -158,7 +159,7 @@ ANYWHERE = replace(SPACE, places="any")
 def test_controls_change_as_many_blocks_as_the_rule_could_but_anywhere(strategy: str) -> None:
     view, _ = search(replay(strategy, space=ANYWHERE), score)
     layouts = [decision.layout for decision in view.decisions]
-    assert len(layouts) == len(set(layouts)) == replay("alternet").verdicts_left((), kept=True)
+    assert len(layouts) == len(set(layouts)) == replay("alternet").view(History()).verdicts_left(kept=True)
     counts = [[stage.count("M") for stage in layout.split("|")] for layout in layouts]
     assert all(count <= most for row in counts for count, most in zip(row, (1, 2, 3, 2), strict=True))
     assert any("MC" in layout and not layout.endswith("CM") for layout in layouts)

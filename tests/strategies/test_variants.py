@@ -14,8 +14,8 @@ from buildup.space.schema import SearchSpace, Tuning
 from buildup.strategies.alternet import AlterNetRule, TriedVariant
 from buildup.strategies.moves import left_out, moves, start
 from buildup.strategies.samplers import by_tpe
-from buildup.strategies.strategy import hypothetical
 from buildup.trials.training import Candidate
+from hypothetical_decisions import hypothetical
 
 SPACE = SearchSpace(name="test", description="", tune=Tuning(kind=("M", "G"), window=(2, 4), heads=(6, 24)))
 

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from buildup.graph.network import Network
 from buildup.trials.history import History
 from buildup.trials.outcome import PER_IMAGE, Failure, Outcome, Reason, Score, short_hash
@@ -74,32 +72,9 @@ def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict
     for name in PER_IMAGE:
         if (images := getattr(outcome, name)) is not None:
             values[f"{name}_hash"] = short_hash(images)
-    parent = history.outcome(known["parent"], known["seed"]) if known["parent"] else None
-    if (
-        isinstance(parent, Score)
-        and outcome.correct is not None
-        and parent.correct is not None
-        and parent.validated == outcome.validated
-        and parent.images == outcome.images
-    ):
-        values["agreement"] = agreement(outcome, parent)
     if "throughput" in outcome.metrics:
         values["throughput"] = outcome.metrics["throughput"]
     return values
-
-
-def agreement(score: Score, parent: Score) -> list[int]:
-    """The number of images on which both are right, only the first, only the parent, and neither.
-
-    >>> ours, theirs = (Score(accuracy=50.0, correct=bytes([bits]), images=4) for bits in (0b11000000, 0b10100000))
-    >>> agreement(ours, theirs)
-    [1, 1, 1, 1]
-    """
-    ours, theirs = (
-        np.unpackbits(np.frombuffer(one.correct or b"", dtype=np.uint8), count=one.images).astype(bool)
-        for one in (score, parent)
-    )
-    return [int(np.sum(cell)) for cell in (ours & theirs, ours & ~theirs, ~ours & theirs, ~ours & ~theirs)]
 
 
 def failure(attributes: Mapping[str, Any]) -> Failure | None:

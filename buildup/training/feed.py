@@ -318,12 +318,13 @@ class _ImageReader:
         self._dataset = dataset
         self._device = device
         self._batches: list[list[_Draw]] = []
+        """Those of an epoch. The list is filled before the loader begins it."""
         self._loader = DataLoader(
             _SourceImages(
                 source=dataset.source,
                 transforms={True: training_transform(recipe, dataset), False: validation_transform(dataset)},
             ),
-            batch_sampler=_Listed(self._batches),
+            batch_sampler=self._batches,
             num_workers=processes,
             persistent_workers=processes > 0,
             collate_fn=fast_collate,
@@ -367,19 +368,6 @@ def normalised(
 
 _Draw = tuple[int, int, bool]
 """An image: its index in the dataset, the seed of its augmentation, and whether it is augmented."""
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """The batches of an epoch. The list is filled before the loader begins it."""
-
-    batches: list[list[_Draw]]
-
-    def __iter__(self) -> Iterator[list[_Draw]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,13 +137,13 @@ class Labelled(Protocol):
     def val_share(self) -> float: ...
 
 
-def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+def split(dataset: Labelled, seed: int, *, fraction: float = 1.0, most: int = MOST_VALIDATED) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both in rising order.
 
     Each seed has a fold of its own: with a validation share of 1/10, seeds 0 to 9 validate on ten parts of one order of
     the images, seeds 10 to 19 on those of another. Each class gives the same share. `fraction` reduces the training
     part, to at least one image a class; a larger fraction keeps all images that a smaller one keeps. What is not
-    trained on is validated on, up to `MOST_VALIDATED` images.
+    trained on is validated on, up to `most` images.
     """
     labels, folds = dataset.labels.numpy(), round(1 / dataset.val_share)
     check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
@@ -153,24 +153,15 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tenso
         start = seed % folds * len(members) // folds
         # numpy promises that RandomState never changes its draws.
         order = np.roll(np.random.RandomState([seed // folds, label]).permutation(members), -start)
-        kept, held, more = split_sizes(len(members), dataset.val_share, fraction, MOST_VALIDATED / len(labels))
+        kept, held, more = split_sizes(len(members), dataset.val_share, fraction, most / len(labels))
         train.append(order[held : held + kept])
         val += [order[:held], order[held + kept : held + kept + more]]
     return _sorted(train), _sorted(val)
 
 
 def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
-    """`split` for a run before version 0.3.0: all its trainings validate on the images of one seed."""
-    labels = dataset.labels.numpy()
-    check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
-    train, val = [], []
-    for label in range(dataset.num_classes):
-        members = np.flatnonzero(labels == label)
-        order = members[np.random.RandomState([seed, label]).permutation(len(members))]
-        kept, held, _ = split_sizes(len(members), dataset.val_share, fraction)
-        val.append(order[:held])
-        train.append(order[held : held + kept])
-    return _sorted(train), _sorted(val)
+    """`split` for a run before version 0.3.0: all its trainings validate on one fold, and on no other images."""
+    return split(dataset, seed * round(1 / dataset.val_share), fraction=fraction, most=0)
 
 
 def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:

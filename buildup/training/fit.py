@@ -166,10 +166,9 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
     kept = model if average is None else average.module
 
-    identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
     how = device_kind(job.device), recipe.snapshot_epochs, kept
-    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
+    with checkpoint.Checkpoints(job.folder, _identity(job, recipe, dataset), model, optimizer, *how) as saved:
         curve, part = _restored(saved, job, optimizer, kept, group)
         stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group, average=average)
         steps = len(batch_starts(len(train), recipe.batch_size))
@@ -201,7 +200,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(kept, feed, Execution())
     if group.leads:
-        checkpoint.finish_attempt(job.folder, identity, kept, curve)
+        saved.finish()
     return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 

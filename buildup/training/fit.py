@@ -185,7 +185,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
             yielded.append(epoch)
             yield epoch
         ended = time.perf_counter() - (part.seconds if part else 0)
-        known = {} if curve or part else _start_metrics(job, recipe, model, feed, parts)
+        known = {} if curve or part else _start_metrics(job, model, feed, parts)
         for number in range(len(curve) + 1, recipe.epochs + 1):
             part = part or checkpoint.PartialEpoch(known=known if number == 1 else {})
             epoch, found = _train_epoch(job, feed, stepper, number, saved, part, since=ended)
@@ -251,11 +251,11 @@ def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, 
     )
 
 
-def _start_metrics(job: Job, recipe: Recipe, model: nn.Module, feed: Feed, parts: int) -> dict[str, float]:
+def _start_metrics(job: Job, model: nn.Module, feed: Feed, parts: int) -> dict[str, float]:
     """What a pretrained network knows before epoch 1, after new blocks have imitated those that they replace."""
     if job.start is None:
         return {}
-    epochs = recipe.transplant * recipe.epochs
+    epochs = feed.recipe.transplant * feed.recipe.epochs
     errors = transplant(model, job.network, job.start, feed, job.execution, epochs=epochs, parts=parts)
     accuracy = validate(model, feed, job.execution).accuracy
     lines = [f"{path} imitates the base's block with an error of {error:.3f}" for path, error in errors.items()]

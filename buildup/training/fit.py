@@ -255,8 +255,7 @@ def _start_metrics(job: Job, model: nn.Module, feed: Feed, parts: int) -> dict[s
     """What a pretrained network knows before epoch 1, after new blocks have imitated those that they replace."""
     if job.start is None:
         return {}
-    epochs = feed.recipe.transplant * feed.recipe.epochs
-    errors = transplant(model, job.network, job.start, feed, job.execution, epochs=epochs, parts=parts)
+    errors = transplant(model, job.network, job.start, feed, job.execution, parts=parts)
     accuracy = validate(model, feed, job.execution).accuracy
     lines = [f"{path} imitates the base's block with an error of {error:.3f}" for path, error in errors.items()]
     for line in (*lines, f"accuracy before the first epoch: {accuracy:.2f} %") if feed.group.leads else ():

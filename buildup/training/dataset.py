@@ -18,7 +18,7 @@ from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from torch import Tensor
 
 from buildup.errors import DataError, some
 from buildup.files import replacing
+
+if TYPE_CHECKING:
+    from buildup.training.feed import StreamedDataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -124,20 +127,9 @@ class DataInfo:
     """What users should know of the images, as sentences."""
 
 
-class Labelled(Protocol):
-    """The attributes of a dataset that a split needs."""
-
-    @property
-    def labels(self) -> Tensor: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def val_share(self) -> float: ...
-
-
-def split(dataset: Labelled, seed: int, *, fraction: float = 1.0, most: int = MOST_VALIDATED) -> tuple[Tensor, Tensor]:
+def split(
+    dataset: "Dataset | StreamedDataset", seed: int, *, fraction: float = 1.0, most: int = MOST_VALIDATED
+) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both in rising order.
 
     Each seed has a fold of its own: with a validation share of 1/10, seeds 0 to 9 validate on ten parts of one order of
@@ -159,7 +151,7 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0, most: int = MO
     return _sorted(train), _sorted(val)
 
 
-def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+def shared_split(dataset: "Dataset | StreamedDataset", seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
     """`split` for a run before version 0.3.0: all its trainings validate on one fold, and on no other images."""
     return split(dataset, seed * round(1 / dataset.val_share), fraction=fraction, most=0)
 

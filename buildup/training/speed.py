@@ -20,7 +20,6 @@ from buildup.training.execution import (
     has_matrix_units,
     is_out_of_memory,
     keep_freed_memory,
-    no_kernel_search,
     share_of_memory,
     torch_settings,
 )
@@ -33,6 +32,7 @@ from buildup.training.train_step import (
     prepare_model,
     to_memory_format,
 )
+from buildup.training.validation import evaluating
 
 CPU_BATCH = 32
 """Batch size of a measured step on a CPU. Four networks trained 1 to 10 % faster with 64 images in a step, and 11 to
@@ -138,13 +138,7 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
             # The last batch of an epoch, for which the memory of a graph is no help.
             stepper(images[:-1], targets[:-1], recipe.lr)
         train = min(timeit.repeat(lambda: stepper(images, targets, recipe.lr), timer=timer, repeat=repeat, number=1))
-        model.eval()
-        with (
-            torch.inference_mode(),
-            torch.compiler.set_stance("force_eager"),
-            no_kernel_search(),
-            torch.autocast(place.type, torch.bfloat16, enabled=execution.precision == "bf16"),
-        ):
+        with evaluating(model, execution):
             evaluate = min(
                 timeit.repeat(lambda: model(to_memory_format(images, execution)), timer=timer, repeat=repeat, number=1)
             )

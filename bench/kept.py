@@ -90,9 +90,7 @@ def accuracy(
         create_training_model(network, feed.recipe, seed=feed.seed, device=feed.device, start=start), network, execution
     )
     if errors is not None:
-        found: Mapping[str, float] = transplant(
-            model, network, start, feed, execution, epochs=feed.recipe.transplant * feed.recipe.epochs
-        )
+        found: Mapping[str, float] = transplant(model, network, start, feed, execution)
         errors.update(found)
     return round(validate(model, feed, execution).accuracy, 2)
 

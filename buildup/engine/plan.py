@@ -200,7 +200,7 @@ def _before_training(network: Network, recipe: Recipe, data: DataInfo, speed: Sp
     A new block is taken to need its share of the network's time by its number; the base only computes its output.
     """
     recipe = recipe.resolved(train_images=data.train_images)
-    steps = imitation_steps(recipe.transplant * recipe.epochs, data.train_images, recipe.batch_size)
+    steps = imitation_steps(recipe, data.train_images)
     share = len(imitating(network)) / sum(1 for _ in network.blocks)
     images = steps * min(recipe.batch_size, data.train_images) if share else 0
     return images * (speed.evaluate + share * speed.train) + data.val_images * speed.evaluate

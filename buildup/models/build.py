@@ -57,7 +57,7 @@ def build(
         partial(_edited, network, seed, torch.device(device), start),
         ENTRY_POINT,
         pretrained,
-        pretrained_cfg=pretrained_cfg or data_config(network),
+        pretrained_cfg=pretrained_cfg or {"architecture": ENTRY_POINT, **data_config(network)},
         feature_cfg=feature_config(network) if overrides.get("features_only") else None,
         **overrides,
     )
@@ -67,8 +67,7 @@ def build(
 def data_config(network: Network) -> dict[str, Any]:
     """timm's `pretrained_cfg` for a network: its own input and classes, the rest as in its base."""
     reduction = 1 / 4 if network.stem == "small" else 1
-    config = base_config(network.base, network.input_shape, network.num_classes, reduction=reduction)
-    return {"architecture": ENTRY_POINT, **config}
+    return base_config(network.base, network.input_shape, network.num_classes, reduction=reduction)
 
 
 def base_config(base: str, input_shape: Shape, num_classes: int, *, reduction: float = 1) -> dict[str, Any]:

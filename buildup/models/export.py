@@ -112,7 +112,7 @@ def _config(network: Network, model: Any, config: Mapping[str, Any]) -> dict[str
         "architecture": ENTRY_POINT,
         "num_classes": network.num_classes,
         "num_features": model.num_features,
-        "pretrained_cfg": {name: value for name, value in config.items() if name != "architecture"},
+        "pretrained_cfg": dict(config),
         "model_args": {"network": network_to_values(network)},
     }
 

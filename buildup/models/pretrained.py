@@ -124,9 +124,11 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
     is_file = Path(source).is_absolute()
     if is_file:
         weights = _read_file(network, source)
-        if {name: weight.shape for name, weight in weights.items()} == _small_shapes(network, weights):
-            return weights
-        arguments |= _as_saved(network, weights)
+        classes = _classes(network, weights)
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        if network.shrunk and classes and shapes == _shapes(network, classes):
+            return weights  # of a training with the small stem
+        arguments |= _as_saved(network, weights, classes)
     try:
         # Creating a model draws random numbers, which stay in a first convolution that can't be adapted to other
         # channels. They are always the same, and the caller's random state does not change.
@@ -146,15 +148,18 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-def _as_saved(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def _classes(network: Network, weights: Mapping[str, Tensor]) -> int:
+    """How many classes weights tell apart; 0 if they have no classifier."""
+    keys = [f"{path}.weight" for path in _paths(network.base, "classifier")]
+    return next((weights[key].shape[0] for key in keys if key in weights), 0)
+
+
+def _as_saved(network: Network, weights: Mapping[str, Tensor], classes: int) -> dict[str, Any]:
     """The arguments by which timm loads weights with the classes and channels that they were trained for."""
     config: Any = timm.get_pretrained_cfg(network.base)
     overlay: dict[str, Any] = {"state_dict": dict(weights)}
     arguments: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    classifiers = _paths(network.base, "classifier")
-    layers = [weights[key] for path in classifiers if (key := f"{path}.weight") in weights]
-    classes = layers[0].shape[0] if layers else 0
-    if classifiers and classes != config.num_classes + (config.label_offset or 0):
+    if _paths(network.base, "classifier") and classes != config.num_classes + (config.label_offset or 0):
         overlay |= {"num_classes": classes, "label_offset": 0}
         arguments["num_classes"] = classes
     own = _shapes(network, network.num_classes)
@@ -165,12 +170,6 @@ def _as_saved(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Any]
         elif key in weights and weights[key].shape[1:2] == (channels,):
             overlay["input_size"] = (channels, *config.input_size[1:])
     return arguments
-
-
-def _small_shapes(network: Network, weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    """The shapes of the base's weights with the small stem, for as many classes as a file's weights tell apart."""
-    heads = [weights[key] for path in _paths(network.base, "classifier") if (key := f"{path}.weight") in weights]
-    return _shapes(network, heads[0].shape[0]) if network.shrunk and heads else {}
 
 
 def _shapes(network: Network, num_classes: int) -> dict[str, torch.Size]:

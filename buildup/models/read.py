@@ -69,33 +69,31 @@ def read_network(
         raise BaseError(f"base_args of {base} has {', '.join(reserved)}, which the network itself says.")
     traced = trace_base(base, arguments)
     full_arguments = {"in_chans": input_shape[0], "num_classes": num_classes, **arguments}
-    shrunk: Mapping[str, Shrink] = {}
-    calls = None
     assert traced.root.input is not None
     # A base for small images has a stem for them: what it halves first are its stages.
     made_small = traced.root.input.shape[-1] <= SMALL_SIDE
-    if not made_small and (stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL_SIDE)):
-        shrunk = find_small_stem(traced.root)
-        calls = _calls_with_small_stem(traced, full_arguments, input_shape, shrunk) if shrunk else None
     if stem == "small" and made_small:
         raise BaseError(
             f"{traced.name} is made for small images and has a stem for them. Use stem: auto or stem: base."
         )
-    if stem == "small" and calls is None:
-        raise BaseError(
-            f"{traced.name} can't be given the small stem: its first halvings are no convolutions or poolings. "
-            "Use stem: base, or stem: auto, which takes the small stem only where there can be one."
-        )
-    small = calls is not None
-    calls = calls or _block_calls(traced, full_arguments, input_shape, {})
+    shrinks = not made_small and (stem == "small" or (stem == "auto" and max(input_shape[1:]) <= SMALL_SIDE))
+    shrunk: Mapping[str, Shrink] = find_small_stem(traced.root) if shrinks else {}
+    calls = _calls_with_small_stem(traced, full_arguments, input_shape, shrunk) if shrunk else None
+    if calls is None:
+        if stem == "small":
+            raise BaseError(
+                f"{traced.name} can't be given the small stem: its first halvings are no convolutions or poolings. "
+                "Use stem: base, or stem: auto, which takes the small stem only where there can be one."
+            )
+        shrunk, calls = {}, _block_calls(traced, full_arguments, input_shape, {})
     # Which block reads the output of which, including paths around blocks as in CSPNet or DLA.
     inputs = {path: call.input_blocks for path, call in calls.items() if path} | {"head": calls[""].output_blocks}
     order = ["stem", *inputs]
     return Network(
         base=traced.name,
         base_args=arguments,
-        stem="small" if small else "base",
-        shrunk=tuple(shrunk.items()) if small else (),
+        stem="small" if shrunk else "base",
+        shrunk=tuple(shrunk.items()),
         input_shape=input_shape,
         num_classes=num_classes,
         stages=tuple(_stage(traced, stage, calls) for stage in traced.stages),

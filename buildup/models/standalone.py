@@ -123,7 +123,7 @@ def _data(network: Network, name: str, added: Mapping[str, str], config: Mapping
         values += ["", "# Added blocks, each with the block of the base that it is made like."]
         values += [to_source(added, "ADDED = ")]
     weights = Expression('str(Path(__file__).with_name("model.safetensors"))')
-    known = {"file": weights, **{key: value for key, value in config.items() if key != "architecture"}}
+    known = {"file": weights, **config}
     configs = FunctionCall("generate_default_cfgs", ({Expression("NAME"): known},))
     return "\n".join([*values, "", to_source(configs, "default_cfgs = ")])
 

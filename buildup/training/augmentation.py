@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from buildup.training.recipe import AUGMENTATIONS
+from buildup.training.recipe import AUGMENTATIONS, Recipe
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -108,25 +108,19 @@ def random_stream(seed: int, epoch: int, purpose: str) -> np.random.RandomState:
     return np.random.RandomState([own >> 32, own & 0xFFFFFFFF])
 
 
-def mixture(
-    rng: np.random.RandomState,
-    size: tuple[int, int],
-    *,
-    mixup: float,
-    cutmix: float,
-    mix_prob: float,
-    mix_switch_prob: float,
-) -> Mixture:
+def mixture(rng: np.random.RandomState, size: int, recipe: Recipe) -> Mixture:
     """Draw how a batch of images of this size is mixed, as timm's `Mixup` does in batch mode."""
+    if not (recipe.mixup or recipe.cutmix):
+        return Mixture(own=1.0)
     # Always draw everything, so that the draws of the next batch do not depend on this one's.
-    mixes, switches = rng.random_sample() < mix_prob, rng.random_sample() < mix_switch_prob
-    cuts = bool(cutmix) and (switches or not mixup)
-    strength = cutmix if cuts else mixup
+    mixes, switches = rng.random_sample() < recipe.mix_prob, rng.random_sample() < recipe.mix_switch_prob
+    cuts = bool(recipe.cutmix) and (switches or not recipe.mixup)
+    strength = recipe.cutmix if cuts else recipe.mixup
     own = float(rng.beta(strength, strength))
     centre = rng.random_sample(2)
     if not mixes:
         return Mixture(own=1.0)
-    return cut(size, own, (int(centre[0] * size[0]), int(centre[1] * size[1]))) if cuts else Mixture(own=own)
+    return cut((size, size), own, (int(centre[0] * size), int(centre[1] * size))) if cuts else Mixture(own=own)
 
 
 def cut(size: tuple[int, int], own: float, centre: tuple[int, int]) -> Mixture:

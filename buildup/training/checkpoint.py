@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from buildup.errors import RunError
-from buildup.files import replacing
+from buildup.files import replacing, write_atomic
 from buildup.trials.outcome import Epoch, epoch_from_values, epoch_to_values
 from buildup.trials.training import CHECKPOINT, SNAPSHOTS, WEIGHTS
 
@@ -107,18 +107,18 @@ class Checkpoints:
             self._save(curve, self.part)
             self._wait()
             where = f"{f'step {self.part.step} after ' if self.part else ''}epoch {len(curve)}"
-            append_log(str(self._folder), f"going on after {where} of {place}")
+            append_log(self._folder, f"going on after {where} of {place}")
             self._take_snapshots(earlier, len(curve))
-        self._write_curve(curve)
+        write_atomic(self._folder / CURVE, _lines(curve).encode())
         self._curve = curve
         return curve
 
     def add(self, curve: Sequence[Epoch], *, last: bool) -> None:
         """Note an epoch. The state is saved unless that was done recently, or the weights will follow at once."""
-        self._write_curve(curve)
+        write_atomic(self._folder / CURVE, _lines(curve).encode())
         epoch = curve[-1]
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in epoch.metrics.items())
-        append_log(str(self._folder), f"epoch {epoch.number}  {numbers}")
+        append_log(self._folder, f"epoch {epoch.number}  {numbers}")
         if epoch.number in self._snapshots:
             with replacing(self._folder / snapshot_name(epoch.number)) as temporary:
                 save_file(_tensors(self._kept), temporary)
@@ -129,6 +129,17 @@ class Checkpoints:
     def add_part(self, part: PartialEpoch) -> None:
         if self._is_due():
             self._save(self._curve, part)
+
+    def finish(self) -> None:
+        """Write the weights and delete the checkpoint.
+
+        The file of the weights has the curve and the identity, so that a training is not repeated whose process died
+        before its score was recorded.
+        """
+        with replacing(self._folder / WEIGHTS) as temporary:
+            save_file(_tensors(self._kept), temporary, {"identity": self._identity, "curve": _lines(self._curve)})
+        (self._folder / CHECKPOINT).unlink(missing_ok=True)
+        append_log(self._folder, "finished")
 
     def _is_due(self) -> bool:
         if self._writing is not None and not self._writing.done():
@@ -160,7 +171,7 @@ class Checkpoints:
                 state = _read_state(Path(place))
             except UNREADABLE_CHECKPOINT as error:
                 said = str(error).partition("\n")[0] or type(error).__name__
-                append_log(str(self._folder), f"the state in {place} can't be read and is left out: {said}")
+                append_log(self._folder, f"the state in {place} can't be read and is left out: {said}")
                 continue
             if state is None:
                 continue
@@ -183,7 +194,7 @@ class Checkpoints:
         for name in (snapshot_name(epoch) for epoch in self._snapshots if epoch <= epochs):
             found = next((path for place in earlier if (path := Path(place) / name).is_file()), None)
             if found is None:
-                append_log(str(self._folder), f"{name}: no earlier attempt has it, so it stays missing")
+                append_log(self._folder, f"{name}: no earlier attempt has it, so it stays missing")
             elif not (ours := self._folder / name).exists():
                 try:
                     ours.hardlink_to(found)
@@ -215,29 +226,12 @@ class Checkpoints:
         if writing is not None:
             writing.result()
 
-    def _write_curve(self, curve: Sequence[Epoch]) -> None:
-        with replacing(self._folder / CURVE) as temporary:
-            temporary.write_bytes(_lines(curve))
-
-
-def finish_attempt(folder: str, identity: str, model: nn.Module, curve: Sequence[Epoch]) -> None:
-    """Write the weights and delete the checkpoint.
-
-    The file of the weights has the curve and the identity, so that a training is not repeated whose process died before
-    its score was recorded.
-    """
-    place = Path(folder)
-    with replacing(place / WEIGHTS) as temporary:
-        save_file(_tensors(model), temporary, {"identity": identity, "curve": _lines(curve).decode()})
-    (place / CHECKPOINT).unlink(missing_ok=True)
-    append_log(folder, "finished")
-
 
 def snapshot_name(epoch: int) -> str:
     return SNAPSHOTS.replace("*", str(epoch))
 
 
-def append_log(folder: str, line: str) -> None:
+def append_log(folder: str | Path, line: str) -> None:
     with (Path(folder) / LOG).open("a", encoding="utf-8") as file:
         file.write(f"{line}\n")
 
@@ -272,5 +266,5 @@ def _on_host(value: Any) -> Any:
     return [_on_host(one) for one in value] if isinstance(value, list) else value
 
 
-def _lines(curve: Sequence[Epoch]) -> bytes:
-    return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve).encode()
+def _lines(curve: Sequence[Epoch]) -> str:
+    return "".join(f"{json.dumps(epoch_to_values(epoch))}\n" for epoch in curve)

@@ -215,7 +215,7 @@ def _open(
 def _checked_size(name: str, image_size: int | None, data_dir: str | None) -> int:
     size = dataset_kind(name).size(name, data_folder(data_dir), image_size)
     if not 8 <= size <= 4096:
-        raise DataError(f"image size is {image_size}; 8 to 4096 px are possible.")
+        raise DataError(f"{name}: image size is {size}; 8 to 4096 px are possible.")
     return size
 
 

@@ -18,7 +18,7 @@ from datetime import datetime
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ from torch import Tensor
 
 from buildup.errors import DataError, some
 from buildup.files import replacing
+
+if TYPE_CHECKING:
+    from buildup.training.feed import StreamedDataset
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -124,26 +127,15 @@ class DataInfo:
     """What users should know of the images, as sentences."""
 
 
-class Labelled(Protocol):
-    """The attributes of a dataset that a split needs."""
-
-    @property
-    def labels(self) -> Tensor: ...
-    @property
-    def num_classes(self) -> int: ...
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
-    @property
-    def val_share(self) -> float: ...
-
-
-def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+def split(
+    dataset: "Dataset | StreamedDataset", seed: int, *, fraction: float = 1.0, most: int = MOST_VALIDATED
+) -> tuple[Tensor, Tensor]:
     """Indexes of the images to train on and of those to validate on, both in rising order.
 
     Each seed has a fold of its own: with a validation share of 1/10, seeds 0 to 9 validate on ten parts of one order of
     the images, seeds 10 to 19 on those of another. Each class gives the same share. `fraction` reduces the training
     part, to at least one image a class; a larger fraction keeps all images that a smaller one keeps. What is not
-    trained on is validated on, up to `MOST_VALIDATED` images.
+    trained on is validated on, up to `most` images.
     """
     labels, folds = dataset.labels.numpy(), round(1 / dataset.val_share)
     check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
@@ -153,24 +145,15 @@ def split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tenso
         start = seed % folds * len(members) // folds
         # numpy promises that RandomState never changes its draws.
         order = np.roll(np.random.RandomState([seed // folds, label]).permutation(members), -start)
-        kept, held, more = split_sizes(len(members), dataset.val_share, fraction, MOST_VALIDATED / len(labels))
+        kept, held, more = split_sizes(len(members), dataset.val_share, fraction, most / len(labels))
         train.append(order[held : held + kept])
         val += [order[:held], order[held + kept : held + kept + more]]
     return _sorted(train), _sorted(val)
 
 
-def shared_split(dataset: Labelled, seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
-    """`split` for a run before version 0.3.0: all its trainings validate on the images of one seed."""
-    labels = dataset.labels.numpy()
-    check_members(np.bincount(labels, minlength=dataset.num_classes).tolist(), dataset.class_names)
-    train, val = [], []
-    for label in range(dataset.num_classes):
-        members = np.flatnonzero(labels == label)
-        order = members[np.random.RandomState([seed, label]).permutation(len(members))]
-        kept, held, _ = split_sizes(len(members), dataset.val_share, fraction)
-        val.append(order[:held])
-        train.append(order[held : held + kept])
-    return _sorted(train), _sorted(val)
+def shared_split(dataset: "Dataset | StreamedDataset", seed: int, *, fraction: float = 1.0) -> tuple[Tensor, Tensor]:
+    """`split` for a run before version 0.3.0: all its trainings validate on one fold, and on no other images."""
+    return split(dataset, seed * round(1 / dataset.val_share), fraction=fraction, most=0)
 
 
 def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:

@@ -31,7 +31,6 @@ from buildup.training.augmentation import (
     Change,
     EpochImages,
     Integers,
-    Mixture,
     epoch_seed,
     mix,
     mixture,
@@ -131,7 +130,7 @@ class Feed:
         changes = self._draw_changes(number, "normalised", positions)
         mix_rng = random_stream(self.seed, number, "mix")
         for _ in range(first):
-            self._mixture(mix_rng)
+            mixture(mix_rng, dataset.image_size, recipe)
         for (inputs, labels), chunk in zip(loaded, chunks, strict=True):
             for change in changes:
                 inputs = change(inputs, slice(done, done + len(inputs)))
@@ -140,7 +139,7 @@ class Feed:
             for batch_inputs, batch_targets in zip(
                 torch.split(inputs, chunk), torch.split(targets, chunk), strict=True
             ):
-                yield mix(batch_inputs, batch_targets, self._mixture(mix_rng))
+                yield mix(batch_inputs, batch_targets, mixture(mix_rng, dataset.image_size, recipe))
 
     def validation(self, every: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of each `every`-th validation image, in order: normalised images and labels."""
@@ -175,19 +174,6 @@ class Feed:
             for change in changes:
                 inputs = change(inputs, positions)
             yield normalise(inputs, dataset.mean, dataset.std), labels
-
-    def _mixture(self, rng: np.random.RandomState) -> Mixture:
-        recipe, size = self.recipe, self.dataset.image_size
-        if not (recipe.mixup or recipe.cutmix):
-            return Mixture(own=1.0)
-        return mixture(
-            rng,
-            (size, size),
-            mixup=recipe.mixup,
-            cutmix=recipe.cutmix,
-            mix_prob=recipe.mix_prob,
-            mix_switch_prob=recipe.mix_switch_prob,
-        )
 
     def _chosen(self, dataset: Dataset, index: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels and labels, sent to the device. The index must be on the device of the dataset."""
@@ -318,12 +304,13 @@ class _ImageReader:
         self._dataset = dataset
         self._device = device
         self._batches: list[list[_Draw]] = []
+        """Those of an epoch. The list is filled before the loader begins it."""
         self._loader = DataLoader(
             _SourceImages(
                 source=dataset.source,
                 transforms={True: training_transform(recipe, dataset), False: validation_transform(dataset)},
             ),
-            batch_sampler=_Listed(self._batches),
+            batch_sampler=self._batches,
             num_workers=processes,
             persistent_workers=processes > 0,
             collate_fn=fast_collate,
@@ -367,19 +354,6 @@ def normalised(
 
 _Draw = tuple[int, int, bool]
 """An image: its index in the dataset, the seed of its augmentation, and whether it is augmented."""
-
-
-@dataclass(frozen=True)
-class _Listed:
-    """The batches of an epoch. The list is filled before the loader begins it."""
-
-    batches: list[list[_Draw]]
-
-    def __iter__(self) -> Iterator[list[_Draw]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
 
 
 @dataclass(frozen=True, kw_only=True)

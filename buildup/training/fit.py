@@ -166,10 +166,9 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     average = ModelEmaV3(model, recipe.ema, use_warmup=True) if recipe.ema else None
     kept = model if average is None else average.module
 
-    identity = _identity(job, recipe, dataset)
     found: Metrics | None = None
     how = device_kind(job.device), recipe.snapshot_epochs, kept
-    with checkpoint.Checkpoints(job.folder, identity, model, optimizer, *how) as saved:
+    with checkpoint.Checkpoints(job.folder, _identity(job, recipe, dataset), model, optimizer, *how) as saved:
         curve, part = _restored(saved, job, optimizer, kept, group)
         stepper = Stepper(model, optimizer, recipe, execution, parts=parts, group=group, average=average)
         steps = len(batch_starts(len(train), recipe.batch_size))
@@ -186,7 +185,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
             yielded.append(epoch)
             yield epoch
         ended = time.perf_counter() - (part.seconds if part else 0)
-        known = {} if curve or part else _start_metrics(job, recipe, model, feed, parts)
+        known = {} if curve or part else _start_metrics(job, model, feed, parts)
         for number in range(len(curve) + 1, recipe.epochs + 1):
             part = part or checkpoint.PartialEpoch(known=known if number == 1 else {})
             epoch, found = _train_epoch(job, feed, stepper, number, saved, part, since=ended)
@@ -201,7 +200,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
     if found is None:  # an earlier attempt trained to the end and left no score
         found = validate(kept, feed, Execution())
     if group.leads:
-        checkpoint.finish_attempt(job.folder, identity, kept, curve)
+        saved.finish()
     return _score(job, found, curve, torch.isin(torch.arange(len(dataset.labels)), val), saved.devices)
 
 
@@ -252,12 +251,11 @@ def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, 
     )
 
 
-def _start_metrics(job: Job, recipe: Recipe, model: nn.Module, feed: Feed, parts: int) -> dict[str, float]:
+def _start_metrics(job: Job, model: nn.Module, feed: Feed, parts: int) -> dict[str, float]:
     """What a pretrained network knows before epoch 1, after new blocks have imitated those that they replace."""
     if job.start is None:
         return {}
-    epochs = recipe.transplant * recipe.epochs
-    errors = transplant(model, job.network, job.start, feed, job.execution, epochs=epochs, parts=parts)
+    errors = transplant(model, job.network, job.start, feed, job.execution, parts=parts)
     accuracy = validate(model, feed, job.execution).accuracy
     lines = [f"{path} imitates the base's block with an error of {error:.3f}" for path, error in errors.items()]
     for line in (*lines, f"accuracy before the first epoch: {accuracy:.2f} %") if feed.group.leads else ():

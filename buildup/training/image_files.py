@@ -91,7 +91,8 @@ def read_table(path: Path, *, train: bool) -> ImageFiles:
     Paths are relative to the folder of the table. Without a column `split`, all images are for training.
     """
     rows = list(_rows(path))
-    chosen = "train" if train else "test" if any(split == "test" for *_, split in rows) else "val"
+    has_test = any(split == "test" for *_, split in rows)
+    chosen = "train" if train else "test" if has_test else "val"
     if not train and all(split == "train" for *_, split in rows):
         raise DataError(f"{path} has no test images. Mark them in a column split, by test.")
     classes = sorted({label for _, label, _ in rows}, key=lambda text: (int(text) if text.isdecimal() else 0, text))
@@ -101,7 +102,7 @@ def read_table(path: Path, *, train: bool) -> ImageFiles:
         {f"{path}: class {name}": counts[label] for label, name in enumerate(classes)}, train=train
     ):
         raise DataError(*problems)
-    unused = sum(split == "val" for *_, split in rows) if any(split == "test" for *_, split in rows) else 0
+    unused = sum(split == "val" for *_, split in rows) if has_test else 0
     return ImageFiles(
         root=path.parent,
         paths=tuple(file for file, _ in own),

@@ -20,7 +20,6 @@ from buildup.training.execution import (
     has_matrix_units,
     is_out_of_memory,
     keep_freed_memory,
-    no_kernel_search,
     share_of_memory,
     torch_settings,
 )
@@ -33,6 +32,7 @@ from buildup.training.train_step import (
     prepare_model,
     to_memory_format,
 )
+from buildup.training.validation import evaluating
 
 CPU_BATCH = 32
 """Batch size of a measured step on a CPU. Four networks trained 1 to 10 % faster with 64 images in a step, and 11 to
@@ -86,37 +86,34 @@ def choose_execution(
     These forms of a step compute the same, but for rounding. `settled` has the fields of the execution that were asked
     for, and `share` is what a training may use of a GPU's memory.
     """
-    with share_of_memory(device, share):
-        return _choose(network, recipe, device=device, threads=threads, steps=steps, settled=settled or {})
-
-
-def _choose(
-    network: Network, recipe: Recipe, *, device: str, threads: int, steps: int, settled: Mapping[str, Any]
-) -> tuple[Speed, ...]:
     place = torch.device(device)
+    settled = settled or {}
     chosen = replace(default_execution(recipe, device), **settled)
-    try:
-        tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
-    except (MemoryError, RuntimeError) as problem:
-        if chosen.deterministic and "deterministic" in str(problem):
-            reason = str(problem).partition(". ")[0]
-            raise ResourceError(f"--execution deterministic: {network.base} can't be trained so: {reason}.") from None
-        if is_out_of_memory(problem):
-            raise ResourceError(
-                f"--device {device}: a step of {_batch_size(recipe, place)} images of {network.base} does not fit into "
-                "the memory that is free there. Use a recipe with a smaller batch_size, or end what else uses it."
-            ) from None
-        raise
-    images = steps * _batch_size(recipe, place)
-    for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
-        if form == "compiled" and tried[0].seconds(images) <= COMPILING:
-            break
+    with share_of_memory(device, share):
         try:
-            found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
-        except (MemoryError, RuntimeError):
-            break  # this network can't be trained so, and a failed capture may fail all later ones
-        is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
-        tried.insert(0 if is_faster else len(tried), found)
+            tried = [measure_speed(network, recipe, chosen, device=device, threads=threads)]
+        except (MemoryError, RuntimeError) as problem:
+            if chosen.deterministic and "deterministic" in str(problem):
+                reason = str(problem).partition(". ")[0]
+                said = f"--execution deterministic: {network.base} can't be trained so: {reason}."
+                raise ResourceError(said) from None
+            if is_out_of_memory(problem):
+                raise ResourceError(
+                    f"--device {device}: a step of {_batch_size(recipe, place)} images of {network.base} does not fit "
+                    "into the memory that is free there. Use a recipe with a smaller batch_size, or end what else uses "
+                    "it."
+                ) from None
+            raise
+        images = steps * _batch_size(recipe, place)
+        for form in ("captured", "compiled") if place.type == "cuda" and "steps" not in settled else ():
+            if form == "compiled" and tried[0].seconds(images) <= COMPILING:
+                break
+            try:
+                found = measure_speed(network, recipe, replace(chosen, steps=form), device=device, threads=threads)
+            except (MemoryError, RuntimeError):
+                break  # this network can't be trained so, and a failed capture may fail all later ones
+            is_faster = found.seconds(images) < WORTHWHILE * tried[0].seconds(images)
+            tried.insert(0 if is_faster else len(tried), found)
     return tuple(tried)
 
 
@@ -141,13 +138,7 @@ def measure_speed(network: Network, recipe: Recipe, execution: Execution, *, dev
             # The last batch of an epoch, for which the memory of a graph is no help.
             stepper(images[:-1], targets[:-1], recipe.lr)
         train = min(timeit.repeat(lambda: stepper(images, targets, recipe.lr), timer=timer, repeat=repeat, number=1))
-        model.eval()
-        with (
-            torch.inference_mode(),
-            torch.compiler.set_stance("force_eager"),
-            no_kernel_search(),
-            torch.autocast(place.type, torch.bfloat16, enabled=execution.precision == "bf16"),
-        ):
+        with evaluating(model, execution):
             evaluate = min(
                 timeit.repeat(lambda: model(to_memory_format(images, execution)), timer=timer, repeat=repeat, number=1)
             )

@@ -31,6 +31,7 @@ from buildup.models.trace import evaluation_mode, hook_blocks
 from buildup.training.data_parallel import ProcessGroup
 from buildup.training.execution_words import Execution
 from buildup.training.feed import Feed, batch_starts
+from buildup.training.recipe import Recipe
 from buildup.training.train_step import to_memory_format
 from buildup.trials.training import Pretrained
 
@@ -53,9 +54,10 @@ def imitating(network: Network) -> tuple[str, ...]:
     return tuple(path for path in network.replaced if not network.block(path).added)
 
 
-def imitation_steps(epochs: float, train_images: int, batch_size: int) -> int:
-    """The steps of so many epochs of imitation; none for no epochs."""
-    return max(LEAST, round(epochs * len(batch_starts(train_images, batch_size)))) if epochs > 0 else 0
+def imitation_steps(recipe: Recipe, train_images: int) -> int:
+    """How many steps the blocks imitate, by a recipe resolved for so many images; none if it has no imitation."""
+    epochs = recipe.transplant * recipe.epochs
+    return max(LEAST, round(epochs * len(batch_starts(train_images, recipe.batch_size)))) if epochs > 0 else 0
 
 
 def transplant(
@@ -65,16 +67,15 @@ def transplant(
     feed: Feed,
     execution: Execution,
     *,
-    epochs: float,
     parts: int = 1,
 ) -> Mapping[str, float]:
-    """Train the new blocks of a model to imitate the base's, in place, for so many epochs, each batch in parts.
+    """Train the new blocks of a model to imitate the base's, in place, as the recipe asks, each batch in parts.
 
     Returns the error of each block by its path: the squared difference to the output of the base's block, relative to
     what that block changes in its input. A block that does nothing has 1.
     """
     paths = imitating(network)
-    steps = imitation_steps(epochs, len(feed.train), feed.recipe.batch_size)
+    steps = imitation_steps(feed.recipe, len(feed.train))
     if not paths or not steps:
         return {}
     blocks = {path: model.get_submodule(path) for path in paths}

@@ -1,6 +1,7 @@
 """Measure a model on images in evaluation mode: those that a training is validated on, or all of a set."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import reduce
 from operator import add
 
@@ -31,7 +32,18 @@ def evaluate_model(model: nn.Module, images: Dataset | StreamedDataset, recipe: 
 def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1) -> Metrics:
     """Measure a model in evaluation mode on each `every`-th validation image of a feed. Its own mode is restored."""
     device = next(model.parameters()).device
-    tallies = []
+    with evaluating(model, execution):
+        tallies = [
+            tally(model(to_memory_format(inputs, execution)), labels.to(device))
+            for inputs, labels in feed.validation(every)
+        ]
+    return metrics(reduce(add, feed.group.gather(reduce(add, tallies))))
+
+
+@contextmanager
+def evaluating(model: nn.Module, execution: Execution) -> Iterator[None]:
+    """Evaluation mode, without gradients, as an execution computes."""
+    device = next(model.parameters()).device
     with (
         evaluation_mode(model),
         torch.inference_mode(),
@@ -41,6 +53,4 @@ def validate(model: nn.Module, feed: Feed, execution: Execution, every: int = 1)
         no_kernel_search(),
         torch.autocast(device.type, torch.bfloat16, enabled=execution.precision == "bf16"),
     ):
-        for inputs, labels in feed.validation(every):
-            tallies.append(tally(model(to_memory_format(inputs, execution)), labels.to(device)))
-    return metrics(reduce(add, feed.group.gather(reduce(add, tallies))))
+        yield

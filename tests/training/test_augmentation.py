@@ -1,6 +1,7 @@
 """Augmentation: what each transform does with what was drawn for it, and that timm's does the same."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ from buildup.training.augmentation import (
     random_stream,
     soft_targets,
 )
-from buildup.training.recipe import AUGMENTATIONS
+from buildup.training.recipe import AUGMENTATIONS, load_recipe
 
-SETTINGS = {"mixup": 1.0, "cutmix": 0.8, "mix_prob": 1.0, "mix_switch_prob": 0.5}
+MIXED = replace(load_recipe("quick"), mixup=1.0, cutmix=0.8, mix_prob=1.0, mix_switch_prob=0.5)
 
 
 def pictures(count: int = 6, channels: int = 3, size: int = 16) -> Tensor:
@@ -106,7 +107,7 @@ def test_mixing_gives_targets_the_share_that_each_image_keeps() -> None:
     colours = torch.arange(5.0)
     draws, kinds = random_stream(0, 1, "mix"), set()
     for _ in range(20):
-        how = mixture(draws, (16, 16), **SETTINGS)
+        how = mixture(draws, 16, MIXED)
         images, targets = mix(colours[:, None, None, None].expand(5, 3, 16, 16).clone(), torch.eye(5), how)
         torch.testing.assert_close(images.mean(dim=(1, 2, 3)), targets @ colours)
         kinds.add(how.box is None)
@@ -145,8 +146,8 @@ def test_mixtures_are_as_often_and_as_strong_as_those_of_timm() -> None:
     drawn = [theirs._params_per_batch() for _ in range(4000)]
     np.random.set_state(before)
     draws = random_stream(0, 1, "mix")
-    settings = {**SETTINGS, "mix_prob": 0.8, "mix_switch_prob": 0.3}
-    ours = [mixture(draws, (32, 32), **settings) for _ in range(4000)]
+    recipe = replace(MIXED, mix_prob=0.8, mix_switch_prob=0.3)
+    ours = [mixture(draws, 32, recipe) for _ in range(4000)]
     assert np.mean([how.own == 1 for how in ours]) == pytest.approx(0.2, abs=0.03)
     assert np.mean([how.box is not None for how in ours]) == pytest.approx(
         np.mean([cuts for _, cuts in drawn]), abs=0.03

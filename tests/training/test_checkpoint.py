@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from buildup.files import replacing
-from buildup.training.checkpoint import CURVE, LOG, Checkpoints, finish_attempt
+from buildup.training.checkpoint import CURVE, LOG, Checkpoints
 from buildup.trials.outcome import Epoch
 from buildup.trials.training import CHECKPOINT, WEIGHTS
 
@@ -164,7 +164,7 @@ def test_a_state_that_is_cut_off_is_left_out_for_the_one_before_it(tmp_path: Pat
             saved.start([])
             saved.add(epochs(count), last=False)
     if name == WEIGHTS:
-        finish_attempt(str(tmp_path / "2"), "one", model, epochs(2))
+        saved.finish()
     damaged = tmp_path / "2" / name
     damaged.write_bytes(damaged.read_bytes()[: int(share * damaged.stat().st_size)])
     for before, found in (([tmp_path / "1"], 1), ([], 0)):

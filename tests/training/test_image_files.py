@@ -47,6 +47,12 @@ def table(folder: Path, *rows: str, head: str = "path,label,split") -> str:
     return f"csv:{folder / 'labels.csv'}"
 
 
+def test_images_too_small_to_be_kept_are_refused_with_their_size(make: Make) -> None:
+    with pytest.raises(DataError, match="image size is 4; 8 to 4096 px"):
+        describe_data(f"folder:{make(size=4)}")
+    assert describe_data(f"folder:{make(size=4)}", image_size=8).image_size == 8
+
+
 def test_a_table_gives_the_images_of_a_folder(make: Make) -> None:
     pets = make()
     rows = [f"{path.relative_to(pets)},{path.parent.name},{path.parts[-3]}" for path in sorted(pets.rglob("*.png"))]

@@ -215,9 +215,13 @@ def test_what_is_linear_in_what_attention_mixes_is_imitated_from_the_start(order
 
 
 def test_imitation_has_steps_for_its_epochs_and_for_small_sets_a_least_number() -> None:
-    assert imitation_steps(0, 50_000, 500) == 0
-    assert imitation_steps(0.1, 1_000, 50) == 100
-    assert imitation_steps(2, 50_000, 500) == 200
+    def steps(share: float, images: int, batch_size: int) -> int:
+        recipe = replace(load_recipe("finetune"), epochs=20, transplant=share, batch_size=batch_size)
+        return imitation_steps(recipe, images)
+
+    assert steps(0, 50_000, 500) == 0
+    assert steps(0.005, 1_000, 50) == 100
+    assert steps(0.1, 50_000, 500) == 200
 
 
 def test_an_added_block_imitates_nothing() -> None:

@@ -197,7 +197,7 @@ class Frequencies(Measurement):
 
 def _log_amplitude_sums(maps: Tensor) -> Tensor:
     """One vector: the number of maps, their summed share of high energy, and the summed log amplitudes."""
-    maps = _in_double(maps)
+    maps = maps.double()
     height, width = maps.shape[2:]
     shorter = min(height, width)
     # Bins of the diagonal from frequency zero on; for maps that are not square, the nearest ones.
@@ -230,9 +230,4 @@ def _spectrum_of(sums: Tensor, size: Sequence[int]) -> Spectrum:
 
 
 def _variance_sum(maps: Tensor) -> float:
-    return _in_double(maps).flatten(2).var(2, correction=1).sum().item()
-
-
-def _in_double(maps: Tensor) -> Tensor:
-    """Maps in double precision; in single precision on Apple's GPUs, which lack it."""
-    return maps.detach().to(torch.float32 if maps.device.type == "mps" else torch.float64)
+    return maps.double().flatten(2).var(2, correction=1).sum().item()

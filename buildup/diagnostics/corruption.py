@@ -243,9 +243,7 @@ def _corrupted(subject: Subject) -> CorruptedImages:
     images, count = subject.images, subject.sizes.corrupted_images
     if subject.corruptions:
         return open_published(subject.corruptions, images, count, subject.seed)
-    # Evenly spaced, because some datasets are sorted by class.
-    index = torch.linspace(0, len(images.labels) - 1, min(count, len(images.labels))).round().long()
-    return GeneratedImages(images=images.part(index), seed=subject.seed)
+    return GeneratedImages(images=subject.spread(count), seed=subject.seed)
 
 
 def _load_array(path: Path) -> Any:

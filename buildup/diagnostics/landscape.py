@@ -172,9 +172,8 @@ class LossLandscape(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
         towards = directions(subject.model, seed=subject.seed, scaling=subject.scaling)
-        device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
-        parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
+        parallel = max_parallel_points(towards, free_memory(subject.device)) if subject.device.type == "cuda" else 1
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
         if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
             parallel = 1

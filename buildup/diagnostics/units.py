@@ -80,7 +80,7 @@ class Unit:
         return self.layout.size
 
     def as_map(self, output: Tensor) -> Tensor | None:
-        """Its output as images x channels x height x width, class tokens dropped; None where it holds no maps."""
+        """A view of its output: images x channels x height x width, no class tokens. None where it holds no maps."""
         match self.layout.order:
             case "nchw":
                 return output
@@ -89,7 +89,7 @@ class Unit:
             case "tokens":
                 assert self.layout.size is not None
                 tokens = output[:, self.layout.prefix :].transpose(1, 2)
-                return tokens.reshape(*tokens.shape[:2], *self.layout.size)
+                return tokens.view(*tokens.shape[:2], *self.layout.size)
             case "none":
                 return None
 

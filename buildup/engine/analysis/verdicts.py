@@ -106,8 +106,7 @@ class Probe:
         _, val = self.split(training.seed)
         chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(self.seed))[: self.extent.images]
         batches = partial(labelled_batches, self.data.part(val[chosen.sort().values]), BATCH_SIZE)
-        found = measure_blocks(model, paths, batches, channels_last=channels_last)
-        return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
+        return asdict(measure_blocks(model, paths, batches, channels_last=channels_last))
 
     def curvature(self, training: Training, model: nn.Module | None, *, early: bool = False) -> Measured:
         """The largest eigenvalues of the Hessian of each batch; None for all measures without a model."""

@@ -137,17 +137,6 @@ def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tup
     return tuple(found[unit.index] for unit in units)
 
 
-def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps: OnOutput) -> None:
-    """Run a model in evaluation mode and call `on_maps` with the maps of each unit that has some."""
-
-    def convert(unit: Unit, output: Tensor) -> None:
-        maps = unit.as_map(output)
-        if maps is not None:
-            on_maps(unit, maps)
-
-    watch_units(model, units, images, convert)
-
-
 def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:
     # For each node that modules return, the path of the outermost of them that runs once.
     called, modules = Counter(run.path for run in flow.runs), dict[int, str]()

@@ -160,7 +160,7 @@ class Frequencies(Measurement):
             # The frequency over the units that have it as their highest.
             for frequency, same in groupby(ends, key=lambda row: row["frequency"]):
                 having = [row["unit"] for row in same]
-                place = (having[0] + having[-1]) / 2 / max(1, len(table.units) - 1)
+                place = table.depth((having[0] + having[-1]) / 2)
                 above = panels[1][number].get_xaxis_transform()
                 panels[1][number].text(place, 1.01, f"{frequency:.2g}π", transform=above, fontsize=7, ha="center")
             panels[1][number].set_title(table.label, pad=14)

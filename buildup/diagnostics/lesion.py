@@ -115,13 +115,12 @@ class Lesions(Measurement):
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.6, 3.1, sharey=True)
         for axes, table in zip(panels[0], tables, strict=True):
-            last = max(1, len(table.units) - 1)
             shade(axes, table)
             styles = {"branch": (ORANGE, "s"), "convolution": (BLUE, "o"), "convolution, sampled": (SKY, "o")}
             for treatment, (colour, marker) in styles.items():
                 own = [row for row in table.rows if row["treatment"] == treatment]
                 if own:
-                    places = [row["unit"] / last for row in own]
+                    places = [table.depth(row["unit"]) for row in own]
                     changes = [row["change"] for row in own]
                     axes.vlines(places, 0, changes, color=colour, lw=1.4)
                     axes.plot(places, changes, marker, color=colour, ms=5, label=f"without its {treatment}")

@@ -1,7 +1,6 @@
 """The measurements of a model, or of several side by side, written as numbers and figures."""
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -30,7 +29,8 @@ from buildup.graph.base_name import split_names
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
-from buildup.training.recipe import recipe_to_values
+from buildup.training.recipe import Recipe, recipe_to_values
+from buildup.trials.outcome import short_hash
 
 log = logging.getLogger("buildup")
 
@@ -101,7 +101,7 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
             for subject in subjects
         },
         "training images": {subject.label: subject.train_images for subject in subjects},
-        "recipes": {model.label: _digest(recipe_to_values(model.recipe)) for model in request.models},
+        "recipes": {model.label: _recipe_hash(model.recipe) for model in request.models},
         "corruptions": settings.corruptions or "generated",
         "sizes": asdict(request.sizes),
         "seed": request.seed,
@@ -129,8 +129,8 @@ def analysis_values(analysis: Analysis) -> dict[str, Any]:
     return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def _recipe_hash(recipe: Recipe) -> str:
+    return short_hash(json.dumps(recipe_to_values(recipe), sort_keys=True).encode())
 
 
 def _check(model: str, settings: AnalyzeSettings) -> _Request:

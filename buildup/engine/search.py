@@ -203,7 +203,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
             observer = CallbackObserver(observer=kept, on_event=count, decided=before)
             if record.settings.track:
                 tracking = stack.enter_context(
-                    closing(Tracking.begin(record.settings.track, record.folder, _tracked(record)))
+                    closing(Tracking(record.settings.track, record.folder, _tracked(record)))
                 )
                 observer = CallbackObserver(observer=observer, on_event=tracking, decided=before)
             view, history = run_loop(replay, evaluator, writer, observer, writer.history, inspect, limit)

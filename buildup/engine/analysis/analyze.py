@@ -203,19 +203,13 @@ def _page(
     sections = []
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
-        left_out = numbers.get("left out", "")
-        figure = "" if left_out else (analysis.folder / f"{measurement.name}.svg").read_text(encoding="utf-8")
-        sections.append(
-            Section(
-                what=measurement.name,
-                title=measurement.title,
-                words=measurement.caption,
-                numbers={} if left_out else numbers,
-                figure=figure,
-                finding="" if left_out else _finding(measurement, subjects, numbers),
-                left_out=left_out,
-            )
-        )
+        what, reason = measurement.name, numbers.get("left out", "")
+        section = Section(what=what, title=measurement.title, words=measurement.caption, left_out=reason)
+        if not reason:
+            figure = (analysis.folder / f"{what}.svg").read_text(encoding="utf-8")
+            finding = _finding(measurement, subjects, numbers)
+            section = replace(section, numbers=numbers, figure=figure, finding=finding)
+        sections.append(section)
     identity = analysis.identity
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),

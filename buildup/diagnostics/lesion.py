@@ -31,8 +31,6 @@ Treatment = Literal["branch", "convolution", "convolution, sampled"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockEffect:
-    """The effect of some blocks."""
-
     lesion: float
     """Points of accuracy lost when all of them are removed at once. Batch norms keep their statistics."""
     variance: float | None

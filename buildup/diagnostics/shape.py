@@ -37,8 +37,6 @@ HYBRIDS = ("phase kept", "amplitude kept")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageChange:
-    """One kind of changed images."""
-
     name: str
     level: float = 0.0
     """The cut, or the patches on a side; 0 where there is none."""

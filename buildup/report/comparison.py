@@ -41,8 +41,6 @@ class ScoredNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestSoFar:
-    """The best score after some number of trainings."""
-
     trainings: int
     """The trainings that verdicts used so far. Those started ahead and never used are not counted."""
     score: float

@@ -46,8 +46,6 @@ PROGRESS_INTERVAL = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """The results of an analysis."""
-
     folder: Path
     """The folder with numbers, figures and `index.html`."""
     identity: Mapping[str, Any]

@@ -94,10 +94,18 @@ class Subject:
     def attention(self) -> float:
         return fmean(unit.kind == "msa" for unit in self.units)
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     def batches(self) -> Iterator[Tensor]:
         """The images without labels, on the device of the model."""
-        device = next(self.model.parameters()).device
-        return (images.to(device) for images, _ in self.labelled_batches())
+        return (images.to(self.device) for images, _ in self.labelled_batches())
+
+    def spread(self, count: int) -> Dataset:
+        """At most `count` of the images, evenly spaced, because some datasets are sorted by class."""
+        images = len(self.images.labels)
+        return self.images.part(torch.linspace(0, images - 1, min(count, images)).round().long())
 
 
 class Measurement(ABC):

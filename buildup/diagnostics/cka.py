@@ -22,8 +22,7 @@ LEAST_BATCH = 4
 
 
 def gram(outputs: Tensor) -> Tensor:
-    rows = outputs.detach().flatten(1)
-    rows = rows.float() if rows.device.type == "mps" else rows.double()
+    rows = outputs.flatten(1).double()
     return rows @ rows.T
 
 

@@ -5,7 +5,7 @@ The images are those of CIFAR-10-C or CIFAR-100-C if their folder is given, othe
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from buildup.diagnostics.analysis import Measurement, Subject
+from buildup.diagnostics.analysis import Measurement, Subject, labelled_batches
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of
 from buildup.diagnostics.image_corruptions import CHUNK, CORRUPTIONS, SEVERITIES, corrupt
 from buildup.diagnostics.predictions import evaluate
 from buildup.errors import DataError
-from buildup.training.augmentation import normalise
 from buildup.training.dataset import Dataset
-from buildup.training.metrics import Metrics
 
 CLEAN = ("clean", 0)
 PUBLISHED_IMAGES = 10_000
@@ -87,24 +85,12 @@ class PublishedImages:
 CorruptedImages = GeneratedImages | PublishedImages
 
 
-def measure_corruptions(
-    model: nn.Module,
-    corrupted: CorruptedImages,
-    conditions: Sequence[Condition],
-    *,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    batch_size: int = 256,
-) -> Iterator[Metrics]:
-    """The metrics of a model under each condition. Images are only normalised, with this mean and deviation."""
-
-    def batches(condition: Condition) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in corrupted.parts(condition):
-            for some, theirs in zip(torch.split(images, batch_size), torch.split(labels, batch_size), strict=True):
-                yield normalise(some, mean, std), theirs
-
-    for condition in conditions:
-        yield evaluate(model, batches(condition))
+def corrupted_batches(
+    corrupted: CorruptedImages, condition: Condition, clean: Dataset, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of corrupted images, normalised as the clean ones are."""
+    for images, labels in corrupted.parts(condition):
+        yield from labelled_batches(replace(clean, images=images, labels=labels), batch_size)
 
 
 def open_published(folder: str, images: Dataset, count: int, seed: int) -> PublishedImages:
@@ -173,11 +159,10 @@ class CorruptionErrors(Measurement):
         return len(_corrupted(subject).conditions), min(subject.sizes.corrupted_images, len(subject.images.labels))
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        corrupted, data = _corrupted(subject), subject.images
-        left = corrupted.conditions[len(done) :]
-        size = subject.sizes.batch_size
-        results = measure_corruptions(subject.model, corrupted, left, mean=data.mean, std=data.std, batch_size=size)
-        for (kind, severity), found in zip(left, results, strict=True):
+        corrupted = _corrupted(subject)
+        for kind, severity in corrupted.conditions[len(done) :]:
+            batches = corrupted_batches(corrupted, (kind, severity), subject.images, subject.sizes.batch_size)
+            found = evaluate(subject.model, batches)
             yield [
                 {
                     "kind": kind,
@@ -243,9 +228,7 @@ def _corrupted(subject: Subject) -> CorruptedImages:
     images, count = subject.images, subject.sizes.corrupted_images
     if subject.corruptions:
         return open_published(subject.corruptions, images, count, subject.seed)
-    # Evenly spaced, because some datasets are sorted by class.
-    index = torch.linspace(0, len(images.labels) - 1, min(count, len(images.labels))).round().long()
-    return GeneratedImages(images=images.part(index), seed=subject.seed)
+    return GeneratedImages(images=subject.spread(count), seed=subject.seed)
 
 
 def _load_array(path: Path) -> Any:

@@ -14,7 +14,8 @@ attention carries the effect of the padding further, and the error includes that
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from statistics import fmean
 from typing import Any
 
@@ -22,17 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, Subject, unit_columns
-from buildup.diagnostics.figures import (
-    COLOURS,
-    MARKERS,
-    NAMES,
-    Figure,
-    Row,
-    Rows,
-    Table,
-    panels_of,
-    plot_depth,
-)
+from buildup.diagnostics.figures import COLOURS, MARKERS, NAMES, Figure, Row, Rows, Table, panels_of, plot_depth
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.units import Unit
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
@@ -61,19 +52,11 @@ def border_of(model: nn.Module, unit: Unit) -> int:
 
 def shift_maps(unit: Unit, output: Tensor, shift: int) -> Tensor:
     """The output of a unit with its maps shifted down and to the right, round the border. Class tokens stay."""
-    match unit.layout.order:
-        case "nchw":
-            return output.roll((shift, shift), (2, 3))
-        case "nhwc":
-            return output.roll((shift, shift), (1, 2))
-        case "tokens":
-            prefix, maps = output[:, : unit.layout.prefix], output[:, unit.layout.prefix :]
-            assert unit.layout.size is not None
-            grid = maps.reshape(len(maps), *unit.layout.size, -1)
-            shifted = grid.roll((shift, shift), (1, 2)).flatten(1, 2)
-            return torch.cat([prefix, shifted], 1)
-        case "none":
-            raise AssertionError("a unit without maps can't be shifted")
+    shifted = output.clone()
+    maps = unit.as_map(shifted)  # a view
+    assert maps is not None
+    maps.copy_(maps.roll((shift, shift), (2, 3)))
+    return shifted
 
 
 def equivariance_error(before: Tensor, after: Tensor, shift: int, border: int) -> float | None:
@@ -143,12 +126,12 @@ class Equivariance(Measurement):
     needs_labels = False
 
     def work(self, subject: Subject) -> tuple[int, int]:
-        return len(shiftable(subject.units)), len(_shown(subject)) * (1 + len(SHIFTS))
+        return len(shiftable(subject.units)), len(subject.spread(subject.sizes.batch_size).labels) * (1 + len(SHIFTS))
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         finished = {row["unit"] for row in done}
-        images = normalise(_shown(subject), subject.images.mean, subject.images.std)
-        images = images.to(next(subject.model.parameters()).device)
+        data = subject.spread(subject.sizes.batch_size)
+        images = normalise(data.images, data.mean, data.std).to(subject.device)
         for before, unit in shiftable(subject.units):
             if unit.index not in finished:
                 found = measure_equivariance(subject.model, before, unit, images)
@@ -162,10 +145,8 @@ class Equivariance(Measurement):
         figure, panels = panels_of(tables, 4.6, 3.1, rows=2, sharey="row")
         for number, table in enumerate(tables):
             _plot_shifts(panels[0][number], table)
-            units: dict[int, list[Row]] = {}
-            for row in table.rows:
-                units.setdefault(row["unit"], []).append(row)
-            means = [{**rows[0], "error": fmean(row["error"] for row in rows)} for rows in units.values()]
+            units = [list(rows) for _, rows in groupby(table.rows, key=itemgetter("unit"))]
+            means = [{**rows[0], "error": fmean(row["error"] for row in rows)} for rows in units]
             plot_depth(panels[1][number], table, "error", means, "error, mean over shifts")
         return figure
 
@@ -181,13 +162,6 @@ def _plot_shifts(axes: Any, table: Table) -> None:
         axes.plot(list(means), list(means.values()), f"{MARKERS[kind]}-", color=colour, ms=4, label=label)
     axes.set(xlabel="shift (pixels)", ylabel="equivariance error", title=table.label, xticks=SHIFTS)
     axes.legend(fontsize=7)
-
-
-def _shown(subject: Subject) -> Tensor:
-    """One batch of images, evenly spaced, because some datasets are sorted by class."""
-    images = subject.images.images
-    index = torch.linspace(0, len(images) - 1, min(subject.sizes.batch_size, len(images))).round().long()
-    return images[index]
 
 
 class _SeenError(Exception):
@@ -216,7 +190,7 @@ def _maps_of(unit: Unit, branch: Tensor) -> Tensor:
     """The maps of a branch, which may be summed as tokens in a unit that ends with maps."""
     assert unit.size is not None
     if branch.ndim == 3:
-        tokens = branch[:, branch.shape[1] - unit.layout.pixels :].transpose(1, 2)
+        tokens = branch[:, -unit.layout.pixels :].transpose(1, 2)
         return tokens.reshape(*tokens.shape[:2], *unit.size)
     maps = unit.as_map(branch)
     assert maps is not None

@@ -7,25 +7,17 @@ of the energy at high frequencies depends on neither. The variance depends on sc
 twice as strong. Compare a unit with its neighbours only.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject, mean_steps, unit_columns
-from buildup.diagnostics.figures import (
-    Figure,
-    Row,
-    Rows,
-    Table,
-    depth_colours,
-    depth_figure,
-    panels_of,
-    plot_depth,
-)
-from buildup.diagnostics.units import Unit, watch_maps
+from buildup.diagnostics.figures import Figure, Row, Rows, Table, depth_colours, depth_figure, panels_of, plot_depth
+from buildup.diagnostics.units import Unit, watch_units
 
 SMALLEST = 1e-6
 """Added to amplitudes before the logarithm, as in the reference code."""
@@ -57,42 +49,25 @@ class Spectrum:
 
 def spectrum(maps: Tensor) -> Spectrum:
     """The spectrum of maps (images x channels x height x width) of at least 3 x 3."""
-    return _spectrum_of(_log_amplitude_sums(maps), maps.shape[2:])
+    return _spectrum_of(_frequencies_by_image(maps).mean(0), maps.shape[2:])
 
 
 def unit_spectra(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> dict[int, Spectrum]:
     """The spectrum of each unit with maps of at least 3 x 3, by the index of the unit."""
-    sums: dict[int, Tensor] = {}
-    sizes: dict[int, torch.Size] = {}
-
-    def add(unit: Unit, maps: Tensor) -> None:
-        if min(maps.shape[2:]) >= LEAST_SIDE:
-            sums[unit.index] = sums.get(unit.index, 0) + _log_amplitude_sums(maps)
-            sizes[unit.index] = maps.shape[2:]
-
-    for images in batches:
-        watch_maps(model, units, images, add)
-    return {index: _spectrum_of(total, sizes[index]) for index, total in sorted(sums.items())}
+    sizes = {unit.index: unit.size for unit in units if unit.size and min(unit.size) >= LEAST_SIDE}
+    found = _means(model, [unit for unit in units if unit.index in sizes], batches, _frequencies_by_image)
+    return {index: _spectrum_of(mean, sizes[index]) for index, mean in found.items()}
 
 
 def spatial_variance(maps: Tensor) -> float:
     """The unbiased variance over the pixels of a map, averaged over images and channels. A map has 2 pixels or more."""
-    return _variance_sum(maps) / (maps.shape[0] * maps.shape[1])
+    return _variance_by_image(maps).mean().item()
 
 
 def unit_variances(model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor]) -> dict[int, float]:
     """The spatial variance of each unit with maps of at least two pixels, by the index of the unit."""
-    totals: dict[int, float] = {}
-    counts: dict[int, int] = {}
-
-    def add(unit: Unit, maps: Tensor) -> None:
-        if maps.shape[2] * maps.shape[3] > 1:
-            totals[unit.index] = totals.get(unit.index, 0.0) + _variance_sum(maps)
-            counts[unit.index] = counts.get(unit.index, 0) + maps.shape[0] * maps.shape[1]
-
-    for images in batches:
-        watch_maps(model, units, images, add)
-    return {index: total / counts[index] for index, total in sorted(totals.items())}
+    wide = [unit for unit in units if unit.layout.pixels > 1]
+    return {index: mean.item() for index, mean in _means(model, wide, batches, _variance_by_image).items()}
 
 
 def _step_claims(what: str) -> tuple[PaperClaim, ...]:
@@ -169,12 +144,10 @@ class Frequencies(Measurement):
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.6, 3.1, rows=3)
         for number, table in enumerate(tables):
-            units: dict[int, list[Row]] = {}
-            for row in table.rows:
-                units.setdefault(row["unit"], []).append(row)
+            units = [list(rows) for _, rows in groupby(table.rows, key=itemgetter("unit"))]
             curves = panels[0][number]
             colours = depth_colours(figure, curves, len(units))
-            for colour, rows in zip(colours, units.values(), strict=False):
+            for colour, rows in zip(colours, units, strict=False):
                 dashed = "--" if rows[0]["kind"] == "msa" else "-"
                 curves.plot(
                     [row["frequency"] for row in rows], [row["log_amplitude"] for row in rows], dashed, color=colour
@@ -182,12 +155,12 @@ class Frequencies(Measurement):
             curves.set(
                 xlabel="frequency (π)", ylabel="Δ log amplitude", title=f"{table.label} (MSA dashed)", xlim=(0, 1)
             )
-            ends = [rows[-1] for rows in units.values()]
+            ends = [rows[-1] for rows in units]
             plot_depth(panels[1][number], table, "log_amplitude", ends, "Δ log amplitude, highest freq.")
             # The frequency over the units that have it as their highest.
             for frequency, same in groupby(ends, key=lambda row: row["frequency"]):
                 having = [row["unit"] for row in same]
-                place = (having[0] + having[-1]) / 2 / max(1, len(table.units) - 1)
+                place = table.depth((having[0] + having[-1]) / 2)
                 above = panels[1][number].get_xaxis_transform()
                 panels[1][number].text(place, 1.01, f"{frequency:.2g}π", transform=above, fontsize=7, ha="center")
             panels[1][number].set_title(table.label, pad=14)
@@ -195,16 +168,32 @@ class Frequencies(Measurement):
         return figure
 
 
-def _log_amplitude_sums(maps: Tensor) -> Tensor:
-    """One vector: the number of maps, their summed share of high energy, and the summed log amplitudes."""
-    maps = _in_double(maps)
+def _means(
+    model: nn.Module, units: Sequence[Unit], batches: Iterable[Tensor], by_image: Callable[[Tensor], Tensor]
+) -> dict[int, Tensor]:
+    """The mean over all images of what `by_image` gives for each of them, by the index of a unit with maps."""
+    found: dict[int, list[Tensor]] = {unit.index: [] for unit in units}
+
+    def add(unit: Unit, output: Tensor) -> None:
+        maps = unit.as_map(output)
+        assert maps is not None
+        found[unit.index].append(by_image(maps))
+
+    for images in batches:
+        watch_units(model, units, images, add)
+    return {index: torch.cat(parts).mean(0) for index, parts in found.items()}
+
+
+def _frequencies_by_image(maps: Tensor) -> Tensor:
+    """The share of high energy and the log amplitudes of each image, as means over its channels."""
+    maps = maps.double()
     height, width = maps.shape[2:]
     shorter = min(height, width)
     # Bins of the diagonal from frequency zero on; for maps that are not square, the nearest ones.
     steps = range(shorter - shorter // 2)
     rows, columns = ([round(index * side / shorter) for index in steps] for side in (height, width))
     amplitude = torch.fft.fft2(maps).abs()
-    diagonal = (amplitude[:, :, rows, columns] + SMALLEST).log().sum((0, 1))
+    diagonal = (amplitude[:, :, rows, columns] + SMALLEST).log().mean(1)
 
     energy = amplitude.square()
     rounding = energy[:, :, 0, 0] * ROUNDING
@@ -217,22 +206,17 @@ def _log_amplitude_sums(maps: Tensor) -> Tensor:
     share = torch.where(
         whole > rounding, (energy * high).sum((2, 3)) / whole.clamp(min=torch.finfo(whole.dtype).tiny), 0
     )
-    return torch.cat([share.new_tensor([share.numel()]), share.sum()[None], diagonal])
+    return torch.cat([share.mean(1, keepdim=True), diagonal], dim=1)
 
 
-def _spectrum_of(sums: Tensor, size: Sequence[int]) -> Spectrum:
-    count, share, *diagonal = sums.tolist()
+def _spectrum_of(mean: Tensor, size: Sequence[int]) -> Spectrum:
+    share, *diagonal = mean.tolist()
     return Spectrum(
         frequencies=tuple(2 * index / min(size) for index in range(len(diagonal))),
-        amplitudes=tuple((value - diagonal[0]) / count for value in diagonal),
-        high_energy=share / count,
+        amplitudes=tuple(value - diagonal[0] for value in diagonal),
+        high_energy=share,
     )
 
 
-def _variance_sum(maps: Tensor) -> float:
-    return _in_double(maps).flatten(2).var(2, correction=1).sum().item()
-
-
-def _in_double(maps: Tensor) -> Tensor:
-    """Maps in double precision; in single precision on Apple's GPUs, which lack it."""
-    return maps.detach().to(torch.float32 if maps.device.type == "mps" else torch.float64)
+def _variance_by_image(maps: Tensor) -> Tensor:
+    return maps.double().flatten(2).var(2, correction=1).mean(1)

@@ -53,6 +53,10 @@ class Table:
     epoch: int | None = None
     """The epoch after which the weights are; None for what was not trained here."""
 
+    def depth(self, unit: float) -> float:
+        """Normalised: 0 for the first unit, 1 for the last."""
+        return unit / max(1, len(self.units) - 1)
+
 
 def draw_figure(figure: Callable[[Sequence[Table]], Figure], tables: Sequence[Table]) -> Figure:
     with mpl.rc_context(STYLE):
@@ -72,14 +76,15 @@ def depth_figure(tables: Sequence[Table], column: str, label: str) -> Figure:
 
 
 def plot_depth(axes: Axes, table: Table, column: str, rows: Rows, label: str) -> None:
-    last = max(1, len(table.units) - 1)
     shade(axes, table)
-    axes.plot([row["unit"] / last for row in rows], [row[column] for row in rows], color="#777777", lw=1, zorder=2)
+    axes.plot(
+        [table.depth(row["unit"]) for row in rows], [row[column] for row in rows], color="#777777", lw=1, zorder=2
+    )
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own = [row for row in rows if row["kind"] == kind]
         colour = ORANGE if kind == "msa" else BLUE if kind == "conv" else GREEN
         axes.plot(
-            [row["unit"] / last for row in own],
+            [table.depth(row["unit"]) for row in own],
             [row[column] for row in own],
             MARKERS[kind],
             color=colour if kind in NAMES else "#555555",
@@ -105,12 +110,11 @@ def plot_points(axes: Axes, points: Mapping[str, tuple[float, float]], across: s
 
 
 def shade(axes: Axes, table: Table) -> None:
-    last = max(1, len(table.units) - 1)
     label: str | None = "subsampling"
     for unit in table.units:
-        place = unit["unit"] / last
+        place = table.depth(unit["unit"])
         if unit["kind"] == "msa":
-            axes.axvspan(place - 1 / last, place, color=ORANGE, alpha=0.13, lw=0, zorder=0)
+            axes.axvspan(table.depth(unit["unit"] - 1), place, color=ORANGE, alpha=0.13, lw=0, zorder=0)
         if unit["subsamples"]:
             axes.axvline(place, color="#444444", ls=(0, (3, 3)), lw=0.9, zorder=1, label=label)
             label = None  # one line in the legend stands for all

@@ -63,8 +63,6 @@ class Flow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitEnd:
-    """Where a unit ends."""
-
     start: int
     """The last cut before its first call."""
     at: int

@@ -25,8 +25,6 @@ CHUNK = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Corruption:
-    """One kind of corruption."""
-
     family: Literal["noise", "blur", "weather", "digital"]
     amounts: tuple[float, float, float, float, float]
     """The strength at each severity."""

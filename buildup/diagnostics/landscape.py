@@ -100,7 +100,6 @@ def landscape(
     """
     own, (one, other) = dict(model.named_parameters()), towards
     device = next(model.parameters()).device
-    forms = _squared_norm_forms(model, towards)
     for some in (places[start : start + parallel] for start in range(0, len(places), parallel)):
         with torch.no_grad(), evaluation_mode(model), ieee_float32(device):
             weights = [
@@ -108,10 +107,8 @@ def landscape(
                 for x, y in some
             ]
             measured = list(_measured(model, batches, weights))
-        for (x, y), (nll, hits) in zip(some, measured, strict=True):
-            squares = (forms @ torch.tensor([1, x, y, x * x, x * y, y * y], dtype=torch.float64)).clamp(min=0)
-            kinds = {"squares": squares.sum() / 2, "norms": squares.sqrt().sum(), "none": torch.zeros(())}
-            yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=kinds[decay].item())
+        for (x, y), moved, (nll, hits) in zip(some, weights, measured, strict=True):
+            yield Point(x=x, y=y, nll=nll, accuracy=100 * hits, decay=_decay([*(own | moved).values()], decay))
 
 
 def max_parallel_points(towards: tuple[Direction, Direction], free: float) -> int:
@@ -172,9 +169,8 @@ class LossLandscape(Measurement):
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
         left = grid(subject.sizes.landscape_side)[len(done) :]
         towards = directions(subject.model, seed=subject.seed, scaling=subject.scaling)
-        device = next(subject.model.parameters()).device
         # In parallel, convolutions become grouped ones, which are slower on a CPU.
-        parallel = max_parallel_points(towards, free_memory(device)) if device.type == "cuda" else 1
+        parallel = max_parallel_points(towards, free_memory(subject.device)) if subject.device.type == "cuda" else 1
         batches = subject.train_batches[: self.train_batches(subject.sizes)]
         if parallel > 1 and not runs_in_parallel(subject.model, batches[0][0][:1]):
             parallel = 1
@@ -271,16 +267,9 @@ def _measured(
     return list(zip((losses / images).tolist(), (hits / images).tolist(), strict=True))
 
 
-def _squared_norm_forms(model: nn.Module, towards: tuple[Direction, Direction]) -> Tensor:
-    """The coefficients of the squared norm of each tensor of weights at a point: 1, x, y, xx, xy, yy."""
-    one, other = towards
-    forms = []
-    for name, weight in model.named_parameters():
-        w = weight.detach().double()
-        a, b = (direction[name].double() if name in direction else torch.zeros_like(w) for direction in (one, other))
-        products = (w * w, 2 * w * a, 2 * w * b, a * a, 2 * a * b, b * b)
-        forms.append(torch.stack([product.sum() for product in products]).cpu())
-    return torch.stack(forms)
+def _decay(weights: Sequence[Tensor], kind: str) -> float:
+    norms = torch.stack([torch.linalg.vector_norm(weight.detach(), dtype=torch.float64) for weight in weights])
+    return {"squares": norms.square().sum() / 2, "norms": norms.sum(), "none": torch.zeros(())}[kind].item()
 
 
 def _scaled(rows: Tensor, like: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ For verdicts, a block is a module that a search replaces: its output has the sha
 every family by returning its input, and its output can be compared with its input directly.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from math import exp, log
+from math import exp, isnan, log, nan
 from statistics import fmean
 from typing import Any, Literal
 
@@ -25,32 +25,18 @@ from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.predictions import evaluate
 from buildup.diagnostics.units import Unit
 from buildup.models.trace import Site, hook_blocks
-from buildup.training.metrics import Metrics
 
 Treatment = Literal["branch", "convolution", "convolution, sampled"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockEffect:
-    """The effect of some blocks."""
-
     lesion: float
     """Points of accuracy lost when all of them are removed at once. Batch norms keep their statistics."""
     variance: float | None
     """The spatial variance of a block's output divided by that of its input; geometric mean over the blocks."""
     frequency: float | None
     """The increase of the log amplitude of the highest frequency; mean over the blocks. None below 3 x 3 pixels."""
-
-
-@dataclass(slots=True)
-class _Sums:
-    """Sums over the images of one block."""
-
-    images: int = 0
-    before: float = 0.0
-    after: float = 0.0
-    rise: float = 0.0
-    has_frequencies: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,21 +71,8 @@ def without_units(model: nn.Module, *removals: Removal) -> AbstractContextManage
     return intercept(model, {removal.site: partial(_replacement, removal) for removal in removals})
 
 
-def measure_lesions(
-    model: nn.Module, removals: Iterable[Removal], batches: Callable[[], LabelledBatches]
-) -> Iterator[tuple[Metrics, Metrics]]:
-    """The metrics of the intact model, and with each removal. Batch norms keep their statistics.
-
-    `batches` returns the same images with labels at each call.
-    """
-    intact = evaluate(model, batches())
-    for removal in removals:
-        with without_units(model, removal):
-            yield intact, evaluate(model, batches())
-
-
 class Lesions(Measurement):
-    """The accuracy without each unit. One row per removal."""
+    """The accuracy without each unit; batch norms keep their statistics. One row per removal."""
 
     name = "lesion"
     title = "Accuracy without a unit"
@@ -118,13 +91,13 @@ class Lesions(Measurement):
         return len(find_removals(subject.model, subject.units)), len(subject.images.labels)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        left = find_removals(subject.model, subject.units)[len(done) :]
-        found = measure_lesions(subject.model, left, subject.labelled_batches)
-        for removal, (intact, lesioned) in zip(left, found, strict=True):
-            accuracies = {"intact": intact.accuracy, "accuracy": lesioned.accuracy}
-            change = lesioned.accuracy - intact.accuracy
-            columns = {**unit_columns(removal.unit), "treatment": removal.treatment, **accuracies, "change": change}
-            yield [{**columns, "nll": lesioned.nll}]
+        intact = evaluate(subject.model, subject.labelled_batches()).accuracy
+        for removal in find_removals(subject.model, subject.units)[len(done) :]:
+            with without_units(subject.model, removal):
+                found = evaluate(subject.model, subject.labelled_batches())
+            columns = {**unit_columns(removal.unit), "treatment": removal.treatment, "intact": intact}
+            change = found.accuracy - intact
+            yield [{**columns, "accuracy": found.accuracy, "change": change, "nll": found.nll}]
 
     def summary(self, rows: Rows) -> Row:
         worst = min(rows, key=lambda row: row["change"])
@@ -140,13 +113,12 @@ class Lesions(Measurement):
     def figure(self, tables: Sequence[Table]) -> Figure:
         figure, panels = panels_of(tables, 4.6, 3.1, sharey=True)
         for axes, table in zip(panels[0], tables, strict=True):
-            last = max(1, len(table.units) - 1)
             shade(axes, table)
             styles = {"branch": (ORANGE, "s"), "convolution": (BLUE, "o"), "convolution, sampled": (SKY, "o")}
             for treatment, (colour, marker) in styles.items():
                 own = [row for row in table.rows if row["treatment"] == treatment]
                 if own:
-                    places = [row["unit"] / last for row in own]
+                    places = [table.depth(row["unit"]) for row in own]
                     changes = [row["change"] for row in own]
                     axes.vlines(places, 0, changes, color=colour, lw=1.4)
                     axes.plot(places, changes, marker, color=colour, ms=5, label=f"without its {treatment}")
@@ -174,26 +146,24 @@ def measure_blocks(
     `batches` returns the same images with labels at each call. With `channels_last`, the maps of the blocks are height
     x width x channels.
     """
-    sums = {path: _Sums() for path in paths}
+    before, after, rises = (dict.fromkeys(paths, 0.0) for _ in range(3))  # sums over the images
 
     def add(path: str, inputs: Tensor, outputs: Tensor) -> None:
-        before, after = (tensor.permute(0, 3, 1, 2) if channels_last else tensor for tensor in (inputs, outputs))
-        one, count = sums[path], len(outputs)
-        one.images += count
-        one.before += count * spatial_variance(before)
-        one.after += count * spatial_variance(after)
-        if min(after.shape[2:]) >= LEAST_SIDE:
-            one.has_frequencies = True
-            one.rise += count * (spectrum(after).high - spectrum(before).high)
+        old, new = (maps.permute(0, 3, 1, 2) if channels_last else maps for maps in (inputs, outputs))
+        before[path] += len(new) * spatial_variance(old)
+        after[path] += len(new) * spatial_variance(new)
+        rise = spectrum(new).high - spectrum(old).high if min(new.shape[2:]) >= LEAST_SIDE else nan
+        rises[path] += len(new) * rise
 
     with hook_blocks(model, paths, add):
         intact = evaluate(model, batches())
     with hook_blocks(model, paths, lambda path, inputs, outputs: inputs):
         without = evaluate(model, batches())
-    ratios = [one.after / one.before for one in sums.values() if one.before > 0 and one.after > 0]
-    rises = [one.rise / one.images for one in sums.values() if one.has_frequencies]
+    ratios = [after[path] / before[path] for path in before if before[path] > 0 and after[path] > 0]
+    rise = fmean(rises.values()) / len(intact.correct)
     return BlockEffect(
         lesion=intact.accuracy - without.accuracy,
+        # A stage that grew by two blocks is named twice, of which only the last is measured.
         variance=exp(fmean(map(log, ratios))) if len(ratios) == len(paths) else None,
-        frequency=fmean(rises) if len(rises) == len(paths) else None,
+        frequency=rise if len(rises) == len(paths) and not isnan(rise) else None,
     )

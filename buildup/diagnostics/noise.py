@@ -9,13 +9,12 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from buildup.diagnostics.analysis import Measurement, PaperClaim, Subject, labelled_batches
 from buildup.diagnostics.figures import Figure, Row, Rows, Table, looks_of, panels_of
 from buildup.diagnostics.predictions import evaluate
 from buildup.training.dataset import Dataset
-from buildup.training.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,31 +54,18 @@ def scale_noise(noise: Tensor, amount: float) -> Tensor:
     return torch.where(spread > 0, noise * amount / spread.clamp(min=torch.finfo(noise.dtype).tiny), 0)
 
 
-def band_noise(
-    model: nn.Module,
-    dataset: Dataset,
-    *,
-    bands: Sequence[Band] = PAPER_BANDS,
-    amount: float = 0.1,
-    seed: int = 0,
-    batch_size: int = 256,
-) -> Iterator[tuple[Metrics, Metrics]]:
-    """The metrics of a model without noise, and with noise of each band.
+def noisy_batches(
+    dataset: Dataset, band: Band, *, amount: float = 0.1, seed: int, batch_size: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches with noise of one band. A band without a bin at this image size changes nothing.
 
     The amount is the root mean square of the noise, for pixels from 0 to 1. The noise of a seed is the same for all
-    bands and models. A band without a bin at this image size changes nothing.
+    bands and models.
     """
-    size = (dataset.images.shape[2], dataset.images.shape[3])
-    spread = torch.tensor(dataset.std)[:, None, None]
-
-    def batches(mask: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, (inputs, labels) in enumerate(labelled_batches(dataset, batch_size)):
-            noise = white_noise((len(inputs), dataset.channels, *size), seed + number)
-            yield inputs + scale_noise(band_pass(noise, mask), amount).float() / spread, labels
-
-    clean = evaluate(model, labelled_batches(dataset, batch_size))
-    for band in bands:
-        yield clean, evaluate(model, batches(band_mask(size, band)))
+    mask, spread = band_mask(dataset.images.shape[2:], band), torch.tensor(dataset.std)[:, None, None]
+    for number, (inputs, labels) in enumerate(labelled_batches(dataset, batch_size)):
+        noise = white_noise(inputs.shape, seed + number)
+        yield inputs + scale_noise(band_pass(noise, mask), amount).float() / spread, labels
 
 
 class NoiseBands(Measurement):
@@ -101,12 +87,11 @@ class NoiseBands(Measurement):
         return len(_bands(subject)), len(subject.images.labels)
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        left = _bands(subject)[len(done) :]
-        size = subject.sizes.batch_size
-        found = band_noise(subject.model, subject.images, bands=left, seed=subject.seed, batch_size=size)
-        for band, (clean, noisy) in zip(left, found, strict=True):
-            drop = clean.accuracy - noisy.accuracy
-            yield [{**asdict(band), "accuracy": noisy.accuracy, "drop": drop, "nll": noisy.nll}]
+        clean = evaluate(subject.model, subject.labelled_batches()).accuracy
+        for band in _bands(subject)[len(done) :]:
+            batches = noisy_batches(subject.images, band, seed=subject.seed, batch_size=subject.sizes.batch_size)
+            noisy = evaluate(subject.model, batches)
+            yield [{**asdict(band), "accuracy": noisy.accuracy, "drop": clean - noisy.accuracy, "nll": noisy.nll}]
 
     def summary(self, rows: Rows) -> Row:
         worst = max(rows, key=lambda row: row["drop"])
@@ -131,5 +116,4 @@ class NoiseBands(Measurement):
 
 def _bands(subject: Subject) -> tuple[Band, ...]:
     """The bands of the paper that contain a frequency of images of this size."""
-    height, width = subject.images.images.shape[2:]
-    return tuple(band for band in PAPER_BANDS if band_mask((height, width), band).any())
+    return tuple(band for band in PAPER_BANDS if band_mask(subject.images.images.shape[2:], band).any())

@@ -31,12 +31,12 @@ CUTS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 """Where images are low-passed and high-passed, as shares of pi."""
 GRIDS = (2, 4, 8)
 """Patches on a side; those that divide the images."""
+HYBRIDS = ("phase kept", "amplitude kept")
+"""Variants that need images of two classes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageChange:
-    """One kind of changed images."""
-
     name: str
     level: float = 0.0
     """The cut, or the patches on a side; 0 where there is none."""
@@ -70,10 +70,8 @@ def shuffle_patches(pixels: Tensor, grid: int, generator: torch.Generator) -> Te
     return rows.reshape(count, channels, height, width)
 
 
-def partners(labels: Tensor, seed: int) -> Tensor | None:
-    """The index of a random image of another class for each image; None if all are of one class."""
-    if len(torch.unique(labels)) < 2:
-        return None
+def partners(labels: Tensor, seed: int) -> Tensor:
+    """The index of a random image of another class for each image; there are at least two classes."""
     generator = torch.Generator().manual_seed(seed)
     found = torch.randint(len(labels), labels.shape, generator=generator)
     while (same := labels[found] == labels).any():
@@ -83,7 +81,7 @@ def partners(labels: Tensor, seed: int) -> Tensor | None:
 
 def variants_of(images: Dataset) -> tuple[ImageChange, ...]:
     sides = images.images.shape[2:]
-    hybrids = ("phase kept", "amplitude kept") if len(torch.unique(images.labels)) > 1 else ()
+    hybrids = HYBRIDS if len(torch.unique(images.labels)) > 1 else ()
     return (
         ImageChange(name="clean"),
         *(ImageChange(name=name, level=cut) for name in ("low-passed", "high-passed") for cut in CUTS),
@@ -93,13 +91,13 @@ def variants_of(images: Dataset) -> tuple[ImageChange, ...]:
 
 
 def changed_batches(images: Dataset, variant: ImageChange, batch_size: int, seed: int) -> LabelledBatches:
-    other = partners(images.labels, seed)
     generator = torch.Generator().manual_seed(seed)
     mean, std = (torch.tensor(values)[:, None, None] for values in (images.mean, images.std))
-    for index in torch.split(torch.arange(len(images.labels)), batch_size):
+    own = torch.arange(len(images.labels))
+    other = partners(images.labels, seed) if variant.name in HYBRIDS else own
+    for index in torch.split(own, batch_size):
         pixels, labels = images.images[index].double() / 255, images.labels[index]
-        if variant.name in ("phase kept", "amplitude kept"):
-            assert other is not None
+        if variant.name in HYBRIDS:
             pixels = hybrid(pixels, images.images[other[index]].double() / 255)
             labels = labels if variant.name == "phase kept" else images.labels[other[index]]
         elif variant.name != "clean":

@@ -80,7 +80,7 @@ class Unit:
         return self.layout.size
 
     def as_map(self, output: Tensor) -> Tensor | None:
-        """Its output as images x channels x height x width, class tokens dropped; None where it holds no maps."""
+        """A view of its output: images x channels x height x width, no class tokens. None where it holds no maps."""
         match self.layout.order:
             case "nchw":
                 return output
@@ -89,7 +89,7 @@ class Unit:
             case "tokens":
                 assert self.layout.size is not None
                 tokens = output[:, self.layout.prefix :].transpose(1, 2)
-                return tokens.reshape(*tokens.shape[:2], *self.layout.size)
+                return tokens.view(*tokens.shape[:2], *self.layout.size)
             case "none":
                 return None
 
@@ -135,17 +135,6 @@ def unit_outputs(model: nn.Module, units: Sequence[Unit], images: Tensor) -> tup
 
     watch_units(model, units, images, keep)
     return tuple(found[unit.index] for unit in units)
-
-
-def watch_maps(model: nn.Module, units: Sequence[Unit], images: Tensor, on_maps: OnOutput) -> None:
-    """Run a model in evaluation mode and call `on_maps` with the maps of each unit that has some."""
-
-    def convert(unit: Unit, output: Tensor) -> None:
-        maps = unit.as_map(output)
-        if maps is not None:
-            on_maps(unit, maps)
-
-    watch_units(model, units, images, convert)
 
 
 def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[Unit]:

@@ -202,7 +202,7 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
             count, before = verdict_counter(record.study_name), len(writer.history.decisions)
             observers += [budget, CallbackObserver(on_event=count, decided=before)]
             if record.settings.track:
-                tracking = Tracking.begin(record.settings.track, record.folder, _tracked(record))
+                tracking = Tracking(record.settings.track, record.folder, _tracked(record))
                 stack.enter_context(closing(tracking))
                 observers.append(CallbackObserver(on_event=tracking, decided=before))
             inspect = partial(_inspect, record, replay, warnings)

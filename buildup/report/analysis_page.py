@@ -2,11 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from buildup.report.findings import flat
-from buildup.report.html import document, html_table, page_header, scrollable, settings_section, warning_box
+from buildup.report.html import document, html_table, page_header, settings_section, warning_box
 from buildup.report.text_table import ColumnKind, TextTable
 from buildup.report.words import escape
 
@@ -23,9 +23,9 @@ class Section:
     title: str
     words: str
     """How its figure is read."""
-    numbers: Mapping[str, Mapping[str, Any]]
+    numbers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """By model."""
-    figure: str
+    figure: str = ""
     """SVG."""
     finding: str = ""
     """What was found, and whether it agrees with the paper."""
@@ -66,7 +66,7 @@ def _section(section: Section) -> str:
     columns.extend(
         (name.replace("_", " "), "number", [_shown(values.get(name)) for values in models]) for name in names
     )
-    table = html_table(TextTable.by_column(*columns)) if names else scrollable("")
+    table = html_table(TextTable.by_column(*columns)) if names else ""
     return (
         f'{head}<div class="scroll" style="background:#fff;border-radius:8px;padding:8px">'
         f"{_inline(section.figure, section.what, section.title)}</div>"

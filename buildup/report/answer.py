@@ -104,5 +104,5 @@ def _tiles(findings: Findings) -> Iterator[str]:
 
 def _layout_html(network: Network) -> str:
     """The layout with its replaced blocks in bold; a line may break between stages only."""
-    bold = re.sub(r"([^C|])*", lambda run: f"<b>{run[0]}</b>", layout(network))
+    bold = re.sub(r"[^C|]+", r"<b>\g<0></b>", layout(network))
     return bold.replace("|", "<wbr><i>|</i>")

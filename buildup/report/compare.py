@@ -16,8 +16,8 @@ from buildup.report.diagnostic_table import Evidence
 from buildup.report.html import document, html_section, html_table, scrollable, small_note
 from buildup.report.page import evidence_html, evidence_markdown
 from buildup.report.text_table import ColumnKind, TextTable, tabulate_final
-from buildup.report.words import duration, escape, escape_markdown, points, short_number
-from buildup.trials.objective import ACCURACY, OBJECTIVES
+from buildup.report.words import axis_title, duration, escape, escape_markdown, points, short_number
+from buildup.trials.objective import OBJECTIVES
 
 
 def comparison_page(runs: Sequence[Compared], evidence: Evidence | None = None) -> str:
@@ -72,7 +72,7 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
     if len(names) > 1:
         yield "<section><p>The runs have different objectives, so they share no plot.</p></section>"
         return
-    up = _up(names.pop())
+    up = axis_title(OBJECTIVES[names.pop()])
     networks, progress = [], []
     for run in runs:
         dots = []
@@ -98,12 +98,6 @@ def _plots(runs: Sequence[Compared]) -> Iterator[str]:
         yield html_section("Best score over trainings", small_note(note), scrollable(plot))
 
 
-def _up(objective: str) -> str:
-    """The words beside the vertical axis of scores."""
-    chosen = OBJECTIVES[objective]
-    return f"{chosen.title}, {'%' if chosen is ACCURACY else f'{chosen.scale}; less is better'}"
-
-
 def _places_html(found: PlaceFindings) -> Iterator[str]:
     note = (
         "Each network of runs that were free to change blocks anywhere in a stage: the mean place of its changed "
@@ -116,8 +110,9 @@ def _places_html(found: PlaceFindings) -> Iterator[str]:
     series = [Series(name=run, dots=tuple(own)) for run, own in dots.items()]
     across = "mean place of changed blocks (0 beginning, 1 end of their stage)"
     label = "Score of each network against the place of its blocks"
-    objectives = {one.objective for one in found.networks}
-    plot = plot_svg(series, label=label, across=across, up=_up(objectives.pop())) if len(objectives) == 1 else ""
+    names, plot = {one.objective for one in found.networks}, ""
+    if len(names) == 1:
+        plot = plot_svg(series, label=label, across=across, up=axis_title(OBJECTIVES[names.pop()]))
     yield f"<p>{escape(found.words)}</p>{small_note(note)}{scrollable(plot)}"
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from buildup.graph.kinds import Conv
 from buildup.graph.layout import layout
 from buildup.graph.serialize import fingerprint
+from buildup.report.diagnostic_table import SIGNIFICANCE
 from buildup.report.findings import Findings
 from buildup.statistics.kendall import Agreement, kendall
 from buildup.trials.final_result import Final
@@ -22,10 +23,8 @@ MAY_DIFFER = ("space", "places", "judge", "seeds", "first seed", "steps", "devic
 """Facts that may differ. The comparison names those that do: they change what was tried, how certain a verdict is, or
 the rounding of sums."""
 
-
 MOST_RANKED = 200
 """Networks of a run that are ranked, the first ones. Exact intervals of more would take minutes."""
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,8 +41,6 @@ class ScoredNetwork:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestSoFar:
-    """The best score after some number of trainings."""
-
     trainings: int
     """The trainings that verdicts used so far. Those started ahead and never used are not counted."""
     score: float
@@ -238,7 +235,7 @@ class PlaceFindings:
             f"Kendall's tau of place and score {found.tau:+.2f} (95 % interval {found.low:+.2f} to {found.high:+.2f}, "
             f"p = {found.p:.2g}, {found.count} networks that were free to change blocks anywhere in a stage)"
         )
-        if found.p >= SIGNIFICANT:
+        if found.p >= SIGNIFICANCE:
             return f"These runs do not tell whether the end of a stage or its beginning is the better place: {numbers}."
         if found.tau > 0:
             return f"Later places in a stage are better, as the paper says: {numbers}."

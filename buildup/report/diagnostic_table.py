@@ -69,6 +69,10 @@ class Correlation:
         name = MEASURES[self.measure]
         return f"{name} of the parent" if self.when == "before" else f"change of {name}"
 
+    @property
+    def numbers(self) -> str:
+        return f"tau {self.tau:+.2f} ({percent(LEVEL)} interval {self.low:+.2f} to {self.high:+.2f})"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
@@ -126,13 +130,12 @@ class Evidence:
         """Whether candidates whose loss is flatter than their parent's gain more."""
         for one in self.correlations:
             if one.when == "change" and one.measure in ("ape", "early_ape"):
-                numbers = f"tau {one.tau:+.2f} ({percent(LEVEL)} interval {one.low:+.2f} to {one.high:+.2f})"
                 answer = "It is not shown that flattening goes with the gain"
                 if one.p < SIGNIFICANCE:
                     answer = (
                         f"Candidates that are {'flatter' if one.tau < 0 else 'sharper'} than their parent gain more"
                     )
-                yield f"{answer}: {one.name} and gain have {numbers}. This diagnostic alone, without correction."
+                yield f"{answer}: {one.name} and gain have {one.numbers}. This diagnostic alone, without correction."
 
     def _effects(self) -> Iterator[str]:
         if self.effects:
@@ -144,10 +147,8 @@ class Evidence:
         best = min(found, key=lambda one: (one.p, -abs(one.tau)))
         corrected = min(1.0, best.p * len(found))
         known = "known before training" if when == "before" else "known only after training"
-        numbers = (
-            f"tau {best.tau:+.2f} ({percent(LEVEL)} interval {best.low:+.2f} to {best.high:+.2f}), p = {best.p:.2g}, "
-            f"or {corrected:.2g} after Bonferroni correction for {len(found)}"
-        )
+        after = f"or {corrected:.2g} after Bonferroni correction for {len(found)}"
+        numbers = f"{best.numbers}, p = {best.p:.2g}, {after}"
         relation = "predicts the gain" if when == "before" else "correlates with the gain"
         if corrected >= SIGNIFICANCE:
             none = f"None of {len(found)} diagnostics {known} {relation} significantly."

@@ -68,9 +68,10 @@ def graph_svg(network: Network, name: str = "") -> str:
     ]
     for stage, (top, bottom) in zip(network.stages, bands, strict=True):
         first, (rows, columns) = top + PADDING + 16, stage.size
+        small = ' style="font-size:10px"' if len(stage.name) > 14 else ""  # or it would reach into the boxes
         parts += [
             f'<rect class="band" x="{MARGIN}" y="{top}" width="{WIDTH - 2 * MARGIN}" height="{bottom - top}" rx="10"/>',
-            f'<text class="strong" x="{MARGIN + 14}" y="{first}"{_fitting(stage.name)}>{escape(stage.name)}</text>',
+            f'<text class="strong" x="{MARGIN + 14}" y="{first}"{small}>{escape(stage.name)}</text>',
             f'<text class="muted" x="{MARGIN + 14}" y="{first + 18}">{rows} × {columns} map</text>',
             f'<text class="muted" x="{MARGIN + 14}" y="{first + 34}">{stage.blocks[-1].out_shape[0]} channels</text>',
         ]
@@ -95,11 +96,6 @@ def graph_svg(network: Network, name: str = "") -> str:
         'orient="auto"><path class="tip" d="M0 0L6 3L0 6z"/></marker></defs>'
         f"{''.join(parts)}</svg>\n"
     )
-
-
-def _fitting(name: str) -> str:
-    """A smaller font for a name that would reach into the boxes."""
-    return ' style="font-size:10px"' if len(name) > 14 else ""
 
 
 def _style() -> str:

@@ -30,8 +30,6 @@ Role = Literal["base", "winner", "other"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingRow:
-    """One training in the table of trainings."""
-
     id: str
     layout: str
     """Empty for a candidate without a decision."""
@@ -171,36 +169,30 @@ class Findings:
     @property
     def imitations(self) -> str:
         """What new blocks beside pretrained weights had learned before the first epoch. Empty in other searches."""
-        base = fmean(self._before_training(START).pop(fingerprint(self.base), [0.0]))
+        base, tried = self._before_training(START)
         chance = 100 / self.base.num_classes
         trained = [score.accuracy for score in self.scored.get(fingerprint(self.base), {}).values()]
         if trained and base - chance > (fmean(trained) - chance) / 2:  # its classifier is not new
-            shares = [
-                f"{layout} {fmean(own):.1f} % ({100 * fmean(own) / base:.0f} %)"
-                for layout, own in self._tried_layouts(self._before_training(START))
-            ]
+            shares = [f"{layout} {mean:.1f} % ({100 * mean / base:.0f} %)" for layout, mean in tried]
             knew = (
                 f"Before any training the base knew {base:.1f} % of the validation images. With new blocks, and as a "
                 "share of that: "
             )
             return f"{knew}{', '.join(shares)}." if shares else ""
         # With a new classifier nobody knows anything.
-        errors = [f"{layout} {fmean(own):.2f}" for layout, own in self._tried_layouts(self._before_training(IMITATION))]
+        errors = [f"{layout} {mean:.2f}" for layout, mean in self._before_training(IMITATION)[1]]
         imitated = "Relative error with which new blocks imitated those that they replace, before the first epoch: "
         return f"{imitated}{', '.join(errors)}." if errors else ""
 
-    def _before_training(self, metric: str) -> dict[str, list[float]]:
-        """A metric measured before the first epoch: by candidate, its values over the trainings."""
-        found = {
-            candidate: [score.metrics[metric] for score in scores.values() if metric in score.metrics]
+    def _before_training(self, metric: str) -> tuple[float, list[tuple[str, float]]]:
+        """The mean of a metric measured before the first epoch: of the base, and of the layout of each candidate."""
+        means = {
+            candidate: fmean(values)
             for candidate, scores in self.scored.items()
+            if (values := [score.metrics[metric] for score in scores.values() if metric in score.metrics])
         }
-        return {candidate: own for candidate, own in found.items() if own}
-
-    def _tried_layouts(self, known: Mapping[str, list[float]]) -> list[tuple[str, list[float]]]:
-        """The layout and the values of each tried candidate; the base is left out."""
-        base = fingerprint(self.base)
-        return [(self.layouts[one], own) for one, own in known.items() if one in self.layouts and one != base]
+        base = means.pop(fingerprint(self.base), 0.0)
+        return base, [(self.layouts[one], mean) for one, mean in means.items() if one in self.layouts]
 
     @property
     def judge(self) -> str:

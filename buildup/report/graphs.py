@@ -35,10 +35,10 @@ def build_up_graph(candidates: Sequence[CandidateSummary]) -> Figure:
 
 
 def gains_graph(candidates: Sequence[CandidateSummary]) -> Figure:
-    rows = [one for one in candidates if one.decision]
+    rows = [(one, one.decision) for one in candidates if one.decision]
     traces = []
     for name, colour, kept in (("kept", KEPT, True), ("dropped", DROPPED, False)):
-        own = [(one, one.decision) for one in rows if one.decision and one.decision.kept == kept]
+        own = [(one, decision) for one, decision in rows if decision.kept == kept]
         if not own:
             continue  # no word in the legend either
         trace = _trace(name, [one.step for _, one in own], [one.gain for _, one in own], colour)
@@ -49,7 +49,7 @@ def gains_graph(candidates: Sequence[CandidateSummary]) -> Figure:
             "arrayminus": [decision.gain - decision.ci[0] for _, decision in own],
         }
         traces.append(trace | {"text": [_label(one) for one, _ in own]})
-    unit = rows[0].decision.unit if rows and rows[0].decision else "points"
+    unit = rows[0][1].unit if rows else "points"
     return _figure("Gain of each step over its parent, with interval", "step", f"gain, {unit}", traces, steps=len(rows))
 
 

@@ -177,18 +177,13 @@ def check_trackers(names: Sequence[str]) -> None:
             raise RequestError(f"--track {name}: {package} is not installed. Install it with `pip install {package}`.")
 
 
-@dataclass(slots=True, kw_only=True)
 class Tracking:
     """Tells trackers of events and decisions. It is called like a callback, and never waits for a tracker."""
 
-    followers: Sequence["_Follower"] = ()
-
-    @classmethod
-    def begin(cls, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> "Tracking":
-        followers = [_Follower(name, folder, settings) for name in dict.fromkeys(names)]
-        for follower in followers:
+    def __init__(self, names: Sequence[str], folder: Path, settings: Mapping[str, Any]) -> None:
+        self.followers = [_Follower(name, folder, settings) for name in dict.fromkeys(names)]
+        for follower in self.followers:
             follower.start()
-        return cls(followers=followers)
 
     def __call__(self, event: Event | Decision) -> None:
         for follower in self.followers:

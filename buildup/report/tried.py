@@ -10,7 +10,7 @@ from buildup.report.chart import Dot, Series, plot_svg
 from buildup.report.findings import Findings
 from buildup.report.html import html_section, html_table, small_note
 from buildup.report.text_table import TextTable
-from buildup.report.words import duration, escape
+from buildup.report.words import axis_title, duration, escape
 from buildup.trials.outcome import Failure, Outcome, Reason
 
 PLOTS_TITLE = "Scores of all networks"
@@ -42,15 +42,10 @@ def _plots(findings: Findings) -> list[str]:
     cost = {one.candidate: one.macs / 1e6 for one in findings.decisions if one.macs is not None}
     if base := findings.cost(findings.base):
         cost[fingerprint(findings.base)] = base[1] / 1e6
-    better = "" if findings.objective.sign > 0 else "; less is better"
-    up = f"{findings.objective.title}, {findings.objective.scale}{better}"
+    up = axis_title(findings.objective)
     found = []
-    speeds = _speeds(findings)
-    for across, where in (
-        ("attention blocks", blocks),
-        ("million MACs", cost),
-        ("images per second, training", speeds),
-    ):
+    speeds = ("images per second, training", _speeds(findings))
+    for across, where in (("attention blocks", blocks), ("million MACs", cost), speeds):
         known = {candidate: mean for candidate, mean in means.items() if candidate in where}
         if len(known) < 2:
             continue

@@ -7,6 +7,7 @@ from math import isfinite
 
 from buildup.graph.kinds import known_kinds
 from buildup.trials.decision import Decision
+from buildup.trials.objective import Objective
 from buildup.trials.outcome import Failure, Outcome
 
 
@@ -172,6 +173,16 @@ def interval_heading(decisions: Iterable[Decision]) -> tuple[str, bool]:
     """The heading for a column of intervals, and whether each cell must state its own level."""
     levels = {decision.level for decision in decisions if decision.level}
     return (f"{percent(levels.pop())} CI", False) if len(levels) == 1 else ("CI", len(levels) > 1)
+
+
+def axis_title(objective: Objective) -> str:
+    """What an axis of scores shows.
+
+    >>> from buildup.trials.objective import OBJECTIVES
+    >>> axis_title(OBJECTIVES["accuracy"]), axis_title(OBJECTIVES["nll"])
+    ('validation accuracy, %', 'negative log-likelihood, centinats; less is better')
+    """
+    return f"{objective.title}, {objective.scale}{'' if objective.sign > 0 else '; less is better'}"
 
 
 def percent(share: float) -> str:

@@ -14,8 +14,8 @@ from buildup.diagnostics.corruption import (
     PUBLISHED_IMAGES,
     GeneratedImages,
     PublishedImages,
+    corrupted_batches,
     kind_errors,
-    measure_corruptions,
     open_published,
     relative_error,
 )
@@ -79,29 +79,22 @@ def written(folder: Path, labels: np.ndarray[Any, Any], count: int = 5 * PUBLISH
 def test_clean_images_have_the_clean_accuracy() -> None:
     data = some(40)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
-    (found,) = measure_corruptions(model, GeneratedImages(images=data), [CLEAN], mean=data.mean, std=data.std)
+    found = evaluate(model, corrupted_batches(GeneratedImages(images=data), CLEAN, data, 16))
     assert found.accuracy == evaluate(model, labelled_batches(data, 16)).accuracy
 
 
 def test_a_constant_classifier_is_right_once_in_ten_everywhere() -> None:
     data = balanced(3)
     corrupted = GeneratedImages(images=data)
-    found = list(measure_corruptions(Constant(10), corrupted, corrupted.conditions, mean=data.mean, std=data.std))
-    assert len(found) == 76
+    assert len(corrupted.conditions) == 76
+    found = [evaluate(Constant(10), corrupted_batches(corrupted, each, data, 16)) for each in corrupted.conditions]
     assert {round(each.accuracy, 10) for each in found} == {10.0}
 
 
 def test_batches_of_any_size_see_the_same_images() -> None:
     data, place = some(30), ("gaussian_noise", 5)
     model = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
-    values = [
-        next(
-            measure_corruptions(
-                model, GeneratedImages(images=data), [place], mean=data.mean, std=data.std, batch_size=size
-            )
-        )
-        for size in (7, 30)
-    ]
+    values = [evaluate(model, corrupted_batches(GeneratedImages(images=data), place, data, size)) for size in (7, 30)]
     assert values[0].nll == pytest.approx(values[1].nll, rel=1e-6)
 
 
@@ -114,9 +107,8 @@ def test_each_severity_of_a_published_file_meets_its_labels() -> None:
     files["fog"] = black.copy()
     files["fog"][2 * PUBLISHED_IMAGES : 3 * PUBLISHED_IMAGES] = shade
     published = PublishedImages(files=files, labels=labels, chosen=torch.arange(0, PUBLISHED_IMAGES, 9))
-    model = Reader(100)
     places = [("fog", 2), ("fog", 3), ("snow", 3)]
-    found = list(measure_corruptions(model, published, places, mean=(0.0,) * 3, std=(1.0,) * 3))
+    found = [evaluate(Reader(100), corrupted_batches(published, place, plain(100), 128)) for place in places]
     assert found[1].accuracy == 100
     assert found[0].accuracy == found[2].accuracy == pytest.approx(1, abs=1)
 

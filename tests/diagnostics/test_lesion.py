@@ -1,5 +1,5 @@
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from buildup.diagnostics.analysis import labelled_batches
 from buildup.diagnostics.hooks import weights_digest
-from buildup.diagnostics.lesion import find_removals, measure_lesions, without_units
+from buildup.diagnostics.lesion import find_removals, without_units
+from buildup.diagnostics.predictions import evaluate
 from buildup.diagnostics.units import find_units
 from held_out import load_test
 
@@ -117,15 +118,13 @@ def test_nothing_is_left_behind(make_alternet: Make) -> None:
     model, images = make_alternet("CC|CM|CG|CK"), noise(2, 1, 16, 16)
     model.train()
     before = weights_digest(model)
-    digits = load_test("digits")
-
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        yield next(iter(labelled_batches(digits, 32)))
-
-    found = list(measure_lesions(model, find_removals(model, find_units(model, images[:1])), batches))
+    batches = [next(labelled_batches(load_test("digits"), 32))]
+    removals, lesioned = find_removals(model, find_units(model, images[:1])), set()
+    for removal in removals:
+        with without_units(model, removal):
+            lesioned.add(evaluate(model, batches).nll)
     assert weights_digest(model) == before
-    assert len({intact.nll for intact, _ in found}) == 1
-    assert len({lesioned.nll for _, lesioned in found}) == len(found)
+    assert len({*lesioned, evaluate(model, batches).nll}) == 1 + len(removals)
 
 
 class Scripted(nn.Module):

@@ -75,11 +75,9 @@ def test_shuffled_patches_are_those_of_the_image(grid: int) -> None:
 def test_partners_are_of_another_class_and_of_all_of_them() -> None:
     labels = torch.arange(300) % 3
     found = partners(labels, seed=0)
-    assert found is not None
     assert not (labels[found] == labels).any()
     pairs = {(int(one), int(two)) for one, two in zip(labels, labels[found], strict=True)}
     assert len(pairs) == 6
-    assert partners(torch.zeros(5), seed=0) is None
 
 
 class Recogniser(nn.Module):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from buildup.diagnostics.hooks import intercept, weights_digest
-from buildup.diagnostics.units import Unit, find_units, unit_outputs, watch_maps
+from buildup.diagnostics.units import Unit, find_units, unit_outputs
 from buildup.errors import BaseError
 from buildup.models.trace import evaluation_mode
 
@@ -128,16 +128,11 @@ def test_class_tokens_are_told_from_those_of_the_map(make: Make, name: str, pref
 def test_maps_keep_their_places_in_each_order_of_axes(make: Make) -> None:
     for name in ("swin_tiny_patch4_window7_224", "test_vit", "test_resnet"):
         model = make(name)
-        found: list[tuple[Unit, Tensor]] = []
-
-        def keep(unit: Unit, maps: Tensor, found: list[tuple[Unit, Tensor]] = found) -> None:
-            found.append((unit, maps.clone()))
-
         pictures = torch.zeros(2, 3, 32, 32)
         pictures[1, :, 8:16, 24:32] = 3.0
-        stem = find_units(model, pictures[:1])[:1]
-        watch_maps(model, stem, pictures, keep)
-        unit, maps = found[0]
+        unit = find_units(model, pictures[:1])[0]
+        maps = unit.as_map(*unit_outputs(model, [unit], pictures))
+        assert maps is not None
         assert maps.shape[1:] == (unit.channels, *(unit.size or ()))
         changed = (maps[1] - maps[0]).abs().sum(0)
         row, column = divmod(int(changed.argmax()), changed.shape[1])

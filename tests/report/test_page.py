@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from buildup.graph.network import sketch
 from buildup.report.findings import Findings
 from buildup.report.page import PAPER, page
 from buildup.trials.outcome import Failure, Reason
@@ -49,6 +50,13 @@ class Reader(HTMLParser):
 @pytest.mark.parametrize("name", ["published", "one_seed", "proven", "empty"])
 def test_every_tag_is_closed(name: str, request: pytest.FixtureRequest) -> None:
     assert Reader(page(request.getfixturevalue(name))).open == []
+
+
+def test_replaced_blocks_are_bold_in_a_layout(published: Findings) -> None:
+    winner = sketch("CCC|CCCC|CCCCMM|CGCM")
+    found = re.search(r"<dt>winner</dt><dd>(.*?)</dd>", page(replace(published, winner=winner)))
+    assert found
+    assert found[1].split("<wbr><i>|</i>") == ["CCC", "CCCC", "CCCC<b>MM</b>", "C<b>G</b>C<b>M</b>"]
 
 
 @pytest.mark.parametrize("name", ["published", "one_seed", "proven", "empty"])

@@ -70,7 +70,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Told]:
 def test_a_tracker_sees_each_epoch_and_verdict_and_one_that_fails_is_left_out_alone(
     told: dict[str, Told], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracking = Tracking.begin(["broken", "good"], tmp_path, {})
+    tracking = Tracking(["broken", "good"], tmp_path, {})
     with caplog.at_level(logging.WARNING, logger="buildup"):
         for event in EVENTS:
             tracking(event)
@@ -89,7 +89,7 @@ def test_a_tracker_sees_each_epoch_and_verdict_and_one_that_fails_is_left_out_al
 
 
 def test_tensorboard_writes_event_files_that_hold_the_points(tmp_path: Path) -> None:
-    tracking = Tracking.begin(["tensorboard"], tmp_path, {})
+    tracking = Tracking(["tensorboard"], tmp_path, {})
     for event in EVENTS:
         tracking(event)
     tracking.close()
@@ -110,7 +110,7 @@ def test_a_training_that_ends_lets_go_of_its_files(tmp_path: Path, monkeypatch: 
     kind = TrackerKind(name="tensorboard", package="tensorboardX", open=begin)
     monkeypatch.setattr(module, "TRACKERS", {"tensorboard": kind})
     monkeypatch.setattr(TensorBoard, "close", lambda self: None)
-    tracking = Tracking.begin(["tensorboard"], tmp_path, {})
+    tracking = Tracking(["tensorboard"], tmp_path, {})
     for outcome in (Score(accuracy=62.0), Failure(reason=Reason.DIVERGED, message="")):
         tracking(EVENTS[0])
         tracking(Event(training=TRAINING, update=Record(outcome=outcome, curve=())))
@@ -120,7 +120,7 @@ def test_a_training_that_ends_lets_go_of_its_files(tmp_path: Path, monkeypatch: 
 
 def test_a_training_that_did_not_begin_here_is_told_as_a_whole(told: dict[str, Told], tmp_path: Path) -> None:
     """One that was reused, or that ended while no search ran, comes as nothing but its record."""
-    tracking = Tracking.begin(["good"], tmp_path, {})
+    tracking = Tracking(["good"], tmp_path, {})
     tracking(Event(training=TRAINING, update=Record(outcome=Score(accuracy=62.0), curve=EPOCHS)))
     tracking.close()
     assert told["good"].begun == {NAME: {"layout": "CC|CM", "edit": "", "seed": 3}}
@@ -139,7 +139,7 @@ def test_mlflow_gets_a_run_for_each_training_and_ends_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(entities, "Metric", lambda *metric: metric, raising=False)
     monkeypatch.setitem(sys.modules, "mlflow", fake)
     monkeypatch.setitem(sys.modules, "mlflow.entities", entities)
-    tracking = Tracking.begin(["mlflow"], tmp_path, {})
+    tracking = Tracking(["mlflow"], tmp_path, {})
     for event in (*EVENTS, EVENTS[3]):
         tracking(event)
     tracking.close()
@@ -168,7 +168,7 @@ def test_a_tracker_that_hangs_is_left_out_and_the_search_does_not_wait(
     opened = hang if hangs == "open" else lambda *_: slow
     monkeypatch.setattr(module, "TRACKERS", {"slow": TrackerKind(name="slow", package="sys", open=opened)})
     monkeypatch.setattr(module, "WAITING", 5)
-    tracking = Tracking.begin(["slow"], tmp_path, {})
+    tracking = Tracking(["slow"], tmp_path, {})
     begun = time.monotonic()
     for _ in range(8):
         tracking(DECISION)
@@ -188,7 +188,7 @@ def test_the_end_of_a_search_waits_for_a_tracker_only_a_while(
     free = threading.Event()
     monkeypatch.setattr(told["good"], "log", lambda *_: free.wait(30))
     monkeypatch.setattr(module, "CLOSING", 0.05)
-    tracking = Tracking.begin(["good"], tmp_path, {})
+    tracking = Tracking(["good"], tmp_path, {})
     tracking(DECISION)
     tracking.close()
     assert "--track good: left out from here on: it did not end within 0.05 seconds" in caplog.text
@@ -212,7 +212,7 @@ def test_trackers_of_one_run_get_metrics_under_the_name_of_the_training(
         monkeypatch.setattr(fake, function, partial(follow, function), raising=False)
     monkeypatch.setattr(fake, "Settings", dict, raising=False)
     monkeypatch.setitem(sys.modules, library, fake)
-    tracking = Tracking.begin([library], tmp_path / "demo", {"base": "resnet18"})
+    tracking = Tracking([library], tmp_path / "demo", {"base": "resnet18"})
     for event in EVENTS:
         tracking(event)
     tracking.close()

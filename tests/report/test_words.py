@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from buildup.report.findings import Findings
 from buildup.report.words import (
+    axis_title,
     clean,
     duration,
     edited_paths,
@@ -18,8 +19,10 @@ from buildup.report.words import (
     short_number,
 )
 from buildup.report.words import escape as escaped
+from buildup.trials.objective import Objective
 from buildup.trials.outcome import Failure, Reason
 
+TOP5 = Objective(name="top5", title="top-5 accuracy", unit="points", sign=1, largest=1.0, seed_deviation=0.2)
 ANY_TEXT = st.text(st.characters(codec=None))
 
 
@@ -81,3 +84,8 @@ def test_a_column_of_equal_levels_names_the_level_once(published: Findings, one_
 def test_the_place_of_an_edit_without_a_path_is_the_edit_itself(with_text: Callable[[str], Findings]) -> None:
     assert edited_paths("something else") == "something else"
     assert edited_paths(with_text("<i>").decisions[0].edit) == "c4.3"
+
+
+def test_less_is_better_on_an_axis_only_where_it_is() -> None:
+    assert axis_title(TOP5) == "top-5 accuracy, %"
+    assert axis_title(replace(TOP5, sign=-1)) == "top-5 accuracy, %; less is better"

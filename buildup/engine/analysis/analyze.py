@@ -1,7 +1,6 @@
 """The measurements of a model, or of several side by side, written as numbers and figures."""
 
 import csv
-import hashlib
 import io
 import json
 import logging
@@ -30,7 +29,8 @@ from buildup.graph.base_name import split_names
 from buildup.report.analysis_page import Section, analysis_page
 from buildup.report.words import duration
 from buildup.settings import AnalyzeSettings
-from buildup.training.recipe import recipe_to_values
+from buildup.training.recipe import Recipe, recipe_to_values
+from buildup.trials.outcome import short_hash
 
 log = logging.getLogger("buildup")
 
@@ -46,8 +46,6 @@ PROGRESS_INTERVAL = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """The results of an analysis."""
-
     folder: Path
     """The folder with numbers, figures and `index.html`."""
     identity: Mapping[str, Any]
@@ -101,7 +99,7 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
             for subject in subjects
         },
         "training images": {subject.label: subject.train_images for subject in subjects},
-        "recipes": {model.label: _digest(recipe_to_values(model.recipe)) for model in request.models},
+        "recipes": {model.label: _recipe_hash(model.recipe) for model in request.models},
         "corruptions": settings.corruptions or "generated",
         "sizes": asdict(request.sizes),
         "seed": request.seed,
@@ -129,8 +127,8 @@ def analysis_values(analysis: Analysis) -> dict[str, Any]:
     return {"folder": str(analysis.folder), "identity": analysis.identity, "summaries": analysis.summaries}
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+def _recipe_hash(recipe: Recipe) -> str:
+    return short_hash(json.dumps(recipe_to_values(recipe), sort_keys=True).encode())
 
 
 def _check(model: str, settings: AnalyzeSettings) -> _Request:
@@ -203,19 +201,13 @@ def _page(
     sections = []
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
-        left_out = numbers.get("left out", "")
-        figure = "" if left_out else (analysis.folder / f"{measurement.name}.svg").read_text(encoding="utf-8")
-        sections.append(
-            Section(
-                what=measurement.name,
-                title=measurement.title,
-                words=measurement.caption,
-                numbers={} if left_out else numbers,
-                figure=figure,
-                finding="" if left_out else _finding(measurement, subjects, numbers),
-                left_out=left_out,
-            )
-        )
+        what, reason = measurement.name, numbers.get("left out", "")
+        section = Section(what=what, title=measurement.title, words=measurement.caption, left_out=reason)
+        if not reason:
+            figure = (analysis.folder / f"{what}.svg").read_text(encoding="utf-8")
+            finding = _finding(measurement, subjects, numbers)
+            section = replace(section, numbers=numbers, figure=figure, finding=finding)
+        sections.append(section)
     identity = analysis.identity
     facts = {
         "weights": ", ".join(f"{label} {digest}" for label, digest in identity["models"].items()),

@@ -1,13 +1,13 @@
 """The models that `analyze` can name, with their data: networks of runs, trainings, exports and timm models."""
 
-import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
 import torch
@@ -37,6 +37,7 @@ from buildup.training.dataset import Dataset
 from buildup.training.execution import check_device
 from buildup.training.fit import split_for
 from buildup.training.recipe import WARMUP, Recipe, load_recipe, recipe_from_values
+from buildup.trials.outcome import short_hash
 from buildup.trials.training import seed_of
 
 log = logging.getLogger("buildup")
@@ -48,8 +49,6 @@ UNKNOWN_IMAGES = (
     "its folder does not say which images it was trained on, so hessian and landscape may use others, and the other "
     "measurements may use images that it was trained on"
 )
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,10 +106,8 @@ def _find(name: str, settings: AnalyzeSettings) -> list[AnalyzedModel]:
         return _phases(_of_run(run, candidate if named else None, settings), phase)
     if (Path(place) / TRAINING).is_file():
         folder = Path(place)
-        values, (network, recipe) = _read(
-            folder / TRAINING,
-            lambda values: (network_from_values(values["network"]), recipe_from_values(values["recipe"])),
-        )
+        with _undamaged(folder / TRAINING) as values:
+            network, recipe = network_from_values(values["network"]), recipe_from_values(values["recipe"])
         data = _data_of(values, recipe, settings)
         found = _Training(label=folder.name, network=network, folder=folder, recipe=recipe, data=data)
         return _phases(found, phase)
@@ -236,17 +233,16 @@ def _of_run(name: str, candidate: str | None, settings: AnalyzeSettings) -> _Tra
 
 def _of_export(place: Path, settings: AnalyzeSettings) -> AnalyzedModel:
     """The model of an export. Early exports do not say how they were trained."""
-    config, recipe = _read(
-        place / "config.json",
-        lambda values: recipe_from_values(values["training"]["recipe"]) if "training" in values else None,
-    )
-    values = config["training"] if recipe else {"dataset": _dataset(str(place), settings)}
+    with _undamaged(place / "config.json") as config:
+        values = config.get("training")
+        recipe = recipe_from_values(values["recipe"]) if values else load_recipe("paper")
+    values = values or {"dataset": _dataset(str(place), settings)}
     model: Any = timm.create_model(f"local-dir:{place}", pretrained=True)
     return AnalyzedModel(
         label=place.name,
         model=model,
         image_size=model.pretrained_cfg["input_size"][-1],
-        **_data_of(values, recipe or load_recipe("paper"), settings),
+        **_data_of(values, recipe, settings),
     )
 
 
@@ -256,10 +252,11 @@ def _dataset(name: str, settings: AnalyzeSettings) -> str:
     return settings.dataset
 
 
-def _read(path: Path, wanted: Callable[[dict[str, Any]], Found]) -> tuple[dict[str, Any], Found]:
+@contextmanager
+def _undamaged(path: Path) -> Iterator[dict[str, Any]]:
+    """The values of a JSON file; says which file is damaged where they are not as the block expects them."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return values, wanted(values)
+        yield json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecipeError) as error:
         raise RunError(f"{path}: damaged, or not written by this version of buildup ({error}).") from error
 
@@ -292,7 +289,6 @@ def make_subject(
             f"{found.dataset}: this is not the data that {found.label} was trained on. Give back its files."
         )
     train, val = split_for(data, found.seed, found.split_seed, found.fraction)
-    digest = hashlib.sha256(train.numpy().tobytes()).hexdigest()[:16]
     model = found.model.to(device)
     broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
     if broken:
@@ -317,7 +313,8 @@ def make_subject(
         images=data.part(shown),
         train_batches=batches,
         train_images=f"{len(train)} of {len(data.labels)} images of {data.name}, "
-        f"{'those of its training' if found.trained_here else 'a fold that is not known to be its own'}, {digest}",
+        f"{'those of its training' if found.trained_here else 'a fold that is not known to be its own'}, "
+        f"{short_hash(train.numpy().tobytes())}",
         weight_decay=found.recipe.weight_decay,
         sizes=sizes,
         seed=seed,

@@ -96,6 +96,20 @@ class Probe:
         fraction = parse_fraction(self.run.settings.fraction)
         return split_for(self.data, seed, self.run.data.split_seed, fraction)
 
+    def measured(self, training: Training, paths: Sequence[str], wanted: Sequence[str]) -> Measured:
+        """These measures of a trained network, and others that come with them; `paths` are the edited blocks."""
+        found: Measured = {}
+        if set(wanted) & {*PLACE, *CURVATURE}:
+            model = self.model(training)
+            assert model is not None
+            if set(wanted) & set(PLACE):
+                found |= self.block_effects(model, training, paths)
+            if set(wanted) & set(CURVATURE):
+                found |= self.curvature(training, model)
+        if set(wanted) & set(EARLY):
+            found |= self.curvature(training, self.model(training, early=True), early=True)
+        return found
+
     def block_effects(self, model: nn.Module, training: Training, paths: Sequence[str]) -> Measured:
         """The effect of the blocks at these paths; None for all measures where the network has no such blocks."""
         network = training.candidate.network
@@ -106,8 +120,7 @@ class Probe:
         _, val = self.split(training.seed)
         chosen = torch.randperm(len(val), generator=torch.Generator().manual_seed(self.seed))[: self.extent.images]
         batches = partial(labelled_batches, self.data.part(val[chosen.sort().values]), BATCH_SIZE)
-        found = measure_blocks(model, paths, batches, channels_last=channels_last)
-        return {"lesion": found.lesion, "variance": found.variance, "frequency": found.frequency}
+        return asdict(measure_blocks(model, paths, batches, channels_last=channels_last))
 
     def curvature(self, training: Training, model: nn.Module | None, *, early: bool = False) -> Measured:
         """The largest eigenvalues of the Hessian of each batch; None for all measures without a model."""
@@ -255,34 +268,23 @@ def _diagnosis(
     assert parent is not None
     ends = {stage.name: stage.blocks[-1].path for stage in pair.candidate.network.stages}
     edited = [ends[edit.stage] if isinstance(edit, Append) else edit.path for edit in pair.candidate.edits]
-    rows: dict[str, dict[str, tuple[float | None, ...]]] = {}
-    for when, candidate in (("before", parent), ("after", pair.candidate)):
-        kept = dict((known.before if when == "before" else known.after) if known else {})
+    rows = []
+    for candidate, kept in ((parent, known.before if known else {}), (pair.candidate, known.after if known else {})):
         missing = [measure for measure in wanted if measure not in kept]
         found = []
         for seed in pair.seeds:
-            training = Training(candidate=candidate, seed=seed)
-            values: Measured = {}
-            if set(missing) & {*PLACE, *CURVATURE}:
-                model = probe.model(training)
-                assert model is not None
-                if set(missing) & set(PLACE):
-                    values |= probe.block_effects(model, training, edited)
-                if set(missing) & set(CURVATURE):
-                    values |= probe.curvature(training, model)
-            if set(missing) & set(EARLY):
-                values |= probe.curvature(training, probe.model(training, early=True), early=True)
-            found.append(values)
+            found.append(probe.measured(Training(candidate=candidate, seed=seed), edited, missing))
             progress.end_part()
-        rows[when] = kept | {measure: tuple(values[measure] for values in found) for measure in missing}
+        rows.append({**kept, **{measure: tuple(values[measure] for values in found) for measure in missing}})
+    before, after = rows
     return Diagnosis(
         step=pair.decision.step,
         candidate=pair.decision.candidate,
         parent=pair.decision.parent,
         edit=pair.decision.edit,
         seeds=pair.seeds,
-        before=rows["before"],
-        after=rows["after"],
+        before=before,
+        after=after,
         measured_on=probe.identity,
     )
 

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import sqrt
+from statistics import fmean
 
 import numpy as np
 
 from buildup.engine.replay import Replay, View
 from buildup.statistics.final_test import claim
-from buildup.statistics.mixed_model import total_gain
 from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.trials.final_result import Claim
 from buildup.trials.history import History
@@ -25,6 +25,7 @@ from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Outcome, Score
 from buildup.trials.training import Candidate
 
+LEVEL = 0.95
 FINAL_SEEDS = 5
 FINAL_IMAGES = 10_000
 
@@ -68,6 +69,10 @@ class Tally:
     """The share of them that truly help."""
     bias: float
     """The gain of the winner by the model, less the true one, averaged over all searches."""
+    plain_bias: float
+    """The same of the mean difference to the base over shared seeds."""
+    covered: float
+    """Of the searches that kept something, those in which the model's interval holds the true gain."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float
@@ -93,7 +98,9 @@ class Study:
     def tally(self, runs: int, seed: int = 0) -> Tally:
         """Search so often, each time with random numbers of its own."""
         tallies = [self._one(f"{seed}/{run}") for run in range(runs)]
-        anything, true, false, kept, helping, bias, claimed, falsely, trainings = map(sum, zip(*tallies, strict=True))
+        anything, true, false, kept, helping, bias, plain, covered, claimed, falsely, trainings = map(
+            sum, zip(*tallies, strict=True)
+        )
         return Tally(
             runs=runs,
             kept_anything=anything / runs,
@@ -102,6 +109,8 @@ class Study:
             kept=round(kept),
             kept_helping=helping / max(1, kept),
             bias=bias / runs,
+            plain_bias=plain / runs,
+            covered=covered / max(1, anything),
             claimed=claimed / runs,
             claimed_falsely=falsely / runs,
             trainings=trainings / runs,
@@ -117,10 +126,8 @@ class Study:
         view, history = search(self.replay, study.draw(rng, self.chance.images))
         kept = [one for one, made in zip(view.candidates[1:], view.decisions, strict=False) if made.kept]
         false = sum(map(study._helps_not, kept))
-        is_kept = [made.kept for made in view.decisions if made.level]
-        shown = 0.0
-        if kept and view.comparisons:
-            shown = total_gain(view.comparisons, is_kept, ACCURACY.seed_deviation).mean
+        gain, true = view.gain(ACCURACY), study.gain(view.best)
+        low, high = gain.interval(LEVEL) if gain else (0.0, 0.0)
         claimed = bool(self.claims and kept and study.claim(view.best, view.comparisons, f"{rng}/final").claimed)
         return (
             bool(kept),
@@ -128,9 +135,11 @@ class Study:
             bool(false),
             len(kept),
             len(kept) - false,
-            shown - study.gain(view.best),
+            (gain.mean if gain else 0.0) - true,
+            study.plain_gain(view, history) - true,
+            bool(kept) and low <= true <= high,
             claimed,
-            claimed and study.gain(view.best) <= 0,
+            claimed and true <= 0,
             len(history.outcomes),
         )
 
@@ -139,6 +148,18 @@ class Study:
         one_set = replace(self, chance=replace(self.chance, one_split=True))
         draw, base = one_set.draw(rng, FINAL_IMAGES), self.replay.base
         return claim([Pair(candidate=draw(winner, seed), parent=draw(base, seed)) for seed in range(seeds)], earlier)
+
+    def plain_gain(self, view: View, history: History) -> float:
+        """The mean difference of the winner to the base, over the seeds of both."""
+        rows = [
+            [history.outcome(one.id, seed) for seed in range(self.replay.most_seeds)]
+            for one in (view.best, self.replay.base)
+        ]
+        return fmean(
+            ours.accuracy - theirs.accuracy
+            for ours, theirs in zip(*rows, strict=True)
+            if isinstance(ours, Score) and isinstance(theirs, Score)
+        )
 
     def gain(self, candidate: Candidate) -> float:
         """The true gain of a candidate over the base."""

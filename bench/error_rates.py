@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import build_up
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.training import Candidate
-from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
+from chance import FINAL_IMAGES, FINAL_SEEDS, LEVEL, Chance, Study, Tally
 
 DEVIATIONS = (0.2, 0.4, 1.0, 4.0)
 """True seed deviations of a paired difference, in points: of networks that learned, and of some that hardly did."""
@@ -74,6 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     study = parser.add_mutually_exclusive_group(required=True)
     study.add_argument("--aa", action="store_true", help="how often a judge keeps something where nothing helps")
     study.add_argument("--kept", action="store_true", help="how many of the blocks that are kept truly help")
+    study.add_argument(
+        "--winner", action="store_true", help="how well the gain of the winner over the base is estimated"
+    )
     study.add_argument("--power", action="store_true", help="how often a judge keeps what helps")
     parser.add_argument("--look-ahead", action="store_true", help="try one more block on top of a dropped one")
     for flag, metavar, text in (
@@ -112,22 +115,11 @@ def error_rates(flags: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
             if value
         ]
     problems.raise_any()
-    deviations = (deviation,) if flags["noise"] is not None else FOUND_AT if flags["power"] else DEVIATIONS
-    judges = (
-        (judge,) if judge else ("proven", "likely") if flags["power"] else ("proven",) if flags["aa"] else ("likely",)
-    )
-    lines = [
-        line
-        for where in places
-        for one in judges
-        for line in (
-            _power(where, one, seeds, deviations)
-            if flags["power"]
-            else _kept(where, one, seeds, deviations)
-            if flags["kept"]
-            else _nothing(where, one, seeds, deviations)
-        )
-    ]
+    study = next(one for one in STUDIES if flags[one])
+    make, usual_deviations, usual_judges = STUDIES[study]
+    deviations = (deviation,) if flags["noise"] is not None else usual_deviations
+    judges = (judge,) if judge else usual_judges
+    lines = [line for where in places for one in judges for line in make(where, one, seeds, deviations)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         tallies = list(pool.map(_tally, lines, [runs] * len(lines), [seed] * len(lines)))
     return _text(lines, tallies, runs), {
@@ -183,6 +175,33 @@ def _power(where: Where, judge: str, seeds: int, deviations: Sequence[float]) ->
     ]
 
 
+def _winner(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
+    """The study of the winner's gain: each search draws what its blocks are worth, or one of them helps."""
+    chances = [Chance(seed_deviation=deviation) for deviation in deviations]
+    usual = Line(where=where, judge=judge, seeds=seeds, chance=chances[0], said="", claims=False)
+    one = {_first_place(where): GAINS[-1]}
+    return [
+        line
+        for chance in chances
+        for line in (
+            *(
+                replace(usual, chance=chance, said=f"N({gains[0]:g}, {gains[1]:g})", gains=gains)
+                for gains in DRAWN_GAINS
+            ),
+            replace(usual, chance=chance, said=f"one of {GAINS[-1]:+.1f}", worth=one),
+        )
+    ]
+
+
+STUDIES: Mapping[str, tuple[Callable[..., list[Line]], Sequence[float], Sequence[str]]] = {
+    "aa": (_nothing, DEVIATIONS, ("proven",)),
+    "kept": (_kept, DEVIATIONS, ("likely",)),
+    "winner": (_winner, DEVIATIONS[:-1], ("likely", "proven")),
+    "power": (_power, FOUND_AT, ("proven", "likely")),
+}
+"""For each study the lines of its table, the seed deviations and the judges, where no flag names one."""
+
+
 def _noises(deviations: Sequence[float]) -> list[Chance]:
     """The models of chance that nothing may be kept under."""
     plain = [Chance(seed_deviation=deviation, images=images) for images in (5_000, SMALL) for deviation in deviations]
@@ -209,7 +228,7 @@ def _tally(line: Line, runs: int, seed: int) -> Tally:
 
 def _text(lines: Sequence[Line], tallies: Sequence[Tally], runs: int) -> str:
     head = ["search", "judge", "seeds", "seed deviation", "images", "true gains", "kept", "of them help", "false in"]
-    rows = [[*head, "found", "bias", "final claims", "falsely", "trainings"]]
+    rows = [[*head, "found", "bias", "of the mean", "covered", "final claims", "falsely", "trainings"]]
     for line, found in zip(lines, tallies, strict=True):
         helps = bool(line.worth or line.gains)
         rows.append(
@@ -225,6 +244,8 @@ def _text(lines: Sequence[Line], tallies: Sequence[Tally], runs: int) -> str:
                 f"{100 * found.kept_false:.1f} %",
                 f"{found.kept_true:.2f}" if line.worth else "-",
                 f"{found.bias:+.2f}",
+                f"{found.plain_bias:+.2f}",
+                f"{100 * found.covered:.0f} %" if found.kept_anything else "-",
                 f"{found.claimed:.2f}" if line.claims else "-",
                 f"{100 * found.claimed_falsely:.1f} %" if line.claims else "-",
                 f"{found.trainings:.1f}",
@@ -233,8 +254,9 @@ def _text(lines: Sequence[Line], tallies: Sequence[Tally], runs: int) -> str:
     model = (
         f"{runs:,} searches a line. Kept: blocks a search. False in: searches that keep anything that is no "
         f"better than its parent. Found: the share of the true gains that is kept. Bias: the gain of the winner by "
-        f"the model, less the true one. Two trainings of one network disagree on "
-        f"{100 * Chance().disagreement:g} % of the "
+        "the model, less the true one; of the mean: that of the mean over seeds. Covered: searches that keep "
+        f"something in which the model's {100 * LEVEL:g} % interval holds the true gain. Two trainings of one network "
+        f"disagree on {100 * Chance().disagreement:g} % of the "
         f"images if no line says otherwise; `final` takes {FINAL_SEEDS} fresh seeds and {FINAL_IMAGES:,} fresh images."
     )
     return "\n".join([*aligned(rows), "", model])
@@ -270,6 +292,8 @@ def _values(line: Line, found: Tally) -> dict[str, Any]:
         "kept": found.kept,
         "kept_helping": found.kept_helping,
         "bias": found.bias,
+        "plain_bias": found.plain_bias,
+        "covered": found.covered,
         "claimed": found.claimed,
         "claimed_falsely": found.claimed_falsely,
         "trainings": found.trainings,

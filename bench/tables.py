@@ -113,6 +113,33 @@ def worst() -> str:
     return _table(["seed", "gains", "kept blocks that help"], rows)
 
 
+def winner() -> str:
+    """How far estimates of the winner's gain are off, over the searches that kept something."""
+    found = _result("winner")
+    cells: dict[tuple[str, str], dict[str, Result]] = {}
+    for line in found["searches"]:
+        cells.setdefault((_noise(line), line["true_gains"]), {})[line["judge"]] = line
+    judges = list(dict.fromkeys(line["judge"] for line in found["searches"]))
+    head = ["seed", "true gains"]
+    head += [f"`{judge}`: {what}" for judge in judges for what in ("kept in", "mean", "estimate", "covered")]
+    rows = [
+        [
+            *key,
+            *(
+                text
+                for line in (row[judge] for judge in judges)
+                for text in (
+                    f"{100 * line['kept_anything']:.0f} %",
+                    *(f"{line[bias] / line['kept_anything']:+.2f}" for bias in ("plain_bias", "bias")),
+                    f"{100 * line['covered']:.0f} %",
+                )
+            ),
+        ]
+        for key, row in cells.items()
+    ]
+    return f"{_table(head, rows, words=2)}\n\n{found['runs']:,} searches a line."
+
+
 def found_gains() -> str:
     """What both judges find where something helps."""
     found = _result("power")
@@ -259,6 +286,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kept": lambda: kept("kept"),
     "kept-2-seeds": lambda: kept("kept_2_seeds"),
     "worst": worst,
+    "winner": winner,
     "found": found_gains,
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),

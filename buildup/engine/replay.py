@@ -14,6 +14,7 @@ from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
 from buildup.statistics.base_checks import GAINING, Climb, Rounding, climb, rounding
 from buildup.statistics.judges import JUDGES, Judge
+from buildup.statistics.mixed_model import NormalMixture, total_gain
 from buildup.statistics.paired_difference import Comparison, Pair, compare
 from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.network_size import Limits
@@ -63,6 +64,17 @@ class View:
     def ended(self) -> bool:
         """Whether no training is left."""
         return self.finished and not self.checks
+
+    def gain(self, objective: Objective) -> NormalMixture | None:
+        """The gain of the best candidate over the base, as its verdicts tell it; None without such verdicts."""
+        steps, candidate = set[tuple[str, str]](), self.best
+        while candidate.parent is not None:
+            steps.add((candidate.id, candidate.parent.id))
+            candidate = candidate.parent
+        kept = [(one.candidate, one.parent) in steps for one in self.comparisons]
+        if not steps or sum(kept) != len(steps):
+            return None
+        return total_gain(self.comparisons, kept, objective.seed_deviation)
 
     def verdicts_left(self, kept: bool) -> int:
         """The number of verdicts left if all candidates are kept, or all dropped."""

@@ -11,6 +11,7 @@ from buildup.engine.forecast import forecast, left
 from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
 from buildup.engine.replay import View
 from buildup.errors import BuildupError, command
+from buildup.report.diagnostic_table import LEVEL
 from buildup.report.text_table import ColumnKind, TextTable, aligned, decisions_table, final_table, growth
 from buildup.report.words import duration, short_edit, sparkline
 from buildup.store.run_dir import DECISIONS, driver_of, read_decisions
@@ -49,11 +50,20 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
         "waiting_for": waiting_for,
         "ahead": ahead,
         "verdicts": verdict_values(view),
+        "gain": gain_values(view, OBJECTIVES[run.settings.objective]),
         "left": None if is_over else left(replay, view, eta),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
         "warnings": list(warnings_of(run, view, history)),
     }
+
+
+def gain_values(view: View, objective: Objective) -> dict[str, float] | None:
+    """The gain of the best network over the base, corrected for the selection of its steps; None where unknown."""
+    if (gain := view.gain(objective)) is None:
+        return None
+    low, high = gain.interval(LEVEL)
+    return {"estimate": gain.mean, "low": low, "high": high, "level": LEVEL}
 
 
 def status_text(run: RunRecord, view: View, values: dict[str, Any], *, width: int | None = None) -> str:

@@ -7,7 +7,7 @@ from buildup.engine.plan import MOST_ROWS, Plan
 from buildup.engine.reports import findings_of
 from buildup.engine.request import cautions
 from buildup.engine.search import SearchResult
-from buildup.engine.status import verdict_values
+from buildup.engine.status import gain_values, verdict_values
 from buildup.errors import command, counted
 from buildup.report.text_table import TextTable, decisions_table
 from buildup.report.words import duration, short_edit, short_number
@@ -98,6 +98,7 @@ def summary(result: SearchResult, *, width: int | None = None) -> str:
         "",
         *([] if findings.unchanged else [f"{record.settings.base} became {view.best.layout}."]),
         findings.headline,
+        *([findings.estimated] if findings.estimated and not findings.final else []),
         *([str(view.rounding)] if view.rounding else []),
         *(f"warning: {warning}" for warning in warnings_of(record, view, result.history)),
         "",
@@ -123,6 +124,7 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "fingerprint": view.best.id,
         "trainings": len(result.history.outcomes),
         "verdicts": verdict_values(view),
+        "gain": gain_values(view, OBJECTIVES[record.settings.objective]),
         "rounding": view.rounding and {"difference": view.rounding.difference, "images": view.rounding.images},
         "warnings": list(warnings_of(record, view, result.history)),
     }

@@ -10,9 +10,10 @@ from buildup.errors import command, counted
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
-from buildup.report.diagnostic_table import Evidence
-from buildup.report.words import macs, percent, short_number
+from buildup.report.diagnostic_table import LEVEL, Evidence
+from buildup.report.words import macs, percent, points, short_number
 from buildup.statistics.base_checks import Climb, Rounding
+from buildup.statistics.mixed_model import NormalMixture
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
@@ -59,6 +60,8 @@ class Findings:
     """Whether and when the search ended, as a sentence."""
     ended: bool = True
     """Whether the rule has nothing left to try."""
+    gain: NormalMixture | None = None
+    """The gain of the winner over the base by the model of the judges; None without verdicts of theirs."""
     climb: Climb | None = None
     """The gain of the base by a longer training, where that is known."""
     rounding: Rounding | None = None
@@ -230,6 +233,17 @@ class Findings:
         return f"{where}: {fmean(before):.2f} -> {fmean(after):.2f} {self.objective.scale} {what}."
 
     @property
+    def estimated(self) -> str:
+        """The gain of the winner, corrected for the choice of steps by the same scores; empty where it is not known."""
+        if self.gain is None:
+            return ""
+        low, high = self.gain.interval(LEVEL)
+        return (
+            f"Estimated gain over the base, corrected for the selection of steps: {points(self.gain.mean)} "
+            f"{self.objective.said} ({percent(LEVEL)} interval {points(low)} to {points(high)})."
+        )
+
+    @property
     def tried(self) -> str:
         were = "was" if 1 in {len(self.kept), len(self.decisions)} else "were"
         so_far = "" if self.ended else " so far: the search has not ended"
@@ -245,10 +259,14 @@ class Findings:
             )
         if self.unchanged:
             return "No claim: the winner is the base."
+        selected = (
+            "The difference between winner and base is overestimated, because the same scores selected the steps. "
+            f"{self.estimated}"
+        ).strip()
         if self.judge == "proven":
             return (
                 "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "
-                "each is a gain. The size of the gains is overestimated, because the same scores selected the steps."
+                f"each is a gain. {selected}"
             )
         if self.judge == "point":
             rule = "each step kept the larger mean, without a test against chance"
@@ -257,9 +275,8 @@ class Findings:
             probability = f" (probability at least {percent((1 + min(levels)) / 2)})" if levels else ""
             rule = f"a step was kept when a gain was likely{probability}"
         return (
-            f"Unproven: {rule}. The difference between winner and base is overestimated, because the same scores "
-            "selected the steps. To prove a gain, retrain both with fresh seeds and evaluate them on images that no "
-            "verdict used."
+            f"Unproven: {rule}. {selected} To prove a gain, retrain both with fresh seeds and evaluate them on images "
+            "that no verdict used."
         )
 
     @property

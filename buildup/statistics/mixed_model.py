@@ -140,9 +140,18 @@ def posterior(current: Comparison, earlier: tuple[Comparison, ...], unit: float)
 
 
 def total_gain(comparisons: Sequence[Comparison], kept: Sequence[bool], unit: float) -> NormalMixture:
-    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base."""
+    """The posterior of the sum of the gains that were kept: of the gain of the winner over the base.
+
+    A mean over seeds is too large, because the same scores selected the steps. By this model, the smaller gains of the
+    other verdicts make those that were kept smaller, too. Drawn searches: `bench/error_rates.py --kept`.
+    """
+    last = len(comparisons) - MOST_EARLIER
+    known = [
+        (one, is_kept) for i, (one, is_kept) in enumerate(zip(comparisons, kept, strict=True)) if is_kept or i >= last
+    ]
+    comparisons = [one for one, _ in known]
     means, sizes, prior = _prior(unit)
-    gains, weights = np.array([one.gain for one in comparisons]), np.array(kept, dtype=float)
+    gains, weights = np.array([one.gain for one in comparisons]), np.array([float(is_kept) for _, is_kept in known])
     covariances, logs = _covariances(comparisons, unit)
     spread, rest, axes = _turned(covariances, gains, means, sizes)
     likelihood = -0.5 * (rest**2 / spread + np.log(spread)).sum(2)

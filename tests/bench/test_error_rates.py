@@ -36,7 +36,7 @@ def test_wrong_requests_are_refused_with_all_that_is_wrong(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], "one of the arguments --aa --kept --power is required"),
+        ([], "one of the arguments --aa --kept --winner --power is required"),
         (["--aa", "--power"], "--power: not allowed with argument --aa"),
         (["--aa", "--objective", "nll"], "unrecognized arguments: --objective nll"),
         (["--aa", "--workers", "2"], "unrecognized arguments: --workers 2"),

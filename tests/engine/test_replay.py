@@ -11,12 +11,15 @@ import pytest
 
 from buildup.engine.load_state import warnings_of
 from buildup.engine.replay import Replay, make_replay
+from buildup.engine.status import gain_values
 from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
+from buildup.statistics.mixed_model import total_gain
 from buildup.store.run_record import RunRecord
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
+from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Epoch, Failure, Outcome, Reason, Score
 from buildup.trials.training import training_id
 
@@ -142,3 +145,45 @@ def test_what_is_left_is_counted_for_both_verdicts() -> None:
     view = make_replay(sketch("CCC|CCCC|CCCCCC|CCCC"), SPACE, judge="point", seeds=1).view(History())
     assert view.verdicts_left(kept=False) == 4
     assert view.verdicts_left(kept=True) == 1 + 2 + 3 + 2
+
+
+def test_the_gain_of_the_winner_is_that_of_the_steps_that_led_to_it() -> None:
+    one = replay(seeds=3, judge="likely")
+    history, scores = History(), {"CC|CC": 70.0, "CC|CM": 72.0, "CM|CM": 69.0}
+    assert one.view(history).gain(ACCURACY) is None
+    while not (view := one.view(history)).finished:
+        for training in view.needed:
+            layout = training.candidate.layout
+            history = history.with_outcome(training.id, Score(accuracy=scores[layout] + 0.1 * training.seed))
+    assert [made.kept for made in view.decisions] == [True, False]
+    gain = view.gain(ACCURACY)
+    assert gain is not None
+    assert gain.mean == total_gain(view.comparisons, [True, False], ACCURACY.seed_deviation).mean
+    assert 1.0 < gain.mean < 2.0
+    values = gain_values(view, ACCURACY)
+    assert values is not None
+    assert values["low"] < values["estimate"] == gain.mean < values["high"]
+    assert gain.probability_above(values["low"]) == pytest.approx(0.975)
+    # By the larger mean of one seed nothing is known of chance.
+    point = replay(seeds=1, judge="point")
+    assert gain_values(point.view(replace(history, decisions=())), ACCURACY) is None
+
+
+def test_a_winner_that_was_compared_with_the_base_alone_has_that_gain() -> None:
+    replayed = make_replay(
+        sketch("CC|CC"),
+        SPACE,
+        strategy=STRATEGIES["exhaustive"],
+        judge="likely",
+        seeds=3,
+    )
+    history = History()
+    while not (view := replayed.view(history)).finished:
+        for training in view.needed:
+            history = history.with_outcome(
+                training.id, Score(accuracy=70.0 + training.candidate.layout.count("M") + 0.1 * training.seed)
+            )
+    gain = view.gain(ACCURACY)
+    assert gain is not None
+    assert view.best.layout == "CM|CM"
+    assert 1.0 < gain.mean < 3.0

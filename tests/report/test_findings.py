@@ -1,12 +1,14 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from buildup.graph.serialize import fingerprint
 from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page
+from buildup.statistics.mixed_model import NormalMixture
 from buildup.trials.history import History
 from buildup.trials.outcome import IMITATION, START, Failure, Outcome, Reason, Score
 
@@ -101,6 +103,19 @@ def test_only_the_judge_proven_claims(name: str, word: str, request: pytest.Fixt
     findings: Findings = request.getfixturevalue(name)
     assert findings.claim.startswith(word)
     assert "test set was not opened" in findings.images
+
+
+def test_the_gain_is_said_without_what_selection_adds_to_it(published: Findings, proven: Findings) -> None:
+    known = NormalMixture(np.ones(1), np.array([0.5]), np.array([0.25]))
+    sentence = (
+        "Estimated gain over the base, corrected for the selection of steps: +0.50 points "
+        "(95 % interval +0.01 to +0.99)."
+    )
+    for findings in (published, proven):
+        assert findings.estimated == ""
+        assert sentence not in findings.claim
+        assert sentence in replace(findings, gain=known).claim
+        assert sentence in page(replace(findings, gain=known))
 
 
 def test_a_winner_that_is_the_base_claims_nothing(published: Findings, empty: Findings) -> None:

@@ -131,6 +131,14 @@ def test_the_sum_of_what_was_kept_is_the_gain_of_the_winner() -> None:
     assert total_gain(rows, [True, True], UNIT).mean < whole.mean
 
 
+def test_the_first_kept_step_counts_after_however_many_verdicts() -> None:
+    first = one(1.0, candidate="x", parent="b")
+    later = [one(-0.5, candidate=f"c{number}", parent="x") for number in range(100)]
+    found = total_gain([first, *later], [True, *[False] * 100], UNIT)
+    assert found.mean == total_gain([first, *later[-30:]], [True, *[False] * 30], UNIT).mean
+    assert 0 < found.mean < 1.0
+
+
 def test_gains_drawn_from_the_prior_lie_in_their_intervals_as_often_as_stated() -> None:
     random, inside, runs = np.random.default_rng(0), 0, 1000
 

@@ -252,17 +252,14 @@ class Findings:
     @property
     def claim(self) -> str:
         """How far the verdicts can be trusted: a label, a colon, and the explanation."""
-        if self.final:
-            return (
-                "Not the claim: the same scores selected the steps, so what follows is overestimated. The final "
-                "evaluation above measured winner and base anew."
-            )
-        if self.unchanged:
+        if self.unchanged and not self.final:
             return "No claim: the winner is the base."
         selected = (
             "The difference between winner and base is overestimated, because the same scores selected the steps. "
             f"{self.estimated}"
         ).strip()
+        if self.final:
+            return f"Not the claim: {selected[0].lower()}{selected[1:]} The final evaluation above measured both anew."
         if self.judge == "proven":
             return (
                 "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "

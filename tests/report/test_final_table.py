@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from buildup.graph.layout import layout
@@ -13,6 +14,7 @@ from buildup.report.card import model_card
 from buildup.report.findings import Findings
 from buildup.report.page import markdown, page
 from buildup.report.text_table import final_table
+from buildup.statistics.mixed_model import NormalMixture
 from buildup.trials.final_result import Claim, Contender, Final, Part, final_from_values, final_to_values
 from buildup.trials.outcome import Score
 
@@ -91,3 +93,13 @@ def test_foreign_text_in_a_final_stays_text(with_text: Callable[[str], Findings]
     assert "<script" not in page(findings)
     outside_code = re.sub(r"`[^`\n]*`|^    .*$", "", markdown(findings), flags=re.MULTILINE)
     assert "<script" not in outside_code
+
+
+def test_the_estimate_of_the_search_stands_behind_the_final(published: Findings) -> None:
+    known = NormalMixture(np.ones(1), np.array([0.5]), np.array([0.25]))
+    findings = replace(published, final=final_of(published, claimed=True), gain=known)
+    assert findings.claim == (
+        "Not the claim: the difference between winner and base is overestimated, because the same scores selected the "
+        "steps. Estimated gain over the base, corrected for the selection of steps: +0.50 points (95 % interval +0.01 "
+        "to +0.99). The final evaluation above measured both anew."
+    )

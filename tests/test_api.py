@@ -54,6 +54,7 @@ def test_a_search_gives_its_run_back_when_it_is_done(run: buildup.Run) -> None:
     assert run.base.layout == "CC|CC|CC"
     assert run.decisions == run.history.decisions
     assert run.winner in run.candidates
+    assert (run.gain is not None) == any(decision.kept and decision.level for decision in run.decisions)
     assert run.winner.network.graph.number_of_nodes() == 8
     assert (run.folder / "run.yaml").is_file()
 

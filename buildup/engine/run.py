@@ -18,7 +18,7 @@ from buildup.engine.plan import make_plan as plan_search
 from buildup.engine.progress import OnEvent
 from buildup.engine.reports import report_of, write_report
 from buildup.engine.search import resume_search, run_search
-from buildup.engine.status import status_of
+from buildup.engine.status import gain_values, status_of
 from buildup.errors import RequestError, unknown
 from buildup.graph.network import Network
 from buildup.models.read import read_network as read_base
@@ -31,6 +31,7 @@ from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate
 
 if TYPE_CHECKING:
@@ -101,6 +102,14 @@ class Run:
         In a finished run this is the result of the search.
         """
         return state_of(self._record)[0].best
+
+    @property
+    def gain(self) -> dict[str, float] | None:
+        """The winner's gain over the base, corrected for the selection of its steps: `estimate`, `low` and `high`.
+
+        `level` is the probability of the interval. None if nothing was kept, or by judge `point`.
+        """
+        return gain_values(state_of(self._record)[0], OBJECTIVES[self.settings.objective])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from buildup.cli.output import AsJson, answer, log
+from buildup.cli.output import AsJson, answer, log, using_ray
 
 MARKS = {"ok": "ok   ", "note": "note ", "fails": "FAILS"}
 
@@ -28,7 +28,8 @@ def doctor(
     log.info("Checking this machine ...")
     from buildup.engine.doctor import check_machine
 
-    checks = check_machine(dataset=dataset, data_dir=data_dir, storage=storage, ray=ray)
+    with using_ray():
+        checks = check_machine(dataset=dataset, data_dir=data_dir, storage=storage, ray=ray)
     lines = []
     for check in checks:
         lines.append(f"{MARKS[check.state]}  {check.name:<10} {check.found}")

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, reading, searching, table_width
+from buildup.cli.output import AsJson, Flags, RunName, Verbose, answer, reading, table_width, using_ray
 from buildup.errors import command
 from buildup.settings import FinalSettings
 
@@ -28,7 +28,7 @@ def final(
     from buildup.trials.final_result import final_to_values
 
     folder = record.folder
-    with searching(lambda: f"Interrupted. Go on with: {command('final', folder)}"):
+    with using_ray(lambda: f"Interrupted. Go on with: {command('final', folder)}"):
         found = run_final(record, settings, verbose=verbose)
     if found is None:
         text = f"{folder}: the winner is the base itself, so there is nothing to claim. The test set stays closed."

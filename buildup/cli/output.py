@@ -124,7 +124,7 @@ def interruptible(message: Callable[[], str] = lambda: "Interrupted.") -> Iterat
 
 
 @contextmanager
-def searching(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
+def using_ray(message: Callable[[], str] = lambda: "Interrupted.") -> Iterator[None]:
     """As `interruptible`, for what starts Ray, which prints on stdout whatever its settings: it goes to stderr here.
 
     The answer may have to be the only thing on stdout.

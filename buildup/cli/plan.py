@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from buildup.cli.output import AsJson, Details, Flags, From, answer, reading, table_width
+from buildup.cli.output import AsJson, Details, Flags, From, answer, reading, table_width, using_ray
 from buildup.settings import SearchSettings
 
 Anew = Annotated[bool, Parameter(help="Measure the speed of the base even if it is known from an earlier plan.")]
@@ -26,5 +26,6 @@ def plan(
     from buildup.engine.plan import make_plan, plan_to_values
     from buildup.engine.summaries import plan_text
 
-    made = make_plan(settings, anew=anew)
+    with using_ray():
+        made = make_plan(settings, anew=anew)
     return answer(plan_text(made, width=table_width(verbose=verbose)), plan_to_values(made), as_json=as_json)

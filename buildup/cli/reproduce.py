@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from buildup.cli.output import AsJson, Flags, RunName, answer, reading, searching
+from buildup.cli.output import AsJson, Flags, RunName, answer, reading, using_ray
 from buildup.settings import ReproduceSettings
 
 
@@ -20,7 +20,7 @@ def reproduce(
     from buildup.engine.reproduce import reproduce as repeat
     from buildup.store.run_record import open_record
 
-    with searching():
+    with using_ray():
         found = repeat(open_record(run), settings)
     rows = [
         f"{one.training:<28} {one.layout:<16} {_shown(one.before):>8} {_shown(one.after):>8}  {LIKENESS[one.match]}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from buildup.cli.output import AsJson, Flags, From, RunName, Verbose, answer, reading, searching, table_width
+from buildup.cli.output import AsJson, Flags, From, RunName, Verbose, answer, reading, table_width, using_ray
 from buildup.errors import command
 from buildup.settings import ResumeSettings, SearchSettings
 
@@ -63,6 +63,6 @@ def _finish(folder: Path, work: Callable[[], "SearchResult"], *, verbose: bool, 
             f"Interrupted. Go on with: {command('resume', folder)}" if started else "Interrupted; nothing was written."
         )
 
-    with searching(message):
+    with using_ray(message):
         result = work()
     return answer(summary(result, width=table_width(verbose=verbose)), result_to_values(result), as_json=as_json)

@@ -161,9 +161,6 @@ def _kept(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> 
 
 def _power(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
     """What is found where something helps: one step, and four steps with `final` after them."""
-    steps = {stage.blocks[-1].path: STEPS for stage in where.network.stages}
-    worths = {f"one of {gain:+.1f}": {_first_place(where): gain} for gain in GAINS}
-    worths[f"each of {STEPS:+.1f}"] = steps
     chances = [Chance(seed_deviation=deviation) for deviation in deviations]
     first = chances[0]
     chances += [replace(first, disagreement=LESS), replace(first, own_images=OWN_IMAGES)]
@@ -171,26 +168,24 @@ def _power(where: Where, judge: str, seeds: int, deviations: Sequence[float]) ->
     return [
         Line(where=where, judge=judge, seeds=seeds, chance=chance, said=said, worth=worth)
         for chance in chances
-        for said, worth in worths.items()
+        for said, worth in _worths(where).items()
     ]
 
 
 def _winner(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -> list[Line]:
-    """The study of the winner's gain: each search draws what its blocks are worth, or one of them helps."""
+    """The study of the winner's gain: what blocks are worth is drawn by each search, or the same in all."""
     chances = [Chance(seed_deviation=deviation) for deviation in deviations]
     usual = Line(where=where, judge=judge, seeds=seeds, chance=chances[0], said="", claims=False)
-    one = {_first_place(where): GAINS[-1]}
-    return [
-        line
-        for chance in chances
-        for line in (
-            *(
-                replace(usual, chance=chance, said=f"N({gains[0]:g}, {gains[1]:g})", gains=gains)
-                for gains in DRAWN_GAINS
-            ),
-            replace(usual, chance=chance, said=f"one of {GAINS[-1]:+.1f}", worth=one),
-        )
-    ]
+    lines = [replace(usual, said=f"N({gains[0]:g}, {gains[1]:g})", gains=gains) for gains in DRAWN_GAINS]
+    lines += [replace(usual, said=said, worth=worth) for said, worth in _worths(where).items() if "0.2" not in said]
+    return [replace(line, chance=chance) for chance in chances for line in lines]
+
+
+def _worths(where: Where) -> dict[str, dict[str, float]]:
+    """What is worth something where something helps: one step, or each of the first ones of all stages."""
+    worths = {f"one of {gain:+.1f}": {_first_place(where): gain} for gain in GAINS}
+    worths[f"each of {STEPS:+.1f}"] = {stage.blocks[-1].path: STEPS for stage in where.network.stages}
+    return worths
 
 
 STUDIES: Mapping[str, tuple[Callable[..., list[Line]], Sequence[float], Sequence[str]]] = {

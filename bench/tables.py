@@ -92,7 +92,7 @@ def kept(name: str) -> str:
     note = (
         f"{found['runs']:,} searches a line. In all, {_helping(usual, share=True)} kept blocks help. With {SMALL} "
         f"images, gains of this size can't be told from chance: {len(small) * found['runs']:,} searches kept "
-        f"{sum(line['kept'] for line in small)} blocks. {_bias(found)}"
+        f"{sum(line['kept'] for line in small)} blocks."
     )
     return f"{_table(['seed', *gains], rows)}\n\n{note}"
 
@@ -163,7 +163,7 @@ def found_gains() -> str:
         ]
         for key, row in cells.items()
     ]
-    return f"{_table(head, rows, words=2)}\n\n{found['runs']:,} searches a line. {_bias(found)}"
+    return f"{_table(head, rows, words=2)}\n\n{found['runs']:,} searches a line."
 
 
 def real() -> str:
@@ -319,14 +319,6 @@ def _helping(lines: Iterable[Result], share: bool = False) -> str:
     counts = [(line["kept"], round(line["kept"] * line["kept_helping"])) for line in lines]
     total, helping = (sum(each) for each in zip(*counts, strict=True))
     return f"{helping:,} of {total:,}" + (f" ({100 * helping / total:.1f} %)" if share and total else "")
-
-
-def _bias(found: Result) -> str:
-    bias = [line["bias"] for line in found["searches"]]
-    return (
-        "The gain of the winner by the model, less the true one, is "
-        f"{min(bias):+.2f} to {max(bias):+.2f} points on average."
-    )
 
 
 def _share(found: Result) -> str:

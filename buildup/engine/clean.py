@@ -188,18 +188,24 @@ def clean_runs(names: Sequence[str], *, dry_run: bool) -> tuple[list[Leftover], 
     if not names:
         problems.found.append("clean: RUN is missing. See buildup clean --help.")
     runs = [run for name in dict.fromkeys(names) if (run := problems.checked(None, open_record, name))]
-    looked = [(run, *both) for run in runs if (both := problems.checked(None, leftovers, run))]
+    looked = [both for run in runs if (both := problems.checked(None, leftovers, run))]
     problems.raise_any()
     # What killed workers left in the temporary folder, of whichever run: they knew none.
-    work = [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
-    if not dry_run:
-        for one in work:
-            remove_work(one.path)
-        for run, found, _ in looked:
-            with closing(acquire_run_lock(run.folder)):
-                for one in found:
-                    one.remove()
-    return [*work, *(one for _, found, _ in looked for one in found)], [stays for _, _, stays in looked]
+    gone, stays = (
+        [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))],
+        [one for _, one in looked],
+    )
+    if dry_run:
+        return [*gone, *(one for found, _ in looked for one in found)], stays
+    for one in gone:
+        remove_work(one.path)
+    for run in runs:
+        found, _ = leftovers(run)  # again: the last run may have shared files with it
+        with closing(acquire_run_lock(run.folder)):
+            for one in found:
+                one.remove()
+        gone += found
+    return gone, stays
 
 
 def leftovers(run: RunRecord) -> tuple[list[Leftover], str]:

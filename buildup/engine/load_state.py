@@ -12,6 +12,7 @@ from buildup.errors import RunError, some
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
+from buildup.statistics.mixed_model import NormalMixture
 from buildup.store.run_dir import UNREADABLE
 from buildup.store.run_record import RunRecord
 from buildup.store.study_reader import read_history
@@ -76,6 +77,15 @@ def warnings_of(run: RunRecord, view: View, history: History) -> tuple[str, ...]
     climbing = view.climb.warning(view.decisions) if view.climb else None
     found = (*run.warnings, climbing, _mixed_devices(view, history))
     return tuple(warning for warning in found if warning)
+
+
+def winner_gain(run: RunRecord, view: View) -> NormalMixture | None:
+    """The gain of the winner over the base, corrected for the selection of its steps; None where it is not known.
+
+    Where candidates are no steps from a kept parent, as in a random search, its intervals would be too narrow: drawn
+    searches of 24 random layouts had the true gain in 78 % of them.
+    """
+    return view.gain(OBJECTIVES[run.settings.objective]) if STRATEGIES[run.settings.strategy].builds_up else None
 
 
 def _mixed_devices(view: View, history: History) -> str | None:

@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from buildup.engine.graph_cache import costs_of
-from buildup.engine.load_state import read_final, state_of, warnings_of
+from buildup.engine.load_state import read_final, state_of, warnings_of, winner_gain
 from buildup.engine.replay import CountCosts, View
 from buildup.engine.status import status_of
 from buildup.errors import RunError
@@ -29,7 +29,6 @@ from buildup.store.study_reader import open_study, reporting_damage
 from buildup.training.recipe import effective_values, recipe_to_values
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 from buildup.trials.history import History
-from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import short_hash
 
 REPORT_FILE = "report.html"
@@ -69,7 +68,7 @@ def findings_of(run: RunRecord, view: View, history: History, costs: CountCosts 
         reused={key: source for key in history.outcomes if (source := reused_from(run.trainings / key))},
         final=read_final(run.folder),
         exported=(run.folder / "export").is_dir(),
-        gain=view.gain(OBJECTIVES[run.settings.objective]),
+        gain=winner_gain(run, view),
         ended=view.finished,
         finished=f"This run is {status}{f': {reason}' if reason else ''}.",
     )

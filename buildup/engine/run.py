@@ -31,7 +31,6 @@ from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
 from buildup.trials.history import History
-from buildup.trials.objective import OBJECTIVES
 from buildup.trials.training import Candidate
 
 if TYPE_CHECKING:
@@ -107,9 +106,10 @@ class Run:
     def gain(self) -> dict[str, float] | None:
         """The winner's gain over the base, corrected for the selection of its steps: `estimate`, `low` and `high`.
 
-        `level` is the probability of the interval. None if nothing was kept, or by judge `point`.
+        `level` is the probability of the interval. None if nothing was kept, by judge `point`, and by
+        strategies that do not build up.
         """
-        return gain_values(state_of(self._record)[0], OBJECTIVES[self.settings.objective])
+        return gain_values(self._record, state_of(self._record)[0])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

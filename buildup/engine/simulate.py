@@ -16,6 +16,7 @@ from buildup.graph.network import Network, sketch
 from buildup.settings import SimulateSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
+from buildup.strategies.alternet import ALTERNET
 from buildup.strategies.moves import start, steered
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.decision import Decision
@@ -85,7 +86,9 @@ def table_search(settings: SimulateSettings, problems: Problems) -> tuple[Replay
     judge = problems.judge(settings.judge, space.judge if space else "likely", seeds)
     objective = OBJECTIVES[problems.choice("objective", settings.objective, "accuracy", OBJECTIVES)]
     default = problems.number("--default-score", settings.default_score, 0.0, most=min(objective.largest, 1e9))
-    strategy = STRATEGIES[problems.choice("strategy", settings.strategy, "alternet", STRATEGIES)]
+    strategy = ALTERNET
+    with problems.caught():
+        strategy = STRATEGIES[settings.strategy]
     network = problems.checked(None, start_network, settings.base, settings.layout, space)
     table = None
     if not settings.scores:

@@ -8,7 +8,7 @@ from typing import Any
 
 from buildup.engine.clean import size_of
 from buildup.engine.forecast import forecast, left
-from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of
+from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of, winner_gain
 from buildup.engine.replay import View
 from buildup.errors import BuildupError, command
 from buildup.report.diagnostic_table import LEVEL
@@ -50,7 +50,7 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
         "waiting_for": waiting_for,
         "ahead": ahead,
         "verdicts": verdict_values(view),
-        "gain": gain_values(view, OBJECTIVES[run.settings.objective]),
+        "gain": gain_values(run, view),
         "left": None if is_over else left(replay, view, eta),
         "eta": asdict(eta) if eta else None,
         "final": found and final_to_values(found),
@@ -58,9 +58,9 @@ def status_values(run: RunRecord, view: View, history: History) -> dict[str, Any
     }
 
 
-def gain_values(view: View, objective: Objective) -> dict[str, float] | None:
+def gain_values(run: RunRecord, view: View) -> dict[str, float] | None:
     """The gain of the best network over the base, corrected for the selection of its steps; None where unknown."""
-    if (gain := view.gain(objective)) is None:
+    if (gain := winner_gain(run, view)) is None:
         return None
     low, high = gain.interval(LEVEL)
     return {"estimate": gain.mean, "low": low, "high": high, "level": LEVEL}

@@ -124,7 +124,7 @@ def result_to_values(result: SearchResult) -> dict[str, Any]:
         "fingerprint": view.best.id,
         "trainings": len(result.history.outcomes),
         "verdicts": verdict_values(view),
-        "gain": gain_values(view, OBJECTIVES[record.settings.objective]),
+        "gain": gain_values(record, view),
         "rounding": view.rounding and {"difference": view.rounding.difference, "images": view.rounding.images},
         "warnings": list(warnings_of(record, view, result.history)),
     }

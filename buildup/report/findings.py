@@ -239,7 +239,7 @@ class Findings:
             return ""
         low, high = self.gain.interval(LEVEL)
         return (
-            f"Estimated gain over the base, corrected for the selection of steps: {points(self.gain.mean)} "
+            f"Estimated gain of the winner over the base, corrected for selection: {points(self.gain.mean)} "
             f"{self.objective.said} ({percent(LEVEL)} interval {points(low)} to {points(high)})."
         )
 

@@ -132,6 +132,24 @@ def test_the_next_start_of_a_run_removes_what_its_killed_process_left(
     assert not any(path.exists() for path in ours)
 
 
+def test_a_file_that_two_runs_share_is_counted_when_its_last_name_goes(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(place / "runs" / "tried", place / "other" / "tried")
+    first, second = place / "runs" / "tried" / "shared", place / "other" / "tried" / "shared"
+    first.write_bytes(b"x" * 1000)
+    os.link(first, second)
+
+    def shared(run: RunRecord) -> tuple[list[engine.Leftover], str]:
+        return engine._files([run.folder / "shared"], "weights"), "the rest stays"
+
+    monkeypatch.setattr(engine, "leftovers", shared)
+    gone, _ = engine.clean_runs(["tried", "other/tried"], dry_run=False)
+    assert sum(one.size for one in gone) == 1000
+    assert not first.exists()
+    assert not second.exists()
+
+
 def test_what_killed_workers_left_goes_once_whichever_runs_are_named(
     place: Path, dead: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -10,12 +10,12 @@ from statistics import median
 import pytest
 
 from buildup.engine.load_state import warnings_of
-from buildup.engine.replay import Replay, make_replay
+from buildup.engine.replay import Replay, View, make_replay
 from buildup.engine.status import gain_values
 from buildup.errors import RunError
 from buildup.graph.network import sketch
 from buildup.space.schema import SearchSpace
-from buildup.statistics.mixed_model import total_gain
+from buildup.statistics.mixed_model import posterior, total_gain
 from buildup.store.run_record import RunRecord
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.history import History
@@ -147,43 +147,52 @@ def test_what_is_left_is_counted_for_both_verdicts() -> None:
     assert view.verdicts_left(kept=True) == 1 + 2 + 3 + 2
 
 
-def test_the_gain_of_the_winner_is_that_of_the_steps_that_led_to_it() -> None:
-    one = replay(seeds=3, judge="likely")
-    history, scores = History(), {"CC|CC": 70.0, "CC|CM": 72.0, "CM|CM": 69.0}
-    assert one.view(history).gain(ACCURACY) is None
+def searched(one: Replay, scores: Mapping[str, float]) -> View:
+    """The end of a search in which the layouts have these accuracies, and each seed a little more than the last."""
+    history = History()
     while not (view := one.view(history)).finished:
         for training in view.needed:
-            layout = training.candidate.layout
-            history = history.with_outcome(training.id, Score(accuracy=scores[layout] + 0.1 * training.seed))
+            score = Score(accuracy=scores[training.candidate.layout] + 0.1 * training.seed)
+            history = history.with_outcome(training.id, score)
+    return view
+
+
+def test_the_gain_of_the_winner_is_that_of_the_steps_that_led_to_it(
+    make_run: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    scores = {"CC|CC": 70.0, "CC|CM": 72.0, "CM|CM": 69.0}
+    assert replay(seeds=3, judge="likely").view(History()).gain(ACCURACY) is None
+    view = searched(replay(seeds=3, judge="likely"), scores)
     assert [made.kept for made in view.decisions] == [True, False]
     gain = view.gain(ACCURACY)
     assert gain is not None
-    assert gain.mean == total_gain(view.comparisons, [True, False], ACCURACY.seed_deviation).mean
+    assert gain.mean == posterior(view.comparisons[0], view.comparisons[1:], ACCURACY.seed_deviation).mean
     assert 1.0 < gain.mean < 2.0
-    values = gain_values(view, ACCURACY)
+    values = gain_values(make_run(tmp_path / "run", judge="likely"), view)
     assert values is not None
     assert values["low"] < values["estimate"] == gain.mean < values["high"]
     assert gain.probability_above(values["low"]) == pytest.approx(0.975)
-    # By the larger mean of one seed nothing is known of chance.
-    point = replay(seeds=1, judge="point")
-    assert gain_values(point.view(replace(history, decisions=())), ACCURACY) is None
+    # In a search that does not build up, the interval would not hold.
+    assert gain_values(make_run(tmp_path / "random", judge="likely", strategy="random"), view) is None
+    # The larger mean of one seed says nothing of chance.
+    assert searched(replay(seeds=1, judge="point"), scores).gain(ACCURACY) is None
+
+
+def test_the_gain_of_a_winner_that_is_two_steps_from_the_base_is_their_sum() -> None:
+    view = searched(replay(seeds=3, judge="likely"), {"CC|CC": 70.0, "CC|CM": 72.0, "CM|CM": 74.0})
+    assert view.best.layout == "CM|CM"
+    gain = view.gain(ACCURACY)
+    assert gain is not None
+    assert gain.mean == total_gain(view.comparisons, [True, True], ACCURACY.seed_deviation).mean
+    assert 2.5 < gain.mean < 4.0
 
 
 def test_a_winner_that_was_compared_with_the_base_alone_has_that_gain() -> None:
-    replayed = make_replay(
-        sketch("CC|CC"),
-        SPACE,
-        strategy=STRATEGIES["exhaustive"],
-        judge="likely",
-        seeds=3,
-    )
-    history = History()
-    while not (view := replayed.view(history)).finished:
-        for training in view.needed:
-            history = history.with_outcome(
-                training.id, Score(accuracy=70.0 + training.candidate.layout.count("M") + 0.1 * training.seed)
-            )
+    strategy = STRATEGIES["random"]
+    one = make_replay(sketch("CC|CC"), SPACE, strategy=strategy, judge="likely", seeds=3)
+    view = searched(one, {"CC|CC": 70.0, "CC|CM": 68.0, "CM|CC": 69.0, "CM|CM": 72.0})
+    assert view.best.parent is not None
+    assert (view.best.layout, view.best.parent.layout) == ("CM|CM", "CC|CC")
     gain = view.gain(ACCURACY)
     assert gain is not None
-    assert view.best.layout == "CM|CM"
-    assert 1.0 < gain.mean < 3.0
+    assert 1.0 < gain.mean < 2.0

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from buildup.engine import simulate
 from buildup.engine.simulate import Simulation, run_simulation
 from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch
 from buildup.report.text_table import decisions_table
 from buildup.settings import SimulateSettings
+from buildup.strategies.strategy import Strategy
 from buildup.trials.training import Candidate
 
 
@@ -72,6 +74,17 @@ def test_all_that_is_wrong_is_said_at_once(table: str) -> None:
     with pytest.raises(RequestError) as error:
         followed(table, workers=0, seeds=-1, noise=-1.0, strategy="nsga2", objective="loss", default_score="x")
     assert len(error.value.problems) == 6
+
+
+def test_a_strategy_that_can_not_be_loaded_hides_no_other_problem(table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(dict[str, Strategy]):
+        def __getitem__(self, name: str) -> Strategy:
+            raise RequestError(f"strategy {name} can't be loaded.")
+
+    monkeypatch.setattr(simulate, "STRATEGIES", Broken())
+    with pytest.raises(RequestError) as error:
+        followed(table, workers=0, strategy="random")
+    assert len(error.value.problems) == 2
 
 
 @pytest.mark.parametrize("strategy", ["nsga2", "nsga2-params"])

@@ -100,6 +100,6 @@ def test_the_estimate_of_the_search_stands_behind_the_final(published: Findings)
     findings = replace(published, final=final_of(published, claimed=True), gain=known)
     assert findings.claim == (
         "Not the claim: the difference between winner and base is overestimated, because the same scores selected the "
-        "steps. Estimated gain over the base, corrected for the selection of steps: +0.50 points (95 % interval +0.01 "
-        "to +0.99). The final evaluation above measured both anew."
+        "steps. Estimated gain of the winner over the base, corrected for selection: +0.50 points (95 % interval "
+        "+0.01 to +0.99). The final evaluation above measured both anew."
     )

@@ -108,7 +108,7 @@ def test_only_the_judge_proven_claims(name: str, word: str, request: pytest.Fixt
 def test_the_gain_is_said_without_what_selection_adds_to_it(published: Findings, proven: Findings) -> None:
     known = NormalMixture(np.ones(1), np.array([0.5]), np.array([0.25]))
     sentence = (
-        "Estimated gain over the base, corrected for the selection of steps: +0.50 points "
+        "Estimated gain of the winner over the base, corrected for selection: +0.50 points "
         "(95 % interval +0.01 to +0.99)."
     )
     for findings in (published, proven):

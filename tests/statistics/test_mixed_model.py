@@ -1,6 +1,7 @@
 """The joint estimate: closed forms, laws, and what it makes of known worlds."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -137,6 +138,17 @@ def test_the_first_kept_step_counts_after_however_many_verdicts() -> None:
     found = total_gain([first, *later], [True, *[False] * 100], UNIT)
     assert found.mean == total_gain([first, *later[-30:]], [True, *[False] * 30], UNIT).mean
     assert 0 < found.mean < 1.0
+
+
+def test_no_kept_step_is_forgotten_for_many_dropped_ones() -> None:
+    names = ["b", *(f"x{number}" for number in range(6))]
+    steps = [one(1.0, candidate=own, parent=parent) for parent, own in pairwise(names)]
+
+    def total(drops: int) -> float:
+        dropped = [one(-1.0, candidate=f"c{number}", parent="x5") for number in range(drops)]
+        return total_gain([*steps, *dropped], [True] * 6 + [False] * drops, UNIT).mean
+
+    assert total(25) == total(40) == pytest.approx(6, abs=0.4)
 
 
 def test_gains_drawn_from_the_prior_lie_in_their_intervals_as_often_as_stated() -> None:

@@ -113,9 +113,9 @@ def worst() -> str:
     return _table(["seed", "gains", "kept blocks that help"], rows)
 
 
-def winner() -> str:
+def winner(name: str) -> str:
     """How far estimates of the winner's gain are off, over the searches that kept something."""
-    found = _result("winner")
+    found = _result(name)
     cells: dict[tuple[str, str], dict[str, Result]] = {}
     for line in found["searches"]:
         cells.setdefault((_noise(line), line["true_gains"]), {})[line["judge"]] = line
@@ -286,7 +286,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "kept": lambda: kept("kept"),
     "kept-2-seeds": lambda: kept("kept_2_seeds"),
     "worst": worst,
-    "winner": winner,
+    "winner": lambda: winner("winner"),
+    "winner-long": lambda: winner("winner_long"),
     "found": found_gains,
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),

@@ -82,8 +82,8 @@ def warnings_of(run: RunRecord, view: View, history: History) -> tuple[str, ...]
 def winner_gain(run: RunRecord, view: View) -> NormalMixture | None:
     """The gain of the winner over the base, corrected for the selection of its steps; None where it is not known.
 
-    Where candidates are no steps from a kept parent, as in a random search, its intervals would be too narrow: drawn
-    searches of 24 random layouts had the true gain in 78 % of them.
+    Where candidates are no steps from a kept parent, as in a random search, its intervals would be too narrow: of 73
+    drawn searches of 10 random layouts that kept something, 81 % had the true gain in them.
     """
     return view.gain(OBJECTIVES[run.settings.objective]) if STRATEGIES[run.settings.strategy].builds_up else None
 

@@ -246,6 +246,29 @@ def when_it_pays() -> str:
     return _table(head, rows, words=4)
 
 
+def warm_starts() -> str:
+    """The gains of both places from scratch, and from the weights of the network without attention."""
+    runs = ROOT / "runs"
+    found = factors.summary(read_lines(runs / "factors.jsonl"), read_lines(runs / "warm.jsonl"))
+    groups: dict[str, dict[str, Any]] = {}
+    for place, values in found["places"].items():
+        for one in values["gains"]:
+            if one["warm"] is not None:
+                groups.setdefault(one["group"], {})[place] = one
+    head = [*factors.FACTORS, "seed", *(name for place in found["places"] for name in (place, "its warm start"))]
+    rows = []
+    for places in sorted(groups.values(), key=lambda each: [*next(iter(each.values()))["cell"].values()]):
+        first = next(iter(places.values()))
+        gains = [f"{one[key]:+.2f}" for one in places.values() for key in ("gain", "warm")]
+        rows.append([*("high" if high else "low" for high in first["cell"].values()), f"{first['seed']}", *gains])
+    known = found["warm"]
+    return (
+        f"{_table(head, rows, words=4)}\n\n{known['same_sign']} of {known['gains']} gains have the same sign. "
+        f"Kendall's tau within combinations is {known['tau']:+.2f} "
+        f"(95 % interval {known['low']:+.2f} to {known['high']:+.2f})."
+    )
+
+
 def effects() -> str:
     """The effect of each factor on the gain of each place."""
     found = factors.summary(read_lines(ROOT / "runs" / "factors.jsonl"))["places"]
@@ -294,6 +317,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "transfer": transferred,
     "kept-knowledge": kept_knowledge,
     "when-it-pays": when_it_pays,
+    "warm-starts": warm_starts,
     "effects": effects,
     "leads": leads,
 }

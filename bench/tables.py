@@ -206,9 +206,9 @@ def transferred() -> str:
     return _table(TITLES[1:], written, words=2)
 
 
-def kept_knowledge() -> str:
+def kept_knowledge(name: str) -> str:
     """What a trained network knows after a block was replaced."""
-    base, *lines = read_lines(ROOT / "runs" / "kept.jsonl")
+    base, *lines = read_lines(ROOT / "runs" / f"{name}.jsonl")
     head = ["kind", "stage", "at random, %", "after imitation, %", "of the base", "error", "share of a training"]
     rows = []
     for line in lines:
@@ -315,7 +315,8 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "real": real,
     "cifar100-layouts": lambda: layouts_of("cifar100"),
     "transfer": transferred,
-    "kept-knowledge": kept_knowledge,
+    "kept-knowledge": lambda: kept_knowledge("kept"),
+    "kept-knowledge-convnext": lambda: kept_knowledge("kept_convnext"),
     "when-it-pays": when_it_pays,
     "warm-starts": warm_starts,
     "effects": effects,

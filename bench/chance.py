@@ -17,6 +17,7 @@ from statistics import fmean
 import numpy as np
 
 from buildup.engine.replay import Replay, View
+from buildup.report.diagnostic_table import LEVEL
 from buildup.statistics.final_test import claim
 from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.trials.final_result import Claim
@@ -25,7 +26,6 @@ from buildup.trials.objective import ACCURACY
 from buildup.trials.outcome import Outcome, Score
 from buildup.trials.training import Candidate
 
-LEVEL = 0.95
 FINAL_SEEDS = 5
 FINAL_IMAGES = 10_000
 

@@ -14,12 +14,13 @@ from buildup.engine.replay import make_replay
 from buildup.engine.simulate import space_of, start_network
 from buildup.graph.layout import layout
 from buildup.graph.network import Network, sketch
+from buildup.report.diagnostic_table import LEVEL
 from buildup.report.text_table import aligned
 from buildup.space.schema import SearchSpace
 from buildup.strategies.alternet import build_up
 from buildup.strategies.registered import STRATEGIES
 from buildup.trials.training import Candidate
-from chance import FINAL_IMAGES, FINAL_SEEDS, LEVEL, Chance, Study, Tally
+from chance import FINAL_IMAGES, FINAL_SEEDS, Chance, Study, Tally
 
 DEVIATIONS = (0.2, 0.4, 1.0, 4.0)
 """True seed deviations of a paired difference, in points: of networks that learned, and of some that hardly did."""
@@ -177,13 +178,13 @@ def _winner(where: Where, judge: str, seeds: int, deviations: Sequence[float]) -
     chances = [Chance(seed_deviation=deviation) for deviation in deviations]
     usual = Line(where=where, judge=judge, seeds=seeds, chance=chances[0], said="", claims=False)
     lines = [replace(usual, said=f"N({gains[0]:g}, {gains[1]:g})", gains=gains) for gains in DRAWN_GAINS]
-    lines += [replace(usual, said=said, worth=worth) for said, worth in _worths(where).items() if "0.2" not in said]
+    lines += [replace(usual, said=said, worth=worth) for said, worth in _worths(where, GAINS[1:]).items()]
     return [replace(line, chance=chance) for chance in chances for line in lines]
 
 
-def _worths(where: Where) -> dict[str, dict[str, float]]:
+def _worths(where: Where, gains: Sequence[float] = GAINS) -> dict[str, dict[str, float]]:
     """What is worth something where something helps: one step, or each of the first ones of all stages."""
-    worths = {f"one of {gain:+.1f}": {_first_place(where): gain} for gain in GAINS}
+    worths = {f"one of {gain:+.1f}": {_first_place(where): gain} for gain in gains}
     worths[f"each of {STEPS:+.1f}"] = {stage.blocks[-1].path: STEPS for stage in where.network.stages}
     return worths
 

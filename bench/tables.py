@@ -259,13 +259,14 @@ def warm_starts() -> str:
     rows = []
     for places in sorted(groups.values(), key=lambda each: [*next(iter(each.values()))["cell"].values()]):
         first = next(iter(places.values()))
-        gains = [f"{one[key]:+.2f}" for one in places.values() for key in ("gain", "warm")]
+        known = [places.get(place, {}) for place in found["places"]]
+        gains = [f"{one[key]:+.2f}" if one else "" for one in known for key in ("gain", "warm")]
         rows.append([*("high" if high else "low" for high in first["cell"].values()), f"{first['seed']}", *gains])
-    known = found["warm"]
+    warm = found["warm"]
     return (
-        f"{_table(head, rows, words=4)}\n\n{known['same_sign']} of {known['gains']} gains have the same sign. "
-        f"Kendall's tau within combinations is {known['tau']:+.2f} "
-        f"(95 % interval {known['low']:+.2f} to {known['high']:+.2f})."
+        f"{_table(head, rows, words=4)}\n\n{warm['same_sign']} of {warm['gains']} gains have the same sign. "
+        f"Kendall's tau within combinations is {warm['tau']:+.2f} "
+        f"(95 % interval {warm['low']:+.2f} to {warm['high']:+.2f})."
     )
 
 

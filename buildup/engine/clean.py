@@ -191,10 +191,8 @@ def clean_runs(names: Sequence[str], *, dry_run: bool) -> tuple[list[Leftover], 
     looked = [both for run in runs if (both := problems.checked(None, leftovers, run))]
     problems.raise_any()
     # What killed workers left in the temporary folder, of whichever run: they knew none.
-    gone, stays = (
-        [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))],
-        [one for _, one in looked],
-    )
+    gone = [_leftover(path, ENDED) for path in left_behind(Path(tempfile.gettempdir()))]
+    stays = [one for _, one in looked]
     if dry_run:
         return [*gone, *(one for found, _ in looked for one in found)], stays
     for one in gone:

@@ -2,8 +2,8 @@
 
     python bench/kept.py WEIGHTS --base BASE --dataset NAME --fraction 1/4
 
-replaces the last block of each stage by each kind, one at a time: with random weights, and after it has imitated the
-block that it replaces, as recipe `finetune` has it. The weights are those of a training on the same dataset with the
+replaces the last block of each stage by each kind, one at a time: with random weights, and after it has learned to give
+the base's features, as recipe `finetune` has it. The weights are those of a training on the same dataset with the
 same seed, so that the validation images are new to them. Prints a line of JSON for each.
 """
 
@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,23 +75,22 @@ def measured(given: argparse.Namespace) -> Iterator[dict[str, Any]]:
             network = base.replace(path, kind)
             found: dict[str, Any] = {"place": path, "kind": kind}
             found["at_random"] = accuracy(network, start, feed, execution)
-            began, errors = time.process_time(), dict[str, float]()
+            began, errors = time.process_time(), list[float]()
             found["accuracy"] = accuracy(network, start, feed, execution, errors)
             seconds = time.process_time() - began
-            found |= {"kept": round(found["accuracy"] / whole, 4), "error": round(errors[path], 4)}
+            found |= {"kept": round(found["accuracy"] / whole, 4), "error": round(errors[0], 4) if errors else None}
             yield found | {"share_of_a_training": round(seconds / training, 4)}
 
 
 def accuracy(
-    network: Network, start: Pretrained, feed: Feed, execution: Execution, errors: dict[str, float] | None = None
+    network: Network, start: Pretrained, feed: Feed, execution: Execution, errors: list[float] | None = None
 ) -> float:
-    """In percent of the validation images; after imitation, if its errors are asked for."""
+    """In percent of the validation images; after imitation, if its error is asked for, which blocks that learn have."""
     model = prepare_model(
         create_training_model(network, feed.recipe, seed=feed.seed, device=feed.device, start=start), network, execution
     )
-    if errors is not None:
-        found: Mapping[str, float] = transplant(model, network, start, feed, execution)
-        errors.update(found)
+    if errors is not None and (error := transplant(model, network, start, feed, execution)) is not None:
+        errors.append(error)
     return round(validate(model, feed, execution).accuracy, 2)
 
 

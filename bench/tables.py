@@ -212,7 +212,11 @@ def kept_knowledge(name: str) -> str:
     head = ["kind", "stage", "at random, %", "after imitation, %", "of the base", "error", "share of a training"]
     rows = []
     for line in lines:
-        share = [f"{100 * line['kept']:.0f} %", f"{line['error']:.2f}", f"{100 * line['share_of_a_training']:.0f} %"]
+        share = [
+            f"{100 * line['kept']:.0f} %",
+            "" if line["error"] is None else f"{line['error']:.2f}",
+            f"{100 * line['share_of_a_training']:.0f} %",
+        ]
         stage = f"{int(line['place'].split('.')[1]) + 1}"
         rows.append([line["kind"], stage, f"{line['at_random']:.1f}", f"{line['accuracy']:.1f}", *share])
     return f"{_table(head, rows)}\n\nThe base has {base['accuracy']:.1f} %."

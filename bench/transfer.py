@@ -42,7 +42,7 @@ PART, EPOCHS, SEEDS, FINAL_SEEDS = "1/4", 24, 3, 8
 WEIGHTS = "attempt-*/weights.safetensors"
 """Where `buildup train` leaves them."""
 TITLES = ["base", "new blocks", "layout", "error", "accuracy, %", "gain", "interval", "verdict"]
-"""`error` is the relative error of a new block's output after it has imitated the block that it replaces."""
+"""`error` is how far the features are from the base's when new blocks have imitated, as `transplant` gives it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

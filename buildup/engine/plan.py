@@ -31,7 +31,7 @@ from buildup.training.execution import device_kind
 from buildup.training.execution_words import Execution, execution_from_words
 from buildup.training.recipe import Recipe, recipe_to_values
 from buildup.training.speed import Speed, measure_speed
-from buildup.training.transplant import imitating, imitation_steps
+from buildup.training.transplant import imitation_steps, new_blocks
 from buildup.trials.history import History
 from buildup.trials.training import Candidate, Check, Training
 
@@ -195,15 +195,11 @@ def make_plan(settings: SearchSettings, *, anew: bool = False) -> Plan:
 
 
 def _before_training(network: Network, recipe: Recipe, data: DataInfo, speed: Speed) -> float:
-    """The seconds in which new blocks imitate those that they replace, and in which the result is validated.
-
-    A new block is taken to need its share of the network's time by its number; the base only computes its output.
-    """
+    """The seconds in which new blocks imitate those that they replace, and in which the result is validated."""
     recipe = recipe.resolved(train_images=data.train_images)
-    steps = imitation_steps(recipe, data.train_images)
-    share = len(imitating(network)) / sum(1 for _ in network.blocks)
-    images = steps * min(recipe.batch_size, data.train_images) if share else 0
-    return images * (speed.evaluate + share * speed.train) + data.val_images * speed.evaluate
+    steps = imitation_steps(recipe, data.train_images) if new_blocks(network) else 0
+    images = steps * min(recipe.batch_size, data.train_images)
+    return images * (speed.evaluate + speed.train) + data.val_images * speed.evaluate
 
 
 def plan_to_values(made: Plan) -> dict[str, Any]:

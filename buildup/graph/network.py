@@ -330,6 +330,22 @@ def edits_between(base: Network, network: Network) -> tuple[Edit, ...]:
     return tuple(edits)
 
 
+def base_of(network: Network) -> Network:
+    """The base that edits made a network from."""
+    added = {block.path for block in network.blocks if block.added}
+    before = {target: source for source, target in network.edges if target in added}
+
+    def own(path: str) -> str:
+        return own(before[path]) if path in before else path
+
+    stages = []
+    for stage in network.stages:
+        kept = (block for block in stage.blocks if block.path not in added)
+        stages.append(replace(stage, blocks=tuple(replace(block, kind=Conv()) for block in kept)))
+    edges = tuple((own(source), target) for source, target in network.edges if target not in added)
+    return replace(network, stages=tuple(stages), edges=edges)
+
+
 def next_path(stage: Stage) -> str:
     """The path of a block added at the end of a stage: `layer4.3` after `layer4.2`, `s4.b10` after `s4.b9`."""
     path = stage.blocks[-1].path

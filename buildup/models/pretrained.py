@@ -67,14 +67,14 @@ def load_pretrained(model: nn.Module, network: Network, pretrained: Pretrained) 
     own = model.state_dict()
     fresh = tuple(f"{path}." for path, kind in network.replaced.items() if not kind.within)
     resized = tuple(f"{path}." for path, to in network.shrunk if to == "3x3")
-    classifier = tuple(f"{path}." for path in _paths(network.base, "classifier"))
+    heads = tuple(f"{path}." for path in classifiers(network.base))
     for name, weight in weights.items():
         if name not in own or name.startswith(fresh):
             continue
         if own[name].shape == weight.shape:
             own[name].copy_(weight)
         else:
-            assert name.startswith(classifier + resized)
+            assert name.startswith(heads + resized)
 
 
 def check_pretrained(network: Network, pretrained: Pretrained) -> dict[str, Tensor]:
@@ -103,13 +103,13 @@ def fresh_parts(network: Network, pretrained: Pretrained | None) -> str | None:
 def fresh_modules(network: Network, pretrained: Pretrained) -> dict[str, str]:
     """The modules of the base that start anew beside trained weights, and why."""
     weights = check_pretrained(network, pretrained)
-    classifiers = _paths(network.base, "classifier")
+    heads = classifiers(network.base)
     found = {}
     for name, shape in _shapes(network, network.num_classes).items():
         known, path = weights.get(name), name.rpartition(".")[0]
-        if known is None and path in classifiers:
+        if known is None and path in heads:
             found[path] = "is not among them"
-        elif known is not None and known.shape != shape and path in classifiers:
+        elif known is not None and known.shape != shape and path in heads:
             found[path] = f"told {known.shape[0]} classes apart, and the data has {network.num_classes}"
         elif known is not None and known.shape != shape:
             small = dict(network.shrunk).get(path) == "3x3"
@@ -150,7 +150,7 @@ def _read(network: Network, source: str) -> dict[str, Tensor]:
 
 def _classes(network: Network, weights: Mapping[str, Tensor]) -> int:
     """How many classes weights tell apart; 0 if they have no classifier."""
-    keys = [f"{path}.weight" for path in _paths(network.base, "classifier")]
+    keys = [f"{path}.weight" for path in classifiers(network.base)]
     return next((weights[key].shape[0] for key in keys if key in weights), 0)
 
 
@@ -159,7 +159,7 @@ def _as_saved(network: Network, weights: Mapping[str, Tensor], classes: int) -> 
     config: Any = timm.get_pretrained_cfg(network.base)
     overlay: dict[str, Any] = {"state_dict": dict(weights)}
     arguments: dict[str, Any] = {"pretrained_cfg_overlay": overlay}
-    if _paths(network.base, "classifier") and classes != config.num_classes + (config.label_offset or 0):
+    if classifiers(network.base) and classes != config.num_classes + (config.label_offset or 0):
         overlay |= {"num_classes": classes, "label_offset": 0}
         arguments["num_classes"] = classes
     own = _shapes(network, network.num_classes)
@@ -179,8 +179,12 @@ def _shapes(network: Network, num_classes: int) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in model.state_dict().items()}
 
 
+def classifiers(base: str) -> tuple[str, ...]:
+    """The paths of a base's classifier; some bases have two."""
+    return _paths(base, "classifier")
+
+
 def _paths(base: str, what: str) -> tuple[str, ...]:
-    """The paths of a base's classifier or first convolution; some bases have two."""
     paths = getattr(timm.get_pretrained_cfg(base), what)
     return (paths,) if isinstance(paths, str) else tuple(paths or ())
 

@@ -184,7 +184,7 @@ class Findings:
             return f"{knew}{', '.join(shares)}." if shares else ""
         # With a new classifier nobody knows anything.
         errors = [f"{layout} {mean:.2f}" for layout, mean in self._before_training(IMITATION)[1]]
-        imitated = "Relative error with which new blocks imitated those that they replace, before the first epoch: "
+        imitated = "How far the features were from the base's before the first epoch (relative error, 0 for equal): "
         return f"{imitated}{', '.join(errors)}." if errors else ""
 
     def _before_training(self, metric: str) -> tuple[float, list[tuple[str, float]]]:

@@ -255,12 +255,13 @@ def _start_metrics(job: Job, model: nn.Module, feed: Feed, parts: int) -> dict[s
     """What a pretrained network knows before epoch 1, after new blocks have imitated those that they replace."""
     if job.start is None:
         return {}
-    errors = transplant(model, job.network, job.start, feed, job.execution, parts=parts)
+    error = transplant(model, job.network, job.start, feed, job.execution, parts=parts)
     accuracy = validate(model, feed, job.execution).accuracy
-    lines = [f"{path} imitates the base's block with an error of {error:.3f}" for path, error in errors.items()]
-    for line in (*lines, f"accuracy before the first epoch: {accuracy:.2f} %") if feed.group.leads else ():
-        checkpoint.append_log(job.folder, line)
-    return {START: accuracy, **({IMITATION: fmean(errors.values())} if errors else {})}
+    known = {START: accuracy} if error is None else {START: accuracy, IMITATION: error}
+    if feed.group.leads:
+        imitated = "" if error is None else f"; new blocks imitate with an error of {error:.3f}"
+        checkpoint.append_log(job.folder, f"accuracy before the first epoch: {accuracy:.2f} %{imitated}")
+    return known
 
 
 def _train_epoch(

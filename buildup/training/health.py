@@ -94,7 +94,7 @@ def recipe_warning(network: Network, recipe: Recipe, beside_trained: Collection[
         way = "Without transplant=0" if recipe.name == "finetune" else "By recipe finetune"
         return (
             f"recipe {recipe.name} starts attention from random weights beside the trained ones of {network.base}. "
-            f"{way} it imitates the blocks that it replaces first."
+            f"{way} attention first learns what the blocks did that it replaces."
         )
     norms = {block.style.norm.kind for block in network.blocks if block.style}
     if recipe.optimizer == "sgd" and norms and norms <= {"layer", "rms"}:

@@ -110,8 +110,8 @@ class Recipe:
     snapshots: tuple[int | str, ...] = ()
     """Epochs after which the weights are kept for `analyze`; `warmup` is the end of the warm-up."""
     transplant: float = 0.0
-    """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which each new block first
-    learns to imitate the block that it replaces. At 0 new blocks start from random weights."""
+    """Where a network starts from pretrained weights: the epochs, as a share of `epochs`, in which new blocks alone
+    learn to give the base's features. At 0 they start from random weights."""
     layer_decay: float = 1.0
     """The factor of the learning rate from each layer to the one before it, as timm numbers layers; 1 for one rate.
     Low layers of a pretrained network are good as they are."""

@@ -1,15 +1,14 @@
-"""Start the new blocks of a pretrained network as imitations of the blocks that they replace.
+"""Teach the new blocks of a pretrained network what the blocks that they replace did, before the first epoch.
 
-A new block with random weights destroys what a trained network knows, so attention would lose by construction. Before
-the first epoch, each new block is trained alone: it gets the input of the base's own block, and learns to give its
-output. The base is frozen, labels are not used, and all blocks learn at the same time from one pass of the base. This
-costs little, because no gradient goes through the base.
+A new block with random weights destroys what a trained network knows, so attention would lose by construction. So the
+new blocks are trained first, and alone, until the network gives its classifier the same features as the base. Labels
+are not used, and the classifier may be new. Batch norms renew their statistics meanwhile, as in the training that
+follows.
 
-Attention first gets its last projection by ridge regression: the one with which what it mixes, by queries, keys and
-values that are still random, comes nearest to what the base's block adds to its input.
+Attention gets its last projection by ridge regression before that: the one with which what it mixes, by queries, keys
+and values that are still random, comes nearest to what the base's block adds to its input.
 
-A block that was added to the base imitates nothing, and starts as without pretrained weights. A block that computes
-what the base's own does from the start, as gated attention in place of a 3x3 convolution, is left as it is.
+A block that keeps the base's own and starts as it, as gated attention, has nothing to learn.
 """
 
 import math
@@ -24,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from buildup.graph.kinds import Conv
-from buildup.graph.network import Network, apply, replacement
+from buildup.graph.network import Network, base_of
 from buildup.models.blocks import ChannelsLast, PostActAttentionBlock, PreActAttentionBlock
 from buildup.models.build import build
+from buildup.models.pretrained import classifiers
 from buildup.models.trace import evaluation_mode, hook_blocks
 from buildup.training.data_parallel import ProcessGroup
 from buildup.training.execution_words import Execution
@@ -46,12 +46,13 @@ FITTED = 8
 """The batches of the regression."""
 RIDGE = 1e-2
 """Its penalty, as a share of the mean square of the inputs."""
-SAME = 1e-6
-"""The error up to which a block has nothing to learn."""
 
 
-def imitating(network: Network) -> tuple[str, ...]:
-    return tuple(path for path in network.replaced if not network.block(path).added)
+def new_blocks(network: Network) -> tuple[str, ...]:
+    """The paths of the blocks that know nothing of the base's weights."""
+    return tuple(
+        block.path for block in network.blocks if block.added or not (isinstance(block.kind, Conv) or block.kind.within)
+    )
 
 
 def imitation_steps(recipe: Recipe, train_images: int) -> int:
@@ -68,65 +69,41 @@ def transplant(
     execution: Execution,
     *,
     parts: int = 1,
-) -> Mapping[str, float]:
-    """Train the new blocks of a model to imitate the base's, in place, as the recipe asks, each batch in parts.
+) -> float | None:
+    """Train the new blocks of a model until its features are those of the base, as the recipe asks, in place.
 
-    Returns the error of each block by its path: the squared difference to the output of the base's block, relative to
-    what that block changes in its input. A block that does nothing has 1.
+    Each batch is taken in parts. Returns the error: the squared difference of what the classifiers get, relative to
+    the variance over images of what the base's gets. None if no block had to learn.
     """
-    paths = imitating(network)
+    blocks = {path: model.get_submodule(path) for path in new_blocks(network)}
+    weights = [weight for block in blocks.values() for weight in block.parameters()]
     steps = imitation_steps(feed.recipe, len(feed.train))
-    if not paths or not steps:
-        return {}
-    blocks = {path: model.get_submodule(path) for path in paths}
-    base = build(_base(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
+    if not weights or not steps:  # a block without weights, such as smoothing, can't learn
+        return None
+    base = build(base_of(network), seed=feed.seed, device=feed.device, start=start).eval().requires_grad_(False)
     if execution.channels_last:
         base = base.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(weights, weight_decay=0)
+    errors: list[Tensor] = []
     with ExitStack() as stack:
         stack.enter_context(torch.compiler.set_stance("force_eager"))
-        seen = stack.enter_context(_watched(base, paths))
-        first = next(_images(feed)).chunk(parts)[0]
-        same = _equal(blocks, base, seen, to_memory_format(first, execution))
-        # A block without weights, such as smoothing, has nothing to learn.
-        learning = {path: block for path, block in blocks.items() if any(True for _ in block.parameters())}
-        blocks = {path: block for path, block in learning.items() if path not in same}
-        if not blocks:
-            return same
-        errors: dict[str, list[Tensor]] = {path: [] for path in blocks}
-        weights = chain.from_iterable(block.parameters() for block in blocks.values())
-        optimizer = torch.optim.AdamW(weights, weight_decay=0)
-        for block in blocks.values():
-            stack.enter_context(_imitation_mode(block))
-        _fit_projections(blocks, network, base, seen, feed, execution, parts)
+        stack.enter_context(_imitation_mode(model))
+        variance = _fit_projections(blocks, network, base, feed, execution, parts)
+        found, wanted = (stack.enter_context(_features(one, network)) for one in (model, base))
         for step, inputs in enumerate(islice(_images(feed), steps)):
             for group in optimizer.param_groups:
                 group["lr"] = LR * (1 + math.cos(math.pi * step / steps)) / 2
             optimizer.zero_grad()
             for part in inputs.chunk(parts):
                 with torch.autocast(feed.device.type, torch.bfloat16, enabled=execution.precision == "bf16"):
-                    with torch.no_grad():
-                        base(to_memory_format(part, execution))
-                    losses = {path: _error(block(seen[path][0]), *seen[path]) for path, block in blocks.items()}
-                share = len(part) / len(inputs)
-                _add_gradients(optimizer, share * torch.stack([*losses.values()]).sum(), feed.group)
-                for path, loss in losses.items():
-                    errors[path].append(loss.detach())
+                    for one in (base, model):
+                        one(to_memory_format(part, execution))
+                error = (found.pop().float() - wanted.pop().float()).square().mean() / variance
+                _add_gradients(optimizer, len(part) / len(inputs) * error, feed.group)
+                errors.append(error.detach())
             optimizer.step()
     optimizer.zero_grad()
-    return same | {path: fmean(torch.stack(found[-LAST * parts :]).tolist()) for path, found in errors.items()}
-
-
-@torch.no_grad()
-def _equal(
-    blocks: Mapping[str, nn.Module], base: nn.Module, seen: Mapping[str, tuple[Tensor, Tensor]], inputs: Tensor
-) -> dict[str, float]:
-    """The errors of the blocks that compute the same as the base's blocks before any training."""
-    base(inputs)
-    with ExitStack() as stack:
-        for block in blocks.values():
-            stack.enter_context(_imitation_mode(block, norms=False))
-        errors = {path: _error(block(seen[path][0]), *seen[path]).item() for path, block in blocks.items()}
-    return {path: error for path, error in errors.items() if error < SAME}
+    return fmean(torch.stack(errors[-LAST * parts :]).tolist())
 
 
 @torch.no_grad()
@@ -134,32 +111,42 @@ def _fit_projections(
     blocks: Mapping[str, nn.Module],
     network: Network,
     base: nn.Module,
-    seen: Mapping[str, tuple[Tensor, Tensor]],
     feed: Feed,
     execution: Execution,
     parts: int,
-) -> None:
-    """Set the last projections of attention by ridge regression on the base's features."""
-    cores = {path: core for path, block in blocks.items() if (core := _attention_block(block)) is not None}
+) -> Tensor:
+    """Set the last projections of attention by ridge regression on the base's features.
+
+    Returns the variance over images of what the base's classifier gets.
+    """
+    replacing = {path: block for path, block in blocks.items() if not network.block(path).added}
+    cores = {path: core for path, block in replacing.items() if (core := _attention_block(block)) is not None}
     styles = {path: network.block(path).style for path in cores}
     acts = {path: f"{path}.{style.act}" for path, style in styles.items() if style and style.act}
     products: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in cores}
-    with _watched(base, list(acts.values())) as sums:
-        batches = islice(_images(feed), FITTED) if cores else ()
-        for inputs in chain.from_iterable(batch.chunk(parts) for batch in batches):
+    moments: list[tuple[Tensor, Tensor]] = []
+    with _watched(base, [*cores, *acts.values()]) as seen, _features(base, network) as features:
+        for inputs in chain.from_iterable(batch.chunk(parts) for batch in islice(_images(feed), FITTED)):
             base(to_memory_format(inputs, execution))
+            found = features.pop().float()
+            moments.append((found.mean(0), found.square().mean(0)))
             for path, core in cores.items():
                 given, wanted = seen[path]
-                added = (sums[acts[path]][0] if path in acts else wanted) - given
+                added = (seen[acts[path]][0] if path in acts else wanted) - given
                 if isinstance(blocks[path], ChannelsLast):
                     given, added = given.permute(0, 3, 1, 2), added.permute(0, 3, 1, 2)
                 mixed = _rows(_mixed(core, given))
                 mixed = torch.cat([mixed, mixed.new_ones(len(mixed), 1)], dim=1)
                 products[path].append((mixed.T @ mixed / len(mixed), mixed.T @ _rows(added) / len(mixed)))
     for path, core in cores.items():
-        means = [torch.stack(found).mean(0) for found in zip(*products[path], strict=True)]
-        square, cross = (total / feed.group.size for total in feed.group.sum(means))
-        _set_projection(core, square, cross)
+        _set_projection(core, *_means(products[path], feed.group))
+    mean, square = _means(moments, feed.group)
+    return (square - mean.square()).mean().clamp(min=torch.finfo(torch.float32).tiny)
+
+
+def _means(found: Sequence[tuple[Tensor, Tensor]], group: ProcessGroup) -> list[Tensor]:
+    """Over batches, and over the processes of a training."""
+    return [total / group.size for total in group.sum([torch.stack(one).mean(0) for one in zip(*found, strict=True)])]
 
 
 def _attention_block(block: nn.Module) -> Any:
@@ -218,12 +205,6 @@ def _add_gradients(optimizer: torch.optim.Optimizer, loss: Tensor, group: Proces
         weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
-def _base(network: Network) -> Network:
-    for path in network.replaced:
-        network = apply(network, replacement(network, path, Conv()))
-    return network
-
-
 def _images(feed: Feed) -> Iterator[Tensor]:
     """Endless batches of augmented training images, in other orders than in the epochs of the training."""
     return (inputs for number in count() for inputs, _ in feed.epoch(-number))
@@ -242,15 +223,18 @@ def _watched(base: nn.Module, paths: Sequence[str]) -> Iterator[Mapping[str, tup
 
 
 @contextmanager
-def _imitation_mode(block: nn.Module, *, norms: bool = True) -> Iterator[None]:
-    """Turn dropout and dropped paths off. With `norms`, batch norms update their statistics."""
-    with evaluation_mode(block):
-        for module in block.modules():
-            module.training = norms and isinstance(module, _BatchNorm)
+def _features(model: nn.Module, network: Network) -> Iterator[list[Tensor]]:
+    """What the classifier of a model gets in each call, appended to a list."""
+    found: list[Tensor] = []
+    classifier = model.get_submodule(classifiers(network.base)[0])
+    with classifier.register_forward_pre_hook(lambda _, given: found.append(given[0])):
+        yield found
+
+
+@contextmanager
+def _imitation_mode(model: nn.Module) -> Iterator[None]:
+    """Turn dropout and dropped paths off, while batch norms update their statistics."""
+    with evaluation_mode(model):
+        for module in model.modules():
+            module.training = isinstance(module, _BatchNorm)
         yield
-
-
-def _error(output: Tensor, given: Tensor, wanted: Tensor) -> Tensor:
-    output, given, wanted = output.float(), given.float(), wanted.float()
-    changed = (wanted - given).square().mean()
-    return (output - wanted).square().mean() / changed.clamp(min=torch.finfo(torch.float32).tiny)

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from buildup.errors import LayoutError
 from buildup.graph.kinds import BlockKind, Conv, ConvAttention, GlobalAttention, LocalAttention, Smoothing
 from buildup.graph.layout import parse
-from buildup.graph.network import Append, Edit, Network, Replace, Stage, apply, edits_between, replacement, sketch
+from buildup.graph.network import (
+    Append,
+    Edit,
+    Network,
+    Replace,
+    Stage,
+    apply,
+    base_of,
+    edits_between,
+    replacement,
+    sketch,
+)
 from buildup.graph.serialize import fingerprint
 
 LAYOUTS = st.lists(st.integers(min_value=1, max_value=5), min_size=1, max_size=4).map(
@@ -118,6 +129,15 @@ def test_the_edits_between_two_networks_turn_one_into_the_other(networks: tuple[
     assert before.stages == network.stages
     assert fingerprint(before) == fingerprint(network)
     assert edits_between(network, network) == ()
+
+
+@given(edited())
+def test_the_base_of_a_network_is_that_before_all_edits(networks: tuple[Network, Network]) -> None:
+    before, network = networks
+    base = base_of(network)
+    assert base.stages == before.stages
+    assert set(base.edges) == set(before.edges)
+    assert fingerprint(base) == fingerprint(before)
 
 
 @given(LAYOUTS, st.sampled_from([1, 2, 4, 32]), st.data())

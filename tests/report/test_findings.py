@@ -178,4 +178,4 @@ def test_with_a_new_classifier_the_errors_of_imitation_are_told(published: Findi
     }
     found = replace(published, history=replace(published.history, outcomes=outcomes))
     assert "knew" not in found.imitations
-    assert "before the first epoch: CCC|CCCC|CCCCCC|CCCM 0.31, " in found.imitations
+    assert "(relative error, 0 for equal): CCC|CCCC|CCCCCC|CCCM 0.31, " in found.imitations

@@ -55,7 +55,7 @@ def test_layer_norms_and_sgd_do_not_suit_each_other() -> None:
     assert recipe_warning(convnext, adamw) is None
     resnet = read_network("resnet18", input_shape=(3, 32, 32), num_classes=10)
     assert recipe_warning(resnet, quick) is None
-    assert "By recipe finetune it imitates" in (recipe_warning(resnet, quick, "M") or "")
+    assert "By recipe finetune attention first learns what the blocks did" in (recipe_warning(resnet, quick, "M") or "")
     assert recipe_warning(resnet, quick, "T") is None
     assert recipe_warning(resnet, load_recipe("finetune"), "M") is None
 

@@ -65,7 +65,7 @@ class SearchSettings:
     """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
     imagenet, or a YAML file."""
     set: Annotated[tuple[str, ...], _TRAINING] = ()
-    """A value of the recipe to change, such as lr=0.1; once for each."""
+    """A value of the recipe to change, such as lr=0.1; repeat the flag for others."""
     epochs: Annotated[int | None, _TRAINING] = None
     """Epochs of each training (default: the recipe's)."""
     seeds: Annotated[int, _TRAINING] = 3
@@ -83,8 +83,8 @@ class SearchSettings:
     strategy: Annotated[str, _DECIDING] = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2 (weighs MACs), nsga2-params, exhaustive."""
     places: Annotated[str | None, _DECIDING] = None
-    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
-    space's)."""
+    """Where a control may put blocks: rule (where alternet may), or any (anywhere in a stage, at most as many;
+    default: the space's)."""
     judge: Annotated[str | None, _DECIDING] = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: Annotated[str, _DECIDING] = "accuracy"
@@ -106,12 +106,14 @@ class SearchSettings:
     max_macs: Annotated[int | None, _LIMITS] = None
     """Drop candidates with more multiply-accumulates, such as 2G, untrained."""
     disk_budget: Annotated[int | str | None, _LIMITS] = None
-    """Bytes that the run's folder may have, such as 20G: above that, weights of all but base and best go."""
+    """Bytes that the run's folder may have, such as 20G: above that, the weights of all but
+    base and best are removed."""
 
     run: Annotated[str | None, _MACHINES] = None
     """Name of the run, kept in runs/NAME, or a folder (default: BASE-DATASET)."""
     workers: Annotated[int | None, _MACHINES] = None
-    """Trainings side by side (default: as many as the GPUs have room for; on a CPU up to one a core)."""
+    """Trainings side by side (default: as many as the GPUs have room for; on a CPU one a core, at most one a
+    seed; on a cluster one a seed)."""
     gpus_per_trial: Annotated[float | None, _MACHINES] = None
     """GPUs of one training: a share of one, or a whole number that share each batch (default: 1 where there is one)."""
     device: Annotated[str, _MACHINES] = "auto"
@@ -132,9 +134,9 @@ class SearchSettings:
     keep_weights: Annotated[str, _MACHINES] = "all"
     """Whose weights stay when the search has ended: all, or winners (base and winner), which take much less space."""
     reuse: Annotated[bool, _MACHINES] = False
-    """Take over trainings that a run beside this one, or in its storage, has finished."""
+    """Take over finished trainings of other runs in the same folder or storage, instead of training again."""
     track: Annotated[tuple[str, ...], _MACHINES] = ()
-    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; once for each."""
+    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; repeat the flag for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +237,8 @@ class ResumeSettings:
     stall_timeout: float | None = None
     """End a worker that has reported nothing for so many seconds (default: as before)."""
     track: tuple[str, ...] = ()
-    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; once for each (default: as before)."""
+    """Follow the search in tensorboard, mlflow, wandb or trackio, if installed; repeat the flag for others (default: as
+    before)."""
     rebuild: bool = False
     """Make study.db anew from the files of the trainings first, where it is lost or damaged."""
 
@@ -304,8 +307,8 @@ class SimulateSettings:
     strategy: str = "alternet"
     """alternet (the build-up rule), or a control: random, tpe, nsga2, nsga2-params, exhaustive."""
     places: str | None = None
-    """Where a control may put blocks: rule (where alternet may), or any (as many, anywhere in a stage; default: the
-    space's)."""
+    """Where a control may put blocks: rule (where alternet may), or any (anywhere in a stage, at most as many;
+    default: the space's)."""
     judge: str | None = None
     """likely, proven or point (default: the space's; point for one seed)."""
     objective: str = "accuracy"
@@ -346,13 +349,13 @@ class TrainSettings:
     """quick, quick-plain, quick-adamw, standard, finetune (for --pretrained), paper, paper-weak, cifar100_vit_noaug,
     imagenet, or a YAML file."""
     set: tuple[str, ...] = ()
-    """A value of the recipe to change, such as lr=0.1; once for each."""
+    """A value of the recipe to change, such as lr=0.1; repeat the flag for others."""
     epochs: int | None = None
     """Epochs (default: the recipe's)."""
     pretrained: str | bool | None = None
     """Start from timm's weights, or from those of a file."""
     seed: int = 0
-    """Of weights, order and augmentation."""
+    """Seed of weights, order of images and augmentation."""
     device: str = "auto"
     """auto, cpu, cuda or mps."""
     gpus: int = 1

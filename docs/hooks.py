@@ -4,6 +4,7 @@ The reference of all commands and settings is generated from the typed settings,
 architecture and changelog stand outside of this folder, where people look for them in a repository, and are pages too.
 """
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -108,10 +109,23 @@ def _table(title: str, text: str, kind: type) -> Iterator[str]:
     said = {found.args[1]: found.description for found in parse_from_object(kind).params}
     hints = get_type_hints(kind, vars(import_module(kind.__module__)) | {"Augmentation": Any})
     for field in fields(kind):
+        if field.name in NOT_IN_FILES:
+            continue
         default = field.default if field.default_factory is MISSING else field.default_factory()
-        shown = "required" if default is MISSING else "" if default in (None, (), {}, "") else f"`{default}`"
+        shown = REQUIRED.get(title, "required") if default is MISSING else _yaml(default)
         words = " ".join((said.get(field.name) or "").split()).replace("|", "\\|")
         yield f"| `{field.name}` | {_values(hints[field.name])} | {shown} | {words} |"
+
+
+NOT_IN_FILES = ("name", "settings")
+"""A file has its name from its path, and settings of other packages' kinds stand beside the others."""
+REQUIRED = {"Recipes": "required, or from `extends`", "Search spaces": ""}
+"""What stands in place of a default that a field does not have; the description of a space may be left out."""
+
+
+def _yaml(value: Any) -> str:
+    """A default as a file has it: nothing for an empty one."""
+    return "" if value in (None, (), {}, "") else f"`{json.dumps(value)}`".replace('"', "")
 
 
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", type(None): "null"}

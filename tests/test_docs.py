@@ -135,5 +135,5 @@ def test_the_site_is_built_without_a_warning_and_has_each_command_and_setting(tm
     flags = [f"--{field.name.replace('_', '-')}" for field in fields(SearchSettings)]
     assert [word for word in (*flags, *(f'id="buildup-{name}"' for name in COMMANDS)) if word not in page] == []
     page = (tmp_path / "reference" / "settings.html").read_text(encoding="utf-8")
-    names = [field.name for field in (*fields(Recipe), *fields(SearchSpace))]
-    assert [name for name in names if f"<code>{name}</code>" not in page] == []
+    names = {field.name for field in (*fields(Recipe), *fields(SearchSpace))}
+    assert {name for name in names if f"<code>{name}</code>" not in page} == {"name", "settings"}  # refused in files

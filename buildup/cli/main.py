@@ -32,7 +32,7 @@ FIRST_SEARCH = (
 """The search that the README begins with."""
 
 COMMANDS: dict[str, tuple[str, Group, str]] = {
-    "search": ("search:search", _SEARCHING, "Search where attention helps, to the end."),
+    "search": ("search:search", _SEARCHING, "Find out where attention helps, and export the network."),
     "resume": ("search:resume", _SEARCHING, "Go on with a run after any stop, kill or crash, or take it further."),
     "plan": ("plan:plan", _SEARCHING, "What a search would train and cost; trains nothing."),
     "simulate": ("simulate:simulate", _SEARCHING, "The same rule on a table of scores."),

@@ -26,6 +26,6 @@ def models(pattern: str | None = None, /, *, as_json: AsJson = False) -> int:
     ]
     lines += [row["reason"] for row in rows if not row["supported"]]
     if len(rows) > 1:
-        what = f"names like {pattern}" if pattern else f"convolutional names of timm {version('timm')}"
+        what = f"names like {pattern}" if pattern else f"convolutional names of timm {version('timm')} and buildup"
         lines += ["", f"{len(fit)} of {len(rows)} {what} can be a base."]
     return answer("\n".join(lines), rows, as_json=as_json)

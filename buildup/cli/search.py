@@ -19,7 +19,7 @@ def search(
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> int:
-    """Search where attention helps, to the end.
+    """Find out where attention helps, and export the network.
 
     Example: buildup search --base resnet6 --dataset cued-digits --recipe quick-plain --epochs 4 --seeds 2 --run demo
     """

@@ -12,7 +12,7 @@ def train(name: str, /, settings: Annotated[TrainSettings, Flags] = TrainSetting
     Example: buildup train resnet18 --layout 'CC|CC|CM|CM' --dataset digits --epochs 6
 
     Args:
-        name: A timm model, also vit_tiny_cifar, pit_, swin_, mixer_tiny_cifar and resnet50_cifar.
+        name: A timm model, or one of the paper's networks for CIFAR, such as vit_tiny_cifar and resnet50_cifar.
     """
     reading(name)
     from buildup.engine.train import train_once, trained_values

@@ -4,6 +4,7 @@ They are loaded only for what is not in the cache.
 """
 
 import hashlib
+import logging
 from contextlib import suppress
 from fnmatch import fnmatch
 from importlib.metadata import version
@@ -16,6 +17,8 @@ from buildup.files import recall, remember, user_cache
 from buildup.graph.network import Network
 from buildup.graph.serialize import network_from_values, network_to_values
 from buildup.trials.training import Candidate
+
+log = logging.getLogger("buildup")
 
 READERS = ("bases.py", "read.py", "stages.py", "stem.py", "trace.py")
 """The files of `models/` that read timm models. The cache is renewed when they change."""
@@ -49,6 +52,8 @@ def base_models(pattern: str | None) -> list[dict[str, Any]]:
     if not is_known:
         from buildup.models.bases import judge_bases
 
+        if pattern is None:
+            log.info("Reading all convolutional models of timm, which takes minutes the first time ...")
         known = judge_bases(known, pattern)
         remember(place, known)
     rows = [

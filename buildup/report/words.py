@@ -27,8 +27,9 @@ def escape(text: object) -> str:
 
 def escape_markdown(text: object) -> str:
     """Any text, escaped so that Markdown shows it literally, also in a table cell."""
-    shown = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in shown)
+    shown = clean(text).replace("&", "&amp;").replace("<", "&lt;")
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]|#~$!" else letter for letter in shown)
+    return f"\\{escaped}" if escaped.startswith(">") else escaped  # a quotation
 
 
 def short_number(number: float | None) -> str:

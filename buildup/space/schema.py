@@ -32,12 +32,15 @@ class StageSpace:
     """The settings of one stage; what is left out is taken from the space or the base."""
 
     kind: str | None = None
+    """The letter of the kind to try in this stage."""
     max_replaced: int | None = None
     """Maximum number of blocks of this stage that are tried; by default all that can be replaced."""
     blocks: int | None = None
     """Number of blocks before the search; those that the base lacks are added at the end of the stage."""
     heads: int | None = None
+    """Number of heads here."""
     window: int | None = None
+    """Side of the attention windows here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,9 +48,13 @@ class Tuning:
     """Settings that are searched at a place where a block was kept. Every combination that fits there is a variant."""
 
     kind: tuple[str, ...] = ()
+    """Letters of other kinds. Here and below, the values to try."""
     window: tuple[int, ...] = ()
+    """Sides of the attention windows."""
     heads: tuple[int, ...] = ()
+    """Numbers of heads."""
     head_size: tuple[int, ...] = ()
+    """Channels of a head."""
     tries: int = 8
     """Maximum number of variants tried at a place. If there are more, Optuna's TPE chooses."""
 
@@ -111,10 +118,13 @@ class SearchSpace:
     window: int | Literal["auto"] = "auto"
     """Side of the attention windows; `auto` is 7 if that divides the map, else its largest divisor up to 7."""
     kernel: int | None = None
-    """Side of the kernel: odd for K, any for S. Here and below, None is the kind's default."""
+    """Side of the kernel: odd for K, any for S. Here and below, null is the kind's default."""
     tables: Literal["shared", "heads"] | None = None
+    """For M: one table of relative positions for all heads, as in the paper, or one for each head."""
     borders: Literal["masked", "attended", "replicate", "grow"] | None = None
+    """What is beyond the map: for K `masked` or `attended`, for S `replicate` or `grow`."""
     temperature: int | None = None
+    """For S: the bound of its activations."""
     settings: tuple[tuple[str, int | str], ...] = ()
     """Settings of kinds from other packages. In a file they stand beside the others."""
     stem: Literal["auto", "small", "base"] = "auto"
@@ -132,7 +142,9 @@ class SearchSpace:
     judge: str = "likely"
     """The name of a judge, of `statistics/judges.py` or of another package. It is not checked here."""
     stages: tuple[StageSpace, ...] | None = None
+    """One entry a stage, from the first to the last."""
     tune: Tuning | None = None
+    """What else is tried where a block was kept."""
     """Settings that are searched at each place where a block was kept, before the rule goes on."""
 
     def __post_init__(self) -> None:

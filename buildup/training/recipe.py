@@ -61,13 +61,17 @@ class Recipe:
     warmup_epochs: float = 0.0
     """Epochs in which the learning rate climbs from zero; may be a fraction of one."""
     batch_size: int
+    """Images of a step."""
     eval_batch_size: int
+    """Images that are validated at once."""
     min_steps: int = 1
     """The least steps of an epoch. On small sets the batch shrinks, and the learning rate with it."""
 
     optimizer: Literal["sgd", "adamw"]
     lr: float
+    """The highest learning rate of the schedule."""
     weight_decay: float = 0.0
+    """Of all weights, those of norms and biases included."""
     momentum: float = 0.0
     """For sgd only, as `nesterov`."""
     nesterov: bool = False
@@ -79,8 +83,9 @@ class Recipe:
     milestones: tuple[int, ...] = ()
     """For steps only: at these epochs after the warm-up the rate is multiplied by `gamma`."""
     gamma: float = 0.1
+    """The factor of the rate at each milestone."""
     clip_grad: float | None = None
-    """Largest norm of the gradient; None for no limit."""
+    """Largest norm of the gradient; null for no limit."""
 
     crop_padding: int = 0
     """Pixels of padding before a random crop, for images of 32 px; other sizes in proportion."""
@@ -104,7 +109,9 @@ class Recipe:
     mix_switch_prob: float = 0.5
     """Where both are on, the share that gets cutmix."""
     label_smoothing: float = 0.0
+    """The share of a target that is spread over all classes."""
     drop_path: float = 0.0
+    """The rate at which the last block is left out of a step; it falls to zero towards the first block."""
     dropout: float = 0.0
     """Dropout rate before the last convolution of each block, for Monte Carlo dropout."""
     snapshots: tuple[int | str, ...] = ()

@@ -20,6 +20,7 @@ from buildup.engine.replay import Replay, View
 from buildup.report.diagnostic_table import LEVEL
 from buildup.statistics.final_test import claim
 from buildup.statistics.paired_difference import Comparison, Pair
+from buildup.trials.decision import Decision
 from buildup.trials.final_result import Claim
 from buildup.trials.history import History
 from buildup.trials.objective import ACCURACY
@@ -73,6 +74,10 @@ class Tally:
     """The same of the mean difference to the base over shared seeds."""
     covered: float
     """Of the searches that kept something, those in which the model's interval holds the true gain."""
+    verdicts: int
+    """In all searches."""
+    held: float
+    """The share of them whose interval holds the true gain over the parent."""
     claimed: float
     """Searches for whose winner a gain is claimed by fresh trainings."""
     claimed_falsely: float
@@ -98,7 +103,7 @@ class Study:
     def tally(self, runs: int, seed: int = 0) -> Tally:
         """Search so often, each time with random numbers of its own."""
         tallies = [self._one(f"{seed}/{run}") for run in range(runs)]
-        anything, true, false, kept, helping, bias, plain, covered, claimed, falsely, trainings = map(
+        anything, true, false, kept, helping, bias, plain, covered, verdicts, held, claimed, falsely, trainings = map(
             sum, zip(*tallies, strict=True)
         )
         return Tally(
@@ -111,6 +116,8 @@ class Study:
             bias=bias / runs,
             plain_bias=plain / runs,
             covered=covered / max(1, anything),
+            verdicts=round(verdicts),
+            held=held / max(1, verdicts),
             claimed=claimed / runs,
             claimed_falsely=falsely / runs,
             trainings=trainings / runs,
@@ -128,7 +135,7 @@ class Study:
         false = sum(map(study._helps_not, kept))
         gain, true = view.gain(ACCURACY), study.gain(view.best)
         low, high = gain.interval(LEVEL) if gain else (0.0, 0.0)
-        claimed = bool(self.claims and kept and study.claim(view.best, view.comparisons, f"{rng}/final").claimed)
+        claimed = bool(self.claims and kept and study.claim(view.best, view.dropped, f"{rng}/final").claimed)
         return (
             bool(kept),
             sum(study._is_changed(view.best, path) for path in study.worth),
@@ -138,6 +145,8 @@ class Study:
             (gain.mean if gain else 0.0) - true,
             study.plain_gain(view, history) - true,
             bool(kept) and low <= true <= high,
+            len(view.decisions),
+            sum(map(study._holds, view.candidates[1:], view.decisions)),
             claimed,
             claimed and true <= 0,
             len(history.outcomes),
@@ -168,6 +177,12 @@ class Study:
     def _is_changed(self, candidate: Candidate, path: str) -> bool:
         base = self.replay.base.network.blocks
         return any(block.path == path and block not in base for block in candidate.network.blocks)
+
+    def _holds(self, candidate: Candidate, decision: Decision) -> bool:
+        """Whether the interval of a verdict holds the true gain over the parent."""
+        assert candidate.parent is not None
+        low, high = decision.ci
+        return low <= self.gain(candidate) - self.gain(candidate.parent) <= high
 
     def _helps_not(self, candidate: Candidate) -> bool:
         assert candidate.parent is not None

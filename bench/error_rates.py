@@ -290,6 +290,8 @@ def _values(line: Line, found: Tally) -> dict[str, Any]:
         "bias": found.bias,
         "plain_bias": found.plain_bias,
         "covered": found.covered,
+        "verdicts": found.verdicts,
+        "held": found.held,
         "claimed": found.claimed,
         "claimed_falsely": found.claimed_falsely,
         "trainings": found.trainings,

@@ -119,6 +119,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else plural}"
 
 
+def percent(share: float) -> str:
+    """A share with four digits, or as many as tell it from all.
+
+    >>> percent(0.9), percent(0.9989), percent(0.99998), percent(1.0)
+    ('90 %', '99.89 %', '99.998 %', '100 %')
+    """
+    texts = (f"{100 * share:.{digits}g} %" for digits in range(4, 12))
+    return next((text for text in texts if text != "100 %"), "100 %")
+
+
 def some(names: Sequence[str]) -> str:
     """Up to five names, for a message.
 

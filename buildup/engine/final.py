@@ -72,7 +72,7 @@ class _Request:
     networks: Mapping[Part, Candidate]
     trainings: tuple[Training, ...]
     earlier: tuple[Comparison, ...]
-    """The comparisons of the search, if its noise is that of the final."""
+    """The comparisons of the dropped steps of the search, if its noise is that of the final."""
     images: int
     """The number of training images."""
     seconds: float
@@ -155,7 +155,7 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
         networks=networks,
         trainings=tuple(Training(candidate=one, seed=seed) for seed in seeds for one in networks.values()),
         # The noise is unknown for another recipe or another share of the images.
-        earlier=view.comparisons if recipe == run.recipe and same else (),
+        earlier=view.dropped if recipe == run.recipe and same else (),
         images=images,
         seconds=each * fmean(epoch_seconds) if epoch_seconds else 0.0,
     )
@@ -170,8 +170,8 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
     seeds = problems.whole("--seeds", settings.seeds, FINAL_SEEDS)
     if seeds < LEAST_SEEDS:
         problems.found.append(
-            f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer claim a gain that is not there in more than 5 "
-            f"of 100 cases (7 with two seeds, 25 with one, where seeds differ much), and the test set opens only once."
+            f"--seeds {seeds}: at least {LEAST_SEEDS} are needed. Fewer say so little about their own noise that "
+            "hardly any gain could be proven, and the test set opens only once."
         )
     epochs = problems.whole("--epochs", settings.epochs, recipe.epochs)
     recipe = recipe.with_epochs(epochs) if epochs != recipe.epochs else recipe

@@ -76,6 +76,15 @@ class View:
             return None
         return total_gain(self.comparisons, kept, objective.seed_deviation)
 
+    @property
+    def dropped(self) -> tuple[Comparison, ...]:
+        """The comparisons of the verdicts that kept nothing.
+
+        Only their noise may be used again: a block whose seeds agree by chance is more likely to be kept.
+        """
+        kept = {one.candidate for one in self.decisions if one.kept}
+        return tuple(one for one in self.comparisons if one.candidate not in kept)
+
     def verdicts_left(self, kept: bool) -> int:
         """The number of verdicts left if all candidates are kept, or all dropped."""
         return self.step.remaining(kept) if self.step else 0
@@ -280,10 +289,11 @@ class Replay:
 
     def _climb(self, history: History, comparisons: Sequence[Comparison]) -> Climb | None:
         """The check of the base with the largest gain, of those that should gain nothing."""
+        gaining = [check for check in self.checked if check in GAINING]
         found = [
-            climb(compared[0], comparisons, self.judge.objective, check)
-            for check, candidate in self.checked.items()
-            if check in GAINING and (compared := self._compared(history, candidate, 1))
+            climb(compared[0], comparisons, self.judge.objective, check, checks=len(gaining))
+            for check in gaining
+            if (compared := self._compared(history, self.checked[check], 1))
         ]
         return max(found, key=lambda one: one.least, default=None)
 

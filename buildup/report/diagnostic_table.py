@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from buildup.errors import percent
 from buildup.report.text_table import ColumnKind, TextTable
-from buildup.report.words import edited_paths, gain_text, has_failed, interval_heading, interval_text, percent
+from buildup.report.words import edited_paths, gain_text, has_failed, interval_heading, interval_text
 from buildup.trials.decision import MEASURES, Decision, Diagnosis
 
 When = Literal["before", "change"]

@@ -6,12 +6,12 @@ from functools import cached_property
 from statistics import fmean
 from typing import Literal
 
-from buildup.errors import command, counted
+from buildup.errors import command, counted, percent
 from buildup.graph.layout import layout
 from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.report.diagnostic_table import LEVEL, Evidence
-from buildup.report.words import macs, percent, points, short_number
+from buildup.report.words import macs, points, short_number
 from buildup.statistics.base_checks import Climb, Rounding
 from buildup.statistics.mixed_model import NormalMixture
 from buildup.trials.decision import Decision
@@ -262,8 +262,8 @@ class Findings:
             return f"Not the claim: {selected[0].lower()}{selected[1:]} The final evaluation above measured both anew."
         if self.judge == "proven":
             return (
-                "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, so "
-                f"each is a gain. {selected}"
+                "Proven steps: each kept step passed an interval that is corrected for all verdicts of the search, "
+                f"with a risk of about 5 % that any of them is no gain. {selected}"
             )
         if self.judge == "point":
             rule = "each step kept the larger mean, without a test against chance"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 from math import isfinite
 
+from buildup.errors import percent
 from buildup.graph.kinds import known_kinds
 from buildup.trials.decision import Decision
 from buildup.trials.objective import Objective
@@ -184,10 +185,6 @@ def axis_title(objective: Objective) -> str:
     ('validation accuracy, %', 'negative log-likelihood, centinats; less is better')
     """
     return f"{objective.title}, {objective.scale}{'' if objective.sign > 0 else '; less is better'}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.4g} %"
 
 
 def scores_text(scores: Sequence[float]) -> str:

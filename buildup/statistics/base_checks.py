@@ -16,36 +16,42 @@ order. So this is what another machine may do to a score.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
+from buildup.errors import percent
+from buildup.statistics.mixed_model import unshrunken
 from buildup.statistics.paired_difference import Comparison, Pair, disagreement
 from buildup.trials.decision import Decision
 from buildup.trials.objective import ACCURACY, Objective
 from buildup.trials.training import LONGER, RATE, Check
 
-GAINING: Mapping[Check, tuple[str, str, str, str]] = {
+GAINING: Mapping[Check, tuple[str, str, str, str, str]] = {
     "longer": (
         "still climbing",
-        f"The base is still climbing: with {LONGER:g} times the epochs it gains",
+        "The base {is} still climbing",
+        f"with {LONGER:g} times the epochs it",
         "faster learning, and smaller losses from slower learning",
         "More epochs would tell.",
     ),
     "rate": (
         "low rate",
-        f"The learning rate is too low for these weights: at {RATE} times the rate the base gains",
+        "The learning rate {is} too low for these weights",
+        f"at {RATE} times the rate the base",
         "weights that learn faster because they are new",
         "Search again with a larger --set lr.",
     ),
     "fresh": (
         "new weights",
-        "New weights alone help: with its last block drawn anew the base gains",
+        "New weights alone {help}",
+        "with its last block drawn anew the base",
         "weights that are new, whatever the block computes",
         "A higher learning rate or more epochs would tell.",
     ),
 }
 """Checks that may gain: the mark of a verdict with a smaller gain or loss, and the parts of the warning."""
-NORMAL_95 = 1.96
-"""Standard errors from the mean to the ends of a 95 % interval."""
+ERROR = 0.05
+"""Of the intervals of all checks of a run together."""
+ONE_DEVIATION = 0.16
+"""The share of a normal distribution that is more than a standard error below its mean."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +59,10 @@ class Climb:
     """The gain of the base by a longer training, or by what another check changes."""
 
     gain: float
-    error: float
-    """Its standard error."""
+    least: float
+    """The gain less its standard error. A verdict with a smaller gain or loss may have the same cause."""
+    interval: tuple[float, float]
+    level: float = 1 - ERROR
     objective: Objective = ACCURACY
     check: Check = "longer"
 
@@ -62,11 +70,6 @@ class Climb:
     def mark(self) -> str:
         """The word beside a verdict with a smaller gain or loss."""
         return GAINING[self.check][0]
-
-    @property
-    def least(self) -> float:
-        """The gain minus its standard error. A verdict with a smaller gain or loss may have the same cause."""
-        return self.gain - self.error
 
     def marks(self, decision: Decision) -> bool:
         """Whether the gain or loss of a verdict is smaller than `least`; not so for an untrained candidate."""
@@ -77,12 +80,13 @@ class Climb:
         marked = sum(map(self.marks, decisions))
         if not marked:
             return None
-        low, high = (self.gain + side * NORMAL_95 * self.error for side in (-1, 1))
-        _, gains, cause, advice = GAINING[self.check]
+        low, high = self.interval
+        _, state, change, cause, advice = GAINING[self.check]
+        sure = {"is": "is", "help": "help"} if low > 0 else {"is": "may be", "help": "may help"}
         return (
-            f"{gains} {self.gain:+.2f} {self.objective.said} (95 % interval {low:+.2f} to {high:+.2f}, one seed). "
-            f"Smaller gains may come from {cause}: {marked} of {len(decisions)} verdicts "
-            f"{'is' if marked == 1 else 'are'} marked. {advice}"
+            f"{state.format_map(sure)}: {change} gains {self.gain:+.2f} {self.objective.said} "
+            f"({percent(self.level)} interval {low:+.2f} to {high:+.2f}, one seed). Smaller gains may come from "
+            f"{cause}: {marked} of {len(decisions)} verdicts {'is' if marked == 1 else 'are'} marked. {advice}"
         )
 
 
@@ -91,15 +95,23 @@ def climb(
     others: Sequence[Comparison] = (),
     objective: Objective = ACCURACY,
     check: Check = "longer",
+    *,
+    checks: int = 1,
 ) -> Climb:
-    """The gain of the training of a check over the usual one with the same seed.
+    """The gain of the training of a check over the usual one with the same seed, one of so many checks.
 
-    One seed tells nothing of the noise due to seeds. It is taken from the other comparisons of the run, as far as these
-    have several seeds; the expected noise counts as one more difference.
+    One seed tells nothing of the noise due to seeds. It is taken from the other comparisons of the run.
     """
-    expected = longer.image_variance + objective.seed_deviation**2
-    squares, degrees = sum(one.squares for one in others), sum(one.seeds - 1 for one in others)
-    return Climb(gain=longer.gain, error=sqrt((expected + squares) / (1 + degrees)), objective=objective, check=check)
+    found = unshrunken(longer, tuple(others), objective.seed_deviation)
+    level = 1 - ERROR / checks
+    return Climb(
+        gain=longer.gain,
+        least=found.quantile(ONE_DEVIATION),
+        interval=found.interval(level),
+        level=level,
+        objective=objective,
+        check=check,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

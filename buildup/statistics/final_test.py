@@ -3,14 +3,15 @@
 A winner was chosen by its scores, so those are biased in its favour, and intervals around them are not valid. The claim
 uses none of them: base and winner are trained anew with fresh seeds, and are compared on test images that no verdict
 used. It is corrected for the number of claims made at the same time, as when a control of equal size is compared, too.
-From the search, only the variance due to seeds is used.
+From the search, only the variance due to seeds is used, and that of dropped steps alone: a step is
+more likely to be kept if its seeds agree by chance.
 """
 
 from collections.abc import Sequence
 from math import inf, sqrt
 from statistics import fmean, stdev
 
-from buildup.errors import counted
+from buildup.errors import counted, percent
 from buildup.statistics.distributions import t_quantile
 from buildup.statistics.mixed_model import unshrunken
 from buildup.statistics.paired_difference import Comparison, Pair, compare
@@ -20,8 +21,7 @@ from buildup.trials.objective import ACCURACY, Objective
 ERROR = 0.05
 """Family-wise error rate of the claims of one `final`, half of it on either side of their intervals."""
 LEAST_SEEDS = 3
-"""Minimum number of seeds. Without a true gain and with a seed deviation of 2 points, a gain is claimed in 25.3 % of
-draws with one seed, 7.2 % with two, 4.4 % with three and 3.0 % with five (`bench/judging_figures.py`)."""
+"""Minimum number of seeds. With fewer, the interval is so wide that hardly any gain can be proven."""
 
 
 def claim(
@@ -35,7 +35,7 @@ def claim(
 ) -> Claim:
     """The claim on pairs of fresh trainings, one of `claims` that are made at the same time.
 
-    `earlier` are the comparisons of the search, if its trainings were of the same length and data.
+    `earlier` are the comparisons of the dropped steps, if trainings of the search were of the same length and data.
 
     If a training failed, its seed has no pair, and nothing is claimed, because the remaining seeds may be a biased
     selection.
@@ -44,7 +44,7 @@ def claim(
     found = unshrunken(compared, tuple(earlier), objective.seed_deviation)
     level = 1 - ERROR / claims
     low, high = found.interval(level)
-    ci = f"{100 * level:.4g} % CI {low:+.2f} to {high:+.2f}, {counted(compared.seeds, 'fresh seed')}"
+    ci = f"{percent(level)} CI {low:+.2f} to {high:+.2f}, {counted(compared.seeds, 'fresh seed')}"
     shown = f"{compared.gain:+.2f} {objective.said} over the {against}"
     if failed:
         sentence = f"Nothing is claimed: {shown} ({ci}), but {' and '.join(failed)}."

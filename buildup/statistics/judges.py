@@ -9,8 +9,8 @@ shows how often the judges are right.
 `proven` divides an error of 4 % among the stages of the search (`share`). That needs no independence, so verdicts may
 share a parent. `error_bounds` divides a share among the looks.
 
-A bootstrap over seeds is no substitute: with three to five seeds it keeps something in 23 to 33 % of searches in which
-nothing helps.
+A bootstrap over seeds is no substitute: where nothing helps, its 95 % intervals keep something in 40, 27 and 22 % of
+drawn searches of four verdicts with three, four and five seeds.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from buildup.errors import counted
+from buildup.errors import counted, percent
 from buildup.registry import Registry
 from buildup.statistics.distributions import normal_cdf
 from buildup.statistics.mixed_model import posterior, unshrunken
@@ -169,7 +169,7 @@ class IntervalJudge:
             gain=found.mean,
             ci=(low, high),
             level=level,
-            reason=f"{reason} ({100 * level:.4g} % {kind} {low:+.2f} to {high:+.2f}, {current.seeds} seeds)",
+            reason=f"{reason} ({percent(level)} {kind} {low:+.2f} to {high:+.2f}, {current.seeds} seeds)",
         )
 
 

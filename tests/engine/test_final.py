@@ -150,7 +150,10 @@ def test_a_final_says_that_a_gain_may_have_another_cause(
     view, history = state_of(searched("doubted", GAINS))
     monkeypatch.setattr(command, "_carry_out", lambda *_, **__: None)
     for gain in (1.0, 30.0):
-        found = replace(view, climb=Climb(gain=gain, error=0.5, check="rate")), history
+        found = (
+            replace(view, climb=Climb(gain=gain, least=gain - 0.5, interval=(gain - 1, gain + 1), check="rate")),
+            history,
+        )
         monkeypatch.setattr(command, "state_of", lambda _, found=found: found)
         run_final(open_record("doubted"), FinalSettings())
     (said,) = (text for text in caplog.messages if "learning rate is too low" in text)

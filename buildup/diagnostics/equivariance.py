@@ -6,10 +6,10 @@ is compared with what it added before, shifted alike:
     error = |f(shift x) - shift f(x)| / |shift f(x) - its mean over space|
 
 0 means that the branch moves with its input; 1 that the error is as large as what varies over space. The shortcut is
-always equivariant and left out. Only pixels are compared that neither the padding of a convolution nor the seam of the
-shift can reach. So a convolution without stride has no error, nor has attention over the whole map without positions.
-Attention inside windows has none for shifts by whole windows. In a branch with both a padded convolution and attention,
-attention carries the effect of the padding further, and the error includes that.
+always equivariant and left out. Only pixels are compared that neither the padding of a convolution or pooling nor the
+seam of the shift can reach. So a convolution without stride has no error, nor has attention over the whole map without
+positions. Attention inside windows has none for shifts by whole windows. In a branch with both a padded convolution and
+attention, attention carries the effect of the padding further, and the error includes that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,7 @@ from buildup.diagnostics.analysis import Measurement, Subject, unit_columns
 from buildup.diagnostics.figures import COLOURS, MARKERS, NAMES, Figure, Row, Rows, Table, panels_of, plot_depth
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.units import Unit
+from buildup.errors import RequestError
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
 from buildup.models.trace import evaluation_mode
 from buildup.models.zoo import NearAttention
@@ -46,7 +47,12 @@ def border_of(model: nn.Module, unit: Unit) -> int:
     ]
     inside = modules[unit.name].modules() if unit.name in modules else ()
     near = ConvAttention2d | GatedAttention2d | NearAttention | Smoothing2d
-    radii += [module.kernel // 2 * getattr(module, "dilation", 1) for module in inside if isinstance(module, near)]
+    for module in inside:
+        if isinstance(module, near):
+            radii.append(module.kernel // 2 * getattr(module, "dilation", 1))
+        elif isinstance(module, nn.AvgPool2d | nn.MaxPool2d) and module.padding:
+            sides = module.kernel_size if isinstance(module.kernel_size, tuple) else (module.kernel_size,)
+            radii.append(max(sides) // 2)
     return sum(radii)
 
 
@@ -124,6 +130,14 @@ class Equivariance(Measurement):
         "near padding are not compared, and maps that are too small for that are left out."
     )
     needs_labels = False
+
+    def check(self, subjects: Sequence[Subject]) -> None:
+        for subject in subjects:
+            if not shiftable(subject.units):
+                raise RequestError(
+                    f"{subject.label} has no block with maps of the size of those before it, which equivariance needs. "
+                    "Larger images have larger maps (--image-size)."
+                )
 
     def work(self, subject: Subject) -> tuple[int, int]:
         return len(shiftable(subject.units)), len(subject.spread(subject.sizes.batch_size).labels) * (1 + len(SHIFTS))

@@ -18,8 +18,24 @@ Rows = Sequence[Row]
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#000000"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE, SKY, BLACK)
-MARKERS = {"conv": "o", "msa": "s", "mlp": "^", "smoothing": "D", "stem": ".", "subsampling": "v", "head": "."}
-NAMES = {"conv": "Conv", "msa": "MSA", "mlp": "MLP", "smoothing": "smoothing", "subsampling": "subsampling"}
+MARKERS = {
+    "conv": "o",
+    "msa": "s",
+    "mlp": "^",
+    "smoothing": "D",
+    "other": "x",
+    "stem": ".",
+    "subsampling": "v",
+    "head": ".",
+}
+NAMES = {
+    "conv": "Conv",
+    "msa": "MSA",
+    "mlp": "MLP",
+    "smoothing": "smoothing",
+    "other": "other",
+    "subsampling": "subsampling",
+}
 SHAPES = "os^Dv<"
 """Markers of models that are drawn into one panel."""
 LOOKS = tuple((colour, SHAPES[(place + turn) % 6]) for turn in range(6) for place, colour in enumerate(COLOURS))

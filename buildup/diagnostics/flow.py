@@ -6,6 +6,7 @@ whole model. Units end at cuts: after each residual sum, and after blocks that s
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -97,13 +98,29 @@ def find_unit_ends(flow: Flow) -> list[UnitEnd]:
     cuts = [cut for cut in flow.cuts if flow.nodes[cut].kernel > 1]
     if (found := _block_ends(flow, joins)) or not cuts:
         return found
-    # Each spatial convolution with everything up to the next one.
-    shapes = {cut: flow.nodes[cut].shape or () for cut in flow.cuts}
-    last = max(cut for cut, shape in shapes.items() if len(shape) == 4 and prod(shape[2:]) > 1)
+    # Each spatial convolution with everything up to the next one. Those that make maps of one point are of the head.
+    areas = {cut: prod(shape[2:]) for cut in flow.cuts if len(shape := flow.nodes[cut].shape or ()) == 4}
+    cuts = [cut for cut in cuts if areas.get(cut, 0) > 1]
     return [
-        UnitEnd(start=flow.last_cut(cut), at=end, join=None, owner=flow.nodes[cut].modules[-1])
-        for cut, end in zip(cuts, [*(flow.last_cut(cut) for cut in cuts[1:]), last], strict=True)
+        UnitEnd(
+            start=flow.last_cut(cut),
+            at=_before_growth(areas, cut, following),
+            join=None,
+            owner=flow.nodes[cut].modules[-1],
+        )
+        for cut, following in zip(cuts, [*cuts[1:], flow.end], strict=False)
     ]
+
+
+def _before_growth(areas: Mapping[int, int], first: int, limit: int) -> int:
+    """The last cut before a limit whose maps are no larger than those before, as a head's pooling may make them."""
+    found = first
+    for cut, area in areas.items():
+        if first < cut < limit and area > 1:
+            if area > areas[found]:
+                break
+            found = cut
+    return found
 
 
 def _block_ends(flow: Flow, joins: list[int]) -> list[UnitEnd]:

@@ -71,9 +71,9 @@ def extreme_eigenvalues(
 ) -> ExtremeEigenvalues:
     """The `count` eigenvalues of largest magnitude of a symmetric operator, by Lanczos with full re-orthogonalisation.
 
-    It finds both ends of the spectrum at once, with a residual for each value. When a and -a nearly tie, a power
-    iteration that stops at small changes returns a value in between. A restart keeps the best half of the basis, which
-    bounds memory.
+    It finds both ends of the spectrum at once, with a residual for each value. A value that occurs several times is
+    found once. When a and -a nearly tie, a power iteration that stops at small changes returns a value in between. A
+    restart keeps the best half of the basis, which bounds memory.
 
     Args:
         product: Returns the product of the operator with a vector, of the same type and device.

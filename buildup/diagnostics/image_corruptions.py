@@ -134,27 +134,30 @@ def _elastic_transform(pixels: Tensor, amount: float, generator: Generator) -> T
 
 
 def _pixelate(pixels: Tensor, share: float, generator: Generator) -> Tensor:
-    """A share of the rows and columns, each large pixel the mean of its area."""
-    weights = []
-    for side in pixels.shape[2:]:
-        # The weight of each pixel of the side in each large pixel (large pixels x pixels).
-        parts = max(1, round(side * share))
-        starts, places = torch.arange(parts)[:, None] * side / parts, torch.arange(side)
-        shared = torch.minimum(starts + side / parts, places + 1) - torch.maximum(starts, places)
-        weights.append(shared.clamp(min=0) * parts / side)
-    rows, columns = weights
-    return F.interpolate(rows @ pixels @ columns.T, size=pixels.shape[2:], mode="nearest-exact")
+    def pixelated(image: Image.Image) -> Image.Image:
+        smaller = [max(1, int(side * share)) for side in image.size]
+        return image.resize((smaller[0], smaller[1]), Image.Resampling.BOX).resize(image.size, Image.Resampling.BOX)
+
+    return _by_pillow(pixels, pixelated)
 
 
 def _jpeg_compression(pixels: Tensor, quality: float, generator: Generator) -> Tensor:
-    compressed, height, width = [], *pixels.shape[2:]
+    def compressed(image: Image.Image) -> Image.Image:
+        file = io.BytesIO()
+        image.save(file, "JPEG", quality=round(quality))
+        return Image.open(file)
+
+    return _by_pillow(pixels, compressed)
+
+
+def _by_pillow(pixels: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
+    """Each image changed as one of Pillow."""
+    changed, height, width = [], *pixels.shape[2:]
     # Pillow takes grey images without an axis of channels.
     for image in (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).squeeze(3):
-        file = io.BytesIO()
-        Image.fromarray(image.numpy()).save(file, "JPEG", quality=round(quality))
-        read = torch.from_numpy(np.array(Image.open(file)))
-        compressed.append(read.view(height, width, -1).permute(2, 0, 1).float() / 255)
-    return torch.stack(compressed)
+        read = torch.from_numpy(np.array(change(Image.fromarray(image.numpy()))))
+        changed.append(read.view(height, width, -1).permute(2, 0, 1).float() / 255)
+    return torch.stack(changed)
 
 
 def _around(reach: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """The loss around trained weights, along two random directions that are scaled like the weights.
 
-A direction covers all weights with at least two axes, except position tables. Biases and norms stay as they are. Each
+A direction covers all weights with at least two axes that are longer than one, except position tables. Biases, norms
+and gains stay as they are. Each
 output filter of a direction has the norm of the same filter of the weights (filter normalisation). The reference code
 scales columns in place of filters: the weights of all outputs for one input. The two directions are orthogonal filter
 by filter, or column by column.
@@ -39,7 +40,7 @@ HIDDEN_ABOVE = 42.0
 """Cross-entropy with a decay of norms is not drawn where it is higher than this above the minimum, as in the paper."""
 MAX_PARALLEL = 16
 """The most points that are measured at once."""
-POSITION_TABLES = ("pos_embed", "position_bias", "relative_position", "rel_pos")
+POSITION_TABLES = ("pos_embed", "position_bias", "attention_bias", "relative_position", "rel_pos")
 """Parts of the names of position tables, which are not filters."""
 
 
@@ -68,7 +69,7 @@ def directions(model: nn.Module, *, seed: int = 0, scaling: str = "filter") -> t
     generator = torch.Generator().manual_seed(seed)
     found: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
     for name, weight in model.named_parameters():
-        if weight.ndim < 2 or any(table in name for table in POSITION_TABLES):
+        if sum(side > 1 for side in weight.shape) < 2 or any(table in name for table in POSITION_TABLES):
             continue
         drawn = [torch.randn(weight.shape, generator=generator, dtype=torch.float64) for _ in range(2)]
         filters, one, other = (part.to(weight.device).flatten(1) for part in (weight.detach().double(), *drawn))

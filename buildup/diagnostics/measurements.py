@@ -27,6 +27,8 @@ for _kind in (
 
 def find_measurements(names: Sequence[str] | None = None) -> list[Measurement]:
     """The measurements of these names, in their order; without names the usual ones."""
+    if names and "all" in names:
+        raise RequestError("--what all stands alone. Name the measurements, or leave the others out.")
     if problems := [
         unknown("measurement", name, ["all", *MEASUREMENTS]) for name in names or () if name not in MEASUREMENTS
     ]:

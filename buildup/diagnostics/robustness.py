@@ -84,10 +84,11 @@ class TrainingLoss(Measurement):
     is_usual = False
 
     def train_batches(self, sizes: Sizes) -> int:
-        return max(1, sizes.images // BATCH)  # as many images as the error is measured on
+        return max(1, sizes.images // BATCH)  # as many images as the error is measured on, at most
 
     def measure(self, subject: Subject, done: Rows) -> Iterator[Rows]:
-        batches = subject.train_batches[: self.train_batches(subject.sizes)]
+        images = min(subject.sizes.images, len(subject.images.labels))
+        batches = subject.train_batches[: max(1, images // BATCH)]
         found = evaluate(subject.model, subject.labelled_batches())
         train = mean_loss(subject.model, batches)
         yield [

@@ -13,7 +13,7 @@ the units in sequence are the model: what follows a unit depends on the image on
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, isqrt, prod
 from typing import Literal
 
@@ -26,12 +26,14 @@ from buildup.diagnostics.hooks import intercept
 from buildup.errors import BaseError
 from buildup.models.trace import Node, Site, evaluation_mode
 
-UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "subsampling", "head"]
+UnitKind = Literal["stem", "conv", "msa", "mlp", "smoothing", "other", "subsampling", "head"]
 
 ATTENTION = frozenset(("scaled_dot_product_attention", "multi_head_attention_forward"))
 PRODUCTS = frozenset(("matmul", "__matmul__", "bmm", "baddbmm", "einsum"))
 LAST_AXIS = frozenset(("linear", "layer_norm", "rms_norm"))
 """Functions that read channels from the last axis."""
+NEAR = 0.3
+"""How far from a change its largest effect may be, as a share of the image's side."""
 MAX_PREFIX = 16
 """The most class, distillation and register tokens that may precede those of the map."""
 
@@ -112,7 +114,30 @@ def find_units(model: nn.Module, image: Tensor) -> tuple[Unit, ...]:
         raise BaseError(
             f"{type(model).__name__} has no convolution, residual sum or concatenation that all of it goes through."
         )
-    return tuple(_units(flow, ends, size))
+    units = tuple(_units(flow, ends, size))
+    for order in ("tokens", "nhwc"):
+        first = next((unit for unit in units if unit.layout.order == order), None)
+        if first and not image.is_meta and not _is_in_rows(model, first, image):
+            none = Layout(order="none")
+            units = tuple(replace(unit, layout=none) if unit.layout.order == order else unit for unit in units)
+    return units
+
+
+def _is_in_rows(model: nn.Module, unit: Unit, image: Tensor) -> bool:
+    """Whether the maps of a unit are in the order of the pixels, row by row: a change is seen where it was made."""
+    height, width = image.shape[2:]
+    places = [(y, x) for y in (0.2, 0.8) for x in (0.2, 0.8)]
+    changed = torch.zeros_like(image[:1]).repeat(1 + len(places), 1, 1, 1)
+    reach = max(1, min(height, width) // 16)
+    for number, (y, x) in enumerate(places, 1):
+        row, column = int(y * height), int(x * width)
+        changed[number, :, max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = 1
+    maps = unit.as_map(unit_outputs(model, [unit], changed)[0])
+    assert maps is not None
+    seen = (maps[1:] - maps[:1]).square().sum(1).flatten(1).argmax(1)
+    found = [(int(at) // maps.shape[3] / maps.shape[2], int(at) % maps.shape[3] / maps.shape[3]) for at in seen]
+    near = [abs(y - row) < NEAR and abs(x - column) < NEAR for (y, x), (row, column) in zip(places, found, strict=True)]
+    return sum(near) > len(places) / 2
 
 
 def watch_units(model: nn.Module, units: Sequence[Unit], images: Tensor, on_output: OnOutput) -> None:
@@ -144,6 +169,11 @@ def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[
         is_named = run.path and called[run.path] == 1 and not isinstance(run.module, nn.Identity)
         if run.output_node is not None and is_named:
             modules.setdefault(run.output_node, run.path)
+
+    def site_of(node: Node) -> Site:
+        """Inside of a module that runs several times, only the calls of the whole model tell them apart."""
+        return Site(path="", call=node.before) if called[node.site.path] > 1 else node.site
+
     several = Counter(end.owner for end in ends)
     last, area, stage = 0, image[0] * image[1], 0
     layout = Layout(order="none")
@@ -169,10 +199,10 @@ def _units(flow: Flow, ends: list[UnitEnd], image: tuple[int, int]) -> Iterator[
             kind=kind or _kind(nodes),
             stage=stage,
             subsamples=subsamples,
-            site=Site(path=modules[number]) if number in modules else node.site,
+            site=Site(path=modules[number]) if number in modules else site_of(node),
             layout=layout,
             channels=shape[1] if layout.order == "nchw" else shape[-1] if shape else 0,
-            join=flow.nodes[join].site if join is not None else None,
+            join=site_of(flow.nodes[join]) if join is not None else None,
             skip=skip,
             convs=spatial_convs(nodes),
         )
@@ -222,7 +252,9 @@ def _kind(nodes: tuple[Node, ...]) -> UnitKind:
     if spatial_convs(nodes):
         return "conv"
     has_weights = any(name == "linear" or name.startswith("conv") for name in names) or PRODUCTS.intersection(names)
-    return "smoothing" if "avg_pool2d" in names and not has_weights else "mlp"
+    if has_weights:
+        return "mlp"
+    return "smoothing" if "avg_pool2d" in names else "other"
 
 
 def find_layout(flow: Flow, number: int, image: tuple[int, int], before: Layout | None = None) -> Layout:
@@ -241,7 +273,8 @@ def find_layout(flow: Flow, number: int, image: tuple[int, int], before: Layout 
         is_last = before.order == "nhwc"
     if _has_ratio(first, image) and (not _has_ratio(last, image) or is_last):
         return Layout(order="nhwc", size=(first[0], first[1]))
-    return Layout(order="nchw", size=(last[0], last[1]))
+    # Neither fits images x windows x tokens x channels.
+    return Layout(order="nchw", size=(last[0], last[1])) if _has_ratio(last, image) else Layout(order="none")
 
 
 def _token_layout(flow: Flow, number: int, tokens: int, image: tuple[int, int]) -> Layout:

@@ -47,6 +47,8 @@ class Node:
     modules: tuple[str, ...]
     """The modules around it; the first is the model itself."""
     site: Site
+    before: int
+    """How many torch functions ran in the model before it."""
     shape: tuple[int, ...] | None
     """None unless the result is one tensor."""
     kernel: int = 1
@@ -166,7 +168,7 @@ def run_traced(model: nn.Module, images: Tensor, blocks: Collection[str] = ()) -
     """
     tracer = _Tracer(frozenset(blocks))
     picture = images.detach().clone()
-    tracer.add("image", (), picture, Site(path=""))
+    tracer.add("image", (), picture, Site(path=""), 0)
     with torch.no_grad(), ExitStack() as hooks:
         for path, module in model.named_modules():
             start = module.register_forward_pre_hook(partial(tracer.start, path), with_kwargs=True, prepend=True)
@@ -225,7 +227,7 @@ class _Tracer(TorchFunctionMode):
             # Function modes do not see functions with a custom backward, but hooks see the modules around them.
             if not hasattr(result, NODE) and read:
                 count = self.count
-                self.add(type(module).__name__, read, result, Site(path=call.path))
+                self.add(type(module).__name__, read, result, Site(path=call.path), count)
                 self.count = count  # reading a shape counts as a function, but the model did not call it
             call.output, call.output_node = result, getattr(result, NODE, None)
         made = node_numbers(result)
@@ -234,13 +236,14 @@ class _Tracer(TorchFunctionMode):
                 self.blocks_of[number] = frozenset([call.path])
         call.output_blocks = self._merged(made)
 
-    def add(self, function: str, read: tuple[int, ...], result: Any, site: Site, kernel: int = 1) -> None:
+    def add(self, function: str, read: tuple[int, ...], result: Any, site: Site, before: int, kernel: int = 1) -> None:
         node = Node(
             number=len(self.nodes),
             function=function,
             parents=read,
             modules=tuple(call.path for call in self.open),
             site=site,
+            before=before,
             shape=tuple(result.shape) if isinstance(result, Tensor) else None,
             kernel=kernel,
         )
@@ -270,7 +273,7 @@ class _Tracer(TorchFunctionMode):
         if read and any(True for _ in _tensors(changed)):
             call = self.open[-1]
             kernel = max(args[1].shape[2:], default=1) if name.startswith("conv") and len(args) > 1 else 1
-            self.add(name, read, changed, Site(path=call.path, call=number - call.start), kernel)
+            self.add(name, read, changed, Site(path=call.path, call=number - call.start), number, kernel)
         return result
 
 

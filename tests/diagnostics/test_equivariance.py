@@ -104,6 +104,13 @@ def test_tokens_that_attend_to_their_neighbours_have_no_error_away_from_borders(
     assert found == dict.fromkeys(range(1, 5), pytest.approx(0, abs=ROUNDING))
 
 
+def test_padded_pooling_has_no_error_away_from_borders() -> None:
+    found = errors(timm.create_model("poolformer_s12"), images(3, 128))
+    pooled = {name: seen for name, (unit, seen) in found.items() if unit.kind == "smoothing"}
+    assert pooled
+    assert max(error for seen in pooled.values() for error in seen.values()) < ROUNDING
+
+
 def test_a_model_is_whole_again_after_its_passes_were_cut_short(make_alternet: MakeAlterNet) -> None:
     model, shown = make_alternet("CC|CM|CC|CC"), images(1, 16)
     digest, before = weights_digest(model.eval()), model(shown)

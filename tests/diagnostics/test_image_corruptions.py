@@ -134,6 +134,15 @@ def test_pixels_are_means_of_equal_parts() -> None:
     assert found.float().mean().item() == pytest.approx(image.float().mean().item(), abs=3)
 
 
+@pytest.mark.parametrize(("severity", "side"), [(1, 30), (2, 28), (3, 27), (4, 24), (5, 20)])
+def test_pixels_are_as_many_as_in_the_published_images(severity: int, side: int) -> None:
+    found = corrupt(torch.arange(0, 256, 8, dtype=torch.uint8).expand(1, 1, 32, 32), "pixelate", severity)
+    small = Image.fromarray(np.tile(np.arange(0, 256, 8, dtype=np.uint8), (32, 1))).resize(
+        (side, side), Image.Resampling.BOX
+    )
+    assert np.array_equal(found[0, 0].numpy(), np.array(small.resize((32, 32), Image.Resampling.BOX)))
+
+
 def test_the_disc_of_a_blur_has_the_variance_of_its_radius() -> None:
     size = 128
     point = torch.zeros(1, 1, size, size, dtype=torch.uint8)

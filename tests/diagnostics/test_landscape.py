@@ -3,6 +3,7 @@ from math import isfinite
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,12 +60,25 @@ def test_columns_are_scaled_as_in_the_reference_code(make: Make) -> None:
             assert (products.abs() <= 1e-4 * weight.square().sum(0) + 1e-9).all(), name
 
 
+def test_gains_with_axes_of_one_and_biases_of_attention_stay() -> None:
+    kept = {
+        "levit_128s": "attention_biases",
+        "resmlp_12_224": "norm1.alpha",
+        "nf_resnet26": ".gain",
+        "swinv2_tiny_window8_256": "logit_scale",
+    }
+    for name, part in kept.items():
+        model = timm.create_model(name)
+        assert any(part in weight for weight, _ in model.named_parameters()), name
+        assert not any(part in weight for weight in directions(model)[0]), name
+
+
 def test_biases_norms_and_tables_of_positions_stay(make: Make, make_alternet: Make) -> None:
     for model in (make("swin_tiny_patch4_window7_224"), make("test_vit"), make_alternet("CC|CC|CM|CM")):
         one, _ = directions(model)
         left = {name for name, _ in model.named_parameters()} - set(one)
         weights = dict(model.named_parameters())
-        assert all(weights[name].ndim < 2 or "pos" in name for name in left)
+        assert all(sum(side > 1 for side in weights[name].shape) < 2 or "pos" in name for name in left)
         assert any("pos" in name for name in left)
         assert not any("pos" in name for name in one)
 

@@ -21,7 +21,16 @@ def images(model: nn.Module, count: int, seed: int = 0, sides: tuple[int, int] |
 
 
 def letters(units: tuple[Unit, ...]) -> str:
-    names = {"stem": "E", "conv": "C", "msa": "M", "mlp": "F", "subsampling": "P", "head": "H", "smoothing": "S"}
+    names = {
+        "stem": "E",
+        "conv": "C",
+        "msa": "M",
+        "mlp": "F",
+        "subsampling": "P",
+        "head": "H",
+        "smoothing": "S",
+        "other": "O",
+    }
     return "".join(names[unit.kind] for unit in units)
 
 
@@ -139,6 +148,34 @@ def test_maps_keep_their_places_in_each_order_of_axes(make: Make) -> None:
         share = 32 // changed.shape[0]
         assert 8 <= row * share + share // 2 < 16, name
         assert 24 <= column * share + share // 2 < 32, name
+
+
+@pytest.mark.parametrize("size", [64, 224])
+@pytest.mark.parametrize("name", ["nest_tiny", "hiera_tiny_224"])
+def test_windows_and_tokens_in_another_order_than_the_pixels_are_no_maps(name: str, size: int) -> None:
+    units = find_units(timm.create_model(name, img_size=size), torch.zeros(1, 3, size, size))
+    assert len(units) > 20
+    assert {unit.layout.order for unit in units if unit.kind in ("stem", "msa", "mlp")} == {"none"}
+
+
+def test_calls_of_one_module_in_several_places_are_told_apart() -> None:
+    model = timm.create_model("visformer_tiny", img_size=64)  # one dropout after each of its three position tables
+    units = find_units(model, torch.zeros(1, 3, 64, 64))
+    assert len({unit.site for unit in units}) == len(units)
+    outputs = unit_outputs(model, units, torch.randn(2, 3, 64, 64))
+    assert [output.shape[1] for output in outputs] == [unit.channels for unit in units]
+
+
+def test_norms_alone_are_no_mlp() -> None:
+    units = find_units(timm.create_model("densenet121"), torch.zeros(1, 3, 64, 64))
+    assert {unit.name for unit in units if unit.kind == "other"} == {"features.norm0", "features.norm5"}
+    assert not any(unit.kind == "mlp" for unit in units)
+
+
+def test_a_pooling_that_enlarges_small_maps_is_of_the_head() -> None:
+    units = find_units(timm.create_model("vgg11"), torch.zeros(1, 3, 64, 64))
+    sizes = [unit.size[0] for unit in units if unit.size]
+    assert sizes == sorted(sizes, reverse=True)
 
 
 def test_non_square_images_have_non_square_maps() -> None:

@@ -87,8 +87,6 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         )
         for found in request.models
     ]
-    for measurement in request.wanted:
-        measurement.check(subjects)
     wanted, notes = _measurable(request, subjects)
     before = [weights_digest(subject.model) for subject in subjects]
     identity = {
@@ -104,8 +102,9 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         "sizes": asdict(request.sizes),
         "seed": request.seed,
     }
-    label = re.sub(r"[^\w.-]+", "-", request.models[0].label).strip("-")
-    folder = Path(settings.out or f"analyses/{label}-{Path(request.models[0].dataset).name}")
+    names = request.models[0].label, Path(request.models[0].dataset).name
+    label, dataset = (re.sub(r"[^\w.-]+", "-", name).strip("-") for name in names)
+    folder = Path(settings.out or f"analyses/{label}-{dataset}")
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {}
     for measurement in wanted:
@@ -142,7 +141,7 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     if settings.mc_dropout is not None:
         passes = problems.whole("--mc-dropout", settings.mc_dropout, 0, most=10_000)
         if asked and not asked & {"calibration", "ensemble"}:
-            problems.found.append("--mc-dropout is for --what calibration, which is not asked for.")
+            problems.found.append("--mc-dropout is for --what calibration or ensemble, which is not asked for.")
         wanted += find_measurements(["ensemble"]) if "ensemble" not in asked else []
     device = problems.checked("cpu", measuring_device, settings.device)
     seed = problems.whole("--seed", settings.seed, 0)
@@ -153,6 +152,8 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
     problems.choice("scaling", settings.scaling, "filter", tuple(SCALINGS))
     problems.choice("decay", settings.decay, "squares", tuple(DECAYS))
     problems.repeated([found.label for found in models])
+    if settings.out and Path(settings.out).exists() and not Path(settings.out).is_dir():
+        problems.found.append(f"--out {settings.out}: this is a file, and a folder is needed.")
     if settings.pretrained and models and not any(found.by_name for found in models):
         problems.found.append("--pretrained is for models by their name in timm; these have weights of their own.")
     problems.raise_any()
@@ -168,7 +169,15 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
 
 
 def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Measurement], list[str]]:
-    wanted, notes = list(request.wanted), []
+    wanted, notes = list[Measurement](), list[str]()
+    for measurement in request.wanted:
+        try:
+            measurement.check(subjects)
+            wanted.append(measurement)
+        except RequestError as error:
+            if not request.asks_all:
+                raise
+            notes.append(f"{measurement.name} is left out. {error}")
     labelled = [measurement.name for measurement in wanted if measurement.needs_labels]
     others = [subject for subject in subjects if subject.units[-1].channels != subject.images.num_classes]
     if others and labelled:
@@ -184,6 +193,7 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
     notes += [f"{model.label}: {model.note}." for model in request.models if model.note]
     notes += [f"{subject.label}: {note}." for subject in subjects for what in wanted for note in what.notes(subject)]
     for subject in subjects:
+        notes += _unit_notes(subject)
         count, classes = len(subject.images.labels), subject.images.num_classes
         if count < classes and any(measurement.needs_labels for measurement in wanted):
             notes.append(
@@ -193,6 +203,21 @@ def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Me
     for note in notes:
         log.warning(note)
     return wanted, notes
+
+
+def _unit_notes(subject: Subject) -> Iterator[str]:
+    hidden = sum(unit.layout.order == "none" for unit in subject.units if unit.kind != "head")
+    if hidden:
+        yield (
+            f"{subject.label}: {hidden} of its {len(subject.units)} units have no maps in the order of the pixels, so "
+            "what is measured on maps leaves them out."
+        )
+    convs = [len(unit.convs) for unit in subject.units]
+    if max(convs) > max(4, sum(convs) / 2):
+        yield (
+            f"{subject.label}: {max(convs)} of its {sum(convs)} spatial convolutions are in one unit, so what is "
+            "measured unit by unit says little."
+        )
 
 
 def _page(

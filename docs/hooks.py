@@ -17,6 +17,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from buildup.cli.main import COMMANDS, give_examples, make_app
+from buildup.diagnostics.measurements import MEASUREMENTS
 from buildup.space.schema import SearchSpace, StageSpace, Tuning
 from buildup.training.recipe import RandAugment, Recipe
 
@@ -43,7 +44,11 @@ a file for `--from` (`look_ahead: true`) and of `run.yaml`.
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made here, and the files for clusters."""
     made = {page: linked((ROOT / source).read_text(encoding="utf-8")) for page, source in PAGES.items()}
-    made |= {"reference/commands.md": commands(), "reference/settings.md": settings()}
+    made |= {
+        "reference/commands.md": commands(),
+        "reference/settings.md": settings(),
+        "reference/measurements.md": measurements(),
+    }
     made["site.css"] = STYLE
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
@@ -102,6 +107,20 @@ def settings() -> str:
         ("Tuning", "What stands below `tune` of a search space.", Tuning),
     )
     return "\n".join(["# Settings in files", *(line for part in parts for line in _table(*part))])
+
+
+def measurements() -> str:
+    """The page of what `analyze` measures."""
+    lines = ["# Measurements", "", "What `buildup analyze --what` takes.", ""]
+    for one in MEASUREMENTS.values():
+        usual = "" if one.is_usual else " Not among those of `--what all`."
+        lines += [f"## {one.name}", "", f"**{one.title}.** {one.caption}{usual}", ""]
+        for claim in one.claims:
+            said = claim.words if claim.of_each else f"with more attention, {claim.words.strip()} "
+            said += "" if claim.of_each else f"{'rises' if claim.sign > 0 else 'falls'}"
+            lines += [f"- The paper: {said} (column `{claim.column}`)"]
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _table(title: str, text: str, kind: type) -> Iterator[str]:

@@ -38,7 +38,7 @@ def analyze(
         for label, numbers in summaries.items():
             if not isinstance(numbers, str):
                 shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in numbers.items()}
-                numbers = "  ".join(f"{name} {value}" for name, value in shown.items())
+                numbers = "  ".join(f"{name} {value}" for name, value in shown.items()) or "no summary, see its table"
             lines.append(f"{what:12} {label}: {numbers}")
     lines.append(f"Numbers and figures: {found.folder}, all of them in {found.folder / 'index.html'}")
     return answer("\n".join(lines), analysis_values(found), as_json=as_json)

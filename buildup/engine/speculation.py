@@ -95,14 +95,15 @@ class Experience:
 
 
 def speculate(view: View, history: History, replay: Replay, workers: int) -> tuple[Training, ...]:
-    """The trainings to run, most important first: those that the next verdict needs, those of the checks, and
-    those that may be needed.
+    """The trainings to run, most important first: those that the next verdict needs, those that are almost certainly
+    needed, those of the checks, and those that may be needed.
 
     There are more than workers only if the additional ones are almost certainly needed.
     """
-    chosen = {training.id: training for training in (*view.needed, *view.checks)}
+    chosen = {training.id: training for training in view.needed}
+    checks = {training.id: training for training in view.checks}
     if len(chosen) > workers or view.step is None:
-        return tuple(chosen.values())
+        return tuple((chosen | checks).values())
     recent, objective = view.decisions[-RECENT:], replay.judge.objective
     experience = Experience(decisions=recent, objective=objective)
     order = itertools.count()
@@ -110,6 +111,8 @@ def speculate(view: View, history: History, replay: Replay, workers: int) -> tup
     looked: dict[tuple[int, int], Step] = {}
     while ahead and len(chosen) < (2 * workers if -ahead[0][0] >= CERTAIN else workers):
         negative, _, step, seeds = heapq.heappop(ahead)
+        if -negative < CERTAIN:
+            chosen |= checks
         # Looks of different length lead to the same steps. The first way there was the most probable one.
         if (id(step), seeds) in looked:
             continue
@@ -127,7 +130,7 @@ def speculate(view: View, history: History, replay: Replay, workers: int) -> tup
         for share, next_step, next_seeds in (*_branches(step, odds, replay.seeds), (odds.more, step, seeds + 1)):
             if next_step is not None and -negative * share >= LEAST:
                 heapq.heappush(ahead, (negative * share, next(order), next_step, next_seeds))
-    return tuple(chosen.values())
+    return tuple((chosen | checks).values())
 
 
 def _branches(step: Step, odds: Odds, first: int) -> tuple[tuple[float, Step | None, int], ...]:

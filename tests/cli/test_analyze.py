@@ -48,7 +48,25 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
     assert "resnet10t" in page
     assert "Variance over space" in page
     assert "weights are random" in page
+    assert "in the paper" not in page  # random weights say nothing about its claims
     assert "<svg " in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["--what", "all,cka"], "--what all stands alone"),
+        (["--what", "variance", "--out", "file"], "--out file: this is a file"),
+        (["--what", "cka", "--mc-dropout", "5"], "is for --what calibration or ensemble"),
+    ],
+)
+def test_what_can_not_be_is_said_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: list[str], said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    assert run(*asked) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_one_long_part_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from buildup.diagnostics.figures import Row, Rows, Table, draw_figure
 from buildup.diagnostics.hooks import weights_digest
 from buildup.diagnostics.landscape import DECAYS, SCALINGS
 from buildup.diagnostics.measurements import find_measurements
-from buildup.engine.analysis.subjects import AnalyzedModel, find_models, make_subject, measuring_device
+from buildup.engine.analysis.subjects import UNTRAINED, AnalyzedModel, find_models, make_subject, measuring_device
 from buildup.engine.problems import Problems
 from buildup.errors import DataError, RequestError
 from buildup.files import write_atomic
@@ -118,7 +118,7 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
     assert before == [weights_digest(subject.model) for subject in subjects], "a measurement changed its model"
     analysis = Analysis(folder=folder, identity=identity, summaries=found)
     write_atomic(folder / "summary.json", json.dumps(json_values(analysis_values(analysis)), indent=2).encode())
-    write_atomic(folder / "index.html", _page(subjects, wanted, analysis, notes).encode())
+    write_atomic(folder / "index.html", _page(request, subjects, wanted, analysis, notes).encode())
     return analysis
 
 
@@ -221,16 +221,21 @@ def _unit_notes(subject: Subject) -> Iterator[str]:
 
 
 def _page(
-    subjects: Sequence[Subject], measurements: Sequence[Measurement], analysis: Analysis, notes: Sequence[str]
+    request: _Request,
+    subjects: Sequence[Subject],
+    measurements: Sequence[Measurement],
+    analysis: Analysis,
+    notes: Sequence[str],
 ) -> str:
     sections = []
+    is_trained = all(model.note != UNTRAINED for model in request.models)
     for measurement in measurements:
         numbers = analysis.summaries[measurement.name]
         what, reason = measurement.name, numbers.get("left out", "")
         section = Section(what=what, title=measurement.title, words=measurement.caption, left_out=reason)
         if not reason:
             figure = (analysis.folder / f"{what}.svg").read_text(encoding="utf-8")
-            finding = _finding(measurement, subjects, numbers)
+            finding = _finding(measurement, subjects, numbers) if is_trained else ""
             section = replace(section, numbers=numbers, figure=figure, finding=finding)
         sections.append(section)
     identity = analysis.identity

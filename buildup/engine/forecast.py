@@ -161,6 +161,7 @@ def _simulate(
             replay,
             judge=_SimulatedJudge(most_times=replay.judge.most_times, verdicts=verdicts),
             costs=replay.costs if replay.limits != Limits() else None,
+            foresees=False,  # its verdicts do not depend on scores
         )
 
         def row(

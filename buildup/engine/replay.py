@@ -122,6 +122,12 @@ class Replay:
     limits: Limits = field(default_factory=Limits)
     checks: tuple[Check, ...] = ()
     """The checks for which the base is trained once more."""
+    foresees: bool = True
+    """Whether the judge can be asked about scores that are only likely."""
+    foreseen: dict[tuple[Comparison, int], Mapping[str, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """What it said, as `speculation.py` keeps it."""
     _known_costs: dict[str, tuple[int, int]] = field(default_factory=dict, init=False, repr=False, compare=False)
     _known_comparisons: dict[tuple[str, str, int], tuple[tuple[Pair, ...], Comparison]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -187,7 +193,7 @@ class Replay:
                 decision = answer
             decisions.append(decision)
             if decision.level:  # otherwise no scores were compared
-                compared = (*compared, *self._compared(history, current, decision.seeds))
+                compared = (*compared, *self.compared(history, current, decision.seeds))
             best = current if decision.kept else best
             if is_recorded:
                 replayed.append(_Replayed(decision, step, best, compared))
@@ -236,7 +242,7 @@ class Replay:
                 return replace(decision, scores=(), parent_scores=(), looks=seeds - self.seeds + 1)
             if missing := self.missing(history, candidate, seeds):
                 return Waiting(seeds=seeds, needed=missing)
-            if compared := self._compared(history, candidate, seeds):
+            if compared := self.compared(history, candidate, seeds):
                 # Seeds whose training of the parent failed are no pairs, now or at the last look.
                 lost = seeds - compared[0].seeds
                 first, last = max(1, self.seeds - lost), self.most_seeds - lost
@@ -293,7 +299,7 @@ class Replay:
         found = [
             climb(compared[0], comparisons, self.judge.objective, check, checks=len(gaining))
             for check in gaining
-            if (compared := self._compared(history, self.checked[check], 1))
+            if (compared := self.compared(history, self.checked[check], 1))
         ]
         return max(found, key=lambda one: one.least, default=None)
 
@@ -316,7 +322,7 @@ class Replay:
                 return number, outcome
         return None
 
-    def _compared(self, history: History, candidate: Candidate, seeds: int) -> tuple[Comparison, ...]:
+    def compared(self, history: History, candidate: Candidate, seeds: int) -> tuple[Comparison, ...]:
         """The comparison of a candidate with its parent over the first seeds; empty without a pair of scores."""
         assert candidate.parent is not None
         pairs = self.pairs(history, candidate, seeds)

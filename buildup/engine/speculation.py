@@ -6,19 +6,23 @@ the current verdict needs. The probability of a step is the product of the proba
 all scores of a step are known already, the judge decides, and only one branch is left.
 
 The probabilities (`Odds`) are estimated from the verdicts so far on top of a prior; verdicts in the same stage count
-more. Each finished seed of a candidate changes them, by how often a single seed agreed with the verdict before.
+more. Each finished seed of a candidate changes them: by how often a single seed agreed with the verdict before, and by
+what the judge would say to likely scores of the seeds that are missing.
 Decisions do not depend on any of this: a wrong guess only costs worker time.
 """
 
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
+from math import sqrt
+from statistics import NormalDist
 
 from buildup.engine.replay import Replay, View, Waiting
-from buildup.statistics.paired_difference import Pair
+from buildup.statistics.mixed_model import posterior
+from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.strategies.strategy import Step
 from buildup.trials.decision import Decision
 from buildup.trials.history import History
@@ -43,6 +47,12 @@ CERTAIN = 0.95
 a worker is free, because a started training occupies its worker until the end of an epoch."""
 
 
+POINTS = tuple(NormalDist().inv_cdf((number + 0.5) / 9) for number in range(9))
+"""Equally likely points of a normal distribution."""
+PRIOR_DRAWS = 3.0
+"""The weight of the estimated odds beside what the judge would say at these points."""
+
+
 @dataclass(frozen=True, slots=True)
 class Odds:
     """The probabilities of the results of a look: keep, drop, or one more seed."""
@@ -50,6 +60,14 @@ class Odds:
     keep: float
     drop: float
     more: float
+
+    def with_counts(self, counts: Mapping[str, int]) -> "Odds":
+        whole = PRIOR_DRAWS + sum(counts.values())
+        keep, drop, more = (
+            (PRIOR_DRAWS * own + counts.get(name, 0)) / whole
+            for name, own in (("keep", self.keep), ("drop", self.drop), ("more", self.more))
+        )
+        return Odds(keep=keep, drop=drop, more=more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,12 +143,41 @@ def speculate(view: View, history: History, replay: Replay, workers: int) -> tup
             chosen |= {training.id: training for training in missing}
             pairs = replay.pairs(history, step.candidate, seeds)
             odds = experience.odds(step.candidate, seeds, pairs, last=seeds == replay.most_seeds)
+            if replay.foresees and 0 < len(pairs) < seeds:
+                (known,) = replay.compared(history, step.candidate, seeds)
+                if (known, seeds) not in replay.foreseen:
+                    replay.foreseen[known, seeds] = foresee(replay, step, known, view.comparisons, seeds)
+                odds = odds.with_counts(replay.foreseen[known, seeds])
         else:
             odds = Odds(keep=float(answer.kept), drop=float(not answer.kept), more=0.0)
         for share, next_step, next_seeds in (*_branches(step, odds, replay.seeds), (odds.more, step, seeds + 1)):
             if next_step is not None and -negative * share >= LEAST:
                 heapq.heappush(ahead, (negative * share, next(order), next_step, next_seeds))
     return tuple((chosen | checks).values())
+
+
+def foresee(
+    replay: Replay, step: Step, known: Comparison, earlier: tuple[Comparison, ...], seeds: int
+) -> Mapping[str, int]:
+    """How often the judge keeps, drops, or asks for one more seed, for likely scores of the seeds that are missing."""
+    missing, unit = seeds - known.seeds, replay.judge.objective.seed_deviation
+    degrees = known.seeds + sum(one.seeds - 1 for one in earlier)
+    squares = known.squares + sum(one.squares for one in earlier)
+    each = (known.image_variance + unit**2 + squares) / degrees
+    gain = posterior(known, earlier, unit)
+    deviation = sqrt(gain.weights @ (gain.deviations**2 + (gain.means - gain.mean) ** 2) + each / missing)
+    counts = Counter[str]()
+    for point in POINTS:
+        new = gain.mean + point * deviation
+        drawn = replace(
+            known,
+            seeds=seeds,
+            gain=(known.seeds * known.gain + missing * new) / seeds,
+            squares=known.squares + each * (missing - 1) + known.seeds * missing / seeds * (new - known.gain) ** 2,
+        )
+        verdict = replay.judge.judge(drawn, earlier, first=replay.seeds, last=replay.most_seeds, share=step.share)
+        counts[verdict.verdict if verdict else "more"] += 1
+    return counts
 
 
 def _branches(step: Step, odds: Odds, first: int) -> tuple[tuple[float, Step | None, int], ...]:

@@ -16,6 +16,7 @@ import factors
 from aa_searches import summary
 from answer import answer, read_lines
 from buildup.errors import BuildupError
+from buildup.statistics.distributions import share_interval
 from error_rates import SMALL
 from transfer import TITLES, rows
 
@@ -74,9 +75,16 @@ def null(name: str) -> str:
         for search in ("4 verdicts", "8 verdicts")
     }
     took = " and ".join(f"{min(each):.0f} to {max(each):.0f} trainings for {name}" for name, each in spent.items())
-    claimed = max(line["claimed_falsely"] for line in found["searches"])
-    note = f"{found['runs']:,} searches a line. They took {took}. A final claimed a gain after at most"
-    return f"{_table(head, rows)}\n\n{note} {100 * claimed:.1f} %."
+    kept, claimed = (
+        round(found["runs"] * sum(line[name] for line in found["searches"]))
+        for name in ("kept_anything", "claimed_falsely")
+    )
+    low, high = share_interval(claimed, kept)
+    note = (
+        f"{found['runs']:,} searches a line. They took {took}. Of the {kept:,} finals of those that kept something, "
+        f"{claimed} claimed a gain: {100 * claimed / kept:.1f} % ({100 * low:.1f} to {100 * high:.1f})."
+    )
+    return f"{_table(head, rows)}\n\n{note}"
 
 
 def kept(name: str) -> str:
@@ -94,6 +102,9 @@ def kept(name: str) -> str:
         f"images, gains of this size can't be told from chance: {len(small) * found['runs']:,} searches kept "
         f"{sum(line['kept'] for line in small)} blocks."
     )
+    if held := [100 * line["held"] for line in usual if "held" in line]:
+        shares = f"{min(held):.0f} to {max(held):.0f} %"
+        note += f" With {USUAL_IMAGES:,} images, {shares} of a line's 90 % intervals hold the true gain."
     return f"{_table(['seed', *gains], rows)}\n\n{note}"
 
 
@@ -311,6 +322,7 @@ def leads() -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "null": lambda: null("null"),
     "null-2-seeds": lambda: null("null_2_seeds"),
+    "null-likely": lambda: null("null_likely"),
     "kept": lambda: kept("kept"),
     "kept-2-seeds": lambda: kept("kept_2_seeds"),
     "worst": worst,

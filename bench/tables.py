@@ -330,6 +330,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "winner-long": lambda: winner("winner_long"),
     "found": found_gains,
     "real": real,
+    "cifar100-24-layouts": lambda: layouts_of("cifar100_24"),
     "cifar100-layouts": lambda: layouts_of("cifar100"),
     "transfer": transferred,
     "kept-knowledge": lambda: kept_knowledge("kept"),

@@ -116,7 +116,7 @@ def test_a_network_is_read_edited_and_built() -> None:
 
 PAGE = Path(buildup.__file__).parents[1] / "docs" / "python.md"
 SMALLER = {
-    '"resnet18", "digits", epochs=6, seeds=2, run="demo"': '"test_resnet", "digits", run="demo", **QUICK',
+    '"resnet18", "digits", epochs=6, seeds=2, run="small"': '"test_resnet", "digits", run="small", **QUICK',
     '"resnet50", "cifar100"': '"test_resnet", "digits", **QUICK',
     "resume(seeds=4)": "resume(seeds=3)",
     "final(seeds=5)": "final(seeds=3)",
@@ -140,7 +140,7 @@ def test_the_examples_of_the_documentation_run(
         code = code.replace(told, small)
     names: dict[str, Any] = {"QUICK": QUICK}
     exec(compile(code, PAGE.name, "exec"), names)
-    claim = buildup.open_run("demo").claim
+    claim = buildup.open_run("small").claim
     assert claim is not None
     assert {len(one.scores) for one in claim.contenders} == {3}
     assert (tmp_path / "alternet" / "model.safetensors").is_file()

@@ -144,7 +144,6 @@ class SearchSpace:
     stages: tuple[StageSpace, ...] | None = None
     """One entry a stage, from the first to the last."""
     tune: Tuning | None = None
-    """What else is tried where a block was kept."""
     """Settings that are searched at each place where a block was kept, before the rule goes on."""
 
     def __post_init__(self) -> None:

@@ -133,7 +133,11 @@ class Measurement(ABC):
         return 0
 
     def check(self, subjects: Sequence[Subject]) -> None:  # noqa: B027, most have nothing to refuse
-        """Raise a `RequestError` for what can't be measured, before anything is measured."""
+        """Raise a `RequestError` for a wrong setting, before anything is measured."""
+
+    def obstacle(self, subject: Subject) -> str | None:
+        """Why it can't be made on this subject; None where it can. `--what all` leaves it out then."""
+        return None
 
     def notes(self, subject: Subject) -> Iterable[str]:
         """What a reader must know of this subject, such as units that are left out."""

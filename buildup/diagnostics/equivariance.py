@@ -26,7 +26,6 @@ from buildup.diagnostics.analysis import Measurement, Subject, unit_columns
 from buildup.diagnostics.figures import COLOURS, MARKERS, NAMES, Figure, Row, Rows, Table, panels_of, plot_depth
 from buildup.diagnostics.hooks import intercept
 from buildup.diagnostics.units import Unit
-from buildup.errors import RequestError
 from buildup.models.layers import ConvAttention2d, GatedAttention2d, Smoothing2d
 from buildup.models.trace import evaluation_mode
 from buildup.models.zoo import NearAttention
@@ -131,13 +130,13 @@ class Equivariance(Measurement):
     )
     needs_labels = False
 
-    def check(self, subjects: Sequence[Subject]) -> None:
-        for subject in subjects:
-            if not shiftable(subject.units):
-                raise RequestError(
-                    f"{subject.label} has no block with maps of the size of those before it, which equivariance needs. "
-                    "Larger images have larger maps (--image-size)."
-                )
+    def obstacle(self, subject: Subject) -> str | None:
+        if shiftable(subject.units):
+            return None
+        return (
+            f"{subject.label} has no block with maps of the size of those before it, which equivariance needs. Larger "
+            "images have larger maps (--image-size)."
+        )
 
     def work(self, subject: Subject) -> tuple[int, int]:
         return len(shiftable(subject.units)), len(subject.spread(subject.sizes.batch_size).labels) * (1 + len(SHIFTS))

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from buildup.cli.main import main
+from buildup.diagnostics.analysis import Measurement
+from buildup.diagnostics.equivariance import Equivariance
 from buildup.diagnostics.figures import Rows
 from buildup.engine.analysis import analyze
 from buildup.training.recipe import shipped_recipes
@@ -56,6 +58,7 @@ def test_numbers_and_figures_are_written_and_kept(tmp_path: Path, capsys: pytest
     ("asked", "said"),
     [
         (["--what", "all,cka"], "--what all stands alone"),
+        (["--what", "all", "--corruptions", "nowhere"], "--corruptions nowhere: no such folder"),
         (["--what", "variance", "--out", "file"], "--out file: this is a file"),
         (["--what", "cka", "--mc-dropout", "5"], "is for --what calibration or ensemble"),
     ],
@@ -67,6 +70,26 @@ def test_what_can_not_be_is_said_before_anything_is_measured(
     (tmp_path / "file").touch()
     assert run(*asked) == 2
     assert said in capsys.readouterr().err
+
+
+def test_a_model_without_maps_to_shift_is_refused_at_once_and_left_out_of_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def measured(one: Measurement, *_: object) -> dict[str, Any]:
+        made.append(one.name)
+        return {}
+
+    monkeypatch.setattr(analyze, "run_measurement", measured)
+    monkeypatch.setattr(analyze, "_page", lambda *_: "")
+    monkeypatch.setattr(Equivariance, "obstacle", lambda *_: "no maps here")
+    assert run("--what", "variance,equivariance", "--out", str(tmp_path / "a")) == 2
+    assert made == []
+    assert run("--what", "all", "--out", str(tmp_path / "b")) == 0
+    assert "equivariance is left out. no maps here" in capsys.readouterr().err
+    assert "variance" in made
+    assert "equivariance" not in made
 
 
 def test_one_long_part_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ def analyze_model(model: str, settings: AnalyzeSettings) -> Analysis:
         )
         for found in request.models
     ]
+    for measurement in request.wanted:
+        measurement.check(subjects)
     wanted, notes = _measurable(request, subjects)
     before = [weights_digest(subject.model) for subject in subjects]
     identity = {
@@ -171,13 +173,13 @@ def _check(model: str, settings: AnalyzeSettings) -> _Request:
 def _measurable(request: _Request, subjects: Sequence[Subject]) -> tuple[list[Measurement], list[str]]:
     wanted, notes = list[Measurement](), list[str]()
     for measurement in request.wanted:
-        try:
-            measurement.check(subjects)
+        obstacle = next(filter(None, map(measurement.obstacle, subjects)), None)
+        if obstacle is None:
             wanted.append(measurement)
-        except RequestError as error:
-            if not request.asks_all:
-                raise
-            notes.append(f"{measurement.name} is left out. {error}")
+        elif request.asks_all:
+            notes.append(f"{measurement.name} is left out. {obstacle}")
+        else:
+            raise RequestError(obstacle)
     labelled = [measurement.name for measurement in wanted if measurement.needs_labels]
     others = [subject for subject in subjects if subject.units[-1].channels != subject.images.num_classes]
     if others and labelled:

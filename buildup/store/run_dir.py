@@ -1,6 +1,7 @@
 """A run's folder: where its files are, how they are written and locked, and which are read without the study."""
 
 import json
+import errno
 import os
 import socket
 import time
@@ -108,10 +109,14 @@ def acquire_run_lock(folder: Path) -> IO[str]:
 
 def driver_of(folder: Path) -> str | None:
     """The process that writes a run, as `pid on host`; None when there is none."""
+    path = folder / LOCK
     try:
-        with (folder / LOCK).open(encoding="utf-8") as file:
+        # NFS locks only what is open for writing. A reader who may not write there can't tell who does.
+        with path.open("r+" if os.access(path, os.W_OK) else "r", encoding="utf-8") as file:
             return None if _locked(file) else _holder(file)
-    except (OSError, RunError):  # there is no lock, or none that can be seen from here
+    except RunError as problem:  # no lock can be seen from here
+        return "unknown" if getattr(problem.__context__, "errno", None) == errno.EBADF else None
+    except OSError:
         return None
 
 

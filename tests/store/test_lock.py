@@ -64,3 +64,22 @@ def test_readers_neither_see_one_another_nor_keep_a_writer_out(tmp_path: Path) -
         for _ in range(400):
             pool.submit(driver_of, tmp_path)
         acquire_run_lock(tmp_path).close()
+
+
+def test_nfs_locks_only_what_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    flock = fcntl.flock
+
+    def as_on_nfs(descriptor: int, operation: int) -> None:
+        only_read = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
+        if operation & fcntl.LOCK_EX and only_read:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", as_on_nfs)
+    with acquire_run_lock(tmp_path):
+        assert driver_of(tmp_path) == f"{os.getpid()} on {socket.gethostname()}"
+        with monkeypatch.context() as reader:
+            reader.setattr(os, "access", lambda *_: False)
+            assert driver_of(tmp_path) == "unknown"
+    assert driver_of(tmp_path) is None

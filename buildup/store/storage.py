@@ -18,7 +18,7 @@ import optuna
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._rdb.models import BaseModel
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
@@ -218,11 +218,28 @@ def _journal(path: Path) -> JournalStorage:
                 raise RunError(f"{path}: this is no journal file of Optuna. Give another file.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return JournalStorage(JournalFileBackend(str(path)))
+            return JournalStorage(JournalFileBackend(str(path), _WholeLines(str(path))))
     except OSError as error:
         raise ResourceError(f"storage {path} can't be used: {error}.") from None
     except (ValueError, KeyError) as error:
         raise RunError(f"{path}: this is no journal file of Optuna, or a damaged one ({error}).") from None
+
+
+class _WholeLines(JournalFileSymlinkLock):
+    """The lock under which a journal is appended to. A full disk or a power cut may leave half a line at its end.
+
+    Readers skip that, but what is appended to it would be lost, and the journal could not be read any more.
+    """
+
+    def acquire(self) -> bool:
+        taken = super().acquire()
+        with open(self._lock_target_file, "ab+") as file:
+            if size := file.seek(0, os.SEEK_END):
+                file.seek(size - 1)
+                if file.read() != b"\n":
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        return taken
 
 
 def _database(url: URL) -> RDBStorage:

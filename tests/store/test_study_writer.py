@@ -485,6 +485,26 @@ def test_checking_a_storage_writes_nothing_and_finds_a_study_of_that_name(tmp_pa
             check_storage(url, "run")
 
 
+@pytest.mark.parametrize("left", [1, 20, -1])
+def test_a_journal_goes_on_after_an_append_that_was_cut_off(tmp_path: Path, left: int) -> None:
+    file = tmp_path / "study.log"
+    url = f"journal:///{file}"
+    writer = begin(tmp_path / "run", url)
+    history = tell(writer, writer.history, STORY[:-1])
+    writer.close()
+    whole = file.read_bytes()
+    with file.open("ab") as torn:  # by a full disk, or a power cut
+        torn.write(whole.splitlines()[-1][:left])
+    writer = reopen(tmp_path / "run", url)
+    assert writer.history == history
+    history = tell(writer, history, STORY[-1:])
+    writer.close()
+    assert file.read_bytes().startswith(whole)
+    writer = reopen(tmp_path / "run", url)
+    assert writer.history == history
+    writer.close()
+
+
 def test_a_run_in_postgresql_reads_back_equal(tmp_path: Path, postgres: str) -> None:
     writer = begin(tmp_path / "run", postgres)
     history = writer.history

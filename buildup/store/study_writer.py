@@ -19,7 +19,7 @@ import optuna
 from optuna.artifacts import upload_artifact
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from buildup.errors import RunError
 from buildup.files import write_atomic
@@ -269,6 +269,8 @@ class StudyWriter:
         for frozen in self._study.get_trials(deepcopy=False):
             if frozen.user_attrs.get(EPOCHS) == self._epochs:
                 self._firsts.setdefault(frozen.user_attrs["candidate"], frozen._trial_id)
+                if frozen.state.is_finished():
+                    self._restore_curve(frozen)
         for _ in self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             self._study.ask()
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -289,6 +291,16 @@ class StudyWriter:
                 one.attempt, record = found
                 self.history = self._tell(one, self.history, record)
         self._repair_decisions()
+
+    def _restore_curve(self, ended: FrozenTrial) -> None:
+        """Take epochs that the study knows, and the file of the training has lost, from its final record."""
+        key = ended.user_attrs["training"]
+        if len(ended.intermediate_values) > len(self.history.curves.get(key, ())) and (
+            found := final_record(self._trainings / key)
+        ):
+            for epoch in found[1].curve:
+                self.history = self.history.with_epoch(key, epoch)
+            self._repair_metrics(key, self.history)
 
     def _ask(self, training: Training, history: History) -> _OpenTrial:
         network = training.candidate.network

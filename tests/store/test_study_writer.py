@@ -293,6 +293,25 @@ def test_a_training_that_ended_while_nobody_looked_is_told_at_opening(tmp_path: 
     assert sorted(trial.intermediate_values) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("kept", [0, 40])
+def test_epochs_that_a_power_cut_took_come_back_from_the_final_record(tmp_path: Path, kept: int) -> None:
+    training = Training(candidate=BASE, seed=0)
+    writer = begin(tmp_path)
+    history = tell(writer, writer.history, lived(training, score(60.0, 0)))
+    writer.close()
+    metrics = tmp_path / "trainings" / training.id / "metrics.jsonl"
+    whole = metrics.read_bytes()
+    metrics.write_bytes(whole[:kept])
+    attempt = metrics.parent / "attempt-1"
+    attempt.mkdir()
+    record = Record(outcome=history.outcomes[training.id], curve=history.curves[training.id])
+    write_atomic(attempt / "final.json", json.dumps(record_to_values(record)).encode())
+    writer = reopen(tmp_path)
+    writer.close()
+    assert writer.history == history
+    assert metrics.read_bytes() == whole
+
+
 def test_a_training_that_was_interrupted_goes_on_in_its_trial(tmp_path: Path) -> None:
     training = Training(candidate=BASE, seed=0)
     writer = begin(tmp_path)

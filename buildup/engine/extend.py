@@ -7,6 +7,7 @@ the earlier number finds its trainings again.
 """
 
 import shutil
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from buildup.models.read import read_network
 from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
-from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock
+from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock, attempts
 from buildup.store.run_record import RunRecord, save_record
 from buildup.strategies.moves import start, steered
 from buildup.training.recipe import recipe_from_values, recipe_to_values
@@ -28,6 +29,8 @@ from buildup.training.recipe import recipe_from_values, recipe_to_values
 EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extension may change."""
 WARNING = "extended ("
+RETRIED = "done anew"
+"""In an entry of `RunRecord.earlier`: the failed trainings that are done anew, with the newest attempt of each."""
 
 
 def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
@@ -70,6 +73,13 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
         # All other warnings are made anew.
         warnings=(*(one for one in run.warnings if one.startswith(WARNING)), _warning(run.settings, settings, changes)),
     )
+
+
+def with_retries(extended: RunRecord, failed: Iterable[str]) -> RunRecord:
+    """The record with the failed trainings that the extension does anew."""
+    *before, entry = extended.earlier
+    newest = {key: max(attempts(extended.trainings / key), default=0) for key in failed}
+    return replace(extended, earlier=(*before, {**entry, RETRIED: newest}))
 
 
 def begin(extended: RunRecord) -> None:

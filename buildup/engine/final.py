@@ -11,6 +11,7 @@ images are opened only after all of them have ended. No other code opens them.
 
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
@@ -239,7 +240,7 @@ def _train(request: _Request, *, verbose: bool) -> History:
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(part)))
         if failed := writer.history.avoidable_failures():
-            writer.set_aside(failed)
+            writer.set_aside(dict.fromkeys(failed, math.inf))
         history = writer.history
         left = [training for training in trainings if training.id not in history.outcomes]
         if not left:

@@ -10,7 +10,7 @@ from typing import Any
 
 from buildup.engine.clean import BudgetObserver, remove_losers, remove_sessions
 from buildup.engine.export import keep_winner
-from buildup.engine.extend import begin, extension
+from buildup.engine.extend import RETRIED, begin, extension, with_retries
 from buildup.engine.hardware import cluster_address
 from buildup.engine.load_state import check_splits, replay_of, state_of
 from buildup.engine.loop import run_loop
@@ -102,13 +102,15 @@ def resume_search(
         log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
         changes = replace(changes, retry_failed=False)
     record, is_extended = _changed(record, changes)
+    if changes.retry_failed:
+        record = with_retries(record, failed)
     if is_extended:
         begin(record)
     remove_sessions(record.folder)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(record)))
-        if failed:
-            writer.set_aside(failed)
+        for extended in record.earlier:  # again, if one was stopped right after it began
+            writer.set_aside(extended.get(RETRIED, {}))
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
         if record.status == "finished" and view.finished and len(view.decisions) == len(writer.history.decisions):

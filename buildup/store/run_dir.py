@@ -1,7 +1,8 @@
 """A run's folder: where its files are, how they are written and locked, and which are read without the study."""
 
-import json
 import errno
+import json
+import math
 import os
 import socket
 import time
@@ -214,11 +215,11 @@ def final_record(training_folder: Path) -> tuple[int, Record] | None:
     return None
 
 
-def set_aside_records(training_folder: Path) -> None:
-    """Rename the final records of a training, so that it is trained again."""
+def set_aside_records(training_folder: Path, last: float = math.inf) -> None:
+    """Rename the final records of a training up to an attempt, so that it is trained again."""
     for number in attempts(training_folder):
         attempt = attempt_folder(training_folder, number)
-        if _is_recorded(attempt):
+        if number <= last and _is_recorded(attempt):
             (attempt / FINAL).rename(attempt / FAILED)
 
 

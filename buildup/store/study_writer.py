@@ -7,7 +7,7 @@ The Optuna study is the source of truth for outcomes and decisions. Files beside
 import json
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -225,18 +225,25 @@ class StudyWriter:
             self._notes.write(late=True)
         return history
 
-    def set_aside(self, trainings: Collection[str]) -> None:
-        """Forget the outcomes of failed trainings, which are done anew in new trials."""
-        for key in trainings:
-            set_aside_records(self._trainings / key)
-        failed = [
-            trial.number
+    def set_aside(self, failed: Mapping[str, float]) -> None:
+        """Forget the outcomes of failed trainings up to these attempts; they are done anew in new trials.
+
+        After a stop it may be called again: what has failed since then stays.
+        """
+        known = set(self._study.user_attrs.get(SET_ASIDE, ()))
+        gone = {
+            trial.number: trial.user_attrs["training"]
             for trial in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
-            if trial.user_attrs["training"] in trainings and trial.user_attrs.get(EPOCHS) == self._epochs
-        ]
-        with reporting_lost_storage(self._what):
-            self._study.set_user_attr(SET_ASIDE, sorted({*self._study.user_attrs.get(SET_ASIDE, ()), *failed}))
-        self.history = self.history.without(trainings)
+            if trial.user_attrs.get("attempt", 0) <= failed.get(trial.user_attrs["training"], -1)
+            and trial.user_attrs.get(EPOCHS) == self._epochs
+            and trial.number not in known
+        }
+        for key in gone.values():
+            set_aside_records(self._trainings / key, failed[key])
+        if gone:
+            with reporting_lost_storage(self._what):
+                self._study.set_user_attr(SET_ASIDE, sorted(known | gone.keys()))
+            self.history = self.history.without(set(gone.values()))
 
     def restore(self, conclusion: dict[str, Any] | None) -> None:
         """Write into a study that was made anew what only files hold: earlier decisions, and the result of `final`."""

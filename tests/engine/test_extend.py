@@ -240,8 +240,9 @@ def test_a_lost_training_ends_the_search_without_a_verdict_and_resume_tries_it_a
     assert {line["seeds"] for line in lines_of(run / "decisions.jsonl")} == {2}
 
 
+@pytest.mark.parametrize("stopped", [False, True])
 def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_them(
-    run: Path, monkeypatch: pytest.MonkeyPatch
+    run: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
 ) -> None:
     class Failing(SimulatedEvaluator):
         """Every training of the last stage's M raises."""
@@ -263,7 +264,13 @@ def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_the
     failed = history.avoidable_failures()
     assert failed
     monkeypatch.setattr(search, "_workers", lambda run, verbose: SimulatedEvaluator(table=Scores()))
-    assert main(["resume", str(run), "--retry-failed"]) == 0
+    if stopped:
+        with monkeypatch.context() as killed:
+            killed.setattr(search, "open_writer", interrupted)
+            assert main(["resume", str(run), "--retry-failed"]) == 130
+        assert main(["resume", str(run)]) == 0
+    else:
+        assert main(["resume", str(run), "--retry-failed"]) == 0
     found = open_record(str(run))
     _, history = state_of(found)
     assert not history.avoidable_failures()
@@ -273,3 +280,7 @@ def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_the
     assert not any((run / "trainings" / key / "attempt-1" / FINAL).exists() for key in failed)
     assert main(["resume", str(run), "--retry-failed"]) == 0
     assert len(open_record(str(run)).earlier) == 2
+
+
+def interrupted(_: RunRecord) -> None:
+    raise KeyboardInterrupt

@@ -22,7 +22,7 @@ from buildup.settings import ResumeSettings, RunSettings
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.run_dir import DECISIONS, DIAGNOSTICS, acquire_run_lock, attempts
-from buildup.store.run_record import RunRecord, save_record
+from buildup.store.run_record import RunRecord, check_extensions, save_record
 from buildup.strategies.moves import start, steered
 from buildup.training.recipe import recipe_from_values, recipe_to_values
 
@@ -87,6 +87,7 @@ def begin(extended: RunRecord) -> None:
     folder, number = extended.folder, len(extended.earlier)
     decisions, measured = folder / DECISIONS, folder / DIAGNOSTICS
     with closing(acquire_run_lock(folder)):
+        check_extensions(folder, number - 1)
         if decisions.exists():
             shutil.copyfile(decisions, decisions.with_stem(f"{decisions.stem}-{number}"))
         extended.trainings.mkdir(exist_ok=True)

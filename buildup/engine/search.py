@@ -32,6 +32,7 @@ from buildup.store.reuse import ReusableRuns
 from buildup.store.run_record import (
     DataRecord,
     RunRecord,
+    check_extensions,
     create_run_dir,
     environment,
     save_record,
@@ -109,6 +110,7 @@ def resume_search(
     remove_sessions(record.folder)
     with ExitStack() as stack:
         writer = stack.enter_context(closing(open_writer(record)))
+        check_extensions(record.folder, len(record.earlier))
         for extended in record.earlier:  # again, if one was stopped right after it began
             writer.set_aside(extended.get(RETRIED, {}))
         check_splits(record, writer.history)

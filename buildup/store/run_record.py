@@ -188,6 +188,12 @@ def save_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[
     return run
 
 
+def check_extensions(folder: Path, known: int) -> None:
+    """Raise if another process has extended a run since its record was read. The caller holds the run's lock."""
+    if len(open_record(str(folder)).earlier) != known:
+        raise RunError(f"{folder}: another process extended this run a moment ago. Give the command again.")
+
+
 def open_record(name: str) -> RunRecord:
     """Read `run.yaml` of a run, given its name or its folder."""
     folder = folder_of(name)

@@ -282,5 +282,17 @@ def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_the
     assert len(open_record(str(run)).earlier) == 2
 
 
+@pytest.mark.parametrize("changes", [ResumeSettings(allow_weak_base=True), ResumeSettings(seeds=3)])
+def test_a_run_that_was_extended_while_a_command_started_is_not_written_back(
+    run: Path, changes: ResumeSettings
+) -> None:
+    stale = open_record(str(run))  # and now torch is imported for seconds
+    assert main(["resume", str(run), "--seeds", "2", "--allow-weak-base"]) == 0
+    with pytest.raises(RunError, match="another process extended this run a moment ago"):
+        search.resume_search(stale, changes)
+    found = open_record(str(run))
+    assert (found.settings.seeds, len(found.earlier), found.status) == (2, 1, "finished")
+
+
 def interrupted(_: RunRecord) -> None:
     raise KeyboardInterrupt

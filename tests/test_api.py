@@ -15,6 +15,7 @@ import buildup
 from buildup.engine import final, search
 from buildup.settings import RunSettings, SearchSettings
 from buildup.statistics.judges import PointJudge
+from buildup.store.run_record import open_record, save_record, save_status
 from buildup.training.recipe import shipped_recipes
 from buildup.trials.decision import Decision, Verdict
 from local_workers import LocalWorkers
@@ -95,6 +96,15 @@ def test_a_finished_run_is_resumed_without_a_training(run: buildup.Run) -> None:
     before = len(run.study.trials)
     assert buildup.open_run(run.folder).resume().status == "finished"
     assert len(run.study.trials) == before
+
+
+def test_what_another_process_does_to_a_run_is_seen(run: buildup.Run) -> None:
+    known = open_record(str(run.folder))
+    save_status(known, "failed", "a worker died")
+    assert run.status == "failed"
+    assert "failed" in repr(run)
+    save_record(known)
+    assert run.status == "finished"
 
 
 def test_a_plan_trains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

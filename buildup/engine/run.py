@@ -59,12 +59,18 @@ class Run:
 
     def __init__(self, record: RunRecord) -> None:
         """Wrap the record of a run; `buildup.search` and `buildup.open_run` call this."""
-        self._record = record
+        self._known = record
+
+    @property
+    def _record(self) -> RunRecord:
+        """What `run.yaml` says now: other processes may go on with the run."""
+        self._known = open_record(str(self.folder))
+        return self._known
 
     @property
     def folder(self) -> Path:
         """The folder of the run, such as `runs/demo`."""
-        return self._record.folder
+        return self._known.folder
 
     @property
     def settings(self) -> RunSettings:
@@ -109,7 +115,8 @@ class Run:
         `level` is the probability of the interval. None if nothing was kept, by judge `point`, and by
         strategies that do not build up.
         """
-        return gain_values(self._record, state_of(self._record)[0])
+        record = self._record
+        return gain_values(record, state_of(record)[0])
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -124,7 +131,8 @@ class Run:
     @property
     def study(self) -> Study:
         """The Optuna study of the run, opened for reading. Each trial is one training."""
-        return open_study(self.folder, self.settings.storage, self._record.study_name)
+        record = self._record
+        return open_study(record.folder, record.settings.storage, record.study_name)
 
     def trials_dataframe(self) -> "pandas.DataFrame":
         """The trainings as a pandas DataFrame, with the columns of `optuna.study.Study.trials_dataframe`."""
@@ -147,10 +155,11 @@ class Run:
             RunError: The search has not ended and no candidate is named, or the candidate has no finished training,
                 or its weights were removed.
         """
-        view, history = state_of(self._record)
-        chosen = find_candidate(self._record, view, candidate)
-        training, _ = best_training(self._record, history, chosen)
-        return load_trained(chosen.network, self._record.trainings / training).eval()
+        record = self._record
+        view, history = state_of(record)
+        chosen = find_candidate(record, view, candidate)
+        training, _ = best_training(record, history, chosen)
+        return load_trained(chosen.network, record.trainings / training).eval()
 
     def resume(self, *, on_event: OnEvent | None = None, verbose: bool = False, **settings: Any) -> "Run":
         """Continue the search after an interruption or a limit, or extend it with other settings.
@@ -169,7 +178,7 @@ class Run:
             SearchError: The search failed, or its base has not learned.
         """
         changes = _settings(ResumeSettings, settings)
-        self._record = resume_search(self._reread(), changes, on_event, verbose=verbose).record
+        resume_search(self._record, changes, on_event, verbose=verbose)
         return self
 
     def final(self, *, verbose: bool = False, **settings: Any) -> Final | None:
@@ -190,9 +199,7 @@ class Run:
             RunError: The search has not ended, or the test set was used already.
             SearchError: A training failed for a reason that another attempt may avoid.
         """
-        found = run_final(self._reread(), _settings(FinalSettings, settings), verbose=verbose)
-        self._reread()
-        return found
+        return run_final(self._record, _settings(FinalSettings, settings), verbose=verbose)
 
     def export(self, to: str | Path = "", **settings: Any) -> Path:
         """Write a network as a timm model, with its weights and a model card.
@@ -227,10 +234,10 @@ class Run:
         """
         if format not in {"html", "md"}:
             raise RequestError(unknown("format", format, ("html", "md")))
-        return write_report(self._reread()) if format == "html" else markdown(report_of(self._reread()))
+        return write_report(self._record) if format == "html" else markdown(report_of(self._record))
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r}: {self._record.title}, {self.status})"
+        return f"Run({str(self.folder)!r}: {self._known.title}, {status_of(self._known)[0]})"
 
     def _repr_html_(self) -> str:
         view, _ = state_of(self._record)
@@ -243,10 +250,6 @@ class Run:
             graph_svg(view.best.network, self.settings.base),
         ]
         return "<br>".join(lines)
-
-    def _reread(self) -> RunRecord:
-        self._record = open_record(str(self.folder))
-        return self._record
 
 
 def search(base: str, dataset: str, *, on_event: OnEvent | None = None, verbose: bool = False, **settings: Any) -> Run:

@@ -201,9 +201,9 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
         with ExitStack() as stack:
             # The display comes first, so that it shows everything even if a callback raises.
             observers = [stack.enter_context(display(replay, record))]
-            if on_event:
-                observers.append(CallbackObserver(on_event=on_event))
             count, before = verdict_counter(record.study_name), len(writer.history.decisions)
+            if on_event:
+                observers.append(CallbackObserver(on_event=on_event, decided=before))
             observers += [budget, CallbackObserver(on_event=count, decided=before)]
             if record.settings.track:
                 tracking = Tracking(record.settings.track, record.folder, _tracked(record))

@@ -21,6 +21,7 @@ from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.settings import ResumeSettings
 from buildup.store.run_dir import DIAGNOSTICS, FINAL
 from buildup.store.run_record import RunRecord, open_record, save_record, save_status
+from buildup.trials.decision import Decision
 from buildup.trials.event import Event, Started
 from buildup.trials.outcome import Failure, Reason, Record, record_to_values
 from buildup.trials.training import Candidate, Training
@@ -280,6 +281,14 @@ def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_the
     assert not any((run / "trainings" / key / "attempt-1" / FINAL).exists() for key in failed)
     assert main(["resume", str(run), "--retry-failed"]) == 0
     assert len(open_record(str(run)).earlier) == 2
+
+
+def test_a_callback_is_told_of_new_decisions_alone(run: Path) -> None:
+    before = len(lines_of(run / "decisions.jsonl"))
+    told: list[object] = []
+    found = search.resume_search(open_record(str(run)), ResumeSettings(allow_weak_base=True), told.append)
+    assert 0 < before < len(found.view.decisions)
+    assert [one for one in told if isinstance(one, Decision)] == list(found.view.decisions[before:])
 
 
 @pytest.mark.parametrize("changes", [ResumeSettings(allow_weak_base=True), ResumeSettings(seeds=3)])

@@ -21,7 +21,7 @@ from buildup.report.diagram import graph_svg
 from buildup.store.remote_folder import mark_remote
 from buildup.store.run_dir import DECISIONS, acquire_run_lock, final_record, read_decisions
 from buildup.store.run_record import RunRecord
-from buildup.store.storage import set_aside
+from buildup.store.storage import STUDY_FILES, is_final, set_aside
 from buildup.store.study_writer import StudyWriter
 from buildup.training.data import open_unchanged
 from buildup.training.dataset import parse_fraction
@@ -47,11 +47,15 @@ def create_writer(run: RunRecord) -> StudyWriter:
 
 
 def open_writer(run: RunRecord) -> StudyWriter:
-    """Open the study of a run. It is created if the process died before it could create it."""
+    """Open the study of a run, or of its final. It is created if the process died before it could create it.
+
+    That of a final is created again if its file is lost: its trainings are known, and their final records are taken.
+    """
     try:
         return StudyWriter.open(**_study(run), revision=len(run.earlier), epochs=run.other_epochs)
     except RunError:
-        if any(True for folder in run.folder.glob("trainings*") for _ in folder.iterdir()):
+        is_lost_final = is_final(run.folder) and not (run.settings.storage or (run.folder / STUDY_FILES[0]).exists())
+        if not is_lost_final and any(True for folder in run.folder.glob("trainings*") for _ in folder.iterdir()):
             raise
     return create_writer(run)
 

@@ -23,7 +23,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, InterfaceError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from buildup.errors import ResourceError, RunError, SearchError, command
+from buildup.errors import RemoteError, ResourceError, RunError, SearchError, command
 from buildup.store.outage import Outage
 
 DRIVERS = {"postgresql": "psycopg2", "mysql": "pymysql"}
@@ -113,8 +113,16 @@ def way_back(file: Path | None) -> str:
     """A sentence on how to make a file anew, if it is the `study.db` of a run."""
     if file is None or file.name != STUDY_FILES[0]:
         return ""
+    if is_final(file.parent):
+        again = command("final", file.parent.parent)
+        return f" If it is damaged, remove it: `{again}` makes it anew from the files of the trainings."
     again = command("resume", file.parent, "--rebuild")
     return f" If it is damaged, `{again}` makes it anew from the files of the trainings."
+
+
+def is_final(folder: Path) -> bool:
+    """Whether a folder with a study is that of a final, inside that of its run."""
+    return not (folder / "run.yaml").is_file() and (folder.parent / "run.yaml").is_file()
 
 
 def hide_password(url: str | None) -> str:
@@ -128,6 +136,8 @@ def reporting_lost_storage(what: str) -> Iterator[None]:
     """Turn a failure of a storage or a disk into a `SearchError`."""
     try:
         yield
+    except RemoteError:  # it is about the files of a training, and says so
+        raise
     except (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError) as error:
         raise SearchError(
             f"{what} can't be written any more: {cause_of(error)}. Nothing that was written is lost; "
@@ -164,7 +174,11 @@ class PatientStorage(RDBStorage):
     """A database on a server that may be restarted, or be out of reach for some minutes, while trainings go on."""
 
 
-for _name in (*BaseStorage.__abstractmethods__, "_create_new_trial", "_get_trials"):  # what Optuna's cache calls
+# Optuna's cache calls the last two, and they do the work of the two that are left out.
+for _name in (BaseStorage.__abstractmethods__ - {"create_new_trial", "get_all_trials"}) | {
+    "_create_new_trial",
+    "_get_trials",
+}:
     setattr(PatientStorage, _name, _patient(getattr(RDBStorage, _name)))
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,6 +28,7 @@ from buildup.graph.network import Network
 from buildup.graph.serialize import fingerprint
 from buildup.store import trial_attrs as entry
 from buildup.store.notes import Notes
+from buildup.store.outage import outlast
 from buildup.store.run_dir import (
     DECISIONS,
     METRICS_FILE,
@@ -294,16 +296,19 @@ class StudyWriter:
             )
             for epoch in self.history.curves.get(key, ()):
                 self._report(one, epoch)
-            if found := final_record(self._trainings / key):
+            if found := self._final_record(key):
                 one.attempt, record = found
                 self.history = self._tell(one, self.history, record)
         self._repair_decisions()
+
+    def _final_record(self, key: str) -> tuple[int, Record] | None:
+        return outlast(self._trainings / key, partial(final_record, self._trainings / key))
 
     def _restore_curve(self, ended: FrozenTrial) -> None:
         """Take epochs that the study knows, and the file of the training has lost, from its final record."""
         key = ended.user_attrs["training"]
         if len(ended.intermediate_values) > len(self.history.curves.get(key, ())) and (
-            found := final_record(self._trainings / key)
+            found := self._final_record(key)
         ):
             for epoch in found[1].curve:
                 self.history = self.history.with_epoch(key, epoch)

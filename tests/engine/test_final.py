@@ -18,7 +18,8 @@ from buildup.engine import final as command
 from buildup.engine.final import FRESH, run_final
 from buildup.engine.load_state import read_final, replay_of, state_of
 from buildup.engine.loop import run_loop as run_loop
-from buildup.engine.setup import create_writer
+from buildup.engine.setup import create_writer, open_writer
+from buildup.errors import RunError
 from buildup.execution.simulated import ScoreRow, SimulatedEvaluator
 from buildup.models.read import read_network
 from buildup.settings import FinalSettings
@@ -228,3 +229,20 @@ def test_a_killed_final_repeats_no_training(
     assert "Final evaluation" in (run.folder / "report.html").read_text()
     study = optuna.load_study(study_name="demo-final", storage=f"sqlite:///{part}/study.db")
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 6
+
+
+def test_the_study_of_a_final_is_made_anew_if_it_is_lost_and_named_if_it_is_damaged(
+    make_run: Callable[..., RunRecord], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    save_record(make_run(tmp_path / "run"))
+    part = make_run(tmp_path / "run/final")
+    open_writer(part).close()
+    (part.trainings / "ab12-s0").mkdir(parents=True)
+    study = part.folder / "study.db"
+    study.unlink()
+    open_writer(part).close()
+    assert study.is_file()
+    study.write_bytes(b"no database")
+    with pytest.raises(RunError, match=rf"remove it: `buildup final {tmp_path}/run` makes it anew"):
+        open_writer(part)

@@ -19,7 +19,7 @@ import sqlalchemy
 from optuna.trial import TrialState
 from optuna_dashboard import get_note
 
-from buildup.errors import ResourceError, RunError, SearchError
+from buildup.errors import RemoteError, ResourceError, RunError, SearchError
 from buildup.files import write_atomic
 from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import Edit, apply, replacement, sketch
@@ -310,6 +310,30 @@ def test_epochs_that_a_power_cut_took_come_back_from_the_final_record(tmp_path: 
     writer.close()
     assert writer.history == history
     assert metrics.read_bytes() == whole
+
+
+def test_a_storage_of_weights_that_is_away_is_waited_for_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = Training(candidate=BASE, seed=0)
+    writer = begin(tmp_path)
+    tell(writer, writer.history, lived(training, UNNEEDED)[:2])
+    writer.close()
+    asked: list[Path] = []
+
+    def away(folder: Path) -> None:
+        asked.append(folder)
+        if len(asked) != 2:
+            raise RemoteError(f"{folder}: the bucket does not answer.")
+
+    monkeypatch.setattr("buildup.store.study_writer.final_record", away)
+    monkeypatch.setattr("buildup.store.outage.FIRST_PAUSE", 0.0)
+    reopen(tmp_path).close()
+    assert len(asked) == 2
+    assert "does not answer" in caplog.text
+    monkeypatch.setattr("buildup.store.outage.LIMIT", 0.0)
+    with pytest.raises(RemoteError, match="the bucket does not answer"):
+        reopen(tmp_path)
 
 
 def test_a_training_that_was_interrupted_goes_on_in_its_trial(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from buildup.errors import BuildupError, counted
 from buildup.execution.ray_tune import RayEvaluator
 from buildup.files import cores
 from buildup.store.storage import hide_password, opened_storage
-from buildup.training.data import check_folds, check_test, data_folder, dataset_kind, describe_data
+from buildup.training.data import check_folds, check_test, data_folder, dataset_kind, describe_data, forget_data
 from buildup.training.fit import fit
 from buildup.training.health import validation_warning
 from buildup.training.image_files import contradictions
@@ -121,6 +121,7 @@ def _storage(url: str | None) -> str:
 
 def _dataset(name: str, data_dir: str | None) -> list[Check]:
     """Whether a dataset is what a search needs: every image is read, and every file that is wrong is named."""
+    forget_data()
     try:
         kind, data = dataset_kind(name), describe_data(name, data_dir)
         check_folds(name, data_dir)

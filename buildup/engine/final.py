@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -86,6 +86,8 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
     After an interruption, the same call continues. The result is None if the winner is the base.
     """
     if found := read_final(run.folder):
+        with suppress(OSError):  # a run that may not be written; it was done, unless the process died right there
+            keep_claim(run)
         raise RunError(
             f"{run.folder}: the test set was already used for this run, on {found.opened}. A second claim on the same "
             f"images would be chosen by the first. This is the result:",
@@ -117,8 +119,8 @@ def _check(run: RunRecord, view: View, history: History, settings: FinalSettings
     own = run.settings
     workers = problems.whole("--workers", settings.workers, own.workers)
     stall_timeout = problems.seconds("--stall-timeout", settings.stall_timeout) or own.stall_timeout
-    problems.checked(None, check_test, own.dataset, own.data_dir)
     problems.checked(None, check_data, run)
+    problems.checked(None, check_test, own.dataset, own.data_dir)
     base, winner = view.candidates[0], view.best
     networks: dict[Part, Candidate] = {"base": base, "winner": winner}
     if plan.control:
@@ -189,10 +191,11 @@ def _plan(run: RunRecord, settings: FinalSettings, problems: Problems) -> FinalP
         "--epochs": settings.epochs is not None and plan.epochs != kept.epochs,
     }
     if changed := [flag for flag, differs in differences.items() if differs]:
+        anew = f", or remove {run.folder / FINAL_FOLDER} to begin anew" if run.data.test_set == CLOSED else ""
         problems.found.append(
             f"{' and '.join(changed)}: a final of this run has begun, with --seeds {kept.seeds}, --epochs "
             f"{kept.epochs}, --recipe {kept.recipe_name} and {'the' if kept.control else 'no'} control. Go on "
-            f"with it by `{command('final', run.folder)}`, or remove {run.folder / FINAL_FOLDER} to begin anew."
+            f"with it by `{command('final', run.folder)}`{anew}."
         )
     return kept
 

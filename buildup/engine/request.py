@@ -31,7 +31,7 @@ from buildup.store.storage import check_storage
 from buildup.strategies.moves import start, steered
 from buildup.strategies.network_size import Limits
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import absolute_name, check_folds, describe_data, readable_name
+from buildup.training.data import absolute_name, check_folds, describe_data, forget_data, readable_name
 from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution_words import parse_execution
 from buildup.training.feed import check_shared
@@ -64,6 +64,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     are not read again. All problems are raised as one `RequestError`.
     """
     settings = replace(settings, ray=cluster_address(settings.ray))
+    forget_data()
     problems = Problems()
     problems.found += [f"--{name} is missing." for name in ("base", "dataset") if not getattr(settings, name)]
     seeds = problems.whole("--seeds", settings.seeds, SearchSettings.seeds)

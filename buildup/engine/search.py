@@ -301,7 +301,7 @@ def _inspect(record: RunRecord, replay: Replay, warnings: list[str], history: Hi
 def _limit(record: RunRecord, replay: Replay) -> Callable[[History], str | None]:
     """Makes a function that returns the reason to stop, or None.
 
-    Trainings ahead of verdicts do not count, so the number of workers does not change where a search stops.
+    Trainings ahead of verdicts do not count. Verdicts that follow from them at once are taken before a search stops.
     """
     began = time.monotonic()
     seen, asked_for = History(), 0

@@ -23,7 +23,7 @@ from buildup.store.run_dir import DECISIONS, acquire_run_lock, final_record, rea
 from buildup.store.run_record import RunRecord
 from buildup.store.storage import STUDY_FILES, is_final, set_aside
 from buildup.store.study_writer import StudyWriter
-from buildup.training.data import open_unchanged
+from buildup.training.data import forget_data, open_unchanged
 from buildup.training.dataset import parse_fraction
 from buildup.training.fit import Job, fit
 from buildup.trials.event import Event
@@ -37,6 +37,7 @@ log = logging.getLogger("buildup")
 def check_data(run: RunRecord) -> None:
     """Raise if the data or the pretrained weights are not those that the run started with."""
     settings = run.settings
+    forget_data()
     open_unchanged(settings.dataset, settings.data_dir, settings.image_size, run.recipe, run.data.hash)
     if run.start:
         check_pretrained(run.network, run.start)

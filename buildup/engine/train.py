@@ -27,7 +27,7 @@ from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.strategies.moves import from_layout, start
-from buildup.training.data import describe_data, open_data, readable_name
+from buildup.training.data import describe_data, forget_data, open_data, readable_name
 from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution
@@ -59,8 +59,6 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
     """Train a network once. After an interruption, the same call continues."""
     job, place = _prepare(name, settings)
     folder = Path(job.folder)
-    folder.mkdir(parents=True)
-    write_atomic(place / EXECUTION, json.dumps(asdict(job.execution)).encode())
     described = {
         "network": network_to_values(job.network),
         "recipe": recipe_to_values(job.recipe),
@@ -71,6 +69,9 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "seed": job.seed,
         "fraction": job.fraction,
     }
+    _check_begun(place, described)
+    folder.mkdir(parents=True)
+    write_atomic(place / EXECUTION, json.dumps(asdict(job.execution)).encode())
     write_atomic(place / TRAINING, json.dumps(described).encode())
     log.info(f"{job.network.title} on {job.dataset}, {job.execution}, in {folder}")
     if job.device == "cpu" and job.threads > 1 and (busy := _busy_cores()) + job.threads > cores() + 1:
@@ -95,6 +96,21 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
     return Trained(weights=weights, epochs=epochs, execution=execution, record=update, score=outcome)
 
 
+def _check_begun(place: Path, described: Mapping[str, Any]) -> None:
+    """Raise if another training was begun in this folder."""
+    path = place / TRAINING
+    if not path.is_file():
+        return
+    begun, moved = json.loads(path.read_text(encoding="utf-8")), {"data_dir"}
+    asked = json.loads(json.dumps(described))
+    if other := [name for name in described.keys() - moved if asked[name] != begun.get(name)]:
+        what = " and ".join(sorted(name.replace("_", " ") for name in other))
+        raise RunError(
+            f"{place}: another training was begun there: its {what} differ. Name another folder with --to, or remove "
+            f"that one."
+        )
+
+
 def _busy_cores() -> float:
     """How many cores were in use in the last minute, as far as the system tells."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
@@ -114,6 +130,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
 
 def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     """The job and the folder of the training. All problems are reported at once."""
+    forget_data()
     problems = Problems()
     if not settings.dataset:
         problems.found.append("--dataset is missing.")
@@ -148,6 +165,8 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     earlier = attempts(place)
     if earlier and (path := place / EXECUTION).is_file():  # a checkpoint can only be continued with the same one
         execution = Execution(**json.loads(path.read_text(encoding="utf-8")))
+        if settings.execution and any(getattr(execution, part) != value for part, value in settled.items()):
+            log.warning(f"warning: --execution {settings.execution}: this training goes on as it began, {execution}.")
     else:
         execution = measure_speeds(network, recipe, data, device, threads, settled, processes=gpus)[0].execution
     job = Job(

@@ -148,7 +148,7 @@ class Watch:
         elif now - self._none_trained_since >= LONGEST_WAIT:
             self._none_trained_since = now
             log.warning(
-                "waiting    no worker has started for %g s: Ray has no room for one just now. "
+                "waiting    no training has started for %g s: a worker is still starting, or Ray has no room for one. "
                 "`ray status` shows who uses the cluster; Ctrl-C ends this run, to be resumed.",
                 LONGEST_WAIT,
             )

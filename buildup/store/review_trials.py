@@ -16,7 +16,7 @@ from buildup.store.study_reader import EPOCHS
 from buildup.trials.decision import CandidateSummary, Decision
 from buildup.trials.outcome import Reason
 
-SHOWN = ("edit", "layout", "macs", "mean_score", "outcome", "params", "seed", "throughput", "training", "reused_from")
+SHOWN = ("edit", "layout", "macs", "outcome", "params", "seed", "throughput", "training", "reused_from")
 """The attributes of a training that are shown. The others are for the program, and make a large study slow."""
 
 ATTENTION = "attention blocks"

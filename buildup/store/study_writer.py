@@ -367,7 +367,7 @@ class StudyWriter:
         for epoch in record.curve:
             history = self._add_epoch(one, history, epoch)
         outcome = entry.truncated_outcome(record.outcome)
-        ended = {**entry.result(one.known, outcome, history), "attempt": one.attempt, "worker": one.worker}
+        ended = {**entry.result(outcome), "attempt": one.attempt, "worker": one.worker}
         if isinstance(outcome, Score):
             for name, file in PER_IMAGE.items():
                 if (images := getattr(outcome, name)) is not None:

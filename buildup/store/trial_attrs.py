@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from buildup.graph.network import Network
-from buildup.trials.history import History
-from buildup.trials.outcome import PER_IMAGE, Failure, Outcome, Reason, Score, short_hash
-from buildup.trials.training import Training, candidate_id
+from buildup.trials.outcome import PER_IMAGE, Failure, Outcome, Reason, short_hash
+from buildup.trials.training import Training
 
 LONGEST_TEXT = 500
 LONGEST_MESSAGE = 1500
@@ -51,17 +50,11 @@ def description(training: Training, costs: tuple[int, int] | None) -> dict[str, 
     return values
 
 
-def result(known: Mapping[str, Any], outcome: Outcome, history: History) -> dict[str, Any]:
+def result(outcome: Outcome) -> dict[str, Any]:
     if isinstance(outcome, Failure):
         return {"outcome": outcome.reason.value, "message": outcome.message, "seconds": outcome.seconds}
-    others = [
-        other.accuracy
-        for key, other in history.outcomes.items()
-        if candidate_id(key) == known["candidate"] and key != known["training"] and isinstance(other, Score)
-    ]
     values: dict[str, Any] = {
         "outcome": "score",
-        "mean_score": (sum(others) + outcome.accuracy) / (len(others) + 1),
         "score": {
             "images": outcome.images,
             "seconds": outcome.seconds,

@@ -16,9 +16,9 @@ from buildup.files import user_cache
 from buildup.registry import Named, Registry
 from buildup.training.cued_digits import CuedDigits
 from buildup.training.dataset import Contents, DataInfo, Dataset, check_fraction, check_members, count_split, size_note
-from buildup.training.dataset_sources import SOURCES, Source, SourceDataset, refuse_unreadable
+from buildup.training.dataset_sources import SOURCES, Source, SourceDataset, open_source, refuse_unreadable
 from buildup.training.feed import StreamedDataset
-from buildup.training.image_files import contradictions
+from buildup.training.image_files import contradictions, shortened
 from buildup.training.recipe import AUGMENTATIONS, Recipe
 from buildup.training.standard_datasets import CIFARS, Digits
 
@@ -105,6 +105,12 @@ def absolute_name(name: str) -> str:
     return f"{kind}:{Path(rest).expanduser().absolute()}" if rest else name
 
 
+def forget_data() -> None:
+    """Look at the files again: somebody may have mended or added images since this process read them."""
+    open_source.cache_clear()
+    _load.cache_clear()
+
+
 def load_data(name: str, data_dir: str | None = None, image_size: int | None = None) -> Dataset:
     """Load the training images of a dataset, validation images included."""
     return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), True)
@@ -137,8 +143,10 @@ def open_unchanged(
 
 
 def check_test(name: str, data_dir: str | None = None) -> None:
-    """Refuse a dataset without usable test images. Only their names and labels are read."""
-    dataset_kind(name).source(name, data_folder(data_dir), train=False)
+    """Refuse a dataset without usable test images. Files are decoded, to see whether they can be read."""
+    source = dataset_kind(name).source(name, data_folder(data_dir), train=False)
+    if source is not None and source.files and (broken := source.unreadable()):
+        raise DataError(*shortened(list(broken.values())), "These are test images. Mend or remove them.")
 
 
 def check_images(name: str, data_dir: str | None = None, *, decoded: bool = False) -> list[str]:
@@ -181,7 +189,7 @@ def check_folds(name: str, data_dir: str | None = None) -> None:
     if images < folds * classes:
         raise DataError(
             f"{name}: {images} images in {classes} classes are too few for a search. Each seed validates on one of "
-            f"{folds} parts, so at least {folds * classes} images are needed, {folds} a class."
+            f"{folds} parts, so at least {folds * classes} images are needed."
         )
 
 

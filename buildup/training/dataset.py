@@ -158,6 +158,8 @@ def shared_split(dataset: "Dataset | StreamedDataset", seed: int, *, fraction: f
 
 def check_members(members: Sequence[int], classes: Sequence[str] = ()) -> None:
     """Raise if a class has too few images to be trained and validated on. Without names, classes are numbered."""
+    if len(members) < 2:
+        raise DataError(f"it has only the class {classes[0] if classes else 0}; at least two are needed.")
     few = [
         f"class {classes[label] if classes else label} has {count} image{'' if count == 1 else 's'}"
         for label, count in enumerate(members)

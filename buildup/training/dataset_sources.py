@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import os
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Sequence
@@ -266,7 +267,10 @@ def _open_webdataset(name: str, place: Path, train: bool) -> Source:
     """Open tar files by the part in their names. Where none has "train", all but test and val are for training."""
     root = Path(name.partition(":")[2]).expanduser()
     every = sorted(root.glob("*.tar"))
-    named = {part: [path for path in every if part in path.name] for part in ("train", "test", "val")}
+    named = {
+        part: [path for path in every if re.search(rf"(?<![a-z]){part}(?![a-z])", path.name.lower())]
+        for part in ("train", "test", "val")
+    }
     if train:
         shards = named["train"] or [path for path in every if path not in named["test"] + named["val"]]
     else:
@@ -277,6 +281,8 @@ def _open_webdataset(name: str, place: Path, train: bool) -> Source:
     state = [str(root.resolve()), [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in shards]]
     index = _shard_index(shards, state)
     labels = torch.from_numpy(index["label"])
+    if len(labels) and labels.min() < 0:
+        raise DataError(f"{root}: a .cls file holds {int(labels.min())}; classes are numbered from 0.")
     if not len(labels):
         raise DataError(f"{root}: no image with a .cls file beside it is in {shards[0].name} and its like.")
     return Source(

@@ -6,6 +6,7 @@ Transparent pixels are shown on white, grey images become RGB, and 16-bit ones a
 import csv
 import errno
 import hashlib
+import os
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,6 @@ PASSING = frozenset({
 """Errors of disks, rights and systems, after which an image may be readable again."""
 MOST_NAMED = 20
 """Files that one message names; `doctor` names all."""
-TEST_FOLDERS = ("test", "val", "validation")
-"""The first of them that exists has the test images."""
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 LAYOUT = "One folder a class is needed: DIR/train/<class>/ or DIR/<class>/, with the images inside."
 COLUMNS = {
@@ -37,7 +36,14 @@ COLUMNS = {
     "split": ("split", "part"),
 }
 """The columns of a table, with the names that each may have."""
-SPLITS = {"": "train", "train": "train", "training": "train", "test": "test", "val": "val", "validation": "val"}
+SPLITS = {
+    **dict.fromkeys(("", "train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+}
+"""The part that a word of a table or the name of a folder means, in any case."""
+SURE = frozenset({"train", "test", "val"})
+"""Folders of these names are parts, also if they hold no class folder."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +62,17 @@ def read_folder(root: Path, *, train: bool) -> ImageFiles:
     """The files of a folder of class folders, classes and files in the order of their names."""
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. {LAYOUT}")
-    part = next((root / name for name in (("train",) if train else TEST_FOLDERS) if (root / name).is_dir()), root)
-    if not train and part == root:
+    parts = _parts(root)
+    part = parts.get("train") if train else parts.get("test") or parts.get("val")
+    if not train and part is None:
         raise DataError(
             f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
         )
-    skipped = TEST_FOLDERS if part == root else ()
+    part, skipped = part or root, () if part else tuple(parts.values())
     every = {
-        folder.name: [path for path in sorted(folder.rglob("*")) if not path.name.startswith(".") and path.is_file()]
+        folder.name: [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
         for folder in sorted(part.iterdir())
-        if folder.is_dir() and folder.name not in skipped and not folder.name.startswith(".")
+        if folder.is_dir() and folder not in skipped and not folder.name.startswith(".")
     }
     classes = {name: [path for path in files if path.suffix.lower() in SUFFIXES] for name, files in every.items()}
     problems = []
@@ -81,8 +88,23 @@ def read_folder(root: Path, *, train: bool) -> ImageFiles:
         paths=tuple(path for members in classes.values() for path in members),
         labels=tuple(label for label, members in enumerate(classes.values()) for _ in members),
         class_names=tuple(classes),
-        notes=tuple(_left_out(root, part, every)),
+        notes=tuple(_left_out(parts, part, every)),
     )
+
+
+def _parts(root: Path) -> dict[str, Path]:
+    """The folders for training, test and validation. Others than `SURE` count if they hold class folders."""
+    found: dict[str, Path] = {}
+    for folder in sorted(root.iterdir(), key=lambda path: (path.name not in SURE, path.name)):
+        part = SPLITS.get(folder.name.lower())
+        if part and folder.is_dir() and (folder.name in SURE or any(path.is_dir() for path in folder.iterdir())):
+            found.setdefault(part, folder)
+    return found
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file, or a folder that it is in, is hidden, as the copies that notebooks make."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def read_table(path: Path, *, train: bool) -> ImageFiles:
@@ -95,6 +117,8 @@ def read_table(path: Path, *, train: bool) -> ImageFiles:
     chosen = "train" if train else "test" if has_test else "val"
     if not train and all(split == "train" for *_, split in rows):
         raise DataError(f"{path} has no test images. Mark them in a column split, by test.")
+    if not rows:
+        raise DataError(f"{path} has no row after its first line.")
     classes = sorted({label for _, label, _ in rows}, key=lambda text: (int(text) if text.isdecimal() else 0, text))
     own = [(file, classes.index(label)) for file, label, split in rows if split == chosen]
     counts = Counter(label for _, label in own)
@@ -128,7 +152,7 @@ def _rows(path: Path) -> Iterator[tuple[Path, str, str]]:
     }
     if where["path"] is None or where["label"] is None:
         raise DataError(f"{path}: its first line is {','.join(head)!r}; path,label or path,label,split is needed.")
-    problems, seen = [], dict[Path, str]()
+    problems, seen = [], dict[str, tuple[int, str]]()
     found = []
     for number, line in enumerate(lines[1:], start=2):
         if not any(line):
@@ -137,19 +161,39 @@ def _rows(path: Path) -> Iterator[tuple[Path, str, str]]:
             line[index].strip() if (index := where[column]) is not None and index < len(line) else ""
             for column in COLUMNS
         )
-        file = path.parent / Path(name).expanduser()
+        file = _file(path.parent, name)
+        line_before, label_before = seen.setdefault(os.path.normpath(file), (number, label))
         if not label:
             problems.append(f"{path}, line {number}: {name} has no label.")
         elif split.lower() not in SPLITS:
             problems.append(f"{path}, line {number}: split is {split!r}; train, val or test is needed.")
-        elif seen.setdefault(file, label) != label:
-            problems.append(f"{path}, line {number}: {name} is labelled {label!r}, and {seen[file]!r} before.")
-        elif not name or not file.is_file():
+        elif label_before != label:
+            problems.append(f"{path}, line {number}: {name} is labelled {label!r}, and {label_before!r} before.")
+        elif line_before != number:
+            problems.append(
+                f"{path}, line {number}: {name} is in line {line_before} already. An image that is there twice could "
+                f"be trained on and validated on."
+            )
+        elif not name or not _is_there(file):
             problems.append(f"{path}, line {number}: {name or 'the path'} is not there.")
         found.append((file, label, SPLITS.get(split.lower(), "train")))
     if problems:
         raise DataError(*shortened(problems))
     yield from found
+
+
+def _file(folder: Path, name: str) -> Path:
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:  # a name that begins with ~, and no user's
+        return folder / name
+
+
+def _is_there(file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def _too_few(members: Mapping[str, int], *, train: bool) -> list[str]:
@@ -169,7 +213,7 @@ def _deeper(folder: Path) -> str:
     return ""
 
 
-def _left_out(root: Path, part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+def _left_out(parts: Mapping[str, Path], part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     others = Counter(
         path.suffix.lower() or "none"
         for files in every.values()
@@ -182,8 +226,14 @@ def _left_out(root: Path, part: Path, every: Mapping[str, Sequence[Path]]) -> It
     stray = sorted(path.name for path in part.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if stray:
         yield f"{counted(len(stray), 'image')} in {part} left out, in no class folder: {', '.join(stray[:5])}."
-    if (root / "test").is_dir() and any((root / name).is_dir() for name in TEST_FOLDERS[1:]):
-        yield f"the images of {root / 'val'} {VAL_UNUSED}"
+    if "test" in parts and "val" in parts:
+        yield f"the images of {parts['val']} {VAL_UNUSED}"
+    inner = [{path.name for path in (part / name).iterdir() if path.is_dir() and path.name[0] != "."} for name in every]
+    if len(inner) > 1 and len(inner[0]) > 1 and all(one == inner[0] for one in inner):
+        yield (
+            f"each class folder of {part} holds {', '.join(sorted(inner[0])[:5])}, whose images are those of the class "
+            f"above. If these are the classes, give the folder that holds them alone."
+        )
 
 
 def shortened(problems: Sequence[str]) -> list[str]:

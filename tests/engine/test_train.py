@@ -47,6 +47,22 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("untrained")
+def test_a_folder_in_which_another_training_began_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [*TINY, "--to", str(tmp_path / "a"), "--execution", "float32"]
+    assert main(asked) == 1
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    assert main([*asked, "--seed", "5", "--epochs", "6"]) == 2
+    assert "another training was begun there: its recipe and seed differ" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    assert not (tmp_path / "a/attempt-2").exists()
+    with caplog.at_level(logging.WARNING, "buildup"):
+        assert main([*asked[:-1], "channels-first"]) == 1
+    assert "--execution channels-first: this training goes on as it began, float32" in caplog.text
+
+
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("threads", "busy", "warned"), [("2", 1.5, True), ("2", 0.2, False), ("1", 1.5, False)])
 def test_several_threads_on_a_busy_machine_are_warned_of(
     threads: str,

@@ -14,7 +14,7 @@ from PIL import Image
 from buildup.engine import doctor
 from buildup.engine.doctor import check_machine
 from buildup.errors import DataError
-from buildup.training.data import absolute_name, check_images, describe_data, load_data
+from buildup.training.data import absolute_name, check_images, check_test, describe_data, forget_data, load_data
 from buildup.training.dataset_sources import SOURCES
 from buildup.training.image_files import MOST_NAMED, contradictions, open_image, shortened
 from held_out import load_test
@@ -83,6 +83,12 @@ def test_a_table_whose_labels_changed_is_decoded_anew(make: Make) -> None:
         (["train/cat/0.png,cat,dev"], "path,label,split", "split is 'dev'; train, val or test"),
         (["train/cat/0.png,cat", "train/cat/0.png,dog"], "path,label", "labelled 'dog', and 'cat' before"),
         (["train/cat/0.png,cat"], "path,label", "class cat: 1 image; a class needs at least 5"),
+        ([], "path,label", "no row after its first line"),
+        (["~nobody-here.png,cat"], "path,label", "line 2: ~nobody-here.png is not there"),
+        ([f"{'x' * 300}.png,cat"], "path,label", "xxx.png is not there"),
+        (["train/cat/0.png,cat", "./train/cat/0.png,cat"], "path,label", r"line 3: \./train/cat/0.png is in line 2"),
+        (["train/cat/0.png,cat,train", "train/cat/0.png,cat,test"], "path,label,split", "is in line 2 already"),
+        ([f"train/cat/{number}.png,cat" for number in range(9)], "path,label", "only the class cat; at least two"),
     ],
 )
 def test_a_wrong_table_is_told_the_line(rows: list[str], head: str, expected: str, make: Make) -> None:
@@ -135,6 +141,46 @@ def test_what_is_left_out_and_uneven_is_said(make: Make) -> None:
     said = " ".join(describe_data(f"folder:{pets}").notes)
     for part in (".txt (1)", "in no class folder: stray.png", "val beside test", "Classes of very different size: 124"):
         assert part in said
+
+
+@pytest.mark.parametrize(
+    ("train", "test"), [("Train", "Test"), ("training", "testing"), ("TRAINING", "valid"), ("train", "Validation")]
+)
+def test_the_parts_of_a_folder_are_known_by_their_usual_names(train: str, test: str, make: Make) -> None:
+    pets = make(train, test)
+    assert load_data(f"folder:{pets}").class_names == load_test(f"folder:{pets}").class_names == ("cat", "dog")
+    assert len(load_data(f"folder:{pets}").labels) == 24
+
+
+def test_a_class_may_have_the_name_of_a_part(make: Make) -> None:
+    pets = make("train")
+    (pets / "train/cat").rename(pets / "train/valid")
+    assert load_data(f"folder:{pets}/train").class_names == ("dog", "valid")
+
+
+def test_hidden_copies_are_no_images(make: Make) -> None:
+    pets = make("train")
+    copies = pets / "train/cat/.ipynb_checkpoints"
+    copies.mkdir()
+    (copies / "0-checkpoint.png").write_bytes((pets / "train/cat/0.png").read_bytes())
+    assert load_data(f"folder:{pets}").labels.bincount().tolist() == [12, 12]
+
+
+def test_classes_that_hold_equal_folders_are_remarked(make: Make) -> None:
+    make("2023", "2024")
+    said = " ".join(describe_data(f"folder:{make('2023', '2024')}").notes)
+    assert "each class folder of" in said
+    assert "holds cat, dog, whose images are those of the class above" in said
+
+
+def test_test_images_that_cannot_be_read_are_named_before_a_final_trains(make: Make) -> None:
+    pets = make("train", "test")
+    (pets / "test/dog/torn.png").write_bytes(b"torn")
+    with pytest.raises(DataError, match=r"(?s)torn\.png can't be read.*These are test images\. Mend or remove them"):
+        check_test(f"folder:{pets}")
+    (pets / "test/dog/torn.png").unlink()
+    forget_data()
+    check_test(f"folder:{pets}")
 
 
 def test_the_folder_above_and_the_folder_at_home_are_understood(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.augmentation import normalise
-from buildup.training.data import DATASETS, describe_data, load_data, open_data, open_test
+from buildup.training.data import DATASETS, describe_data, forget_data, load_data, open_data, open_test
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import reading_processes
@@ -197,6 +197,19 @@ def test_the_headers_of_a_webdataset_are_read_once(shards: Path, monkeypatch: py
     pack(shards / "train-0001.tar", range(5, 9), (0, 1))
     open_source.cache_clear()
     assert len(opened(shards).labels) == 18
+
+
+def test_parts_of_a_webdataset_are_whole_words(shards: Path) -> None:
+    def rename(before: str, after: str) -> None:
+        for file in shards.glob("*.tar"):
+            file.rename(shards / file.name.replace(before, after))
+        forget_data()
+
+    rename("train", "contest-train")
+    with pytest.raises(DataError, match="no tar file with test or val in its name"):
+        load_test(f"wds:{shards}")
+    rename("contest-train", "latest")
+    assert len(load_data(f"wds:{shards}").labels) == 20
 
 
 def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> None:

@@ -33,6 +33,7 @@ from buildup.store.outage import outlast
 from buildup.store.run_dir import trained_weights
 from buildup.store.run_record import RunRecord
 from buildup.training.dataset import parse_fraction
+from buildup.training.feed import crop_share
 from buildup.training.recipe import recipe_to_values
 from buildup.trials.history import History
 from buildup.trials.objective import OBJECTIVES
@@ -155,7 +156,7 @@ def _export(run: RunRecord, findings: Findings, candidate: Candidate, target: Pa
     data: dict[str, Any] = {
         "mean": list(run.data.mean),
         "std": list(run.data.std),
-        "crop_pct": 1.0,
+        "crop_pct": crop_share(run.data.image_size, streamed=bool(run.data.streamed or run.recipe.resized_crop)),
         "interpolation": "bilinear",
     }
     if run.data.class_names:

@@ -274,7 +274,7 @@ def _test_scores(part: RunRecord, trainings: Sequence[Training], history: Histor
         device = check_device(settings.device)
     except ResourceError:  # the trainings ran on a cluster
         device = check_device("auto")
-    test = open_test(settings.dataset, settings.data_dir, settings.image_size, recipe)
+    test = open_test(settings.dataset, settings.data_dir, settings.image_size, recipe, part.data.streamed)
     scores = {}
     for training in trainings:
         if isinstance(history.outcomes[training.id], Failure):

@@ -44,6 +44,7 @@ from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
 from buildup.training.data import check_images, open_data
 from buildup.training.dataset import Dataset, parse_fraction
+from buildup.training.feed import StreamedDataset
 from buildup.training.health import check_base
 from buildup.training.image_files import shortened
 from buildup.trials.history import History
@@ -82,7 +83,7 @@ def run_search(
         SearchError: The search failed, or its base has not learned. `resume` continues after the cause is fixed.
     """
     request = resolve(settings, recorded=recorded)
-    record = _new_record(request)
+    record = _new_record(request, recorded.data.streamed if recorded else None)
     # The workers start first, so that nothing is written if they cannot.
     with ExitStack() as stack:
         evaluator = stack.enter_context(closing(_workers(record, verbose=verbose)))
@@ -128,9 +129,9 @@ def resume_search(
         return _follow(save_status(record, "running", ""), writer, evaluator, on_event)
 
 
-def _new_record(request: Request) -> RunRecord:
+def _new_record(request: Request, streamed: bool | None) -> RunRecord:
     settings = request.settings
-    data = open_data(settings.dataset, settings.data_dir, settings.image_size, request.recipe)
+    data = open_data(settings.dataset, settings.data_dir, settings.image_size, request.recipe, streamed)
     wrong = check_images(settings.dataset, settings.data_dir, decoded=isinstance(data, Dataset))
     return RunRecord(
         folder=request.folder,
@@ -147,6 +148,7 @@ def _new_record(request: Request) -> RunRecord:
             std=tuple(data.std),
             image_size=data.image_size,
             channels=data.channels,
+            streamed=isinstance(data, StreamedDataset),
             class_names=data.class_names,
             notes=(*request.data.notes, *shortened(wrong)),
         ),

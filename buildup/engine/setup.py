@@ -38,7 +38,9 @@ def check_data(run: RunRecord) -> None:
     """Raise if the data or the pretrained weights are not those that the run started with."""
     settings = run.settings
     forget_data()
-    open_unchanged(settings.dataset, settings.data_dir, settings.image_size, run.recipe, run.data.hash)
+    open_unchanged(
+        settings.dataset, settings.data_dir, settings.image_size, run.recipe, run.data.streamed, run.data.hash
+    )
     if run.start:
         check_pretrained(run.network, run.start)
 
@@ -175,6 +177,7 @@ def job_maker(run: RunRecord, *, whole: bool = False) -> MakeJob:
             threads=settings.threads,
             execution=run.execution,
             data_hash=run.data.hash,
+            streamed=run.data.streamed,
             folder=str(folder),
             resume_from=tuple(map(str, earlier)),
         )

@@ -32,6 +32,9 @@ from alternet import load
 
 model = load()
 ```
+
+`config.json` says how images are scaled and cut. Image files were read by `buildup.training.image_files.open_image`:
+upright, with 8 bits a channel, transparent pixels on white.
 """
 
 HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}

@@ -53,6 +53,8 @@ class DataRecord:
     channels: int
     class_names: tuple[str, ...] = ()
     """Empty for an early run, which does not know them."""
+    streamed: bool | None = None
+    """Whether they are read anew in each epoch; None for an early run, in which each machine decides."""
     notes: tuple[str, ...] = ()
     """What users should know of the images, as sentences."""
     split_seed: int | None = None

@@ -116,24 +116,29 @@ def load_data(name: str, data_dir: str | None = None, image_size: int | None = N
     return _load(name, data_folder(data_dir), _checked_size(name, image_size, data_dir), True)
 
 
-def open_data(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
+def open_data(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, streamed: bool | None = None
+) -> Dataset | StreamedDataset:
     """Open the training images as a recipe needs them: decoded, or read anew in each epoch.
 
-    Sets are read anew that would fill the memory, or whose whole images a recipe needs for resized crops.
+    Those are streamed whose whole images a recipe needs for resized crops. Of the others, it is the memory of the
+    machine on which a run begins that says whether they are `streamed`: they are cut otherwise then.
     """
-    return _open(name, data_dir, image_size, recipe, train=True)
+    return _open(name, data_dir, image_size, recipe, streamed, train=True)
 
 
-def open_test(name: str, data_dir: str | None, image_size: int | None, recipe: Recipe) -> Dataset | StreamedDataset:
+def open_test(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, streamed: bool | None = None
+) -> Dataset | StreamedDataset:
     """Open the test images, cut as a training by this recipe cuts its validation images. A search never opens them."""
-    return _open(name, data_dir, image_size, recipe, train=False)
+    return _open(name, data_dir, image_size, recipe, streamed, train=False)
 
 
 def open_unchanged(
-    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, known: str
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, streamed: bool | None, known: str
 ) -> Dataset | StreamedDataset:
     """Open the training images of a run; raise if their hash is not the one that it began with."""
-    found = open_data(name, data_dir, image_size, recipe)
+    found = open_data(name, data_dir, image_size, recipe, streamed)
     if found.hash != known:
         raise DataError(
             f"{name}: this dataset is not the one that the run began with ({len(found.labels)} images, hash "
@@ -200,7 +205,7 @@ def data_folder(data_dir: str | None = None) -> Path:
 
 
 def _open(
-    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, *, train: bool
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe, streamed: bool | None, *, train: bool
 ) -> Dataset | StreamedDataset:
     size, place = _checked_size(name, image_size, data_dir), data_folder(data_dir)
     source = dataset_kind(name).source(name, place, train=train)
@@ -209,8 +214,10 @@ def _open(
             f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
             "Use one with crop_padding, such as paper."
         )
-    fills = source is not None and len(source.labels) * 3 * size * size > LARGEST_SHARE * _memory()
-    if source is None or not (fills or recipe.resized_crop):
+    if source is not None and streamed is None:
+        known = dataset_kind(name).source(name, place, train=True) or source  # the test images are cut alike
+        streamed = len(known.labels) * 3 * size * size > LARGEST_SHARE * _memory()
+    if source is None or not (streamed or recipe.resized_crop):
         return _load(name, place, size, train)
     if pixels := [name for name in recipe.augmentations if AUGMENTATIONS[name].sees == "pixels"]:
         raise RecipeError(

@@ -69,6 +69,8 @@ class Source:
     """Returns RGB. It is pickled for the processes that read ahead."""
     state: object
     """Plain values that differ between sets, and between states of the files of one set."""
+    content: object = None
+    """What of the state is the same for a copy of the files elsewhere."""
     files: tuple[Path, ...] = ()
     """Where each image is, if it is a file of its own."""
     notes: tuple[str, ...] = ()
@@ -80,6 +82,7 @@ class Source:
             labels=self.labels[list(kept)],
             open=partial(_open_part, self.open, tuple(kept)),
             state=[self.state, list(kept)],
+            content=[self.content, list(kept)] if self.content else None,
             files=tuple(self.files[index] for index in kept) if self.files else (),
             notes=(*self.notes, *notes),
         )
@@ -218,6 +221,7 @@ def _open_files(read: Callable[..., ImageFiles], name: str, place: Path, train: 
         class_names=found.class_names,
         open=partial(_open_item, found.paths),
         state=[str(found.root.resolve()), [(path, one.st_size, one.st_mtime_ns) for path, one in files], *labels],
+        content=[(path, one.st_size) for path, one in files],
         files=found.paths,
         notes=found.notes,
     )

@@ -88,8 +88,8 @@ class StreamedDataset:
 
     @cached_property
     def hash(self) -> str:
-        """Over labels and the state of the files; reading all pixels would take as long as an epoch."""
-        known = [self.source.class_names, self.source.labels.tolist(), self.source.state]
+        """Over labels, names and sizes of the files; reading all pixels would take as long as an epoch."""
+        known = [self.source.class_names, self.source.labels.tolist(), self.source.content or self.source.state]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 
@@ -290,8 +290,13 @@ def validation_transform(dataset: StreamedDataset) -> Transform:
         is_training=False,
         use_prefetcher=True,
         interpolation="bilinear",
-        crop_pct=1.0 if dataset.image_size <= SMALL else 0.875,
+        crop_pct=crop_share(dataset.image_size, streamed=True),
     )
+
+
+def crop_share(image_size: int, *, streamed: bool) -> float:
+    """The share of an image's side that validation sees. Decoded images are cut at their full shorter side."""
+    return 0.875 if streamed and image_size > SMALL else 1.0
 
 
 class _ImageReader:

@@ -72,6 +72,8 @@ class Job:
     data_hash: str | None = None
     """The hash of the data when the run began; other data is refused."""
     image_size: int | None = None
+    streamed: bool | None = None
+    """Whether images are read anew in each epoch; None to let the memory of this machine say so."""
     fraction: float = 1.0
     """Share of the images left for training that are trained on. The others are validated on, too."""
     whole: bool = False
@@ -145,7 +147,7 @@ def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -
 
 def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
     device = torch.device(job.device)
-    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe)
+    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe, job.streamed)
     _check_data(job, dataset)
     train, val = split_for(dataset, job.seed, job.split_seed, job.fraction)
     if job.whole:

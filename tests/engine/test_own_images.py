@@ -19,6 +19,9 @@ from buildup.models.build import build
 from buildup.models.export import export_network
 from buildup.models.read import read_network
 from buildup.statistics.judges import PointJudge
+from buildup.training.data import open_test
+from buildup.training.feed import StreamedDataset
+from buildup.training.image_files import open_image
 from buildup.trials.decision import Verdict
 from local_workers import LocalWorkers
 
@@ -82,7 +85,7 @@ def test_own_images_lead_to_a_model_that_names_its_classes(ask: Callable[..., st
     data: Any = timm.data
     transform = data.create_transform(**data.resolve_model_data_config(model))
     with torch.inference_mode():
-        logits = model(transform(Image.open("pets/val/oak_leaf/0.png").convert("RGB"))[None])
+        logits = model(transform(open_image(Path("pets/val/oak_leaf/0.png")))[None])
     assert model.pretrained_cfg["label_names"][int(logits.argmax())] in {"maple_leaf", "oak_leaf"}
 
 
@@ -101,6 +104,28 @@ def test_a_network_trained_on_own_images_of_224_px_is_searched_from_its_weights(
     ask("export", "own", "--to", "leaves")
     card = Path("leaves/README.md").read_text(encoding="utf-8")
     assert "Before any training the base knew " in card
+
+
+@pytest.mark.slow
+def test_a_streamed_run_stays_streamed_and_its_export_cuts_images_as_it_did(
+    ask: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [*SEARCH, "--image-size", "72"]
+    with monkeypatch.context() as small:
+        small.setattr("buildup.training.data._memory", lambda: 1000.0)
+        ask("search", *asked, "--allow-weak-base")
+    assert json.loads(Path("runs/own/export/config.json").read_text())["pretrained_cfg"]["crop_pct"] == 0.875
+    for path in Path("pets").rglob("*.png"):  # copied anew, and on a machine with more memory
+        path.touch()
+    opened: list[object] = []
+
+    def remembered(*place: Any) -> Any:
+        opened.append(open_test(*place))
+        return opened[-1]
+
+    monkeypatch.setattr(final, "open_test", remembered)
+    ask("final", "own", "--seeds", "3")
+    assert isinstance(opened[0], StreamedDataset)
 
 
 def test_an_export_carries_the_names_of_the_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

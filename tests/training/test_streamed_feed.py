@@ -130,8 +130,10 @@ def test_sets_are_read_from_their_files_when_they_would_fill_the_memory(
     images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN), StreamedDataset)
+    assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN, streamed=False), StreamedDataset)
     monkeypatch.setattr("buildup.training.data._memory", lambda: 1000.0)
     assert isinstance(open_data(f"folder:{images}", None, 40, PLAIN), StreamedDataset)
+    assert not isinstance(open_data(f"folder:{images}", None, 40, PLAIN, streamed=False), StreamedDataset)
 
 
 def test_a_recipe_with_resized_crops_is_refused_for_small_images() -> None:

@@ -284,7 +284,7 @@ def make_subject(
 ) -> Subject:
     place = (found.dataset, found.data_dir, found.image_size)
     data = load_data(*place)
-    if found.data_hash not in (None, data.hash) and open_data(*place, found.recipe).hash != found.data_hash:
+    if found.data_hash not in {None, data.hash, open_data(*place, found.recipe, streamed=True).hash}:
         raise DataError(
             f"{found.dataset}: this is not the data that {found.label} was trained on. Give back its files."
         )

@@ -291,9 +291,10 @@ def _diagnosis(
 
 def probe_of(run: RunRecord, extent: Extent, *, seed: int, device: str) -> Probe:
     settings, recipe = run.settings, run.recipe
-    data = open_unchanged(settings.dataset, settings.data_dir, settings.image_size, recipe, run.data.hash)
+    place = settings.dataset, settings.data_dir, settings.image_size
+    data = open_unchanged(*place, recipe, run.data.streamed, run.data.hash)
     if not isinstance(data, Dataset):
-        data = load_data(settings.dataset, settings.data_dir, settings.image_size)
+        data = load_data(*place)
     return Probe(
         run=run,
         extent=extent,

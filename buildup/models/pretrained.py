@@ -38,7 +38,7 @@ LOADING_ERRORS = (
     *(AttributeError, EOFError, LookupError, OSError, RuntimeError, ValueError),
     *(SafetensorError, pickle.UnpicklingError),
 )
-WHOLE_MODULE = "it holds more than tensors, as a whole model does; save `model.state_dict()` in place of the model"
+WHOLE_MODULE = "it holds more than tensors, as a whole model or a number of numpy; save `model.state_dict()` alone"
 
 
 def find_pretrained(network: Network, name: str, file: str | bool = True) -> Pretrained:
@@ -218,9 +218,20 @@ def _read_file(network: Network, path: str) -> dict[str, Tensor]:
     except LOADING_ERRORS as error:
         said = str(error).partition("\n")[0]
         problem = WHOLE_MODULE if "weights_only" in str(error) else f"it can't be read, and may be cut off: {said}"
-    if not Path(path).stat().st_size:
-        problem = "it is empty"
+        if other := _other_kind(path):
+            problem = other
     raise BaseError(f"{path}: no file of weights ({problem}). A .safetensors file or a .pth of a state dict is needed.")
+
+
+def _other_kind(path: str) -> str:
+    """What a file is, if by its first bytes it is none that torch writes; empty if it may be."""
+    with open(path, "rb") as file:
+        start = file.read(9)
+    if not start:
+        return "it is empty"
+    if not path.endswith(".safetensors") and start[8:] == b"{":
+        return "by its content it is a .safetensors file; give it that ending"
+    return "" if path.endswith(".safetensors") or start[:2] in {b"PK", b"\x80\x02"} else "torch did not write it"
 
 
 def _without_prefix(network: Network, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -259,8 +260,17 @@ def test_weights_of_a_network_with_attention_say_why_they_do_not_fit(tmp_path: P
 def test_a_whole_model_says_what_to_save(tmp_path: Path) -> None:
     torch.save(timm.create_model("resnet18", **THIN), tmp_path / "model.pth")
     said = refusal(tmp_path / "model.pth")
-    assert "save `model.state_dict()` in place of the model" in said
+    assert "save `model.state_dict()` alone" in said
     assert "weights_only" not in said
+
+
+def test_files_of_other_kinds_are_told_by_their_first_bytes(file: str, tmp_path: Path) -> None:
+    (tmp_path / "code.pth").write_text("import torch\n")
+    assert "(torch did not write it)" in refusal(tmp_path / "code.pth")
+    (tmp_path / "renamed.pth").write_bytes(Path(file).read_bytes())
+    assert "it is a .safetensors file; give it that ending" in refusal(tmp_path / "renamed.pth")
+    torch.save({"state_dict": trained(), "best": np.float64(76.1)}, tmp_path / "best.pth")
+    assert "or a number of numpy" in refusal(tmp_path / "best.pth")
 
 
 def test_files_that_are_empty_or_cut_off_say_so(file: str, tmp_path: Path) -> None:

@@ -42,9 +42,8 @@ from buildup.store.run_record import (
 from buildup.store.study_writer import StudyWriter
 from buildup.strategies.moves import added_blocks, left_out
 from buildup.strategies.registered import STRATEGIES
-from buildup.training.data import check_images, open_data
+from buildup.training.data import check_images, open_data, open_first
 from buildup.training.dataset import Dataset, parse_fraction
-from buildup.training.feed import StreamedDataset
 from buildup.training.health import check_base
 from buildup.training.image_files import shortened
 from buildup.trials.history import History
@@ -131,7 +130,11 @@ def resume_search(
 
 def _new_record(request: Request, streamed: bool | None) -> RunRecord:
     settings = request.settings
-    data = open_data(settings.dataset, settings.data_dir, settings.image_size, request.recipe, streamed)
+    place = settings.dataset, settings.data_dir, settings.image_size
+    if streamed is None:
+        data, streamed = open_first(*place, request.recipe)
+    else:
+        data = open_data(*place, request.recipe, streamed)
     wrong = check_images(settings.dataset, settings.data_dir, decoded=isinstance(data, Dataset))
     return RunRecord(
         folder=request.folder,
@@ -148,7 +151,7 @@ def _new_record(request: Request, streamed: bool | None) -> RunRecord:
             std=tuple(data.std),
             image_size=data.image_size,
             channels=data.channels,
-            streamed=isinstance(data, StreamedDataset),
+            streamed=streamed,
             class_names=data.class_names,
             notes=(*request.data.notes, *shortened(wrong)),
         ),

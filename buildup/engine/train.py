@@ -27,7 +27,7 @@ from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.strategies.moves import from_layout, start
-from buildup.training.data import describe_data, forget_data, open_data, readable_name
+from buildup.training.data import describe_data, forget_data, open_first, readable_name
 from buildup.training.dataset import DataInfo, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution
@@ -169,12 +169,14 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
             log.warning(f"warning: --execution {settings.execution}: this training goes on as it began, {execution}.")
     else:
         execution = measure_speeds(network, recipe, data, device, threads, settled, processes=gpus)[0].execution
+    images, streamed = open_first(settings.dataset, settings.data_dir, data.image_size, recipe)
     job = Job(
         network=network,
         seed=seed,
         dataset=settings.dataset,
         data_dir=settings.data_dir,
-        data_hash=open_data(settings.dataset, settings.data_dir, data.image_size, recipe).hash,
+        data_hash=images.hash,
+        streamed=streamed,
         image_size=data.image_size,
         fraction=share,
         start=start,

@@ -269,6 +269,9 @@ class StudyWriter:
         with reporting_lost_storage(self._what):
             for one in list(self._open.values()):
                 self._tell(one, history, Record(outcome=failure, curve=()))
+            # One that was made twice, because the database did and its answer was lost.
+            for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                self._study.tell(trial.number, state=TrialState.FAIL)
 
     def close(self) -> None:
         with self._held, reporting_lost_storage(self._what):

@@ -122,9 +122,27 @@ def open_data(
     """Open the training images as a recipe needs them: decoded, or read anew in each epoch.
 
     Those are streamed whose whole images a recipe needs for resized crops. Of the others, it is the memory of the
-    machine on which a run begins that says whether they are `streamed`: they are cut otherwise then.
+    machine on which a run begins that says whether they are `streamed`: they are cut otherwise then. An early run does
+    not know it.
     """
     return _open(name, data_dir, image_size, recipe, streamed, train=True)
+
+
+def open_first(
+    name: str, data_dir: str | None, image_size: int | None, recipe: Recipe
+) -> tuple[Dataset | StreamedDataset, bool]:
+    """Open the training images for what begins on this machine, and say whether they are streamed."""
+    streamed = isinstance(open_data(name, data_dir, image_size, recipe), StreamedDataset)
+    return open_data(name, data_dir, image_size, recipe, streamed), streamed
+
+
+def streamed_hashes(name: str, data_dir: str | None, image_size: int | None) -> set[str]:
+    """The hashes that runs know the training images by if they are streamed; empty if they can't be."""
+    source = dataset_kind(name).source(name, data_folder(data_dir), train=True)
+    if source is None:
+        return set()
+    size = _checked_size(name, image_size, data_dir)
+    return {StreamedDataset(source=source, image_size=size, dated=dated).hash for dated in (False, True)}
 
 
 def open_test(
@@ -214,6 +232,7 @@ def _open(
             f"recipe {recipe.name} cuts resized crops out of large images, and {name} has none. "
             "Use one with crop_padding, such as paper."
         )
+    dated = streamed is None
     if source is not None and streamed is None:
         known = dataset_kind(name).source(name, place, train=True) or source  # the test images are cut alike
         streamed = len(known.labels) * 3 * size * size > LARGEST_SHARE * _memory()
@@ -224,7 +243,7 @@ def _open(
             f"recipe {recipe.name}: {', '.join(pixels)} of augmentations can't be applied to {name}, which is read "
             "from its files in each epoch. Leave it out."
         )
-    return StreamedDataset(source=source, image_size=size)
+    return StreamedDataset(source=source, image_size=size, dated=dated)
 
 
 def _checked_size(name: str, image_size: int | None, data_dir: str | None) -> int:

@@ -18,7 +18,7 @@ from buildup.errors import DataError, RecipeError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.training.augmentation import normalise
-from buildup.training.data import DATASETS, describe_data, forget_data, load_data, open_data, open_test
+from buildup.training.data import DATASETS, describe_data, forget_data, load_data, open_data, open_test, streamed_hashes
 from buildup.training.dataset import split
 from buildup.training.dataset_sources import Source, open_source
 from buildup.training.execution import reading_processes
@@ -147,6 +147,21 @@ def test_changed_files_are_another_set(images: Path) -> None:
     Image.new("RGB", (8, 8)).save(images / "cat" / "00.png")
     open_source.cache_clear()
     assert streamed(f"folder:{images}").hash != before
+
+
+def test_a_copy_of_the_files_is_the_same_set_but_for_early_runs(images: Path) -> None:
+    def hashes() -> list[str]:
+        forget_data()
+        known = open_data(f"folder:{images}", None, 40, IMAGENET, streamed=True).hash
+        early = open_data(f"folder:{images}", None, 40, IMAGENET).hash
+        assert {known, early} == streamed_hashes(f"folder:{images}", None, 40)
+        return [known, early]
+
+    before = hashes()
+    os.utime(images / "cat" / "00.png", (1, 1))
+    after = hashes()
+    assert before[0] == after[0]
+    assert before[1] != after[1]
 
 
 def test_a_broken_image_is_named_by_whoever_reads_it(images: Path) -> None:

@@ -32,7 +32,7 @@ from buildup.models.trace import evaluation_mode
 from buildup.settings import AnalyzeSettings
 from buildup.store.run_dir import folder_of, kept_snapshots, trained_weights
 from buildup.store.run_record import open_record
-from buildup.training.data import describe_data, load_data, open_data
+from buildup.training.data import describe_data, load_data, streamed_hashes
 from buildup.training.dataset import Dataset
 from buildup.training.execution import check_device
 from buildup.training.fit import split_for
@@ -284,7 +284,7 @@ def make_subject(
 ) -> Subject:
     place = (found.dataset, found.data_dir, found.image_size)
     data = load_data(*place)
-    if found.data_hash not in {None, data.hash, open_data(*place, found.recipe, streamed=True).hash}:
+    if found.data_hash not in {None, data.hash, *streamed_hashes(*place)}:
         raise DataError(
             f"{found.dataset}: this is not the data that {found.label} was trained on. Give back its files."
         )

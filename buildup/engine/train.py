@@ -57,6 +57,7 @@ class Trained:
 
 def train_once(name: str, settings: TrainSettings) -> Trained:
     """Train a network once. After an interruption, the same call continues."""
+    forget_data()
     job, place = _prepare(name, settings)
     folder = Path(job.folder)
     described = {
@@ -130,7 +131,6 @@ def trained_values(trained: Trained) -> dict[str, Any]:
 
 def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     """The job and the folder of the training. All problems are reported at once."""
-    forget_data()
     problems = Problems()
     if not settings.dataset:
         problems.found.append("--dataset is missing.")

@@ -53,8 +53,14 @@ RATES = ("3.0e-4", "1.0e-3", "3.0e-3")
 EARLY = 3
 """Epochs of ten, after which a training is asked how it will end."""
 LEVEL = 0.95
-SIGNS = ("error", "rule", "early")
-"""What may order the places: the error of imitation, the rule, and the accuracy after some epochs."""
+TITLES = ["base", "layout", "error", f"gain after {EARLY} epochs", "gain", "gain, at random", "seeds"]
+SAID = {
+    "error": "the error of imitation",
+    "rule": "the rule, later places first",
+    "early": f"the gain after {EARLY} of 10 epochs",
+    "seeds": "the gain with another seed",
+}
+"""What may order the places, in words. The last one tells how well any sign could."""
 Line = Mapping[str, Any]
 
 
@@ -176,7 +182,7 @@ def summary(lines: Sequence[Line]) -> dict[str, Any]:
 
 def orders(places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How well each sign orders the gains, and half of the seeds the gains of the others."""
-    found = {sign: (places, "gain", sign) for sign in SIGNS}
+    found = {sign: (places, "gain", sign) for sign in ("error", "rule", "early")}
     found["seeds"] = ([one for one in places if one["halves"]], "even", "odd")
     told = {}
     for sign, (those, *keys) in found.items():
@@ -216,11 +222,10 @@ def gain_of(pairs: Sequence[tuple[Line, Line]], at_random: Sequence[tuple[Line, 
 
 def table(values: Mapping[str, Any]) -> str:
     """The summary for a terminal."""
-    heads = ["base", "layout", "error", f"gain after {EARLY} epochs", "gain", "gain, at random", "seeds"]
-    parts = ["\n".join(aligned([heads, *rows(values)], right=range(2, 7)))]
+    parts = ["\n".join(aligned([TITLES, *rows(values)], right=range(2, 7)))]
     for sign, found in values["orders"].items():
         numbers = f"{found['tau']:+.2f} (95 % interval {found['low']:+.2f} to {found['high']:+.2f})"
-        parts.append(f"{sign}: Kendall's tau {numbers}, {found['count']} gains.")
+        parts.append(f"{SAID[sign]}: Kendall's tau {numbers}, {found['count']} gains.")
     return "\n".join(parts)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import factors
+import order
 from aa_searches import summary
 from answer import answer, read_lines
 from buildup.errors import BuildupError
@@ -217,6 +218,21 @@ def transferred() -> str:
     return _table(TITLES[1:], written, words=2)
 
 
+def orders() -> str:
+    """What new blocks lose after fine-tuning, place by place, and what would have told the order."""
+    found = order.summary(read_lines(ROOT / "runs" / "order.jsonl"))
+    written = []
+    for name, layout, *numbers in order.rows(found):
+        shown = "`{}`".format(layout.replace("|", "\\|")) if "C" in layout else layout
+        written.append([name, shown, *numbers])
+    notes = [
+        f"- {order.SAID[sign]}: tau {one['tau']:+.2f} (95 % interval {one['low']:+.2f} to {one['high']:+.2f}, "
+        f"{one['count']} gains)"
+        for sign, one in found["orders"].items()
+    ]
+    return f"{_table(order.TITLES, written, words=2)}\n\n" + "\n".join(notes)
+
+
 def kept_knowledge(name: str) -> str:
     """What a trained network knows after a block was replaced."""
     base, *lines = read_lines(ROOT / "runs" / f"{name}.jsonl")
@@ -333,6 +349,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "cifar100-24-layouts": lambda: layouts_of("cifar100_24"),
     "cifar100-layouts": lambda: layouts_of("cifar100"),
     "transfer": transferred,
+    "order": orders,
     "kept-knowledge": lambda: kept_knowledge("kept"),
     "kept-knowledge-convnext": lambda: kept_knowledge("kept_convnext"),
     "when-it-pays": when_it_pays,

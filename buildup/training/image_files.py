@@ -42,7 +42,7 @@ SPLITS = {
     **dict.fromkeys(("val", "valid", "validation"), "val"),
 }
 """The part that a word of a table or the name of a folder means, in any case."""
-SURE = frozenset({"train", "test", "val"})
+SURE = frozenset({"train", "test", "val", "validation"})
 """Folders of these names are parts, also if they hold no class folder."""
 
 

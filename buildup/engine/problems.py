@@ -31,9 +31,11 @@ class Problems:
 
     def checked(self, default: D, check: Callable[P, V], *args: P.args, **kwargs: P.kwargs) -> D | V:
         """The result of a check, or the default if it raises a `RequestError`, whose problems are noted."""
-        with self.caught():
+        try:
             return check(*args, **kwargs)
-        return default
+        except RequestError as error:
+            self.found += [problem for problem in error.problems if problem not in self.found]
+            return default
 
     def repeated(self, names: Sequence[str]) -> None:
         self.found += [f"{name} is named twice." for name in sorted(set(names)) if names.count(name) > 1]

@@ -292,6 +292,15 @@ def test_a_training_that_ended_while_nobody_looked_is_told_at_opening(tmp_path: 
     assert sorted(trial.intermediate_values) == [1, 2, 3]
 
 
+def test_a_trial_that_a_database_made_twice_does_not_run_for_ever(tmp_path: Path) -> None:
+    writer = begin(tmp_path)
+    history = tell(writer, writer.history, lived(Training(candidate=BASE, seed=0), score(60.0, 0)))
+    study(tmp_path).ask()  # as if the answer to a first request had been lost
+    writer.finish(history)
+    writer.close()
+    assert [trial.state for trial in trials(tmp_path)] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
 @pytest.mark.parametrize("kept", [0, 40])
 def test_epochs_that_a_power_cut_took_come_back_from_the_final_record(tmp_path: Path, kept: int) -> None:
     training = Training(candidate=BASE, seed=0)

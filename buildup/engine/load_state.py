@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from buildup.engine.graph_cache import costs_of
 from buildup.engine.replay import MIXED, CountCosts, Replay, View, make_replay
-from buildup.errors import RunError, some
+from buildup.errors import RunError, command, some
 from buildup.graph.network import Network
 from buildup.settings import RunSettings
 from buildup.space.schema import SearchSpace
@@ -75,7 +75,11 @@ def state_of(run: RunRecord) -> tuple[View, History]:
 
 def warnings_of(run: RunRecord, view: View, history: History) -> tuple[str, ...]:
     climbing = view.climb.warning(view.decisions) if view.climb else None
-    found = (*run.warnings, climbing, _mixed_devices(view, history))
+    unchecked = None
+    if run.status == "finished" and view.checks:
+        again = command("resume", run.folder)
+        unchecked = f"A check of the base is missing, so whether it still climbs is unknown. `{again}` makes up for it."
+    found = (*run.warnings, climbing, unchecked, _mixed_devices(view, history))
     return tuple(warning for warning in found if warning)
 
 

@@ -115,7 +115,7 @@ def resume_search(
             writer.set_aside(extended.get(RETRIED, {}))
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
-        if record.status == "finished" and view.finished and len(view.decisions) == len(writer.history.decisions):
+        if record.status == "finished" and view.ended and len(view.decisions) == len(writer.history.decisions):
             log.info("%s: this run is finished; nothing is left to do.", record.folder)
             return SearchResult(record=record, view=view, history=writer.history)
         evaluator: Evaluator
@@ -231,8 +231,6 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     if not view.finished:
         record = save_status(record, "stopped", str(reached), warnings)
         return SearchResult(record=record, view=view, history=history)
-    if reached:
-        warnings.append(f"{reached} before the checks of the base had ended: whether it still climbs is unknown.")
     evaluator.close()
     writer.finish(history)
     finished = with_status(record, "finished", "the rule has nothing left to try", warnings)

@@ -13,7 +13,7 @@ import pytest
 from buildup.cli.main import main
 from buildup.engine import search
 from buildup.engine.extend import begin, extension
-from buildup.engine.load_state import state_of
+from buildup.engine.load_state import replay_of, state_of
 from buildup.engine.problems import Problems
 from buildup.engine.setup import open_writer
 from buildup.errors import RunError
@@ -281,6 +281,27 @@ def test_failed_trainings_are_done_anew_in_new_trials_and_all_verdicts_after_the
     assert not any((run / "trainings" / key / "attempt-1" / FINAL).exists() for key in failed)
     assert main(["resume", str(run), "--retry-failed"]) == 0
     assert len(open_record(str(run)).earlier) == 2
+
+
+def test_checks_of_the_base_that_a_limit_cut_off_are_made_up_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = open_record(str(run))
+    save_record(replace(begun, settings=replace(begun.settings, no_base_checks=False)))
+    whole = Path(shutil.copytree(run, run.parent / "whole" / run.name))
+    assert main(["resume", str(whole), "--allow-weak-base"]) == 0
+    view, history = state_of(open_record(str(whole)))
+    assert view.ended
+    needed = len(replay_of(open_record(str(whole))).required_ids(view) & history.outcomes.keys())
+    assert main(["resume", str(run), "--allow-weak-base", "--max-trials", str(needed)]) == 0
+    found = open_record(str(run))
+    assert found.status == "finished"
+    assert state_of(found)[0].checks
+    capsys.readouterr()
+    assert main(["status", str(run)]) == 0
+    assert f"`buildup resume {run}` makes up for it" in capsys.readouterr().out
+    assert main(["resume", str(run), "--allow-weak-base"]) == 0
+    assert state_of(found)[0].ended
+    assert main(["status", str(run)]) == 0
+    assert "makes up for it" not in capsys.readouterr().out
 
 
 def test_a_callback_is_told_of_new_decisions_alone(run: Path) -> None:

@@ -14,6 +14,7 @@ after three of ten epochs, and that of the gains of other seeds.
 """
 
 import argparse
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -33,7 +34,7 @@ from buildup.models.read import read_network
 from buildup.report.text_table import aligned
 from buildup.settings import TrainSettings
 from buildup.statistics.kendall import kendall
-from buildup.store.run_dir import trained_weights
+from buildup.store.run_dir import final_record, trained_weights
 from buildup.trials.outcome import IMITATION
 from transfer import PART, halves
 
@@ -122,8 +123,13 @@ def wanted(network: Network) -> Iterator[tuple[str, str]]:
 
 def best_rate(lines: Sequence[Line], name: str) -> str | None:
     """The rate at which a base ends highest; None as long as another process trains for it."""
-    scores = {line["rate"]: line["accuracy"] for line in lines if line["name"] == name and not line["start"]}
+    scores = {line["rate"]: line["accuracy"] for line in lines if _is_first(line, name)}
     return max(RATES, key=scores.__getitem__) if scores.keys() == set(RATES) else None
+
+
+def _is_first(line: Line, name: str) -> bool:
+    """Whether a training was one of those that chose the rate of a base."""
+    return bool(line["name"] == name and not line["start"] and not line["seed"])
 
 
 def train(folder: Path, name: str, base: str, tried: str, rate: str, seed: int, weights: Path, start: str) -> None:
@@ -134,6 +140,8 @@ def train(folder: Path, name: str, base: str, tried: str, rate: str, seed: int, 
         with FileLock(f"{place}.lock", timeout=0):
             if any({part: line[part] for part in key} == key for line in read_lines(file)):
                 return
+            if final_record(place):  # it ended, and this process before it was written down
+                shutil.rmtree(place)
             settings = TrainSettings(
                 dataset=f"folder:{folder / 'images/odd'}",
                 fraction=PART,

@@ -30,7 +30,8 @@ EXTENDED = ("seeds", "epochs", "judge", "space")
 """The settings that an extension may change."""
 WARNING = "extended ("
 RETRIED = "done anew"
-"""In an entry of `RunRecord.earlier`: the failed trainings that are done anew, with the newest attempt of each."""
+"""In an entry of `RunRecord.earlier`: the failed trainings that are done anew, with the newest attempt of each. They
+have the epochs of that entry."""
 
 
 def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> RunRecord | None:
@@ -75,10 +76,10 @@ def extension(run: RunRecord, changes: ResumeSettings, problems: Problems) -> Ru
     )
 
 
-def with_retries(extended: RunRecord, failed: Iterable[str]) -> RunRecord:
-    """The record with the failed trainings that the extension does anew."""
+def with_retries(extended: RunRecord, run: RunRecord, failed: Iterable[str]) -> RunRecord:
+    """The record with the failed trainings of the run that its extension does anew."""
     *before, entry = extended.earlier
-    newest = {key: max(attempts(extended.trainings / key), default=0) for key in failed}
+    newest = {key: max(attempts(run.trainings / key), default=0) for key in failed}
     return replace(extended, earlier=(*before, {**entry, RETRIED: newest}))
 
 

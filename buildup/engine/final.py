@@ -6,7 +6,8 @@
     RUN/final.json         the result
 
 The trainings use as many images as those of the search, or all training images, and seeds that no search uses. The test
-images are opened only after all of them have ended. No other code opens them.
+images are opened only after all of them have ended. Before, they are decoded to see whether they can be read, and no
+network sees them.
 """
 
 import json
@@ -30,7 +31,7 @@ from buildup.engine.loop import train_all
 from buildup.engine.problems import Problems
 from buildup.engine.replay import View
 from buildup.engine.setup import check_data, open_writer, start_workers
-from buildup.errors import ResourceError, RunError, SearchError, command, counted
+from buildup.errors import BuildupError, ResourceError, RunError, SearchError, command, counted
 from buildup.files import write_atomic
 from buildup.models.cost import cost
 from buildup.report.text_table import final_table
@@ -39,7 +40,7 @@ from buildup.settings import FinalSettings
 from buildup.statistics.final_test import LEAST_SEEDS, claim, mean_interval, no_claim
 from buildup.statistics.paired_difference import Comparison, Pair
 from buildup.store.outage import outlast
-from buildup.store.run_record import RunRecord, save_record
+from buildup.store.run_record import RunRecord, check_extensions, save_record
 from buildup.strategies.network_size import control_of
 from buildup.training.data import check_test, describe_data, open_test
 from buildup.training.execution import check_device
@@ -86,7 +87,7 @@ def run_final(run: RunRecord, settings: FinalSettings, *, verbose: bool = False)
     After an interruption, the same call continues. The result is None if the winner is the base.
     """
     if found := read_final(run.folder):
-        with suppress(OSError):  # a run that may not be written; it was done, unless the process died right there
+        with suppress(BuildupError, OSError):  # it was done, unless the process died right there
             keep_claim(run)
         raise RunError(
             f"{run.folder}: the test set was already used for this run, on {found.opened}. A second claim on the same "
@@ -205,6 +206,7 @@ def _carry_out(request: _Request, *, verbose: bool) -> Final:
     with ExitStack() as stack:
         # The writer of the search holds the lock of the run, and stores the result in its study.
         writer = stack.enter_context(closing(open_writer(run)))
+        check_extensions(run.folder, len(run.earlier))
         part.trainings.mkdir(parents=True, exist_ok=True)
         write_atomic(part.folder / PLAN, json.dumps(asdict(request.plan), indent=2).encode())
         history = _train(request, verbose=verbose)

@@ -26,7 +26,7 @@ from buildup.report.diagram import graph_svg
 from buildup.report.page import markdown
 from buildup.report.text_table import decisions_table
 from buildup.settings import ExportSettings, FinalSettings, ResumeSettings, RunSettings, SearchSettings
-from buildup.store.run_record import RunRecord, open_record
+from buildup.store.run_record import RunRecord, open_record, read_record
 from buildup.store.study_reader import Study, open_study
 from buildup.trials.decision import Decision
 from buildup.trials.final_result import Final
@@ -64,7 +64,7 @@ class Run:
     @property
     def _record(self) -> RunRecord:
         """What `run.yaml` says now: other processes may go on with the run."""
-        self._known = open_record(str(self.folder))
+        self._known = read_record(self.folder)
         return self._known
 
     @property

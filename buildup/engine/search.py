@@ -102,9 +102,10 @@ def resume_search(
     if changes.retry_failed and not failed:
         log.info("%s: no training of this run failed for a reason that another try may avoid.", record.folder)
         changes = replace(changes, retry_failed=False)
+    before = record
     record, is_extended = _changed(record, changes)
     if changes.retry_failed:
-        record = with_retries(record, failed)
+        record = with_retries(record, before, failed)
     if is_extended:
         begin(record)
     remove_sessions(record.folder)
@@ -112,7 +113,8 @@ def resume_search(
         writer = stack.enter_context(closing(open_writer(record)))
         check_extensions(record.folder, len(record.earlier))
         for extended in record.earlier:  # again, if one was stopped right after it began
-            writer.set_aside(extended.get(RETRIED, {}))
+            if extended.get("epochs") == record.settings.epochs:
+                writer.set_aside(extended.get(RETRIED, {}))
         check_splits(record, writer.history)
         view = replay_of(record).view(writer.history)
         if record.status == "finished" and view.ended and len(view.decisions) == len(writer.history.decisions):
@@ -125,7 +127,8 @@ def resume_search(
             check_data(record)
             evaluator = _workers(record, verbose=verbose)
         stack.enter_context(closing(evaluator))
-        return _follow(save_status(record, "running", ""), writer, evaluator, on_event)
+        was_done = record.status == "finished" and len(view.decisions) == len(writer.history.decisions)
+        return _follow(save_status(record, "running", ""), writer, evaluator, on_event, exported=was_done)
 
 
 def _new_record(request: Request, streamed: bool | None) -> RunRecord:
@@ -195,7 +198,15 @@ def _workers(record: RunRecord, *, verbose: bool) -> RayEvaluator:
     return start_workers(record, verbose=verbose, fetch_reusable=fetch)
 
 
-def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_event: OnEvent | None) -> SearchResult:
+def _follow(
+    record: RunRecord,
+    writer: StudyWriter,
+    evaluator: Evaluator,
+    on_event: OnEvent | None,
+    *,
+    exported: bool = False,
+) -> SearchResult:
+    """Run the loop and end the run. One that was `exported` had ended, but for checks of its base."""
     replay = replay_of(record)
     if changed := added_blocks(record.network, record.space):
         log.info("%s", changed)
@@ -234,6 +245,9 @@ def _follow(record: RunRecord, writer: StudyWriter, evaluator: Evaluator, on_eve
     evaluator.close()
     writer.finish(history)
     finished = with_status(record, "finished", "the rule has nothing left to try", warnings)
+    if exported:
+        save_record(finished)
+        return SearchResult(record=finished, view=view, history=history)
     return _conclude(finished, view, history, budget)
 
 

@@ -27,10 +27,11 @@ from buildup.settings import TrainSettings
 from buildup.space.load import load
 from buildup.store.run_dir import attempt_folder, attempts, final_record
 from buildup.strategies.moves import from_layout, start
-from buildup.training.data import describe_data, forget_data, open_first, readable_name
-from buildup.training.dataset import DataInfo, parse_fraction
+from buildup.training.data import describe_data, forget_data, open_data, open_first, readable_name
+from buildup.training.dataset import DataInfo, Dataset, parse_fraction
 from buildup.training.execution import check_device, device_count
 from buildup.training.execution_words import Execution
+from buildup.training.feed import StreamedDataset
 from buildup.training.fit import Job, fit
 from buildup.training.health import recipe_warning
 from buildup.training.recipe import Recipe, load_recipe, recipe_to_values
@@ -40,6 +41,8 @@ from buildup.trials.training import WEIGHTS, Pretrained
 log = logging.getLogger("buildup")
 
 EXECUTION = "execution.json"
+FREE = ("name", "description", "expected", "snapshots")
+"""What of a recipe may differ when a training goes on."""
 TRAINING = "training.json"
 """The network, the recipe and the data of a training, for `analyze`."""
 
@@ -66,6 +69,8 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
         "dataset": job.dataset,
         "data_dir": job.data_dir,
         "data_hash": job.data_hash,
+        "streamed": job.streamed,
+        "start": job.start and job.start.hash,
         "image_size": job.image_size,
         "seed": job.seed,
         "fraction": job.fraction,
@@ -97,19 +102,36 @@ def train_once(name: str, settings: TrainSettings) -> Trained:
     return Trained(weights=weights, epochs=epochs, execution=execution, record=update, score=outcome)
 
 
-def _check_begun(place: Path, described: Mapping[str, Any]) -> None:
-    """Raise if another training was begun in this folder."""
+def _begun(place: Path) -> dict[str, Any]:
+    """What is known of a training that was begun in a folder; empty if there is none."""
     path = place / TRAINING
-    if not path.is_file():
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _check_begun(place: Path, described: Mapping[str, Any]) -> None:
+    """Raise if another training was begun in this folder: one that could not go on from its checkpoints."""
+    if not (begun := _begun(place)):
         return
-    begun, moved = json.loads(path.read_text(encoding="utf-8")), {"data_dir"}
     asked = json.loads(json.dumps(described))
-    if other := [name for name in described.keys() - moved if asked[name] != begun.get(name)]:
-        what = " and ".join(sorted(name.replace("_", " ") for name in other))
+    for values in (begun, asked):
+        for name in FREE:
+            values.get("recipe", {}).pop(name, None)
+    kept = ("network", "recipe", "data_hash", "image_size", "seed", "fraction", "start")
+    if other := [name.replace("_", " ") for name in kept if asked[name] != begun.get(name, asked[name])]:
         raise RunError(
-            f"{place}: another training was begun there: its {what} differ. Name another folder with --to, or remove "
-            f"that one."
+            f"{place}: another training was begun there: its {' and '.join(other)} differ. Name another folder with "
+            f"--to, or remove that one."
         )
+
+
+def _images(
+    place: Path, settings: TrainSettings, data: DataInfo, recipe: Recipe
+) -> tuple[Dataset | StreamedDataset, bool | None]:
+    """The training images, and whether they are streamed: as they were when the training began, maybe elsewhere."""
+    where = settings.dataset, settings.data_dir, data.image_size
+    if begun := _begun(place):
+        return open_data(*where, recipe, begun.get("streamed")), begun.get("streamed")
+    return open_first(*where, recipe)
 
 
 def _busy_cores() -> float:
@@ -169,7 +191,7 @@ def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
             log.warning(f"warning: --execution {settings.execution}: this training goes on as it began, {execution}.")
     else:
         execution = measure_speeds(network, recipe, data, device, threads, settled, processes=gpus)[0].execution
-    images, streamed = open_first(settings.dataset, settings.data_dir, data.image_size, recipe)
+    images, streamed = _images(place, settings, data, recipe)
     job = Job(
         network=network,
         seed=seed,

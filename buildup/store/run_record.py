@@ -192,13 +192,16 @@ def save_status(run: RunRecord, status: Status, reason: str, warnings: Sequence[
 
 def check_extensions(folder: Path, known: int) -> None:
     """Raise if another process has extended a run since its record was read. The caller holds the run's lock."""
-    if len(open_record(str(folder)).earlier) != known:
+    if len(read_record(folder).earlier) != known:
         raise RunError(f"{folder}: another process extended this run a moment ago. Give the command again.")
 
 
 def open_record(name: str) -> RunRecord:
     """Read `run.yaml` of a run, given its name or its folder."""
-    folder = folder_of(name)
+    return read_record(folder_of(name))
+
+
+def read_record(folder: Path) -> RunRecord:
     path = folder / "run.yaml"
     if not path.is_file():
         there = sorted(found.parent.name for found in Path("runs").glob("*/run.yaml"))

@@ -247,13 +247,20 @@ class _WholeLines(JournalFileSymlinkLock):
 
     def acquire(self) -> bool:
         taken = super().acquire()
+        try:
+            self._mend()
+        except BaseException:
+            self.release()
+            raise
+        return taken
+
+    def _mend(self) -> None:
         with open(self._lock_target_file, "ab+") as file:
             if size := file.seek(0, os.SEEK_END):
                 file.seek(size - 1)
                 if file.read() != b"\n":
                     file.seek(0)
                     file.truncate(file.read().rfind(b"\n") + 1)
-        return taken
 
 
 def _database(url: URL) -> RDBStorage:

@@ -239,6 +239,8 @@ class StudyWriter:
             if trial.user_attrs.get("attempt", 0) <= failed.get(trial.user_attrs["training"], -1)
             and trial.user_attrs.get(EPOCHS) == self._epochs
             and trial.number not in known
+            and isinstance(self.history.outcomes.get(trial.user_attrs["training"]), Failure)
+            and entry.failure(trial.user_attrs)
         }
         for key in gone.values():
             set_aside_records(self._trainings / key, failed[key])

@@ -271,8 +271,9 @@ def _open_webdataset(name: str, place: Path, train: bool) -> Source:
     """Open tar files by the part in their names. Where none has "train", all but test and val are for training."""
     root = Path(name.partition(":")[2]).expanduser()
     every = sorted(root.glob("*.tar"))
+    # At the start of a word, so that a contest is no test, and trainA, testing and validation are what they say.
     named = {
-        part: [path for path in every if re.search(rf"(?<![a-z]){part}(?![a-z])", path.name.lower())]
+        part: [path for path in every if re.search(rf"(?<![a-z]){part}", path.name.lower())]
         for part in ("train", "test", "val")
     }
     if train:

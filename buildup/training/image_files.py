@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -63,12 +64,12 @@ def read_folder(root: Path, *, train: bool) -> ImageFiles:
     if not root.is_dir():
         raise DataError(f"{root} is not a folder. {LAYOUT}")
     parts = _parts(root)
-    part = parts.get("train") if train else parts.get("test") or parts.get("val")
-    if not train and part is None:
+    chosen = parts.get("train", []) if train else parts.get("test", []) + parts.get("val", [])
+    if not train and not chosen:
         raise DataError(
             f"{root / 'test'} is not there, so there are no test images. Put them into {root}/test/<class>/."
         )
-    part, skipped = part or root, () if part else tuple(parts.values())
+    part, skipped = (chosen[0], ()) if chosen else (root, tuple(chain.from_iterable(parts.values())))
     every = {
         folder.name: [path for path in sorted(folder.rglob("*")) if path.is_file() and not _is_hidden(path, folder)]
         for folder in sorted(part.iterdir())
@@ -92,14 +93,25 @@ def read_folder(root: Path, *, train: bool) -> ImageFiles:
     )
 
 
-def _parts(root: Path) -> dict[str, Path]:
-    """The folders for training, test and validation. Others than `SURE` count if they hold class folders."""
-    found: dict[str, Path] = {}
-    for folder in sorted(root.iterdir(), key=lambda path: (path.name not in SURE, path.name)):
-        part = SPLITS.get(folder.name.lower())
-        if part and folder.is_dir() and (folder.name in SURE or any(path.is_dir() for path in folder.iterdir())):
-            found.setdefault(part, folder)
+def _parts(root: Path) -> dict[str, list[Path]]:
+    """The folders for training, test and validation, in the order in which they are taken.
+
+    Names outside of `SURE` may be those of classes. They are parts if they hold class folders, and beside them are
+    only parts, or the same class folders.
+    """
+    folders = sorted(_folders(root), key=lambda path: (path.name not in SURE, path.name))
+    beside = {folder.name for folder in folders if folder.name.lower() not in SPLITS}
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        inner = {one.name for one in _folders(folder)}
+        if (part := SPLITS.get(folder.name.lower())) and (folder.name in SURE or (inner and beside <= inner)):
+            found.setdefault(part, []).append(folder)
     return found
+
+
+def _folders(place: Path) -> list[Path]:
+    """The folders in a folder, without hidden ones."""
+    return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
@@ -162,7 +174,8 @@ def _rows(path: Path) -> Iterator[tuple[Path, str, str]]:
             for column in COLUMNS
         )
         file = _file(path.parent, name)
-        line_before, label_before = seen.setdefault(os.path.normpath(file), (number, label))
+        own = (number, label)
+        line_before, label_before = seen.setdefault(os.path.normpath(file), own) if name else own
         if not label:
             problems.append(f"{path}, line {number}: {name} has no label.")
         elif split.lower() not in SPLITS:
@@ -213,7 +226,7 @@ def _deeper(folder: Path) -> str:
     return ""
 
 
-def _left_out(parts: Mapping[str, Path], part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+def _left_out(parts: Mapping[str, Sequence[Path]], part: Path, every: Mapping[str, Sequence[Path]]) -> Iterator[str]:
     others = Counter(
         path.suffix.lower() or "none"
         for files in every.values()
@@ -227,8 +240,8 @@ def _left_out(parts: Mapping[str, Path], part: Path, every: Mapping[str, Sequenc
     if stray:
         yield f"{counted(len(stray), 'image')} in {part} left out, in no class folder: {', '.join(stray[:5])}."
     if "test" in parts and "val" in parts:
-        yield f"the images of {parts['val']} {VAL_UNUSED}"
-    inner = [{path.name for path in (part / name).iterdir() if path.is_dir() and path.name[0] != "."} for name in every]
+        yield f"the images of {parts['val'][0]} {VAL_UNUSED}"
+    inner = [{path.name for path in _folders(part / name)} for name in every]
     if len(inner) > 1 and len(inner[0]) > 1 and all(one == inner[0] for one in inner):
         yield (
             f"each class folder of {part} holds {', '.join(sorted(inner[0])[:5])}, whose images are those of the class "

@@ -46,6 +46,11 @@ def test_gains_are_those_over_the_base_at_its_best_rate_with_the_same_seed() -> 
     assert {one["seeds"] for one in found["places"]} == {2}
 
 
+def test_the_rate_of_a_base_is_that_of_its_first_seed() -> None:
+    known = [line | ({"accuracy": 20.0} if line["seed"] and not line["start"] else {}) for line in lines()]
+    assert order.best_rate(known, "ResNet") == "1.0e-3"
+
+
 def test_orders_are_told_by_kendalls_tau() -> None:
     found = order.summary(lines())["orders"]
     assert found["error"]["tau"] == pytest.approx(4 / 6)  # one of six pairs is wrong

@@ -10,6 +10,7 @@ from pathlib import Path
 import optuna
 import pytest
 
+import buildup
 from buildup.cli.main import main
 from buildup.engine import search
 from buildup.engine.extend import begin, extension
@@ -302,6 +303,12 @@ def test_checks_of_the_base_that_a_limit_cut_off_are_made_up_for(run: Path, caps
     assert state_of(found)[0].ended
     assert main(["status", str(run)]) == 0
     assert "makes up for it" not in capsys.readouterr().out
+
+
+def test_a_run_beside_the_folder_of_all_runs_is_resumed(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent)
+    assert main(["resume", f"./{run.name}", "--allow-weak-base"]) == 0
+    assert buildup.open_run(f"./{run.name}").status == "finished"
 
 
 def test_a_callback_is_told_of_new_decisions_alone(run: Path) -> None:

@@ -105,7 +105,7 @@ def test_failed_trainings_of_a_damaged_study_are_done_anew_once_it_is_rebuilt(
     damage(run.folder / "study.db", 1)
     monkeypatch.setattr(search, "_workers", lambda *_, verbose: SimulatedEvaluator(table={}))
     followed: list[History] = []
-    monkeypatch.setattr(search, "_follow", lambda record, writer, *_: followed.append(writer.history))
+    monkeypatch.setattr(search, "_follow", lambda record, writer, *_, **__: followed.append(writer.history))
     search.resume_search(run, ResumeSettings(rebuild=True, retry_failed=True))
     assert before.outcomes.keys() - followed[0].outcomes.keys() >= {path.parent.parent.name}
     assert followed[0].outcomes.items() <= before.outcomes.items()

@@ -1,5 +1,6 @@
 """One's own images: folders, tables, what is wrong with them, and pictures of all modes."""
 
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -156,6 +157,21 @@ def test_a_class_may_have_the_name_of_a_part(make: Make) -> None:
     pets = make("train")
     (pets / "train/cat").rename(pets / "train/valid")
     assert load_data(f"folder:{pets}/train").class_names == ("dog", "valid")
+
+
+def test_what_is_a_part_is_no_class_and_the_other_way_round(make: Make) -> None:
+    pets = make(".", "val", "validation")  # cat and dog beside two parts
+    assert load_data(f"folder:{pets}").class_names == ("cat", "dog")
+    for name in ("val", "validation"):
+        shutil.rmtree(pets / name)
+    make("Test")  # beside cat and dog, with cat and dog in it
+    forget_data()
+    assert load_data(f"folder:{pets}").class_names == ("cat", "dog")
+    (pets / "Test").rename(pets / "Train")
+    for name in ("cat", "dog"):
+        (pets / "Train" / name).rename(pets / "Train" / f"20{len(name)}{name[0]}")
+    forget_data()
+    assert load_data(f"folder:{pets}").class_names == ("Train", "cat", "dog")  # pictures of trains, by years
 
 
 def test_hidden_copies_are_no_images(make: Make) -> None:

@@ -227,6 +227,11 @@ def test_parts_of_a_webdataset_are_whole_words(shards: Path) -> None:
         load_test(f"wds:{shards}")
     rename("contest-train", "latest")
     assert len(load_data(f"wds:{shards}").labels) == 20
+    for train, test in (("training", "validation"), ("trainA", "testA"), ("in1k-train", "in1k-validation")):
+        for number, file in enumerate(sorted(shards.glob("*.tar"))):
+            file.rename(shards / f"{(train, test)[number]}-000{number}.tar")
+        forget_data()
+        assert len(load_data(f"wds:{shards}").labels) == len(load_test(f"wds:{shards}").labels) == 10
 
 
 def test_a_webdataset_has_test_images_where_its_files_say_so(shards: Path) -> None:

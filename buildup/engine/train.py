@@ -119,8 +119,8 @@ def _check_begun(place: Path, described: Mapping[str, Any]) -> None:
     kept = ("network", "recipe", "data_hash", "image_size", "seed", "fraction", "start")
     if other := [name.replace("_", " ") for name in kept if asked[name] != begun.get(name, asked[name])]:
         raise RunError(
-            f"{place}: another training was begun there: its {' and '.join(other)} differ. Name another folder with "
-            f"--to, or remove that one."
+            f"{place}: a training with another {' and '.join(other)} was begun there. Name another folder with --to, "
+            f"or remove that one."
         )
 
 

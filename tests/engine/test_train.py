@@ -54,7 +54,7 @@ def test_a_folder_in_which_another_training_began_is_left_as_it_is(
     assert main(asked) == 1
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
     assert main([*asked, "--seed", "5", "--epochs", "6"]) == 2
-    assert "another training was begun there: its recipe and seed differ" in capsys.readouterr().err
+    assert "a training with another recipe and seed was begun there" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
     assert not (tmp_path / "a/attempt-2").exists()
     assert main([*asked, "--set", "snapshots=[warmup]"]) == 1  # what does not change the weights may differ

@@ -1,5 +1,6 @@
 """What the judges keep, and when they want to see more."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -83,6 +84,41 @@ def test_likely_shows_the_shrunken_gain_and_proven_the_mean() -> None:
     gains = (1.0, 0.9, 1.1, 0.9)
     assert 0 < verdict_of("likely", *gains).gain < 0.97
     assert verdict_of("proven", *gains).gain == pytest.approx(0.975)
+
+
+@pytest.mark.parametrize(
+    ("name", "gains", "min_gain", "said"),
+    [
+        ("point", (0.9, 1.1), 0.5, r"kept: \+1\.00 points over its parent, more than the 0\.5 asked for \(2 seeds, no"),
+        ("point", (0.4, 0.2), 0.5, r"dropped: \+0\.30 points over its parent, not more than the 0\.5 asked for"),
+        ("point", (-0.4, -0.2), 0.0, r"dropped: -0\.30 points against its parent \(2 seeds"),
+        (
+            "likely",
+            (3.0, 3.1, 2.9) * 2,
+            0.5,
+            r"kept \(unproven\): .* over its parent, more than the 0\.5 asked .*90 % interval",
+        ),
+        (
+            "likely",
+            (3.0, 3.1, 2.9) * 2,
+            0.0,
+            r"kept \(unproven\): \+\d\.\d\d points over its parent \(90 % interval .* 6 seeds\)",
+        ),
+        ("likely", (-3.0, -3.1, -2.9) * 2, 0.5, r"dropped: .* are less than the 0\.5 asked for"),
+        ("likely", (-3.0, -3.1, -2.9) * 2, 0.0, r"dropped: -\d\.\d\d points against its parent \(90 % interval"),
+        (
+            "likely",
+            (0.6, 0.4, 0.5),
+            0.5,
+            r"dropped as undecided: .* not enough to tell a gain of more than 0\.5 from chance",
+        ),
+        ("proven", (9.0, 9.1, 8.9), 0.0, r"kept: \+9\.00 points over its parent \(\d\d\.\d+ % CI"),
+    ],
+)
+def test_a_reason_names_the_gain_what_was_asked_for_and_the_interval(
+    name: str, gains: tuple[float, ...], min_gain: float, said: str
+) -> None:
+    assert re.match(said, verdict_of(name, *gains, min_gain=min_gain).reason)
 
 
 @pytest.mark.parametrize("share", [0.125, 1.0])

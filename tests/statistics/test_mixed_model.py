@@ -77,6 +77,31 @@ def test_sizes_are_weighed_by_their_likelihood(monkeypatch: pytest.MonkeyPatch) 
     posterior.cache_clear()
 
 
+def test_the_sum_of_kept_gains_is_weighed_by_the_likelihood_of_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"SIZES": (1.0, 8.0), "SIZE_WEIGHTS": (3, 1), "SHIFTS": (0.0, 0.5)}
+    for name, value in (values | {"DEVIATIONS": (1.0,), "DEVIATION_WEIGHTS": (1,)}).items():
+        monkeypatch.setattr(mixed_model, name, value)
+    posterior.cache_clear()
+    gains, taken = np.array([1.5, 0.4, -2.0]), np.array([1, 1, 0])
+    rows = [one(gain, candidate=f"c{number}", parent=f"b{number}") for number, gain in enumerate(gains)]
+    noise = (0.34 + UNIT**2) / 3 * np.eye(3)
+    weights, means, variances = [], [], []
+    for size, prior in ((1.0, 3), (8.0, 1)):
+        for shift in (0.0, 0.5):
+            deviation, mean = size * UNIT, shift * size * UNIT
+            prior_covariance = deviation**2 * np.eye(3)
+            gained = prior_covariance @ np.linalg.inv(prior_covariance + noise)
+            weights.append(prior * multivariate_normal.pdf(gains, [mean] * 3, prior_covariance + noise))
+            means.append(taken @ (mean + gained @ (gains - mean)))
+            variances.append(taken @ (prior_covariance - gained @ prior_covariance) @ taken)
+    found = total_gain(rows, [True, True, False], UNIT)
+    expected = np.array(weights) / sum(weights)
+    assert found.weights == pytest.approx(expected)
+    assert found.means - found.mean == pytest.approx(np.array(means) - expected @ np.array(means))
+    assert found.deviations**2 == pytest.approx(variances)
+    posterior.cache_clear()
+
+
 def test_without_a_prior_the_tail_is_near_that_of_students_t_where_seeds_differ_much() -> None:
     for count in (4, 8, 12):
         found = unshrunken(one(3.0, seeds=count, deviation=4.0), (), UNIT)
@@ -138,6 +163,15 @@ def test_the_first_kept_step_counts_after_however_many_verdicts() -> None:
     found = total_gain([first, *later], [True, *[False] * 100], UNIT)
     assert found.mean == total_gain([first, *later[-30:]], [True, *[False] * 30], UNIT).mean
     assert 0 < found.mean < 1.0
+
+
+def test_an_estimate_knows_so_many_earlier_verdicts_and_no_more() -> None:
+    earlier = tuple(one(gain, candidate=f"c{gain}", parent="b") for gain in np.linspace(-1, 1, 60))
+    current = one(0.5, candidate="c", parent="b")
+    for estimate in (posterior, unshrunken):
+        last = estimate(current, earlier[-mixed_model.MOST_EARLIER :], UNIT)
+        assert estimate(current, earlier, UNIT).interval(0.9) == last.interval(0.9)
+        assert estimate(current, earlier[1 - mixed_model.MOST_EARLIER :], UNIT).interval(0.9) != last.interval(0.9)
 
 
 def test_no_kept_step_is_forgotten_for_many_dropped_ones() -> None:

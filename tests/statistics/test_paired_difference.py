@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buildup.statistics.paired_difference import Pair, compare
+from buildup.statistics.paired_difference import Pair, compare, disagreement
+from buildup.trials.objective import OBJECTIVES
 from buildup.trials.outcome import Score
 
 IMAGES = 1000
@@ -65,6 +66,46 @@ def test_what_seeds_see_on_images_of_their_own_fades() -> None:
     found = compare(drawn(24, own=60, folds=True))
     assert found.shared_variance < 0.01
     assert found.image_variance == pytest.approx(1e4 * (0.15 + 0.12) / IMAGES, rel=0.1)
+
+
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_the_parts_of_the_variance_are_those_of_the_analysis_of_variance(seeds: int) -> None:
+    random = np.random.default_rng(seeds)
+    own = random.exponential(1, (2, seeds, IMAGES)) + random.exponential(1, (2, 1, IMAGES))
+    losses = own.astype("<f2")
+    known = {"accuracy": 0.0, "images": IMAGES, "correct": bytes(IMAGES // 8)}
+    pairs = [
+        Pair(
+            candidate=Score(losses=ours.tobytes(), metrics={"nll": float(ours.mean())}, **known),
+            parent=Score(losses=theirs.tobytes(), metrics={"nll": float(theirs.mean())}, **known),
+        )
+        for ours, theirs in zip(*losses, strict=True)
+    ]
+    gains = losses[1].astype(float) - losses[0]
+    centred = gains - gains.mean(1, keepdims=True)
+    within = 1e4 * centred.var(0, ddof=1).sum() / IMAGES**2
+    found = compare(pairs, OBJECTIVES["nll"])
+    assert found.image_variance == pytest.approx(within)
+    assert found.shared_variance == pytest.approx(1e4 * (centred.mean(0) ** 2).sum() / IMAGES**2 - within / seeds)
+    (first, *_) = pairs
+    alone = compare([first], OBJECTIVES["nll"])
+    assert (alone.image_variance, alone.shared_variance) == (pytest.approx(1e4 * gains[0].var() / IMAGES), 0.0)
+    unknown = [Pair(candidate=first.candidate, parent=replace(first.parent, losses=None)) for first in pairs]
+    assert compare(unknown, OBJECTIVES["nll"]).image_variance == OBJECTIVES["nll"].assumed_variance
+
+
+def test_one_image_more_counts_as_different() -> None:
+    alike = np.arange(IMAGES) < 700
+    one_more = alike | (np.arange(IMAGES) == 900)
+    found = [compare([Pair(candidate=score(ours), parent=score(alike))]).image_variance for ours in (alike, one_more)]
+    shares = [1 / (IMAGES + 1), 2 / (IMAGES + 1) - 1e-6]
+    assert found == pytest.approx([1e4 * share / IMAGES for share in shares])
+
+
+def test_the_disagreement_is_the_share_of_images_that_one_of_two_gets_right() -> None:
+    ours, theirs = np.arange(IMAGES) < 700, np.arange(IMAGES) >= 200
+    assert disagreement(Pair(candidate=score(ours), parent=score(theirs))) == 0.5
+    assert disagreement(Pair(candidate=score(ours), parent=Score(accuracy=80.0))) is None
 
 
 def test_half_shared_images_share_half_of_the_variance() -> None:

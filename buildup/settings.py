@@ -370,6 +370,43 @@ class TrainSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlacesSettings:
+    """Where new blocks of a pretrained network come nearest to what they replace."""
+
+    dataset: str = ""
+    """digits, cued-digits, cifar10, cifar100, folder:DIR, csv:FILE, torch/NAME, hfds/NAME or wds:DIR. Required."""
+    data_dir: str | None = None
+    """Where cifar10 and cifar100 are, or are downloaded to."""
+    fraction: str = "1"
+    """Share of the training images, such as 1/16."""
+    image_size: int | None = None
+    """Side of the images in pixels (default: their own up to 64, else 224)."""
+    skip_unreadable: bool = False
+    """Leave out images that can't be read; a warning lists them."""
+    space: str = "alternet"
+    """What may be searched: a name that `buildup spaces` lists, or a YAML file."""
+    everywhere: bool = False
+    """Every place that the rule may try, not only the first of each stage."""
+    recipe: str = "finetune"
+    """A recipe with imitation: finetune, or a YAML file."""
+    set: tuple[str, ...] = ()
+    """A value of the recipe to change, such as batch_size=64; repeat the flag for others."""
+    epochs: int | None = None
+    """Epochs of the trainings, of which imitation is a share (default: the recipe's)."""
+    pretrained: str | None = None
+    """Start from the weights of a file (default: timm's)."""
+    seed: int = 0
+    """Seed of new weights, order of images and augmentation."""
+    device: str = "auto"
+    """auto, cpu, cuda or mps."""
+    threads: int | None = None
+    """CPU threads (default: all cores)."""
+    execution: str | None = None
+    """How steps are computed: float32 or bf16, channels-first or channels-last, deterministic; joined by commas
+    (default: bf16 where the device has matrix units for it, channels-last)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class AnalyzeSettings:
     """Which measurements are made, on which images."""
 

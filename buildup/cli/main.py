@@ -46,6 +46,7 @@ COMMANDS: dict[str, tuple[str, Group, str]] = {
     "clean": ("clean:clean", _RESULTS, "Remove the weights of networks that lost, and what ended processes left."),
     "analyze": ("analyze:analyze", _RESULTS, "The paper's measurements on a run's network or any model of timm."),
     "graph": ("graph:graph", _NETWORKS, "The staged graph of a base or a layout."),
+    "places": ("places:places", _NETWORKS, "Where attention comes nearest to what a trained network has there."),
     "models": ("models:models", _NETWORKS, "Which timm names can be a base, and for the others why not."),
     "spaces": ("recipes:spaces", _NETWORKS, "The search spaces that ship, and what each allows."),
     "recipes": ("recipes:recipes", _NETWORKS, "The recipes that ship or are installed, or all settings of one."),

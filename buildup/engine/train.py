@@ -61,7 +61,7 @@ class Trained:
 def train_once(name: str, settings: TrainSettings) -> Trained:
     """Train a network once. After an interruption, the same call continues."""
     forget_data()
-    job, place = _prepare(name, settings)
+    job, place = prepare_job(name, settings)
     folder = Path(job.folder)
     described = {
         "network": network_to_values(job.network),
@@ -151,7 +151,7 @@ def trained_values(trained: Trained) -> dict[str, Any]:
     return values
 
 
-def _prepare(name: str, settings: TrainSettings) -> tuple[Job, Path]:
+def prepare_job(name: str, settings: TrainSettings) -> tuple[Job, Path]:
     """The job and the folder of the training. All problems are reported at once."""
     problems = Problems()
     if not settings.dataset:

@@ -146,17 +146,9 @@ def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -
 
 
 def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
-    device = torch.device(job.device)
-    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe, job.streamed)
-    _check_data(job, dataset)
-    train, val = split_for(dataset, job.seed, job.split_seed, job.fraction)
-    if job.whole:
-        train = torch.cat((train, val)).sort().values
-    recipe = job.recipe.resolved(train_images=len(train))
-    feed = _feed(job, recipe, dataset, train, val, group)
-    check_shared(group.size, recipe, train_images=len(train), val_images=len(val))
-
-    model = create_training_model(job.network, recipe, seed=job.seed, device=device, start=job.start)
+    feed = _feed(job, group)
+    recipe, dataset, train, val = feed.recipe, feed.dataset, feed.train, feed.val
+    model = create_training_model(job.network, recipe, seed=job.seed, device=feed.device, start=job.start)
     if job.nudged:
         nudge(model)
     if job.renewed:
@@ -181,7 +173,7 @@ def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> G
             model.train()
             shape = (len(group.rows(min(recipe.batch_size, len(train)))), *job.network.input_shape)
             stepper.capture(
-                torch.zeros(shape, device=device), torch.zeros(shape[0], dataset.num_classes, device=device)
+                torch.zeros(shape, device=feed.device), torch.zeros(shape[0], dataset.num_classes, device=feed.device)
             )
         for epoch in curve[len(yielded) :]:
             yielded.append(epoch)
@@ -222,10 +214,16 @@ def _restored(
     return curve, part
 
 
-def _feed(
-    job: Job, recipe: Recipe, dataset: Dataset | StreamedDataset, train: Tensor, val: Tensor, group: ProcessGroup
-) -> Feed:
+def _feed(job: Job, group: ProcessGroup) -> Feed:
+    """The images of a training, split by its seed, and the recipe resolved for so many."""
     device = torch.device(job.device)
+    dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe, job.streamed)
+    _check_data(job, dataset)
+    train, val = split_for(dataset, job.seed, job.split_seed, job.fraction)
+    if job.whole:
+        train = torch.cat((train, val)).sort().values
+    recipe = job.recipe.resolved(train_images=len(train))
+    check_shared(group.size, recipe, train_images=len(train), val_images=len(val))
     return Feed(
         recipe=recipe,
         dataset=on_device(dataset, device, job.device_share) if isinstance(dataset, Dataset) else dataset,
@@ -251,6 +249,23 @@ def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, 
         seconds=sum(epoch.metrics["seconds"] for epoch in curve),
         device=", ".join(devices),
     )
+
+
+def imitation_error(job: Job) -> float | None:
+    """The error with which new blocks imitate, as the training would begin; None if none has to learn.
+
+    Raises:
+        Failed: Memory did not suffice.
+    """
+    assert job.start, "there are trained weights to imitate"
+    if job.device == "cpu":
+        keep_freed_memory()
+    settings = torch_settings(job.threads, deterministic=job.execution.deterministic)
+    with settings, share_of_memory(job.device, job.device_share), _named_failures(job):
+        feed = _feed(job, ALONE)
+        model = create_training_model(job.network, feed.recipe, seed=job.seed, device=feed.device, start=job.start)
+        model = prepare_model(model, job.network, job.execution)
+        return transplant(model, job.network, job.start, feed, job.execution)
 
 
 def _start_metrics(job: Job, model: nn.Module, feed: Feed, parts: int) -> dict[str, float]:

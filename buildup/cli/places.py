@@ -17,7 +17,7 @@ def places(
         name: A timm model that `buildup models` lists.
     """
     reading(name)
-    from buildup.engine.places import measure_places, table_of_places, places_values
+    from buildup.engine.places import measure_places, places_values, table_of_places
 
     with interruptible():
         found = measure_places(name, settings)

@@ -7,7 +7,7 @@ checked in `engine/request.py`, where all problems of a request are found togeth
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
@@ -178,6 +178,36 @@ def asked_weights(base: Any, kept: Any) -> dict[str, Any]:
         return {"base": base, "pretrained": kept}
     name, mark, arguments = str(base).partition("(")
     return {"base": f"{kept if kept.startswith(name) else name}{mark}{arguments}", "pretrained": True}
+
+
+def with_texts(settings: SearchSettings) -> SearchSettings:
+    """The same settings with paths as texts, as a script may give them.
+
+    >>> with_texts(SearchSettings(run=Path("runs/a"))).run
+    'runs/a'
+    """
+    texts: dict[str, Any] = {name: str(value) for name, value in vars(settings).items() if isinstance(value, Path)}
+    return replace(settings, **texts)
+
+
+def misfits(settings: SearchSettings) -> Iterator[str]:
+    """Settings that are neither texts, nor true or false, where they should be: a script may give anything.
+
+    >>> list(misfits(SearchSettings(reuse="no", set=[3])))
+    ['--set [3]: a list of texts is needed.', '--reuse no: true or false is needed.']
+    """
+    hints = get_type_hints(SearchSettings)
+    for name, value in vars(settings).items():
+        kinds = get_args(hints[name]) or (hints[name],)
+        needed = ""
+        if get_origin(hints[name]) is tuple:
+            fits = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+            needed = "" if fits else "a list of texts"
+        elif set(kinds) <= {str, bool, NoneType} and not isinstance(value, kinds):
+            needed = " or ".join(word for kind, word in ((str, "a text"), (bool, "true or false")) if kind in kinds)
+        if needed:
+            is_short = value is None or isinstance(value, str | int | float | list | tuple)
+            yield f"--{name.replace('_', '-')} {value if is_short else type(value).__name__}: {needed} is needed."
 
 
 def problems_of(values: Mapping[str, Any]) -> Iterator[str]:

@@ -10,10 +10,10 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from cyclopts import App, CoercionError, CycloptsError, Group, MissingArgumentError, Parameter, UnknownCommandError
 from cyclopts import convert as to_type
@@ -177,24 +177,20 @@ def _with_file(arguments: Sequence[str]) -> Sequence[str]:
 
 def flags_of(name: str) -> list[str]:
     """The settings of `--from` as flags: those of a run, of its `run.yaml`, or of a file with the same keys."""
-    import yaml  # no other command here needs it
-
+    from buildup.space.load import read_mapping
     from buildup.store.run_dir import folder_of
 
     path = Path(name) if Path(name).is_file() else folder_of(name) / "run.yaml"
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(
-            f"--from {name}: there is no such file and no such run. `buildup ls` lists the runs."
-        ) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as problem:
-        raise RequestError(f"--from {path}: can't be read: {' '.join(str(problem).split())}.") from None
-    is_run = isinstance(values, Mapping) and isinstance(values.get("settings"), Mapping)
-    settings = _of_run(values["settings"]) if is_run else values
-    if not isinstance(settings, Mapping):
-        raise RequestError(f"--from {path}: lines like `epochs: 4` are needed.")
-    return [flag for key, value in settings.items() for flag in _flag(str(key), value)]
+    if not path.is_file():
+        raise RequestError(f"--from {name}: there is no such file and no such run. `buildup ls` lists the runs.")
+    values = read_mapping(path, RequestError, "file of settings, such as `epochs: 4`,")
+    if isinstance(values.get("settings"), Mapping):
+        settings = _of_run(values["settings"])
+    elif "from" in values:
+        raise RequestError(f"{path}: from: a file of settings can't name another one.")
+    else:
+        settings = values
+    return [flag for key, value in settings.items() for flag in _flag(key, value)]
 
 
 def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,13 +203,22 @@ def _of_run(kept: Mapping[str, Any]) -> dict[str, Any]:
     return settings | asked_weights(settings.get("base"), settings.get("pretrained"))
 
 
+@cache
+def switches() -> frozenset[str]:
+    """The settings of a search that may be false, which as flags are left out."""
+    from buildup.settings import SearchSettings
+
+    hints = get_type_hints(SearchSettings)
+    return frozenset(name for name, hint in hints.items() if bool in (get_args(hint) or (hint,)))
+
+
 def _flag(key: str, value: Any) -> Iterator[str]:
     flag = f"--{key.replace('_', '-')}"
     if value is True:
         yield flag
     elif isinstance(value, list | tuple):
         yield from (f"{flag}={one}" for one in value)
-    elif value is not None and value is not False:
+    elif value is not None and not (value is False and key in switches()):
         yield f"{flag}={value}"
 
 

@@ -32,6 +32,6 @@ def simulate(
         f"{found.busy:.0%} busy, {found.wasted:g} worker seconds wasted on what no verdict needed.",
     ]
     verdicts = [{"layout": one.layout, "verdict": one.verdict, "reason": one.reason} for one in found.decisions]
-    names = [field.name for field in fields(found) if field.name not in {"decisions", "left_unused"}]
+    names = [field.name for field in fields(found) if field.name != "decisions"]
     values = {"verdicts": verdicts, **{name: getattr(found, name) for name in names}}
     return answer("\n".join(lines), values, as_json=as_json)

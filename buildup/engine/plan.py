@@ -107,13 +107,13 @@ class Plan:
 
     @property
     def expected(self) -> Forecast:
-        """The forecast, within the limits."""
+        """The forecast, within the limits. Without limits, the checks of the base are counted, too."""
         whole, (trainings, seconds) = self.whole, self._most
         return Forecast(
             seconds=min(whole.seconds, seconds),
             low=min(whole.low, seconds),
             high=min(whole.high, seconds),
-            trainings=min(whole.trainings, trainings),
+            trainings=min(whole.trainings, trainings) if self.ended_by else whole.trainings,
         )
 
     @property

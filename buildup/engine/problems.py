@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
+from numbers import Real
 from typing import ParamSpec, TypeVar
 
 from buildup.errors import RequestError, unknown
@@ -89,7 +90,7 @@ class Problems:
     def duration(self, flag: str, value: str | float | None) -> float | None:
         """The seconds of a duration such as 2h30m, which may be a number of seconds."""
         try:
-            return None if value is None else parse_duration(str(value))
+            return None if value is None else self.number(flag, parse_duration(str(value)), 0.0)
         except ValueError as problem:
             self.found.append(f"{flag} {problem}")
             return None
@@ -114,7 +115,8 @@ class Problems:
             return name
         if asked:
             self.found.append(
-                f"--judge {name} with --seeds {seeds}: one seed says nothing about chance; "
+                f"--judge {name} with --seeds {seeds}: "
+                f"{'one seed says nothing about chance' if seeds == 1 else 'that is too few'}; "
                 f"use at least {needed} seeds, or --judge point."
             )
         return "point"
@@ -139,9 +141,10 @@ def _unscaled(value: object) -> object:
 
 def _read(kind: type[int] | type[float], value: object) -> float | None:
     """The number of a value or a text; None if it is no such number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, Real | str):  # numbers of numpy are real, too
         return None
     try:
-        return kind(value) if isinstance(value, str) or kind(value) == value else None
+        number = kind(value)  # type: ignore[arg-type]
+        return number if isinstance(value, str) or number == value else None
     except (ValueError, OverflowError):
         return None

@@ -21,7 +21,7 @@ from buildup.models.pretrained import find_pretrained, fresh_parts
 from buildup.models.read import read_network
 from buildup.report.trackers import check_trackers
 from buildup.report.words import memory
-from buildup.settings import RunSettings, SearchSettings
+from buildup.settings import RunSettings, SearchSettings, misfits, with_texts
 from buildup.space.load import load
 from buildup.space.schema import SearchSpace
 from buildup.store.remote_folder import check_remote, remote_url
@@ -36,6 +36,7 @@ from buildup.training.dataset import DataInfo, fraction_text, parse_fraction
 from buildup.training.execution_words import parse_execution
 from buildup.training.feed import check_shared
 from buildup.training.health import recipe_warning, validation_warning
+from buildup.training.metrics import METRICS
 from buildup.training.recipe import Recipe, load_recipe
 from buildup.training.speed import Speed, choose_execution, default_execution
 from buildup.trials.objective import OBJECTIVES
@@ -63,6 +64,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     With `new_run`, the run's folder and its study must not exist yet. A recorded run gives its recipe and space, which
     are not read again. All problems are raised as one `RequestError`.
     """
+    settings = _typed(settings)
     settings = replace(settings, ray=cluster_address(settings.ray))
     forget_data()
     problems = Problems()
@@ -74,7 +76,7 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
     epochs = problems.whole("--epochs", settings.epochs, 0)
     checked, space, recipe, data = _load(problems, replace(settings, epochs=epochs), seeds, recorded)
     values: dict[str, Any] = {
-        "epochs": recipe.epochs if recipe else 1,
+        "epochs": problems.whole("--epochs", recipe.epochs, 1) if recipe else 1,
         "time_budget": problems.duration("--time-budget", settings.time_budget),
         "stall_timeout": problems.seconds("--stall-timeout", settings.stall_timeout),
         "max_trials": problems.whole("--max-trials", settings.max_trials, 0) or None,
@@ -116,6 +118,14 @@ def resolve(settings: SearchSettings, *, new_run: bool = True, recorded: RunReco
         network=network,
         speeds=speeds,
     )
+
+
+def _typed(settings: SearchSettings) -> SearchSettings:
+    """The settings as they are on a command line, whatever a script gave; raises what they can't be."""
+    settings = with_texts(settings)
+    if wrong := list(misfits(settings)):
+        raise RequestError(*wrong)
+    return settings
 
 
 def cautions(asked: Request | RunRecord) -> Iterator[str]:
@@ -183,7 +193,7 @@ def _load(
         fraction=fraction_text(share),
         seeds=seeds,
         strategy=problems.choice("strategy", settings.strategy, "alternet", STRATEGIES),
-        objective=problems.choice("objective", settings.objective, "accuracy", OBJECTIVES),
+        objective=_objective(problems, settings.objective),
         judge=problems.judge(settings.judge, space.judge if space else "likely", seeds),
         max_params=problems.whole("--max-params", settings.max_params, 0) or None,
         max_macs=problems.whole("--max-macs", settings.max_macs, 0) or None,
@@ -192,6 +202,14 @@ def _load(
         keep_weights=problems.choice("kept weights", settings.keep_weights, "all", ("all", "winners")),
     )
     return checked, space, recipe, data
+
+
+def _objective(problems: Problems, name: str) -> str:
+    """The name of an objective; trainings must measure it."""
+    name = problems.choice("objective", name, "accuracy", OBJECTIVES)
+    if name not in {"accuracy", *METRICS}:
+        problems.found.append(f"--objective {name}: no metric has this name, so nothing measures it.")
+    return name
 
 
 def _absolute(name: str) -> str:

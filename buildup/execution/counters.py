@@ -27,6 +27,7 @@ Count = Callable[[str, str], None]
 
 
 def counting(run: str) -> Count:
+    run = run.encode("ascii", "backslashreplace").decode()  # Ray takes no other letters
     counters = {
         name: (label, Counter(f"buildup_{name}", description=what, tag_keys=("run", *([label] if label else []))))
         for name, (label, what) in COUNTED.items()

@@ -336,5 +336,5 @@ def from_values(values: dict[str, Any]) -> BlockKind:
 
 def placed_kind(letter: str, values: Mapping[str, Any], fitting: Mapping[str, Any]) -> BlockKind:
     """A kind with these settings, and with those of `fitting` that it has."""
-    own = settings_of(known_kinds()[letter])
+    own = settings_of(known_kinds()[letter]) if letter in known_kinds() else {}
     return from_values({"kind": letter, **values, **{name: fitting[name] for name in own if name in fitting}})

@@ -235,6 +235,8 @@ class Network:
             fitting = {**asdict(size), "window": window_for(self.stages[number].size)}
             unset = {name: value for name, value in fitting.items() if name not in settings}
             kind = placed_kind(kind, settings, unset)
+        elif settings:
+            raise LayoutError(f"{path}: {', '.join(settings)} beside a kind; give its letter, or a kind that has them.")
         return apply(self, Replace(path=path, old=block.kind, new=kind))
 
 

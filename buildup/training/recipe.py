@@ -223,8 +223,13 @@ def load_recipe(name: str, changes: Sequence[str] = (), epochs: int | None = Non
         if not mark or not key:
             problems.append(f"--set {change}: write it like lr=0.1.")
             continue
-        with suppress(yaml.YAMLError):
+        if key in {"name", "extends"}:
+            problems.append(f"--set {change}: {key} belongs to a recipe file.")
+            continue
+        try:
             values[key] = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            problems.append(f"--set {change}: {text} is not valid YAML.")
         if isinstance(values.get(key), str):  # YAML takes 1e-4 for a text
             with suppress(ValueError):
                 values[key] = float(text)

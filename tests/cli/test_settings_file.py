@@ -57,8 +57,12 @@ def test_what_is_typed_comes_after_the_file_and_counts() -> None:
     ("text", "expected"),
     [
         ("epohcs: 4\n", "did you mean '--epochs'"),
-        ("- 4\n", "lines like `epochs: 4` are needed"),
-        ("a: [", "can't be read"),
+        ("- 4\n", "such as `epochs: 4`, is a mapping"),
+        ("a: [", "mine.yaml: not valid YAML"),
+        ("epochs: 1\nepochs: 2\n", "'epochs' stands twice"),
+        ("seed: 2020-99-99\n", "mine.yaml: not valid YAML"),
+        ("from: other.yaml\n", "can't name another one"),
+        ("base: no\ndataset: digits\n", "unknown base 'False'"),
         ("epochs: many\n", "--epochs many"),
     ],
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from buildup.engine.hardware import cluster_address
@@ -13,11 +14,12 @@ from buildup.engine.request import resolve
 from buildup.engine.setup import job_maker
 from buildup.errors import RequestError
 from buildup.graph.network import Network, sketch
-from buildup.settings import SearchSettings
+from buildup.settings import SearchSettings, problems_of
 from buildup.store.run_record import RunRecord
 from buildup.training.execution_words import Execution
 from buildup.training.recipe import Recipe
 from buildup.training.speed import Speed
+from buildup.trials.objective import ACCURACY, OBJECTIVES
 from buildup.trials.training import Candidate, Training
 from fake_cuda import fake_cuda
 
@@ -159,3 +161,33 @@ def test_steps_on_several_gpus_are_eager_and_measured_with_the_part_of_one(monke
         ):
             with pytest.raises(RequestError, match=said):
                 resolve(replace(asked, **changes))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"reuse": "no"}, "--reuse no: true or false is needed"),
+        ({"look_ahead": 2}, "--look-ahead 2: true or false is needed"),
+        ({"set": [3]}, r"--set \[3\]: a list of texts is needed"),
+        ({"space": None, "base": sketch("CC")}, "(?s)--base Network: a text is needed.*--space None: a text is needed"),
+        ({"time_budget": "20000d"}, "--time-budget 1728000000.0: a number from 0 to 1e\\+09 is needed"),
+        ({"set": ("epochs=200000",)}, "--epochs 200000: a whole number from 1 to 100,000 is needed"),
+    ],
+)
+def test_what_a_script_may_not_give_is_refused_before_anything_is_written(wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(RequestError, match=said):
+        resolve(SearchSettings(**({"base": "test_resnet", "dataset": "digits"} | wrong)))
+
+
+def test_paths_and_numbers_of_numpy_are_what_they_stand_for(tmp_path: Path) -> None:
+    given: dict[str, Any] = {"run": tmp_path / "one", "seeds": np.int64(3), "epochs": np.int32(2)}
+    found = resolve(SearchSettings(base="test_resnet", dataset="digits", execution="float32,eager", **given))
+    assert (found.folder, found.settings.run) == (tmp_path / "one", str(tmp_path / "one"))
+    assert (found.settings.seeds, found.settings.epochs) == (3, 2)
+    assert not list(problems_of(vars(found.settings)))
+
+
+def test_an_objective_that_nothing_measures_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES._members, "sharpness", replace(ACCURACY, name="sharpness"))
+    with pytest.raises(RequestError, match="--objective sharpness: no metric has this name"):
+        resolve(SearchSettings(base="test_resnet", dataset="digits", objective="sharpness"))

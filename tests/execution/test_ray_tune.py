@@ -179,6 +179,10 @@ def test_prometheus_reads_what_happened(evaluator: Callable[..., RayEvaluator]) 
     assert {name.partition(" ")[0] for name in expected} == COUNTED.keys()
 
 
+def test_a_run_of_any_name_is_counted() -> None:
+    counting("mit leer \u00fc \u65e5")("retries", "")
+
+
 def served(port: int) -> dict[str, float]:
     """What Ray serves of the run `counted`, by the names of counters and the values of their labels."""
     with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:

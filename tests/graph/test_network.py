@@ -2,6 +2,7 @@ import networkx as nx
 import pytest
 
 from buildup.errors import LayoutError
+from buildup.graph.kinds import LocalAttention
 from buildup.graph.network import sketch
 
 
@@ -26,3 +27,10 @@ def test_a_stage_knows_its_size_and_letters() -> None:
     stage = sketch("CC|CM").stages[1]
     assert stage.size == (16, 16)
     assert stage.letters == "CM"
+
+
+def test_a_kind_that_is_none_is_named_with_those_there_are() -> None:
+    with pytest.raises(LayoutError, match="block kind 'Z' is not known; known are C, M"):
+        sketch("CC|CC").replace("c2.1", "Z")
+    with pytest.raises(LayoutError, match=r"c2\.1: heads beside a kind"):
+        sketch("CC|CC").replace("c2.1", LocalAttention(heads=2, window=2), heads=5)

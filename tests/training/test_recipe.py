@@ -1,5 +1,6 @@
 """What a recipe promises."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,11 @@ def test_resolving_twice_changes_nothing_more(images: int) -> None:
     recipe = load_recipe("quick").resolved(train_images=images)
     assert recipe.resolved(train_images=images) == recipe
     assert recipe.batch_size <= max(8, images // 32)
+
+
+@pytest.mark.parametrize(
+    "change", ["lr={a: *b}", "lr=[0.1", "lr=2020-99-99", "lr=!!python/name:os.system", "name=x", "lr"]
+)
+def test_a_change_that_can_t_be_read_is_refused_and_named(change: str) -> None:
+    with pytest.raises(RecipeError, match=f"--set {re.escape(change)}: "):
+        load_recipe("quick", [change])

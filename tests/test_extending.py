@@ -120,6 +120,24 @@ def test_a_dataset_of_ones_own_is_described_and_trained_on(tmp_path: Path) -> No
         describe_data("halves")
 
 
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ([0, 1] * 20, "one row of torch.int64, they are list"),
+        (torch.rand(40), r"one row of torch.int64, they are torch.float32, 1-dimensional"),
+        (torch.arange(40) % 2 - 1, "from 0 to 1, they are -1 to 0"),
+        (torch.arange(40) % 3, "from 0 to 1, they are 0 to 2"),
+    ],
+)
+def test_labels_that_can_t_be_classes_are_refused(labels: Any, said: str, tmp_path: Path) -> None:
+    def opened(name: str, data_folder: Path, train: bool) -> Source:
+        return replace(halves(name, data_folder, train), labels=labels)
+
+    DATASETS.register(replace(HALVES, open=opened))
+    with pytest.raises(DataError, match=f"halves:any: its labels must be {said}"):
+        describe_data("halves:any", str(tmp_path))
+
+
 def test_an_augmentation_of_ones_own_sees_every_image_of_a_training(tmp_path: Path) -> None:
     DATASETS.register(HALVES)
     AUGMENTATIONS.register(DARKER)

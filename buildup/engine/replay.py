@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from buildup.errors import RunError
+from buildup.errors import RunError, SearchError
 from buildup.graph.network import Network
 from buildup.space.schema import SearchSpace
 from buildup.statistics.base_checks import GAINING, Climb, Rounding, climb, rounding
@@ -253,7 +253,7 @@ class Replay:
                 judged = _drop("dropped: no training of its parent has a score to compare with")
             if judged is not None:
                 return self._decision(history, candidate, number, judged, seeds)
-        raise AssertionError("a judge decides at its last look")
+        raise SearchError(f"judge {self.judge.name} gave no verdict at its last look, at {self.most_seeds} seeds.")
 
     def too_large(self, candidate: Candidate) -> str | None:
         """The limit that a candidate exceeds, as a message; None if it fits."""

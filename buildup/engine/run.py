@@ -6,7 +6,7 @@ The settings are those of the command line. Each field of a class in `buildup.se
 import html
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from torch import nn
 
@@ -219,6 +219,12 @@ class Run:
         folder = {"to": str(to)} if to else {}
         export_candidate(self._record, _settings(ExportSettings, folder | settings))
         return Path(to or settings["push"])
+
+    @overload
+    def report(self, format: Literal["html"] = "html") -> Path: ...
+
+    @overload
+    def report(self, format: Literal["md"]) -> str: ...
 
     def report(self, format: str = "html") -> Path | str:
         """Write the report of the run, also while it runs.

@@ -10,7 +10,7 @@ from buildup.engine.clean import size_of
 from buildup.engine.forecast import forecast, left
 from buildup.engine.load_state import read_final, read_plan, replay_of, warnings_of, winner_gain
 from buildup.engine.replay import View
-from buildup.errors import BuildupError, command
+from buildup.errors import BuildupError, RunError, command
 from buildup.report.diagnostic_table import LEVEL
 from buildup.report.text_table import ColumnKind, TextTable, aligned, decisions_table, final_table, growth
 from buildup.report.words import duration, short_edit, sparkline
@@ -167,7 +167,12 @@ def verdict_values(view: View) -> list[dict[str, Any]]:
 
 
 def list_runs(place: Path) -> list[dict[str, Any]]:
-    """What is known of each run in a folder without its study, the newest first."""
+    """What is known of each run in a folder without its study, the newest first.
+
+    The usual folder need not be there yet.
+    """
+    if not place.is_dir() and place != Path("runs"):
+        raise RunError(f"{place}: there is no such folder.")
     rows = [_row(path.parent) for path in place.glob("*/run.yaml")]
     return sorted(rows, key=lambda row: float(row["changed"]), reverse=True)
 

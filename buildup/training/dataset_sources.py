@@ -152,9 +152,22 @@ class SourceDataset:
         return load_or_decode(place / "decoded", part, source.state, lambda: _decoded(source, size))
 
 
+def _misfit(source: Source) -> str | None:
+    """What is wrong with the labels of a set, which another package may have made; None if nothing is."""
+    labels, classes = source.labels, len(source.class_names)
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.dim() != 1:
+        kind = f"{labels.dtype}, {labels.dim()}-dimensional" if isinstance(labels, Tensor) else type(labels).__name__
+        return f"its labels must be one row of torch.int64, they are {kind}."
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        return f"its labels must be from 0 to {classes - 1}, they are {int(labels.min())} to {int(labels.max())}."
+    return None
+
+
 @lru_cache(maxsize=4)
 def open_source(kind: SourceDataset, name: str, place: Path, *, train: bool = True) -> Source:
     found = kind.open(name, place, train)
+    if problem := _misfit(found):
+        raise DataError(f"{name}: {problem}")
     if train:
         return found
     # A score counts only if the test images show all classes of the training images and no others.

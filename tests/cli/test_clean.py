@@ -60,8 +60,11 @@ def test_runs_are_listed_with_their_size_and_verdicts(place: Path, capsys: pytes
     assert rows["runs/broken"]["status"] == "damaged"
     assert main(["ls"]) == 0
     assert "lcnet_035" in capsys.readouterr().out
-    assert main(["ls", "elsewhere"]) == 0
+    (place / "empty").mkdir()
+    assert main(["ls", "empty"]) == 0
     assert "there are no runs" in capsys.readouterr().out
+    assert main(["ls", "elsewhere"]) == 2
+    assert "elsewhere: there is no such folder" in capsys.readouterr().err
 
 
 def test_the_weights_of_losers_go_and_all_else_stays(place: Path) -> None:

@@ -146,8 +146,8 @@ def _train_as(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -
 
 
 def _train(job: Job, yielded: list[Epoch], parts: int, group: ProcessGroup) -> Generator[Epoch, None, Score]:
-    feed = _feed(job, group)
-    recipe, dataset, train, val = feed.recipe, feed.dataset, feed.train, feed.val
+    dataset, feed = _images(job, group)
+    recipe, train, val = feed.recipe, feed.train, feed.val
     model = create_training_model(job.network, recipe, seed=job.seed, device=feed.device, start=job.start)
     if job.nudged:
         nudge(model)
@@ -214,8 +214,8 @@ def _restored(
     return curve, part
 
 
-def _feed(job: Job, group: ProcessGroup) -> Feed:
-    """The images of a training, split by its seed, and the recipe resolved for so many."""
+def _images(job: Job, group: ProcessGroup) -> tuple[Dataset | StreamedDataset, Feed]:
+    """The data of a training in host memory, and what feeds the training with it, by its seed and device."""
     device = torch.device(job.device)
     dataset = open_data(job.dataset, job.data_dir, job.image_size, job.recipe, job.streamed)
     _check_data(job, dataset)
@@ -224,7 +224,7 @@ def _feed(job: Job, group: ProcessGroup) -> Feed:
         train = torch.cat((train, val)).sort().values
     recipe = job.recipe.resolved(train_images=len(train))
     check_shared(group.size, recipe, train_images=len(train), val_images=len(val))
-    return Feed(
+    feed = Feed(
         recipe=recipe,
         dataset=on_device(dataset, device, job.device_share) if isinstance(dataset, Dataset) else dataset,
         train=train,
@@ -234,6 +234,7 @@ def _feed(job: Job, group: ProcessGroup) -> Feed:
         workers=reading_processes(device, job.threads, job.device_share),
         group=group,
     )
+    return dataset, feed
 
 
 def _score(job: Job, found: Metrics, curve: Sequence[Epoch], validated: Tensor, devices: Sequence[str]) -> Score:
@@ -262,7 +263,7 @@ def imitation_error(job: Job) -> float | None:
         keep_freed_memory()
     settings = torch_settings(job.threads, deterministic=job.execution.deterministic)
     with settings, share_of_memory(job.device, job.device_share), _named_failures(job):
-        feed = _feed(job, ALONE)
+        _, feed = _images(job, ALONE)
         model = create_training_model(job.network, feed.recipe, seed=job.seed, device=feed.device, start=job.start)
         model = prepare_model(model, job.network, job.execution)
         return transplant(model, job.network, job.start, feed, job.execution)

@@ -26,6 +26,7 @@ from buildup.strategies.moves import moves
 from buildup.training.data import forget_data
 from buildup.training.fit import imitation_error
 from buildup.training.recipe import load_recipe
+from buildup.training.transplant import new_blocks
 from buildup.trials.outcome import Failed
 
 log = logging.getLogger("buildup")
@@ -70,6 +71,8 @@ def measure_places(name: str, settings: PlacesSettings) -> Places:
             error = imitation_error(replace(job, network=network))
         except Failed as failed:
             raise SearchError(f"{layout(network)}: {failed.message}") from failed
+        if error is None and new_blocks(network):
+            raise SearchError(f"{layout(network)}: its new block has no weights, so it can't imitate another one.")
         place = Place(
             stage=stage,
             edit=str(edit),

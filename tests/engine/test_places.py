@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from buildup.cli.main import main
 from buildup.engine.places import Place, Places, measure_places, table_of_places
 from buildup.engine.train import train_once
+from buildup.errors import SearchError
 from buildup.models.build import build
 from buildup.models.read import read_network
 from buildup.settings import PlacesSettings, TrainSettings
@@ -53,6 +54,12 @@ def test_a_block_that_starts_as_the_one_that_it_replaces_has_no_error(weights: s
     space.write_text("kind: T\n")
     settings = PlacesSettings(dataset="digits", epochs=1, pretrained=weights, threads=1, space=str(space))
     assert [one.error for one in measure_places(BASE, settings).tried] == [0, 0]
+
+
+def test_a_block_that_can_t_learn_has_no_error_either(weights: str) -> None:
+    settings = PlacesSettings(dataset="digits", epochs=1, pretrained=weights, threads=1, space="smoothing")
+    with pytest.raises(SearchError, match=r"CC\|CCCCS: its new block has no weights"):
+        measure_places(BASE, settings)
 
 
 def test_another_order_is_given_as_a_space_file_has_it() -> None:

@@ -193,19 +193,14 @@ def with_texts(settings: SearchSettings) -> SearchSettings:
 def misfits(settings: SearchSettings) -> Iterator[str]:
     """Settings that are neither texts, nor true or false, where they should be: a script may give anything.
 
+    Numbers may be texts here, such as 500k.
+
     >>> list(misfits(SearchSettings(reuse="no", set=[3])))
     ['--set [3]: a list of texts is needed.', '--reuse no: true or false is needed.']
     """
     hints = get_type_hints(SearchSettings)
     for name, value in vars(settings).items():
-        kinds = get_args(hints[name]) or (hints[name],)
-        needed = ""
-        if get_origin(hints[name]) is tuple:
-            fits = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-            needed = "" if fits else "a list of texts"
-        elif set(kinds) <= {str, bool, NoneType} and not isinstance(value, kinds):
-            needed = " or ".join(word for kind, word in ((str, "a text"), (bool, "true or false")) if kind in kinds)
-        if needed:
+        if name not in BOUNDS and (needed := _needed(hints[name], value)):
             is_short = value is None or isinstance(value, str | int | float | list | tuple)
             yield f"--{name.replace('_', '-')} {value if is_short else type(value).__name__}: {needed} is needed."
 
@@ -218,24 +213,26 @@ def problems_of(values: Mapping[str, Any]) -> Iterator[str]:
     """
     hints = get_type_hints(RunSettings)
     for name, value in values.items():
-        kinds = get_args(hints.get(name)) or (hints.get(name),)
-        if name in BOUNDS:
-            least, most = BOUNDS[name]
-            needed = f"a {'whole ' if int in kinds else ''}number from {least} to {most:,}"
-            is_number = isinstance(value, int if int in kinds else int | float) and not isinstance(value, bool)
-            fits = is_number and least <= value <= most
-        elif get_origin(hints.get(name)) is tuple:
-            needed, fits = (
-                "a list of texts",
-                isinstance(value, list | tuple) and all(isinstance(one, str) for one in value),
-            )
-        else:
-            needed = "true or false" if bool in kinds else "a text"
-            fits = isinstance(value, bool if bool in kinds else str)
         if name not in hints:
             yield f"{name}: no setting has this name."
-        elif not fits and not (value is None and NoneType in kinds):
+        elif needed := _needed(hints[name], value, BOUNDS.get(name)):
             yield f"{name} is {value!r}; {needed} is needed."
+
+
+def _needed(hint: Any, value: object, bounds: tuple[int, int] | None = None) -> str:
+    """What a setting needs in place of a value; empty if the value fits."""
+    kinds = get_args(hint) or (hint,)
+    if value is None and NoneType in kinds:
+        return ""
+    if bounds:
+        number, (least, most) = int if int in kinds else int | float, bounds
+        fits = isinstance(value, number) and not isinstance(value, bool) and least <= value <= most
+        return "" if fits else f"a {'whole ' if int in kinds else ''}number from {least} to {most:,}"
+    if get_origin(hint) is tuple:
+        fits = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+        return "" if fits else "a list of texts"
+    words = [word for kind, word in ((str, "a text"), (bool, "true or false")) if kind in kinds]
+    return "" if isinstance(value, kinds) else " or ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)

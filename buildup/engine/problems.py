@@ -90,10 +90,13 @@ class Problems:
     def duration(self, flag: str, value: str | float | None) -> float | None:
         """The seconds of a duration such as 2h30m, which may be a number of seconds."""
         try:
-            return None if value is None else self.number(flag, parse_duration(str(value)), 0.0)
+            found = None if value is None else parse_duration(str(value))
         except ValueError as problem:
             self.found.append(f"{flag} {problem}")
             return None
+        if found and found > _bounds(flag)[1]:
+            self.found.append(f"{flag} {value}: at most {_bounds(flag)[1]:,} seconds are possible.")
+        return found
 
     def choice(self, what: str, text: str | None, default: str, known: Collection[str]) -> str:
         """Check that a text is one of the known ones. None stands for the default."""

@@ -230,6 +230,7 @@ def load_recipe(name: str, changes: Sequence[str] = (), epochs: int | None = Non
             values[key] = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError):
             problems.append(f"--set {change}: {text} is not valid YAML.")
+            continue
         if isinstance(values.get(key), str):  # YAML takes 1e-4 for a text
             with suppress(ValueError):
                 values[key] = float(text)

@@ -73,6 +73,12 @@ def test_what_passes_a_limit_is_not_planned() -> None:
     assert values["trainings"]["most"] == 2 * len(macs)
 
 
+def test_without_limits_the_checks_of_the_base_are_expected_too() -> None:
+    made = make_plan(replace(SETTINGS, judge="point"))
+    assert made.expected == made.whole
+    assert made.whole.trainings > made.trainings[0]
+
+
 def test_what_ends_a_search_early_is_counted_in() -> None:
     made = make_plan(replace(SETTINGS, max_trials=3))
     assert made.trainings == (3, 3)
